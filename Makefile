@@ -1,0 +1,66 @@
+# Needs python3 (3.11 to 3.13), make and git. Everything else goes into .venv, once.
+#
+#   PYTHON=python3.12 make demo      another Python
+#   PYTEST_ARGS="-k sigmoid" make test
+#   CI=true make test                the long tests too
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+CI ?=
+PYTEST_ARGS ?=
+MARKS := $(if $(filter true 1,$(CI)),,-m "not long")
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint bench casebook clean
+
+help:
+	@echo "make demo      a network of sigmoids that does not learn, looked into; and its twin that does"
+	@echo "make test      lint, types, layers, tests, doctests, README (without the tests marked long)"
+	@echo "make test-all  the same with the tests marked long (as with CI=true)"
+	@echo "make casebook  the verdict on every network of known illness or health, and the totals"
+	@echo "make bench     what tracing costs, against the same step bare"
+	@echo "make clean     remove .venv, caches and builds"
+
+demo: .venv/installed
+	@$(BIN)/gradtrace demo
+	@echo
+	@echo "What to look at: the bars, one per layer: how many decades the gradient lost on its way from the loss."
+	@echo "Then your own:   $(BIN)/gradtrace check path/to/file.py:factory      ($(BIN)/gradtrace --help)"
+
+# pytest comes last: its closing line is the last word.
+test: lint
+	@$(BIN)/python -m pytest --quiet $(MARKS) $(PYTEST_ARGS)
+
+test-all: lint
+	@$(BIN)/python -m pytest --quiet $(PYTEST_ARGS)
+
+lint: .venv/installed-dev
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --quiet --check || { echo "make test: not formatted (the files above); run $(BIN)/ruff format"; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+casebook: .venv/installed
+	@$(BIN)/python -m gradtrace.casebook
+
+bench: .venv/installed
+	@$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: installed again only when the dependencies may have changed. The sources are linked, not copied.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("gradtrace needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d. Try: PYTHON=python3.12 make ..." % sys.version_info[:2])'
+	@echo "Setting up .venv (the first time: a minute or more, most of it torch) ..."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install -qq --editable . --constraint constraints.txt
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	@echo "Adding the test tools to .venv ..."
+	@$(PIP) install -qq --editable ".[dev]" --constraint constraints.txt
+	@touch $@

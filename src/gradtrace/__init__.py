@@ -1,0 +1,28 @@
+"""gradtrace looks inside the backward pass of a network and says where the loss gradient vanishes or explodes, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradtrace.diagnosis.check import check
+    from gradtrace.measure.trace import trace
+    from gradtrace.records.storage import load
+
+__version__ = "0.1.0"
+__all__ = ["check", "load", "trace"]
+
+_HOMES = {
+    "check": "gradtrace.diagnosis.check",
+    "trace": "gradtrace.measure.trace",
+    "load": "gradtrace.records.storage",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: ``import gradtrace`` costs no second of torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gradtrace' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,207 @@
+"""From handles to the record: the one transfer to the host, and the frozen `Trace` made of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gradtrace.measure.forward import activation_stats, forward_stats
+from gradtrace.measure.origin import find_birth
+from gradtrace.measure.reduction import Handle, reduce, stats_of
+from gradtrace.records.trace import Coverage, Op, ParameterStats, TensorStats, Trace
+from gradtrace.records.vocabulary import Factor
+from gradtrace.tape.kinds import OPAQUE, base_name
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from gradtrace.measure.description import Description
+    from gradtrace.measure.session import Backward, Forward
+
+
+def assemble(
+    model: nn.Module,
+    forward: Forward,
+    backward: Backward,
+    tape: Description,
+    probe: str,
+    notes: tuple[str, ...],
+    environment: tuple[tuple[str, str], ...],
+) -> Trace:
+    """Bring the numbers to the host and build the trace."""
+    parameters = [(name, parameter, reduce(parameter, forward.deferred)) for name, parameter in model.named_parameters()]
+    loss = forward.deferred.put(forward.loss.detach())
+    arrays = forward.deferred.fetch()
+    numbers = _Numbers(arrays)
+    ops = _ops(backward, tape, numbers)
+    reached, severed = forward.recorder.dataflow.reach(forward.loss)
+    called = forward.recorder.called_modules()
+    leaf_of = {op.parameter: op for op in ops if op.parameter is not None}
+    records = []
+    for name, parameter, handle in parameters:
+        leaf = leaf_of.get(name)
+        stats = numbers.of(handle)
+        records.append(
+            ParameterStats(
+                name=name,
+                shape=stats.shape,
+                dtype=stats.dtype,
+                device=stats.device,
+                norm=stats.norm,
+                gradient=leaf.received if leaf is not None else None,
+                requires_grad=parameter.requires_grad,
+                affects_loss=name in reached or (leaf is not None and leaf.received is not None),
+                module_called=name.rpartition(".")[0] in called,
+                nonfinite_frac=stats.nonfinite_frac,
+            )
+        )
+    records += _strangers(ops, tape)
+    trace = Trace(
+        ops=ops,
+        parameters=tuple(records),
+        loss=float(arrays[loss][0]) if probe == "loss" else math.nan,
+        probe=probe,
+        batch_size=forward.batch_size,
+        coverage=_coverage(ops, tuple(records), tape, forward, backward, notes),
+        severed=severed,
+        environment=environment,
+    )
+    return replace(trace, nonfinite=find_birth(forward, trace, arrays))
+
+
+class _Numbers:
+    """Statistics by handle, each made once."""
+
+    def __init__(self, arrays: list[np.ndarray]) -> None:
+        self.arrays = arrays
+        self._made: dict[tuple[int, tuple[int, ...]], TensorStats] = {}
+
+    def of(self, handle: Handle) -> TensorStats:
+        key = (handle.norms, handle.shape)
+        if key not in self._made:
+            self._made[key] = stats_of(handle, self.arrays)
+        return self._made[key]
+
+
+def _ops(backward: Backward, tape: Description, numbers: _Numbers) -> tuple[Op, ...]:
+    graph, tap = backward.graph, backward.tap
+    ports: list[list[TensorStats]] = [[] for _ in graph.nodes]
+    for (index, _), handle in sorted(tap.received.items(), key=lambda item: item[0]):
+        ports[index].append(numbers.of(handle))
+    received = [_joint(parts) for parts in ports]
+    shares = _shares(backward, numbers, received)
+    ops = []
+    for index, node in enumerate(graph.nodes):
+        info = tape.infos[node]
+        targets = graph.targets[index]
+        slots = range(len(targets))
+        handles = [tap.passed.get((index, slot)) for slot in slots]
+        time = tap.time_norms.get(index)
+        ops.append(
+            Op(
+                index=index,
+                name=info.name,
+                factor=info.factor,
+                site=info.site,
+                received=received[index],
+                passed=tuple(numbers.of(handle) if handle is not None else None for handle in handles),
+                targets=targets,
+                shares=tuple(shares.get((index, slot)) for slot in slots),
+                parameter=info.parameter or tape.strangers.get(index),
+                weights=info.weights,
+                sequence=info.sequence,
+                activation=activation_stats(info.seen, numbers.arrays) if info.seen else None,
+                forward=forward_stats(info.seen, numbers.arrays) if info.seen else None,
+                function=info.function,
+                time_norms=tuple(float(x) for x in numbers.arrays[time]) if time is not None else (),
+                opaque=base_name(info.name) in OPAQUE,
+            )
+        )
+    return tuple(ops)
+
+
+def _joint(parts: list[TensorStats]) -> TensorStats | None:
+    """The gradients of all outputs of an op as one tensor."""
+    if len(parts) <= 1:
+        return parts[0] if parts else None
+    numel = sum(part.numel for part in parts)
+    counts: dict[int, int] = {}
+    for part in parts:
+        for exponent, count in part.log2_counts:
+            counts[exponent] = counts.get(exponent, 0) + count
+    return TensorStats(
+        shape=(numel,),
+        dtype=parts[0].dtype,
+        device=parts[0].device,
+        norm=math.sqrt(sum(part.norm**2 for part in parts)),
+        max_abs=max(part.max_abs for part in parts),
+        zero_frac=sum(part.zero_frac * part.numel for part in parts) / max(numel, 1),
+        nonfinite_frac=sum(part.nonfinite_frac * part.numel for part in parts) / max(numel, 1),
+        log2_counts=tuple(sorted(counts.items())),
+    )
+
+
+def _shares(
+    backward: Backward, numbers: _Numbers, received: list[TensorStats | None]
+) -> dict[tuple[int, int], float | None]:
+    """<g_i, g>/|g|^2 for every passed gradient, g being all that its target received."""
+    tap = backward.tap
+    shares: dict[tuple[int, int], float | None] = {}
+    for target, edges in backward.graph.arrivals.items():
+        whole = received[target[0]]
+        here = tap.received.get(target)
+        arrived = [edge for edge in edges if edge in tap.passed]
+        if whole is None or here is None or not arrived:
+            continue
+        total, port = whole.norm**2, numbers.of(here).norm ** 2
+        squares = [numbers.of(tap.passed[edge]).norm ** 2 for edge in arrived]
+        for position, edge in enumerate(arrived):
+            if not 0.0 < total < math.inf:
+                shares[edge] = None
+            elif len(arrived) == 1:
+                shares[edge] = port / total
+            elif len(arrived) == 2:  # <a, a + b> = (|a + b|^2 + |a|^2 - |b|^2) / 2
+                shares[edge] = (port + squares[position] - squares[1 - position]) / 2 / total
+            elif edge in tap.dots:
+                shares[edge] = float(numbers.arrays[tap.dots[edge]][0]) / total
+            else:
+                shares[edge] = port / total * squares[position] / (sum(squares) or 1.0)
+    return shares
+
+
+def _strangers(ops: tuple[Op, ...], tape: Description) -> list[ParameterStats]:
+    return [
+        ParameterStats(
+            name=name,
+            shape=gradient.shape,
+            dtype=gradient.dtype,
+            device=gradient.device,
+            norm=math.nan,
+            gradient=gradient,
+            in_model=False,
+            affects_loss=True,
+        )
+        for op in ops
+        if (name := tape.strangers.get(op.index)) is not None and (gradient := op.received) is not None
+    ]
+
+
+def _coverage(
+    ops: tuple[Op, ...],
+    parameters: tuple[ParameterStats, ...],
+    tape: Description,
+    forward: Forward,
+    backward: Backward,
+    notes: tuple[str, ...],
+) -> Coverage:
+    faults = [*forward.recorder.faults, *backward.tap.faults]
+    return Coverage(
+        no_gradient=tuple(p.name for p in parameters if p.requires_grad and p.gradient is None),
+        opaque=tuple(dict.fromkeys(f"{OPAQUE[base_name(op.name)]} at {op.site}" for op in ops if op.opaque)),
+        unknown=tuple(dict.fromkeys(base_name(op.name) for op in ops if op.factor is Factor.OTHER)),
+        unreadable=tape.unreadable,
+        notes=notes + tuple(dict.fromkeys(f"could not measure: {fault}" for fault in faults)),
+    )
+

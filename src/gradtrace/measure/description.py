@@ -1,0 +1,169 @@
+"""Before the backward pass: what each op of the tape is, whose it is, and what the tape saved of its activation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradtrace.records.trace import Site
+from gradtrace.records.vocabulary import Factor
+from gradtrace.tape.factors import assign, operand_parameters
+from gradtrace.tape.kinds import LEAF, base_name
+from gradtrace.tape.private import input_metadata, node_sequence_nr
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.autograd.graph import Node
+
+    from gradtrace.measure.forward import Seen
+    from gradtrace.measure.session import Forward
+    from gradtrace.tape.graph import Edge, Graph
+    from gradtrace.tape.recorder import Call
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """What is known of one node without its gradient."""
+
+    name: str
+    factor: Factor
+    site: Site
+    sequence: int
+    function: str
+    weights: tuple[str, ...]
+    parameter: str | None
+    seen: Seen | None
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What is known of every node of the loss's tape, and names of the leaves that are not the model's own."""
+
+    infos: dict[Node, NodeInfo]
+    strangers: dict[int, str | None]
+    """Leaf op -> the attribute of the model that holds it unregistered, or None: it is no part of the model."""
+    unreadable: tuple[str, ...]
+
+
+def read_saved(forward: Forward) -> None:
+    """Read a' of the activations whose call was hidden from the recorder off the tape's saved values."""
+    nodes = forward.graph.nodes
+    places = forward.recorder.sites([node_sequence_nr(node) for node in nodes])
+    for node, (_, call) in zip(nodes, places, strict=True):
+        observed = getattr(call, "observed", None)
+        if (observed is not None and observed.activation is not None) or (call is not None and call.packed):
+            continue
+        try:
+            seen = forward.observer.read_node(node)
+        except Exception as error:  # released, packed or of a shape we do not expect: it is named as unreadable
+            forward.recorder.faults.append(f"{node.name()}: {type(error).__name__}: {error}")
+            continue
+        if seen is not None:
+            forward.saved[node] = seen
+
+
+def describe(forward: Forward, model: nn.Module) -> Description:
+    """Name, factor, site, weights and activation of every node."""
+    graph = forward.graph
+    nodes = graph.nodes
+    names = [node.name() for node in nodes]
+    numbers = [node_sequence_nr(node) for node in nodes]
+    places = forward.recorder.sites(numbers)
+    registered = {id(parameter): name for name, parameter in model.named_parameters()}
+    parameters: dict[int, str] = {}
+    strangers: dict[int, str | None] = {}
+    for index, leaf in graph.leaves().items():
+        if id(leaf) in registered:
+            parameters[index] = registered[id(leaf)]
+        elif id(leaf) not in forward.marks.inputs:
+            strangers[index] = find_unregistered(model, leaf)
+    weights = operand_parameters(graph, names, parameters | {i: name for i, name in strangers.items() if name})
+    sites = [_leaf_site(parameters[i], model) if i in parameters else place[0] for i, place in enumerate(places)]
+    functions = [call.name if call is not None else "" for _, call in places]
+    seen = _observations(forward, nodes, numbers, [call for _, call in places])
+    factors = assign(graph, names, sites, functions, weights, [_is_scalar(node) for node in nodes])
+    for index, (_, call) in enumerate(places):
+        activation = getattr(getattr(call, "observed", None), "activation", None)
+        if activation and activation[0].elementwise and factors[index] is not Factor.LOSS:
+            factors[index] = Factor.ACTIVATION  # all the ops that a composite activation consists of
+    infos = {
+        node: NodeInfo(names[i], factors[i], sites[i], numbers[i], functions[i], weights[i], parameters.get(i), seen[i])
+        for i, node in enumerate(nodes)
+    }
+    unreadable = [
+        str(sites[i]) for i, name in enumerate(names)
+        if factors[i] is Factor.ACTIVATION and seen[i] is None and base_name(name) in _READ
+    ]  # fmt: skip
+    return Description(infos, strangers, tuple(dict.fromkeys(unreadable)))
+
+
+_READ = set("Sigmoid Tanh Relu LeakyRelu Elu Gelu Silu Mish Hardsigmoid Hardswish Hardtanh Softplus Softmax Glu".split())
+
+
+def _observations(
+    forward: Forward, nodes: tuple[Node, ...], numbers: list[int], calls: list[Call | None]
+) -> list[Seen | None]:
+    """Each call's measurement goes to the last op that it recorded; what the tape saved, to its own node."""
+    last: dict[int, int] = {}
+    for index, call in enumerate(calls):
+        if call is not None and (id(call) not in last or numbers[index] > numbers[last[id(call)]]):
+            last[id(call)] = index
+    found: list[Seen | None] = [forward.saved.get(node) for node in nodes]
+    for index, call in enumerate(calls):
+        if call is not None and last[id(call)] == index and call.observed is not None:
+            if found[index] is not None and call.observed.activation is None:
+                call.observed.activation = found[index].activation  # type: ignore[union-attr]
+            found[index] = call.observed
+    return found
+
+
+def _is_scalar(node: Node) -> bool:
+    try:
+        metadata = input_metadata(node)
+        return len(metadata) == 1 and math.prod(metadata[0].shape) == 1
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def _leaf_site(parameter: str, model: nn.Module) -> Site:
+    path, _, _ = parameter.rpartition(".")
+    return Site(path, type(model.get_submodule(path)).__name__)
+
+
+def find_unregistered(model: nn.Module, leaf: Tensor) -> str | None:
+    """Name of the plain attribute (a list or dict of modules or tensors) of the model that holds `leaf`, if any."""
+    from torch import nn
+
+    def inside(value: object, name: str, depth: int) -> str | None:
+        if value is leaf:
+            return name
+        if isinstance(value, nn.Module):
+            return next((f"{name}.{key}" for key, parameter in value.named_parameters() if parameter is leaf), None)
+        if depth and isinstance(value, dict | list | tuple):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            return next((found for key, item in items if (found := inside(item, f"{name}.{key}", depth - 1))), None)
+        return None
+
+    for path, module in model.named_modules():
+        for key, value in vars(module).items():
+            if key in ("_parameters", "_buffers", "_modules"):
+                continue
+            found = inside(value, f"{path}.{key}" if path else key, 3)
+            if found is not None:
+                return found
+    return None
+
+
+def frontier(graph: Graph, tape: Description) -> list[Edge]:
+    """The network's outputs: gradients that the loss hands to the first ops that are not the loss's own."""
+    factors = [tape.infos[node].factor for node in graph.nodes]
+    if factors[0] is not Factor.LOSS:
+        return [(0, 0)]
+    return [
+        target
+        for target, edges in graph.arrivals.items()
+        if factors[target[0]] is not Factor.LOSS
+        and graph.nodes[target[0]].name() != LEAF
+        and any(factors[source] is Factor.LOSS for source, _ in edges)
+    ]

@@ -1,0 +1,257 @@
+"""What the forward pass shows of itself: pre-activations and their a', scales into and out of linear maps, non-finite values.
+
+An activation is measured at its pre-activation x as the torch function is called, before an in-place one overwrites it.
+Where the call is hidden (inside multi-head attention, a recurrence, a scripted function) the tape's saved values serve.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradtrace.measure.reduction import sample
+from gradtrace.records.trace import ActivationStats, ForwardStats
+from gradtrace.tape.dataflow import tensors_in
+from gradtrace.tape.derivatives import Activation, activation_of, activation_of_node
+from gradtrace.tape.private import inside_functorch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch.autograd.graph import Node
+
+    from gradtrace.measure.deferred import Deferred
+    from gradtrace.tape.recorder import Call
+
+SATURATED_FRAC = 0.05
+"""An activation is saturated where |a'| is under 5 % of its maximum (the vocabulary's definition)."""
+
+_SCALED = set(
+    "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d bilinear matmul __matmul__ "
+    "__rmatmul__ mm bmm addmm baddbmm einsum embedding embedding_bag layer_norm batch_norm group_norm instance_norm "
+    "rms_norm scaled_dot_product_attention multi_head_attention_forward lstm gru rnn_tanh rnn_relu lstm_cell gru_cell "
+    "rnn_tanh_cell rnn_relu_cell add __add__ __iadd__ add_ __radd__ cross_entropy nll_loss "
+    "binary_cross_entropy_with_logits binary_cross_entropy mse_loss log_softmax".split()
+)
+"""Functions whose input and output scale are always measured."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """Handles of what was measured at one call."""
+
+    activation: tuple[Activation, dict[str, int], int, int] | None = None
+    scales: dict[str, int] = field(default_factory=dict)
+    numels: tuple[int, int] = (0, 0)
+    operands: list[int] = field(default_factory=list)
+    results: list[int] = field(default_factory=list)
+
+
+class ForwardObserver:
+    """Measures operands and results of torch functions; with `values`, the range of every one of them."""
+
+    def __init__(self, deferred: Deferred, *, values: bool = False) -> None:
+        self._deferred = deferred
+        self._values = values
+        self.history: list[tuple[Call, Seen]] = []
+
+    def before(self, call: Call, function: Callable[..., Any], args: Any, kwargs: Any) -> Seen | None:
+        """Measure the pre-activation and the operands' scale."""
+        if inside_functorch():
+            return None
+        seen = Seen()
+        operands = tensors_in(args) + tensors_in(kwargs)
+        first = operands[0] if operands else None
+        if first is None:
+            return seen
+        activation = activation_of(function, args, kwargs)
+        if activation is not None and first.is_floating_point() and first.numel():
+            seen.activation = self.measure_activation(activation, first.detach())
+        if call.name in _SCALED:
+            wide = next((tensor for tensor in operands if tensor.is_floating_point()), None)
+            if wide is not None and wide.numel():
+                seen.scales["input"] = self._deferred.put(_square_sum(wide))
+                seen.scales["mean"] = self._deferred.put(wide.detach().float().mean())
+                seen.numels = (wide.numel(), 0)
+        if self._values:
+            seen.operands = [handle for tensor in operands if (handle := self._extremes(tensor)) is not None]
+        return seen
+
+    def after(self, call: Call, seen: Seen | None, operands: list[Tensor], result: Any) -> None:
+        """Measure the result's scale; `operands` were seen before."""
+        if seen is None:
+            return
+        output = result if isinstance(result, Tensor) else next(iter(tensors_in(result)), None)
+        if output is not None and seen.scales and output.is_floating_point() and output.numel():
+            seen.scales["output"] = self._deferred.put(_square_sum(output))
+            low, high = torch.aminmax(output.detach())
+            seen.scales["range"] = self._deferred.put(torch.stack((low, high)))
+            seen.numels = (seen.numels[0], output.numel())
+        if self._values:
+            seen.results = [handle for out in tensors_in(result) if (handle := self._extremes(out)) is not None]
+            self.history.append((call, seen))
+        call.observed = seen
+
+    def _extremes(self, tensor: Tensor) -> int | None:
+        values = tensor.detach()
+        if values.is_complex():
+            values = torch.view_as_real(values.resolve_conj())
+        if not values.is_floating_point() or not values.numel() or values.layout is not torch.strided:
+            return None
+        low, high = torch.aminmax(values if values.element_size() > 1 else values.float())
+        return self._deferred.put(torch.stack((low, high)))
+
+    def read_node(self, node: Node) -> Seen | None:
+        """Measure an activation from what the tape saved of it; None for other ops."""
+        with torch.no_grad():
+            rows = attention_rows(node)
+            if rows is not None:
+                return Seen(activation=self._measure_rows(_ATTENTION, rows))
+            found = activation_of_node(node)
+            if found is None:
+                return None
+            activation, preactivation, derivative = found
+            if derivative is None:
+                assert preactivation is not None
+                return Seen(activation=self.measure_activation(activation, preactivation))
+            if not activation.elementwise:
+                return Seen(activation=self._measure_rows(activation, derivative))
+            return Seen(activation=self._measure(activation, derivative, preactivation, node))
+
+    def measure_activation(self, activation: Activation, x: Tensor) -> tuple[Activation, dict[str, int], int, int]:
+        """Reduce a' and x of one call; returns the handles."""
+        with torch.no_grad():
+            if not activation.elementwise:
+                rows = activation.derivative(x)
+                if activation.dim is not None:  # a row with one unmasked entry is one-hot by construction
+                    entries = torch.isfinite(x).sum(activation.dim)
+                    rows = rows[entries > 1] if x.device.type == "cpu" else rows
+                return self._measure_rows(activation, rows, x)
+            return self._measure(activation, activation.derivative(x), x, x.grad_fn)
+
+    def _measure(
+        self, activation: Activation, derivative: Tensor, x: Tensor | None, source: Node | None
+    ) -> tuple[Activation, dict[str, int], int, int]:
+        size = derivative.abs()
+        axis = unit_axis(size, source)
+        others = tuple(i for i in range(size.dim()) if i != axis % size.dim()) if size.dim() else ()
+        per_unit = size.amax(dim=others) if others else size.reshape(-1)
+        handles = self._moments(activation, size) | {"units": self._deferred.put(per_unit)}
+        return activation, handles | self._preactivation(x), size.numel(), per_unit.numel()
+
+    def _measure_rows(
+        self, activation: Activation, rows: Tensor, x: Tensor | None = None
+    ) -> tuple[Activation, dict[str, int], int, int]:
+        return activation, self._moments(activation, rows) | self._preactivation(x), rows.numel(), 0
+
+    def _moments(self, activation: Activation, size: Tensor) -> dict[str, int]:
+        put = self._deferred.put
+        return {
+            "sum": put(size.sum(dtype=torch.float64 if size.device.type != "mps" else None)),
+            "squares": put(_square_sum(size)),
+            "flat": put((size < SATURATED_FRAC * activation.derivative_max).sum()),
+            "nonzero": put(torch.count_nonzero(size)),
+        }
+
+    def _preactivation(self, x: Tensor | None) -> dict[str, int]:
+        return {} if x is None else {"x": self._deferred.put(sample(x.detach()))}
+
+
+def _square_sum(tensor: Tensor) -> Tensor:
+    """Norm (not squared), in float64, by rows first."""
+    values = tensor.detach()
+    wide = torch.float32 if values.device.type == "mps" else torch.float64
+    rows = torch.linalg.vector_norm(values, dim=-1, dtype=wide) if values.dim() > 1 else values
+    return torch.linalg.vector_norm(rows, dtype=wide)
+
+
+def unit_axis(x: Tensor, source: Node | None) -> int:
+    """The axis of features: 1 (channels) behind a convolution, batch norm or pooling, else the last."""
+    node = source
+    for _ in range(4):
+        if node is None:
+            break
+        name = node.name()
+        if any(word in name for word in ("Conv", "BatchNorm", "Pool", "GroupNorm")):
+            return 1 if x.dim() > 2 else -1
+        node = node.next_functions[0][0] if node.next_functions else None
+    return 1 if source is None and x.dim() >= 4 else -1
+
+
+_ATTENTION = Activation(
+    name="attention", derivative=lambda p: 4 * p * (1 - p), derivative_max=1.0, elementwise=False, dim=-1
+)
+
+
+def attention_rows(node: Node, max_queries: int = 32) -> Tensor | None:
+    """4 p (1 - p) of the largest attention weight p per query, for a sample of the queries of a fused attention op."""
+    if not node.name().startswith("ScaledDotProduct"):
+        return None
+    query, key = node._saved_query, node._saved_key  # type: ignore[attr-defined]
+    scale = getattr(node, "_saved_scale", None) or 1.0 / math.sqrt(query.shape[-1])
+    step = max(1, math.ceil(query.shape[-2] / max_queries))
+    logits = query[..., ::step, :].float() @ key.float().mT * scale
+    mask = getattr(node, "_saved_attn_mask", None)
+    if mask is None:
+        mask = getattr(node, "_saved_attn_bias", None)
+    if mask is not None:
+        mask = mask.expand(*query.shape[:-1], key.shape[-2])[..., ::step, :]
+        logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
+    if getattr(node, "_saved_is_causal", False):
+        positions = torch.arange(0, query.shape[-2], step, device=logits.device)
+        later = torch.arange(key.shape[-2], device=logits.device) > positions[:, None]
+        logits = logits.masked_fill(later, -math.inf)
+    p = torch.softmax(logits, dim=-1).amax(-1)
+    rows = 4 * p * (1 - p)
+    return rows[torch.isfinite(logits).sum(-1) > 1] if rows.device.type == "cpu" else rows.reshape(-1)
+
+
+def activation_stats(seen: Seen, arrays: list[np.ndarray]) -> ActivationStats | None:
+    """The record of an activation, once its numbers are on the host."""
+    if seen.activation is None:
+        return None
+    activation, handles, numel, num_units = seen.activation
+    if not numel:
+        return None
+    units = arrays[handles["units"]] if "units" in handles else np.empty(0)
+    x = arrays[handles["x"]] if "x" in handles else np.empty(0)
+    x = x[np.isfinite(x)]
+    nonzero = float(arrays[handles["nonzero"]][0])
+    return ActivationStats(
+        function=activation.name,
+        derivative_max=activation.derivative_max,
+        derivative_mean=float(arrays[handles["sum"]][0]) / numel,
+        derivative_rms=float(arrays[handles["squares"]][0]) / math.sqrt(numel),
+        saturated_frac=float(arrays[handles["flat"]][0]) / numel,
+        zero_frac=1.0 - nonzero / numel,
+        num_units=num_units,
+        dead_units=tuple(int(i) for i in np.flatnonzero(units == 0.0)),
+        saturated_units=int(np.sum(units < SATURATED_FRAC * activation.derivative_max)),
+        num_samples=numel // max(num_units, 1),
+        preactivation_mean=float(x.mean()) if x.size else math.nan,
+        preactivation_std=float(x.std()) if x.size else math.nan,
+        preactivation_quantiles=tuple(float(q) for q in np.quantile(x, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)))
+        if x.size
+        else (),
+    )
+
+
+def forward_stats(seen: Seen, arrays: list[np.ndarray]) -> ForwardStats | None:
+    """The record of an op's scales, once its numbers are on the host."""
+    if "output" not in seen.scales:
+        return None
+    scales, (num_in, num_out) = seen.scales, seen.numels
+    low, high = arrays[scales["range"]]
+    finite = math.isfinite(low) and math.isfinite(high)
+    return ForwardStats(
+        input_rms=float(arrays[scales["input"]][0]) / math.sqrt(num_in),
+        output_rms=float(arrays[scales["output"]][0]) / math.sqrt(num_out),
+        input_mean=float(arrays[scales["mean"]][0]),
+        output_max_abs=float(max(abs(low), abs(high))) if finite else math.inf,
+        nonfinite_frac=0.0 if finite else 1.0 / num_out,
+    )

@@ -1,0 +1,119 @@
+"""Where was the first NaN or Inf born? Forward, by following the loss up its values; backward, by following the ops down.
+
+A NaN is born where no operand holds one. An Inf among its operands is followed further up to where it came out of
+finite numbers, unless it was put there on purpose (the -inf of an attention mask): then the op that cannot bear it is
+the birthplace.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradtrace.records.trace import Birth, Site
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gradtrace.measure.session import Forward
+    from gradtrace.records.trace import Op, Trace
+    from gradtrace.tape.recorder import Call
+
+_MASKS = {"masked_fill", "masked_fill_", "where", "full", "full_like", "new_full", "fill_", "tensor", "triu", "tril"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    call: Call
+    has_nan: bool
+    has_inf: bool
+    operands: tuple[tuple[float, float], ...]
+
+    @property
+    def born_here(self) -> bool:
+        return all(math.isfinite(low) and math.isfinite(high) for low, high in self.operands)
+
+
+def find_birth(forward: Forward, trace: Trace, arrays: list[np.ndarray]) -> Birth | None:
+    """The birthplace of the loss's NaN or Inf, or else of the gradient's; None when all is finite."""
+    if not math.isfinite(trace.loss) and trace.probe == "loss":
+        return _parameter(trace) or _forward_birth(forward, arrays)
+    return backward_birth(trace)
+
+
+def _parameter(trace: Trace) -> Birth | None:
+    for parameter in trace.parameters:
+        if parameter.nonfinite_frac > 0.0:
+            return Birth("parameter", parameter.name, Site(parameter.name.rpartition(".")[0]))
+    return None
+
+
+def _forward_birth(forward: Forward, arrays: list[np.ndarray]) -> Birth | None:
+    values: dict[int, _Value] = {}
+    for call, seen in forward.observer.history:
+        ranges = [(float(arrays[h][0]), float(arrays[h][1])) for h in seen.results]
+        flat = [number for pair in ranges for number in pair]
+        operands = tuple((float(arrays[h][0]), float(arrays[h][1])) for h in seen.operands)
+        value = _Value(call, any(map(math.isnan, flat)), any(map(math.isinf, flat)), operands)
+        values |= dict.fromkeys(call.values, value)
+    parents = forward.recorder.dataflow.ancestors(forward.loss)
+    sick = [i for i in sorted(parents) if i in values and (values[i].has_nan or values[i].has_inf)]
+    if not sick:
+        return None
+    nans = [i for i in sick if values[i].has_nan]
+    born = next((i for i in nans if not any(p in values and values[p].has_nan for p in parents[i])), None)
+    start = born if born is not None else sick[-1]
+    index = _infinite_origin(start, values, parents)
+    value = values[index]
+    if not value.born_here and _came_with_batch(index, values, parents):
+        return Birth("input", value.call.name, _site(value.call), _describe(value))
+    return Birth("forward", value.call.name, _site(value.call), _describe(value))
+
+
+def _infinite_origin(start: int, values: dict[int, _Value], parents: dict[int, tuple[int, ...]]) -> int:
+    """Up through infinite operands to where the first came out of finite ones; `start` when it was a mask."""
+    stack, seen, origins = [start], set[int](), []
+    while stack:
+        index = stack.pop()
+        if index in seen:
+            continue
+        seen.add(index)
+        if values[index].born_here and values[index].call.name not in _MASKS:
+            origins.append(index)
+        stack.extend(p for p in parents[index] if p in values and (values[p].has_inf or values[p].has_nan))
+    return min(origins, default=start)
+
+
+def _came_with_batch(index: int, values: dict[int, _Value], parents: dict[int, tuple[int, ...]]) -> bool:
+    made = [values[p] for p in parents[index] if p in values]
+    return not any(value.has_nan or value.has_inf for value in made) and values[index].call.name not in _ADDS_MASK
+
+
+_ADDS_MASK = {"softmax", "scaled_dot_product_attention", "log_softmax"}
+
+
+def _site(call: Call) -> Site:
+    return Site(call.module, "", 0, call.source)
+
+
+def _describe(value: _Value) -> str:
+    finite = [(low, high) for low, high in value.operands if math.isfinite(low) and math.isfinite(high)]
+    if not finite:
+        return ""
+    return f"operands between {min(low for low, _ in finite):.4g} and {max(high for _, high in finite):.4g}"
+
+
+def backward_birth(trace: Trace) -> Birth | None:
+    """The first op, from the loss on, that made a non-finite gradient out of a finite one."""
+    for op in trace.ops:
+        if op.received is None or op.received.nonfinite_frac > 0.0:
+            continue
+        bad = [stats for stats in op.passed if stats is not None and stats.nonfinite_frac > 0.0]
+        if bad:
+            return Birth("backward", op.name, op.site, _backward_detail(op))
+    return None
+
+
+def _backward_detail(op: Op) -> str:
+    return f"received at most {op.received.max_abs:.4g} and passed on NaN or Inf" if op.received is not None else ""

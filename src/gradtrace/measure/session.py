@@ -1,0 +1,157 @@
+"""The steps of one measurement: run the forward pass under the recorder, walk the tape, run the backward pass under the tap."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gradtrace.errors import InputError
+from gradtrace.measure.deferred import Deferred
+from gradtrace.measure.forward import ForwardObserver
+from gradtrace.measure.gradients import GradientTap
+from gradtrace.measure.recurrent import TimeMarks
+from gradtrace.tape.dataflow import tensors_in
+from gradtrace.tape.graph import Graph, walk
+from gradtrace.tape.kinds import LEAF, OPAQUE, base_name
+from gradtrace.tape.recorder import Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor, nn
+    from torch.autograd.graph import Node
+
+    from gradtrace.measure.forward import Seen
+
+
+@dataclass(slots=True)
+class Forward:
+    """A forward pass that was run under the recorder."""
+
+    loss: Tensor
+    recorder: Recorder
+    observer: ForwardObserver
+    deferred: Deferred
+    marks: TimeMarks
+    batch_size: int | None
+    graph: Graph
+    saved: dict[Node, Seen]
+    """What was read from the tape's saved values, by node."""
+
+
+@contextlib.contextmanager
+def eager() -> Iterator[None]:
+    """Compiled parts run uncompiled: hooks do not fire inside a compiled graph."""
+    previous = None
+    with contextlib.suppress(Exception):
+        previous = torch.compiler.set_stance("force_eager")
+    with previous if previous is not None else contextlib.nullcontext(), torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def run_forward(model: nn.Module, loss_fn: Callable[..., Any], batch: Any, *, values: bool = False) -> Forward:
+    """Compute the loss under the recorder; raises `InputError` for a loss that cannot be traced."""
+    deferred = Deferred()
+    observer = ForwardObserver(deferred, values=values)
+    recorder = Recorder(model, observer)
+    marks = TimeMarks(model)
+    try:
+        with marks, recorder:
+            loss = loss_fn(model, batch)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(_blame_loss_fn(error, model, batch)) from error
+    check_loss(loss, model)
+    root = loss.grad_fn if loss.grad_fn is not None else loss.view_as(loss).grad_fn
+    assert root is not None
+    return Forward(loss, recorder, observer, deferred, marks, batch_size_of(batch), walk([root]), {})
+
+
+def _blame_loss_fn(error: Exception, model: nn.Module, batch: Any) -> str:
+    frames, trace = [], error.__traceback__
+    while trace is not None:
+        frames.append(trace)
+        trace = trace.tb_next
+    from gradtrace.tape.recorder import source_of
+
+    where = next((text for frame in reversed(frames) if (text := source_of(frame.tb_frame))), "")
+    places = {str(p.device) for p in model.parameters()}, {str(t.device) for t in tensors_in(batch)}
+    hint = ""
+    if places[1] and places[0] != places[1]:
+        hint = f"; the model is on {', '.join(sorted(places[0]))} and the batch on {', '.join(sorted(places[1]))}"
+    first = str(error).strip().split("\n")[0]
+    return f"loss_fn(model, batch) raised {type(error).__name__}: {first}" + (f" (at {where})" if where else "") + hint
+
+
+def check_loss(loss: Any, model: nn.Module) -> None:
+    """One sentence for each way in which a loss cannot be traced."""
+    if not isinstance(loss, torch.Tensor):
+        raise InputError(f"loss_fn must return a scalar tensor, but it returned {type(loss).__name__}")
+    if any(parameter.grad is not None for parameter in model.parameters()):
+        raise InputError("loss_fn called backward() itself; return the loss and leave the backward pass to gradtrace")
+    if loss.numel() != 1:
+        raise InputError(
+            f"loss_fn must return a scalar, but it returned a tensor of shape {list(loss.shape)}; reduce it, "
+            "for example with .mean()"
+        )
+    if loss.is_complex():
+        raise InputError("loss_fn returned a complex number; a loss must be real, for example its .abs()")
+    if not loss.requires_grad:
+        raise InputError(
+            "the loss has no gradient: it was computed under no_grad, detached, converted, or from parameters that do "
+            "not require one"
+        )
+
+
+def batch_size_of(batch: Any) -> int | None:
+    """Length of the first axis of the first tensor in `batch` that has one."""
+    return next((tensor.shape[0] for tensor in tensors_in(batch) if tensor.dim()), None)
+
+
+@dataclass(slots=True)
+class Backward:
+    """A backward pass that was run under the tap."""
+
+    graph: Graph
+    names: list[str]
+    tap: GradientTap
+    leaves: dict[int, Tensor]
+    gradients: dict[int, Tensor | None]
+    """Gradient of each leaf op."""
+
+
+def run_backward(
+    forward: Forward, graph: Graph, roots: list[Any], cotangents: list[Tensor] | None
+) -> Backward:
+    """Run the backward pass from `roots` with a hook on every node; ``.grad`` of no tensor is changed."""
+    position = {node: index for index, node in enumerate(graph.nodes)}
+    axes = {position[node]: axis for node, axis in forward.marks.axes if node in position}
+    names = [node.name() for node in graph.nodes]
+    leaves = graph.leaves()
+    with GradientTap(graph, forward.deferred, forward.batch_size, axes) as tap:
+        try:
+            if any(OPAQUE.get(base_name(name)) == "reentrant checkpoint" for name in names):
+                gradients = _accumulated(roots, cotangents, leaves)
+            else:
+                found = torch.autograd.grad(roots, list(leaves.values()), cotangents, allow_unused=True)
+                gradients = dict(zip(leaves, found, strict=True))
+        except RuntimeError as error:
+            if "second time" in str(error):
+                raise InputError(
+                    "the graph of the loss was already freed by an earlier backward(); compute the loss anew in loss_fn"
+                ) from error
+            raise InputError(f"the backward pass raised {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        for index, gradient in gradients.items():
+            if gradient is not None and names[index] == LEAF:
+                tap.receive_leaf(index, gradient)
+    return Backward(graph, names, tap, leaves, gradients)
+
+
+def _accumulated(roots: list[Any], cotangents: list[Tensor] | None, leaves: dict[int, Tensor]) -> dict[int, Any]:
+    """A reentrant checkpoint forbids autograd.grad: accumulate into ``.grad`` (None at this time) and read it there."""
+    torch.autograd.backward(roots, cotangents)
+    return {index: leaf.grad for index, leaf in leaves.items()}

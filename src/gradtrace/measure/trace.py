@@ -1,0 +1,130 @@
+"""`trace`: one backward pass measured op by op, the model given back as it came."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.autograd.graph import GradientEdge
+
+from gradtrace.errors import InputError
+from gradtrace.measure.assembly import assemble
+from gradtrace.measure.description import Description, describe, frontier, read_saved
+from gradtrace.measure.session import Forward, eager, run_backward, run_forward
+from gradtrace.measure.untouched import untouched
+from gradtrace.tape.graph import walk
+from gradtrace.tape.private import input_metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from gradtrace.records.trace import Trace
+
+
+def trace(
+    model: nn.Module,
+    loss_fn: Callable[[Any, Any], Tensor],
+    batch: Any,
+    *,
+    probe: str = "loss",
+    values: bool = False,
+    seed: int = 0,
+) -> Trace:
+    """Measure one backward pass of ``loss_fn(model, batch)`` op by op.
+
+    The model comes back untouched: parameters, ``.grad``, buffers, attributes, mode, random state and hooks.
+
+    Args:
+        model: any module with at least one parameter that requires a gradient; a compiled one is traced uncompiled.
+        loss_fn: takes (model, batch) and returns a scalar tensor; it must not call ``backward``.
+        batch: whatever `loss_fn` takes.
+        probe: 'loss' follows the loss gradient; 'random' a standard normal cotangent at the network's output, which
+            shows what the network does to any gradient.
+        values: look at every value of the forward pass, to name the op where a NaN or Inf was born.
+        seed: of the random cotangent (a generator of its own).
+
+    Returns:
+        The trace; ops from the loss to the parameters.
+
+    Raises:
+        InputError: the loss is not a scalar or has no gradient, `loss_fn` raised, the model has no parameters, ...
+
+    >>> import torch, gradtrace
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Sigmoid(), torch.nn.Linear(8, 1))
+    >>> trace = gradtrace.trace(model, lambda model, x: model(x).square().mean(), torch.randn(16, 4))
+    >>> [op.activation.derivative_max for op in trace.ops if op.activation and op.activation.function == "sigmoid"]
+    [0.25]
+    """
+    notes: list[str] = []
+    model = check_model(model, notes)
+    if probe not in ("loss", "random"):
+        raise InputError(f"probe must be 'loss' or 'random', but it is {probe!r}")
+    with untouched(model), eager():
+        forward = run_forward(model, loss_fn, batch, values=values)
+        read_saved(forward)
+        tape = describe(forward, model)
+        if probe == "loss":
+            backward = run_backward(forward, forward.graph, [forward.loss], None)
+        else:
+            roots, cotangents = _random_cotangents(forward, tape, seed)
+            backward = run_backward(forward, walk([root.node for root in roots]), roots, cotangents)
+        return assemble(model, forward, backward, tape, probe, tuple(notes), environment())
+
+
+def check_model(model: Any, notes: list[str]) -> nn.Module:
+    """The module to trace (the original of a compiled one), or a sentence saying why it cannot be."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, but it is {type(model).__name__}")
+    original = getattr(model, "_orig_mod", None)
+    if isinstance(original, nn.Module):
+        notes.append("the model is compiled: traced through the original module, eagerly")
+        model = original
+    lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
+    if lazy:
+        raise InputError(f"parameter {lazy[0]!r} is not initialised yet; run one batch through the lazy modules first")
+    parameters = list(model.parameters())
+    if not parameters:
+        raise InputError(
+            "the model has no parameters" + (", it is quantized or scripted away" if any(model.buffers()) else "")
+        )
+    if any(p.is_meta for p in parameters):
+        raise InputError("the model is on the meta device and holds no numbers; move it with .to_empty() and initialise")
+    if not any(p.is_floating_point() or p.is_complex() for p in parameters):
+        raise InputError("the model has integer parameters only (quantized?); gradients need floating point")
+    if not any(p.requires_grad for p in parameters):
+        raise InputError("no parameter requires a gradient: the whole model is frozen")
+    return model
+
+
+def _random_cotangents(
+    forward: Forward, tape: Description, seed: int
+) -> tuple[list[GradientEdge], list[Tensor]]:
+    nodes = forward.graph.nodes
+    roots, cotangents = [], []
+    generator = torch.Generator().manual_seed(seed)
+    for index, port in frontier(forward.graph, tape):
+        meta = input_metadata(nodes[index])[port]
+        roots.append(GradientEdge(nodes[index], port))
+        noise = torch.randn(tuple(meta.shape), generator=generator, dtype=torch.float64)
+        cotangents.append(noise.to(dtype=meta.dtype, device=meta.device))
+    if not roots:
+        raise InputError("no output of the network could be told from the loss, so there is nowhere to probe")
+    return roots, cotangents
+
+
+def environment() -> tuple[tuple[str, str], ...]:
+    """Versions that the numbers depend on."""
+    from gradtrace import __version__
+
+    return (
+        ("gradtrace", __version__),
+        ("torch", torch.__version__),
+        ("python", platform.python_version()),
+        ("numpy", np.__version__),
+    )
+

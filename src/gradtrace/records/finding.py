@@ -1,0 +1,88 @@
+"""The verdict: findings with their evidence, the remedies, and the diagnosis that ranks them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradtrace.records.trace import Trace
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One number that a finding rests on."""
+
+    name: str
+    value: float
+    unit: str = ""
+    """'decades', 'fraction', 'per layer', ... or '' for a pure number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """What to change."""
+
+    title: str
+    """One imperative sentence."""
+    code: str = ""
+    """Lines to copy, or ''."""
+    source: str = ""
+    """Where it comes from (author, year)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A symptom, its cause, where it is, how much it matters, and the numbers that say so."""
+
+    symptom: Symptom
+    cause: Cause
+    where: tuple[str, ...]
+    """Module or parameter paths, the first to blame first; '' is the model itself."""
+    severity: Severity
+    message: str
+    """One or two plain sentences with their numbers."""
+    evidence: tuple[Evidence, ...] = ()
+    remedies: tuple[Remedy, ...] = ()
+    source: str = ""
+    """``file.py:12`` of the first place to blame, or ''."""
+    step: int | None = None
+    """Training step (from 0) at which it appeared; None: it is there from the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Findings ranked with the root cause first, and the traces they rest on."""
+
+    findings: tuple[Finding, ...]
+    traces: tuple[Trace, ...] = ()
+    losses: tuple[float, ...] = ()
+    """Loss before each optimizer step of ``steps=K``, or ()."""
+    refusals: tuple[str, ...] = ()
+    """Verdicts that were not given, and why: what they rest on was not seen."""
+    title: str = ""
+
+    @property
+    def healthy(self) -> bool:
+        """True without a finding of severity warning or above."""
+        return all(finding.severity is Severity.INFO for finding in self.findings)
+
+    def show(self, console: Console | None = None) -> None:
+        """Print the picture and the findings to the terminal (or to a given rich console)."""
+        from gradtrace.report.terminal import show
+
+        show(self, console)
+
+    def to_json(self) -> str:
+        """The whole diagnosis as JSON text."""
+        from gradtrace.records.storage import to_json
+
+        return to_json(self)
+
+    def _repr_html_(self) -> str:
+        from gradtrace.report.notebook import to_html
+
+        return to_html(self)

@@ -1,0 +1,164 @@
+"""How is a record kept in a file, and read back by anyone? As gzipped strict JSON with a header; nothing is unpickled.
+
+    {"format": "gradtrace", "version": 1, "kind": "trace", "tables": {"Trace": ..., "Op": ..., ...}}
+
+`version` goes up when an older reader would misread a file; a new field with a default does not need it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import zlib
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gradtrace.errors import TraceFileError
+from gradtrace.records.codec import CodecError, decode, encode, encode_float
+from gradtrace.records.finding import Diagnosis
+from gradtrace.records.trace import Trace
+
+FORMAT = "gradtrace"
+VERSION = 1
+KINDS: dict[str, type[Trace] | type[Diagnosis]] = {"trace": Trace, "diagnosis": Diagnosis}
+
+MAX_BYTES = 1 << 30
+"""Most that a file may unpack to: about twenty times what 1e5 ops take."""
+FREE_BYTES = 1 << 26
+"""Up to here any compression ratio is believed; beyond, MAX_RATIO (deflate itself stops at 1032)."""
+MAX_RATIO = 100
+
+
+def save(record: Trace | Diagnosis, path: str | Path) -> None:
+    """Write `record` to `path` as gzipped JSON; the file appears whole or not at all.
+
+    Raises:
+        TraceFileError: the file cannot be written.
+    """
+    path = Path(path)
+    kind = next((kind for kind, record_type in KINDS.items() if type(record) is record_type), None)
+    if kind is None:
+        raise TypeError(f"only a Trace or a Diagnosis can be saved, but it is {type(record).__name__}")
+    document = {"format": FORMAT, "version": VERSION, "kind": kind, "tables": encode(record)}
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    packed = gzip.compress(text.encode(), compresslevel=5, mtime=0)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(packed)
+        temporary.replace(path)
+    except OSError as error:
+        raise TraceFileError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> Trace | Diagnosis:
+    """Read what `save` wrote.
+
+    Raises:
+        TraceFileError: there is no such file, it is cut off, not ours, or from a newer version.
+    """
+    path = Path(path)
+    try:
+        packed = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise TraceFileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    document = _parse(_unpack(packed, path), path)
+    if document.get("format") != FORMAT:
+        raise TraceFileError(f"{path} is JSON, but not a gradtrace file: its header does not say so")
+    version, kind = document.get("version"), document.get("kind")
+    if type(version) is not int or version < 1:
+        raise TraceFileError(f"{path} is damaged: its header has no version")
+    if version > VERSION:
+        raise TraceFileError(
+            f"{path} was written by a newer gradtrace (format {version}; this one reads up to {VERSION}): upgrade gradtrace"
+        )
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise TraceFileError(f"{path} holds {kind!r}, where 'trace' or 'diagnosis' was expected")
+    try:
+        record: Trace | Diagnosis = decode(KINDS[kind], document.get("tables"))
+    except CodecError as error:
+        raise TraceFileError(f"{path} is damaged: {error}") from error
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise TraceFileError(f"{path} is damaged: a value in it is not what was expected ({error})") from error
+    return record
+
+
+def _unpack(packed: bytes, path: Path) -> bytes:
+    if not packed:
+        raise TraceFileError(f"{path} is empty")
+    limit = min(MAX_BYTES, max(FREE_BYTES, MAX_RATIO * len(packed)))
+    unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)  # 16: with gzip's header and checksum
+    try:
+        text = unpacker.decompress(packed, limit + 1)
+    except zlib.error as error:
+        started = packed[:2] == b"\x1f\x8b"
+        raise TraceFileError(
+            f"{path} is damaged: {error}" if started else f"{path} is not a gradtrace file: it is not gzipped"
+        ) from error
+    if len(text) > limit:
+        raise TraceFileError(f"{path} unpacks to more than {limit >> 20} MiB, which no trace does: not read")
+    if not unpacker.eof:
+        raise TraceFileError(f"{path} is cut off: its end is missing")
+    return text
+
+
+def _parse(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise TraceFileError(f"{path} is gzipped, but does not hold JSON") from error
+    if not isinstance(document, dict):
+        raise TraceFileError(f"{path} is JSON, but not a gradtrace file: its header is missing")
+    return document
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not strict JSON")
+
+
+# ----------------------------------------------------------------------------------------------------- for programs
+
+
+def to_json(diagnosis: Diagnosis) -> str:
+    """The verdict as strict JSON: findings in full, each trace without its ops.
+
+    A number that is not finite is the string 'nan', 'inf' or '-inf'.
+
+    >>> json.loads(to_json(Diagnosis(findings=())))["healthy"]
+    True
+    """
+    verdict = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": "verdict",
+        "title": diagnosis.title,
+        "healthy": diagnosis.healthy,
+        "findings": _plain(diagnosis.findings),
+        "losses": _plain(diagnosis.losses),
+        "refusals": _plain(diagnosis.refusals),
+        "traces": [_summary(trace) for trace in diagnosis.traces],
+    }
+    return json.dumps(verdict, indent=2, allow_nan=False)
+
+
+def _summary(trace: Trace) -> dict[str, Any]:
+    kept = ("loss", "probe", "batch_size", "coverage", "nonfinite", "severed")
+    return {
+        **{name: _plain(getattr(trace, name)) for name in kept},
+        "num_ops": len(trace.ops),
+        "num_parameters": len(trace.parameters),
+        "environment": dict(trace.environment),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return encode_float(value) if isinstance(value, float) else value

@@ -1,0 +1,235 @@
+"""The trace: one backward pass, op by op, as numbers.
+
+The identity that everything hangs on: along any path from the loss to a target,
+
+    log10 |L'(target)| = log10 |L'(loss)| + sum over the path (log10 gain of each op + log10 gain of each merge)
+
+where an op's gain is |gradient it passes on| / |gradient it received| and a merge's gain is
+|sum of the arriving gradients| / |the arriving one on this path| (Frobenius norms).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gradtrace.records.vocabulary import Factor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where in the user's code an op was recorded."""
+
+    module: str | None
+    """Path of the innermost module, as in ``named_modules`` ('' is the model itself); None: outside the model."""
+    module_type: str = ""
+    """Class name of that module."""
+    call: int = 0
+    """Which call of that module in this forward pass, from 0."""
+    source: str = ""
+    """``file.py:12`` of the user's line, or ''."""
+
+    def __str__(self) -> str:
+        """``encoder.0 (net.py:12)``; a second call of the module shows as ``encoder.0#2``."""
+        name = "loss" if self.module is None else (self.module or "model")
+        call = f"#{self.call + 1}" if self.call else ""
+        return f"{name}{call} ({self.source})" if self.source else f"{name}{call}"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStats:
+    """Numbers of one tensor: a gradient, a parameter or an op's value. Shapes are kept, elements are not."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    device: str
+    norm: float
+    """Frobenius norm, accumulated in float64 (so that 1e-25 and 1e+25 neither vanish nor overflow in float32)."""
+    max_abs: float
+    zero_frac: float
+    """Fraction of exact zeros, in [0, 1]."""
+    nonfinite_frac: float = 0.0
+    """Fraction of NaN and Inf. When positive, ``norm`` and ``max_abs`` are over all entries and thus not finite."""
+    log2_counts: tuple[tuple[int, int], ...] = ()
+    """Histogram of floor(log2 |g|) as (exponent, count); of an evenly spaced sample when the tensor is large."""
+    example_norms: tuple[float, ...] = ()
+    """Minimum, quartiles and maximum of the norms per example of the batch (5 numbers), or () without a batch axis."""
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def rms(self) -> float:
+        """Root mean square of the elements: norm / sqrt(numel)."""
+        return self.norm / math.sqrt(self.numel) if self.numel else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationStats:
+    """The derivative a' of one activation op over all its elements, and the pre-activation it was evaluated at."""
+
+    function: str
+    """Name in the activation table, as ``sigmoid``."""
+    derivative_max: float
+    """max |a'| of this function over the real line (sigmoid: 0.25)."""
+    derivative_mean: float
+    """Mean of |a'|."""
+    derivative_rms: float
+    """sqrt(E[a'^2]): what the activation does to an independent gradient, on average."""
+    saturated_frac: float
+    """Fraction of elements where |a'| < 5 % of its maximum (for softmax: of rows)."""
+    zero_frac: float
+    """Fraction of elements where a' is exactly zero."""
+    num_units: int
+    """Units (channels or features) of the layer."""
+    dead_units: tuple[int, ...] = ()
+    """Units whose a' is exactly zero on every sample and position."""
+    saturated_units: int = 0
+    """Number of units whose |a'| stays under 5 % of its maximum on every sample and position."""
+    num_samples: int = 1
+    """Elements per unit that were looked at."""
+    preactivation_mean: float = math.nan
+    preactivation_std: float = math.nan
+    preactivation_quantiles: tuple[float, ...] = ()
+    """Minimum, 5 %, 25 %, median, 75 %, 95 %, maximum of the pre-activations (of a sample), or () if not recoverable."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardStats:
+    """What one op saw and made on the way forward (weight, norm and attention ops; every op on demand)."""
+
+    input_rms: float
+    output_rms: float
+    input_mean: float = math.nan
+    output_max_abs: float = math.nan
+    nonfinite_frac: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One node of autograd's recorded graph, with the gradient it received and the gradients it passed on."""
+
+    index: int
+    """Position in ``Trace.ops``; every op comes after all the ops that it received gradient from."""
+    name: str
+    """Name of the autograd node, as ``AddmmBackward0``."""
+    factor: Factor
+    site: Site
+    received: TensorStats | None
+    """The gradient that arrived, all outputs of the op together; None: no gradient came this way."""
+    passed: tuple[TensorStats | None, ...]
+    """The gradient passed on, one per input; None where that input needs none."""
+    targets: tuple[tuple[int, int] | None, ...]
+    """Per input, (index of the op it goes to, which output of that op it belongs to); None where it goes nowhere."""
+    shares: tuple[float | None, ...]
+    """Per input, <g_i, g>/|g|^2: the share of this gradient in what its target received. 1.0 where nothing else came."""
+    parameter: str | None = None
+    """Name of the parameter that this op accumulates into (a leaf), else None."""
+    weights: tuple[str, ...] = ()
+    """Names of the parameters that are operands of this op, directly or through views; 'a layer' is an op with weights."""
+    sequence: int = 0
+    """Place in the order of the forward pass."""
+    activation: ActivationStats | None = None
+    forward: ForwardStats | None = None
+    function: str = ""
+    """The torch function that recorded it, as ``linear``, or ''."""
+    time_norms: tuple[float, ...] = ()
+    """For the input of a recurrent module: norm of the gradient received at each time step, first step first."""
+    opaque: bool = False
+    """True where ops are hidden inside (a reentrant checkpoint, a fused recurrence)."""
+
+    def gain(self, slot: int) -> float:
+        """|gradient passed to input `slot`| / |gradient received|; NaN without either."""
+        passed = self.passed[slot]
+        if passed is None or self.received is None or self.received.norm == 0.0:
+            return math.nan
+        return passed.norm / self.received.norm
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterStats:
+    """One parameter of the model: itself and its gradient."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    device: str
+    norm: float
+    gradient: TensorStats | None
+    """None: no gradient reached it."""
+    requires_grad: bool = True
+    in_model: bool = True
+    """False: reached by the gradient, but not among ``model.named_parameters()`` (not registered)."""
+    optimizer: int | None = None
+    """Index of the optimizer that holds it; None: none was given, or none holds it."""
+    affects_loss: bool | None = None
+    """Whether the loss is computed from it at all (through detached values too); None: not known."""
+    module_called: bool = True
+    """Whether the module that owns it was called in this forward pass."""
+    nonfinite_frac: float = 0.0
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What the trace could not see, and what a reader must know of how it was taken."""
+
+    no_gradient: tuple[str, ...] = ()
+    """Parameters that require a gradient and got none."""
+    opaque: tuple[str, ...] = ()
+    """Sites of ops with hidden insides."""
+    unknown: tuple[str, ...] = ()
+    """Node names that the table does not know."""
+    unreadable: tuple[str, ...] = ()
+    """Activation sites whose derivative could not be read."""
+    notes: tuple[str, ...] = ()
+    """Sentences: 'traced through the uncompiled module', ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One backward pass measured op by op. Ops are ordered from the loss to the parameters."""
+
+    ops: tuple[Op, ...]
+    parameters: tuple[ParameterStats, ...]
+    loss: float
+    """Value of the loss; NaN for a probe."""
+    probe: str = "loss"
+    """'loss': the loss gradient; 'random': a random cotangent at the network's output."""
+    batch_size: int | None = None
+    coverage: Coverage = field(default_factory=Coverage)
+    nonfinite: Birth | None = None
+    """The first op whose value is not finite although its inputs are, if any."""
+    severed: tuple[str, ...] = ()
+    """Where values went on without the tape, as ``detach (net.py:12)``."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """(name, value): versions, seed, device."""
+
+    def save(self, path: str | Path) -> None:
+        """Write it as gzipped JSON; read it back with `gradtrace.load`."""
+        from gradtrace.records.storage import save
+
+        save(self, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """Where the first non-finite number was born."""
+
+    phase: str
+    """'forward', 'backward', 'input' (it came with the batch) or 'parameter'."""
+    op: str
+    """Function or node name, or the parameter's name."""
+    site: Site
+    detail: str = ""
+    """What is known of its operands: 'smallest operand 0', 'largest operand 3.2e+38'."""

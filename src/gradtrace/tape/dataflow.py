@@ -1,0 +1,93 @@
+"""Which values is the loss computed from, whether the tape knows it or not?
+
+Autograd forgets a dependency at ``detach``, ``.data``, ``no_grad``, ``argmax`` or a round trip through NumPy. The
+numbers still flow. A parameter that the loss depends on by value but not by gradient is cut off; one that the loss does
+not depend on at all (a head unused in this batch, an expert that got no token) is merely idle.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_ESCAPES = {"item", "tolist", "numpy", "__array__", "__float__", "__int__", "__bool__"}
+_ENTRANCES = {"tensor", "as_tensor", "from_numpy", "asarray", "FloatTensor"}
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in nested tuples, lists, dicts and attribute objects, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in tensors_in(item)]
+    if isinstance(value, tuple | list):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    fields = getattr(value, "__dataclass_fields__", None)
+    if fields is not None and not isinstance(value, type):
+        return [tensor for name in fields for tensor in tensors_in(getattr(value, name, None))]
+    return []
+
+
+class Dataflow:
+    """A graph over values, built call by call: value -> the values it was computed from."""
+
+    def __init__(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
+        self._parents: list[tuple[int, ...]] = []
+        self._index: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._severed: dict[int, str] = {}
+        self._escaped: list[tuple[int, int]] = []  # (value, numel) that left for Python and may come back
+        self._parameters = {name: self._add(parameter, ()) for name, parameter in parameters}
+
+    def _add(self, tensor: Tensor, parents: tuple[int, ...]) -> int:
+        index = len(self._parents)
+        self._parents.append(parents)
+        self._index[id(tensor)] = (weakref.ref(tensor), index)
+        return index
+
+    def _find(self, tensor: Tensor) -> int | None:
+        known = self._index.get(id(tensor))
+        return known[1] if known is not None and known[0]() is tensor else None
+
+    def record(self, function: str, inputs: list[Tensor], result: Any, where: str) -> tuple[int, ...]:
+        """Note that `function` made `result` from `inputs` at `where`; returns the new values."""
+        made = []
+        parents = tuple(index for tensor in inputs if (index := self._find(tensor)) is not None)
+        if function in _ESCAPES and parents:
+            self._escaped.append((parents[0], inputs[0].numel()))
+        outputs = tensors_in(result)
+        if function in ("__setitem__", "copy_") and inputs:
+            outputs = inputs[:1]
+        for output in outputs:
+            on_tape = any(tensor.requires_grad for tensor in inputs)
+            if function in _ENTRANCES:
+                parents += tuple(index for index, numel in self._escaped if numel == output.numel() > 1)
+                on_tape = bool(parents)
+            index = self._add(output, parents)
+            made.append(index)
+            if on_tape and not output.requires_grad:
+                self._severed[index] = f"{function} ({where})" if where else function
+
+        return tuple(made)
+
+    def ancestors(self, loss: Tensor) -> dict[int, tuple[int, ...]]:
+        """Every value that `loss` is computed from, with its parents."""
+        start = self._find(loss)
+        found: dict[int, tuple[int, ...]] = {}
+        stack = [] if start is None else [start]
+        while stack:
+            index = stack.pop()
+            if index not in found:
+                found[index] = self._parents[index]
+                stack.extend(self._parents[index])
+        return found
+
+    def reach(self, loss: Tensor) -> tuple[set[str], tuple[str, ...]]:
+        """Names of the parameters that `loss` is computed from, and where values went on without the tape."""
+        seen = self.ancestors(loss)
+        names = {name for name, index in self._parameters.items() if index in seen}
+        return names, tuple(dict.fromkeys(text for index, text in self._severed.items() if index in seen))

@@ -1,0 +1,155 @@
+"""Which factor is an op, given its surroundings? The table decides first; then where it stands.
+
+- The product of two activations next to a softmax is attention, and so is that softmax.
+- Elementwise arithmetic inside a module named a norm is a norm; a dropout's product with its mask moves no scale.
+- What stands between the network's output and the scalar is the loss: a connected region that begins at the root and
+  ends at the first op that a module of the model owns, or that has weights.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from gradtrace.records.vocabulary import Factor
+from gradtrace.tape.kinds import LEAF, base_name, factor_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gradtrace.records.trace import Site
+    from gradtrace.tape.graph import Graph
+
+LINEAR = set(
+    "Addmm Mm Bmm Baddbmm Addbmm Linear Trilinear Embedding EmbeddingBag EmbeddingDenseBackward SparseAddmm SparseMm "
+    "Convolution ConvolutionOverrideable MkldnnConvolution CudnnConvolution CudnnConvolutionTranspose SlowConv2D "
+    "SlowConv3D SlowConvTranspose2D SlowConvTranspose3D ThnnConv2D ConvDepthwise2D ConvDepthwise3D ConvTbc Addmv Mv "
+    "Dot MkldnnRnnLayer CudnnRnn MiopenRnn ThnnFusedLstmCell ThnnFusedGruCell MkldnnLinear GroupedMm".split()
+)
+"""Ops that sum over features: with a parameter as an operand, a layer."""
+
+_VECTOR = {"Mv", "Dot"}
+_VIEWS = set(
+    "View UnsafeView ReshapeAlias T Mt Transpose Permute Expand Squeeze Unsqueeze Select Slice Clone Alias ToCopy "
+    "Unbind Split SplitWithSizes UnsafeSplit Mul Div Add MaskedFill Where NativeDropout".split()
+)
+_PARAMETRIC_NODES = 16
+"""A parametrised weight (weight norm, spectral norm, masks) takes at most this many ops from its parameters."""
+
+_NORM_TYPE = re.compile(r"norm(\d+d)?$", re.IGNORECASE)
+_LOSS_TYPE = re.compile(r"(loss|criterion)$", re.IGNORECASE)
+
+
+def operand_parameters(graph: Graph, names: Sequence[str], parameters: dict[int, str]) -> list[tuple[str, ...]]:
+    """Per op, the names of the parameters among its operands; `parameters` maps leaf ops to names."""
+    kinds = [base_name(name) for name in names]
+    found: list[tuple[str, ...]] = []
+    for index, kind in enumerate(kinds):
+        weights: dict[str, None] = {}
+        if kind in LINEAR:
+            for target in graph.targets[index]:
+                weights |= dict.fromkeys(_parametric(graph, kinds, parameters, target))
+        found.append(tuple(weights))
+    return found
+
+
+def _parametric(
+    graph: Graph, kinds: Sequence[str], parameters: dict[int, str], target: tuple[int, int] | None
+) -> list[str]:
+    """Parameters below `target`, or none when anything but a parametrisation lies there."""
+    names, stack, seen = [], [target[0]] if target else [], set[int]()
+    while stack:
+        index = stack.pop()
+        if index in seen:
+            continue
+        seen.add(index)
+        kind = kinds[index]
+        if len(seen) > _PARAMETRIC_NODES or (kind in LINEAR and kind not in _VECTOR):
+            return []
+        if index in parameters:
+            names.append(parameters[index])
+        stack.extend(pair[0] for pair in graph.targets[index] if pair)
+    return names[::-1]
+
+
+def assign(
+    graph: Graph,
+    names: Sequence[str],
+    sites: Sequence[Site],
+    functions: Sequence[str],
+    weights: Sequence[tuple[str, ...]],
+    scalar: Sequence[bool],
+) -> list[Factor]:
+    """The factor of each op; `scalar[i]`: op i receives a single number."""
+    kinds = [base_name(name) for name in names]
+    factors = [factor_of(name) for name in names]
+    for index, site in enumerate(sites):
+        if names[index] == LEAF:
+            factors[index] = Factor.WEIGHT
+        elif functions[index].rstrip("_") in _DROPOUTS or "dropout" in site.module_type.lower():
+            factors[index] = Factor.RESHAPE
+        elif _NORM_TYPE.search(site.module_type) and kinds[index] not in LINEAR:
+            factors[index] = Factor.NORM
+    _mark_attention(graph, kinds, factors, weights)
+    _mark_loss(graph, kinds, factors, sites, weights, scalar)
+    return factors
+
+
+_DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout"}
+
+
+def _mark_attention(
+    graph: Graph, kinds: Sequence[str], factors: list[Factor], weights: Sequence[tuple[str, ...]]
+) -> None:
+    products = {i for i, kind in enumerate(kinds) if kind in ("Bmm", "Baddbmm", "Mm") and not weights[i]}
+    for product in products:  # weights @ values: its operand comes from a softmax, whose operand comes from q @ k
+        for target in graph.targets[product]:
+            softmax = _follow(graph, kinds, target, {"Softmax", "SafeSoftmax", "Sigmoid", "Relu"})
+            scores = _follow(graph, kinds, graph.targets[softmax][0], products) if softmax is not None else None
+            if softmax is None or (scores is None and kinds[softmax] not in ("Softmax", "SafeSoftmax")):
+                continue
+            factors[product] = factors[softmax] = Factor.ATTENTION
+            if scores is not None:
+                factors[scores] = Factor.ATTENTION
+
+
+def _follow(
+    graph: Graph, kinds: Sequence[str], target: tuple[int, int] | None, ends: set[str] | set[int]
+) -> int | None:
+    """Down through views and scalings until an op whose kind (or index) is in `ends`."""
+    for _ in range(12):
+        if target is None:
+            return None
+        index = target[0]
+        if index in ends or kinds[index] in ends:
+            return index
+        if kinds[index] not in _VIEWS:
+            return None
+        target = next((pair for pair in graph.targets[index] if pair), None)
+    return None
+
+
+def _mark_loss(
+    graph: Graph,
+    kinds: Sequence[str],
+    factors: list[Factor],
+    sites: Sequence[Site],
+    weights: Sequence[tuple[str, ...]],
+    scalar: Sequence[bool],
+) -> None:
+    sources: list[list[int]] = [[] for _ in kinds]
+    for (target, _), edges in graph.arrivals.items():
+        sources[target].extend(source for source, _ in edges)
+    region: set[int] = set()
+    functional = not any(site.module is None and weights[i] for i, site in enumerate(sites))
+    for index, kind in enumerate(kinds):
+        if kind == base_name(LEAF) or weights[index] or any(source not in region for source in sources[index]):
+            continue
+        site = sites[index]
+        outside = site.module is None and functional
+        named = factors[index] is Factor.LOSS or _LOSS_TYPE.search(site.module_type) is not None
+        tail = kind == "LogSoftmax" and any(factors[source] is Factor.LOSS for source in sources[index])
+        if outside or named or tail or scalar[index]:
+            region.add(index)
+    for index in region:
+        factors[index] = Factor.LOSS

@@ -1,0 +1,219 @@
+"""Who recorded each op? Module calls and torch functions, each as an interval of autograd's sequence numbers.
+
+Autograd numbers the ops of a thread in the order they are recorded. The number read when a module call (or a torch
+function) begins and ends brackets the ops it recorded, so that each op has an innermost module and a source line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from bisect import bisect_right
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from gradtrace.records.trace import Site
+from gradtrace.tape.dataflow import Dataflow, tensors_in
+from gradtrace.tape.private import saved_hooks_active, sequence_nr
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CodeType, FrameType, TracebackType
+
+    from torch import Tensor, nn
+    from torch.utils.hooks import RemovableHandle
+
+_HIDDEN = (os.path.dirname(torch.__file__), str(Path(__file__).parent.parent))
+
+
+@dataclass(slots=True)
+class Call:
+    """One torch function that the forward pass called."""
+
+    name: str
+    source: str
+    module: str | None
+    start: int
+    end: int
+    packed: bool = False
+    """Recorded while saved tensors are packed (checkpointing): reading them would recompute."""
+    values: tuple[int, ...] = ()
+    """The values it made, as numbered by the dataflow."""
+    observed: Any = None
+    """What the observer made of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One call of a module."""
+
+    module: str
+    module_type: str
+    call: int
+    start: int
+    end: int
+
+
+class Observer(Protocol):
+    """Measures values as the forward pass makes them."""
+
+    def before(self, call: Call, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """See the operands, before an in-place function overwrites them."""
+
+    def after(self, call: Call, seen: Any, operands: list[Tensor], result: Any) -> None:
+        """See the result; `seen` is what `before` returned."""
+
+
+class Recorder(TorchFunctionMode):
+    """A context around one forward pass; afterwards `site_of` and `call_of` say where an op comes from."""
+
+    def __init__(self, model: nn.Module, observer: Observer) -> None:
+        super().__init__()
+        self._model = model
+        self._observer = observer
+        self._handles: list[RemovableHandle] = []
+        self._open: list[tuple[str, str, int, int]] = []
+        self._counts: Counter[str] = Counter()
+        self.visits: list[Visit] = []
+        self.calls: list[Call] = []
+        self.output: Any = None
+        self.faults: list[str] = []
+        self.dataflow = Dataflow(model.named_parameters())
+
+    def __enter__(self) -> Recorder:
+        for path, module in self._model.named_modules():
+            self._handles += (
+                module.register_forward_pre_hook(self._opener(path)),
+                module.register_forward_hook(self._closer(path), always_call=True),
+            )
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        for handle in self._handles:
+            handle.remove()
+        self.visits.sort(key=lambda visit: (visit.start, -visit.end))
+
+    def _opener(self, path: str) -> Callable[[nn.Module, Any], None]:
+        def open_visit(module: nn.Module, _args: Any) -> None:
+            self._open.append((path, type(module).__name__, self._counts[path], sequence_nr()))
+            self._counts[path] += 1
+
+        return open_visit
+
+    def _closer(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def close_visit(_module: nn.Module, _args: Any, output: Any) -> None:
+            while self._open:  # a module whose forward raised and was caught left its visit open: close it too
+                name, kind, call, start = self._open.pop()
+                self.visits.append(Visit(name, kind, call, start, sequence_nr()))
+                if name == path:
+                    break
+            if path == "":
+                self.output = output
+
+        return close_visit
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run `func` unchanged, bracketed by sequence numbers and seen by the observer."""
+        kwargs = kwargs or {}
+        name = _name_of(func)
+        if name in _IGNORED:
+            return func(*args, **kwargs)
+        module = self._open[-1][0] if self._open else None
+        source = source_of(sys._getframe(1))
+        call = Call(name, source, module, sequence_nr(), 0, saved_hooks_active())
+        seen = self._guard(self._observer.before, call, func, args, kwargs)
+        result = func(*args, **kwargs)
+        call.end = sequence_nr()
+        operands = tensors_in(args) + (tensors_in(kwargs) if kwargs else [])
+        self._guard(self._observer.after, call, seen, operands, result)
+        call.values = self._guard(self.dataflow.record, name, operands, result, source) or ()
+        if call.end > call.start:
+            self.calls.append(call)
+        return result
+
+    def _guard(self, measure: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return measure(*args)
+        except Exception as error:  # a fault of ours must not become the model's
+            self.faults.append(f"{type(error).__name__}: {error}")
+            return None
+
+    def sites(self, numbers: list[int]) -> list[tuple[Site, Call | None]]:
+        """Site and torch function of each op, given the sequence numbers of the ops."""
+        starts = [call.start for call in self.calls]
+        owners = _innermost(self.visits, numbers)
+        found: list[tuple[Site, Call | None]] = []
+        for number, visit in zip(numbers, owners, strict=True):
+            position = bisect_right(starts, number) - 1
+            call = self.calls[position] if position >= 0 and number < self.calls[position].end else None
+            source = call.source if call is not None else ""
+            owner = (visit.module, visit.module_type, visit.call) if visit else (None, "", 0)
+            found.append((Site(*owner, source), call))
+        return found
+
+    def called_modules(self) -> set[str]:
+        """Paths of all modules that were called."""
+        return {visit.module for visit in self.visits}
+
+
+_IGNORED = {
+    "shape", "dtype", "device", "requires_grad", "grad_fn", "is_leaf", "ndim", "dim", "size", "stride", "is_cuda",
+    "is_contiguous", "is_floating_point", "is_complex", "numel", "__len__", "is_nested", "is_sparse", "layout", "grad",
+    "is_quantized", "is_meta", "is_mkldnn", "names", "_version", "element_size", "storage_offset", "data_ptr",
+    "untyped_storage", "__repr__", "__format__", "__hash__", "is_same_size", "is_cpu", "get_device", "itemsize",
+    "register_hook", "requires_grad_", "retain_grad", "_backward_hooks", "output_nr", "is_signed", "nbytes",
+}  # fmt: skip
+
+
+def _name_of(function: Any) -> str:
+    name = getattr(function, "__name__", "")
+    return getattr(function.__self__, "__name__", name) if name == "__get__" else name
+
+
+@cache
+def _is_user_code(code: CodeType) -> bool:
+    return not code.co_filename.startswith((*_HIDDEN, "<frozen"))
+
+
+def source_of(frame: FrameType | None) -> str:
+    """``file.py:12`` of the innermost frame that is neither torch's nor ours."""
+    while frame is not None and not _is_user_code(frame.f_code):
+        frame = frame.f_back
+    return f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}" if frame is not None else ""
+
+
+@cache
+def _short(filename: str) -> str:
+    path = Path(filename)
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return "/".join(path.parts[-2:])
+
+
+def _innermost(visits: list[Visit], numbers: list[int]) -> list[Visit | None]:
+    """The innermost of the nested intervals [start, end) around each number; one sweep."""
+    owners: list[Visit | None] = [None] * len(numbers)
+    stack: list[Visit] = []
+    position = 0
+    for index in sorted(range(len(numbers)), key=numbers.__getitem__):
+        number = numbers[index]
+        while position < len(visits) and visits[position].start <= number:
+            while stack and stack[-1].end <= visits[position].start:
+                stack.pop()
+            stack.append(visits[position])
+            position += 1
+        while stack and stack[-1].end <= number:
+            stack.pop()
+        owners[index] = stack[-1] if stack else None
+    return owners
