@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradtrace.diagnosis.check import check
+    from gradtrace.checkup.check import check
     from gradtrace.measure.trace import trace
     from gradtrace.records.storage import load
 
@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 __all__ = ["check", "load", "trace"]
 
 _HOMES = {
-    "check": "gradtrace.diagnosis.check",
+    "check": "gradtrace.checkup.check",
     "trace": "gradtrace.measure.trace",
     "load": "gradtrace.records.storage",
 }

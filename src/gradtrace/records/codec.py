@@ -5,9 +5,9 @@ that a site or a gradient met twice is stored once. Every step works on a whole 
 matter of a second or two, and linear. Of a hint, these are understood:
 
     int, str, bool, enum  itself            tuple[X, ...]  [lengths, the column of all X's]
-    float                 itself, or        tuple[X, Y]    [the column of X, the column of Y]
-                          'nan','inf','-inf'  X | None     null, or X
-    a dataclass           its row
+    float                 itself, or else   tuple[X, Y]    [the column of X's, the column of Y's]
+                          'nan','inf','-inf'
+    a dataclass           its row           X | None       [whether it is given, the column of given X's]
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def encode(record: Any) -> Tables:
 
 def _encode(hint: Any, column: list[Any], rows: dict[type, _Rows]) -> Any:
     if (inner := _optional(hint)) is not None:
-        present = iter(_encode(inner, [value for value in column if value is not None], rows))
-        return [None if value is None else next(present) for value in column]
+        present = [value for value in column if value is not None]
+        return [[value is not None for value in column], _encode(inner, present, rows)]
     if get_origin(hint) is tuple:
         arguments = get_args(hint)
         if arguments[-1] is Ellipsis:
@@ -164,8 +164,13 @@ def _decode(hint: Any, column: Any, made: dict[type, list[Any]], where: str) -> 
     if not isinstance(column, list):
         raise CodecError(f"field {where!r} is no list")
     if (inner := _optional(hint)) is not None:
-        present = iter(_decode(inner, [value for value in column if value is not None], made, where))
-        return [None if value is None else next(present) for value in column]
+        if len(column) != 2:
+            raise CodecError(f"field {where!r} does not say what is given")
+        present, given = _decode(bool, column[0], made, where), _decode(inner, column[1], made, where)
+        if sum(present) != len(given):
+            raise CodecError(f"field {where!r} has {len(given)} values where {sum(present)} are given")
+        values = iter(given)
+        return [next(values) if is_given else None for is_given in present]
     if get_origin(hint) is tuple:
         return _decode_tuples(get_args(hint), column, made, where)
     if hint is float:

@@ -1,0 +1,128 @@
+"""`check`: examine a network, name what is wrong with its gradient and what to change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gradtrace.checkup.batches import summed_over, take
+from gradtrace.checkup.trial import describe_optimizer, run_trial
+from gradtrace.diagnosis.judge import judge
+from gradtrace.diagnosis.scene import is_finite
+from gradtrace.errors import InputError
+from gradtrace.measure.trace import check_model, trace
+from gradtrace.measure.untouched import fixed_random_state
+from gradtrace.records.exhibit import Exhibit, Training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from gradtrace.records.finding import Diagnosis
+    from gradtrace.records.trace import Trace
+
+MAX_BATCHES = 3
+"""Batches that are traced: a verdict must hold on each."""
+
+
+def check(
+    model: nn.Module,
+    loss_fn: Callable[[Any, Any], Tensor],
+    batches: Iterable[Any],
+    *,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    steps: int = 0,
+    accumulate: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> Diagnosis:
+    """Trace a few batches of ``loss_fn(model, batch)`` and judge them. The model comes back untouched.
+
+    Args:
+        model: any ``torch.nn.Module``.
+        loss_fn: takes (model, batch), returns a scalar tensor.
+        batches: an iterable of batches; the first three are traced (and more are used by `steps`).
+        optimizer: one or several; with it the size of a step is weighed too, on a copy.
+        steps: train a deep copy for that many optimizer steps, and judge what appears only then.
+        accumulate: batches per optimizer step.
+        progress: called with a word before each part of the work.
+
+    Returns:
+        The diagnosis; its findings are ranked with the root cause first.
+
+    Raises:
+        InputError: see `gradtrace.trace`; also for no batches, or `steps` without an optimizer.
+
+    >>> import torch, gradtrace
+    >>> layers = [layer for _ in range(12) for layer in (torch.nn.Linear(16, 16), torch.nn.Sigmoid())]
+    >>> model = torch.nn.Sequential(*layers, torch.nn.Linear(16, 2))
+    >>> batches = [(torch.randn(32, 16), torch.randint(0, 2, (32,))) for _ in range(2)]
+    >>> def loss_fn(model, batch):
+    ...     return torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+    >>> finding = gradtrace.check(model, loss_fn, batches).findings[0]
+    >>> finding.symptom.value, finding.cause.value
+    ('vanishing', 'activation_derivative')
+    """
+    optimizers = _optimizers(optimizer)
+    if steps < 0 or accumulate < 1:
+        raise InputError(f"steps must be 0 or more and accumulate 1 or more, but they are {steps} and {accumulate}")
+    if steps and not optimizers:
+        raise InputError("steps needs an optimizer: pass optimizer=torch.optim.SGD(model.parameters(), lr=...)")
+    say = progress or (lambda _: None)
+    model = check_model(model, [])
+    with fixed_random_state():
+        taken = take(batches, max(MAX_BATCHES, min(steps * accumulate, 256)))
+    traces = []
+    for number, batch in enumerate(taken[:MAX_BATCHES]):
+        say(f"tracing batch {number + 1}")
+        traces.append(_finite_or_explained(model, loss_fn, batch))
+    say("probing with a random gradient")
+    probe, refusals = _probe(model, loss_fn, taken[0])
+    training = None
+    if optimizers:
+        say("trying steps on a copy")
+        if all(is_finite(t) for t in traces):
+            training = run_trial(model, loss_fn, taken, optimizers, steps=steps, accumulate=accumulate)
+            refusals += (f"no verdict on the steps: {training.failure}",) if training.failure else ()
+    exhibit = Exhibit(
+        traces=tuple(traces),
+        probe=probe,
+        optimizers=tuple(describe_optimizer(one, model) for one in optimizers),
+        training=training,
+        summed_over=summed_over(model, loss_fn, taken[0]) if _is_suspicious(training) else None,
+        refusals=refusals,
+    )
+    return judge(exhibit, title=type(model).__name__)
+
+
+def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
+    import torch
+
+    given = [] if optimizer is None else [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
+    for one in given:
+        if not isinstance(one, torch.optim.Optimizer):
+            raise InputError(f"optimizer must be a torch.optim.Optimizer or a list of them, but got {type(one).__name__}")
+    return given
+
+
+def _finite_or_explained(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: Any) -> Trace:
+    """A trace; if it is not finite, a second one that looks at every value to name the birthplace."""
+    first = trace(model, loss_fn, batch)
+    return first if is_finite(first) else trace(model, loss_fn, batch, values=True)
+
+
+def _probe(
+    model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: Any
+) -> tuple[Trace | None, tuple[str, ...]]:
+    try:
+        return trace(model, loss_fn, batch, probe="random"), ()
+    except InputError as error:
+        return None, (f"no second probe: {error}",)
+
+
+def _is_suspicious(training: Training | None) -> bool:
+    from gradtrace.diagnosis.rules.steps import diverged, large_updates
+
+    return training is not None and (
+        diverged(training) or training.broke_at is not None or bool(large_updates(training))
+    )

@@ -1,0 +1,137 @@
+"""What does the optimizer's step do? Tried on a deep copy of model and optimizer, never on the user's own.
+
+One step tells the size of the update and whether the format can hold it. A few more tell whether the loss runs away.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gradtrace.errors import InputError
+from gradtrace.measure.session import eager
+from gradtrace.measure.trace import trace
+from gradtrace.measure.untouched import fixed_random_state
+from gradtrace.records.exhibit import OptimizerStats, Training, UpdateStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+_ADAPTIVE = ("adam", "rmsprop", "adagrad", "adadelta", "lion", "nadam", "radam", "adafactor", "lamb", "muon", "sign")
+
+TRIAL_STEPS = 5
+"""Steps that our own trial takes: a step that overshoots grows the loss by a factor each time, and five show it."""
+
+
+def describe_optimizer(optimizer: Optimizer, model: nn.Module) -> OptimizerStats:
+    """Kind, eps, learning rate, and which of the model's parameters it holds."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    kind = type(optimizer).__name__
+    return OptimizerStats(
+        kind=kind,
+        adaptive=any(word in kind.lower() for word in _ADAPTIVE),
+        eps=max((float(group.get("eps", 0.0)) for group in optimizer.param_groups), default=0.0),
+        learning_rate=max((float(group.get("lr", math.nan)) for group in optimizer.param_groups), default=math.nan),
+        parameters=tuple(names[id(parameter)] for parameter in held if id(parameter) in names),
+        num_foreign=sum(id(parameter) not in names for parameter in held),
+    )
+
+
+@dataclass
+class _Copy:
+    model: Any
+    loss_fn: Callable[[Any, Any], Tensor]
+    optimizers: list[Optimizer]
+
+
+def run_trial(
+    model: nn.Module,
+    loss_fn: Callable[[Any, Any], Tensor],
+    batches: Sequence[Any],
+    optimizers: Sequence[Optimizer],
+    *,
+    steps: int,
+    accumulate: int = 1,
+) -> Training:
+    """Train a copy for `steps` optimizer steps (at least one), and trace it at the end or where it breaks."""
+    with fixed_random_state():
+        try:
+            twin = _Copy(*copy.deepcopy((model, loss_fn, list(optimizers))))
+        except Exception as error:
+            return Training((), (), steps, failure=f"the model cannot be copied ({type(error).__name__}: {error})")
+        with eager():
+            try:
+                return _train(twin, batches, steps or TRIAL_STEPS, steps, accumulate)
+            except InputError:
+                raise
+            except Exception as error:
+                return Training((), (), steps, failure=f"a step on a copy raised {type(error).__name__}: {error}")
+
+
+def _train(twin: _Copy, batches: Sequence[Any], num_steps: int, asked: int, accumulate: int) -> Training:
+    losses: list[float] = []
+    updates: tuple[UpdateStats, ...] = ()
+    for step in range(num_steps):
+        # our own trial repeats one batch, so that losses compare; a run the user asked for goes through them all
+        chosen = [batches[(step * accumulate + i) % len(batches) if asked else i % len(batches)] for i in range(accumulate)]
+        loss = _backward(twin, chosen)
+        losses.append(loss)
+        if not math.isfinite(loss) or not _finite_gradients(twin.model):
+            after = trace(twin.model, twin.loss_fn, chosen[-1], values=True)
+            return Training(tuple(losses), updates, asked, after, broke_at=step)
+        before = {name: p.detach().clone() for name, p in twin.model.named_parameters()} if step == 0 else {}
+        for optimizer in twin.optimizers:
+            _step(optimizer)
+        if step == 0:
+            updates = tuple(_update(name, before[name], p) for name, p in twin.model.named_parameters())
+    last = batches[0] if not asked else batches[num_steps % len(batches)]
+    after = trace(twin.model, twin.loss_fn, last)
+    if not math.isfinite(after.loss):
+        after = trace(twin.model, twin.loss_fn, last, values=True)
+        return Training((*losses, after.loss), updates, asked, after, broke_at=num_steps)
+    return Training((*losses, after.loss), updates, asked, after)
+
+
+def _backward(twin: _Copy, batches: list[Any]) -> float:
+    twin.model.zero_grad(set_to_none=True)
+    total = 0.0
+    for batch in batches:
+        loss = twin.loss_fn(twin.model, batch) / len(batches)
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def _step(optimizer: Optimizer) -> None:
+    if type(optimizer).__name__ != "LBFGS":
+        optimizer.step()
+
+
+def _finite_gradients(model: nn.Module) -> bool:
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return all(bool(torch.isfinite(g.coalesce().values() if g.is_sparse else g).all()) for g in gradients)
+
+
+def _update(name: str, before: Tensor, parameter: Tensor) -> UpdateStats:
+    now = parameter.detach()
+    gradient = parameter.grad
+    unchanged = 0.0
+    if gradient is not None and not gradient.is_sparse:
+        moved = gradient != 0
+        count = int(moved.sum())
+        unchanged = int(((now == before) & moved).sum()) / count if count else 0.0
+    difference = now.to(torch.complex128 if now.is_complex() else torch.float64) - before
+    return UpdateStats(
+        name=name,
+        weight_norm=float(torch.linalg.vector_norm(before.to(difference.dtype))),
+        update_norm=float(torch.linalg.vector_norm(difference)),
+        unchanged_frac=unchanged,
+    )

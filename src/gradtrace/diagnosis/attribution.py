@@ -1,0 +1,166 @@
+"""Which cause do the links of a profile name? The budget of the path decides, factor by factor.
+
+Losses are blamed in the order of how specific they are: the same map applied again and again; one place that loses most
+of it; flat non-linearities; derivatives bounded below one; norms behind the residual sum; and last the scale of the
+weights, which becomes `depth_without_skip` where each layer alone is within a hair of one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.profile import Link, Profile, place, places
+from gradtrace.diagnosis.thresholds import (
+    DOMINANT_FRAC,
+    HEALTHY_DECADES,
+    NEAR_ONE_DECADES,
+    RECURRENCE_CALLS,
+    SATURATED_MAJORITY,
+)
+from gradtrace.records.vocabulary import Cause, Factor
+
+if TYPE_CHECKING:
+    from gradtrace.measure.path import Paths
+    from gradtrace.records.trace import Op
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """A cause, where it sits (the first to blame first), and the op whose source line to show."""
+
+    cause: Cause
+    where: tuple[str, ...]
+    op: Op
+
+
+def blame_loss(profile: Profile, paths: Paths) -> Blame:
+    """Why gradient is lost along `profile`."""
+    recurrent = _recurrent(profile, Cause.RECURRENT_CONTRACTION)
+    if recurrent is not None:
+        return recurrent
+    total = sum(link.decades for link in profile.links)
+    worst = min(profile.links, key=lambda link: link.decades)
+    if worst.decades <= min(-HEALTHY_DECADES, DOMINANT_FRAC * total) or math.isinf(worst.decades):
+        return _blame_link(worst, profile)
+    activations = [link for link in profile.links if link.factor is Factor.ACTIVATION]
+    flat = [link for link in activations if is_flat(link.op)]
+    bounded = [link for link in activations if link.op.activation and is_bounded(link.op)]
+    for links, cause in ((flat, Cause.SATURATED_PREACTIVATION), (bounded, Cause.ACTIVATION_DERIVATIVE)):
+        if links and _sum(links) <= DOMINANT_FRAC * total:
+            return _by_size(cause, links, sign=-1)
+    norms = [link for link in profile.links if link.factor is Factor.NORM and after_merge(link.op, paths)]
+    if len(norms) >= 2 and _sum(norms) <= DOMINANT_FRAC * total:
+        return _by_size(Cause.POST_NORM, norms, sign=-1)
+    attention = [link for link in profile.links if link.factor is Factor.ATTENTION]
+    if attention and _sum(attention) <= DOMINANT_FRAC * total and any(is_flat(link.op) for link in attention):
+        return _by_size(Cause.ATTENTION_SATURATION, attention, sign=-1)
+    return _blame_scale(profile, total)
+
+
+def blame_growth(profile: Profile, paths: Paths) -> Blame:
+    """Why gradient grows along `profile`."""
+    recurrent = _recurrent(profile, Cause.RECURRENT_EXPANSION)
+    if recurrent is not None:
+        return recurrent
+    total = sum(link.decades for link in profile.links)
+    merges = [link for link in profile.links if link.factor is Factor.MERGE]
+    skips = [link for link in merges if is_residual_merge(link.op, paths)]
+    norms = [link for link in profile.links if link.factor is Factor.NORM]
+    batch = [link for link in norms if "BatchNorm" in link.op.name]
+    biggest = max(profile.links, key=lambda link: link.decades)
+    if biggest.decades >= max(HEALTHY_DECADES, DOMINANT_FRAC * total) and biggest.factor is not Factor.NORM:
+        return Blame(Cause.LARGE_WEIGHTS, places([biggest.op]), biggest.op)
+    if skips and _sum(skips) >= DOMINANT_FRAC * total:
+        return _by_size(Cause.RESIDUAL_GROWTH, skips, sign=1)
+    if len(batch) * 2 >= profile.num_spans and not skips:
+        return _by_size(Cause.BATCHNORM_EXPLOSION, batch, sign=1)
+    return _blame_scale(profile, total)
+
+
+def _recurrent(profile: Profile, cause: Cause) -> Blame | None:
+    count, weights = profile.repeated()
+    if count < RECURRENCE_CALLS or count * 2 < len(profile.layers):
+        return None
+    ops = [op for op in profile.layers if op.weights == weights]
+    return Blame(cause, places(ops), ops[0])
+
+
+def _blame_link(link: Link, profile: Profile) -> Blame:
+    """One place that loses most of the gradient."""
+    op = link.op
+    if link.factor is Factor.ACTIVATION:
+        flat = is_flat(op) or (op.activation is not None and op.activation.zero_frac > SATURATED_MAJORITY)
+        cause = Cause.SATURATED_PREACTIVATION if flat else Cause.ACTIVATION_DERIVATIVE
+    elif link.factor is Factor.ATTENTION:
+        cause = Cause.ATTENTION_SATURATION
+    elif link.factor is Factor.NORM:
+        cause = Cause.LARGE_WEIGHTS  # a norm divides by its input's scale: what stands before it made it large
+    else:
+        cause = Cause.SMALL_WEIGHTS
+    return Blame(cause, places([op, *[layer for layer in profile.layers if place(layer) == place(op)]]), op)
+
+
+def _blame_scale(profile: Profile, total: float) -> Blame:
+    """No factor stands out but the weights' scale: too small, too large, or near one in too many layers."""
+    sign = -1 if total < 0 else 1
+    layers = [link for link in profile.links if link.factor is Factor.WEIGHT]
+    if abs(total) / profile.num_spans < NEAR_ONE_DECADES:
+        return Blame(Cause.DEPTH_WITHOUT_SKIP, places([link.op for link in layers]), layers[0].op)
+    return _by_size(Cause.SMALL_WEIGHTS if sign < 0 else Cause.LARGE_WEIGHTS, layers or list(profile.links), sign=sign)
+
+
+def _by_size(cause: Cause, links: list[Link], *, sign: int) -> Blame:
+    """Largest first, to a tenth of a decade; equals stay in the order of the path."""
+    ordered = sorted(links, key=lambda link: -round(sign * link.decades, 1))
+    return Blame(cause, places([link.op for link in ordered]), ordered[0].op)
+
+
+def _sum(links: list[Link]) -> float:
+    return sum(link.decades for link in links)
+
+
+def is_flat(op: Op) -> bool:
+    """Whether most of an op's non-linearity sits where its derivative is under 5 % of the maximum."""
+    if op.activation is None:
+        return False
+    if op.activation.function in HALF_FLAT:
+        return op.activation.saturated_frac > (1.0 + SATURATED_MAJORITY) / 2
+    return op.activation.saturated_frac > SATURATED_MAJORITY
+
+
+HALF_FLAT = {"relu", "relu6", "threshold", "gelu", "silu", "mish", "elu", "selu", "celu", "softplus", "hardswish",
+             "leaky_relu", "prelu", "rrelu", "logsigmoid", "exp", "hardshrink", "softshrink"}  # fmt: skip
+"""Flat on one side by design: half of a centred pre-activation lies there, and that is healthy."""
+
+
+def is_bounded(op: Op) -> bool:
+    """Whether the derivative stays below one wherever it is evaluated (or the op is a softmax used as a unit)."""
+    return op.activation is not None and (op.activation.derivative_max < 1.0 or op.activation.function in ROWS)
+
+
+ROWS = {"softmax", "softmin", "log_softmax", "attention"}
+
+
+def is_residual_merge(op: Op, paths: Paths) -> bool:
+    """Whether several gradients of the network meet at `op`, one of them straight from an addition (a skip)."""
+    arrivals = paths.arrivals[op.index]
+    return len(arrivals) > 1 and any(paths.ops[source].name.startswith("Add") for source, _ in arrivals)
+
+
+def after_merge(op: Op, paths: Paths) -> bool:
+    """Whether a norm stands behind a residual sum: its operand is an addition of two computed values."""
+    for target in op.targets[:1]:
+        index = target[0] if target else None
+        for _ in range(4):
+            if index is None:
+                return False
+            below = paths.ops[index]
+            ways = [t for t in below.targets if t is not None and paths.ops[t[0]].parameter is None]
+            if below.name.startswith("Add") and len(ways) >= 2:
+                return True
+            if below.factor is not Factor.RESHAPE or len(ways) != 1:
+                return False
+            index = ways[0][0]
+    return False

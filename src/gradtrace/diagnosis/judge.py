@@ -1,0 +1,47 @@
+"""`judge`: from what was measured to a diagnosis; needs neither torch nor the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.ranking import rank
+from gradtrace.diagnosis.rules import depth, disconnected, formats, loss, nonfinite, steps, time, units
+from gradtrace.diagnosis.scene import make_scene
+from gradtrace.records.exhibit import Exhibit
+from gradtrace.records.finding import Diagnosis
+
+if TYPE_CHECKING:
+    from gradtrace.records.finding import Finding
+    from gradtrace.records.trace import Trace
+
+RULES = (nonfinite, disconnected, units, loss, depth, time, formats, steps)
+"""Each has a function ``judge(scene) -> list[Finding]``; they do not know of each other, the ranking does."""
+
+
+def judge(exhibit: Exhibit, title: str = "") -> Diagnosis:
+    """Let every rule look at `exhibit` and rank what they find, the root cause first."""
+    scene = make_scene(exhibit)
+    findings: list[Finding] = []
+    for rule in RULES:
+        findings += rule.judge(scene)
+    traces = exhibit.traces + ((exhibit.probe,) if exhibit.probe is not None else ())
+    losses = exhibit.training.losses if exhibit.training is not None and exhibit.training.asked else ()
+    return Diagnosis(rank(findings), traces, losses, exhibit.refusals + _refusals(exhibit), title)
+
+
+def judge_trace(trace: Trace) -> Diagnosis:
+    """Judge a single trace, as loaded from a file."""
+    return judge(Exhibit((trace,)))
+
+
+def _refusals(exhibit: Exhibit) -> tuple[str, ...]:
+    """Verdicts that rest on something unseen."""
+    refused = []
+    for trace in exhibit.traces[:1]:
+        opaque = [text for text in trace.coverage.opaque if "checkpoint" in text or "compiled" in text]
+        if opaque:
+            refused.append(f"what happens inside {', '.join(opaque)} was not seen: no verdict on its layers")
+        if trace.coverage.unreadable:
+            names = ", ".join(trace.coverage.unreadable[:3])
+            refused.append(f"the derivative of {names} could not be read: no verdict on saturation there")
+    return tuple(refused)

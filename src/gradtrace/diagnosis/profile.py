@@ -1,0 +1,162 @@
+"""The gradient by depth: from the layer nearest to the loss down the critical path to a first layer, link by link.
+
+A *layer* is an op with weights. A *first layer* has no layer below it. Between the gradients that two layers receive
+lies a sum of links, each of one factor, which adds up to the difference exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradtrace.measure.path import Paths
+from gradtrace.records.vocabulary import Factor
+
+if TYPE_CHECKING:
+    from gradtrace.records.trace import Op, Trace
+
+MAX_PATHS = 6
+"""First layers that are followed, the deepest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One op (or the merge in front of one) on the path, and the decades it adds."""
+
+    op: Op
+    factor: Factor
+    decades: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One critical path: layers from the loss to a first layer, and the links between the outermost two."""
+
+    layers: tuple[Op, ...]
+    """Layer ops, the one nearest to the loss first, the first layer last."""
+    links: tuple[Link, ...]
+    """From what the reference layer received to what the first layer received."""
+    reference: Op
+    """The late layer that the first layer is compared with."""
+
+    @property
+    def first(self) -> Op:
+        """The first layer."""
+        return self.layers[-1]
+
+    @property
+    def num_spans(self) -> int:
+        """Layers between the reference and the first."""
+        return max(1, len(self.layers) - 1 - self.layers.index(self.reference))
+
+    @property
+    def decades_norm(self) -> float:
+        """log10 of early over late, Frobenius norms."""
+        return log10_ratio(_norm(self.first), _norm(self.reference))
+
+    @property
+    def decades_rms(self) -> float:
+        """log10 of early over late, per unit (positions and examples summed, features averaged)."""
+        return self.decades_norm + 0.5 * math.log10(num_units(self.reference) / num_units(self.first))
+
+    @property
+    def lost(self) -> float:
+        """Decades lost by both measures (negative), or 0."""
+        return min(0.0, max(self.decades_norm, self.decades_rms))
+
+    @property
+    def gained(self) -> float:
+        """Decades gained by both measures (positive), or 0."""
+        return max(0.0, min(self.decades_norm, self.decades_rms))
+
+    def total(self, factor: Factor) -> float:
+        """Decades of all links of one factor."""
+        return sum(link.decades for link in self.links if link.factor is factor)
+
+    def repeated(self) -> tuple[int, tuple[str, ...]]:
+        """How often the path meets the most frequent weights, and which they are."""
+        counts = Counter(op.weights for op in self.layers)
+        weights, count = counts.most_common(1)[0]
+        return count, weights
+
+
+def log10_ratio(a: float, b: float) -> float:
+    """log10(a / b), with -inf and inf for zeros and NaN for 0/0 or a NaN."""
+    if math.isnan(a) or math.isnan(b) or (a == 0.0 and b == 0.0):
+        return math.nan
+    if a == 0.0:
+        return -math.inf
+    return math.inf if b == 0.0 else math.log10(a) - math.log10(b)
+
+
+def _norm(op: Op) -> float:
+    return op.received.norm if op.received is not None else math.nan
+
+
+def num_units(op: Op) -> int:
+    """Features of what an op made: channels of a convolution, else the last axis."""
+    assert op.received is not None
+    shape = op.received.shape
+    axis = 1 if "Conv" in op.name and len(shape) > 2 else -1
+    return max(1, shape[axis]) if shape else 1
+
+
+def is_layer(op: Op) -> bool:
+    """Whether an op has weights and got a gradient, and is no part of the loss."""
+    return bool(op.weights) and op.received is not None and op.factor is not Factor.LOSS
+
+
+def profiles(trace: Trace, paths: Paths) -> tuple[Profile, ...]:
+    """One profile per first layer that is at least two layers deep, the deepest first."""
+    above = [0] * len(trace.ops)
+    below = [False] * len(trace.ops)
+    for op in trace.ops:
+        depth = above[op.index] + is_layer(op)
+        for target in filter(None, op.targets):
+            above[target[0]] = max(above[target[0]], depth)
+    for op in reversed(trace.ops):
+        below[op.index] = any(below[t[0]] or is_layer(trace.ops[t[0]]) for t in op.targets if t)
+    firsts = [op for op in trace.ops if is_layer(op) and not below[op.index] and above[op.index] > 0]
+    firsts.sort(key=lambda op: -above[op.index])
+    found = [_follow(trace, paths, op) for op in firsts[:MAX_PATHS]]
+    return tuple(profile for profile in found if profile is not None)
+
+
+def _follow(trace: Trace, paths: Paths, first: Op) -> Profile | None:
+    steps = paths.path(first.index)
+    path = [trace.ops[step.op] for step in steps] + [first]
+    layers = [op for op in path if is_layer(op)]
+    if len(layers) < 2:
+        return None
+    reference = layers[0]
+    if len(layers) >= 4 and _norm(layers[1]) < _norm(reference):
+        reference = layers[1]  # the head alone may be of another scale; both of the last two count as late
+    elif len(layers) >= 4 and _norm(layers[0]) < _norm(first):
+        reference = max(layers[:2], key=_norm)
+    links = []
+    start = path.index(reference)
+    for position in range(start, len(steps)):
+        step, op = steps[position], path[position]
+        links.append(Link(op, op.factor, step.gain_log10))
+        if step.merge_log10 != 0.0:
+            links.append(Link(path[position + 1], Factor.MERGE, step.merge_log10))
+    return Profile(tuple(layers), tuple(links), reference)
+
+
+def place(op: Op) -> str:
+    """Where to look: the module that owns the op's weights, or the module that called it."""
+    if op.weights:
+        return owner(op.weights[-1])
+    return op.site.module or ""
+
+
+def owner(parameter: str) -> str:
+    """Path of the module that holds a parameter; of one that the root holds, the parameter's own name."""
+    return parameter.rpartition(".")[0] or parameter
+
+
+def places(ops: list[Op]) -> tuple[str, ...]:
+    """Where to look, each place once, in order."""
+    return tuple(dict.fromkeys(place(op) for op in ops))

@@ -1,0 +1,54 @@
+"""The root cause first, not its loudest consequence.
+
+Severity first. Among equals the order in which one thing brings about the next: a number that is not finite spoils all
+that follows; what is cut off cannot be judged by size; dead units make the gradient in front of them zero; a flat loss
+comes before all layers; then the way through depth and time, units, formats, and the steps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+
+if TYPE_CHECKING:
+    from gradtrace.records.finding import Finding
+
+_ORDER = [
+    Symptom.NONFINITE,
+    Symptom.DISCONNECTED,
+    Symptom.DEAD_UNITS,
+    Symptom.LOSS_SATURATED,
+    Symptom.UNDERFLOW,
+    Symptom.VANISHING,
+    Symptom.EXPLODING,
+    Symptom.SATURATED,
+    Symptom.HEALTHY,
+]
+
+
+def rank(findings: list[Finding]) -> tuple[Finding, ...]:
+    """Sort, and set aside what another finding explains."""
+    explained = [_explain(finding, findings) for finding in findings]
+    return tuple(sorted(explained, key=lambda f: (-f.severity.rank, f.step is not None, _ORDER.index(f.symptom))))
+
+
+def _explain(finding: Finding, findings: list[Finding]) -> Finding:
+    """A consequence of another finding becomes a remark, with the reason."""
+    for other in findings:
+        if other is not finding and other.severity is Severity.CRITICAL and (why := _follows(finding, other)):
+            return replace(finding, severity=Severity.INFO, message=f"{finding.message} ({why})")
+    return finding
+
+
+def _follows(finding: Finding, other: Finding) -> str:
+    zero = finding.symptom is Symptom.VANISHING and any(math.isinf(e.value) for e in finding.evidence)
+    if zero and other.symptom in (Symptom.DEAD_UNITS, Symptom.DISCONNECTED, Symptom.UNDERFLOW):
+        return f"this follows from the {other.symptom.value.replace('_', ' ')} above"
+    if finding.symptom is Symptom.DEAD_UNITS and other.symptom is Symptom.NONFINITE:
+        return "this follows from the non-finite numbers above"
+    if finding.cause is Cause.LOSS_FUNCTION and other.symptom is Symptom.UNDERFLOW:
+        return "this follows from the underflow above"
+    return ""

@@ -1,0 +1,115 @@
+"""Does the gradient vanish or explode on its way from the last layer to the first?
+
+Early against late, by Frobenius norm and per unit (both must agree), on every batch (the mildest counts), along the
+critical path of each first layer. Under an adaptive optimizer a small gradient is harmless while it stays well above
+its eps (Kingma & Ba 2015, alg. 1: the step is g / (|g| + eps) at the start).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.attribution import Blame, blame_growth, blame_loss
+from gradtrace.diagnosis.thresholds import CLEAR_DECADES, EPS_MARGIN, HEALTHY_DECADES
+from gradtrace.diagnosis.wording import CAUSES, decades, sites, times
+from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.vocabulary import Factor, Severity, Symptom
+from gradtrace.remedies.catalogue import remedies_for
+
+if TYPE_CHECKING:
+    from gradtrace.diagnosis.profile import Profile
+    from gradtrace.diagnosis.scene import Scene, View
+
+
+def judge(scene: Scene) -> list[Finding]:
+    """At most one finding for what vanishes and one for what explodes: the worst path of each."""
+    findings = []
+    for symptom, extent in ((Symptom.VANISHING, _lost), (Symptom.EXPLODING, _gained)):
+        found = _mildest_of_worst(scene, extent)
+        if found is not None and extent(found[1]) >= HEALTHY_DECADES:
+            findings.append(_finding(scene, symptom, *found))
+    return findings
+
+
+def _lost(profile: Profile) -> float:
+    return -profile.lost
+
+
+def _gained(profile: Profile) -> float:
+    return profile.gained
+
+
+def _mildest_of_worst(scene: Scene, extent) -> tuple[View, Profile] | None:  # type: ignore[no-untyped-def]
+    """The worst path of each batch; of those, the one of the mildest batch."""
+    worst = [(view, max(view.profiles, key=extent)) for view in scene.views if view.profiles]
+    return min(worst, key=lambda pair: extent(pair[1])) if worst and len(worst) == len(scene.views) else None
+
+
+def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Finding:
+    lost = symptom is Symptom.VANISHING
+    blame = (blame_loss if lost else blame_growth)(profile, view.paths)
+    extent = -profile.lost if lost else profile.gained
+    severity = Severity.CRITICAL if extent >= CLEAR_DECADES else Severity.WARNING
+    note = ""
+    if lost and _harmless(scene, profile):
+        severity = Severity.INFO
+        note = f" {scene.exhibit.optimizers[0].kind} evens this out: the gradient stays well above its eps."
+    return Finding(
+        symptom=symptom,
+        cause=blame.cause,
+        where=blame.where,
+        severity=severity,
+        message=_message(symptom, profile, blame, extent) + note,
+        evidence=_evidence(profile),
+        remedies=remedies_for(symptom, blame.cause),
+        source=blame.op.site.source,
+    )
+
+
+def _harmless(scene: Scene, profile: Profile) -> bool:
+    """Every optimizer is adaptive and the early weights' gradient stays above eps and the format's smallest number."""
+    optimizers = scene.exhibit.optimizers
+    if not optimizers or not all(optimizer.adaptive for optimizer in optimizers):
+        return False
+    eps = max(optimizer.eps for optimizer in optimizers)
+    early = set(profile.first.weights)
+    gradients = [p.gradient for p in scene.views[0].trace.parameters if p.name in early and p.gradient is not None]
+    return bool(gradients) and all(g.rms >= EPS_MARGIN * eps and g.dtype != "float16" for g in gradients)
+
+
+def _message(symptom: Symptom, profile: Profile, blame: Blame, extent: float) -> str:
+    first, late = sites([profile.first]), sites([profile.reference])
+    verb = "shrinks" if symptom is Symptom.VANISHING else "grows"
+    if math.isinf(extent):
+        head = f"No gradient at all reaches {first}: it is exactly zero."
+    else:
+        head = (
+            f"The loss gradient {verb} {times(extent)} from {late} to {first} "
+            f"({decades(extent / profile.num_spans)} per layer over {profile.num_spans} layers)."
+        )
+    return f"{head} {CAUSES[blame.cause].format(where=_list(blame.where))}"
+
+
+def _list(where: tuple[str, ...]) -> str:
+    names = [name or "the model" for name in where[:3]]
+    return ", ".join(names) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
+
+
+def _evidence(profile: Profile) -> tuple[Evidence, ...]:
+    per_factor = [
+        Evidence(f"{factor.value} gain", round(profile.total(factor), 4), "decades")
+        for factor in Factor
+        if any(link.factor is factor for link in profile.links)
+    ]
+    slopes = [op.activation.derivative_mean for link in profile.links if (op := link.op).activation]
+    mean = [Evidence("mean |a'|", sum(slopes) / len(slopes), "")] if slopes else []
+    return (
+        Evidence("early against late (norm)", profile.decades_norm, "decades"),
+        Evidence("early against late (per unit)", profile.decades_rms, "decades"),
+        Evidence("layers between", profile.num_spans, "layers"),
+        *per_factor,
+        *mean,
+    )
+
+

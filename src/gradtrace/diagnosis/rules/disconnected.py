@@ -1,0 +1,130 @@
+"""Parameters that should learn and cannot: no gradient although the loss depends on them, no registration, no optimizer.
+
+The loss's dependence is by value, not by tape: a head that this batch does not use or an expert without tokens does not
+enter the loss at all and is left in peace.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.profile import owner
+from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.tape.kinds import base_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gradtrace.diagnosis.scene import Scene
+    from gradtrace.records.trace import Op
+
+_STEPS = {"Round", "Floor", "Ceil", "Trunc", "Sign", "Sgn", "Heaviside"}
+"""Functions whose derivative is zero wherever it exists."""
+
+
+def judge(scene: Scene) -> list[Finding]:
+    """Findings for cut, unregistered, stepped-over and optimizer-less parameters; an info for idle ones."""
+    if not scene.exhibit.traces:
+        return []
+    return [*_cut(scene), *_unregistered(scene), *_stepped(scene), *_without_optimizer(scene)]
+
+
+def _cut(scene: Scene) -> list[Finding]:
+    traces = scene.exhibit.traces
+    learned = {p.name for trace in traces for p in trace.parameters if p.gradient is not None}
+    missing = [p for p in traces[0].parameters if p.requires_grad and p.name not in learned]
+    used = {p.name for trace in traces for p in trace.parameters if p.affects_loss}
+    cut = [p.name for p in missing if p.name in used]
+    idle = [p.name for p in missing if p.name not in used]
+    findings = []
+    if cut:
+        severed = tuple(dict.fromkeys(text for trace in traces for text in trace.severed))
+        places = f" The way is cut at {', '.join(severed[:3])}." if severed else ""
+        findings.append(
+            _finding(
+                _modules(cut),
+                Severity.CRITICAL,
+                f"The loss depends on {_count(cut)} ({_some(cut)}), but no gradient reaches them.{places}",
+                [Evidence("parameters cut off", len(cut), "parameters")],
+                severed[0].partition("(")[2].rstrip(")") if severed else "",
+            )
+        )
+    if idle:
+        findings.append(
+            _finding(
+                _modules(idle),
+                Severity.INFO,
+                f"The loss does not depend on {_count(idle)} ({_some(idle)}) in these batches: they learn nothing here.",
+                [Evidence("idle parameters", len(idle), "parameters")],
+            )
+        )
+    return findings
+
+
+def _unregistered(scene: Scene) -> list[Finding]:
+    names = tuple(dict.fromkeys(p.name for t in scene.exhibit.traces for p in t.parameters if not p.in_model))
+    if not names:
+        return []
+    message = (
+        f"{_count(names)} ({_some(names)}) get a gradient but are not registered in the model: model.parameters() does "
+        "not list them, so no optimizer built from it moves them. Keep layers in a ModuleList, tensors in a Parameter."
+    )
+    return [_finding(_modules(names), Severity.CRITICAL, message, [Evidence("unregistered", len(names), "parameters")])]
+
+
+def _stepped(scene: Scene) -> list[Finding]:
+    """An op on every trace whose derivative is zero everywhere, where gradient arrives and none leaves."""
+    ops = [op for op in scene.exhibit.traces[0].ops if base_name(op.name) in _STEPS and _swallows(op)]
+    if not ops:
+        return []
+    where = tuple(dict.fromkeys(op.site.module or "" for op in ops))
+    message = (
+        f"{base_name(ops[0].name).lower()} at {ops[0].site} passes no gradient: its derivative is zero wherever it exists. "
+        "Use a smooth stand-in, or a straight-through estimator."
+    )
+    return [_finding(where, Severity.CRITICAL, message, [Evidence("ops", len(ops), "ops")], ops[0].site.source)]
+
+
+def _swallows(op: Op) -> bool:
+    passed = [stats.norm for stats in op.passed if stats is not None]
+    return op.received is not None and op.received.norm > 0.0 and bool(passed) and not any(passed)
+
+
+def _without_optimizer(scene: Scene) -> list[Finding]:
+    optimizers = scene.exhibit.optimizers
+    if not optimizers:
+        return []
+    held = {name for optimizer in optimizers for name in optimizer.parameters}
+    trace = scene.exhibit.traces[0]
+    orphans = [p.name for p in trace.parameters if p.requires_grad and p.in_model and p.name not in held]
+    orphans = [name for name in orphans if any(p.name == name and p.gradient is not None for p in trace.parameters)]
+    if not orphans:
+        return []
+    foreign = sum(optimizer.num_foreign for optimizer in optimizers)
+    stale = f" It holds {foreign} that are not the model's: was it built before they were replaced?" if foreign else ""
+    message = f"No optimizer holds {_count(orphans)} ({_some(orphans)}), although they require a gradient.{stale}"
+    evidence = [Evidence("without optimizer", len(orphans), "parameters"), Evidence("foreign in optimizer", foreign, "")]
+    return [_finding(_modules(orphans), Severity.CRITICAL if foreign else Severity.WARNING, message, evidence)]
+
+
+def _finding(
+    where: tuple[str, ...], severity: Severity, message: str, evidence: list[Evidence], source: str = ""
+) -> Finding:
+    remedies = remedies_for(Symptom.DISCONNECTED, Cause.DETACHED_GRAPH) if severity is not Severity.INFO else ()
+    return Finding(
+        Symptom.DISCONNECTED, Cause.DETACHED_GRAPH, where, severity, message, tuple(evidence), remedies, source
+    )
+
+
+def _modules(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(owner(name) for name in names))
+
+
+def _count(names: Sequence[str]) -> str:
+    return "one parameter" if len(names) == 1 else f"{len(names)} parameters"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,96 @@
+"""Does the number format round gradients or updates away?
+
+A gradient in float16 below 2^-24 is zero; within three bits of that it has hardly a digit left. An update smaller than
+half a unit in the last place of its weight (2^-9 of it in bfloat16, 2^-12 in float16) leaves the weight as it was; that
+is counted on a trial step, entry by entry.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.profile import owner
+from gradtrace.diagnosis.thresholds import FLUSH_BINS, FLUSHED_FRAC, HALF_FORMATS, UNCHANGED_FRAC
+from gradtrace.diagnosis.wording import percent
+from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.remedies.catalogue import remedies_for
+
+if TYPE_CHECKING:
+    from gradtrace.diagnosis.scene import Scene
+    from gradtrace.records.trace import Op, TensorStats
+
+
+def judge(scene: Scene) -> list[Finding]:
+    """Gradients flushed to zero, and updates that change nothing."""
+    found = [_flushed(scene), _unchanged(scene)]
+    return [finding for finding in found if finding is not None]
+
+
+def near_floor(stats: TensorStats) -> float:
+    """Of the non-zero entries, the fraction within three bits of the smallest number of their format."""
+    if stats.dtype not in HALF_FORMATS:
+        return 0.0
+    floor = HALF_FORMATS[stats.dtype][0]
+    total = sum(count for _, count in stats.log2_counts)
+    low = sum(count for exponent, count in stats.log2_counts if exponent < floor + FLUSH_BINS)
+    return low / total if total else 0.0
+
+
+def _flushed(scene: Scene) -> Finding | None:
+    if not scene.views:
+        return None
+    trace = scene.views[0].trace
+    ops = [op for op in trace.ops if op.received is not None and _is_flushed(op)]
+    if not ops:
+        return None
+    names = tuple(dict.fromkeys(owner(op.parameter) if op.parameter else op.site.module or "" for op in ops))
+    op = ops[0]
+    assert op.received is not None
+    return Finding(
+        symptom=Symptom.UNDERFLOW,
+        cause=Cause.NUMERIC_FORMAT,
+        where=names,
+        severity=Severity.CRITICAL,
+        message=f"Gradients in {op.received.dtype} sink below its smallest number: at {op.site} "
+        f"{percent(op.received.zero_frac)} are exactly zero and most of the rest have lost their last digits "
+        f"({len(ops)} ops).",
+        evidence=(
+            Evidence("exact zeros", op.received.zero_frac, "fraction"),
+            Evidence("near the smallest number", near_floor(op.received), "fraction"),
+            Evidence("ops", len(ops), "ops"),
+        ),
+        remedies=remedies_for(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT),
+        source=op.site.source,
+    )
+
+
+def _is_flushed(op: Op) -> bool:
+    """Most entries are at the floor, or all are gone although what arrived before was nearly so."""
+    received = [stats for stats in (op.received, *op.passed) if stats is not None and stats.dtype in HALF_FORMATS]
+    return any(stats.norm > 0.0 and near_floor(stats) > FLUSHED_FRAC for stats in received)
+
+
+def _unchanged(scene: Scene) -> Finding | None:
+    training = scene.exhibit.training
+    if training is None or not scene.exhibit.traces:
+        return None
+    halves = {p.name for p in scene.exhibit.traces[0].parameters if p.dtype in HALF_FORMATS}
+    stuck = [u for u in training.updates if u.name in halves and u.unchanged_frac > UNCHANGED_FRAC]
+    if not stuck:
+        return None
+    worst = max(stuck, key=lambda update: update.unchanged_frac)
+    dtype = next(p.dtype for p in scene.exhibit.traces[0].parameters if p.name == worst.name)
+    return Finding(
+        symptom=Symptom.UNDERFLOW,
+        cause=Cause.NUMERIC_FORMAT,
+        where=tuple(dict.fromkeys(owner(update.name) for update in stuck)),
+        severity=Severity.CRITICAL,
+        message=f"Updates are rounded away: {dtype} weights are too coarse for this step size, and "
+        f"{percent(worst.unchanged_frac)} of {worst.name} stayed exactly the same after a step although it has a gradient.",
+        evidence=(
+            Evidence("unchanged entries", worst.unchanged_frac, "fraction"),
+            Evidence("parameters", len(stuck), "parameters"),
+        ),
+        remedies=remedies_for(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT),
+    )

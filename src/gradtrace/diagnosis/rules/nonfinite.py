@@ -1,0 +1,116 @@
+"""A NaN or Inf in an input, a parameter, an activation, the loss or a gradient: where was it born, and of what?
+
+A number is born non-finite either where an op is evaluated (or differentiated) at a singularity, or where something
+grew past the largest number of its format. The format at the birthplace and the op's kind tell them apart.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.scene import is_finite
+from gradtrace.diagnosis.thresholds import HALF_FORMATS
+from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.tape.kinds import base_name
+
+if TYPE_CHECKING:
+    from gradtrace.diagnosis.scene import Scene
+    from gradtrace.records.trace import Birth, Trace
+
+_LINEAR = set(
+    "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d matmul __matmul__ mm bmm addmm "
+    "baddbmm einsum add add_ __add__ __iadd__ __radd__ sub mul mul_ __mul__ __imul__ __rmul__ sum mean relu cumsum "
+    "Addmm Mm Bmm Baddbmm Linear Convolution Mul Add Sum Mean Relu lstm gru rnn_tanh rnn_relu".split()
+)
+"""Ops without a singularity: what they make infinite was too large before."""
+
+
+def judge(scene: Scene) -> list[Finding]:
+    """One finding for the first trace that is not finite; the training run's own is judged by the rule of steps."""
+    broken = next((trace for trace in scene.exhibit.traces if not is_finite(trace)), None)
+    return [] if broken is None else [finding_of(broken)]
+
+
+def finding_of(trace: Trace, step: int | None = None, cause: Cause | None = None) -> Finding:
+    """The finding for a trace that is not finite."""
+    birth = trace.nonfinite
+    cause = cause or cause_of(birth, trace)
+    return Finding(
+        symptom=Symptom.NONFINITE,
+        cause=cause,
+        where=_where(birth, trace),
+        severity=Severity.CRITICAL,
+        message=_message(birth, trace),
+        evidence=(
+            Evidence("loss", trace.loss),
+            Evidence("parameters with a non-finite gradient", _num_bad(trace), "parameters"),
+        ),
+        remedies=remedies_for(Symptom.NONFINITE, cause),
+        source=birth.site.source if birth is not None else "",
+        step=step,
+    )
+
+
+def cause_of(birth: Birth | None, trace: Trace) -> Cause:
+    """What made it: the format, a singularity, a scale that ran away, or the data."""
+    if birth is None:
+        return Cause.UNSAFE_OP
+    if birth.phase == "input":
+        return Cause.INPUT_SCALE
+    if birth.phase == "parameter":
+        return Cause.LEARNING_RATE
+    half = any(
+        stats.dtype in HALF_FORMATS and HALF_FORMATS[stats.dtype][1] < 1e5
+        for op in trace.ops
+        if op.site.source == birth.site.source and op.site.module == birth.site.module
+        for stats in (op.received, *op.passed)
+        if stats is not None
+    )
+    if half:
+        return Cause.NUMERIC_FORMAT
+    if base_name(birth.op) in _LINEAR and not _multiplies_singularity(birth, trace):
+        return Cause.LARGE_WEIGHTS
+    return Cause.UNSAFE_OP
+
+
+def _multiplies_singularity(birth: Birth, trace: Trace) -> bool:
+    """0 * inf in a backward product comes from a singular derivative and not from growth: the gradient was small."""
+    if birth.phase != "backward":
+        return False
+    op = next((op for op in trace.ops if op.name == birth.op and op.site == birth.site), None)
+    return op is not None and op.received is not None and op.received.max_abs < 1e30
+
+
+def _where(birth: Birth | None, trace: Trace) -> tuple[str, ...]:
+    if birth is None:
+        bad = [p.name for p in trace.parameters if p.gradient is not None and p.gradient.nonfinite_frac > 0.0]
+        return tuple(bad) or ("",)
+    if birth.phase == "parameter":
+        return (birth.op, birth.site.module or "")
+    return (birth.site.module if birth.site.module is not None else "loss",)
+
+
+def _message(birth: Birth | None, trace: Trace) -> str:
+    if birth is None:
+        return "A gradient is not finite; the op where it was born could not be told."
+    at = f" ({birth.site.source})" if birth.site.source else ""
+    module = "the loss" if birth.site.module is None else (birth.site.module or "the model")
+    detail = f": {birth.detail}" if birth.detail else ""
+    number = "NaN or Inf" if math.isfinite(trace.loss) else str(trace.loss).replace("nan", "NaN").replace("inf", "Inf")
+    match birth.phase:
+        case "input":
+            return f"The batch itself holds NaN or Inf; it enters at {birth.op} in {module}{at}."
+        case "parameter":
+            return f"Parameter {birth.op} holds NaN or Inf before the step."
+        case "backward":
+            return f"The forward pass is finite, the backward pass is not: {birth.op} in {module}{at} is differentiated "\
+                   f"where its derivative does not exist or overflows{detail}."  # fmt: skip
+        case _:
+            return f"The loss is {number}: {birth.op} in {module}{at} made the first number that is not finite{detail}."
+
+
+def _num_bad(trace: Trace) -> int:
+    return sum(p.gradient is not None and p.gradient.nonfinite_frac > 0.0 for p in trace.parameters)

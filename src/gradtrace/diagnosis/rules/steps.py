@@ -1,0 +1,202 @@
+"""Do the steps fit? One optimizer step on a copy is weighed against the weights; a trial run shows whether it diverges.
+
+A step larger than the weight itself replaces it. Whether the learning rate, the loss's reduction (a sum over the batch)
+or the scale of inputs and targets is to blame follows from what would bring the step back: dividing by the batch, or by
+the data's scale.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.profile import is_layer, owner, place
+from gradtrace.diagnosis.rules.nonfinite import cause_of, finding_of
+from gradtrace.diagnosis.rules.units import dead_layers, is_first
+from gradtrace.diagnosis.scene import is_finite
+from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR, INPUT_RMS, SUM_FACTOR, TARGET_RATIO, UPDATE_REPLACES
+from gradtrace.diagnosis.wording import percent
+from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.tape.kinds import base_name
+
+if TYPE_CHECKING:
+    from gradtrace.diagnosis.scene import Scene, View
+    from gradtrace.records.exhibit import Training, UpdateStats
+    from gradtrace.records.trace import Op
+
+
+def judge(scene: Scene) -> list[Finding]:
+    """What the data's scale, the first step and the trial run say."""
+    training = scene.exhibit.training
+    if not scene.views:
+        return []
+    if training is None or not training.losses:
+        return _targets(scene)
+    findings = _broken(scene, training) + _diverged(scene, training) + _died(scene, training)
+    return findings or _targets(scene)
+
+
+def large_updates(training: Training) -> list[UpdateStats]:
+    """Weights that one step replaces, the largest ratio first; those that start at zero have no ratio."""
+    found = [u for u in training.updates if u.weight_norm > 0.0 and u.ratio > UPDATE_REPLACES]
+    return sorted(found, key=lambda update: -update.ratio)
+
+
+def diverged(training: Training) -> bool:
+    """Whether the loss of the trial grew tenfold."""
+    losses = [loss for loss in training.losses if math.isfinite(loss)]
+    return bool(losses) and max(losses) - losses[0] > (DIVERGED_FACTOR - 1.0) * abs(losses[0])
+
+
+def _broken(scene: Scene, training: Training) -> list[Finding]:
+    """The trial ended in NaN or Inf: the steps are to blame if the loss ran away first, or if they are too large."""
+    if training.broke_at is None or training.after is None or not all(is_finite(t) for t in scene.exhibit.traces):
+        return []
+    if training.after.nonfinite is not None and training.after.nonfinite.phase == "input":
+        return [finding_of(training.after, training.broke_at)]
+    ran_away = diverged(training) or bool(large_updates(training)) or training.broke_at <= 1
+    cause = _cause(scene, training) if ran_away else cause_of(training.after.nonfinite, training.after)
+    return [finding_of(training.after, training.broke_at, cause)]
+
+
+def _diverged(scene: Scene, training: Training) -> list[Finding]:
+    large = large_updates(training)
+    grew = diverged(training)
+    if not grew and not (large and training.broke_at is not None):
+        return []
+    cause = _cause(scene, training)
+    worst = max((u for u in training.updates if u.weight_norm > 0.0), key=lambda u: u.ratio, default=None)
+    losses = [loss for loss in training.losses if math.isfinite(loss)]
+    peak = max(losses) if grew else losses[0]
+    text = f"In {len(training.losses)} steps on a copy the loss goes from {losses[0]:.4g} to {peak:.4g}"
+    text += ", then to NaN or Inf. " if training.broke_at is not None else ". "
+    if worst is not None:
+        text += f"The first step changes {worst.name} by {worst.ratio:.2g} times its own size. "
+    evidence = [Evidence("loss before", losses[0]), Evidence("largest loss", peak)]
+    if worst is not None:
+        evidence.append(Evidence("update to weight ratio of the first step", worst.ratio))
+    where = _where(cause, scene, [u.name for u in large] or ([worst.name] if worst is not None else []))
+    return [
+        Finding(
+            symptom=Symptom.EXPLODING,
+            cause=cause,
+            where=where,
+            severity=Severity.CRITICAL,
+            message=text + _words(cause, scene),
+            evidence=tuple(evidence),
+            remedies=remedies_for(Symptom.EXPLODING, cause),
+            step=next((i for i, loss in enumerate(training.losses) if loss == peak), None),
+        )
+    ]
+
+
+def _died(scene: Scene, training: Training) -> list[Finding]:
+    """Layers that were alive at the start and are dead after the trial."""
+    if training.after is None or not is_finite(training.after):
+        return []
+    before = {(op.site.module, op.site.call) for op, _ in dead_layers(scene.traces)}
+    now = [(op, frac) for op, frac in dead_layers((training.after,)) if (op.site.module, op.site.call) not in before]
+    if not now:
+        return []
+    now.sort(key=lambda pair: (-pair[1], pair[0].sequence))
+    op, frac = now[0]
+    assert op.activation is not None
+    cause = _cause(scene, training)
+    return [
+        Finding(
+            symptom=Symptom.DEAD_UNITS,
+            cause=cause,
+            where=tuple(dict.fromkeys(place(op) for op, _ in now)),
+            severity=Severity.CRITICAL if frac == 1.0 else Severity.WARNING,
+            message=f"After {len(training.losses)} steps on a copy {percent(frac)} of the {op.activation.num_units} units "
+            f"at {op.site} are zero on every sample; before, they were alive. {_words(cause, scene)}",
+            evidence=(Evidence("dead units", frac, "fraction"),),
+            remedies=remedies_for(Symptom.DEAD_UNITS, cause),
+            source=op.site.source,
+            step=len(training.losses),
+        )
+    ]
+
+
+def _cause(scene: Scene, training: Training) -> Cause:
+    """Data scale, reduction or learning rate: what would bring the largest step back below its weight."""
+    view = scene.views[0]
+    summed = scene.exhibit.summed_over
+    worst = max((u.ratio for u in training.updates if u.weight_norm > 0.0), default=0.0)
+    adaptive = all(optimizer.adaptive for optimizer in scene.exhibit.optimizers)
+    if not adaptive and (large_inputs(view) or target_distance(view) > TARGET_RATIO):
+        return Cause.INPUT_SCALE
+    if summed is not None and summed > SUM_FACTOR and not adaptive:
+        batch = max(view.trace.batch_size or 1, 1)
+        if worst / batch < UPDATE_REPLACES:
+            return Cause.REDUCTION_SCALE
+    return Cause.LEARNING_RATE
+
+
+def large_inputs(view: View) -> list[Op]:
+    """First layers that see data an order of magnitude above unit scale."""
+    layers = [op for op in view.trace.ops if is_layer(op) and op.forward is not None and is_first(op, view)]
+    return [op for op in layers if op.forward is not None and op.forward.input_rms >= INPUT_RMS]
+
+
+def target_distance(view: View) -> float:
+    """Squared error only: rms(output - target) over rms(output), from loss over gradient, whatever scales the loss.
+
+    L = c sum(e^2) and dL/dy = 2 c e, so that 2 L / (|dL/dy| sqrt(n)) = rms(e).
+    """
+    for op in view.trace.ops:
+        if base_name(op.name) != "MseLoss":
+            continue
+        error = next((stats for stats in op.passed if stats is not None), None)
+        layer = next((o for o in view.trace.ops if is_layer(o) and o.forward is not None), None)
+        if error is None or error.norm == 0.0 or layer is None or layer.forward is None:
+            return 0.0
+        distance = 2.0 * abs(view.trace.loss) / (error.norm * math.sqrt(error.numel))
+        return distance / max(layer.forward.output_rms, 1e-30)
+    return 0.0
+
+
+def _targets(scene: Scene) -> list[Finding]:
+    """Without a trial run: targets two orders of magnitude beyond the output's scale."""
+    distances = [target_distance(view) for view in scene.views]
+    if min(distances) <= TARGET_RATIO:
+        return []
+    view = scene.views[0]
+    layer = next(op for op in view.trace.ops if is_layer(op))
+    return [
+        Finding(
+            symptom=Symptom.EXPLODING,
+            cause=Cause.INPUT_SCALE,
+            where=(place(layer), "targets"),
+            severity=Severity.WARNING,
+            message=f"The targets lie {distances[0]:.3g} times the output's own scale away: the gradient of the squared "
+            "error is that much larger than the network is initialised for. Normalise the targets.",
+            evidence=(Evidence("distance to the target over the output's scale", distances[0]),),
+            remedies=remedies_for(Symptom.EXPLODING, Cause.INPUT_SCALE),
+        )
+    ]
+
+
+def _where(cause: Cause, scene: Scene, names: list[str]) -> tuple[str, ...]:
+    if cause is Cause.INPUT_SCALE:
+        first = [place(op) for op in large_inputs(scene.views[0])]
+        return tuple(dict.fromkeys(first or [owner(name) for name in names] + ["targets"]))
+    return tuple(dict.fromkeys(owner(name) for name in names))
+
+
+def _words(cause: Cause, scene: Scene) -> str:
+    view = scene.views[0]
+    if cause is Cause.INPUT_SCALE:
+        inputs = large_inputs(view)
+        if inputs and inputs[0].forward is not None:
+            return f"The input has a root mean square of {inputs[0].forward.input_rms:.3g}, where about 1 is expected."
+        return f"The targets lie {target_distance(view):.3g} times the output's own scale away."
+    if cause is Cause.REDUCTION_SCALE:
+        return (
+            f"The loss is a sum over the batch ({view.trace.batch_size}): its gradient is that many times larger than a "
+            "mean's, and the learning rate does not allow for it."
+        )
+    rate = max((optimizer.learning_rate for optimizer in scene.exhibit.optimizers), default=math.nan)
+    return f"The steps are too large (learning rate {rate:g})."

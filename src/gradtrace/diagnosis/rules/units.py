@@ -1,0 +1,232 @@
+"""Units that no longer respond: ReLU-like ones at zero on every sample, and layers on the flat part of their curve.
+
+ReLU's ordinary zeros (half of a centred pre-activation) are healthy, and so are gates, which multiply something and may
+close, and the output's own squashing, which the rule of the loss looks at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.attribution import HALF_FLAT, ROWS
+from gradtrace.diagnosis.profile import place
+from gradtrace.diagnosis.thresholds import ATTENTION_MIN_ROWS, INPUT_RMS, SATURATED_MAJORITY, dead_frac
+from gradtrace.diagnosis.wording import percent
+from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
+from gradtrace.remedies.catalogue import remedies_for
+
+if TYPE_CHECKING:
+    from gradtrace.diagnosis.scene import Scene, View
+    from gradtrace.records.trace import ActivationStats, Op, Trace
+
+_DEADLY = {"relu", "relu6", "threshold", "hardswish", "hardshrink", "softshrink"}
+"""Units that are silent where their derivative is zero."""
+
+_MIN_SAMPLES = 8
+"""A unit on with probability 1/2 is silent on eight samples by chance once in 256."""
+
+
+def judge(scene: Scene) -> list[Finding]:
+    """Dead layers, saturated layers, saturated attention: one finding each."""
+    if not scene.views:
+        return []
+    found = [_dead(scene), _saturated(scene), _attention(scene)]
+    return [finding for finding in found if finding is not None]
+
+
+def dead_layers(traces: tuple[Trace, ...]) -> list[tuple[Op, float]]:
+    """Ops most of whose units are dead on every sample of every trace, with the fraction."""
+    common: dict[tuple[str, str | None, int, str], set[int]] = {}
+    found = {}
+    for trace in traces:
+        for op in trace.ops:
+            a = op.activation
+            if a is None or a.function not in _DEADLY or op.factor is Factor.LOSS or not a.num_units:
+                continue
+            key = (op.name, op.site.module, op.site.call, op.site.source)
+            common[key] = common.get(key, set(a.dead_units)) & set(a.dead_units)
+            found[key] = (op, a)
+    layers = []
+    for key, (op, a) in found.items():
+        frac = len(common[key]) / a.num_units
+        if frac > dead_frac(a.num_units) or frac == 1.0:
+            if a.num_samples * len(traces) >= _MIN_SAMPLES or frac == 1.0:
+                layers.append((op, frac))
+    return layers
+
+
+def _dead(scene: Scene) -> Finding | None:
+    layers = dead_layers(scene.traces)
+    if not layers:
+        return None
+    layers.sort(key=lambda pair: (-pair[1], pair[0].sequence))
+    op, frac = layers[0]
+    assert op.activation is not None
+    return Finding(
+        symptom=Symptom.DEAD_UNITS,
+        cause=_input_or(Cause.SATURATED_PREACTIVATION, op, scene.views[0]),
+        where=_where([op for op, _ in layers], scene.views[0]),
+        severity=Severity.CRITICAL if frac == 1.0 else Severity.WARNING,
+        message=f"{percent(frac)} of the {op.activation.num_units} units at {op.site} are zero on every sample and learn "
+        f"nothing; {_preactivations(op.activation)}.",
+        evidence=(
+            Evidence("dead units", frac, "fraction"),
+            Evidence("layers with dead units", len(layers), "layers"),
+            Evidence("mean pre-activation", op.activation.preactivation_mean),
+        ),
+        remedies=remedies_for(Symptom.DEAD_UNITS, Cause.SATURATED_PREACTIVATION),
+        source=op.site.source,
+    )
+
+
+def _saturated(scene: Scene) -> Finding | None:
+    per_trace = [{_key(op): op for op in trace.ops if _is_saturated(op)} for trace in scene.traces]
+    keys = set.intersection(*(set(ops) for ops in per_trace))
+    view = scene.views[0]
+    ops = sorted((op for key, op in per_trace[0].items() if key in keys), key=lambda op: op.sequence)
+    gates = {op.index for op in ops if is_gate(op, view) or is_output(op, view)}
+    ops = [op for op in ops if op.index not in gates]
+    if not ops:
+        return None
+    op = ops[0]
+    assert op.activation is not None
+    num_alike = sum(1 for other in view.trace.ops if other.activation and other.factor is Factor.ACTIVATION)
+    cause = _input_or(Cause.SATURATED_PREACTIVATION, op, view)
+    return Finding(
+        symptom=Symptom.SATURATED,
+        cause=cause,
+        where=_where(ops, view),
+        severity=Severity.CRITICAL if 2 * len(ops) >= num_alike else Severity.WARNING,
+        message=f"{percent(op.activation.saturated_frac)} of {op.activation.function} at {op.site} is saturated (its "
+        f"derivative under 5 % of {op.activation.derivative_max:g}); {_preactivations(op.activation)}."
+        + (f" {_input_words(op, view)}" if cause is Cause.INPUT_SCALE else ""),
+        evidence=(
+            Evidence("saturated", op.activation.saturated_frac, "fraction"),
+            Evidence("saturated layers", len(ops), "layers"),
+            Evidence("std of the pre-activation", op.activation.preactivation_std),
+        ),
+        remedies=remedies_for(Symptom.SATURATED, cause),
+        source=op.site.source,
+    )
+
+
+def _attention(scene: Scene) -> Finding | None:
+    ops = [
+        op
+        for op in scene.views[0].trace.ops
+        if op.factor is Factor.ATTENTION and op.activation and op.activation.saturated_frac > SATURATED_MAJORITY
+        and op.activation.num_samples >= ATTENTION_MIN_ROWS
+    ]  # fmt: skip
+    total = sum(1 for op in scene.views[0].trace.ops if op.factor is Factor.ATTENTION and op.activation)
+    if not ops:
+        return None
+    ops.sort(key=lambda op: op.sequence)
+    op = ops[0]
+    assert op.activation is not None
+    return Finding(
+        symptom=Symptom.SATURATED,
+        cause=Cause.ATTENTION_SATURATION,
+        where=tuple(dict.fromkeys(op.site.module or "" for op in ops)),
+        severity=Severity.CRITICAL if 2 * len(ops) >= total else Severity.WARNING,
+        message=f"{percent(op.activation.saturated_frac)} of the attention rows at {op.site} are one-hot: queries and keys "
+        "get next to no gradient.",
+        evidence=(Evidence("one-hot rows", op.activation.saturated_frac, "fraction"),),
+        remedies=remedies_for(Symptom.SATURATED, Cause.ATTENTION_SATURATION),
+        source=op.site.source,
+    )
+
+
+def _key(op: Op) -> tuple[str, str | None, int, str]:
+    return op.name, op.site.module, op.site.call, op.site.source
+
+
+def _is_saturated(op: Op) -> bool:
+    a = op.activation
+    if a is None or op.factor is not Factor.ACTIVATION or a.function in _DEADLY or a.function in ROWS:
+        return False
+    if a.function in HALF_FLAT:  # flat on one side by design: judge whole units, as for ReLU
+        return a.num_samples >= _MIN_SAMPLES and a.saturated_units > dead_frac(a.num_units) * a.num_units
+    return a.saturated_frac > SATURATED_MAJORITY and a.function in _BOUNDED
+
+
+_BOUNDED = {"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign", "erf"}
+"""Non-linearities that are flat on both sides."""
+
+
+def is_gate(op: Op, view: View) -> bool:
+    """Whether an activation's value multiplies another computed value."""
+    for source, _ in view.paths.arrivals[op.index]:
+        other = view.trace.ops[source]
+        if other.name.startswith("Mul") and sum(target is not None for target in other.targets) > 1:
+            return True
+    return False
+
+
+def is_output(op: Op, view: View) -> bool:
+    """Whether an activation is the network's output: only the loss (behind views) uses it."""
+    arrivals = view.paths.arrivals[op.index]
+    while len(arrivals) == 1 and view.trace.ops[arrivals[0][0]].factor is Factor.RESHAPE:
+        arrivals = view.paths.arrivals[arrivals[0][0]]
+    return not arrivals or all(view.trace.ops[source].factor is Factor.LOSS for source, _ in arrivals)
+
+
+def layer_below(op: Op, view: View) -> Op | None:
+    """The layer whose output this activation is applied to, through norms, views and sums."""
+    index: int | None = op.index
+    for _ in range(16):
+        if index is None:
+            return None
+        here = view.trace.ops[index]
+        if here.weights:
+            return here
+        ways = [t[0] for t in here.targets if t is not None and view.trace.ops[t[0]].parameter is None]
+        index = ways[0] if ways else None
+    return None
+
+
+def _where(ops: list[Op], view: View) -> tuple[str, ...]:
+    """The activations' own modules, and the layers that feed them."""
+    names: dict[str, None] = {}
+    for op in ops:
+        below = layer_below(op, view)
+        names |= dict.fromkeys([place(op)] + ([place(below)] if below is not None else []))
+    return tuple(names)
+
+
+def _input_or(cause: Cause, op: Op, view: View) -> Cause:
+    """Whether the input made the pre-activations large: a first layer, fed with an order of magnitude too much."""
+    below = layer_below(op, view)
+    if below is None or below.forward is None or not is_first(below, view):
+        return cause
+    gain = below.forward.output_rms / max(below.forward.input_rms, 1e-30)
+    return Cause.INPUT_SCALE if below.forward.input_rms >= INPUT_RMS and gain < INPUT_RMS else cause
+
+
+def is_first(layer: Op, view: View) -> bool:
+    """Whether a layer's operand is data: all that it passes gradient to are its own parameters."""
+    stack = [t[0] for t in layer.targets if t is not None]
+    for _ in range(32):
+        if not stack:
+            return True
+        op = view.trace.ops[stack.pop()]
+        if op.parameter is not None or not op.targets:
+            continue
+        if op.weights or op.activation or op.factor is Factor.NORM:
+            return False
+        stack.extend(t[0] for t in op.targets if t is not None)
+    return False
+
+
+def _input_words(op: Op, view: View) -> str:
+    below = layer_below(op, view)
+    assert below is not None
+    assert below.forward is not None
+    return f"The input has a root mean square of {below.forward.input_rms:.3g}, where about 1 is expected."
+
+
+def _preactivations(a: ActivationStats) -> str:
+    if not a.preactivation_quantiles:
+        return "its pre-activations are on the flat part"
+    q = a.preactivation_quantiles
+    return f"nine in ten pre-activations lie between {q[1]:.3g} and {q[5]:.3g}"

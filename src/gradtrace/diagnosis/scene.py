@@ -1,0 +1,57 @@
+"""The exhibit as the rules see it: each trace with its paths and profiles worked out once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.profile import Profile, profiles
+from gradtrace.measure.path import Paths
+
+if TYPE_CHECKING:
+    from gradtrace.records.exhibit import Exhibit
+    from gradtrace.records.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One trace, its critical paths and its profiles by depth."""
+
+    trace: Trace
+    paths: Paths
+    profiles: tuple[Profile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What every rule is given."""
+
+    exhibit: Exhibit
+    views: tuple[View, ...]
+    """The finite traces of the loss gradient, one per batch."""
+
+    @property
+    def traces(self) -> tuple[Trace, ...]:
+        """The finite traces."""
+        return tuple(view.trace for view in self.views)
+
+
+def is_finite(trace: Trace) -> bool:
+    """Whether loss, parameters and every gradient of a trace are finite."""
+    if trace.probe == "loss" and not math.isfinite(trace.loss):
+        return False
+    if any(parameter.nonfinite_frac > 0.0 for parameter in trace.parameters):
+        return False
+    gradients = (stats for op in trace.ops for stats in (op.received, *op.passed) if stats is not None)
+    return all(stats.nonfinite_frac == 0.0 for stats in gradients)
+
+
+def make_scene(exhibit: Exhibit) -> Scene:
+    """Work out paths and profiles of the finite traces."""
+    return Scene(exhibit, tuple(_view(trace) for trace in exhibit.traces if is_finite(trace)))
+
+
+def _view(trace: Trace) -> View:
+    paths = Paths(trace)
+    return View(trace, paths, profiles(trace, paths))

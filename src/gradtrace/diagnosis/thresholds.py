@@ -1,0 +1,85 @@
+"""Every threshold of every rule, with its unit and where it comes from. None is fitted to examples.
+
+Two kinds: those of the vocabulary (what makes a case clear-cut), and those that follow from arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+
+CLEAR_DECADES = 3.0
+"""[decades] Early against late gradient: 1e-3 or 1e3 is clear-cut (vocabulary)."""
+
+HEALTHY_DECADES = 2.0
+"""[decades] Within [1e-2, 1e2] is healthy (vocabulary); between it and `CLEAR_DECADES` the severity is lower."""
+
+EPS_MARGIN = 10.0
+"""[pure number] Adam's first step is g / (|g| + eps): at ten times eps it is 9 % short, which is harmless."""
+
+SATURATED_MAJORITY = 0.5
+"""[fraction] 'Most' units or rows (vocabulary)."""
+
+NEAR_ONE_DECADES = 0.1
+"""[decades per layer] A gain between 0.79 and 1.26 is near one: at sqrt(2) = 0.15 decades a factor of initialisation
+(Xavier where He was due) is already off, so the border lies between the two (He et al. 2015, eq. 10)."""
+
+DEAD_FRAC = 0.75
+"""[fraction] of a layer's units zero on every sample. Units of a healthy deep ReLU layer fall silent together with
+probability 1/2 when all samples look alike (their correlation tends to one with depth: Schoenholz et al. 2017)..."""
+
+DEAD_SIGMAS = 4.0
+"""[standard deviations] ... so the fraction must also exceed 1/2 by four binomial standard deviations."""
+
+DOMINANT_FRAC = 0.5
+"""[fraction] A factor, or a layer, that accounts for at least half of the decades lost is the one to blame."""
+
+RECURRENCE_CALLS = 4
+"""[count] The same weight met that often on one path is a recurrence, in time or in shared depth."""
+
+FLAT_ELASTICITY = 1e-2
+"""[pure number] rms(dl/dy) max(1, rms(y)) / |l|: relative change of the loss when the output moves by its own scale.
+Cross entropy and squared error give about 1 wherever the loss is large; 5 % of the slope counts as flat for a unit,
+a fifth of that for the whole output."""
+
+SUM_FACTOR = 1.9
+"""[pure number] Doubling the batch doubles a summed loss and leaves a mean: 1.9 allows for 10 % between the halves."""
+
+UPDATE_REPLACES = 1.0
+"""[pure number] |update| / |weight|: above one a single step makes the weight another one. Healthy starts with Adam
+show 0.01 to 0.04, the folk rule is 0.001 (Karpathy 2015); both are far below."""
+
+DIVERGED_FACTOR = 10.0
+"""[pure number] The loss of the same batch grew to ten times its size: an order of magnitude."""
+
+INPUT_RMS = 10.0
+"""[pure number] Initialisations assume inputs of mean square about one (LeCun et al. 1998, sec. 4.3); ten times that
+scale is an order of magnitude in every first-layer gradient."""
+
+TARGET_RATIO = 100.0
+"""[pure number] Squared error: distance from output to target in units of the output. A fresh network's outputs are of
+order 0.1 to 1 for targets of order 1; two orders of magnitude more is a matter of units."""
+
+ATTENTION_MIN_ROWS = 16
+"""[count] Fewer rows say nothing about a layer's attention."""
+
+HALF_FORMATS = {"float16": (-24, 65504.0), "bfloat16": (-133, 3.39e38), "float8_e4m3fn": (-9, 448.0),
+                "float8_e5m2": (-16, 57344.0)}  # fmt: skip
+"""log2 of the smallest subnormal, and the largest number, of each format (IEEE 754; OCP 8-bit floating point 2023)."""
+
+FLUSH_BINS = 3
+"""[bits] Entries within three powers of two of the smallest subnormal have at most three significant bits left."""
+
+FLUSHED_FRAC = 0.5
+"""[fraction] Most entries."""
+
+UNCHANGED_FRAC = 0.5
+"""[fraction] Most entries that had a gradient were left exactly as they were by the step."""
+
+
+def dead_frac(num_units: int) -> float:
+    """The fraction of silent units above which a layer of `num_units` is dead.
+
+    >>> round(dead_frac(64), 3), dead_frac(10000)
+    (0.75, 0.75)
+    """
+    return min(1.0, max(DEAD_FRAC, 0.5 + DEAD_SIGMAS * 0.5 / math.sqrt(num_units)))

@@ -1,0 +1,62 @@
+"""How findings speak: plain words for causes, decades and places."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.profile import place
+from gradtrace.records.vocabulary import Cause
+
+if TYPE_CHECKING:
+    from gradtrace.records.trace import Op
+
+CAUSES: dict[Cause, str] = {
+    Cause.ACTIVATION_DERIVATIVE: "The derivative of the activation is bounded well below one ({where}), and the weights "
+    "do not make up for it.",
+    Cause.SATURATED_PREACTIVATION: "The pre-activations sit on the flat part of the non-linearity ({where}).",
+    Cause.SMALL_WEIGHTS: "The weights are too small for this activation ({where}).",
+    Cause.LARGE_WEIGHTS: "The weights are too large ({where}).",
+    Cause.DEPTH_WITHOUT_SKIP: "Each layer alone is close to one; there are too many of them in a row without a skip.",
+    Cause.RECURRENT_CONTRACTION: "The same contracting map is applied again and again ({where}).",
+    Cause.RECURRENT_EXPANSION: "The same expanding map is applied again and again ({where}).",
+    Cause.BATCHNORM_EXPLOSION: "Batch norm without skips amplifies the gradient layer by layer ({where}).",
+    Cause.RESIDUAL_GROWTH: "The residual sum grows block by block: its branches are neither normalised nor scaled.",
+    Cause.ATTENTION_SATURATION: "The attention softmax is one-hot: its logits are too large ({where}).",
+    Cause.POST_NORM: "Layer norm stands behind the residual sum and scales the skip path down in every block ({where}).",
+}
+
+
+def times(extent: float) -> str:
+    """Decades as a factor in words.
+
+    >>> times(1.0), times(8.2)
+    ('10-fold', '1.6e+08-fold')
+    """
+    if math.isinf(extent):
+        return "to nothing"
+    return f"{10**extent:.3g}-fold" if extent < 4 else f"{10**extent:.1e}-fold"
+
+
+def decades(value: float) -> str:
+    """A number of decades.
+
+    >>> decades(0.25)
+    '0.25 decades'
+    """
+    return f"{value:.2f} decades"
+
+
+def sites(ops: list[Op]) -> str:
+    """Names of the places of some ops."""
+    return ", ".join(dict.fromkeys(place(op) or "the model" for op in ops))
+
+
+def percent(fraction: float) -> str:
+    """A share.
+
+    >>> percent(0.993), percent(1.0), percent(0.9999)
+    ('99 %', '100 %', '99.99 %')
+    """
+    text = f"{100 * fraction:.0f}"
+    return f"{100 * fraction:.2f} %" if text == "100" and fraction < 1.0 else f"{text} %"

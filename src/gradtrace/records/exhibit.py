@@ -1,0 +1,72 @@
+"""What the judge is shown: traces of several batches, a probe, and what a trial step or a trial run on a copy did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradtrace.records.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStats:
+    """What one optimizer step did to one parameter (on a copy)."""
+
+    name: str
+    weight_norm: float
+    update_norm: float
+    unchanged_frac: float
+    """Of the entries whose gradient is not zero, the fraction that the step left exactly as they were."""
+
+    @property
+    def ratio(self) -> float:
+        """|update| / |weight|; infinite for a weight of zeros."""
+        return self.update_norm / self.weight_norm if self.weight_norm else float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerStats:
+    """One optimizer as it was given."""
+
+    kind: str
+    """Class name, as ``SGD``."""
+    adaptive: bool
+    """Whether its step is (nearly) independent of the gradient's scale: Adam and its kin."""
+    eps: float
+    learning_rate: float
+    """The largest of its groups."""
+    parameters: tuple[str, ...]
+    """Names of the model's parameters that it holds."""
+    num_foreign: int = 0
+    """Parameters that it holds and that are not the model's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A trial run on a copy: losses before each step, and how it ended."""
+
+    losses: tuple[float, ...]
+    updates: tuple[UpdateStats, ...]
+    """Of the first step."""
+    asked: int = 0
+    """Steps the user asked for; 0: a trial of our own to weigh the learning rate."""
+    after: Trace | None = None
+    """Trace of the copy after the last step, or at the first non-finite loss or gradient."""
+    broke_at: int | None = None
+    """The step at which loss or gradient were first not finite."""
+    failure: str = ""
+    """Why the trial could not be run, or ''."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exhibit:
+    """Everything a verdict may rest on."""
+
+    traces: tuple[Trace, ...]
+    probe: Trace | None = None
+    optimizers: tuple[OptimizerStats, ...] = ()
+    training: Training | None = None
+    summed_over: float | None = None
+    """By what the loss of half a batch must be multiplied to give that of the whole: 1 for a mean, 2 for a sum."""
+    refusals: tuple[str, ...] = field(default=())

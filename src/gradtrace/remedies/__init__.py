@@ -1,0 +1,1 @@
+"""What to change, cause by cause."""

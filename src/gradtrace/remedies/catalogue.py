@@ -1,0 +1,100 @@
+"""One visible table from cause to remedies, the most effective first."""
+
+from __future__ import annotations
+
+from gradtrace.records.finding import Remedy
+from gradtrace.records.vocabulary import Cause, Symptom
+
+_HE = Remedy(
+    "Initialise the weights for the activation in use.",
+    "torch.nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')  # tanh: torch.nn.init.xavier_normal_",
+    "He et al. 2015; Glorot & Bengio 2010",
+)
+_SKIP = Remedy("Add skip connections: x = x + block(norm(x)).", "x = x + self.block(self.norm(x))", "He et al. 2016")
+_NORM = Remedy("Normalise between layers.", "torch.nn.LayerNorm(width)", "Ba et al. 2016")
+_CLIP = Remedy(
+    "Clip the gradient norm before the step.",
+    "torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)",
+    "Pascanu et al. 2013",
+)
+_SCALER = Remedy(
+    "Scale the loss, or use bfloat16 with float32 master weights.",
+    "scaler = torch.amp.GradScaler(); scaler.scale(loss).backward(); scaler.step(optimizer); scaler.update()",
+    "Micikevicius et al. 2018",
+)
+_INPUTS = Remedy(
+    "Normalise inputs (and regression targets) to zero mean and unit variance.",
+    "x = (x - x.mean(0)) / x.std(0)",
+    "LeCun et al. 1998",
+)
+_LOWER = Remedy("Lower the learning rate tenfold, or warm it up.", "for group in optimizer.param_groups: group['lr'] /= 10")
+
+REMEDIES: dict[Cause, tuple[Remedy, ...]] = {
+    Cause.ACTIVATION_DERIVATIVE: (
+        Remedy("Use an activation whose derivative reaches one.", "torch.nn.ReLU()", "Glorot et al. 2011"),
+        _SKIP,
+        _NORM,
+    ),
+    Cause.SATURATED_PREACTIVATION: (
+        Remedy("Bring the pre-activations back to order one: smaller weights and biases, or a norm in front."),
+        _NORM,
+        _HE,
+    ),
+    Cause.SMALL_WEIGHTS: (_HE, _NORM, _SKIP),
+    Cause.LARGE_WEIGHTS: (_HE, _NORM, _CLIP),
+    Cause.DEPTH_WITHOUT_SKIP: (
+        _SKIP,
+        Remedy("Initialise orthogonally, at the activation's critical gain.", "torch.nn.init.orthogonal_(layer.weight)",
+               "Saxe et al. 2014"),
+    ),
+    Cause.RECURRENT_CONTRACTION: (
+        Remedy("Use an LSTM or GRU with a forget bias of 1 or more.", "torch.nn.LSTM(size, hidden)",
+               "Hochreiter & Schmidhuber 1997; Gers et al. 2000"),
+        Remedy("Initialise the recurrent weights orthogonally.", "torch.nn.init.orthogonal_(rnn.weight_hh_l0)",
+               "Le et al. 2015"),
+        Remedy("Shorten what a gradient must bridge: truncated back-propagation, a skip over time, attention."),
+    ),
+    Cause.RECURRENT_EXPANSION: (
+        _CLIP,
+        Remedy("Initialise the recurrent weights orthogonally.", "torch.nn.init.orthogonal_(rnn.weight_hh_l0)",
+               "Le et al. 2015"),
+    ),
+    Cause.BATCHNORM_EXPLOSION: (_SKIP, Remedy("Use layer norm, or fewer layers.", "", "Yang et al. 2019")),
+    Cause.RESIDUAL_GROWTH: (
+        Remedy("Normalise each branch at its input, or scale it by 1/sqrt(depth), or start it at zero.",
+               "x = x + self.block(self.norm(x)) / depth**0.5", "Zhang et al. 2019; De & Smith 2020"),
+    ),
+    Cause.ATTENTION_SATURATION: (
+        Remedy("Divide the logits by sqrt(head dim), normalise queries and keys.",
+               "scores = q @ k.mT / q.shape[-1] ** 0.5", "Vaswani et al. 2017; Henry et al. 2020"),
+    ),
+    Cause.POST_NORM: (
+        Remedy("Move the norm into the branch (pre-norm).", "torch.nn.TransformerEncoderLayer(..., norm_first=True)",
+               "Xiong et al. 2020"),
+        Remedy("Or keep it and warm the learning rate up.", "", "Xiong et al. 2020"),
+    ),
+    Cause.LEARNING_RATE: (_LOWER, _CLIP),
+    Cause.INPUT_SCALE: (_INPUTS,),
+    Cause.NUMERIC_FORMAT: (_SCALER,),
+    Cause.DETACHED_GRAPH: (
+        Remedy("Keep the computation on the tape: no detach, .data, .item(), no_grad or argmax on the way to the loss; "
+               "register layers in a ModuleList; give the optimizer model.parameters()."),
+    ),
+    Cause.LOSS_FUNCTION: (
+        Remedy("Give the loss what it expects: raw logits to cross_entropy and to binary_cross_entropy_with_logits.",
+               "loss = torch.nn.functional.cross_entropy(logits, target)  # no softmax before it"),
+    ),
+    Cause.UNSAFE_OP: (
+        Remedy("Keep the operand away from the singularity, inside the op and not behind it.",
+               "torch.log(x.clamp_min(1e-6))  # and torch.where with a safe operand in both branches"),
+    ),
+    Cause.REDUCTION_SCALE: (
+        Remedy("Average the loss over the batch, or divide the learning rate by the batch size.", "loss = loss.mean()"),
+    ),
+}  # fmt: skip
+
+
+def remedies_for(symptom: Symptom, cause: Cause) -> tuple[Remedy, ...]:
+    """What to change; clipping is left out where the gradient is too small rather than too large."""
+    found = REMEDIES.get(cause, ())
+    return tuple(r for r in found if r is not _CLIP) if symptom is Symptom.VANISHING else found

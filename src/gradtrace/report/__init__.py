@@ -1,0 +1,1 @@
+"""From records to what a person reads: neutral tables first, then the terminal and the notebook."""

@@ -1,0 +1,178 @@
+"""What does a tired person see? The picture, then the findings in plain sentences, what to change, what was not seen."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from gradtrace.records.vocabulary import Cause, Factor, Severity
+from gradtrace.report.picture import LOOKS, draw
+from gradtrace.report.tables import Picture, main_trace, picture, probe_trace, relative_range, unseen
+from gradtrace.report.words import clean, decades, listed, number, power, short
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from gradtrace.records.finding import Diagnosis, Finding
+    from gradtrace.records.trace import Trace
+
+STYLES = {Severity.CRITICAL: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold blue"}
+MAX_WIDTH = 120
+_INDENT = 3
+_LABEL = 10
+
+
+def show(diagnosis: Diagnosis, console: Console | None = None) -> None:
+    """Print `diagnosis`: the picture, the findings, what to change, what was not seen."""
+    console = console or Console()
+    _print(console, _diagnosis(diagnosis, min(console.width, MAX_WIDTH), console.options.ascii_only))
+
+
+def show_trace(trace: Trace, console: Console | None = None) -> None:
+    """Print the picture of one trace, unjudged."""
+    console = console or Console()
+    width, table = min(console.width, MAX_WIDTH), picture(trace)
+    lines = [_title("trace", trace), *_picture(table, width, console.options.ascii_only), *_notes(trace, width)]
+    _print(console, lines)
+
+
+def _print(console: Console, lines: Iterable[Text]) -> None:
+    """Wrapped here, so that no line ends in blanks; one blank line at most between two others."""
+    width, blank = min(console.width, MAX_WIDTH), False
+    for line in lines:
+        for part in line.wrap(console, width) or [Text()]:
+            part.rstrip()
+            if part.plain or not blank:
+                console.print(part, markup=False, highlight=False, emoji=False, soft_wrap=True)
+            blank = not part.plain
+
+
+def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool) -> Iterator[Text]:
+    trace, probe = main_trace(diagnosis), probe_trace(diagnosis)
+    table = picture(trace) if trace is not None else None
+    yield _title(diagnosis.title or "check", trace)
+    if table is not None:
+        yield from _picture(table, width, ascii_only)
+    if probe is not None and (through := picture(probe)).rows:
+        yield Text(f"A random gradient at the output: {decades(through.network_decades)} decades on its way through.")
+    yield Text()
+    if diagnosis.healthy:
+        yield _healthy(diagnosis, trace, table)
+    for place, finding in enumerate(diagnosis.findings, start=1):
+        yield Text()
+        yield from _finding(place, finding, width)
+    yield Text()
+    if diagnosis.losses:
+        told = f"loss {short(diagnosis.losses[0])} to {short(diagnosis.losses[-1])}"
+        yield Text(f"Trained a copy for {len(diagnosis.losses)} steps: {told}.")
+    if diagnosis.refusals:
+        yield Text("\nNot judged", "bold")
+        for refusal in diagnosis.refusals:
+            yield from _paragraph(clean(refusal), width)
+    if trace is not None:
+        yield from _notes(trace, width)
+
+
+def _title(title: str, trace: Trace | None) -> Text:
+    line = Text("gradtrace ", "bold").append(clean(title))
+    if trace is None:
+        return line
+    line.append(f"   loss {short(trace.loss)}" if trace.probe == "loss" else "   random gradient at the output")
+    if trace.batch_size is not None:
+        line.append(f", batch of {trace.batch_size}")
+    return line.append(f", {len(trace.ops)} ops, {len(trace.parameters)} parameters")
+
+
+# ---------------------------------------------------------------------------------------------------------- picture
+
+
+def _picture(table: Picture, width: int, ascii_only: bool) -> Iterator[Text]:
+    yield Text()
+    if not table.rows:
+        yield Text("No layer with weights received a gradient: there is nothing to draw.")
+        return
+    yield from draw(table, width, ascii_only=ascii_only)
+    yield Text()
+    yield _budget(table)
+    if (bound := _bound(table)) is not None:
+        yield bound
+
+
+def _budget(table: Picture) -> Text:
+    line = Text(f"From the loss to {clean(table.rows[-1].last)}: ").append(decades(table.rows[-1].after), "bold")
+    line.append(" decades = ")
+    for place, factor in enumerate(table.told):
+        line.append(", " if place else "")
+        line.append(f"{LOOKS[factor].meaning} {decades(table.totals[factor])}", LOOKS[factor].style)
+    return line.append(".")
+
+
+def _bound(table: Picture) -> Text | None:
+    """0.25^k, where the activations' bound says something."""
+    if not -math.inf < table.bound <= -1.0:
+        return None
+    name = clean(table.functions[0]) if len(table.functions) == 1 else "activation"
+    base, k = 10 ** (table.bound / table.num_bounded), table.num_bounded
+    measured, offset = (table.totals.get(factor, 0.0) for factor in (Factor.ACTIVATION, Factor.WEIGHT))
+    weights = "win back" if offset > 0 else "take another"
+    return Text(
+        f"Bound: {k} {name} layers pass on {short(base)}^{k} = {power(table.bound)} at most ({decades(table.bound)} "
+        f"decades). Measured: {decades(measured)}; the weights {weights} {decades(offset)}."
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- findings
+
+
+def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None) -> Text:
+    told = []
+    if table is not None and table.rows:
+        told.append(f"{clean(table.rows[-1].last)} gets {power(table.network_decades)} of the output's gradient")
+    if trace is not None and (ratios := relative_range(trace)) is not None:
+        told.append(f"|dW|/|W| {short(ratios[0])} to {short(ratios[1])}")
+    told.append("no finding" if not diagnosis.findings else "nothing above info")
+    return Text("Healthy", "bold green").append(": " + "; ".join(told) + ".")
+
+
+def _finding(place: int, finding: Finding, width: int) -> Iterator[Text]:
+    heading = Text(f"{place}. ").append(finding.severity.value.upper(), STYLES[finding.severity])
+    cause = "" if finding.cause is Cause.NONE else f", because of {finding.cause.value.replace('_', ' ')}"
+    yield heading.append(f"  {finding.symptom.value.replace('_', ' ')}{cause}", "bold")
+    yield from _paragraph(clean(finding.message), width)
+    if finding.where:
+        source = f"   {clean(finding.source)}" if finding.source else ""
+        yield from _paragraph(listed(finding.where) + source, width, "where")
+    if finding.step is not None:
+        yield from _paragraph(f"from training step {finding.step} on", width, "when")
+    if finding.evidence:
+        yield from _paragraph("; ".join(number(evidence) for evidence in finding.evidence), width, "numbers")
+    for remedy in finding.remedies:
+        told = f"{clean(remedy.title)} ({clean(remedy.source)})" if remedy.source else clean(remedy.title)
+        yield from _paragraph(told, width, "change", "bold green")
+        for line in remedy.code.splitlines():
+            yield Text(" " * (_INDENT + _LABEL + 2)).append(clean(line), "bold")
+
+
+def _paragraph(text: str, width: int, label: str = "", style: str = "dim") -> Iterator[Text]:
+    """With a label in the margin, wrapping under itself."""
+    indent = _INDENT + (_LABEL if label else 0)
+    lines = textwrap.wrap(text, max(width - indent, 20), break_on_hyphens=False) or [""]
+    margin = Text(" " * _INDENT).append(label.ljust(_LABEL), style) if label else Text(" " * _INDENT)
+    yield margin.append(lines[0], "")
+    yield from (Text(" " * indent + line) for line in lines[1:])
+
+
+def _notes(trace: Trace, width: int) -> Iterator[Text]:
+    """What was not seen, and where the first number that is not finite was born."""
+    told = unseen(trace)
+    if told:
+        yield Text("\nNot seen", "bold")
+    for what, names in told:
+        yield from _paragraph(clean(what) + (f": {listed(names)}" if names else ""), width)
+    if (birth := trace.nonfinite) is not None:
+        detail = f" ({clean(birth.detail)})" if birth.detail else ""
+        yield Text(f"\nFirst number that is not finite: {clean(birth.op)} at {clean(str(birth.site))}, {birth.phase}{detail}")
