@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -39,13 +40,15 @@ SIGMOID = ActivationStats("sigmoid", 0.25, 0.2, 0.2, 0.0, 0.0, 4)
 
 
 def sigmoid_chain(num_layers: int, a: float = 0.2, f: float = 0.5) -> Trace:
-    """Loss (gain 0.1), then `num_layers` of sigmoid (gain a) and linear (gain f), the first layer without input grad."""
+    """Loss (gain 0.1), then `num_layers` of sigmoid (gain a) and linear (gain f), the first without input grad."""
     ops, norm = [make_op(0, 1.0, [0.1], [1], Factor.LOSS, module=None)], 0.1
     parameters = []
     for layer in reversed(range(num_layers)):
         index = len(ops)
         name = f"layers.{layer}"
-        ops.append(make_op(index, norm, [norm * a], [index + 1], Factor.ACTIVATION, module=f"{name}.act", activation=SIGMOID))
+        ops.append(
+            make_op(index, norm, [norm * a], [index + 1], Factor.ACTIVATION, module=f"{name}.act", activation=SIGMOID)
+        )
         norm *= a
         below = norm * f if layer else None
         ops.append(make_op(index + 1, norm, [below, norm * 3], [index + 3 if layer else None, index + 2], module=name,
@@ -119,9 +122,11 @@ def test_an_edge_without_gradient_is_no_path_and_a_missing_share_loses():
 
 
 def test_outputs_of_one_op_are_weighed_by_their_size():
-    """Two outputs of a split, each with one arrival and thus share 1: the larger gradient is the path."""
+    """Shares are told among all outputs of the target."""
     trace = make_trace(
-        make_op(0, 1.0, [3.0, 4.0], [(1, 0), (1, 1)]), make_op(1, 5.0, [5.0], [2]), make_op(2, 5.0, [], [], parameter="w")
+        make_op(0, 1.0, [3.0, 4.0], [(1, 0), (1, 1)], shares=(0.36, 0.64)),
+        make_op(1, 5.0, [5.0], [2]),
+        make_op(2, 5.0, [], [], parameter="w"),
     )
     assert [step.slot for step in critical_path(trace, 2)] == [1, 0]
     assert budget(trace, 2).of(Factor.MERGE) == pytest.approx(math.log10(5 / 4))
@@ -137,7 +142,7 @@ def test_the_start_has_no_path():
 
 
 def chain_of(*norms: float) -> Trace:
-    ops = [make_op(i, norm, [after], [i + 1]) for i, (norm, after) in enumerate(zip(norms, norms[1:], strict=False))]
+    ops = [make_op(i, norm, [after], [i + 1]) for i, (norm, after) in enumerate(itertools.pairwise(norms))]
     return make_trace(*ops, make_op(len(ops), norms[-1], [], [], parameter="w"))
 
 
@@ -171,7 +176,7 @@ def test_the_ledger_of_a_chain_is_the_recursion():
     rows = ledger(sigmoid_chain(3))
     assert [row.module for row in rows] == ["loss", "layers.2", "layers.1", "layers.0"]
     assert rows[0].of(Factor.LOSS) == pytest.approx(-1)
-    for above, row in zip(rows[1:], rows[2:], strict=False):  # L'(l-1) = L'(l) a'(l) f'(l)
+    for above, row in itertools.pairwise(rows):  # L'(l-1) = L'(l) a'(l) f'(l)
         assert row.gradient_norm == pytest.approx(above.gradient_norm * 0.2 * 0.5)
         assert row.gradient_rms == pytest.approx(row.gradient_norm / 2)
     for number, row in enumerate(rows[1:], start=1):
@@ -212,12 +217,18 @@ def test_rows_along_skips_are_what_lies_between_two_merges():
 def test_rows_along_branches_hold_their_weights():
     rows = ledger(residual_trace(3, share_of_branch=0.9))
     assert [row.module for row in rows] == ["loss", "blocks.2.fc", "blocks.1.fc", "blocks.0.fc", "stem"]
-    assert rows[2].gains == ((Factor.WEIGHT, 0.0), (Factor.MERGE, pytest.approx(math.log10(2))), (Factor.RESHAPE, 0.0))
+    assert [factor for factor, _ in rows[2].gains] == [Factor.WEIGHT, Factor.MERGE, Factor.RESHAPE]
+    assert rows[2].of(Factor.MERGE) == rows[2].decades == pytest.approx(math.log10(2))
 
 
 def test_a_trace_without_layers_has_no_ledger():
     assert ledger(make_trace()) == ()
     assert ledger(chain_of(1.0, 0.5)) == ()
+
+
+def test_the_backward_pass_may_start_at_the_only_layer():
+    (row,) = ledger(make_trace(make_op(0, 2.0, [], [], weights=("w",))))
+    assert (row.gains, row.gradient_norm, row.product_log10) == ((), 2.0, 0.0)
 
 
 def test_a_layer_that_got_no_gradient_is_no_row():

@@ -32,7 +32,9 @@ def chain(num_layers: int, a: float, f: float, function: str, name: str = "layer
             Op(index + 1, "AddmmBackward0", Factor.WEIGHT, site, stats(norm * a * wobble), (stats(below),),
                ((index + 2, 0) if layer else None,), (1.0,), weights=(f"{module}.weight",)),
         ]  # fmt: skip
-        parameters.append(ParameterStats(f"{module}.weight", (32, 32), "float32", "cpu", 3.3, stats(norm / 2, (32, 32))))
+        parameters.append(
+            ParameterStats(f"{module}.weight", (32, 32), "float32", "cpu", 3.3, stats(norm / 2, (32, 32)))
+        )
         norm = below
     return Trace(tuple(ops), tuple(reversed(parameters)), loss=2.31, batch_size=128)
 
@@ -93,7 +95,9 @@ def hostile() -> Diagnosis:
                       remedies=(Remedy("[u]Add eps.", "torch.log(x + <eps>)[/]"),))  # fmt: skip
     trace = chain(3, 0.2, math.nan, "sigmoid", name="[red]<script>{}")
     birth = Birth("forward", "log", Site("[red]x", source="net.py:1"), "smallest operand 0")
-    return Diagnosis((finding,), (Trace(trace.ops, trace.parameters, math.nan, nonfinite=birth),), title="[red]<script>")
+    return Diagnosis(
+        (finding,), (Trace(trace.ops, trace.parameters, math.nan, nonfinite=birth),), title="[red]<script>"
+    )
 
 
 def cut() -> Diagnosis:

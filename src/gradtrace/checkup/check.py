@@ -98,10 +98,14 @@ def check(
 def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
     import torch
 
-    given = [] if optimizer is None else [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
+    given = (
+        [] if optimizer is None else [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
+    )
     for one in given:
         if not isinstance(one, torch.optim.Optimizer):
-            raise InputError(f"optimizer must be a torch.optim.Optimizer or a list of them, but got {type(one).__name__}")
+            raise InputError(
+                f"optimizer must be a torch.optim.Optimizer or a list of them, but got {type(one).__name__}"
+            )
     return given
 
 
@@ -111,9 +115,7 @@ def _finite_or_explained(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor]
     return first if is_finite(first) else trace(model, loss_fn, batch, values=True)
 
 
-def _probe(
-    model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: Any
-) -> tuple[Trace | None, tuple[str, ...]]:
+def _probe(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: Any) -> tuple[Trace | None, tuple[str, ...]]:
     try:
         return trace(model, loss_fn, batch, probe="random"), ()
     except InputError as error:

@@ -81,7 +81,9 @@ def _train(twin: _Copy, batches: Sequence[Any], num_steps: int, asked: int, accu
     updates: tuple[UpdateStats, ...] = ()
     for step in range(num_steps):
         # our own trial repeats one batch, so that losses compare; a run the user asked for goes through them all
-        chosen = [batches[(step * accumulate + i) % len(batches) if asked else i % len(batches)] for i in range(accumulate)]
+        chosen = [
+            batches[(step * accumulate + i) % len(batches) if asked else i % len(batches)] for i in range(accumulate)
+        ]
         loss = _backward(twin, chosen)
         losses.append(loss)
         if not math.isfinite(loss) or not _finite_gradients(twin.model):
@@ -131,6 +133,7 @@ def _update(name: str, before: Tensor, parameter: Tensor) -> UpdateStats:
     difference = now.to(torch.complex128 if now.is_complex() else torch.float64) - before
     return UpdateStats(
         name=name,
+        shape=tuple(now.shape),
         weight_norm=float(torch.linalg.vector_norm(before.to(difference.dtype))),
         update_norm=float(torch.linalg.vector_norm(difference)),
         unchanged_frac=unchanged,

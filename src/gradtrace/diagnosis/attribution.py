@@ -8,16 +8,19 @@ weights, which becomes `depth_without_skip` where each layer alone is within a h
 from __future__ import annotations
 
 import math
+import statistics
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.profile import Link, Profile, place, places
+from gradtrace.diagnosis.profile import Link, Profile, places
 from gradtrace.diagnosis.thresholds import (
     DOMINANT_FRAC,
     HEALTHY_DECADES,
     NEAR_ONE_DECADES,
     RECURRENCE_CALLS,
     SATURATED_MAJORITY,
+    SKIP_SHARE,
 )
 from gradtrace.records.vocabulary import Cause, Factor
 
@@ -37,57 +40,78 @@ class Blame:
 
 def blame_loss(profile: Profile, paths: Paths) -> Blame:
     """Why gradient is lost along `profile`."""
-    recurrent = _recurrent(profile, Cause.RECURRENT_CONTRACTION)
+    recurrent = _recurrent(profile, paths, Cause.RECURRENT_CONTRACTION)
     if recurrent is not None:
         return recurrent
     total = sum(link.decades for link in profile.links)
     worst = min(profile.links, key=lambda link: link.decades)
     if worst.decades <= min(-HEALTHY_DECADES, DOMINANT_FRAC * total) or math.isinf(worst.decades):
-        return _blame_link(worst, profile)
+        return _blame_link(worst, profile, paths)
     activations = [link for link in profile.links if link.factor is Factor.ACTIVATION]
     flat = [link for link in activations if is_flat(link.op)]
     bounded = [link for link in activations if link.op.activation and is_bounded(link.op)]
     for links, cause in ((flat, Cause.SATURATED_PREACTIVATION), (bounded, Cause.ACTIVATION_DERIVATIVE)):
         if links and _sum(links) <= DOMINANT_FRAC * total:
-            return _by_size(cause, links, sign=-1)
+            return _by_size(paths, cause, links, sign=-1)
     norms = [link for link in profile.links if link.factor is Factor.NORM and after_merge(link.op, paths)]
     if len(norms) >= 2 and _sum(norms) <= DOMINANT_FRAC * total:
-        return _by_size(Cause.POST_NORM, norms, sign=-1)
+        return _by_size(paths, Cause.POST_NORM, norms, sign=-1)
     attention = [link for link in profile.links if link.factor is Factor.ATTENTION]
     if attention and _sum(attention) <= DOMINANT_FRAC * total and any(is_flat(link.op) for link in attention):
-        return _by_size(Cause.ATTENTION_SATURATION, attention, sign=-1)
-    return _blame_scale(profile, total)
+        return _by_size(paths, Cause.ATTENTION_SATURATION, attention, sign=-1)
+    return _blame_scale(profile, paths, total)
 
 
 def blame_growth(profile: Profile, paths: Paths) -> Blame:
     """Why gradient grows along `profile`."""
-    recurrent = _recurrent(profile, Cause.RECURRENT_EXPANSION)
+    recurrent = _recurrent(profile, paths, Cause.RECURRENT_EXPANSION)
     if recurrent is not None:
         return recurrent
     total = sum(link.decades for link in profile.links)
     merges = [link for link in profile.links if link.factor is Factor.MERGE]
-    skips = [link for link in merges if is_residual_merge(link.op, paths)]
+    skips = [link for link in merges if skip_share(link.op, paths) is not None]
     norms = [link for link in profile.links if link.factor is Factor.NORM]
     batch = [link for link in norms if "BatchNorm" in link.op.name]
     biggest = max(profile.links, key=lambda link: link.decades)
     if biggest.decades >= max(HEALTHY_DECADES, DOMINANT_FRAC * total) and biggest.factor is not Factor.NORM:
-        return Blame(Cause.LARGE_WEIGHTS, places([biggest.op]), biggest.op)
-    if skips and _sum(skips) >= DOMINANT_FRAC * total:
-        return _by_size(Cause.RESIDUAL_GROWTH, skips, sign=1)
+        return Blame(Cause.LARGE_WEIGHTS, places([biggest.op], paths), biggest.op)
+    shares = [share for link in skips if (share := skip_share(link.op, paths)) is not None]
+    if len(skips) >= max(2, profile.num_spans / 4) and statistics.median(shares) >= SKIP_SHARE:
+        return Blame(Cause.RESIDUAL_GROWTH, branches(skips, paths), skips[0].op)
     if len(batch) * 2 >= profile.num_spans and not skips:
-        return _by_size(Cause.BATCHNORM_EXPLOSION, batch, sign=1)
-    return _blame_scale(profile, total)
+        return _by_size(paths, Cause.BATCHNORM_EXPLOSION, batch, sign=1)
+    return _blame_scale(profile, paths, total)
 
 
-def _recurrent(profile: Profile, cause: Cause) -> Blame | None:
-    count, weights = profile.repeated()
-    if count < RECURRENCE_CALLS or count * 2 < len(profile.layers):
-        return None
-    ops = [op for op in profile.layers if op.weights == weights]
-    return Blame(cause, places(ops), ops[0])
+def _recurrent(profile: Profile, paths: Paths, cause: Cause) -> Blame | None:
+    """The same map again and again: the same weights, the same module called repeatedly, or a fused recurrence."""
+    layers = Counter(op.weights for op in profile.layers)
+    weights, count = layers.most_common(1)[0]
+    if count >= RECURRENCE_CALLS and 2 * count >= len(profile.layers):
+        ops = [op for op in profile.layers if op.weights == weights]
+        return Blame(cause, places(ops, paths), ops[0])
+    total = sum(link.decades for link in profile.links)
+    calls: dict[str | None, set[int]] = {}
+    decades: Counter[str | None] = Counter()
+    for link in profile.links:
+        module = link.op.site.module
+        calls.setdefault(module, set()).add(link.op.site.call)
+        decades[module] += link.decades  # type: ignore[assignment]
+        if link.op.function in RECURRENT_FUNCTIONS:
+            calls[module] |= set(range(RECURRENCE_CALLS))
+    for module, numbers in calls.items():
+        share = decades[module] / total if math.isfinite(total) and total else float(math.isinf(decades[module]))
+        if len(numbers) >= RECURRENCE_CALLS and share >= DOMINANT_FRAC and module is not None:
+            op = next(link.op for link in profile.links if link.op.site.module == module)
+            return Blame(cause, (module,), op)
+    return None
 
 
-def _blame_link(link: Link, profile: Profile) -> Blame:
+RECURRENT_FUNCTIONS = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+"""Torch functions that run a whole recurrence."""
+
+
+def _blame_link(link: Link, profile: Profile, paths: Paths) -> Blame:
     """One place that loses most of the gradient."""
     op = link.op
     if link.factor is Factor.ACTIVATION:
@@ -99,22 +123,24 @@ def _blame_link(link: Link, profile: Profile) -> Blame:
         cause = Cause.LARGE_WEIGHTS  # a norm divides by its input's scale: what stands before it made it large
     else:
         cause = Cause.SMALL_WEIGHTS
-    return Blame(cause, places([op, *[layer for layer in profile.layers if place(layer) == place(op)]]), op)
+    return Blame(cause, places([op], paths), op)
 
 
-def _blame_scale(profile: Profile, total: float) -> Blame:
+def _blame_scale(profile: Profile, paths: Paths, total: float) -> Blame:
     """No factor stands out but the weights' scale: too small, too large, or near one in too many layers."""
     sign = -1 if total < 0 else 1
     layers = [link for link in profile.links if link.factor is Factor.WEIGHT]
     if abs(total) / profile.num_spans < NEAR_ONE_DECADES:
-        return Blame(Cause.DEPTH_WITHOUT_SKIP, places([link.op for link in layers]), layers[0].op)
-    return _by_size(Cause.SMALL_WEIGHTS if sign < 0 else Cause.LARGE_WEIGHTS, layers or list(profile.links), sign=sign)
+        return Blame(Cause.DEPTH_WITHOUT_SKIP, places([link.op for link in layers], paths), layers[0].op)
+    return _by_size(
+        paths, Cause.SMALL_WEIGHTS if sign < 0 else Cause.LARGE_WEIGHTS, layers or list(profile.links), sign=sign
+    )
 
 
-def _by_size(cause: Cause, links: list[Link], *, sign: int) -> Blame:
+def _by_size(paths: Paths, cause: Cause, links: list[Link], *, sign: int) -> Blame:
     """Largest first, to a tenth of a decade; equals stay in the order of the path."""
     ordered = sorted(links, key=lambda link: -round(sign * link.decades, 1))
-    return Blame(cause, places([link.op for link in ordered]), ordered[0].op)
+    return Blame(cause, places([link.op for link in ordered], paths), ordered[0].op)
 
 
 def _sum(links: list[Link]) -> float:
@@ -143,10 +169,19 @@ def is_bounded(op: Op) -> bool:
 ROWS = {"softmax", "softmin", "log_softmax", "attention"}
 
 
-def is_residual_merge(op: Op, paths: Paths) -> bool:
-    """Whether several gradients of the network meet at `op`, one of them straight from an addition (a skip)."""
+def skip_share(op: Op, paths: Paths) -> float | None:
+    """Where gradients meet at `op`: the share of the one that comes straight from an addition (a skip), if one does."""
     arrivals = paths.arrivals[op.index]
-    return len(arrivals) > 1 and any(paths.ops[source].name.startswith("Add") for source, _ in arrivals)
+    if len(arrivals) < 2:
+        return None
+    shares = [paths.ops[i].shares[slot] for i, slot in arrivals if paths.ops[i].name.startswith("Add")]
+    return max((share for share in shares if share is not None), default=None)
+
+
+def branches(skips: list[Link], paths: Paths) -> tuple[str, ...]:
+    """Places of the branches whose gradients join the skips' at the given merges."""
+    sources = [source for link in skips for source, _ in paths.arrivals[link.op.index]]
+    return places([paths.ops[source] for source in sources if not paths.ops[source].name.startswith("Add")], paths)
 
 
 def after_merge(op: Op, paths: Paths) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gradtrace.records.finding import Finding
     from gradtrace.records.trace import Trace
 
-RULES = (nonfinite, disconnected, units, loss, depth, time, formats, steps)
+RULES = (nonfinite, disconnected, units, loss, time, depth, formats, steps)
 """Each has a function ``judge(scene) -> list[Finding]``; they do not know of each other, the ranking does."""
 
 

@@ -7,7 +7,6 @@ lies a sum of links, each of one factor, which adds up to the difference exactly
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,11 +74,9 @@ class Profile:
         """Decades of all links of one factor."""
         return sum(link.decades for link in self.links if link.factor is factor)
 
-    def repeated(self) -> tuple[int, tuple[str, ...]]:
-        """How often the path meets the most frequent weights, and which they are."""
-        counts = Counter(op.weights for op in self.layers)
-        weights, count = counts.most_common(1)[0]
-        return count, weights
+    def path_ops(self) -> list[Op]:
+        """The ops between the reference and the first layer, both included."""
+        return [*{link.op.index: link.op for link in self.links}.values(), self.first]
 
 
 def log10_ratio(a: float, b: float) -> float:
@@ -104,18 +101,14 @@ def num_units(op: Op) -> int:
 
 
 def is_layer(op: Op) -> bool:
-    """Whether an op has weights and got a gradient, and is no part of the loss."""
-    return bool(op.weights) and op.received is not None and op.factor is not Factor.LOSS
+    """Whether an op has weights, was applied to anything and got a gradient, and is no part of the loss."""
+    return bool(op.weights) and op.received is not None and op.received.numel > 0 and op.factor is not Factor.LOSS
 
 
 def profiles(trace: Trace, paths: Paths) -> tuple[Profile, ...]:
     """One profile per first layer that is at least two layers deep, the deepest first."""
-    above = [0] * len(trace.ops)
+    above = paths.depths
     below = [False] * len(trace.ops)
-    for op in trace.ops:
-        depth = above[op.index] + is_layer(op)
-        for target in filter(None, op.targets):
-            above[target[0]] = max(above[target[0]], depth)
     for op in reversed(trace.ops):
         below[op.index] = any(below[t[0]] or is_layer(trace.ops[t[0]]) for t in op.targets if t)
     firsts = [op for op in trace.ops if is_layer(op) and not below[op.index] and above[op.index] > 0]
@@ -145,11 +138,33 @@ def _follow(trace: Trace, paths: Paths, first: Op) -> Profile | None:
     return Profile(tuple(layers), tuple(links), reference)
 
 
-def place(op: Op) -> str:
-    """Where to look: the module that owns the op's weights, or the module that called it."""
+def place(op: Op, paths: Paths) -> str:
+    """Where to look for an op: the owner of its weights, its own module, or the layer that feeds it.
+
+    Its own module counts if it is more than a container of layers: an ``nn.Sigmoid``, but not the model whose forward
+    calls ``torch.sigmoid``.
+    """
     if op.weights:
         return owner(op.weights[-1])
-    return op.site.module or ""
+    below = layer_below(op, paths)
+    module = op.site.module or ""
+    if below is None or (module and not place(below, paths).startswith(module)):
+        return module
+    return place(below, paths)
+
+
+def layer_below(op: Op, paths: Paths) -> Op | None:
+    """The layer whose output an op is applied to, through norms, views and sums."""
+    index: int | None = op.index
+    for _ in range(16):
+        if index is None:
+            return None
+        here = paths.ops[index]
+        if here.weights:
+            return here
+        ways = [t[0] for t in here.targets if t is not None and paths.ops[t[0]].parameter is None]
+        index = ways[0] if ways else None
+    return None
 
 
 def owner(parameter: str) -> str:
@@ -157,6 +172,6 @@ def owner(parameter: str) -> str:
     return parameter.rpartition(".")[0] or parameter
 
 
-def places(ops: list[Op]) -> tuple[str, ...]:
+def places(ops: list[Op], paths: Paths) -> tuple[str, ...]:
     """Where to look, each place once, in order."""
-    return tuple(dict.fromkeys(place(op) for op in ops))
+    return tuple(dict.fromkeys(place(op, paths) for op in ops))

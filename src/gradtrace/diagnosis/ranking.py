@@ -31,8 +31,26 @@ _ORDER = [
 
 def rank(findings: list[Finding]) -> tuple[Finding, ...]:
     """Sort, and set aside what another finding explains."""
+    findings = [f for i, f in enumerate(findings) if not any(_same(f, earlier) for earlier in findings[:i])]
     explained = [_explain(finding, findings) for finding in findings]
-    return tuple(sorted(explained, key=lambda f: (-f.severity.rank, f.step is not None, _ORDER.index(f.symptom))))
+    return tuple(sorted(explained, key=lambda f: (-f.severity.rank, _in_trial(f), _ORDER.index(f.symptom))))
+
+
+def _in_trial(finding: Finding) -> int:
+    """What was there before the first step, what the steps did, and the NaN in which they ended."""
+    if finding.step is None:
+        return 0
+    return 2 if finding.symptom is Symptom.NONFINITE else 1
+
+
+def _same(finding: Finding, earlier: Finding) -> bool:
+    """Two rules that see one fault from two sides: it is told once."""
+    return (
+        finding.symptom is earlier.symptom
+        and finding.cause is earlier.cause
+        and finding.step == earlier.step
+        and bool(set(finding.where) & set(earlier.where))
+    )
 
 
 def _explain(finding: Finding, findings: list[Finding]) -> Finding:

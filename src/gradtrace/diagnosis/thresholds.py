@@ -23,6 +23,10 @@ NEAR_ONE_DECADES = 0.1
 """[decades per layer] A gain between 0.79 and 1.26 is near one: at sqrt(2) = 0.15 decades a factor of initialisation
 (Xavier where He was due) is already off, so the border lies between the two (He et al. 2015, eq. 10)."""
 
+SKIP_SHARE = 0.1
+"""[fraction] A block x + f(x) multiplies E[g^2] by 1 + chi_f, of which the skip contributes 1: while that is at least a
+tenth it is the sum that grows (chi_f <= 9, and chi_f of about one is what initialisations aim at); above, f alone does."""
+
 DEAD_FRAC = 0.75
 """[fraction] of a layer's units zero on every sample. Units of a healthy deep ReLU layer fall silent together with
 probability 1/2 when all samples look alike (their correlation tends to one with depth: Schoenholz et al. 2017)..."""

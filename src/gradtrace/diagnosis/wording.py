@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.profile import place
 from gradtrace.records.vocabulary import Cause
-
-if TYPE_CHECKING:
-    from gradtrace.records.trace import Op
 
 CAUSES: dict[Cause, str] = {
     Cause.ACTIVATION_DERIVATIVE: "The derivative of the activation is bounded well below one ({where}), and the weights "
@@ -45,11 +40,6 @@ def decades(value: float) -> str:
     '0.25 decades'
     """
     return f"{value:.2f} decades"
-
-
-def sites(ops: list[Op]) -> str:
-    """Names of the places of some ops."""
-    return ", ".join(dict.fromkeys(place(op) or "the model" for op in ops))
 
 
 def percent(fraction: float) -> str:

@@ -116,6 +116,8 @@ class ForwardObserver:
             if found is None:
                 return None
             activation, preactivation, derivative = found
+            if not any(part is not None and part.numel() for part in (preactivation, derivative)):
+                return None  # applied to nothing: an expert without tokens
             if derivative is None:
                 assert preactivation is not None
                 return Seen(activation=self.measure_activation(activation, preactivation))

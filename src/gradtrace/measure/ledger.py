@@ -71,7 +71,7 @@ class LedgerRow:
 def ledger(trace: Trace, paths: Paths | None = None) -> tuple[LedgerRow, ...]:
     """One row per layer from the loss to the earliest layer; () where no gradient reached an op with weights."""
     paths = paths or Paths(trace)
-    depths = weight_depths(paths)
+    depths = paths.depths
     reached = [op.index for op in trace.ops if op.weights and op.received is not None]
     if not reached:
         return ()
@@ -85,20 +85,12 @@ def ledger(trace: Trace, paths: Paths | None = None) -> tuple[LedgerRow, ...]:
     return tuple(rows)
 
 
-def weight_depths(paths: Paths) -> list[int]:
-    """Per op, how many ops with weights lie above it, on the path that has most of them."""
-    depths = [0] * len(paths.ops)
-    for op in paths.ops:
-        depths[op.index] = max((depths[i] + bool(paths.ops[i].weights) for i, _ in paths.arrivals[op.index]), default=0)
-    return depths
-
-
 def _split(paths: Paths, depths: Sequence[int], deepest: int) -> Iterator[tuple[list[Step], int | None]]:
     """The steps of each row and the op behind it; None behind the last row, which ends with the deepest layer."""
     ops, row = paths.ops, list[Step]()
     path = paths.path(deepest)
     start = path[0].op if path else deepest
-    for step, end in zip(path, [step.op for step in path[1:]] + [deepest], strict=True):
+    for step, end in zip(path, [*(step.op for step in path[1:]), deepest], strict=False):
         row.append(step)
         loss_ends = ops[step.op].factor is Factor.LOSS and ops[end].factor is not Factor.LOSS
         passes_by = len(paths.arrivals[end]) > 1 and depths[end] > depths[start]

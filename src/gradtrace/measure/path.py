@@ -79,8 +79,19 @@ class Paths:
             for slot, target in enumerate(op.targets):
                 if target is not None and op.passed[slot] is not None:
                     self.arrivals[target[0]].append((op.index, slot))
+        self.depths = self._depths()
+        """Per op, the most ops with weights on a way to it: the way to follow where all that arrives is zero."""
         self.chosen: list[Arrival | None] = [self._choose(target) for target in range(len(trace.ops))]
         """Per op, the edge by which its critical path arrives; None where the backward pass starts."""
+
+    def _depths(self) -> list[int]:
+        depths = [0] * len(self.ops)
+        for op in self.ops:
+            depth = depths[op.index] + bool(op.weights)
+            for target in op.targets:
+                if target is not None:
+                    depths[target[0]] = max(depths[target[0]], depth)
+        return depths
 
     def path(self, target: int) -> tuple[Step, ...]:
         """The steps from the loss to `target`, the target's own gain left out; () for a start of the backward pass."""
@@ -112,8 +123,9 @@ class Paths:
         source, slot = arrival
         passed = self._passed(arrival)
         gain = decades_between(norm_of(self.ops[source]), passed)
-        single = len(self.arrivals[target]) == 1 and norm_of(self.ops[target]) == passed
-        merge = 0.0 if single else decades_between(passed, norm_of(self.ops[target]))
+        received = norm_of(self.ops[target])
+        alone = len(self.arrivals[target]) == 1 and (received == passed or not math.isfinite(passed))
+        merge = 0.0 if alone else decades_between(passed, received)
         return Step(source, slot, gain, merge)
 
     def _passed(self, arrival: Arrival) -> float:
@@ -128,29 +140,11 @@ class Paths:
         broken = next((arrival for arrival in arrivals if not math.isfinite(self._passed(arrival))), None)
         if broken is not None:
             return broken
-        ports = self._port_energies(target)
-        return max(arrivals, key=lambda arrival: (self._share(arrival) * ports[self._port(arrival)], self._passed(arrival)))
+        return max(arrivals, key=lambda each: (self._share(each), self._passed(each), self.depths[each[0]]))
 
     def _share(self, arrival: Arrival) -> float:
         share = self.ops[arrival[0]].shares[arrival[1]]
         return share if share is not None and math.isfinite(share) else 0.0
-
-    def _port(self, arrival: Arrival) -> int:
-        target = self.ops[arrival[0]].targets[arrival[1]]
-        assert target is not None
-        return target[1]
-
-    def _port_energies(self, target: int) -> dict[int, float]:
-        """Share of each output of an op in |received|^2: a share of an arrival is told within its own output."""
-        arrivals: dict[int, list[Arrival]] = {}
-        for arrival in self.arrivals[target]:
-            arrivals.setdefault(self._port(arrival), []).append(arrival)
-        if len(arrivals) == 1:
-            return dict.fromkeys(arrivals, 1.0)
-        whole = norm_of(self.ops[target]) or 1.0
-        known = {port: (self._passed(edges[0]) / whole) ** 2 for port, edges in arrivals.items() if len(edges) == 1}
-        rest = max(1.0 - sum(known.values()), 0.0) / max(len(arrivals) - len(known), 1)  # of sums, only the whole is known
-        return {port: known.get(port, rest) for port in arrivals}
 
 
 def critical_path(trace: Trace, target: int) -> tuple[Step, ...]:

@@ -127,7 +127,7 @@ def stats_of(handle: Handle, arrays: list[np.ndarray]) -> TensorStats:
     # complex numbers are two reals each
     stored = max(numel * (2 if handle.dtype.startswith("complex") else 1), 1)
     quantiles: tuple[float, ...] = ()
-    if handle.per_example and norms.size > 1:
+    if handle.per_example and norms.size > 1 and math.isfinite(norm):
         quantiles = tuple(float(q) for q in np.quantile(norms, (0.0, 0.25, 0.5, 0.75, 1.0)))
     return TensorStats(
         shape=handle.shape,

@@ -59,7 +59,7 @@ def run_forward(model: nn.Module, loss_fn: Callable[..., Any], batch: Any, *, va
     recorder = Recorder(model, observer)
     marks = TimeMarks(model)
     try:
-        with marks, recorder:
+        with recorder, marks:  # in this order a mark belongs to the recurrent module that it stands before
             loss = loss_fn(model, batch)
     except InputError:
         raise

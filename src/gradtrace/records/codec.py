@@ -29,7 +29,7 @@ class CodecError(ValueError):
 
 
 @cache
-def hints_of(record_type: type) -> dict[str, Any]:
+def hints_of(record_type: Any) -> dict[str, Any]:
     """Field name -> resolved type hint, in the order of the fields."""
     resolved = get_type_hints(record_type)
     return {field.name: resolved[field.name] for field in fields(record_type)}
@@ -85,8 +85,9 @@ class _Rows:
 
 def encode(record: Any) -> Tables:
     """The tables of `record` and of everything in it; the table of its own class has one row."""
-    rows = {record_type: _Rows() for record_type in order_of(type(record))}
-    rows[type(record)].row_of(record)
+    root: Any = type(record)
+    rows = {record_type: _Rows() for record_type in order_of(root)}
+    rows[root].row_of(record)
     tables: Tables = {}
     for record_type, held in rows.items():
         if held.records:
@@ -111,7 +112,7 @@ def _encode(hint: Any, column: list[Any], rows: dict[type, _Rows]) -> Any:
         return [value if math.isfinite(value) else encode_float(value) for value in column]
     if issubclass(hint, StrEnum):
         return [value.value for value in column]
-    if is_dataclass(hint):
+    if hint in rows:
         return [rows[hint].row_of(value) for value in column]
     assert hint in (int, str, bool), f"the codec knows no {hint}"
     return column
@@ -180,9 +181,9 @@ def _decode(hint: Any, column: Any, made: dict[type, list[Any]], where: str) -> 
     if issubclass(hint, StrEnum):
         members = {member.value: member for member in hint}
         return [members[value] for value in _typed(column, {str}, where)]
-    if is_dataclass(hint):
+    if hint in made:
         rows = made[hint]
-        if column and not (0 <= min(_typed(column, {int}, where)) and max(column) < len(rows)):
+        if column and (min(_typed(column, {int}, where)) < 0 or max(column) >= len(rows)):
             raise CodecError(f"field {where!r} points outside its table")
         return [rows[row] for row in column]
     return _typed(column, {hint}, where)

@@ -14,6 +14,7 @@ class UpdateStats:
     """What one optimizer step did to one parameter (on a copy)."""
 
     name: str
+    shape: tuple[int, ...]
     weight_norm: float
     update_norm: float
     unchanged_frac: float

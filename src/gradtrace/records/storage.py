@@ -75,7 +75,7 @@ def load(path: str | Path) -> Trace | Diagnosis:
         raise TraceFileError(f"{path} is damaged: its header has no version")
     if version > VERSION:
         raise TraceFileError(
-            f"{path} was written by a newer gradtrace (format {version}; this one reads up to {VERSION}): upgrade gradtrace"
+            f"{path} was written by a newer gradtrace (format {version}; this one reads up to {VERSION}): upgrade it"
         )
     if not isinstance(kind, str) or kind not in KINDS:
         raise TraceFileError(f"{path} holds {kind!r}, where 'trace' or 'diagnosis' was expected")

@@ -128,7 +128,8 @@ class Op:
     targets: tuple[tuple[int, int] | None, ...]
     """Per input, (index of the op it goes to, which output of that op it belongs to); None where it goes nowhere."""
     shares: tuple[float | None, ...]
-    """Per input, <g_i, g>/|g|^2: the share of this gradient in what its target received. 1.0 where nothing else came."""
+    """Per input, <g_i, g>/|g|^2: the share of this gradient in all that its target received (on all of the target's
+    outputs together, so that the shares of what arrives at one op sum to 1); None where that is zero or not finite."""
     parameter: str | None = None
     """Name of the parameter that this op accumulates into (a leaf), else None."""
     weights: tuple[str, ...] = ()

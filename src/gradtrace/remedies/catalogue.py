@@ -27,7 +27,9 @@ _INPUTS = Remedy(
     "x = (x - x.mean(0)) / x.std(0)",
     "LeCun et al. 1998",
 )
-_LOWER = Remedy("Lower the learning rate tenfold, or warm it up.", "for group in optimizer.param_groups: group['lr'] /= 10")
+_LOWER = Remedy(
+    "Lower the learning rate tenfold, or warm it up.", "for group in optimizer.param_groups: group['lr'] /= 10"
+)
 
 REMEDIES: dict[Cause, tuple[Remedy, ...]] = {
     Cause.ACTIVATION_DERIVATIVE: (

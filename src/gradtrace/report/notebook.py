@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from gradtrace.report.tables import main_trace, picture, unseen
-from gradtrace.report.words import clean, decades, listed, number, short
+from gradtrace.report.words import clean, clean_lines, decades, listed, number, short
 
 if TYPE_CHECKING:
     from gradtrace.records.finding import Diagnosis
@@ -25,20 +25,22 @@ _TEMPLATE = """\
 <small>{% for evidence in finding.evidence %}{{ number(evidence) }}{{ "; " if not loop.last }}{% endfor %}</small></p>
 {% for remedy in finding.remedies -%}
 <p>&rarr; {{ clean(remedy.title) }} {{ clean(remedy.source) }}</p>
-{% if remedy.code %}<pre>{{ remedy.code }}</pre>
+{% if remedy.code %}<pre>{{ clean_lines(remedy.code) | join("\n") }}</pre>
 {% endif %}{% endfor %}{% endfor -%}
 {% if table and table.rows -%}
 <table>
-<thead><tr><th>layer</th><th>so far</th>{% for f in table.told %}<th>{{ f.value }}</th>{% endfor %}<th>|dW|/|W|</th></tr></thead>
+<thead><tr><th>layer</th><th>so far</th>
+{%- for f in table.told %}<th>{{ f.value }}</th>{% endfor %}<th>|dW|/|W|</th></tr></thead>
 <tbody>
 {% for row in table.rows -%}
-<tr><td>{{ clean(row.first) }}{% if row.first != row.last %} &hellip; {{ clean(row.last) }} ({{ row.num_layers }} alike){% endif %}</td>
+<tr><td>{{ clean(row.first) }}
+{%- if row.first != row.last %} &hellip; {{ clean(row.last) }} ({{ row.num_layers }} alike){% endif %}</td>
 <td>{{ decades(row.after) }}</td>
 {%- for f in table.told %}<td>{{ decades(row.gains[f]) if f in row.gains }}</td>{% endfor -%}
 <td>{{ short(row.relative_gradient) if row.relative_gradient == row.relative_gradient }}</td></tr>
 {% endfor -%}
 </tbody></table>
-<p><small>Decades (powers of ten) from the loss at the top to the input at the bottom.</small></p>
+<p><small>Decades (powers of ten) from the {{ table.start }} at the top to the input at the bottom.</small></p>
 {% endif -%}
 {% for refusal in diagnosis.refusals %}<p>Not judged: {{ clean(refusal) }}</p>
 {% endfor -%}
@@ -51,7 +53,9 @@ _TEMPLATE = """\
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.globals.update(clean=clean, decades=decades, listed=listed, number=number, short=short)
+    environment.globals.update(
+        clean=clean, clean_lines=clean_lines, decades=decades, listed=listed, number=number, short=short
+    )
     return environment.from_string(_TEMPLATE)
 
 

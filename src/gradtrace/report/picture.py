@@ -10,8 +10,8 @@ Letters tell the factors apart without colour; the colours are those of Okabe an
 from __future__ import annotations
 
 import math
-import os.path
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
@@ -87,7 +87,7 @@ def draw(table: Picture, width: int, *, ascii_only: bool = False) -> list[Text]:
 def lay_out(table: Picture, width: int, *, ascii_only: bool) -> Layout:
     """Fit the columns into `width`: as many factors as there is room for, the others under 'rest'."""
     told = [factor for factor in table.told if LOOKS[factor].heading != "rest"]
-    name = min(max(cell_len(row_name(row, 200)) for row in table.rows), max(16, width // 4), 40)
+    name = min(max(6, *(cell_len(row_name(row, 200)) for row in table.rows)), max(16, width // 4), 40)
     free = width - name - 1 - (_MIN_BAR + 1) - (_NUMBER + 1) - (_RELATIVE + 1)
     fitting = max(2, free // (_NUMBER + 1))
     if len(told) + 1 > fitting:  # the largest ones stay
@@ -119,14 +119,17 @@ def row_name(row: Row, width: int) -> str:
     whole = f"{first} … {last} ({row.num_layers} alike)"
     if len(whole) <= width:
         return whole
-    shared = os.path.commonprefix([first, last]).rpartition(".")[0]
-    tail = f"…{last[len(shared) + 1 :] if shared else last} ×{row.num_layers}"
+    pairs = zip(first.split("."), last.split("."), strict=False)
+    num_shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    tail = f"…{'.'.join(last.split('.')[num_shared:])} ×{row.num_layers}"
     return shorten(first, max(width - len(tail), 4)) + tail
 
 
 def _legend(table: Picture, layout: Layout) -> Text:
-    line = Text("Decades (powers of ten) from the loss (top) to the input (bottom); ").append(layout.dot * 3, "dim")
-    line.append(" healthy\n").append(f"{layout.body * 3} gradient left", "bold").append("  small: lost, CAPITAL: gained by ")
+    line = Text(f"Decades (powers of ten) from the {table.start} (top) to the input (bottom); ").append(
+        layout.dot * 3, "dim"
+    )
+    line.append(" healthy\n").append(f"{layout.body * 3} left", "bold").append("   lost (CAPITAL: gained) by ")
     for place, factor in enumerate(table.told):
         look = LOOKS[factor]
         line.append(", " if place else "").append(look.letter, look.style).append(f" {look.meaning}")

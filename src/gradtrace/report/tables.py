@@ -69,6 +69,8 @@ class Picture:
     """Layers with an activation function."""
     functions: tuple[str, ...]
     """Names of the activation functions that occur."""
+    start: str = "loss"
+    """Where the gradient comes from: 'loss', or 'output' for a random cotangent there."""
 
     @property
     def told(self) -> tuple[Factor, ...]:
@@ -104,6 +106,7 @@ def picture(trace: Trace, max_rows: int = MAX_ROWS) -> Picture:
         bound=book[-1].bound_log10 if book else 0.0,
         num_bounded=len(bounded),
         functions=tuple(dict.fromkeys(entry.function for entry in bounded)),
+        start="loss" if trace.probe == "loss" else "output",
     )
 
 

@@ -1,4 +1,4 @@
-"""What does a tired person see? The picture, then the findings in plain sentences, what to change, what was not seen."""
+"""What does a tired person see? The picture, the findings in plain sentences, what to change, what was not seen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 from gradtrace.records.vocabulary import Cause, Factor, Severity
 from gradtrace.report.picture import LOOKS, draw
 from gradtrace.report.tables import Picture, main_trace, picture, probe_trace, relative_range, unseen
-from gradtrace.report.words import clean, decades, listed, number, power, short
+from gradtrace.report.words import ascii_text, clean, clean_lines, decades, listed, number, power, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -46,6 +46,8 @@ def _print(console: Console, lines: Iterable[Text]) -> None:
     for line in lines:
         for part in line.wrap(console, width) or [Text()]:
             part.rstrip()
+            if console.options.ascii_only:
+                part.plain = ascii_text(part.plain)
             if part.plain or not blank:
                 console.print(part, markup=False, highlight=False, emoji=False, soft_wrap=True)
             blank = not part.plain
@@ -67,7 +69,7 @@ def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool) -> Iterator[T
         yield from _finding(place, finding, width)
     yield Text()
     if diagnosis.losses:
-        told = f"loss {short(diagnosis.losses[0])} to {short(diagnosis.losses[-1])}"
+        told = f"loss {diagnosis.losses[0]:#.3g} to {diagnosis.losses[-1]:#.3g}"
         yield Text(f"Trained a copy for {len(diagnosis.losses)} steps: {told}.")
     if diagnosis.refusals:
         yield Text("\nNot judged", "bold")
@@ -103,7 +105,9 @@ def _picture(table: Picture, width: int, ascii_only: bool) -> Iterator[Text]:
 
 
 def _budget(table: Picture) -> Text:
-    line = Text(f"From the loss to {clean(table.rows[-1].last)}: ").append(decades(table.rows[-1].after), "bold")
+    line = Text(f"From the {table.start} to {clean(table.rows[-1].last)}: ").append(
+        decades(table.rows[-1].after), "bold"
+    )
     line.append(" decades = ")
     for place, factor in enumerate(table.told):
         line.append(", " if place else "")
@@ -118,6 +122,8 @@ def _bound(table: Picture) -> Text | None:
     name = clean(table.functions[0]) if len(table.functions) == 1 else "activation"
     base, k = 10 ** (table.bound / table.num_bounded), table.num_bounded
     measured, offset = (table.totals.get(factor, 0.0) for factor in (Factor.ACTIVATION, Factor.WEIGHT))
+    if not math.isfinite(measured + offset):
+        return None
     weights = "win back" if offset > 0 else "take another"
     return Text(
         f"Bound: {k} {name} layers pass on {short(base)}^{k} = {power(table.bound)} at most ({decades(table.bound)} "
@@ -153,8 +159,7 @@ def _finding(place: int, finding: Finding, width: int) -> Iterator[Text]:
     for remedy in finding.remedies:
         told = f"{clean(remedy.title)} ({clean(remedy.source)})" if remedy.source else clean(remedy.title)
         yield from _paragraph(told, width, "change", "bold green")
-        for line in remedy.code.splitlines():
-            yield Text(" " * (_INDENT + _LABEL + 2)).append(clean(line), "bold")
+        yield from _code(clean_lines(remedy.code), width)
 
 
 def _paragraph(text: str, width: int, label: str = "", style: str = "dim") -> Iterator[Text]:
@@ -166,6 +171,16 @@ def _paragraph(text: str, width: int, label: str = "", style: str = "dim") -> It
     yield from (Text(" " * indent + line) for line in lines[1:])
 
 
+def _code(lines: list[str], width: int) -> Iterator[Text]:
+    """Below the text of its remedy, or further to the left where it is too wide for that."""
+    indent = _INDENT + _LABEL + 2
+    if max(map(len, lines), default=0) > width - indent:
+        indent = _INDENT
+    for line in lines:
+        for part in textwrap.wrap(line, width - indent, subsequent_indent="    ", break_on_hyphens=False):
+            yield Text(" " * indent).append(part, "bold")
+
+
 def _notes(trace: Trace, width: int) -> Iterator[Text]:
     """What was not seen, and where the first number that is not finite was born."""
     told = unseen(trace)
@@ -175,4 +190,5 @@ def _notes(trace: Trace, width: int) -> Iterator[Text]:
         yield from _paragraph(clean(what) + (f": {listed(names)}" if names else ""), width)
     if (birth := trace.nonfinite) is not None:
         detail = f" ({clean(birth.detail)})" if birth.detail else ""
-        yield Text(f"\nFirst number that is not finite: {clean(birth.op)} at {clean(str(birth.site))}, {birth.phase}{detail}")
+        yield Text("\nFirst number that is not finite", "bold")
+        yield from _paragraph(f"{clean(birth.op)} at {clean(str(birth.site))}, {birth.phase}{detail}", width)

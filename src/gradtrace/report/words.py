@@ -74,6 +74,20 @@ def clean(text: str) -> str:
     return "".join("?" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text)
 
 
+def ascii_text(text: str) -> str:
+    """As many characters as before, for terminals that know no others.
+
+    >>> ascii_text("layers.9…0 ×10, Schicht für Schicht")
+    'layers.9~0 x10, Schicht f?r Schicht'
+    """
+    return text.translate({ord("…"): "~", ord("×"): "x"}).encode("ascii", "replace").decode()
+
+
+def clean_lines(text: str) -> list[str]:
+    """The lines of a text, each cleaned."""
+    return [clean(line) for line in text.splitlines()]
+
+
 def shorten(text: str, width: int) -> str:
     """The end of a path tells more than its beginning.
 

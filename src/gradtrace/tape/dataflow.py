@@ -53,10 +53,22 @@ class Dataflow:
         known = self._index.get(id(tensor))
         return known[1] if known is not None and known[0]() is tensor else None
 
+    def _reenter(self, tensor: Tensor, function: str, where: str) -> int | None:
+        """A tensor of unknown origin that is as long as values which left for NumPy: they came back."""
+        if not self._escaped or tensor.requires_grad:
+            return None
+        parents = tuple(index for index, numel in self._escaped if numel == tensor.numel() > 1)
+        if not parents:
+            return None
+        index = self._add(tensor, parents)
+        self._severed[index] = f"a round trip through NumPy or Python, back at {function} ({where})"
+        return index
+
     def record(self, function: str, inputs: list[Tensor], result: Any, where: str) -> tuple[int, ...]:
         """Note that `function` made `result` from `inputs` at `where`; returns the new values."""
         made = []
-        parents = tuple(index for tensor in inputs if (index := self._find(tensor)) is not None)
+        parents = tuple(index for tensor in inputs if (index := self._find(tensor)) is not None or
+                        (index := self._reenter(tensor, function, where)) is not None)  # fmt: skip
         if function in _ESCAPES and parents:
             self._escaped.append((parents[0], inputs[0].numel()))
         outputs = tensors_in(result)

@@ -1,1 +1,1 @@
-"""The mathematics beside the measurement: backpropagation written out, activations under Gaussian inputs, mean field."""
+"""The mathematics beside the measurement: backpropagation written out, Gaussian moments, mean field."""

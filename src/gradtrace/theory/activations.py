@@ -75,7 +75,7 @@ def moments(activation: Nonlinearity, q: float = 1.0) -> Moments:
 
 
 def signal_slope(activation: Nonlinearity, q: float) -> float:
-    """d E[a^2] / dq = E[z a a'] / q, by Gaussian integration by parts."""
+    """The slope d E[a^2] / dq = E[z a a'] / q, by Gaussian integration by parts."""
     a, a_prime, q = activation.a, activation.a_prime, max(q, TINY)
     return expectation(lambda x: x * a(x) * a_prime(x), q, activation.kinks) / q
 

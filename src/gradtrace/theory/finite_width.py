@@ -4,8 +4,8 @@ In one layer of finite width, |g_in|^2 = |W^T D g|^2 with D = diag(a') varies ar
 
     beta / n  =  2 / fan_in  +  3 (E[a'^4] / E[a'^2]^2 - 1) / fan_out
 
-(the first from the Gaussian weights, a chi-squared of fan_in terms; the second from which a' the units happen to have, 3
-being the kurtosis of a Gaussian gradient). Layers multiply, so that ln |g|^2 is close to normal with
+(the first from the Gaussian weights, a chi-squared of fan_in terms; the second from which a' the units happen to have,
+3 being the kurtosis of a Gaussian gradient). Layers multiply, so that ln |g|^2 is close to normal with
 
     mean  =  sum of ln growth - 1/2 sum of ln(1 + beta / n),        variance  =  sum of ln(1 + beta / n):
 
@@ -29,7 +29,7 @@ _DECADES = 1 / (2 * math.log(10))
 
 
 def relative_variance(activation: Nonlinearity, fan_in: int, fan_out: int, q: float = 1.0) -> float:
-    """beta / n of one layer.
+    """The relative variance beta / n of one layer.
 
     >>> from gradtrace.theory.nonlinearities import nonlinearity
     >>> round((1 + relative_variance(nonlinearity("relu"), 50, 50)) ** 10, 3)  # E|g|^4 / (E|g|^2)^2 after ten layers
@@ -61,14 +61,15 @@ def log_gradient(growths: Iterable[float], relative_variances: Iterable[float]) 
 
     >>> he = log_gradient([1.0] * 50, [5 / 100] * 50)  # 50 critical ReLU layers of width 100
     >>> round(he.mean_decades, 2), round(he.std_decades, 2), he.expected_decades
-    (-0.53, 0.34, 0.0)
+    (-0.26, 0.34, 0.0)
 
     Raises:
         ValueError: a growth is not positive.
     """
     growths = list(growths)
-    if any(not growth > 0.0 for growth in growths):
-        raise ValueError(f"growths must be positive, got {[growth for growth in growths if not growth > 0.0][0]}")
+    for growth in growths:
+        if not growth > 0.0:
+            raise ValueError(f"a layer's growth must be positive, got {growth}: it passes no gradient")
     expected = sum(math.log(growth) for growth in growths)
     spread = sum(math.log1p(variance) for variance in relative_variances)
     return LogGradient((expected - spread / 2) * _DECADES, math.sqrt(spread) * _DECADES, expected * _DECADES)

@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
 
 REACH = 38.0
-"""Standard deviations that are integrated over; beyond them the density is no float64 (so that E[exp z] is exact, too)."""
+"""Standard deviations that are integrated over; beyond them the density is no float64. E[exp(10 z)] needs them."""
 REACH_OF_PAIRS = 9.0
 """The same for pairs, where bounded growth is assumed: the mass beyond is 2e-19."""
 MAX_HALVINGS = 60
@@ -113,7 +113,7 @@ def _edges(sigma: float, reach: float, kinks: Sequence[float]) -> Array:
 
 
 def _conditional(h: Function, mean: Array, spread: float, kinks: Sequence[float]) -> Array:
-    """E[h(mean + spread v)], v ~ N(0, 1), for every entry of `mean`; panels in v, split where h has kinks or features."""
+    """E[h(mean + spread v)], v ~ N(0, 1), per entry of `mean`; panels in v, split where h has kinks or features."""
     steps = np.array([-9.0, -5.0, -2.5, -1.0, 0.0, 1.0, 2.5, 5.0, 9.0])
     features = [0.0, *kinks]
     if spread > 0.5:

@@ -102,9 +102,9 @@ def rms_normalisation(second: float, num_elements: int, gamma_second: float = 1.
 def batch_norm_relu(batch: float = math.inf) -> float:
     """Growth per layer of linear, batch norm, ReLU at its fixed point, for this batch size; pi / (pi - 1) when large.
 
-    ((B - 1 + J_0(r)) / (1 - J_1(r)) - 1) / (B - 3), r = -1 / (B - 1), with the arc-cosine kernels J_0 = E[a' a'] / E[a'^2]
-    and J_1 = E[a a] / E[a^2] of two samples with correlation r: no scale of the weights changes it (Yang et al. 2019).
-    Holds while batch / width is small.
+    ((B - 1 + J_0(r)) / (1 - J_1(r)) - 1) / (B - 3), r = -1 / (B - 1), with the arc-cosine kernels J_0 and J_1, which
+    are E[a' a'] / E[a'^2] and E[a a] / E[a^2] of two samples with correlation r (Cho & Saul 2009; Yang et al. 2019).
+    No scale of the weights changes it. Holds while batch / width is small.
 
     >>> round(batch_norm_relu(), 5), round(batch_norm_relu(8), 3)
     (1.46694, 1.788)
@@ -120,7 +120,7 @@ def batch_norm_relu(batch: float = math.inf) -> float:
 
 
 def residual(branch: float, alpha: float = 1.0) -> float:
-    """x + alpha f(x): 1 + alpha^2 branch; the cross term is zero on average.
+    """A sum x + alpha f(x): 1 + alpha^2 branch; the cross term is zero on average.
 
     >>> residual(1.0), round(residual(1.0, alpha=100**-0.5) ** 100, 4)  # 2 per block, or e at all depths
     (2.0, 2.7048)

@@ -1,6 +1,6 @@
 """How do variance, correlation and gradient travel through a deep network at initialisation, and how deep can it be?
 
-In wide layers with Var(w) = sigma_w^2 / fan_in and Var(b) = sigma_b^2 pre-activations are Gaussian, and from layer to layer
+In wide layers with Var(w) = sigma_w^2 / fan_in and Var(b) = sigma_b^2 pre-activations are Gaussian. Layer by layer
 
     q -> sigma_w^2 E[a(z)^2] + sigma_b^2,                         z ~ N(0, q)            (one sample: variance)
     c -> (sigma_w^2 E[a(z1) a(z2)] + sigma_b^2) / q*,             corr(z1, z2) = c       (two samples: correlation)
@@ -33,7 +33,7 @@ def variance_map(activation: Nonlinearity, sigma_w2: float, sigma_b2: float, q: 
     """The next layer's pre-activation variance: sigma_w^2 E[a^2] + sigma_b^2.
 
     >>> from gradtrace.theory.nonlinearities import nonlinearity
-    >>> variance_map(nonlinearity("relu"), 2.0, 0.1, 3.0)
+    >>> round(variance_map(nonlinearity("relu"), 2.0, 0.1, 3.0), 9)
     3.1
     """
     return sigma_w2 * moments(activation, q).second + sigma_b2
@@ -193,7 +193,7 @@ def mean_field(activation: Nonlinearity, sigma_w2: float, sigma_b2: float, q: fl
 def trajectory(
     activation: Nonlinearity, sigma_w2: float, sigma_b2: float, depth: int, q: float = 1.0, c: float = 0.0
 ) -> list[tuple[float, float, float]]:
-    """(q, c, chi) of each of `depth` layers in turn, where the first has pre-activations of variance `q`, correlation `c`.
+    """(q, c, chi) of each of `depth` layers; the first has pre-activations of variance `q` and correlation `c`.
 
     >>> from gradtrace.theory.nonlinearities import nonlinearity
     >>> layers = trajectory(nonlinearity("relu"), 1 / 3, 1 / (3 * 512), 20)
@@ -214,7 +214,7 @@ def critical_curve(activation: Nonlinearity, q: list[float] | None = None) -> li
 
     >>> from gradtrace.theory.nonlinearities import nonlinearity
     >>> [(round(w, 3), round(b, 3)) for w, b, _ in critical_curve(nonlinearity("tanh"), [0.1, 0.57, 2.0])]
-    [(1.185, 0.002), (1.761, 0.05), (3.005, 0.367)]
+    [(1.178, 0.001), (1.761, 0.05), (2.861, 0.512)]
     """
     grid = [float(x) for x in np.geomspace(1e-4, 10, 60)] if q is None else q
     points = [critical_at(activation, x) for x in grid]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradtrace.theory.backprop import sigmoid
 from gradtrace.theory.gaussian import Array, Function
@@ -77,7 +78,7 @@ def _sech2(x: Array) -> Array:
     return 4 * sigmoid(2 * x) * sigmoid(-2 * x)
 
 
-def _step(inside: Array) -> Array:
+def _step(inside: NDArray[np.bool_]) -> Array:
     return np.asarray(inside, dtype=np.float64)
 
 

@@ -11,14 +11,14 @@ import math
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import Blame, blame_growth, blame_loss
+from gradtrace.diagnosis.profile import Profile, owner
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, EPS_MARGIN, HEALTHY_DECADES
-from gradtrace.diagnosis.wording import CAUSES, decades, sites, times
+from gradtrace.diagnosis.wording import CAUSES, decades, times
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 
 if TYPE_CHECKING:
-    from gradtrace.diagnosis.profile import Profile
     from gradtrace.diagnosis.scene import Scene, View
 
 
@@ -55,6 +55,9 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
     if lost and _harmless(scene, profile):
         severity = Severity.INFO
         note = f" {scene.exhibit.optimizers[0].kind} evens this out: the gradient stays well above its eps."
+    elif lost and _starts_at_zero(profile, view):
+        severity = Severity.INFO
+        note = " Weights that start at zero hold it back by design: they get a gradient themselves and leave zero."
     return Finding(
         symptom=symptom,
         cause=blame.cause,
@@ -78,14 +81,24 @@ def _harmless(scene: Scene, profile: Profile) -> bool:
     return bool(gradients) and all(g.rms >= EPS_MARGIN * eps and g.dtype != "float16" for g in gradients)
 
 
+def _starts_at_zero(profile: Profile, view: View) -> bool:
+    """Whether all gradient is lost in weights of exactly zero that will move (a branch, head or adapter begun at zero)."""
+    stop = next((link.op for link in profile.links if math.isinf(link.decades)), None)
+    if stop is None:
+        return False
+    names = set(stop.weights) | {view.trace.ops[t[0]].parameter for t in stop.targets if t is not None}
+    weights = [p for p in view.trace.parameters if p.name in names and (len(p.shape) > 1 or not stop.weights)]
+    return any(p.norm == 0.0 and p.gradient is not None and p.gradient.norm > 0.0 for p in weights)
+
+
 def _message(symptom: Symptom, profile: Profile, blame: Blame, extent: float) -> str:
-    first, late = sites([profile.first]), sites([profile.reference])
+    first, late = owner(profile.first.weights[-1]), owner(profile.reference.weights[-1])
     verb = "shrinks" if symptom is Symptom.VANISHING else "grows"
     if math.isinf(extent):
-        head = f"No gradient at all reaches {first}: it is exactly zero."
+        head = f"No gradient at all reaches layer {first}: it is exactly zero."
     else:
         head = (
-            f"The loss gradient {verb} {times(extent)} from {late} to {first} "
+            f"The loss gradient {verb} {times(extent)} from layer {late} to layer {first} "
             f"({decades(extent / profile.num_spans)} per layer over {profile.num_spans} layers)."
         )
     return f"{head} {CAUSES[blame.cause].format(where=_list(blame.where))}"
@@ -111,5 +124,3 @@ def _evidence(profile: Profile) -> tuple[Evidence, ...]:
         *per_factor,
         *mean,
     )
-
-

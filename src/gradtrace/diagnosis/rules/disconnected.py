@@ -105,7 +105,10 @@ def _without_optimizer(scene: Scene) -> list[Finding]:
     foreign = sum(optimizer.num_foreign for optimizer in optimizers)
     stale = f" It holds {foreign} that are not the model's: was it built before they were replaced?" if foreign else ""
     message = f"No optimizer holds {_count(orphans)} ({_some(orphans)}), although they require a gradient.{stale}"
-    evidence = [Evidence("without optimizer", len(orphans), "parameters"), Evidence("foreign in optimizer", foreign, "")]
+    evidence = [
+        Evidence("without optimizer", len(orphans), "parameters"),
+        Evidence("foreign in optimizer", foreign, ""),
+    ]
     return [_finding(_modules(orphans), Severity.CRITICAL if foreign else Severity.WARNING, message, evidence)]
 
 

@@ -67,8 +67,16 @@ def _flushed(scene: Scene) -> Finding | None:
 
 def _is_flushed(op: Op) -> bool:
     """Most entries are at the floor, or all are gone although what arrived before was nearly so."""
-    received = [stats for stats in (op.received, *op.passed) if stats is not None and stats.dtype in HALF_FORMATS]
-    return any(stats.norm > 0.0 and near_floor(stats) > FLUSHED_FRAC for stats in received)
+    gradients = [stats for stats in (op.received, *op.passed) if stats is not None and stats.dtype in HALF_FORMATS]
+    if any(stats.norm > 0.0 and near_floor(stats) > FLUSHED_FRAC for stats in gradients):
+        return True
+    return len(gradients) > 1 and op.received is not None and op.received.norm > 0.0 and _all_flushed(op)
+
+
+def _all_flushed(op: Op) -> bool:
+    """A scaling that returns nothing at all: a layer, or a product with a constant, of non-zero times non-zero."""
+    layer = bool(op.weights) or op.name.startswith(("Mul", "Div"))
+    return layer and all(stats.norm == 0.0 for stats in op.passed if stats is not None)
 
 
 def _unchanged(scene: Scene) -> Finding | None:

@@ -50,12 +50,14 @@ def _pairing(view: View) -> Finding | None:
         if kind in _EXPECTS_LOGITS and fed.removeprefix("Safe") == _EXPECTS_LOGITS[kind]:
             name = "cross_entropy" if kind == "LogSoftmax" else "binary_cross_entropy_with_logits"
             return _mismatch(
+                view,
                 below,
                 f"{name} applies its own {fed.lower()}, but the output at {below.site} went through {fed.lower()} "
                 "already: squashed twice, the loss cannot come near zero and its gradient is throttled.",
             )
         if kind.startswith("NllLoss") and (below.weights or fed in ("Softmax", "Relu", "Sigmoid")):
             return _mismatch(
+                view,
                 below,
                 f"nll_loss expects log-probabilities, but it is given the output of {fed.lower()} at {below.site}: the "
                 "loss is then linear in it and knows no minimum.",
@@ -63,11 +65,11 @@ def _pairing(view: View) -> Finding | None:
     return None
 
 
-def _mismatch(op: Op, message: str) -> Finding:
+def _mismatch(view: View, op: Op, message: str) -> Finding:
     return Finding(
         symptom=Symptom.LOSS_SATURATED,
         cause=Cause.LOSS_FUNCTION,
-        where=(place(op),),
+        where=(place(op, view.paths),),
         severity=Severity.WARNING,
         message=message,
         remedies=remedies_for(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION),
@@ -108,7 +110,7 @@ def _flat(view: View) -> Finding | None:
     return Finding(
         symptom=Symptom.LOSS_SATURATED,
         cause=Cause.LOSS_FUNCTION,
-        where=(place(op), place(witness)),
+        where=(place(op, view.paths), place(witness, view.paths)),
         severity=Severity.CRITICAL,
         message=f"The loss is {view.trace.loss:.4g}, yet it hardly depends on the network's output at {op.site}: moving the "
         f"output by its own scale changes the loss by {100 * elasticity:.2g} %. It is flat at "

@@ -16,6 +16,7 @@ from gradtrace.diagnosis.rules.units import dead_layers, is_first
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR, INPUT_RMS, SUM_FACTOR, TARGET_RATIO, UPDATE_REPLACES
 from gradtrace.diagnosis.wording import percent
+from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
@@ -38,10 +39,18 @@ def judge(scene: Scene) -> list[Finding]:
     return findings or _targets(scene)
 
 
-def large_updates(training: Training) -> list[UpdateStats]:
-    """Weights that one step replaces, the largest ratio first; those that start at zero have no ratio."""
-    found = [u for u in training.updates if u.weight_norm > 0.0 and u.ratio > UPDATE_REPLACES]
+def weights_moved(training: Training) -> list[UpdateStats]:
+    """The first step's change of each weight matrix, the largest ratio first.
+
+    Vectors (biases, gains) and weights that start at zero have no scale of their own to compare with.
+    """
+    found = [u for u in training.updates if u.weight_norm > 0.0 and len(u.shape) > 1]
     return sorted(found, key=lambda update: -update.ratio)
+
+
+def large_updates(training: Training) -> list[UpdateStats]:
+    """Weights that one step replaces."""
+    return [u for u in weights_moved(training) if u.ratio > UPDATE_REPLACES]
 
 
 def diverged(training: Training) -> bool:
@@ -67,7 +76,7 @@ def _diverged(scene: Scene, training: Training) -> list[Finding]:
     if not grew and not (large and training.broke_at is not None):
         return []
     cause = _cause(scene, training)
-    worst = max((u for u in training.updates if u.weight_norm > 0.0), key=lambda u: u.ratio, default=None)
+    worst = next(iter(weights_moved(training)), None)
     losses = [loss for loss in training.losses if math.isfinite(loss)]
     peak = max(losses) if grew else losses[0]
     text = f"In {len(training.losses)} steps on a copy the loss goes from {losses[0]:.4g} to {peak:.4g}"
@@ -104,11 +113,12 @@ def _died(scene: Scene, training: Training) -> list[Finding]:
     op, frac = now[0]
     assert op.activation is not None
     cause = _cause(scene, training)
+    paths = Paths(training.after)
     return [
         Finding(
             symptom=Symptom.DEAD_UNITS,
             cause=cause,
-            where=tuple(dict.fromkeys(place(op) for op, _ in now)),
+            where=tuple(dict.fromkeys(place(op, paths) for op, _ in now)),
             severity=Severity.CRITICAL if frac == 1.0 else Severity.WARNING,
             message=f"After {len(training.losses)} steps on a copy {percent(frac)} of the {op.activation.num_units} units "
             f"at {op.site} are zero on every sample; before, they were alive. {_words(cause, scene)}",
@@ -124,7 +134,7 @@ def _cause(scene: Scene, training: Training) -> Cause:
     """Data scale, reduction or learning rate: what would bring the largest step back below its weight."""
     view = scene.views[0]
     summed = scene.exhibit.summed_over
-    worst = max((u.ratio for u in training.updates if u.weight_norm > 0.0), default=0.0)
+    worst = max((u.ratio for u in weights_moved(training)), default=0.0)
     adaptive = all(optimizer.adaptive for optimizer in scene.exhibit.optimizers)
     if not adaptive and (large_inputs(view) or target_distance(view) > TARGET_RATIO):
         return Cause.INPUT_SCALE
@@ -169,7 +179,7 @@ def _targets(scene: Scene) -> list[Finding]:
         Finding(
             symptom=Symptom.EXPLODING,
             cause=Cause.INPUT_SCALE,
-            where=(place(layer), "targets"),
+            where=(place(layer, view.paths), "targets"),
             severity=Severity.WARNING,
             message=f"The targets lie {distances[0]:.3g} times the output's own scale away: the gradient of the squared "
             "error is that much larger than the network is initialised for. Normalise the targets.",
@@ -181,7 +191,7 @@ def _targets(scene: Scene) -> list[Finding]:
 
 def _where(cause: Cause, scene: Scene, names: list[str]) -> tuple[str, ...]:
     if cause is Cause.INPUT_SCALE:
-        first = [place(op) for op in large_inputs(scene.views[0])]
+        first = [place(op, scene.views[0].paths) for op in large_inputs(scene.views[0])]
         return tuple(dict.fromkeys(first or [owner(name) for name in names] + ["targets"]))
     return tuple(dict.fromkeys(owner(name) for name in names))
 

@@ -6,10 +6,11 @@ close, and the output's own squashing, which the rule of the loss looks at.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT, ROWS
-from gradtrace.diagnosis.profile import place
+from gradtrace.diagnosis.profile import layer_below, places
 from gradtrace.diagnosis.thresholds import ATTENTION_MIN_ROWS, INPUT_RMS, SATURATED_MAJORITY, dead_frac
 from gradtrace.diagnosis.wording import percent
 from gradtrace.records.finding import Evidence, Finding
@@ -37,14 +38,13 @@ def judge(scene: Scene) -> list[Finding]:
 
 def dead_layers(traces: tuple[Trace, ...]) -> list[tuple[Op, float]]:
     """Ops most of whose units are dead on every sample of every trace, with the fraction."""
-    common: dict[tuple[str, str | None, int, str], set[int]] = {}
+    common: dict[Key, set[int]] = {}
     found = {}
     for trace in traces:
-        for op in trace.ops:
+        for key, op in by_key(trace).items():
             a = op.activation
             if a is None or a.function not in _DEADLY or op.factor is Factor.LOSS or not a.num_units:
                 continue
-            key = (op.name, op.site.module, op.site.call, op.site.source)
             common[key] = common.get(key, set(a.dead_units)) & set(a.dead_units)
             found[key] = (op, a)
     layers = []
@@ -81,7 +81,7 @@ def _dead(scene: Scene) -> Finding | None:
 
 
 def _saturated(scene: Scene) -> Finding | None:
-    per_trace = [{_key(op): op for op in trace.ops if _is_saturated(op)} for trace in scene.traces]
+    per_trace = [{key: op for key, op in by_key(trace).items() if _is_saturated(op)} for trace in scene.traces]
     keys = set.intersection(*(set(ops) for ops in per_trace))
     view = scene.views[0]
     ops = sorted((op for key, op in per_trace[0].items() if key in keys), key=lambda op: op.sequence)
@@ -137,8 +137,18 @@ def _attention(scene: Scene) -> Finding | None:
     )
 
 
-def _key(op: Op) -> tuple[str, str | None, int, str]:
-    return op.name, op.site.module, op.site.call, op.site.source
+Key = tuple[str, str | None, int, str, int]
+
+
+def by_key(trace: Trace) -> dict[Key, Op]:
+    """The activation ops of a trace under names that are the same for every batch: site, and which of its ops there."""
+    counts: Counter[tuple[str, str | None, int, str]] = Counter()
+    keyed: dict[Key, Op] = {}
+    for op in sorted((op for op in trace.ops if op.activation is not None), key=lambda op: op.sequence):
+        site = (op.name, op.site.module, op.site.call, op.site.source)
+        keyed[*site, counts[site]] = op
+        counts[site] += 1
+    return keyed
 
 
 def _is_saturated(op: Op) -> bool:
@@ -171,32 +181,18 @@ def is_output(op: Op, view: View) -> bool:
     return not arrivals or all(view.trace.ops[source].factor is Factor.LOSS for source, _ in arrivals)
 
 
-def layer_below(op: Op, view: View) -> Op | None:
-    """The layer whose output this activation is applied to, through norms, views and sums."""
-    index: int | None = op.index
-    for _ in range(16):
-        if index is None:
-            return None
-        here = view.trace.ops[index]
-        if here.weights:
-            return here
-        ways = [t[0] for t in here.targets if t is not None and view.trace.ops[t[0]].parameter is None]
-        index = ways[0] if ways else None
-    return None
-
-
 def _where(ops: list[Op], view: View) -> tuple[str, ...]:
     """The activations' own modules, and the layers that feed them."""
     names: dict[str, None] = {}
     for op in ops:
-        below = layer_below(op, view)
-        names |= dict.fromkeys([place(op)] + ([place(below)] if below is not None else []))
+        below = layer_below(op, view.paths)
+        names |= dict.fromkeys(places([op] + ([below] if below is not None else []), view.paths))
     return tuple(names)
 
 
 def _input_or(cause: Cause, op: Op, view: View) -> Cause:
     """Whether the input made the pre-activations large: a first layer, fed with an order of magnitude too much."""
-    below = layer_below(op, view)
+    below = layer_below(op, view.paths)
     if below is None or below.forward is None or not is_first(below, view):
         return cause
     gain = below.forward.output_rms / max(below.forward.input_rms, 1e-30)
@@ -219,7 +215,7 @@ def is_first(layer: Op, view: View) -> bool:
 
 
 def _input_words(op: Op, view: View) -> str:
-    below = layer_below(op, view)
+    below = layer_below(op, view.paths)
     assert below is not None
     assert below.forward is not None
     return f"The input has a root mean square of {below.forward.input_rms:.3g}, where about 1 is expected."

@@ -1,0 +1,155 @@
+"""What does TARGET on the command line name? A factory that returns the model, the loss function and the batches.
+
+    package.module:factory       path/to/file.py:factory
+
+While it is imported and called, the current folder and the file's own are on ``sys.path``. Whatever goes wrong is one
+sentence, with the line of the user's code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradtrace.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
+
+_EXPECTED = "package.module:factory or path/to/file.py:factory"
+_PARTS = ("model", "loss_fn", "batches", "optimizer")
+_RETURNS = "(model, loss_fn, batches) or (model, loss_fn, batches, optimizer), or an object or dict with these names"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What `gradtrace.check` takes, and how the user calls it."""
+
+    name: str
+    model: Any
+    loss_fn: Any
+    batches: Any
+    optimizer: Any = None
+
+
+def load_target(text: str) -> Target:
+    """Import the factory that `text` names, call it, and look at what it returns; raises `InputError`."""
+    place, colon, name = text.rpartition(":")
+    if not colon or not place or not name.isidentifier():
+        raise InputError(f"TARGET must be {_EXPECTED}, but it is {text!r}")
+    is_file = place.endswith(".py") or "/" in place or "\\" in place
+    folders = [str(Path.cwd())] + ([str(Path(place).resolve().parent)] if is_file else [])
+    with _on_path(folders):
+        module = _import_file(place) if is_file else _import_module(place)
+        with _told(f"calling {text}"):
+            made = _factory(module, place, name)()
+    return as_target(made, text)
+
+
+def as_target(made: Any, name: str) -> Target:
+    """Name the parts of what a factory returned; raises `InputError`."""
+    if isinstance(made, tuple):
+        if len(made) not in (3, 4):
+            raise InputError(f"{name} must return {_RETURNS}, but it returned a tuple of {len(made)}")
+        return Target(name, made[0], made[1], made[2], made[3] if len(made) == 4 else None)
+    parts = {key: made.get(key) if isinstance(made, Mapping) else getattr(made, key, None) for key in _PARTS}
+    missing = [key for key in _PARTS[:3] if parts[key] is None]
+    if missing:
+        raise InputError(
+            f"{name} must return {_RETURNS}, but it returned {type(made).__name__} without {' and '.join(missing)}"
+        )
+    return Target(name, **parts)
+
+
+@contextlib.contextmanager
+def _on_path(folders: list[str]) -> Iterator[None]:
+    before = list(sys.path)
+    sys.path[:0] = [folder for folder in reversed(folders) if folder not in sys.path]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _import_file(place: str) -> ModuleType:
+    path = Path(place)
+    if not path.is_file():
+        raise InputError(f"there is no file {place} (from {Path.cwd()})")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{place} is not a Python file; expected {_EXPECTED}")
+    module = importlib.util.module_from_spec(spec)
+    shadowed = sys.modules.get(path.stem)
+    sys.modules[path.stem] = module  # dataclasses and pickle look a class's module up
+    try:
+        with _told(f"importing {place}"):
+            spec.loader.exec_module(module)
+    except InputError:
+        if shadowed is None:
+            del sys.modules[path.stem]
+        else:
+            sys.modules[path.stem] = shadowed
+        raise
+    return module
+
+
+def _import_module(place: str) -> ModuleType:
+    try:
+        with _told(f"importing {place}"):
+            return importlib.import_module(place)
+    except InputError as error:
+        missing = error.__cause__
+        if isinstance(missing, ModuleNotFoundError) and f"{place}.".startswith(f"{missing.name}."):
+            raise InputError(f"there is no module {missing.name!r}; TARGET must be {_EXPECTED}") from missing
+        raise
+
+
+def _factory(module: ModuleType, place: str, name: str) -> Callable[[], Any]:
+    factory = getattr(module, name, None)
+    if factory is None:
+        near = difflib.get_close_matches(name, [key for key, value in vars(module).items() if callable(value)], n=1)
+        raise InputError(f"{place} has no {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    if not callable(factory):
+        raise InputError(f"{place}:{name} must be a function without arguments, but it is {type(factory).__name__}")
+    return factory  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _told(doing: str) -> Iterator[None]:
+    """Turn whatever the user's code raises into one sentence; also a script that ends the process."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{doing} raised {describe(error)}") from error
+
+
+def describe(error: BaseException) -> str:
+    """``ValueError: too small (net.py:12)``: the innermost line that is not of an installed package."""
+    message = str(error).strip().split("\n")[0]
+    told = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"SyntaxError: {error.msg} ({_relative(error.filename)}:{error.lineno})"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    return f"{told} ({_relative(frames[-1].filename)}:{frames[-1].lineno})" if frames else told
+
+
+def _is_users(filename: str) -> bool:
+    inside = str(Path(__file__).parent)
+    installed = ("site-packages", "dist-packages", "<frozen", str(Path(traceback.__file__).parent))
+    return not filename.startswith(inside) and not any(part in filename for part in installed)
+
+
+def _relative(filename: str) -> str:
+    path = Path(filename)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else filename

@@ -1,0 +1,131 @@
+"""Vanishing and exploding: an ill network, its healthy twin, the scale of the loss, and both sides of the threshold."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import gradtrace
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+
+from .networks import Residual, batches, cross_entropy, mlp
+
+HE = 2.0**0.5
+
+
+def first(model: nn.Module, **options: object) -> tuple[Symptom, Cause] | None:
+    """Symptom and cause of the first finding of warning or above; None for a healthy verdict."""
+    diagnosis = gradtrace.check(model, cross_entropy, batches(), **options)  # type: ignore[arg-type]
+    found = [f for f in diagnosis.findings if f.severity is not Severity.INFO]
+    assert diagnosis.healthy == (not found)
+    return (found[0].symptom, found[0].cause) if found else None
+
+
+@pytest.mark.parametrize(
+    ("model", "verdict"),
+    [
+        pytest.param(lambda: mlp(20, nn.Sigmoid), (Symptom.VANISHING, Cause.ACTIVATION_DERIVATIVE), id="sigmoid"),
+        pytest.param(lambda: mlp(20, nn.ReLU, gain=HE), None, id="relu, He"),
+        pytest.param(lambda: mlp(20, nn.ReLU, gain=0.5), (Symptom.VANISHING, Cause.SMALL_WEIGHTS), id="relu, small"),
+        pytest.param(lambda: mlp(20, nn.ReLU, gain=3.0), (Symptom.EXPLODING, Cause.LARGE_WEIGHTS), id="relu, large"),
+        pytest.param(lambda: mlp(10, nn.Tanh, gain=1.0), None, id="tanh, Xavier"),
+        pytest.param(
+            lambda: mlp(12, nn.Tanh, gain=12.0, width=16), (Symptom.SATURATED, Cause.SATURATED_PREACTIVATION), id="tanh, flat"
+        ),
+        pytest.param(lambda: Residual(60), (Symptom.EXPLODING, Cause.RESIDUAL_GROWTH), id="residual sum"),
+        pytest.param(lambda: Residual(60, scale=0.1), None, id="residual, scaled"),
+    ],
+)  # fmt: skip
+def test_first_finding(model: object, verdict: object) -> None:
+    torch.manual_seed(0)
+    assert first(model()) == verdict  # type: ignore[operator]
+
+
+def test_batch_norm_without_skips_explodes_and_with_a_few_layers_does_not() -> None:
+    """Yang et al. 2019: E[g^2] grows by pi/(pi-1) = 1.467 per layer."""
+
+    def stack(depth: int) -> nn.Sequential:
+        torch.manual_seed(0)
+        layers = [layer for _ in range(depth) for layer in (nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU())]
+        return nn.Sequential(nn.Linear(16, 32), *layers, nn.Linear(32, 4))
+
+    assert first(stack(50)) == (Symptom.EXPLODING, Cause.BATCHNORM_EXPLOSION)
+    assert first(stack(8)) is None
+
+
+@pytest.mark.parametrize(("exponent", "ill"), [(-1.5, False), (-2.5, True), (-3.5, True)])
+def test_one_constant_on_both_sides_of_the_threshold(exponent: float, ill: bool) -> None:
+    """A product with 10^k between two layers shifts early against late by k decades, and nothing else."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(16, 32), nn.Linear(32, 32), nn.Linear(32, 4)
+            for layer in (self.a, self.b, self.c):
+                nn.init.orthogonal_(layer.weight)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.c(self.b(self.a(x) * 10.0**exponent))
+
+    torch.manual_seed(0)
+    diagnosis = gradtrace.check(Scaled(), cross_entropy, batches())
+    assert diagnosis.healthy is not ill
+    if ill:
+        severity = Severity.CRITICAL if exponent < -3 else Severity.WARNING
+        assert (diagnosis.findings[0].cause, diagnosis.findings[0].severity) == (Cause.SMALL_WEIGHTS, severity)
+
+
+@settings(max_examples=6)
+@given(scale=st.sampled_from([1e-6, 1e-3, 1e3, 1e6]), depth=st.integers(6, 16), kind=st.sampled_from(["sigmoid", "relu"]))
+def test_the_scale_of_the_loss_changes_no_finding(scale: float, depth: int, kind: str) -> None:
+    torch.manual_seed(depth)
+    model = mlp(depth, {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}[kind])
+
+    def scaled(model: nn.Module, batch: object) -> torch.Tensor:
+        return scale * cross_entropy(model, batch)
+
+    plain, other = (gradtrace.check(model, loss_fn, batches()) for loss_fn in (cross_entropy, scaled))
+    assert [(f.symptom, f.cause, f.where, f.severity) for f in plain.findings] == [
+        (f.symptom, f.cause, f.where, f.severity) for f in other.findings
+    ]
+
+
+def test_adam_evens_out_a_small_gradient_but_not_one_below_its_eps() -> None:
+    torch.manual_seed(0)
+    mild, grave = mlp(9, nn.ReLU), mlp(20, nn.Sigmoid)
+    for model, healthy in ((mild, True), (grave, False)):
+        assert not gradtrace.check(model, cross_entropy, batches()).healthy
+        adam = torch.optim.Adam(model.parameters(), lr=1e-4)
+        assert gradtrace.check(model, cross_entropy, batches(), optimizer=adam).healthy is healthy
+
+
+def test_a_head_or_adapter_that_starts_at_zero_is_no_fault_and_a_network_of_zeros_is() -> None:
+    torch.manual_seed(0)
+    model = mlp(3, nn.ReLU, gain=HE)
+    nn.init.zeros_(model[-1].weight)  # type: ignore[arg-type]
+    assert first(model) is None
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    assert first(model) is not None
+
+
+def test_the_same_block_applied_again_and_again_is_a_recurrence() -> None:
+    class Tied(nn.Module):
+        def __init__(self, gain: float) -> None:
+            super().__init__()
+            self.stem, self.block, self.head = nn.Linear(16, 32), nn.Linear(32, 32, bias=False), nn.Linear(32, 4)
+            nn.init.orthogonal_(self.block.weight, gain)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            for _ in range(30):
+                x = self.block(x)
+            return self.head(x)
+
+    torch.manual_seed(0)
+    assert first(Tied(0.7)) == (Symptom.VANISHING, Cause.RECURRENT_CONTRACTION)
+    assert first(Tied(1.4)) == (Symptom.EXPLODING, Cause.RECURRENT_EXPANSION)
+    assert first(Tied(1.0)) is None

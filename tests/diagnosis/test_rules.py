@@ -1,0 +1,234 @@
+"""The other rules: each with an ill network and a healthy twin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import gradtrace
+from gradtrace.records.finding import Finding
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+
+from .networks import batches, cross_entropy, mlp
+
+
+def findings(model: nn.Module, loss_fn: Any = cross_entropy, data: Any = None, **options: Any) -> list[Finding]:
+    """Findings of warning and above."""
+    diagnosis = gradtrace.check(model, loss_fn, data if data is not None else batches(), **options)
+    return [f for f in diagnosis.findings if f.severity is not Severity.INFO]
+
+
+def verdict(*args: Any, **options: Any) -> tuple[Symptom, Cause] | None:
+    """Symptom and cause of the first finding."""
+    found = findings(*args, **options)
+    return (found[0].symptom, found[0].cause) if found else None
+
+
+class Middle(nn.Module):
+    """Two layers with something in between."""
+
+    def __init__(self, between: Any, unused: bool = False) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 32), nn.Linear(32, 4)
+        self.between = between
+        self.unused = nn.Linear(32, 2) if unused else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x)
+        if self.unused is not None:
+            self.unused(hidden)
+        return self.second(self.between(hidden))
+
+
+@pytest.mark.parametrize("bias", [-20.0, 0.0])
+def test_dead_units(bias: float) -> None:
+    model = mlp(3, nn.ReLU)
+    nn.init.constant_(model[2].bias, bias)  # type: ignore[arg-type]
+    found = findings(model)
+    assert bool(found) is (bias < 0)
+    if found:
+        assert (found[0].symptom, found[0].cause) == (Symptom.DEAD_UNITS, Cause.SATURATED_PREACTIVATION)
+        assert "2" in found[0].where
+        assert "100 % of the 32 units" in found[0].message
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_inputs_that_saturate_the_first_layer(scale: float) -> None:
+    data = [(x * scale, y) for x, y in batches()]
+    expected = (Symptom.SATURATED, Cause.INPUT_SCALE) if scale > 1 else None
+    assert verdict(mlp(2, nn.Tanh), data=data) == expected
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        pytest.param(lambda h: h.detach(), id="detach"),
+        pytest.param(lambda h: h.data.relu(), id="data"),
+        pytest.param(lambda h: torch.no_grad()(torch.relu)(h), id="no_grad"),
+        pytest.param(lambda h: (h > 0).float(), id="comparison"),
+        pytest.param(lambda h: torch.tensor(h.tolist()), id="tolist"),
+        pytest.param(lambda h: torch.from_numpy(h.detach().numpy().copy()), id="numpy"),
+        pytest.param(lambda h: h.round(), id="round"),
+    ],
+)
+def test_a_cut_graph_is_named_with_the_line(cut: Any) -> None:
+    found = findings(Middle(cut))
+    assert (found[0].symptom, found[0].cause) == (Symptom.DISCONNECTED, Cause.DETACHED_GRAPH)
+    assert found[0].where[0] in ("first", "")
+    assert "test_rules.py" in found[0].source
+
+
+def test_idle_parts_are_no_fault() -> None:
+    assert verdict(Middle(torch.relu, unused=True)) is None
+    frozen = Middle(torch.relu)
+    frozen.first.requires_grad_(False)
+    assert verdict(frozen) is None
+
+
+def test_layers_in_a_plain_list_are_not_registered() -> None:
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = [nn.Linear(16, 16)]
+            self.head = nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.relu(self.layers[0](x)))
+
+    found = findings(Hidden())
+    assert found[0].symptom is Symptom.DISCONNECTED
+    assert found[0].where[0].startswith("layers")
+
+
+def test_an_optimizer_that_holds_other_parameters() -> None:
+    model = mlp(2, nn.ReLU)
+    stale = torch.optim.SGD(model.parameters(), lr=0.01)
+    model[0] = nn.Linear(16, 32)
+    found = findings(model, optimizer=stale)
+    assert (found[0].symptom, found[0].where[0]) == (Symptom.DISCONNECTED, "0")
+    assert "2 that are not the model's" in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("output", "loss", "expected"),
+    [
+        (nn.Softmax(-1), F.cross_entropy, (Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)),
+        (nn.Identity(), F.cross_entropy, None),
+        (nn.LogSoftmax(-1), F.nll_loss, None),
+        (nn.Softmax(-1), F.nll_loss, (Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)),
+        (nn.LogSoftmax(-1), F.cross_entropy, None),
+    ],
+)
+def test_the_pairing_of_output_and_loss(output: nn.Module, loss: Any, expected: Any) -> None:
+    model = nn.Sequential(nn.Linear(16, 4), output)
+    assert verdict(model, lambda m, b: loss(m(b[0]), b[1])) == expected
+
+
+@pytest.mark.parametrize("offset", [30.0, 0.0])
+def test_a_saturated_output_under_squared_error(offset: float) -> None:
+    model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 1), nn.Sigmoid())
+    nn.init.constant_(model[2].bias, offset)  # type: ignore[arg-type]
+    expected = (Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION) if offset else None
+    assert verdict(model, lambda m, b: F.mse_loss(m(b[0]), torch.zeros(len(b[0]), 1))) == expected
+    # converged: as saturated, but right
+    assert verdict(model, lambda m, b: F.binary_cross_entropy(m(b[0]), torch.ones(len(b[0]), 1))) is None
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda h: torch.log(torch.relu(h)), "log"),
+        (lambda h: torch.sqrt(torch.relu(h)), "sqrt"),
+        (lambda h: (h * 0).square().sum(1, keepdim=True).sqrt() + h, "sqrt"),
+        (lambda h: torch.where(h > 0, torch.sqrt(h), h), "sqrt"),
+        (lambda h: torch.exp(h * 1e4) / torch.exp(h * 1e4).sum(1, keepdim=True), "exp"),
+        (lambda h: torch.acos(h.clamp(-1, 1) * 0 + 1), "acos"),
+    ],
+)
+def test_unsafe_ops(function: Any, name: str) -> None:
+    found = findings(Middle(function))
+    assert (found[0].symptom, found[0].cause) == (Symptom.NONFINITE, Cause.UNSAFE_OP)
+    assert name in found[0].message.lower()
+    assert "test_rules.py" in found[0].source
+
+
+def test_non_finite_data_and_parameters() -> None:
+    bad = [(x.clone().index_fill_(0, torch.tensor([0]), float("nan")), y) for x, y in batches()]
+    found = findings(mlp(2, nn.ReLU), data=bad)
+    assert (found[0].symptom, found[0].cause) == (Symptom.NONFINITE, Cause.INPUT_SCALE)
+    model = mlp(2, nn.ReLU)
+    nn.init.constant_(model[0].bias, float("inf"))  # type: ignore[arg-type]
+    assert findings(model)[0].symptom is Symptom.NONFINITE
+    assert "0.bias" in findings(model)[0].where
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.1, None), (1e3, (Symptom.EXPLODING, Cause.LEARNING_RATE))])
+def test_learning_rate(rate: float, expected: Any) -> None:
+    torch.manual_seed(0)
+    model = mlp(2, nn.ReLU)
+    assert verdict(model, optimizer=torch.optim.SGD(model.parameters(), lr=rate)) == expected
+
+
+def test_a_summed_loss_with_a_rate_for_a_mean() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 1))
+    data = [(torch.randn(512, 16), torch.randn(512, 1)) for _ in range(2)]
+    rate = torch.optim.SGD(model.parameters(), lr=0.05)
+    for reduction, expected in (("sum", (Symptom.EXPLODING, Cause.REDUCTION_SCALE)), ("mean", None)):
+        loss_fn = lambda m, b, how=reduction: F.mse_loss(m(b[0]), b[1], reduction=how)  # noqa: E731
+        assert verdict(model, loss_fn, data, optimizer=rate) == expected
+
+
+def test_bfloat16_weights_that_a_small_step_cannot_move() -> None:
+    torch.manual_seed(0)
+    data = [(x.bfloat16(), y) for x, y in batches()]
+    for rate, ill in ((1e-6, True), (0.05, False)):
+        model = mlp(2, nn.ReLU).bfloat16()
+        found = verdict(model, data=data, optimizer=torch.optim.Adam(model.parameters(), lr=rate))
+        assert found == ((Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT) if ill else None)
+
+
+def test_float16_gradients_below_the_smallest_number() -> None:
+    data = [(x.half(), y) for x, y in batches()]
+    for scale, ill in ((1e-7, True), (1.0, False)):
+        torch.manual_seed(0)
+        loss_fn = lambda m, b, by=scale: cross_entropy(m, b).float() * by  # noqa: E731
+        assert (verdict(mlp(2, nn.ReLU).half(), loss_fn, data) == (Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT)) is ill
+
+
+@pytest.mark.parametrize("scale", [30.0, 1.0])
+def test_attention_that_is_one_hot(scale: float) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.head = nn.Linear(16, 48), nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = self.qkv(x).chunk(3, -1)
+            return self.head((torch.softmax(scale * (q @ k.mT), -1) @ v).mean(1))
+
+    torch.manual_seed(0)
+    data = [(torch.randn(8, 12, 16), torch.randint(0, 4, (8,))) for _ in range(2)]
+    expected = (Symptom.SATURATED, Cause.ATTENTION_SATURATION) if scale > 1 else None
+    assert verdict(Attention(), data=data) == expected
+
+
+@pytest.mark.parametrize("length", [200, 3])
+@pytest.mark.parametrize("cell", [nn.RNN, nn.LSTM, nn.GRU])
+def test_a_long_sequence_loses_its_early_gradient(cell: Any, length: int) -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = cell(8, 16, batch_first=True), nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.rnn(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    data = [(torch.randn(4, length, 8), torch.randint(0, 4, (4,))) for _ in range(2)]
+    expected = (Symptom.VANISHING, Cause.RECURRENT_CONTRACTION) if length > 100 else None
+    assert verdict(Last(), data=data) == expected

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from tests.report.samples import SAMPLES, chain, residual
+
+from gradtrace.records.vocabulary import Factor
+from gradtrace.report.picture import LOOKS, bar, lay_out
+from gradtrace.report.tables import Row, fold, picture, unseen
+
+
+@pytest.mark.parametrize("trace", [chain(1000, 0.2, 4.0, "sigmoid"), residual(500), chain(33, 0.5, 0.5, "relu")])
+def test_folding_keeps_every_sum(trace):
+    whole, folded = picture(trace, max_rows=10**6), picture(trace)
+    assert len(folded.rows) <= 32 < len(whole.rows)
+    assert sum(row.num_layers for row in folded.rows) == len(whole.rows)
+    for factor in whole.factors:
+        assert sum(row.gains.get(factor, 0.0) for row in folded.rows) == pytest.approx(whole.totals[factor])
+    assert folded.rows[-1].after == whole.rows[-1].after
+    assert all(below.before == above.after for above, below in zip(folded.rows, folded.rows[1:], strict=False))
+
+
+def test_a_slope_stays_visible_among_layers_that_are_alike():
+    assert len(picture(chain(1000, 0.2, 4.0, "sigmoid")).rows) >= 12
+
+
+def make_row(i: int, path: str) -> Row:
+    return Row(path, path, 1, {Factor.WEIGHT: math.sin(i) * 5}, 0.0, 0.0, "", 1.0, 1.0)
+
+
+def test_layers_that_are_not_alike_fold_too():
+    rows = [make_row(i, "".join(chr(97 + int(digit)) for digit in str(i))) for i in range(500)]
+    assert len(fold(rows)) <= 32
+
+
+def test_few_rows_stay_as_they_are():
+    assert [row.first for row in picture(chain(3, 0.5, 0.5, "relu")).rows] == [
+        "loss",
+        "layers.2",
+        "layers.1",
+        "layers.0",
+    ]
+
+
+def test_zero_and_nan_are_rows():
+    assert picture(SAMPLES["cut"]().traces[0]).rows[1].after == -math.inf
+    assert math.isnan(picture(SAMPLES["hostile"]().traces[0]).rows[-1].after)
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLES if name != "empty"])
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_every_bar_fills_its_cells(name, width):
+    table = picture(SAMPLES[name]().traces[0])
+    layout = lay_out(table, width, ascii_only=False)
+    assert {len(bar(row, layout)) for row in table.rows} == {layout.bar}
+
+
+def test_factors_are_told_apart_without_colour():
+    assert len({look.letter for look in LOOKS.values()}) == len(Factor)
+
+
+def test_everything_unseen_is_told():
+    told = dict(unseen(residual(1)))
+    assert told["no gradient reached"] == ("head.bias",)
+    assert told["values went on without the tape"] == ("detach (net.py:12)",)
+    assert told["traced uncompiled"] == ()

@@ -1,0 +1,100 @@
+"""Golden files: `GRADTRACE_REWRITE=1 pytest tests/report` writes them anew; look at the difference then."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tests.report.samples import SAMPLES, chain
+
+from gradtrace.report.terminal import show, show_trace
+
+GOLDEN = Path(__file__).with_name("golden")
+REWRITE = os.environ.get("GRADTRACE_REWRITE") == "1"
+
+
+def console_of(width: int, *, colour: bool = False, encoding: str = "utf-8") -> Console:
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+    return Console(file=file, width=width, force_terminal=colour, color_system="256" if colour else None,
+                   legacy_windows=False, _environ={})  # fmt: skip
+
+
+def text_of(console: Console) -> str:
+    file = console.file
+    assert isinstance(file, io.TextIOWrapper)
+    file.flush()
+    return file.buffer.getvalue().decode(file.encoding)  # type: ignore[attr-defined]
+
+
+def drawn(name: str, width: int, **options) -> str:
+    console = console_of(width, **options)
+    show(SAMPLES[name](), console)
+    return text_of(console)
+
+
+@pytest.mark.parametrize("colour", [False, True], ids=["plain", "colour"])
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_golden(name, width, colour):
+    found = drawn(name, width, colour=colour)
+    path = GOLDEN / f"{name}_{width}{'_colour' if colour else ''}.txt"
+    if REWRITE:
+        path.write_text(found, encoding="utf-8")
+    assert found == path.read_text(encoding="utf-8"), f"{path.name} differs; see the docstring of this file"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_no_line_is_too_wide_or_ends_in_blanks(name, width):
+    lines = drawn(name, width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert all(line == line.rstrip() for line in lines)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_markup_and_control_characters_show_as_text(width):
+    text = drawn("hostile", width)
+    assert "\x1b" not in text
+    for name in (
+        "[red]x[/red]",
+        "<script>alert(1)</script>",
+        "[bold]log of zero[/bold]",
+        "[red]<script>2",
+        "<eps>)[/]",
+    ):
+        assert name in text
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_any_encoding_will_do(name, encoding):
+    assert drawn(name, 80, encoding=encoding).isascii()
+
+
+def test_ascii_consoles_get_ascii_bars():
+    text = drawn("vanishing", 80, encoding="ascii")
+    assert "====" in text
+    assert "━" not in text
+
+
+@pytest.mark.parametrize("name", ["thousand", "deep"])
+def test_a_thousand_layers_fold(name):
+    assert len(drawn(name, 80).splitlines()) < 45
+
+
+def test_a_random_cotangent_starts_at_the_output():
+    console = console_of(80)
+    show_trace(replace(chain(3, 0.2, 0.5, "sigmoid"), probe="random"), console)
+    assert "From the output to layers.0" in text_of(console)
+
+
+def test_a_trace_is_drawn_without_a_verdict():
+    console = console_of(80)
+    show_trace(chain(3, 0.2, 0.5, "sigmoid"), console)
+    text = text_of(console)
+    assert "layers.0" in text
+    assert "Healthy" not in text
