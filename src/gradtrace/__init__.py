@@ -1,4 +1,4 @@
-"""gradtrace looks inside the backward pass of a network and says where the loss gradient vanishes or explodes, and why."""
+"""gradtrace looks inside the backward pass: where does the loss gradient vanish or explode, why, and what to change?"""
 
 from __future__ import annotations
 

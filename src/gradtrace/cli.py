@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gradtrace.records.finding import Diagnosis
     from gradtrace.target import Target
 
-_UNHEALTHY, _BAD_INPUT, _OUR_FAULT = 1, 2, 3
+_UNHEALTHY, _BAD_INPUT, _OUR_FAULT, _INTERRUPTED = 1, 2, 3, 130
 
 
 def _in_a_sentence(command: Callable[..., None]) -> Callable[..., None]:
@@ -32,6 +32,8 @@ def _in_a_sentence(command: Callable[..., None]) -> Callable[..., None]:
         except GradtraceError as error:
             click.echo(f"gradtrace: {error}", err=True)
             sys.exit(_BAD_INPUT)
+        except KeyboardInterrupt:
+            sys.exit(_INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
@@ -81,7 +83,7 @@ def check(
 
     The factory returns (model, loss_fn, batches), and optionally an optimizer; loss_fn(model, batch) returns the loss.
     """
-    with _working("tracing"):
+    with _working() as say:
         _seed(seed)
         from gradtrace.target import load_target
 
@@ -90,7 +92,7 @@ def check(
             from gradtrace.placement import place
 
             loaded = place(loaded, device)
-        diagnosis = _check(loaded, steps=steps, accumulate=accumulate)
+        diagnosis = _check(loaded, steps=steps, accumulate=accumulate, progress=say)
     if save_trace is not None:
         _save_trace(diagnosis, save_trace)
     if as_json:
@@ -106,15 +108,12 @@ def check(
 @_in_a_sentence
 def show(file: str) -> None:
     """Draw a saved trace or diagnosis; needs neither the model nor torch."""
+    from gradtrace.diagnosis.judge import judge_trace
     from gradtrace.records.storage import load
     from gradtrace.records.trace import Trace
-    from gradtrace.report.terminal import show_trace
 
     record = load(file)
-    if isinstance(record, Trace):
-        show_trace(record)
-    else:
-        record.show()
+    (judge_trace(record) if isinstance(record, Trace) else record).show()
 
 
 @main.command()
@@ -143,9 +142,11 @@ def _demo_case(name: str) -> None:
         near = difflib.get_close_matches(name, CASES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "`gradtrace demo --list` names them"
         raise InputError(f"there is no case {name!r}; {hint}")
-    with _working("tracing"):
+    case = CASES[name]
+    with _working() as say:
         _seed(0)
-        diagnosis = _check(as_target(CASES[name].build(), name))
+        options = {"steps": case.steps, "accumulate": case.accumulate}
+        diagnosis = _check(as_target(case.build(), name), progress=say, **options)
     diagnosis.show()
 
 
@@ -153,9 +154,9 @@ def _demo_lecture() -> None:
     from gradtrace.demo import NUM_STEPS, networks, train
     from gradtrace.report.lesson import compare
 
-    with _working("tracing"):
+    with _working() as say:
         targets = networks()
-        diagnoses = [_check(target) for target in targets]
+        diagnoses = [_check(target, progress=say) for target in targets]
     for diagnosis in diagnoses:
         diagnosis.show()
         click.echo("\n" + "-" * 80)
@@ -206,8 +207,8 @@ def _progress() -> Any:
 
 
 @contextlib.contextmanager
-def _working(what: str) -> Iterator[None]:
-    """A bar that moves while work of unknown length goes on; what the user's code prints goes to stderr."""
+def _working() -> Iterator[Callable[[str], None]]:
+    """A bar that moves while work goes on, and says which; what the user's code prints goes to stderr."""
     with _progress() as progress, contextlib.redirect_stdout(sys.stderr):
-        progress.add_task(what, total=None)
-        yield
+        task = progress.add_task("loading", total=None)
+        yield lambda what: progress.update(task, description=what)

@@ -2,8 +2,8 @@
 
     package.module:factory       path/to/file.py:factory
 
-While it is imported and called, the current folder and the file's own are on ``sys.path``. Whatever goes wrong is one
-sentence, with the line of the user's code.
+The current folder and the file's own stay on ``sys.path``: what `loss_fn` imports later is found too. Whatever goes
+wrong is one sentence, with the line of the user's code.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def load_target(text: str) -> Target:
         raise InputError(f"TARGET must be {_EXPECTED}, but it is {text!r}")
     is_file = place.endswith(".py") or "/" in place or "\\" in place
     folders = [str(Path.cwd())] + ([str(Path(place).resolve().parent)] if is_file else [])
-    with _on_path(folders):
-        module = _import_file(place) if is_file else _import_module(place)
-        with _told(f"calling {text}"):
-            made = _factory(module, place, name)()
+    _add_to_path(folders)
+    module = _import_file(place) if is_file else _import_module(place)
+    with _told(f"calling {text}"):
+        made = _factory(module, place, name)()
     return as_target(made, text)
 
 
@@ -70,14 +70,8 @@ def as_target(made: Any, name: str) -> Target:
     return Target(name, **parts)
 
 
-@contextlib.contextmanager
-def _on_path(folders: list[str]) -> Iterator[None]:
-    before = list(sys.path)
+def _add_to_path(folders: list[str]) -> None:
     sys.path[:0] = [folder for folder in reversed(folders) if folder not in sys.path]
-    try:
-        yield
-    finally:
-        sys.path[:] = before
 
 
 def _import_file(place: str) -> ModuleType:

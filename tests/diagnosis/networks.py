@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 
-def mlp(depth: int, activation: type[nn.Module], width: int = 32, gain: float | None = None, seed: int = 0) -> nn.Sequential:
+def mlp(
+    depth: int, activation: type[nn.Module], width: int = 32, gain: float | None = None, seed: int = 0
+) -> nn.Sequential:
     """Layers of Gaussian weights with standard deviation gain / sqrt(fan in), or torch's default."""
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
@@ -48,7 +50,7 @@ class Residual(nn.Module):
         self.head = nn.Linear(width, 4)
         self.scale = scale
         for block in self.blocks:
-            nn.init.kaiming_normal_(block.weight, nonlinearity="relu")
+            nn.init.kaiming_normal_(block.weight, nonlinearity="relu")  # type: ignore[arg-type]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)

@@ -32,9 +32,8 @@ def first(model: nn.Module, **options: object) -> tuple[Symptom, Cause] | None:
         pytest.param(lambda: mlp(20, nn.ReLU, gain=0.5), (Symptom.VANISHING, Cause.SMALL_WEIGHTS), id="relu, small"),
         pytest.param(lambda: mlp(20, nn.ReLU, gain=3.0), (Symptom.EXPLODING, Cause.LARGE_WEIGHTS), id="relu, large"),
         pytest.param(lambda: mlp(10, nn.Tanh, gain=1.0), None, id="tanh, Xavier"),
-        pytest.param(
-            lambda: mlp(12, nn.Tanh, gain=12.0, width=16), (Symptom.SATURATED, Cause.SATURATED_PREACTIVATION), id="tanh, flat"
-        ),
+        pytest.param(lambda: mlp(12, nn.Tanh, gain=12.0, width=16),
+                     (Symptom.SATURATED, Cause.SATURATED_PREACTIVATION), id="tanh, flat"),
         pytest.param(lambda: Residual(60), (Symptom.EXPLODING, Cause.RESIDUAL_GROWTH), id="residual sum"),
         pytest.param(lambda: Residual(60, scale=0.1), None, id="residual, scaled"),
     ],
@@ -79,7 +78,9 @@ def test_one_constant_on_both_sides_of_the_threshold(exponent: float, ill: bool)
 
 
 @settings(max_examples=6)
-@given(scale=st.sampled_from([1e-6, 1e-3, 1e3, 1e6]), depth=st.integers(6, 16), kind=st.sampled_from(["sigmoid", "relu"]))
+@given(
+    scale=st.sampled_from([1e-6, 1e-3, 1e3, 1e6]), depth=st.integers(6, 16), kind=st.sampled_from(["sigmoid", "relu"])
+)
 def test_the_scale_of_the_loss_changes_no_finding(scale: float, depth: int, kind: str) -> None:
     torch.manual_seed(depth)
     model = mlp(depth, {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}[kind])

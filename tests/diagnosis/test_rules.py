@@ -66,13 +66,13 @@ def test_inputs_that_saturate_the_first_layer(scale: float) -> None:
 @pytest.mark.parametrize(
     "cut",
     [
-        pytest.param(lambda h: h.detach(), id="detach"),
+        pytest.param(torch.Tensor.detach, id="detach"),
         pytest.param(lambda h: h.data.relu(), id="data"),
         pytest.param(lambda h: torch.no_grad()(torch.relu)(h), id="no_grad"),
         pytest.param(lambda h: (h > 0).float(), id="comparison"),
         pytest.param(lambda h: torch.tensor(h.tolist()), id="tolist"),
         pytest.param(lambda h: torch.from_numpy(h.detach().numpy().copy()), id="numpy"),
-        pytest.param(lambda h: h.round(), id="round"),
+        pytest.param(torch.Tensor.round, id="round"),
     ],
 )
 def test_a_cut_graph_is_named_with_the_line(cut: Any) -> None:

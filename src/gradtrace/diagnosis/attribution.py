@@ -156,7 +156,7 @@ def is_flat(op: Op) -> bool:
     return op.activation.saturated_frac > SATURATED_MAJORITY
 
 
-HALF_FLAT = {"relu", "relu6", "threshold", "gelu", "silu", "mish", "elu", "selu", "celu", "softplus", "hardswish",
+HALF_FLAT = {"relu", "relu6", "threshold", "gelu", "gelu_tanh", "silu", "mish", "elu", "selu", "celu", "softplus", "hardswish",
              "leaky_relu", "prelu", "rrelu", "logsigmoid", "exp", "hardshrink", "softshrink"}  # fmt: skip
 """Flat on one side by design: half of a centred pre-activation lies there, and that is healthy."""
 

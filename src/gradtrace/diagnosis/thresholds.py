@@ -20,12 +20,12 @@ SATURATED_MAJORITY = 0.5
 """[fraction] 'Most' units or rows (vocabulary)."""
 
 NEAR_ONE_DECADES = 0.1
-"""[decades per layer] A gain between 0.79 and 1.26 is near one: at sqrt(2) = 0.15 decades a factor of initialisation
-(Xavier where He was due) is already off, so the border lies between the two (He et al. 2015, eq. 10)."""
+"""[decades per layer] A gain between 0.79 and 1.26 is near one: at sqrt(2) = 0.15 decades the initialisation is already
+the wrong one (Xavier where He was due: He et al. 2015, eq. 10), so the border lies between the two."""
 
 SKIP_SHARE = 0.1
 """[fraction] A block x + f(x) multiplies E[g^2] by 1 + chi_f, of which the skip contributes 1: while that is at least a
-tenth it is the sum that grows (chi_f <= 9, and chi_f of about one is what initialisations aim at); above, f alone does."""
+tenth it is the sum that grows (chi_f <= 9; initialisations aim at about 1); above, f alone does."""
 
 DEAD_FRAC = 0.75
 """[fraction] of a layer's units zero on every sample. Units of a healthy deep ReLU layer fall silent together with

@@ -7,8 +7,8 @@ import math
 from gradtrace.records.vocabulary import Cause
 
 CAUSES: dict[Cause, str] = {
-    Cause.ACTIVATION_DERIVATIVE: "The derivative of the activation is bounded well below one ({where}), and the weights "
-    "do not make up for it.",
+    Cause.ACTIVATION_DERIVATIVE: "The derivative of the activation is bounded well below one ({where}), and the "
+    "weights do not make up for it.",
     Cause.SATURATED_PREACTIVATION: "The pre-activations sit on the flat part of the non-linearity ({where}).",
     Cause.SMALL_WEIGHTS: "The weights are too small for this activation ({where}).",
     Cause.LARGE_WEIGHTS: "The weights are too large ({where}).",
@@ -18,7 +18,7 @@ CAUSES: dict[Cause, str] = {
     Cause.BATCHNORM_EXPLOSION: "Batch norm without skips amplifies the gradient layer by layer ({where}).",
     Cause.RESIDUAL_GROWTH: "The residual sum grows block by block: its branches are neither normalised nor scaled.",
     Cause.ATTENTION_SATURATION: "The attention softmax is one-hot: its logits are too large ({where}).",
-    Cause.POST_NORM: "Layer norm stands behind the residual sum and scales the skip path down in every block ({where}).",
+    Cause.POST_NORM: "Layer norm stands behind the residual sum and scales the skip path down in each block ({where}).",
 }
 
 

@@ -31,7 +31,9 @@ def assemble(
     environment: tuple[tuple[str, str], ...],
 ) -> Trace:
     """Bring the numbers to the host and build the trace."""
-    parameters = [(name, parameter, reduce(parameter, forward.deferred)) for name, parameter in model.named_parameters()]
+    parameters = [
+        (name, parameter, reduce(parameter, forward.deferred)) for name, parameter in model.named_parameters()
+    ]
     loss = forward.deferred.put(forward.loss.detach())
     arrays = forward.deferred.fetch()
     numbers = _Numbers(arrays)
@@ -204,4 +206,3 @@ def _coverage(
         unreadable=tape.unreadable,
         notes=notes + tuple(dict.fromkeys(f"could not measure: {fault}" for fault in faults)),
     )
-

@@ -98,7 +98,9 @@ def describe(forward: Forward, model: nn.Module) -> Description:
     return Description(infos, strangers, tuple(dict.fromkeys(unreadable)))
 
 
-_READ = set("Sigmoid Tanh Relu LeakyRelu Elu Gelu Silu Mish Hardsigmoid Hardswish Hardtanh Softplus Softmax Glu".split())
+_READ = set(
+    "Sigmoid Tanh Relu LeakyRelu Elu Gelu Silu Mish Hardsigmoid Hardswish Hardtanh Softplus Softmax Glu".split()
+)
 
 
 def _observations(

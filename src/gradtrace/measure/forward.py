@@ -17,7 +17,8 @@ from torch import Tensor
 from gradtrace.measure.reduction import sample
 from gradtrace.records.trace import ActivationStats, ForwardStats
 from gradtrace.tape.dataflow import tensors_in
-from gradtrace.tape.derivatives import Activation, activation_of, activation_of_node
+from gradtrace.tape.activations import Activation, row_measure
+from gradtrace.tape.derivatives import activation_of, activation_of_node
 from gradtrace.tape.private import inside_functorch
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ class ForwardObserver:
         return {
             "sum": put(size.sum(dtype=torch.float64 if size.device.type != "mps" else None)),
             "squares": put(_square_sum(size)),
-            "flat": put((size < SATURATED_FRAC * activation.derivative_max).sum()),
+            "flat": put((size < activation.flat_below(SATURATED_FRAC)).sum()),
             "nonzero": put(torch.count_nonzero(size)),
         }
 
@@ -191,7 +192,7 @@ _ATTENTION = Activation(
 
 
 def attention_rows(node: Node, max_queries: int = 32) -> Tensor | None:
-    """4 p (1 - p) of the largest attention weight p per query, for a sample of the queries of a fused attention op."""
+    """How far each attention row is from one-hot (`row_measure`), for a sample of the queries of a fused op."""
     if not node.name().startswith("ScaledDotProduct"):
         return None
     query, key = node._saved_query, node._saved_key  # type: ignore[attr-defined]
@@ -208,8 +209,7 @@ def attention_rows(node: Node, max_queries: int = 32) -> Tensor | None:
         positions = torch.arange(0, query.shape[-2], step, device=logits.device)
         later = torch.arange(key.shape[-2], device=logits.device) > positions[:, None]
         logits = logits.masked_fill(later, -math.inf)
-    p = torch.softmax(logits, dim=-1).amax(-1)
-    rows = 4 * p * (1 - p)
+    rows = row_measure(torch.softmax(logits, dim=-1), -1)
     return rows[torch.isfinite(logits).sum(-1) > 1] if rows.device.type == "cpu" else rows.reshape(-1)
 
 
@@ -233,7 +233,7 @@ def activation_stats(seen: Seen, arrays: list[np.ndarray]) -> ActivationStats | 
         zero_frac=1.0 - nonzero / numel,
         num_units=num_units,
         dead_units=tuple(int(i) for i in np.flatnonzero(units == 0.0)),
-        saturated_units=int(np.sum(units < SATURATED_FRAC * activation.derivative_max)),
+        saturated_units=int(np.sum(units < activation.flat_below(SATURATED_FRAC))),
         num_samples=numel // max(num_units, 1),
         preactivation_mean=float(x.mean()) if x.size else math.nan,
         preactivation_std=float(x.std()) if x.size else math.nan,

@@ -48,7 +48,11 @@ def eager() -> Iterator[None]:
     previous = None
     with contextlib.suppress(Exception):
         previous = torch.compiler.set_stance("force_eager")
-    with previous if previous is not None else contextlib.nullcontext(), torch.inference_mode(False), torch.enable_grad():
+    with (
+        previous if previous is not None else contextlib.nullcontext(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
         yield
 
 
@@ -124,9 +128,7 @@ class Backward:
     """Gradient of each leaf op."""
 
 
-def run_backward(
-    forward: Forward, graph: Graph, roots: list[Any], cotangents: list[Tensor] | None
-) -> Backward:
+def run_backward(forward: Forward, graph: Graph, roots: list[Any], cotangents: list[Tensor] | None) -> Backward:
     """Run the backward pass from `roots` with a hook on every node; ``.grad`` of no tensor is changed."""
     position = {node: index for index, node in enumerate(graph.nodes)}
     axes = {position[node]: axis for node, axis in forward.marks.axes if node in position}
@@ -144,7 +146,9 @@ def run_backward(
                 raise InputError(
                     "the graph of the loss was already freed by an earlier backward(); compute the loss anew in loss_fn"
                 ) from error
-            raise InputError(f"the backward pass raised {type(error).__name__}: {str(error).splitlines()[0]}") from error
+            raise InputError(
+                f"the backward pass raised {type(error).__name__}: {str(error).splitlines()[0]}"
+            ) from error
         for index, gradient in gradients.items():
             if gradient is not None and names[index] == LEAF:
                 tap.receive_leaf(index, gradient)

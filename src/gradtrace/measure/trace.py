@@ -93,7 +93,9 @@ def check_model(model: Any, notes: list[str]) -> nn.Module:
             "the model has no parameters" + (", it is quantized or scripted away" if any(model.buffers()) else "")
         )
     if any(p.is_meta for p in parameters):
-        raise InputError("the model is on the meta device and holds no numbers; move it with .to_empty() and initialise")
+        raise InputError(
+            "the model is on the meta device and holds no numbers; move it with .to_empty() and initialise"
+        )
     if not any(p.is_floating_point() or p.is_complex() for p in parameters):
         raise InputError("the model has integer parameters only (quantized?); gradients need floating point")
     if not any(p.requires_grad for p in parameters):
@@ -101,9 +103,7 @@ def check_model(model: Any, notes: list[str]) -> nn.Module:
     return model
 
 
-def _random_cotangents(
-    forward: Forward, tape: Description, seed: int
-) -> tuple[list[GradientEdge], list[Tensor]]:
+def _random_cotangents(forward: Forward, tape: Description, seed: int) -> tuple[list[GradientEdge], list[Tensor]]:
     nodes = forward.graph.nodes
     roots, cotangents = [], []
     generator = torch.Generator().manual_seed(seed)
@@ -127,4 +127,3 @@ def environment() -> tuple[tuple[str, str], ...]:
         ("python", platform.python_version()),
         ("numpy", np.__version__),
     )
-

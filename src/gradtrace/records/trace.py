@@ -97,7 +97,7 @@ class ActivationStats:
     preactivation_mean: float = math.nan
     preactivation_std: float = math.nan
     preactivation_quantiles: tuple[float, ...] = ()
-    """Minimum, 5 %, 25 %, median, 75 %, 95 %, maximum of the pre-activations (of a sample), or () if not recoverable."""
+    """Minimum, 5 %, 25 %, median, 75 %, 95 %, maximum of the pre-activations (of a sample); () if not recoverable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class Op:
     parameter: str | None = None
     """Name of the parameter that this op accumulates into (a leaf), else None."""
     weights: tuple[str, ...] = ()
-    """Names of the parameters that are operands of this op, directly or through views; 'a layer' is an op with weights."""
+    """Names of the parameters that are its operands, directly or through views; an op with weights is a layer."""
     sequence: int = 0
     """Place in the order of the forward pass."""
     activation: ActivationStats | None = None

@@ -49,9 +49,7 @@ def walk(roots: Iterable[Node]) -> Graph:
             waiting[child] -= 1
             if not waiting[child]:
                 ready.append(child)
-    targets = tuple(
-        tuple((order[pair[0]], pair[1]) if pair else None for pair in children[node]) for node in order
-    )
+    targets = tuple(tuple((order[pair[0]], pair[1]) if pair else None for pair in children[node]) for node in order)
     arrivals: dict[Edge, list[Edge]] = {}
     for source, pairs in enumerate(targets):
         for slot, target in enumerate(pairs):

@@ -6,7 +6,6 @@ function) begins and ends brackets the ops it recorded, so that each op has an i
 
 from __future__ import annotations
 
-import os
 import sys
 from bisect import bisect_right
 from collections import Counter
@@ -29,7 +28,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
 
-_HIDDEN = (os.path.dirname(torch.__file__), str(Path(__file__).parent.parent))
+_PACKAGE = Path(__file__).parent.parent
+_HIDDEN = (
+    str(Path(torch.__file__).parent),
+    *(str(_PACKAGE / name) for name in ("tape", "measure", "checkup", "recurrence", "cli.py")),
+)
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,8 +195,9 @@ TABLE: dict[str, Callable[..., Nonlinearity]] = {
 NOT_ELEMENTWISE = {"softmax", "softmin", "log_softmax", "glu"}
 
 
+@lru_cache(maxsize=256)
 def nonlinearity(name: str, **parameters: float) -> Nonlinearity:
-    """The activation function `name` with its parameters.
+    """The activation function `name` with its parameters; asked twice, the same object (moments are cached by it).
 
     >>> nonlinearity("leaky_relu", negative_slope=0.2).a(np.array([-1.0, 3.0]))
     array([-0.2,  3. ])

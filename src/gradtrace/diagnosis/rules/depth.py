@@ -82,7 +82,7 @@ def _harmless(scene: Scene, profile: Profile) -> bool:
 
 
 def _starts_at_zero(profile: Profile, view: View) -> bool:
-    """Whether all gradient is lost in weights of exactly zero that will move (a branch, head or adapter begun at zero)."""
+    """Whether all is lost in weights of exactly zero that will move: a branch, head or adapter begun at zero."""
     stop = next((link.op for link in profile.links if math.isinf(link.decades)), None)
     if stop is None:
         return False

@@ -1,4 +1,4 @@
-"""Parameters that should learn and cannot: no gradient although the loss depends on them, no registration, no optimizer.
+"""Parameters that should learn and cannot: no gradient although the loss depends on them, or no optimizer.
 
 The loss's dependence is by value, not by tape: a head that this batch does not use or an expert without tokens does not
 enter the loss at all and is left in peace.
@@ -56,7 +56,7 @@ def _cut(scene: Scene) -> list[Finding]:
             _finding(
                 _modules(idle),
                 Severity.INFO,
-                f"The loss does not depend on {_count(idle)} ({_some(idle)}) in these batches: they learn nothing here.",
+                f"In these batches the loss does not depend on {_count(idle)} ({_some(idle)}): they learn nothing.",
                 [Evidence("idle parameters", len(idle), "parameters")],
             )
         )
@@ -81,8 +81,8 @@ def _stepped(scene: Scene) -> list[Finding]:
         return []
     where = tuple(dict.fromkeys(op.site.module or "" for op in ops))
     message = (
-        f"{base_name(ops[0].name).lower()} at {ops[0].site} passes no gradient: its derivative is zero wherever it exists. "
-        "Use a smooth stand-in, or a straight-through estimator."
+        f"{base_name(ops[0].name).lower()} at {ops[0].site} passes no gradient: its derivative is zero wherever it "
+        "exists. Use a smooth stand-in, or a straight-through estimator."
     )
     return [_finding(where, Severity.CRITICAL, message, [Evidence("ops", len(ops), "ops")], ops[0].site.source)]
 

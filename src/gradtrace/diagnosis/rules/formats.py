@@ -95,7 +95,7 @@ def _unchanged(scene: Scene) -> Finding | None:
         where=tuple(dict.fromkeys(owner(update.name) for update in stuck)),
         severity=Severity.CRITICAL,
         message=f"Updates are rounded away: {dtype} weights are too coarse for this step size, and "
-        f"{percent(worst.unchanged_frac)} of {worst.name} stayed exactly the same after a step although it has a gradient.",
+        f"{percent(worst.unchanged_frac)} of {worst.name} stayed the same in a step although it has a gradient.",
         evidence=(
             Evidence("unchanged entries", worst.unchanged_frac, "fraction"),
             Evidence("parameters", len(stuck), "parameters"),

@@ -1,9 +1,9 @@
 """Is the loss large, and yet flat in the network's output? Or is it given something else than it expects?
 
-The elasticity sqrt(B) |dL/dy| max(1, rms(y)) / |L| says by what fraction the loss changes when the output moves by its own
-scale; B examples of a mean loss share the gradient, hence the root. A converged network has a small loss along with its
-small gradient, and an elasticity of order one; so a flat loss also needs a witness: an op between the loss and the last
-layer that is saturated or passes nothing.
+The elasticity sqrt(B) |dL/dy| max(1, rms(y)) / |L| says by what fraction the loss changes when the output moves by its
+own scale; B examples of a mean loss share the gradient, hence the root. A converged network has a small loss along with
+its small gradient, and an elasticity of order one; so a flat loss also needs a witness: an op between the loss and the
+last layer that is saturated or passes nothing.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ def _flat(view: View) -> Finding | None:
         cause=Cause.LOSS_FUNCTION,
         where=(place(op, view.paths), place(witness, view.paths)),
         severity=Severity.CRITICAL,
-        message=f"The loss is {view.trace.loss:.4g}, yet it hardly depends on the network's output at {op.site}: moving the "
-        f"output by its own scale changes the loss by {100 * elasticity:.2g} %. It is flat at "
+        message=f"The loss is {view.trace.loss:.4g}, yet it hardly depends on the output at {op.site}: moving "
+        f"the output by its own scale changes the loss by {100 * elasticity:.2g} %. It is flat at "
         f"{base_name(witness.name).lower()} ({witness.site}).",
         evidence=(
             Evidence("elasticity of the loss", elasticity),

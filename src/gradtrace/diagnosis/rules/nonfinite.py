@@ -106,8 +106,10 @@ def _message(birth: Birth | None, trace: Trace) -> str:
         case "parameter":
             return f"Parameter {birth.op} holds NaN or Inf before the step."
         case "backward":
-            return f"The forward pass is finite, the backward pass is not: {birth.op} in {module}{at} is differentiated "\
-                   f"where its derivative does not exist or overflows{detail}."  # fmt: skip
+            return (
+                f"The forward pass is finite, the backward pass is not: {birth.op} in {module}{at} is differentiated "
+                f"where its derivative does not exist or overflows{detail}."
+            )
         case _:
             return f"The loss is {number}: {birth.op} in {module}{at} made the first number that is not finite{detail}."
 

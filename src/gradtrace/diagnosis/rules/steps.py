@@ -120,8 +120,8 @@ def _died(scene: Scene, training: Training) -> list[Finding]:
             cause=cause,
             where=tuple(dict.fromkeys(place(op, paths) for op, _ in now)),
             severity=Severity.CRITICAL if frac == 1.0 else Severity.WARNING,
-            message=f"After {len(training.losses)} steps on a copy {percent(frac)} of the {op.activation.num_units} units "
-            f"at {op.site} are zero on every sample; before, they were alive. {_words(cause, scene)}",
+            message=f"After {len(training.losses)} steps on a copy {percent(frac)} of the {op.activation.num_units} "
+            f"units at {op.site} are zero on every sample; before, they were alive. {_words(cause, scene)}",
             evidence=(Evidence("dead units", frac, "fraction"),),
             remedies=remedies_for(Symptom.DEAD_UNITS, cause),
             source=op.site.source,
@@ -181,8 +181,8 @@ def _targets(scene: Scene) -> list[Finding]:
             cause=Cause.INPUT_SCALE,
             where=(place(layer, view.paths), "targets"),
             severity=Severity.WARNING,
-            message=f"The targets lie {distances[0]:.3g} times the output's own scale away: the gradient of the squared "
-            "error is that much larger than the network is initialised for. Normalise the targets.",
+            message=f"The targets lie {distances[0]:.3g} times the output's own scale away: the gradient of the "
+            "squared error is that much larger than the network is initialised for. Normalise the targets.",
             evidence=(Evidence("distance to the target over the output's scale", distances[0]),),
             remedies=remedies_for(Symptom.EXPLODING, Cause.INPUT_SCALE),
         )
@@ -205,8 +205,8 @@ def _words(cause: Cause, scene: Scene) -> str:
         return f"The targets lie {target_distance(view):.3g} times the output's own scale away."
     if cause is Cause.REDUCTION_SCALE:
         return (
-            f"The loss is a sum over the batch ({view.trace.batch_size}): its gradient is that many times larger than a "
-            "mean's, and the learning rate does not allow for it."
+            f"The loss is a sum over the batch ({view.trace.batch_size}): its gradient is that many times larger than "
+            "a mean's, and the learning rate does not allow for it."
         )
     rate = max((optimizer.learning_rate for optimizer in scene.exhibit.optimizers), default=math.nan)
     return f"The steps are too large (learning rate {rate:g})."

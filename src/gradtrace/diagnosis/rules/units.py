@@ -50,9 +50,9 @@ def dead_layers(traces: tuple[Trace, ...]) -> list[tuple[Op, float]]:
     layers = []
     for key, (op, a) in found.items():
         frac = len(common[key]) / a.num_units
-        if frac > dead_frac(a.num_units) or frac == 1.0:
-            if a.num_samples * len(traces) >= _MIN_SAMPLES or frac == 1.0:
-                layers.append((op, frac))
+        seen_enough = a.num_samples * len(traces) >= _MIN_SAMPLES
+        if frac == 1.0 or (seen_enough and frac > dead_frac(a.num_units)):
+            layers.append((op, frac))
     return layers
 
 
@@ -68,8 +68,8 @@ def _dead(scene: Scene) -> Finding | None:
         cause=_input_or(Cause.SATURATED_PREACTIVATION, op, scene.views[0]),
         where=_where([op for op, _ in layers], scene.views[0]),
         severity=Severity.CRITICAL if frac == 1.0 else Severity.WARNING,
-        message=f"{percent(frac)} of the {op.activation.num_units} units at {op.site} are zero on every sample and learn "
-        f"nothing; {_preactivations(op.activation)}.",
+        message=f"{percent(frac)} of the {op.activation.num_units} units at {op.site} are zero on every sample and "
+        f"learn nothing; {_preactivations(op.activation)}.",
         evidence=(
             Evidence("dead units", frac, "fraction"),
             Evidence("layers with dead units", len(layers), "layers"),
@@ -129,8 +129,8 @@ def _attention(scene: Scene) -> Finding | None:
         cause=Cause.ATTENTION_SATURATION,
         where=tuple(dict.fromkeys(op.site.module or "" for op in ops)),
         severity=Severity.CRITICAL if 2 * len(ops) >= total else Severity.WARNING,
-        message=f"{percent(op.activation.saturated_frac)} of the attention rows at {op.site} are one-hot: queries and keys "
-        "get next to no gradient.",
+        message=f"{percent(op.activation.saturated_frac)} of the attention rows at {op.site} are one-hot: queries and "
+        "keys get next to no gradient.",
         evidence=(Evidence("one-hot rows", op.activation.saturated_frac, "fraction"),),
         remedies=remedies_for(Symptom.SATURATED, Cause.ATTENTION_SATURATION),
         source=op.site.source,
