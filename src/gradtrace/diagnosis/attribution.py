@@ -23,6 +23,7 @@ from gradtrace.diagnosis.thresholds import (
     SKIP_SHARE,
 )
 from gradtrace.records.vocabulary import Cause, Factor
+from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from gradtrace.measure.path import Paths
@@ -156,8 +157,10 @@ def is_flat(op: Op) -> bool:
     return op.activation.saturated_frac > SATURATED_MAJORITY
 
 
-HALF_FLAT = {"relu", "relu6", "threshold", "gelu", "gelu_tanh", "silu", "mish", "elu", "selu", "celu", "softplus", "hardswish",
-             "leaky_relu", "prelu", "rrelu", "logsigmoid", "exp", "hardshrink", "softshrink"}  # fmt: skip
+HALF_FLAT = set(
+    "relu relu6 threshold gelu gelu_tanh silu mish elu selu celu softplus hardswish leaky_relu prelu rrelu logsigmoid "
+    "exp hardshrink softshrink".split()
+)
 """Flat on one side by design: half of a centred pre-activation lies there, and that is healthy."""
 
 
@@ -169,19 +172,24 @@ def is_bounded(op: Op) -> bool:
 ROWS = {"softmax", "softmin", "log_softmax", "attention"}
 
 
+def is_sum(op: Op) -> bool:
+    """Whether an op adds two tensors (and is no matrix product with a bias)."""
+    return base_name(op.name) == "Add"
+
+
 def skip_share(op: Op, paths: Paths) -> float | None:
     """Where gradients meet at `op`: the share of the one that comes straight from an addition (a skip), if one does."""
     arrivals = paths.arrivals[op.index]
     if len(arrivals) < 2:
         return None
-    shares = [paths.ops[i].shares[slot] for i, slot in arrivals if paths.ops[i].name.startswith("Add")]
+    shares = [paths.ops[i].shares[slot] for i, slot in arrivals if is_sum(paths.ops[i])]
     return max((share for share in shares if share is not None), default=None)
 
 
 def branches(skips: list[Link], paths: Paths) -> tuple[str, ...]:
     """Places of the branches whose gradients join the skips' at the given merges."""
     sources = [source for link in skips for source, _ in paths.arrivals[link.op.index]]
-    return places([paths.ops[source] for source in sources if not paths.ops[source].name.startswith("Add")], paths)
+    return places([paths.ops[source] for source in sources if not is_sum(paths.ops[source])], paths)
 
 
 def after_merge(op: Op, paths: Paths) -> bool:
@@ -193,7 +201,7 @@ def after_merge(op: Op, paths: Paths) -> bool:
                 return False
             below = paths.ops[index]
             ways = [t for t in below.targets if t is not None and paths.ops[t[0]].parameter is None]
-            if below.name.startswith("Add") and len(ways) >= 2:
+            if is_sum(below) and len(ways) >= 2:
                 return True
             if below.factor is not Factor.RESHAPE or len(ways) != 1:
                 return False

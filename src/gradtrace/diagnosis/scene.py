@@ -30,6 +30,8 @@ class Scene:
     exhibit: Exhibit
     views: tuple[View, ...]
     """The finite traces of the loss gradient, one per batch."""
+    probe: View | None = None
+    """The trace of a random cotangent, if there is one and it is finite."""
 
     @property
     def traces(self) -> tuple[Trace, ...]:
@@ -49,7 +51,9 @@ def is_finite(trace: Trace) -> bool:
 
 def make_scene(exhibit: Exhibit) -> Scene:
     """Work out paths and profiles of the finite traces."""
-    return Scene(exhibit, tuple(_view(trace) for trace in exhibit.traces if is_finite(trace)))
+    views = tuple(_view(trace) for trace in exhibit.traces if is_finite(trace))
+    probe = exhibit.probe
+    return Scene(exhibit, views, _view(probe) if probe is not None and is_finite(probe) else None)
 
 
 def _view(trace: Trace) -> View:

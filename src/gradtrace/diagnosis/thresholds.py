@@ -66,6 +66,10 @@ order 0.1 to 1 for targets of order 1; two orders of magnitude more is a matter 
 ATTENTION_MIN_ROWS = 16
 """[count] Fewer rows say nothing about a layer's attention."""
 
+GROWN = 1e15
+"""[pure number] A product or a sum of a few thousand products overflows float32 (3.4e38) from operands of 1e17 on, say
+1e15 with all its terms; from smaller ones NaN and Inf come of something else (0 * inf, a constant)."""
+
 HALF_FORMATS = {"float16": (-24, 65504.0), "bfloat16": (-133, 3.39e38), "float8_e4m3fn": (-9, 448.0),
                 "float8_e5m2": (-16, 57344.0)}  # fmt: skip
 """log2 of the smallest subnormal, and the largest number, of each format (IEEE 754; OCP 8-bit floating point 2023)."""

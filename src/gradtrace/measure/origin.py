@@ -67,8 +67,8 @@ def _forward_birth(forward: Forward, arrays: list[np.ndarray]) -> Birth | None:
     index = _infinite_origin(start, values, parents)
     value = values[index]
     if not value.born_here and _came_with_batch(index, values, parents):
-        return Birth("input", value.call.name, _site(value.call), _describe(value))
-    return Birth("forward", value.call.name, _site(value.call), _describe(value))
+        return Birth("input", value.call.name, _site(value.call), *_describe(value))
+    return Birth("forward", value.call.name, _site(value.call), *_describe(value))
 
 
 def _infinite_origin(start: int, values: dict[int, _Value], parents: dict[int, tuple[int, ...]]) -> int:
@@ -97,11 +97,12 @@ def _site(call: Call) -> Site:
     return Site(call.module, "", 0, call.source)
 
 
-def _describe(value: _Value) -> str:
+def _describe(value: _Value) -> tuple[str, float]:
     finite = [(low, high) for low, high in value.operands if math.isfinite(low) and math.isfinite(high)]
     if not finite:
-        return ""
-    return f"operands between {min(low for low, _ in finite):.4g} and {max(high for _, high in finite):.4g}"
+        return "", math.nan
+    low, high = min(low for low, _ in finite), max(high for _, high in finite)
+    return f"operands between {low:.4g} and {high:.4g}", max(abs(low), abs(high))
 
 
 def backward_birth(trace: Trace) -> Birth | None:
@@ -111,7 +112,7 @@ def backward_birth(trace: Trace) -> Birth | None:
             continue
         bad = [stats for stats in op.passed if stats is not None and stats.nonfinite_frac > 0.0]
         if bad:
-            return Birth("backward", op.name, op.site, _backward_detail(op))
+            return Birth("backward", op.name, op.site, _backward_detail(op), op.received.max_abs)
     return None
 
 

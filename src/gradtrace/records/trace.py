@@ -233,4 +233,6 @@ class Birth:
     """Function or node name, or the parameter's name."""
     site: Site
     detail: str = ""
-    """What is known of its operands: 'smallest operand 0', 'largest operand 3.2e+38'."""
+    """What is known of its operands: 'operands between 0 and 3.2e+38'."""
+    largest: float = math.nan
+    """Largest |operand|, or |gradient received| for a birth in the backward pass; NaN if not known."""

@@ -1,5 +1,7 @@
 """Does the gradient vanish or explode on its way from the last layer to the first?
 
+A random cotangent at the output must fare alike: if only the loss gradient is small, the depth is not to blame.
+
 Early against late, by Frobenius norm and per unit (both must agree), on every batch (the mildest counts), along the
 critical path of each first layer. Under an adaptive optimizer a small gradient is harmless while it stays well above
 its eps (Kingma & Ba 2015, alg. 1: the step is g / (|g| + eps) at the start).
@@ -52,7 +54,10 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
     extent = -profile.lost if lost else profile.gained
     severity = Severity.CRITICAL if extent >= CLEAR_DECADES else Severity.WARNING
     note = ""
-    if lost and _harmless(scene, profile):
+    if scene.probe is not None and _of_probe(scene.probe, symptom) < HEALTHY_DECADES:
+        severity = Severity.INFO
+        note = " A random gradient at the output gets through unharmed: it is this loss's gradient, not the network."
+    elif lost and _harmless(scene, profile):
         severity = Severity.INFO
         note = f" {scene.exhibit.optimizers[0].kind} evens this out: the gradient stays well above its eps."
     elif lost and _starts_at_zero(profile, view):
@@ -64,10 +69,23 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
         where=blame.where,
         severity=severity,
         message=_message(symptom, profile, blame, extent) + note,
-        evidence=_evidence(profile),
+        evidence=(*_evidence(profile), *_probe_evidence(scene, symptom)),
         remedies=remedies_for(symptom, blame.cause),
         source=blame.op.site.source,
     )
+
+
+def _of_probe(probe: View, symptom: Symptom) -> float:
+    """Decades that a random cotangent at the output loses or gains on its worst path."""
+    extent = _lost if symptom is Symptom.VANISHING else _gained
+    return max((extent(profile) for profile in probe.profiles), default=math.inf)
+
+
+def _probe_evidence(scene: Scene, symptom: Symptom) -> list[Evidence]:
+    if scene.probe is None or not scene.probe.profiles:
+        return []
+    sign = -1.0 if symptom is Symptom.VANISHING else 1.0
+    return [Evidence("the same for a random gradient", sign * _of_probe(scene.probe, symptom), "decades")]
 
 
 def _harmless(scene: Scene, profile: Profile) -> bool:

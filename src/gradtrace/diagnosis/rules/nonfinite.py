@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.scene import is_finite
-from gradtrace.diagnosis.thresholds import HALF_FORMATS
+from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
@@ -71,17 +71,8 @@ def cause_of(birth: Birth | None, trace: Trace) -> Cause:
     )
     if half:
         return Cause.NUMERIC_FORMAT
-    if base_name(birth.op) in _LINEAR and not _multiplies_singularity(birth, trace):
-        return Cause.LARGE_WEIGHTS
-    return Cause.UNSAFE_OP
-
-
-def _multiplies_singularity(birth: Birth, trace: Trace) -> bool:
-    """0 * inf in a backward product comes from a singular derivative and not from growth: the gradient was small."""
-    if birth.phase != "backward":
-        return False
-    op = next((op for op in trace.ops if op.name == birth.op and op.site == birth.site), None)
-    return op is not None and op.received is not None and op.received.max_abs < 1e30
+    grown = math.isnan(birth.largest) or birth.largest >= GROWN
+    return Cause.LARGE_WEIGHTS if base_name(birth.op) in _LINEAR and grown else Cause.UNSAFE_OP
 
 
 def _where(birth: Birth | None, trace: Trace) -> tuple[str, ...]:
