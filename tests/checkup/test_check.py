@@ -109,6 +109,18 @@ def test_several_optimizers_and_accumulation() -> None:
     assert [f.severity for f in partly.findings if f.symptom is Symptom.DISCONNECTED] == [Severity.WARNING]
 
 
+def test_lbfgs_and_a_loss_that_reaches_for_the_model_itself() -> None:
+    model = network()
+    model.eval()
+    lbfgs = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=3)
+    diagnosis = gradtrace.check(model, cross_entropy, data(), optimizer=lbfgs, steps=2)
+    assert diagnosis.losses[-1] < diagnosis.losses[0]
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    diagnosis = gradtrace.check(model, lambda _, batch: cross_entropy(model, batch), data(), optimizer=sgd)
+    assert any("does not use the model that it is given" in text for text in diagnosis.refusals)
+    assert all(p.grad is None for p in model.parameters())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -15,7 +15,7 @@ import torch
 from gradtrace.errors import InputError
 from gradtrace.measure.session import eager
 from gradtrace.measure.trace import trace
-from gradtrace.measure.untouched import fixed_random_state
+from gradtrace.measure.untouched import fixed_random_state, untouched
 from gradtrace.records.exhibit import OptimizerStats, Training, UpdateStats
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def run_trial(
             twin = _Copy(*copy.deepcopy((model, loss_fn, list(optimizers))))
         except Exception as error:
             return Training((), (), steps, failure=f"the model cannot be copied ({type(error).__name__}: {error})")
-        with eager():
+        # a loss_fn that reaches for the user's own model leaves gradients there: they are taken away again
+        with untouched(model), eager():
             try:
                 return _train(twin, batches, steps or TRIAL_STEPS, steps, accumulate)
             except InputError:
@@ -86,12 +87,14 @@ def _train(twin: _Copy, batches: Sequence[Any], num_steps: int, asked: int, accu
         ]
         loss = _backward(twin, chosen)
         losses.append(loss)
+        if all(p.grad is None for p in twin.model.parameters()):
+            return Training((), (), asked, failure="loss_fn does not use the model that it is given")
         if not math.isfinite(loss) or not _finite_gradients(twin.model):
             after = trace(twin.model, twin.loss_fn, chosen[-1], values=True)
             return Training(tuple(losses), updates, asked, after, broke_at=step)
         before = {name: p.detach().clone() for name, p in twin.model.named_parameters()} if step == 0 else {}
         for optimizer in twin.optimizers:
-            _step(optimizer)
+            _step(optimizer, twin, chosen)
         if step == 0:
             updates = tuple(_update(name, before[name], p) for name, p in twin.model.named_parameters())
     last = batches[0] if not asked else batches[num_steps % len(batches)]
@@ -112,8 +115,11 @@ def _backward(twin: _Copy, batches: list[Any]) -> float:
     return total
 
 
-def _step(optimizer: Optimizer) -> None:
-    if type(optimizer).__name__ != "LBFGS":
+def _step(optimizer: Optimizer, twin: _Copy, batches: list[Any]) -> None:
+    if isinstance(optimizer, torch.optim.LBFGS):
+        optimizer._params = optimizer.param_groups[0]["params"]  # what its copying forgets
+        optimizer.step(lambda: _backward(twin, batches))
+    else:
         optimizer.step()
 
 
