@@ -85,6 +85,8 @@ def test_nan_in_the_third_step_is_named_with_its_op() -> None:
             self.layer = nn.Linear(8, 3)
             self.register_buffer("seen", torch.zeros(()))
 
+        seen: torch.Tensor
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if self.training:
                 self.seen += 1
@@ -102,7 +104,7 @@ def test_nan_in_the_third_step_is_named_with_its_op() -> None:
 def test_several_optimizers_and_accumulation() -> None:
     model = network()
     first = torch.optim.SGD(model[0].parameters(), lr=0.05)
-    second = torch.optim.Adam([p for layer in model[1:] for p in layer.parameters()], lr=1e-3)
+    second = torch.optim.Adam([p for layer in list(model)[1:] for p in layer.parameters()], lr=1e-3)
     diagnosis = gradtrace.check(model, cross_entropy, data(), optimizer=[first, second], steps=2, accumulate=2)
     assert diagnosis.healthy
     partly = gradtrace.check(model, cross_entropy, data(), optimizer=first)

@@ -64,7 +64,8 @@ def run_trial(
     """Train a copy for `steps` optimizer steps (at least one), and trace it at the end or where it breaks."""
     with fixed_random_state():
         try:
-            twin = _Copy(*copy.deepcopy((model, loss_fn, list(optimizers))))
+            twin_model, twin_loss_fn, twins = copy.deepcopy((model, loss_fn, list(optimizers)))
+            twin = _Copy(twin_model, twin_loss_fn, [_complete(optimizer) for optimizer in twins])
         except Exception as error:
             return Training((), (), steps, failure=f"the model cannot be copied ({type(error).__name__}: {error})")
         # a loss_fn that reaches for the user's own model leaves gradients there: they are taken away again
@@ -75,6 +76,16 @@ def run_trial(
                 raise
             except Exception as error:
                 return Training((), (), steps, failure=f"a step on a copy raised {type(error).__name__}: {error}")
+
+
+def _complete(optimizer: Optimizer) -> Optimizer:
+    """Copying an LBFGS loses attributes that only its constructor sets."""
+    if not isinstance(optimizer, torch.optim.LBFGS):
+        return optimizer
+    (group,) = optimizer.param_groups
+    whole = torch.optim.LBFGS(**group)
+    whole.state.update(optimizer.state)
+    return whole
 
 
 def _train(twin: _Copy, batches: Sequence[Any], num_steps: int, asked: int, accumulate: int) -> Training:
@@ -117,7 +128,6 @@ def _backward(twin: _Copy, batches: list[Any]) -> float:
 
 def _step(optimizer: Optimizer, twin: _Copy, batches: list[Any]) -> None:
     if isinstance(optimizer, torch.optim.LBFGS):
-        optimizer._params = optimizer.param_groups[0]["params"]  # what its copying forgets
         optimizer.step(lambda: _backward(twin, batches))
     else:
         optimizer.step()
