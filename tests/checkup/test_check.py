@@ -115,7 +115,7 @@ def test_lbfgs_and_a_loss_that_reaches_for_the_model_itself() -> None:
     model = network()
     model.eval()
     lbfgs = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=3)
-    diagnosis = gradtrace.check(model, cross_entropy, data(), optimizer=lbfgs, steps=2)
+    diagnosis = gradtrace.check(model, cross_entropy, data(1), optimizer=lbfgs, steps=2)
     assert diagnosis.losses[-1] < diagnosis.losses[0]
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
     diagnosis = gradtrace.check(model, lambda _, batch: cross_entropy(model, batch), data(), optimizer=sgd)

@@ -37,6 +37,10 @@ class Blame:
     cause: Cause
     where: tuple[str, ...]
     op: Op
+    num_calls: int = 0
+    """For a recurrence, how often the map is applied along the path."""
+    injected: bool = False
+    """For a recurrence, whether each application is given the same input anew (a fixed-point iteration)."""
 
 
 def blame_loss(profile: Profile, paths: Paths) -> Blame:
@@ -90,7 +94,7 @@ def _recurrent(profile: Profile, paths: Paths, cause: Cause) -> Blame | None:
     weights, count = layers.most_common(1)[0]
     if count >= RECURRENCE_CALLS and 2 * count >= len(profile.layers):
         ops = [op for op in profile.layers if op.weights == weights]
-        return Blame(cause, places(ops, paths), ops[0])
+        return Blame(cause, places(ops, paths), ops[0], count, is_fixed_point(profile, count))
     total = sum(link.decades for link in profile.links)
     calls: dict[str | None, set[int]] = {}
     decades: Counter[str | None] = Counter()
@@ -99,13 +103,26 @@ def _recurrent(profile: Profile, paths: Paths, cause: Cause) -> Blame | None:
         calls.setdefault(module, set()).add(link.op.site.call)
         decades[module] += link.decades  # type: ignore[assignment]
         if link.op.function in RECURRENT_FUNCTIONS:
-            calls[module] |= set(range(RECURRENCE_CALLS))
+            calls[module].add(-link.op.index)  # one call that holds all steps: its ops are counted
     for module, numbers in calls.items():
         share = decades[module] / total if math.isfinite(total) and total else float(math.isinf(decades[module]))
         if len(numbers) >= RECURRENCE_CALLS and share >= DOMINANT_FRAC and module is not None:
             op = next(link.op for link in profile.links if link.op.site.module == module)
-            return Blame(cause, (module,), op)
+            return Blame(cause, (module,), op, len(numbers))
     return None
+
+
+def is_fixed_point(profile: Profile, count: int) -> bool:
+    """Whether most applications add the very same tensor: z = f(z) + x converges, and x gets its gradient late."""
+    on_path = {op.index for op in profile.path_ops()}
+    added = Counter(
+        target
+        for link in profile.links
+        if is_sum(link.op)
+        for target in link.op.targets
+        if target is not None and target[0] not in on_path
+    )
+    return bool(added) and 2 * added.most_common(1)[0][1] >= count
 
 
 RECURRENT_FUNCTIONS = {"lstm", "gru", "rnn_tanh", "rnn_relu"}

@@ -37,10 +37,10 @@ def rank(findings: list[Finding]) -> tuple[Finding, ...]:
 
 
 def _in_trial(finding: Finding) -> int:
-    """What was there before the first step, what the steps did, and the NaN in which they ended."""
+    """What was there before the first step, then how the steps ran away, and last what that left behind."""
     if finding.step is None:
         return 0
-    return 2 if finding.symptom is Symptom.NONFINITE else 1
+    return 1 if finding.symptom is Symptom.EXPLODING else 2
 
 
 def _same(finding: Finding, earlier: Finding) -> bool:

@@ -60,6 +60,9 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
     elif lost and _harmless(scene, profile):
         severity = Severity.INFO
         note = f" {scene.exhibit.optimizers[0].kind} evens this out: the gradient stays well above its eps."
+    elif lost and blame.injected:
+        severity = Severity.INFO
+        note = " Each application is given the same input anew: an iteration towards a fixed point contracts by design."
     elif lost and _starts_at_zero(profile, view):
         severity = Severity.INFO
         note = " Weights that start at zero hold it back by design: they get a gradient themselves and leave zero."
@@ -112,7 +115,11 @@ def _starts_at_zero(profile: Profile, view: View) -> bool:
 def _message(symptom: Symptom, profile: Profile, blame: Blame, extent: float) -> str:
     first, late = owner(profile.first.weights[-1]), owner(profile.reference.weights[-1])
     verb = "shrinks" if symptom is Symptom.VANISHING else "grows"
-    if math.isinf(extent):
+    if blame.num_calls:
+        per_call = decades(extent / blame.num_calls)
+        head = f"The loss gradient {verb} {times(extent)} through {blame.where[0] or 'the model'}, applied "
+        head += f"{blame.num_calls} times in a row ({per_call} each)."
+    elif math.isinf(extent):
         head = f"No gradient at all reaches layer {first}: it is exactly zero."
     else:
         head = (

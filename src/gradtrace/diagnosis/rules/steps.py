@@ -54,9 +54,16 @@ def large_updates(training: Training) -> list[UpdateStats]:
 
 
 def diverged(training: Training) -> bool:
-    """Whether the loss of the trial grew tenfold."""
+    """Whether the loss of the trial grew tenfold and stayed there (one spike that comes back is none)."""
     losses = [loss for loss in training.losses if math.isfinite(loss)]
-    return bool(losses) and max(losses) - losses[0] > (DIVERGED_FACTOR - 1.0) * abs(losses[0])
+    return bool(losses) and max(losses[-2:]) - losses[0] > (DIVERGED_FACTOR - 1.0) * abs(losses[0])
+
+
+def spiked(training: Training) -> bool:
+    """Whether the loss grew tenfold under steps that replace the weights, and came back."""
+    losses = [loss for loss in training.losses if math.isfinite(loss)]
+    grew = bool(losses) and max(losses) - losses[0] > (DIVERGED_FACTOR - 1.0) * abs(losses[0])
+    return grew and bool(large_updates(training)) and not diverged(training)
 
 
 def _broken(scene: Scene, training: Training) -> list[Finding]:
@@ -73,14 +80,14 @@ def _broken(scene: Scene, training: Training) -> list[Finding]:
 def _diverged(scene: Scene, training: Training) -> list[Finding]:
     large = large_updates(training)
     grew = diverged(training)
-    if not grew and not (large and training.broke_at is not None):
+    if not grew and not spiked(training) and not (large and training.broke_at is not None):
         return []
     cause = _cause(scene, training)
     worst = next(iter(weights_moved(training)), None)
     losses = [loss for loss in training.losses if math.isfinite(loss)]
-    peak = max(losses) if grew else losses[0]
+    peak = max(losses)
     text = f"In {len(training.losses)} steps on a copy the loss goes from {losses[0]:.4g} to {peak:.4g}"
-    text += ", then to NaN or Inf. " if training.broke_at is not None else ". "
+    text += ", then to NaN or Inf. " if training.broke_at is not None else ". " if grew else " and back. "
     if worst is not None:
         text += f"The first step changes {worst.name} by {worst.ratio:.2g} times its own size. "
     evidence = [Evidence("loss before", losses[0]), Evidence("largest loss", peak)]
@@ -92,7 +99,7 @@ def _diverged(scene: Scene, training: Training) -> list[Finding]:
             symptom=Symptom.EXPLODING,
             cause=cause,
             where=where,
-            severity=Severity.CRITICAL,
+            severity=Severity.CRITICAL if grew or training.broke_at is not None else Severity.WARNING,
             message=text + _words(cause, scene),
             evidence=tuple(evidence),
             remedies=remedies_for(Symptom.EXPLODING, cause),

@@ -127,7 +127,7 @@ def _attention(scene: Scene) -> Finding | None:
     return Finding(
         symptom=Symptom.SATURATED,
         cause=Cause.ATTENTION_SATURATION,
-        where=tuple(dict.fromkeys(op.site.module or "" for op in ops)),
+        where=places(ops, scene.views[0].paths),
         severity=Severity.CRITICAL if 2 * len(ops) >= total else Severity.WARNING,
         message=f"{percent(op.activation.saturated_frac)} of the attention rows at {op.site} are one-hot: queries and "
         "keys get next to no gradient.",
