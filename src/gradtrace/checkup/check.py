@@ -69,13 +69,13 @@ def check(
     if steps and not optimizers:
         raise InputError("steps needs an optimizer: pass optimizer=torch.optim.SGD(model.parameters(), lr=...)")
     say = progress or (lambda _: None)
-    model = check_model(model, [])
+    given, model = model, check_model(model, [])  # a compiled model is traced as it was given, and the trace says so
     with fixed_random_state():
         taken = take(batches, max(MAX_BATCHES, min(steps * accumulate, 256)))
     traces = []
     for number, batch in enumerate(taken[:MAX_BATCHES]):
         say(f"tracing batch {number + 1}")
-        traces.append(_finite_or_explained(model, loss_fn, batch))
+        traces.append(_finite_or_explained(given, loss_fn, batch))
     say("probing with a random gradient")
     probe, refusals = _probe(model, loss_fn, taken[0])
     training = None

@@ -37,6 +37,8 @@ class Blame:
     cause: Cause
     where: tuple[str, ...]
     op: Op
+    decades_here: float | None = None
+    """Where one place is to blame, what it alone loses or gains."""
     num_calls: int = 0
     """For a recurrence, how often the map is applied along the path."""
     injected: bool = False
@@ -79,7 +81,7 @@ def blame_growth(profile: Profile, paths: Paths) -> Blame:
     batch = [link for link in norms if "BatchNorm" in link.op.name]
     biggest = max(profile.links, key=lambda link: link.decades)
     if biggest.decades >= max(HEALTHY_DECADES, DOMINANT_FRAC * total) and biggest.factor is not Factor.NORM:
-        return Blame(Cause.LARGE_WEIGHTS, places([biggest.op], paths), biggest.op)
+        return Blame(Cause.LARGE_WEIGHTS, places([biggest.op], paths), biggest.op, biggest.decades)
     shares = [share for link in skips if (share := skip_share(link.op, paths)) is not None]
     if len(skips) >= max(2, profile.num_spans / 4) and statistics.median(shares) >= SKIP_SHARE:
         return Blame(Cause.RESIDUAL_GROWTH, branches(skips, paths), skips[0].op)
@@ -94,7 +96,7 @@ def _recurrent(profile: Profile, paths: Paths, cause: Cause) -> Blame | None:
     weights, count = layers.most_common(1)[0]
     if count >= RECURRENCE_CALLS and 2 * count >= len(profile.layers):
         ops = [op for op in profile.layers if op.weights == weights]
-        return Blame(cause, places(ops, paths), ops[0], count, is_fixed_point(profile, count))
+        return Blame(cause, places(ops, paths), ops[0], None, count, is_fixed_point(profile, count))
     total = sum(link.decades for link in profile.links)
     calls: dict[str | None, set[int]] = {}
     decades: Counter[str | None] = Counter()
@@ -108,7 +110,7 @@ def _recurrent(profile: Profile, paths: Paths, cause: Cause) -> Blame | None:
         share = decades[module] / total if math.isfinite(total) and total else float(math.isinf(decades[module]))
         if len(numbers) >= RECURRENCE_CALLS and share >= DOMINANT_FRAC and module is not None:
             op = next(link.op for link in profile.links if link.op.site.module == module)
-            return Blame(cause, (module,), op, len(numbers))
+            return Blame(cause, (module,), op, None, len(numbers))
     return None
 
 
@@ -141,7 +143,7 @@ def _blame_link(link: Link, profile: Profile, paths: Paths) -> Blame:
         cause = Cause.LARGE_WEIGHTS  # a norm divides by its input's scale: what stands before it made it large
     else:
         cause = Cause.SMALL_WEIGHTS
-    return Blame(cause, places([op], paths), op)
+    return Blame(cause, places([op], paths), op, link.decades)
 
 
 def _blame_scale(profile: Profile, paths: Paths, total: float) -> Blame:

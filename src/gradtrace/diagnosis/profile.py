@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.thresholds import HEALTHY_DECADES
 from gradtrace.measure.path import Paths
 from gradtrace.records.vocabulary import Factor
 
@@ -123,11 +124,7 @@ def _follow(trace: Trace, paths: Paths, first: Op) -> Profile | None:
     layers = [op for op in path if is_layer(op)]
     if len(layers) < 2:
         return None
-    reference = layers[0]
-    if len(layers) >= 4 and _norm(layers[1]) < _norm(reference):
-        reference = layers[1]  # the head alone may be of another scale; both of the last two count as late
-    elif len(layers) >= 4 and _norm(layers[0]) < _norm(first):
-        reference = max(layers[:2], key=_norm)
+    reference = _reference(layers)
     links = []
     start = path.index(reference)
     for position in range(start, len(steps)):
@@ -136,6 +133,20 @@ def _follow(trace: Trace, paths: Paths, first: Op) -> Profile | None:
         if step.merge_log10 != 0.0:
             links.append(Link(path[position + 1], Factor.MERGE, step.merge_log10))
     return Profile(tuple(layers), tuple(links), reference)
+
+
+def _reference(layers: list[Op]) -> Op:
+    """The late layer: of the last two the one nearer in scale to the first layer.
+
+    A head may be of another scale than all other layers (no norm behind it, tied to an embedding). Where the two are
+    themselves further apart than is healthy, that is a loss like any other, and the head stays the reference.
+    """
+    head, second, first = layers[0], layers[1], layers[-1]
+    gap = log10_ratio(_norm(second), _norm(head))
+    if len(layers) < 4 or not abs(gap) < HEALTHY_DECADES:
+        return head
+    nearer = abs(log10_ratio(_norm(first), _norm(second))) < abs(log10_ratio(_norm(first), _norm(head)))
+    return second if nearer else head
 
 
 def place(op: Op, paths: Paths) -> str:

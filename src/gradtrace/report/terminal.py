@@ -137,7 +137,7 @@ def _bound(table: Picture) -> Text | None:
 def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None) -> Text:
     told = []
     if table is not None and table.rows:
-        told.append(f"{clean(table.rows[-1].last)} gets {power(table.network_decades)} of the output's gradient")
+        told.append(f"{clean(table.rows[-1].last)} gets {power(table.network_decades)} times the output's gradient")
     if trace is not None and (ratios := relative_range(trace)) is not None:
         told.append(f"|dW|/|W| {short(ratios[0])} to {short(ratios[1])}")
     told.append("no finding" if not diagnosis.findings else "nothing above info")

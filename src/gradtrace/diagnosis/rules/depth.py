@@ -122,10 +122,11 @@ def _message(symptom: Symptom, profile: Profile, blame: Blame, extent: float) ->
     elif math.isinf(extent):
         head = f"No gradient at all reaches layer {first}: it is exactly zero."
     else:
-        head = (
-            f"The loss gradient {verb} {times(extent)} from layer {late} to layer {first} "
-            f"({decades(extent / profile.num_spans)} per layer over {profile.num_spans} layers)."
-        )
+        head = f"The loss gradient {verb} {times(extent)} from layer {late} to layer {first}"
+        if blame.decades_here is not None:
+            head += f", {decades(abs(blame.decades_here))} of it at {blame.where[0] or 'the model'} alone."
+        else:
+            head += f" ({decades(extent / profile.num_spans)} per layer over {profile.num_spans} layers)."
     return f"{head} {CAUSES[blame.cause].format(where=_list(blame.where))}"
 
 
