@@ -33,11 +33,11 @@ def tanh_large_weights() -> Setup:
 
 @seeded
 def sigmoid_bias() -> Setup:
-    """One layer of sigmoids in a ReLU network, biased by 6: its derivative is 0.0025, 1 % of the maximum."""
-    model = mlp(3, nn.ReLU)
+    """One layer of sigmoids behind one of ReLUs, biased by 5: its derivative is 0.0066, 3 % of the maximum."""
+    model = mlp(2, nn.ReLU)
     scale_weights(model, HE)
     model.hidden.act2 = nn.Sigmoid()  # type: ignore[union-attr]
-    nn.init.constant_(model.hidden.linear2.bias, 6.0)  # type: ignore[union-attr,arg-type]
+    nn.init.constant_(model.hidden.linear2.bias, 5.0)  # type: ignore[union-attr,arg-type]
     with torch.no_grad():
         model.hidden.linear2.weight.mul_(0.5)  # type: ignore[union-attr,operator]
     return Setup(model, cross_entropy, digit_batches())
@@ -82,9 +82,9 @@ class SigmoidRegressor(nn.Module):
 
 
 @seeded
-def raw_salaries() -> Setup:
-    """Features in the thousands (salaries, years) into a sigmoid network: its first layer is flat."""
-    batches = [(2000.0 * x, y) for x, y in number_batches()]
+def raw_measurements() -> Setup:
+    """Features in the hundreds (ages, pounds) into a sigmoid network: its first layer is flat."""
+    batches = [(100.0 * x, y) for x, y in number_batches()]
     return Setup(SigmoidRegressor(), squared_error, batches)
 
 
@@ -169,7 +169,7 @@ CASES = (
     Case("hardtanh_conv", hardtanh_conv, _S, _FLAT, ("features",), "Rakitianskaia and Engelbrecht 2015"),
     Case("tanh_vanishing", tanh_vanishing, _S, _FLAT, ("hidden",), "Glorot and Bengio 2010", also=_BOTH),
     Case("raw_pixels_tanh", raw_pixels_tanh, _S, Cause.INPUT_SCALE, ("hidden.linear1", "hidden.act1"), "LeCun et al. 1998"),
-    Case("raw_salaries", raw_salaries, _S, Cause.INPUT_SCALE, ("first",), "DeepFD (Cao et al. 2022)"),
+    Case("raw_measurements", raw_measurements, _S, Cause.INPUT_SCALE, ("first",), "DeepFD (Cao et al. 2022)"),
     Case("dead_layer", dead_layer, _D, _FLAT, ("hidden.linear3", "hidden.act3"), "Lu et al. 2020; Maas et al. 2013"),
     Case("dead_channels", dead_channels, _D, _FLAT, ("features.norm2", "features.act2", "features.conv2"), "Mehta et al. 2019"),
     Case("dead_feed", dead_feed, _D, _FLAT, ("block3",), "Lu et al. 2020"),
