@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradtrace.casebook.case import Case, Setup, seeded
-from gradtrace.casebook.networks import HE, Attention, Block, Residual, TokenModel, conv_net, mlp, scale_weights
+from gradtrace.casebook.networks import HE, Attention, Block, Residual, TokenModel, conv_net, layer, mlp, scale_weights
 from gradtrace.casebook.tasks import (
     cross_entropy,
     digit_batches,
@@ -29,7 +29,7 @@ from gradtrace.records.vocabulary import Cause, Symptom
 def twice_he() -> Setup:
     """20 ReLU layers with twice He's standard deviation: 2^20 = 1e6."""
     model = mlp(20, nn.ReLU)
-    scale_weights(model, 2 * HE)
+    scale_weights(layer(model, "hidden"), 2 * HE)
     return Setup(model, cross_entropy, digit_batches())
 
 
@@ -59,7 +59,7 @@ def randn_weights() -> Setup:
 def large_conv() -> Setup:
     """16 convolutions with 2.5 times He's standard deviation."""
     model = conv_net(16, nn.ReLU)
-    scale_weights(model, 2.5 * HE)
+    scale_weights(layer(model, "features"), 2.5 * HE)
     return Setup(model, cross_entropy, image_batches())
 
 
@@ -69,7 +69,7 @@ def one_large_layer() -> Setup:
     model = mlp(6, nn.ReLU)
     scale_weights(model, HE)
     with torch.no_grad():
-        model.hidden.linear3.weight.mul_(1e5)  # type: ignore[union-attr,operator]
+        layer(model, "hidden.linear3").weight.mul_(1e5)
     return Setup(model, cross_entropy, digit_batches())
 
 
@@ -103,7 +103,7 @@ def _residual_mlp(depth: int, width: int = 64) -> nn.Sequential:
     )
     scale_weights(model, HE)
     for block in blocks:
-        scale_weights(block.branch[2], 1.0)  # type: ignore[index]
+        scale_weights(layer(block, "branch.2"), 1.0)
     return model
 
 
@@ -207,7 +207,14 @@ CASES = (
     Case("batchnorm_mlp", batchnorm_mlp, _E, Cause.BATCHNORM_EXPLOSION, ("hidden",), "Yang et al. 2019"),
     Case("batchnorm_conv", batchnorm_conv, _E, Cause.BATCHNORM_EXPLOSION, ("features",), "Yang et al. 2019"),
     Case("residual_growth", residual_growth, _E, Cause.RESIDUAL_GROWTH, ("blocks",), "Hanin and Rolnick 2018"),
-    Case("residual_growth_conv", residual_growth_conv, _E, Cause.RESIDUAL_GROWTH, ("blocks",), "Zhang et al. 2019 (Fixup)"),
+    Case(
+        "residual_growth_conv",
+        residual_growth_conv,
+        _E,
+        Cause.RESIDUAL_GROWTH,
+        ("blocks",),
+        "Zhang et al. 2019 (Fixup)",
+    ),
     _diverges("rate_regression", rate_regression, Cause.LEARNING_RATE, "AUTOTRAINER (Zhang et al. 2021)"),
     _diverges("rate_conv", rate_conv, Cause.LEARNING_RATE, "DeepFD (Cao et al. 2022)"),
     _diverges("rate_adam", rate_adam, Cause.LEARNING_RATE, "Defects4ML (Morovati et al. 2023)"),
@@ -215,4 +222,4 @@ CASES = (
     _diverges("raw_features", raw_features, Cause.INPUT_SCALE, "LeCun et al. 1998, section 4.3"),
     _diverges("summed_loss", summed_loss, Cause.REDUCTION_SCALE, "Goyal et al. 2017, section 3"),
     _diverges("summed_tokens_loss", summed_tokens_loss, Cause.REDUCTION_SCALE, "Goyal et al. 2017, section 3"),
-)  # fmt: skip
+)

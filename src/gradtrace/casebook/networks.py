@@ -1,7 +1,7 @@
 """What are the networks of the casebook made of? Plain stacks, residual blocks and attention, with their gain in hand.
 
-A layer's *gain* here is g in Var(w) = g^2 / fan_in: 1 keeps a linear network (Glorot 2010), sqrt(2) a ReLU one (He 2015,
-equation 10).
+A layer's *gain* here is g in Var(w) = g^2 / fan_in: 1 keeps a linear network (Glorot 2010), sqrt(2) a ReLU one (He
+2015, equation 10).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,11 @@ def conv_net(
         layers[f"act{number}"] = activation()
     parts = OrderedDict(features=nn.Sequential(layers), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten())
     return nn.Sequential(OrderedDict(parts, head=nn.Linear(width, outputs)))
+
+
+def layer(model: nn.Module, path: str) -> Any:
+    """The submodule at `path`."""
+    return model.get_submodule(path)
 
 
 @torch.no_grad()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradtrace.casebook.case import Case, Setup, seeded
-from gradtrace.casebook.networks import HE, Attention, Block, TokenModel, conv_net, mlp, scale_weights
+from gradtrace.casebook.networks import HE, Attention, Block, TokenModel, conv_net, layer, mlp, scale_weights
 from gradtrace.casebook.tasks import cross_entropy, digit_batches, image_batches, token_batches, token_cross_entropy
 from gradtrace.records.vocabulary import Cause, Symptom
 
@@ -24,16 +26,15 @@ class FunctionalSigmoid(nn.Module):
     def __init__(self, depth: int, width: int = 48) -> None:
         super().__init__()
         sizes = [64, *[width] * depth, 10]
-        self.weights = nn.ParameterList(
-            nn.init.xavier_normal_(torch.empty(a, b)) for a, b in zip(sizes, sizes[1:], strict=False)
-        )
+        self.weights = nn.ParameterList(nn.init.xavier_normal_(torch.empty(a, b)) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, 64] -> [batch, 10]."""
         *hidden, last = self.weights
         for weight in hidden:
             x = torch.sigmoid(x @ weight)
-        return x @ last
+        out: Tensor = x @ last
+        return out
 
 
 @seeded
@@ -76,7 +77,7 @@ def default_init() -> Setup:
 def small_conv() -> Setup:
     """A VGG-like stack of 10 convolutions drawn with a standard deviation of 0.01."""
     model = conv_net(10, nn.ReLU)
-    scale_weights(model.features, 0.01 * 12)
+    scale_weights(layer(model, "features"), 0.01 * 12)
     return Setup(model, cross_entropy, image_batches())
 
 
@@ -86,7 +87,7 @@ def one_small_layer() -> Setup:
     model = mlp(6, nn.ReLU)
     scale_weights(model, HE)
     with torch.no_grad():
-        model.hidden.linear4.weight.mul_(1e-4)  # type: ignore[union-attr,operator]
+        layer(model, "hidden.linear4").weight.mul_(1e-4)
     return Setup(model, cross_entropy, digit_batches())
 
 
@@ -156,7 +157,7 @@ def signal_model(*, pre: bool) -> TokenModel:
 
 @seeded
 def post_norm() -> Setup:
-    """30 blocks, norm after the sum x + f(x) + signal: each divides the skip by sqrt(2), and nothing makes up for it."""
+    """30 blocks, norm after the sum x + f(x) + signal: each divides the skip, and nothing makes up for it."""
     return Setup(signal_model(pre=False), token_cross_entropy, token_batches())
 
 
@@ -189,7 +190,7 @@ def caption_batches() -> list[tuple[tuple[Tensor, Tensor], Tensor]]:
 
 @seeded
 def post_norm_decoder() -> Setup:
-    """48 decoder layers, norm_first=False: what is read from the image enters each sum, and the norm shrinks the skip."""
+    """48 decoder layers, norm_first=False: what is read from the image enters the sum, the norm shrinks the skip."""
     return Setup(Captioner(48, pre=False), token_cross_entropy, caption_batches())
 
 
@@ -197,7 +198,12 @@ _V = Symptom.VANISHING
 CASES = (
     Case("deep_sigmoid", deep_sigmoid, _V, Cause.ACTIVATION_DERIVATIVE, ("hidden",), "Glorot and Bengio 2010"),
     Case(
-        "functional_sigmoid", functional_sigmoid, _V, Cause.ACTIVATION_DERIVATIVE, (), "Hochreiter 1991; Nielsen 2015, ch. 5"
+        "functional_sigmoid",
+        functional_sigmoid,
+        _V,
+        Cause.ACTIVATION_DERIVATIVE,
+        (),
+        "Hochreiter 1991; Nielsen 2015, ch. 5",
     ),
     Case("conv_sigmoid", conv_sigmoid, _V, Cause.ACTIVATION_DERIVATIVE, ("features",), "DeepFD (Cao et al. 2022)"),
     Case(
@@ -205,15 +211,15 @@ CASES = (
     ),
     Case("small_std", small_std, _V, Cause.SMALL_WEIGHTS, ("hidden",), "He et al. 2015, section 2.2"),
     Case("default_init", default_init, _V, Cause.SMALL_WEIGHTS, ("hidden",), "pytorch issue 15314; He et al. 2015"),
-    Case("small_conv", small_conv, _V, Cause.SMALL_WEIGHTS, ("features",), "He et al. 2015; Simonyan 2015, section 3.1"),
+    Case(
+        "small_conv", small_conv, _V, Cause.SMALL_WEIGHTS, ("features",), "He et al. 2015; Simonyan 2015, section 3.1"
+    ),
     Case("one_small_layer", one_small_layer, _V, Cause.SMALL_WEIGHTS, ("hidden.linear4",), "Humbatova et al. 2020"),
     Case("deep_tanh", deep_tanh, _V, Cause.DEPTH_WITHOUT_SKIP, ("hidden",), "Schoenholz et al. 2017"),
     Case("plain_conv", plain_conv, _V, Cause.DEPTH_WITHOUT_SKIP, ("features",), "He et al. 2016; Xiao et al. 2018"),
-    Case(
-        "contracting_linear", contracting_linear, _V, Cause.DEPTH_WITHOUT_SKIP, ("weights",), "Saxe et al. 2014"
-    ),
+    Case("contracting_linear", contracting_linear, _V, Cause.DEPTH_WITHOUT_SKIP, ("weights",), "Saxe et al. 2014"),
     Case("post_norm", post_norm, _V, Cause.POST_NORM, ("blocks",), "Xiong et al. 2020; Dehghani et al. 2019, eq. 4"),
     Case(
         "post_norm_decoder", post_norm_decoder, _V, Cause.POST_NORM, ("decoder",), "Liu et al. 2020; Takase et al. 2023"
     ),
-)  # fmt: skip
+)

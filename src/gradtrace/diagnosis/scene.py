@@ -43,7 +43,7 @@ def is_finite(trace: Trace) -> bool:
     """Whether loss, parameters and every gradient of a trace are finite."""
     if trace.probe == "loss" and not math.isfinite(trace.loss):
         return False
-    if any(parameter.nonfinite_frac > 0.0 for parameter in trace.parameters):
+    if not all(parameter.finite for parameter in trace.parameters):
         return False
     gradients = (stats for op in trace.ops for stats in (op.received, *op.passed) if stats is not None)
     return all(stats.nonfinite_frac == 0.0 for stats in gradients)

@@ -6,15 +6,17 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from gradtrace.measure.forward import activation_stats, forward_stats
 from gradtrace.measure.origin import find_birth
-from gradtrace.measure.reduction import Handle, reduce, stats_of
+from gradtrace.measure.reduction import whole_norm
+from gradtrace.measure.statistics import Statistics
 from gradtrace.records.trace import Coverage, Op, ParameterStats, TensorStats, Trace
 from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.kinds import OPAQUE, base_name
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import nn
 
     from gradtrace.measure.description import Description
@@ -31,34 +33,29 @@ def assemble(
     environment: tuple[tuple[str, str], ...],
 ) -> Trace:
     """Bring the numbers to the host and build the trace."""
-    parameters = [
-        (name, parameter, reduce(parameter, forward.deferred)) for name, parameter in model.named_parameters()
-    ]
+    norms = {name: forward.deferred.put(whole_norm(parameter)) for name, parameter in model.named_parameters()}
     loss = forward.deferred.put(forward.loss.detach())
     arrays = forward.deferred.fetch()
-    numbers = _Numbers(arrays)
+    numbers = Statistics(arrays, [*backward.tap.received.values(), *backward.tap.passed.values()])
     ops = _ops(backward, tape, numbers)
     reached, severed = forward.recorder.dataflow.reach(forward.loss)
     called = forward.recorder.called_modules()
-    leaf_of = {op.parameter: op for op in ops if op.parameter is not None}
-    records = []
-    for name, parameter, handle in parameters:
-        leaf = leaf_of.get(name)
-        stats = numbers.of(handle)
-        records.append(
-            ParameterStats(
-                name=name,
-                shape=stats.shape,
-                dtype=stats.dtype,
-                device=stats.device,
-                norm=stats.norm,
-                gradient=leaf.received if leaf is not None else None,
-                requires_grad=parameter.requires_grad,
-                affects_loss=name in reached or (leaf is not None and leaf.received is not None),
-                module_called=name.rpartition(".")[0] in called,
-                nonfinite_frac=stats.nonfinite_frac,
-            )
+    gradients = {op.parameter: op.received for op in ops if op.parameter is not None}
+    records = [
+        ParameterStats(
+            name=name,
+            shape=tuple(parameter.shape),
+            dtype=str(parameter.dtype).removeprefix("torch."),
+            device=str(parameter.device),
+            norm=float(arrays[norms[name]][0]),
+            gradient=gradients.get(name),
+            requires_grad=parameter.requires_grad,
+            affects_loss=name in reached or gradients.get(name) is not None,
+            module_called=name.rpartition(".")[0] in called,
+            finite=bool(np.isfinite(arrays[norms[name]][0])),
         )
+        for name, parameter in model.named_parameters()
+    ]
     records += _strangers(ops, tape)
     trace = Trace(
         ops=ops,
@@ -73,21 +70,7 @@ def assemble(
     return replace(trace, nonfinite=find_birth(forward, trace, arrays))
 
 
-class _Numbers:
-    """Statistics by handle, each made once."""
-
-    def __init__(self, arrays: list[np.ndarray]) -> None:
-        self.arrays = arrays
-        self._made: dict[tuple[int, tuple[int, ...]], TensorStats] = {}
-
-    def of(self, handle: Handle) -> TensorStats:
-        key = (handle.norms, handle.shape)
-        if key not in self._made:
-            self._made[key] = stats_of(handle, self.arrays)
-        return self._made[key]
-
-
-def _ops(backward: Backward, tape: Description, numbers: _Numbers) -> tuple[Op, ...]:
+def _ops(backward: Backward, tape: Description, numbers: Statistics) -> tuple[Op, ...]:
     graph, tap = backward.graph, backward.tap
     ports: list[list[TensorStats]] = [[] for _ in graph.nodes]
     for (index, _), handle in sorted(tap.received.items(), key=lambda item: item[0]):
@@ -146,7 +129,7 @@ def _joint(parts: list[TensorStats]) -> TensorStats | None:
 
 
 def _shares(
-    backward: Backward, numbers: _Numbers, received: list[TensorStats | None]
+    backward: Backward, numbers: Statistics, received: list[TensorStats | None]
 ) -> dict[tuple[int, int], float | None]:
     """<g_i, g>/|g|^2 for every passed gradient, g being all that its target received."""
     tap = backward.tap

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gradtrace.records.trace import Site
@@ -11,6 +11,7 @@ from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.factors import assign, operand_parameters
 from gradtrace.tape.kinds import LEAF, base_name
 from gradtrace.tape.private import input_metadata, node_sequence_nr
+from gradtrace.tape.recorder import defined_at
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -80,6 +81,7 @@ def describe(forward: Forward, model: nn.Module) -> Description:
             strangers[index] = find_unregistered(model, leaf)
     weights = operand_parameters(graph, names, parameters | {i: name for i, name in strangers.items() if name})
     sites = [_leaf_site(parameters[i], model) if i in parameters else place[0] for i, place in enumerate(places)]
+    sites = [site if site.source else replace(site, source=defined_at(nodes[i])) for i, site in enumerate(sites)]
     functions = [call.name if call is not None else "" for _, call in places]
     seen = _observations(forward, nodes, numbers, [call for _, call in places])
     factors = assign(graph, names, sites, functions, weights, [_is_scalar(node) for node in nodes])

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradtrace.measure.reduction import sample
+from gradtrace.measure.reduction import in_memory_order, sample, whole_norm
 from gradtrace.records.trace import ActivationStats, ForwardStats
-from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.activations import Activation, row_measure
+from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.derivatives import activation_of, activation_of_node
 from gradtrace.tape.private import inside_functorch
 
@@ -76,8 +76,7 @@ class ForwardObserver:
         if call.name in _SCALED:
             wide = next((tensor for tensor in operands if tensor.is_floating_point()), None)
             if wide is not None and wide.numel():
-                seen.scales["input"] = self._deferred.put(_square_sum(wide))
-                seen.scales["mean"] = self._deferred.put(wide.detach().float().mean())
+                seen.scales["input"] = self._deferred.put(whole_norm(wide))
                 seen.numels = (wide.numel(), 0)
         if self._values:
             seen.operands = [handle for tensor in operands if (handle := self._extremes(tensor)) is not None]
@@ -89,9 +88,7 @@ class ForwardObserver:
             return
         output = result if isinstance(result, Tensor) else next(iter(tensors_in(result)), None)
         if output is not None and seen.scales and output.is_floating_point() and output.numel():
-            seen.scales["output"] = self._deferred.put(_square_sum(output))
-            low, high = torch.aminmax(output.detach())
-            seen.scales["range"] = self._deferred.put(torch.stack((low, high)))
+            seen.scales["output"] = self._deferred.put(whole_norm(output))
             seen.numels = (seen.numels[0], output.numel())
         if self._values:
             seen.results = [handle for out in tensors_in(result) if (handle := self._extremes(out)) is not None]
@@ -155,22 +152,14 @@ class ForwardObserver:
     def _moments(self, activation: Activation, size: Tensor) -> dict[str, int]:
         put = self._deferred.put
         return {
-            "sum": put(size.sum(dtype=torch.float64 if size.device.type != "mps" else None)),
-            "squares": put(_square_sum(size)),
-            "flat": put((size < activation.flat_below(SATURATED_FRAC)).sum()),
+            "mean": put(size.mean()),
+            "squares": put(whole_norm(size)),
+            "flat": put(torch.count_nonzero(size < activation.flat_below(SATURATED_FRAC))),
             "nonzero": put(torch.count_nonzero(size)),
         }
 
     def _preactivation(self, x: Tensor | None) -> dict[str, int]:
-        return {} if x is None else {"x": self._deferred.put(sample(x.detach()))}
-
-
-def _square_sum(tensor: Tensor) -> Tensor:
-    """Norm (not squared), in float64, by rows first."""
-    values = tensor.detach()
-    wide = torch.float32 if values.device.type == "mps" else torch.float64
-    rows = torch.linalg.vector_norm(values, dim=-1, dtype=wide) if values.dim() > 1 else values
-    return torch.linalg.vector_norm(rows, dtype=wide)
+        return {} if x is None else {"x": self._deferred.put(sample(in_memory_order(x.detach())))}
 
 
 def unit_axis(x: Tensor, source: Node | None) -> int:
@@ -222,12 +211,12 @@ def activation_stats(seen: Seen, arrays: list[np.ndarray]) -> ActivationStats | 
         return None
     units = arrays[handles["units"]] if "units" in handles else np.empty(0)
     x = arrays[handles["x"]] if "x" in handles else np.empty(0)
-    x = x[np.isfinite(x)]
+    x = x[np.isfinite(x)].astype(np.float64)
     nonzero = float(arrays[handles["nonzero"]][0])
     return ActivationStats(
         function=activation.name,
         derivative_max=activation.derivative_max,
-        derivative_mean=float(arrays[handles["sum"]][0]) / numel,
+        derivative_mean=float(arrays[handles["mean"]][0]),
         derivative_rms=float(arrays[handles["squares"]][0]) / math.sqrt(numel),
         saturated_frac=float(arrays[handles["flat"]][0]) / numel,
         zero_frac=1.0 - nonzero / numel,
@@ -248,12 +237,7 @@ def forward_stats(seen: Seen, arrays: list[np.ndarray]) -> ForwardStats | None:
     if "output" not in seen.scales:
         return None
     scales, (num_in, num_out) = seen.scales, seen.numels
-    low, high = arrays[scales["range"]]
-    finite = math.isfinite(low) and math.isfinite(high)
     return ForwardStats(
         input_rms=float(arrays[scales["input"]][0]) / math.sqrt(num_in),
         output_rms=float(arrays[scales["output"]][0]) / math.sqrt(num_out),
-        input_mean=float(arrays[scales["mean"]][0]),
-        output_max_abs=float(max(abs(low), abs(high))) if finite else math.inf,
-        nonfinite_frac=0.0 if finite else 1.0 / num_out,
     )

@@ -137,6 +137,10 @@ def _same_numbers(gradient: Tensor, known: list[tuple[Tensor, Handle]]) -> Handl
             and 0 not in other.stride()
         ):
             shape = tuple(gradient.shape)
-            same_batch = shape[:1] == handle.shape[:1]
-            return replace(handle, shape=shape, per_example=handle.per_example and same_batch)
+            if shape == handle.shape:
+                return handle
+            if handle.norms is None:
+                return None  # a small tensor is copied in the order of its elements: the copy is cheap
+            same_batch = handle.example_axes and shape[:1] == handle.shape[:1]
+            return replace(handle, shape=shape, example_axes=tuple(range(1, len(shape))) if same_batch else None)
     return None

@@ -44,7 +44,7 @@ def find_birth(forward: Forward, trace: Trace, arrays: list[np.ndarray]) -> Birt
 
 def _parameter(trace: Trace) -> Birth | None:
     for parameter in trace.parameters:
-        if parameter.nonfinite_frac > 0.0:
+        if not parameter.finite:
             return Birth("parameter", parameter.name, Site(parameter.name.rpartition(".")[0]))
     return None
 

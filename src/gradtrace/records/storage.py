@@ -138,9 +138,9 @@ def to_json(diagnosis: Diagnosis) -> str:
         "kind": "verdict",
         "title": diagnosis.title,
         "healthy": diagnosis.healthy,
-        "findings": _plain(diagnosis.findings),
-        "losses": _plain(diagnosis.losses),
-        "refusals": _plain(diagnosis.refusals),
+        "findings": plain(diagnosis.findings),
+        "losses": plain(diagnosis.losses),
+        "refusals": plain(diagnosis.refusals),
         "traces": [_summary(trace) for trace in diagnosis.traces],
     }
     return json.dumps(verdict, indent=2, allow_nan=False)
@@ -149,16 +149,17 @@ def to_json(diagnosis: Diagnosis) -> str:
 def _summary(trace: Trace) -> dict[str, Any]:
     kept = ("loss", "probe", "batch_size", "coverage", "nonfinite", "severed")
     return {
-        **{name: _plain(getattr(trace, name)) for name in kept},
+        **{name: plain(getattr(trace, name)) for name in kept},
         "num_ops": len(trace.ops),
         "num_parameters": len(trace.parameters),
         "environment": dict(trace.environment),
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Dicts, lists and JSON numbers for a tree of records."""
     if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return encode_float(value) if isinstance(value, float) else value

@@ -106,9 +106,6 @@ class ForwardStats:
 
     input_rms: float
     output_rms: float
-    input_mean: float = math.nan
-    output_max_abs: float = math.nan
-    nonfinite_frac: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +170,8 @@ class ParameterStats:
     """Whether the loss is computed from it at all (through detached values too); None: not known."""
     module_called: bool = True
     """Whether the module that owns it was called in this forward pass."""
-    nonfinite_frac: float = 0.0
+    finite: bool = True
+    """Whether all of its entries are finite."""
 
     @property
     def numel(self) -> int:

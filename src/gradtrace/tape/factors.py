@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     from gradtrace.tape.graph import Graph
 
 LINEAR = set(
-    "Addmm Mm Bmm Baddbmm Addbmm Linear Trilinear Embedding EmbeddingBag EmbeddingDenseBackward SparseAddmm SparseMm "
-    "Convolution ConvolutionOverrideable MkldnnConvolution CudnnConvolution CudnnConvolutionTranspose SlowConv2D "
-    "SlowConv3D SlowConvTranspose2D SlowConvTranspose3D ThnnConv2D ConvDepthwise2D ConvDepthwise3D ConvTbc Addmv Mv "
-    "Dot MkldnnRnnLayer CudnnRnn MiopenRnn ThnnFusedLstmCell ThnnFusedGruCell MkldnnLinear GroupedMm".split()
+    "Addmm Mm Bmm Baddbmm Addbmm Linear Trilinear Embedding EmbeddingBag EmbeddingDenseBackward SparseAddmm Addmv Mv Dot "
+    "Convolution ConvolutionOverrideable ConvolutionBackward MkldnnConvolution CudnnConvolution MiopenConvolution "
+    "CudnnConvolutionTranspose MiopenConvolutionTranspose MiopenDepthwiseConvolution MpsConvolution "
+    "MpsConvolutionTranspose NnpackSpatialConvolution SlowConv2D SlowConv3D SlowConvDilated2D SlowConvDilated3D "
+    "SlowConvTranspose2D SlowConvTranspose3D ConvDepthwise2D ConvDepthwise3D ConvTbc MkldnnRnnLayer CudnnRnn MiopenRnn "
+    "LstmMps ThnnFusedLstmCell ThnnFusedGruCell MkldnnLinear GroupedMm".split()
 )
 """Ops that sum over features: with a parameter as an operand, a layer."""
 
 _VECTOR = {"Mv", "Dot"}
 _VIEWS = set(
-    "View UnsafeView ReshapeAlias T Mt Transpose Permute Expand Squeeze Unsqueeze Select Slice Clone Alias ToCopy "
+    "View UnsafeView ReshapeAlias T Transpose Permute Expand Squeeze Unsqueeze Select Slice Clone Alias ToCopy "
     "Unbind Split SplitWithSizes UnsafeSplit Mul Div Add MaskedFill Where NativeDropout".split()
 )
 _PARAMETRIC_NODES = 16

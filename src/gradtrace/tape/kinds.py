@@ -7,6 +7,7 @@ moves, drops, repeats or adds up elements under `reshape`. What the table does n
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from gradtrace.records.vocabulary import Factor
 
@@ -23,69 +24,106 @@ OPAQUE = {
 
 _NAMES: dict[Factor, str] = {
     Factor.WEIGHT: """
-        Addmm Mm Bmm Baddbmm Addbmm Addmv Mv Dot Vdot Addr Linear LinalgVecdot Trilinear Mul Div Addcmul Addcdiv Lerp
-        Prod Cumprod LinalgMatrixExp LinalgSolveEx LinalgInvEx Cross LinalgCross FftC2C FftR2C FftC2R
-        Convolution ConvolutionOverrideable MkldnnConvolution CudnnConvolution CudnnConvolutionTranspose SlowConv2D
-        SlowConv3D SlowConvTranspose2D SlowConvTranspose3D ThnnConv2D ConvDepthwise2D ConvDepthwise3D ConvTbc
-        Embedding EmbeddingBag EmbeddingDenseBackward SparseAddmm SparseMm SparseMmReduceImpl SegmentReduce
-        MkldnnRnnLayer CudnnRnn MiopenRnn ThnnFusedLstmCell ThnnFusedGruCell ThnnDifferentiableLstmCell
-        MkldnnLinear QuantizedLinear GroupedMm GridSampler2D GridSampler3D""",
+        Addmm Mm Bmm Baddbmm Addbmm Addmv Mv Dot Vdot Addr Linear Trilinear Matmul GroupedMm MkldnnLinear
+        Mul Div Addcmul Addcdiv Lerp Ldexp Prod Cumprod LinalgCross FftC2C FftR2C FftC2R
+        Convolution ConvolutionOverrideable ConvolutionBackwardOverrideable ConvDepthwise2D ConvDepthwise3D ConvTbc
+        MkldnnConvolution CudnnConvolution CudnnConvolutionTranspose MiopenConvolution MiopenConvolutionTranspose
+        MiopenDepthwiseConvolution MpsConvolution MpsConvolutionTranspose NnpackSpatialConvolution SlowConv2D SlowConv3D
+        SlowConvDilated2D SlowConvDilated3D SlowConvTranspose2D SlowConvTranspose3D
+        Embedding EmbeddingBag EmbeddingDenseBackward EmbeddingBagDenseBackward SparseAddmm SparseMmReduceImpl
+        SparseSampledAddmm SparseSparseMatmul SegmentReduce
+        MkldnnRnnLayer CudnnRnn MiopenRnn LstmMps ThnnFusedLstmCell ThnnFusedGruCell
+        GridSampler2D GridSampler2DCpuFallback GridSampler3D CudnnGridSampler AffineGridGenerator
+        CudnnAffineGridGenerator
+        LinalgMatrixExp LinalgSolveEx LinalgSolveTriangular LinalgInvEx LinalgPinv LinalgLstsq LinalgDet LinalgSlogdet
+        LinalgEig LinalgEigh LinalgSvd LinalgQr LinalgLu LinalgLuSolve LinalgLuFactorEx LinalgCholeskyEx
+        LinalgHouseholderProduct Cholesky CholeskyInverse CholeskySolve Geqrf LuUnpack Ormqr TriangularSolve""",
     Factor.ACTIVATION: """
-        Sigmoid Tanh Relu Relu6 LeakyRelu PreluKernel Prelu RreluWithNoise Rrelu Elu Selu Celu Gelu Silu Mish
-        Hardsigmoid Hardswish Hardtanh LogSigmoid Softplus Softsign Softshrink Hardshrink Tanhshrink Threshold Glu
-        Softmax LogSoftmax Logsumexp Logcumsumexp SafeSoftmax
+        Sigmoid Tanh Relu LeakyRelu PreluKernel RreluWithNoise RreluWithNoiseFunctional Elu Celu Gelu Silu Mish
+        Hardsigmoid Hardswish Hardtanh LogSigmoid Softplus Softshrink Hardshrink Threshold Glu
+        Softmax LogSoftmax SafeSoftmax SparseSoftmax SparseLogSoftmax Logsumexp Logcumsumexp
         Pow Exp Exp2 Expm1 Log Log2 Log10 Log1P Sqrt Rsqrt Reciprocal Sin Cos Tan Asin Acos Atan Atan2 Sinh Cosh
-        Asinh Acosh Atanh Erf Erfc Erfinv Abs Clamp ClampMin ClampMax Sign Round Floor Ceil Trunc Frac Sinc Xlogy
-        Lgamma Digamma Logit Square Hypot Logaddexp Logaddexp2 SpecialEntr SpecialXlog1Py I0 SpecialI0E Angle Sgn
-        Fmod Remainder Deg2Rad Rad2Deg""",
+        Asinh Acosh Atanh Erf Erfc Erfinv Abs Clamp ClampMin ClampMax Sign Sgn Round Floor Ceil Trunc Frac Frexp Sinc
+        Xlogy Logit Hypot Logaddexp Logaddexp2 Fmod Remainder Deg2Rad Rad2Deg Angle Polar Copysign Nextafter
+        Lgamma Mvlgamma Digamma Polygamma Igamma Igammac StandardGamma StandardGammaGrad I0
+        SpecialEntr SpecialErfcx SpecialI0E SpecialI1 SpecialI1E SpecialLogNdtr SpecialNdtri SpecialXlog1Py SpecialZeta
+        FakeQuantizeLearnablePerChannelAffine FakeQuantizeLearnablePerTensorAffine FusedMovingAvgObsFqHelper
+        FakeQuantizePerChannelAffineCachemask FakeQuantizePerTensorAffineCachemask
+        FakeQuantizePerTensorAffineCachemaskTensorQparams""",
     Factor.NORM: """
-        NativeBatchNorm CudnnBatchNorm MiopenBatchNorm NativeBatchNormLegit BatchNormWithUpdate NativeLayerNorm
-        NativeGroupNorm FusedRmsNorm LayerNorm GroupNorm RmsNorm Renorm WeightNormInterface LinalgVectorNorm Norm
-        BatchNormImpl Std Var StdMean VarMean""",
+        NativeBatchNorm NativeBatchNormLegit NativeBatchNormLegitNoTraining CudnnBatchNorm MiopenBatchNorm
+        BatchNormWithUpdate BatchNormNoUpdate BatchNormBackward NativeLayerNorm NativeGroupNorm FusedRmsNorm Renorm
+        EmbeddingRenorm WeightNormInterface LinalgVectorNorm Norm Std Var StdMean VarMean Cdist Pdist Dist EuclideanDist""",
     Factor.ATTENTION: """
         ScaledDotProductFlashAttention ScaledDotProductFlashAttentionForCpu ScaledDotProductEfficientAttention
-        ScaledDotProductCudnnAttention ScaledDotProductFusedAttentionOverrideable ScaledDotProductAttentionMath
-        EfficientAttention FlashAttention MaskedSoftmax FlexAttention NativeMultiHeadAttention""",
+        ScaledDotProductCudnnAttention ScaledDotProductFusedAttentionOverrideable EfficientAttention FlashAttention
+        CudnnAttention MaskedSoftmax FlexAttentionAutogradOp""",
     Factor.RESHAPE: """
-        View UnsafeView ReshapeAlias Reshape T Mt Mh Transpose Permute Expand Squeeze Unsqueeze Select Slice Narrow
-        Index IndexSelect IndexAdd IndexCopy IndexFill IndexPut IndexPutImpl Take TakeAlongDim Gather Scatter ScatterAdd
-        ScatterReduce Cat Stack Split SplitWithSizes UnsafeSplit Chunk Unbind Clone Alias ToCopy ToDense ToSparse
-        AsStrided Flip Roll Rot90 Repeat RepeatInterleave Tile Diagonal DiagonalScatter SliceScatter SelectScatter Diag
-        DiagEmbed Tril Triu Trace Movedim Sum Mean Nansum Cumsum Add Sub Rsub Neg Positive Max Min Amax Amin Maximum
-        Minimum Fmax Fmin Cummax Cummin Median Nanmedian Kthvalue Mode Topk Sort Where SWhere MaskedFill MaskedScatter
-        MaskedSelect CopySlices CopyBackwards Copy Fill Zero Detach Unfold UnfoldCopy Im2Col Col2Im PixelShuffle
+        View UnsafeView ReshapeAlias ReshapeCopy T Transpose Permute Expand Squeeze Unsqueeze Select Slice SliceInverse
+        NarrowCopy Index IndexSelect IndexAdd IndexCopy IndexFill IndexPut IndexPutImpl IndexReduce UnsafeIndex
+        UnsafeIndexPut UnsafeMaskedIndex UnsafeMaskedIndexPutAccumulate Take Put Gather Scatter ScatterAdd ScatterReduce
+        Cat Stack BlockDiag Split SplitWithSizes UnsafeSplit UnsafeSplitWithSizes Chunk Unbind Clone LazyClone Alias
+        ToCopy PinMemory Lift LiftFresh AsStrided AsStridedScatter Flip Roll Rot90 Repeat Diagonal DiagonalScatter
+        SliceScatter SelectScatter DiagEmbed Tril Triu Trace Sum Mean Nansum Cumsum Add Sub Rsub Neg NegView
+        Max Min Amax Amin Aminmax Maximum Minimum Fmax Fmin Cummax Cummin Median Nanmedian Kthvalue Mode Topk Sort Where
+        MaskedFill MaskedScatter MaskedSelect CopySlices CopyBackwards Fill Zero Unfold Im2Col Col2Im PixelShuffle
         PixelUnshuffle ChannelShuffle ConstantPadNd ReflectionPad1D ReflectionPad2D ReflectionPad3D ReplicationPad1D
         ReplicationPad2D ReplicationPad3D MaxPool2DWithIndices MaxPool3DWithIndices MaxPool2D MkldnnMaxPool2D
         MkldnnMaxPool3D MaxUnpool2D MaxUnpool3D AvgPool2D AvgPool3D AdaptiveAvgPool2D AdaptiveAvgPool3D
-        AdaptiveMaxPool2D AdaptiveMaxPool3D FractionalMaxPool2D FractionalMaxPool3D UpsampleNearest1D UpsampleNearest2D
-        UpsampleNearest3D UpsampleNearestExact1D UpsampleNearestExact2D UpsampleNearestExact3D UpsampleLinear1D
-        UpsampleBilinear2D UpsampleBicubic2D UpsampleTrilinear3D UpsampleBilinear2DAa UpsampleBicubic2DAa
-        NativeDropout FusedDropout ViewAsReal ViewAsComplex Real Imag Complex Conj ConjPhysical ResolveConj
-        NestedTensorFromMask PackPaddedSequence PadPackedSequence Resize Contiguous NanToNum Values""",
+        AdaptiveMaxPool2D AdaptiveMaxPool3D MkldnnAdaptiveAvgPool2D FractionalMaxPool2D FractionalMaxPool3D
+        UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D UpsampleNearestExact1D UpsampleNearestExact2D
+        UpsampleNearestExact3D UpsampleLinear1D UpsampleBilinear2D UpsampleBicubic2D UpsampleTrilinear3D
+        UpsampleBilinear2DAa UpsampleBicubic2DAa UpsampleLanczos2DAa NativeDropout FusedDropout
+        ViewAsReal ViewAsComplex Complex Conj ConjPhysical NanToNum PackPaddedSequence
+        ToDense ToSparse ToSparseCsr ToSparseCsc ToSparseBsr ToSparseBsc ToMkldnn MkldnnReshape Coalesce Values
+        SparseMask SparseSum SparseCooTensorWithDimsAndTensors SparseCompressedTensor
+        NestedTensorFromMask NestedTensorFromTensorList NestedFromPadded NestedFromPaddedTensor NestedGetValues
+        NestedViewFromBuffer NestedViewFromJagged ToPaddedTensor Eq Ne Lt Le Gt Ge Unique Unique2 UniqueDim
+        UniqueConsecutive UniqueDimConsecutive Bernoulli Cauchy Exponential Geometric LogNormal Normal Poisson Random
+        Uniform""",
     Factor.LOSS: """
-        NllLoss NllLossNd NllLoss2D MseLoss L1Loss SmoothL1Loss HuberLoss BinaryCrossEntropy
-        BinaryCrossEntropyWithLogits KlDiv SoftMarginLoss MultiMarginLoss MultilabelMarginLoss CtcLoss CudnnCtcLoss
-        CrossEntropyLoss CosineEmbeddingLoss HingeEmbeddingLoss MarginRankingLoss TripletMarginLoss
-        LinearCrossEntropy""",
+        NllLoss NllLoss2D MseLoss SmoothL1Loss HuberLoss BinaryCrossEntropy BinaryCrossEntropyWithLogits
+        SoftMarginLoss MultiMarginLoss MultilabelMarginLoss CtcLoss CudnnCtcLoss MiopenCtcLoss""",
 }
 
 KINDS: dict[str, Factor] = {name: factor for factor, names in _NAMES.items() for name in names.split()}
 
 
+_GENERATED = re.compile(r"(.+)Backward(?:Autograd[A-Za-z]+)?\d+(?:_copy)?")
+"""What torch derives names its nodes: the op, ``Backward``, a number."""
+
+
+@cache
 def base_name(node_name: str) -> str:
-    """Strip what autograd adds: number, ``Backward``, leading underscores; a custom function's name stays whole.
+    """Strip what autograd adds: namespace, ``Backward``, number, leading underscores.
 
-    >>> base_name("AddmmBackward0"), base_name("MaxPool2DWithIndicesBackward0"), base_name("CopySlices")
+    A custom function that happens to be called like an op of torch keeps its ``Backward``: nothing is saved as there.
+
+    >>> base_name("AddmmBackward0"), base_name("MaxPool2DWithIndicesBackward0"), base_name("torch::autograd::CopySlices")
     ('Addmm', 'MaxPool2DWithIndices', 'CopySlices')
+    >>> base_name("CheckpointFunctionBackward"), base_name("SigmoidBackward")
+    ('CheckpointFunction', 'SigmoidBackward')
     """
-    name = re.sub(r"\d+$", "", node_name) if "Backward" in node_name else node_name
-    return name.removesuffix("Backward").lstrip("_")
+    name = node_name.rpartition("::")[2]
+    generated = _GENERATED.fullmatch(name)
+    if generated is not None:
+        return generated[1].lstrip("_")
+    stem = name.removesuffix("Backward").lstrip("_")
+    return name if stem in KINDS and stem != name else stem
 
 
+@cache
 def factor_of(node_name: str) -> Factor:
     """The factor that an op of this node name is, before its surroundings are looked at.
 
-    >>> factor_of("SigmoidBackward0").value, factor_of("MyFunctionBackward").value
-    ('activation', 'other')
+    The backward pass of an op (on the tape of a gradient penalty) is the factor of that op.
+
+    >>> factor_of("SigmoidBackward0").value, factor_of("TanhBackwardBackward0").value, factor_of("MineBackward").value
+    ('activation', 'activation', 'other')
     """
-    return KINDS.get(base_name(node_name), Factor.OTHER)
+    name = base_name(node_name)
+    known = (name, _SECOND.sub("", name), name.removeprefix("Foreach"))
+    return next((KINDS[each] for each in known if each in KINDS), Factor.OTHER)
+
+
+_SECOND = re.compile(r"Backward(Data)?$")

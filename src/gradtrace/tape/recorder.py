@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType, TracebackType
 
     from torch import Tensor, nn
+    from torch.autograd.graph import Node
     from torch.utils.hooks import RemovableHandle
 
 _PACKAGE = Path(__file__).parent.parent
@@ -83,25 +84,27 @@ class Recorder(TorchFunctionMode):
         self._handles: list[RemovableHandle] = []
         self._open: list[tuple[str, str, int, int]] = []
         self._counts: Counter[str] = Counter()
+        self._told_up_to = 0
         self.visits: list[Visit] = []
         self.calls: list[Call] = []
         self.output: Any = None
         self.faults: list[str] = []
         self.dataflow = Dataflow(model.named_parameters())
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> Self:
         for path, module in self._model.named_modules():
             self._handles += (
                 module.register_forward_pre_hook(self._opener(path)),
                 module.register_forward_hook(self._closer(path), always_call=True),
             )
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        self._told_up_to = sequence_nr()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        super().__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         for handle in self._handles:
             handle.remove()
         self.visits.sort(key=lambda visit: (visit.start, -visit.end))
@@ -129,20 +132,33 @@ class Recorder(TorchFunctionMode):
         """Run `func` unchanged, bracketed by sequence numbers and seen by the observer."""
         kwargs = kwargs or {}
         name = _name_of(func)
-        if name in _IGNORED:
+        if name in _IGNORED and func is not torch.autograd.grad:
             return func(*args, **kwargs)
+        frame = sys._getframe(1)
         module = self._open[-1][0] if self._open else None
-        source = source_of(sys._getframe(1))
+        source = source_of(frame)
         call = Call(name, source, module, sequence_nr(), 0, saved_hooks_active())
+        if call.start > self._told_up_to:
+            self._tell_custom(call, frame)
         seen = self._guard(self._observer.before, call, func, args, kwargs)
         result = func(*args, **kwargs)
-        call.end = sequence_nr()
+        call.end = self._told_up_to = sequence_nr()
         operands = tensors_in(args) + (tensors_in(kwargs) if kwargs else [])
         self._guard(self._observer.after, call, seen, operands, result)
-        call.values = self._guard(self.dataflow.record, name, operands, result, source) or ()
+        if func is not torch.autograd.grad:  # it cuts no value off: a slope is meant to be a number
+            call.values = self._guard(self.dataflow.record, name, operands, result, source) or ()
         if call.end > call.start:
             self.calls.append(call)
         return result
+
+    def _tell_custom(self, inner: Call, frame: FrameType | None) -> None:
+        """An op was recorded since the last torch function: of the custom function in whose forward we are, if any."""
+        while frame is not None and frame.f_code is not _APPLY:
+            frame = frame.f_back
+        if frame is not None:
+            name = str(getattr(frame.f_locals.get("cls"), "__name__", ""))
+            number = inner.start - 1  # its forward records nothing, so the op before is its own
+            self.calls.append(Call(name, source_of(frame.f_back), inner.module, number, inner.start, inner.packed))
 
     def _guard(self, measure: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -160,14 +176,17 @@ class Recorder(TorchFunctionMode):
             position = bisect_right(starts, number) - 1
             call = self.calls[position] if position >= 0 and number < self.calls[position].end else None
             source = call.source if call is not None else ""
-            owner = (visit.module, visit.module_type, visit.call) if visit else (None, "", 0)
-            found.append((Site(*owner, source), call))
+            site = Site(visit.module, visit.module_type, visit.call, source) if visit else Site(None, source=source)
+            found.append((site, call))
         return found
 
     def called_modules(self) -> set[str]:
         """Paths of all modules that were called."""
         return {visit.module for visit in self.visits}
 
+
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+"""What calls the forward of a custom function."""
 
 _IGNORED = {
     "shape", "dtype", "device", "requires_grad", "grad_fn", "is_leaf", "ndim", "dim", "size", "stride", "is_cuda",
@@ -181,6 +200,13 @@ _IGNORED = {
 def _name_of(function: Any) -> str:
     name = getattr(function, "__name__", "")
     return getattr(function.__self__, "__name__", name) if name == "__get__" else name
+
+
+def defined_at(node: Node) -> str:
+    """``file.py:12`` where the custom function behind `node` is defined; '' for torch's own ops."""
+    forward = getattr(getattr(node, "_forward_cls", None), "forward", None)
+    code = getattr(forward, "__code__", None)
+    return f"{_short(code.co_filename)}:{code.co_firstlineno}" if code is not None and _is_user_code(code) else ""
 
 
 @cache

@@ -1,0 +1,213 @@
+"""Which torch functions make the output from the input, and what do they pass to each other? The network as a graph.
+
+One forward pass under the tape's recorder. Every float tensor that carries gradient becomes a value with its place on the
+tape (so that its gradient can be asked for later), every torch function a step from values to values. A function
+without a rule is differentiated by itself on the spot, with a random cotangent: its growth is then known by measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from gradtrace.audit.signals import Signal, observed
+from gradtrace.errors import InputError
+from gradtrace.tape.dataflow import tensors_in
+from gradtrace.tape.recorder import Call, Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+
+    from torch import nn
+
+
+@dataclass(slots=True)
+class Value:
+    """A tensor of the forward pass."""
+
+    index: int
+    shape: tuple[int, ...]
+    edge: GradientEdge
+    producer: int | None
+    """Index of the step that made it; None: the input, or something that the recorder does not see."""
+    measured: Signal
+    consumers: list[tuple[int, int]] = field(default_factory=list)
+    """(step, which of its inputs)."""
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(slots=True)
+class Step:
+    """One torch function call."""
+
+    index: int
+    function: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    module: str
+    module_type: str
+    source: str
+    inputs: list[int] = field(default_factory=list)
+    input_tensors: list[Tensor] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    local: list[float] | None = None
+    """Measured growth to each input, for a function without a rule."""
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument, however it was passed."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+
+@dataclass(slots=True)
+class Recording:
+    """Values and steps in the order of the forward pass."""
+
+    values: list[Value]
+    steps: list[Step]
+    outputs: list[int]
+    batch_size: int
+    hidden: list[str]
+    """Where a value came from something that the recorder does not see."""
+    on_meta: bool
+
+
+def function_name(name: str) -> str:
+    """``add_`` and ``__add__`` are ``add``.
+
+    >>> [function_name(name) for name in ("add_", "__radd__", "relu", "rsub")]
+    ['add', 'radd', 'relu', 'rsub']
+    """
+    return name.strip("_")
+
+
+class Scribe:
+    """The recorder's observer: notes every call that makes values."""
+
+    def __init__(self, model: nn.Module, known: Container[str], batch_size: int) -> None:
+        self._types = {path: type(module).__name__ for path, module in model.named_modules()}
+        self._parameters = {id(parameter) for parameter in model.parameters()}
+        self._known = known
+        self._batch_size = batch_size
+        self._kept: dict[int, tuple[Tensor, int]] = {}
+        self._derived: dict[int, Tensor] = {}  # made from parameters alone: a parametrisation, looked through
+        self.values: list[Value] = []
+        self.steps: list[Step] = []
+        self.hidden: list[str] = []
+
+    def value(self, tensor: Tensor, producer: int | None) -> int:
+        """Number a tensor that was just made (a tensor written in place is a new value)."""
+        index = len(self.values)
+        signal = observed(tensor, self._batch_size)
+        self.values.append(Value(index, tuple(tensor.shape), get_gradient_edge(tensor), producer, signal))
+        self._kept[id(tensor)] = (tensor, index)
+        return index
+
+    def find(self, tensor: Tensor) -> int | None:
+        """Its number, or None for one that is no value."""
+        known = self._kept.get(id(tensor))
+        return known[1] if known is not None and known[0] is tensor else None
+
+    def _is_value(self, tensor: Tensor) -> bool:
+        known = id(tensor) in self._parameters or self._derived.get(id(tensor)) is tensor
+        return tensor.requires_grad and tensor.is_floating_point() and not known
+
+    def before(self, call: Call, function: Callable[..., Any], args: Any, kwargs: Any) -> Step:
+        """Note the operands, before an in-place function overwrites them."""
+        path = call.module or ""
+        name = function_name(call.name)
+        step = Step(-1, name, args, dict(kwargs), path, self._types.get(path, ""), call.source)
+        for tensor in [*tensors_in(args), *tensors_in(kwargs)]:
+            if self._is_value(tensor):
+                index = self.find(tensor)
+                if index is None:
+                    self.hidden.append(f"{name} in {path or 'the model'} {call.source}".strip())
+                    index = self.value(tensor, None)
+                if index not in step.inputs:
+                    step.inputs.append(index)
+                    step.input_tensors.append(tensor)
+        if step.inputs and name not in self._known:
+            step.local = local_growth(function, args, kwargs, step.input_tensors)
+        return step
+
+    def after(self, call: Call, seen: Step, operands: list[Tensor], result: Any) -> None:
+        """Note the results as values."""
+        made = [tensor for tensor in tensors_in(result) if self._is_value(tensor)]
+        if call.name in ("__setitem__", "copy_") and operands:
+            made = [operands[0]] if self._is_value(operands[0]) else []
+        if not made or all(self.find(tensor) is not None and not call.name.endswith("_") for tensor in made):
+            return
+        if not seen.inputs and seen.function not in ("embedding", "embedding_bag"):
+            self._derived |= {id(tensor): tensor for tensor in made}
+            return
+        seen.index = len(self.steps)
+        seen.outputs = [self.value(tensor, seen.index) for tensor in made]
+        for slot, index in enumerate(seen.inputs):
+            self.values[index].consumers.append((seen.index, slot))
+        self.steps.append(seen)
+
+
+def local_growth(function: Callable[..., Any], args: Any, kwargs: Any, tensors: list[Tensor]) -> list[float] | None:
+    """E[g_in^2] / E[g_out^2] of this one call for each of `tensors`, by a random cotangent; None if it cannot be had."""
+    if any(tensor.is_meta for tensor in tensors):
+        return None
+    fresh = {id(tensor): tensor.detach().clone().requires_grad_() for tensor in tensors}
+    copies = {key: copy.clone() for key, copy in fresh.items()}  # an in-place function may write on these
+    try:
+        with torch.enable_grad():
+            result = function(*_swap(args, copies), **_swap(kwargs or {}, copies))
+        outputs = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
+        probes = [torch.randn_like(output) for output in outputs]
+        found = torch.autograd.grad(outputs, list(fresh.values()), probes, allow_unused=True)
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    return [0.0 if g is None else float(g.double().square().mean()) for g in found]
+
+
+def _swap(value: Any, copies: dict[int, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return copies.get(id(value), value)
+    if isinstance(value, dict):
+        return {key: _swap(item, copies) for key, item in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_swap(item, copies) for item in value)
+    return value
+
+
+def record(model: nn.Module, example_input: Any, known: Container[str]) -> Recording:
+    """Run the model once on `example_input` (a tuple is its positional, a dict its keyword arguments)."""
+    tensors = tensors_in(example_input)
+    batch_size = next((tensor.shape[0] for tensor in tensors if tensor.dim()), 1)
+    scribe = Scribe(model, known, batch_size)
+    copies: dict[int, Tensor] = {}
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            copies[id(tensor)] = tensor.detach().clone().requires_grad_().clone()
+            scribe.value(copies[id(tensor)], None)
+    given = _swap(example_input, copies)
+    recorder = Recorder(model, scribe)
+    try:
+        with recorder:
+            result = (
+                model(*given)
+                if isinstance(given, tuple)
+                else (model(**given) if isinstance(given, dict) else model(given))
+            )
+    except Exception as error:
+        raise InputError(
+            f"the model raised {type(error).__name__} on the example input: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    if recorder.faults:
+        scribe.hidden.extend(dict.fromkeys(recorder.faults))
+    outputs = [index for tensor in tensors_in(result) if (index := scribe.find(tensor)) is not None]
+    if not outputs:
+        raise InputError("the model's output carries no gradient (detached, integer, or made under no_grad)")
+    return Recording(scribe.values, scribe.steps, outputs, batch_size, scribe.hidden, any(t.is_meta for t in tensors))

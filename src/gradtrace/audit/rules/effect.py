@@ -1,0 +1,70 @@
+"""What does one step do? Signals of its outputs, and per input the growth of E[g^2], split into parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gradtrace.audit.recording import Step, Value
+    from gradtrace.audit.signals import Signal
+
+
+@dataclass(slots=True)
+class Effect:
+    """The rule's answer for one step."""
+
+    signals: list[Signal | None]
+    """Per output; None: no theory for it, the observed signal goes on."""
+    parts: list[dict[str, float]]
+    """Per input, part (as in `Split`) -> growth."""
+    conserved: bool = False
+    """The sum of squares is conserved (moved, dropped or repeated elements): the growth is a ratio of sizes as well."""
+    fan: tuple[int, int] | None = None
+    """(fan_in, fan_out) of a layer with weights."""
+    gain: float = 1.0
+    """sqrt(Var(w) fan_out) of such a layer."""
+    positions: float = 1.0
+    """Places where the same weights are used, per sample."""
+    unit_variance: float = 0.0
+    """Relative variance of the growth from unit to unit."""
+    sensitivity: float = 0.0
+    """d ln growth / d ln of the input's second moment."""
+    activation: str = ""
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Scene:
+    """What a rule sees: the step, its values and their predicted signals."""
+
+    step: Step
+    inputs: list[Value]
+    outputs: list[Value]
+    signals: list[Signal]
+    batch_size: int
+    tensors: list[Tensor] = field(default_factory=list)
+
+    def slot_of(self, argument: Any) -> int | None:
+        """Which input an argument is, or None: a constant or a parameter."""
+        return next((slot for slot, tensor in enumerate(self.tensors) if tensor is argument), None)
+
+
+Rule = "Callable[[Scene], Effect | None]"
+
+
+def mean_square(tensor: Any, default: float) -> float:
+    """E[x^2] of a parameter; `default` for one without numbers (None, or on the meta device)."""
+    if not isinstance(tensor, Tensor) or tensor.is_meta or not tensor.numel():
+        return default
+    return float(tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32)).square().mean())
+
+
+def pass_on(scene: Scene, part: str = "stride", growth: float = 1.0) -> Effect:
+    """One output like the first input, the gradient times `growth`."""
+    return Effect([scene.signals[0]] * len(scene.outputs), [{part: growth} for _ in scene.inputs])

@@ -1,0 +1,144 @@
+"""Activations, dropout and normalisation: unit by unit, or over the units of a layer."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from gradtrace.audit.rules.effect import Effect, mean_square, pass_on
+from gradtrace.audit.signals import Signal, activate
+from gradtrace.theory import growth
+from gradtrace.theory.nonlinearities import TABLE, nonlinearity
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from gradtrace.audit.recording import Step
+    from gradtrace.audit.rules.effect import Scene
+    from gradtrace.theory.nonlinearities import Nonlinearity
+
+ACTIVATIONS = set(TABLE) - {"identity", "square", "gelu_tanh"}
+
+
+@cache
+def _parameters_of(name: str) -> tuple[str, ...]:
+    return tuple(inspect.signature(TABLE[name]).parameters)
+
+
+def nonlinearity_of(step: Step) -> Nonlinearity:
+    """The activation function of a step with the parameters of its call."""
+    name = step.function
+    if name == "gelu" and step.argument(1, "approximate", "none") == "tanh":
+        return nonlinearity("gelu_tanh")
+    given: dict[str, float] = {}
+    for position, parameter in enumerate(_parameters_of(name), start=1):
+        value: Any = step.argument(position, parameter)
+        if isinstance(value, Tensor):
+            value = math.sqrt(mean_square(value, 0.0625))
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            given[parameter] = float(value)
+    return nonlinearity(name, **given)
+
+
+def activation(scene: Scene) -> Effect | None:
+    """E[a'^2] at the predicted pre-activation."""
+    signal = scene.signals[0]
+    num_samples = scene.outputs[0].numel / max(signal.features, 1)
+    try:
+        function = nonlinearity_of(scene.step)
+        passage = activate(function, signal, num_samples)
+    except (ValueError, TypeError):  # not finite under this Gaussian
+        return None
+    return Effect(
+        [passage.signal],
+        [{"activation": passage.growth}],
+        unit_variance=passage.relative_variance,
+        sensitivity=passage.sensitivity,
+        activation=function.name,
+    )
+
+
+def dropout(scene: Scene) -> Effect | None:
+    """1 / (1 - p) on gradient and signal alike; two samples drop different units."""
+    p, training = scene.step.argument(1, "p", 0.5), scene.step.argument(2, "training", True)
+    if not training or p == 0:
+        return pass_on(scene, "dropout")
+    if p >= 1:
+        return None
+    signal = scene.signals[0]
+    factor = growth.dropout(p)
+    after = replace(signal, second=signal.second * factor)
+    return Effect([after], [{"dropout": factor}], unit_variance=p / (1 - p) / max(signal.features, 1))
+
+
+def _normalised(scene: Scene, divisor: float, factor: float, weight: Any, bias: Any, centred: bool) -> Effect | None:
+    if not divisor > 0:
+        return None
+    signal = scene.signals[0]
+    gamma, beta = mean_square(weight, 1.0), mean_square(bias, 0.0)
+    shift = signal.mean if centred else 0.0
+    after = Signal(
+        second=gamma * max(signal.second - shift**2, 0.0) / divisor + beta,
+        mean=0.0 if centred else math.sqrt(gamma / divisor) * signal.mean,
+        overlap=gamma * (signal.overlap - shift**2) / divisor + beta,
+        features=signal.features,
+    )
+    return Effect([after], [{"norm": factor}], sensitivity=-1.0)
+
+
+def layer_norm(scene: Scene) -> Effect | None:
+    """E[gamma^2] / Var over the normalised axes (1 - 2 / n)."""
+    step, signal = scene.step, scene.signals[0]
+    size = math.prod(step.argument(1, "normalized_shape"))
+    weight, bias, eps = step.argument(2, "weight"), step.argument(3, "bias"), step.argument(4, "eps", 1e-5)
+    factor = growth.normalisation(signal.variance, size, mean_square(weight, 1.0), eps)
+    return _normalised(scene, signal.variance + eps, factor, weight, bias, True)
+
+
+def rms_norm(scene: Scene) -> Effect | None:
+    """E[gamma^2] / E[z^2] (1 - 1 / n)."""
+    step, signal = scene.step, scene.signals[0]
+    size = math.prod(step.argument(1, "normalized_shape"))
+    weight, eps = step.argument(2, "weight"), step.argument(3, "eps") or 1e-7
+    factor = growth.rms_normalisation(signal.second, size, mean_square(weight, 1.0), eps)
+    return _normalised(scene, signal.second + eps, factor, weight, None, False)
+
+
+def group_norm(scene: Scene) -> Effect | None:
+    """A layer norm over each group of channels and all positions."""
+    step, signal = scene.step, scene.signals[0]
+    is_instance = step.function == "instance_norm"
+    num_groups = signal.features if is_instance else step.argument(1, "num_groups")
+    names = (3, 4, 7) if is_instance else (2, 3, 4)
+    weight, bias = step.argument(names[0], "weight"), step.argument(names[1], "bias")
+    eps = step.argument(names[2], "eps", 1e-5)
+    size = scene.inputs[0].numel / scene.batch_size / num_groups
+    variance = signal.variance if signal.features > num_groups else max(signal.second - signal.overlap, 0.0)
+    factor = growth.normalisation(variance, int(size), mean_square(weight, 1.0), eps)
+    return _normalised(scene, variance + eps, factor, weight, bias, True)
+
+
+def batch_norm(scene: Scene) -> Effect | None:
+    """Per unit over samples and positions: what two of them share is taken out, so second - overlap is left."""
+    step, signal = scene.step, scene.signals[0]
+    weight, bias = step.argument(3, "weight"), step.argument(4, "bias")
+    training, eps = step.argument(5, "training", False), step.argument(7, "eps", 1e-5)
+    running = step.argument(2, "running_var")
+    gamma, beta = mean_square(weight, 1.0), mean_square(bias, 0.0)
+    if not training:
+        variance = 1.0 if running is None or running.is_meta else float(running.double().mean())
+        factor = gamma / (variance + eps)
+        after = replace(signal.scaled(math.sqrt(factor)), log_variance=signal.log_variance)
+        return Effect([after], [{"norm": factor}])
+    size = scene.inputs[0].numel / max(signal.features, 1)
+    variance = signal.second - signal.overlap
+    if size <= 3 or variance <= 0:
+        return None  # no finite mean square
+    factor = gamma / (variance + eps) * size * (size - 2) / ((size - 1) * (size - 3)) if size < 1e6 else gamma / variance
+    after = Signal(gamma + beta, 0.0, beta - gamma / (size - 1), signal.features)
+    return Effect([after], [{"norm": factor}], sensitivity=-1.0)

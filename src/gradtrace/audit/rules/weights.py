@@ -1,0 +1,124 @@
+"""Linear maps and convolutions: Var(w) fan_out, and the share of the taps that meets data rather than the border."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from gradtrace.audit.rules.effect import Effect, mean_square
+from gradtrace.audit.signals import Signal, sharing
+
+if TYPE_CHECKING:
+    from gradtrace.audit.rules.effect import Scene
+    from gradtrace.theory.gaussian import Array
+
+
+def _mixed(scene: Scene, factor: float, bias: Any, fan: tuple[int, int]) -> Signal:
+    """The signal after random weights: Gaussian with mean zero, `factor` = Var(w) fan_in."""
+    before = scene.signals[0]
+    bias_second = mean_square(bias, 1 / (3 * fan[0]) if bias is not None else 0.0)
+    second = factor * before.second + bias_second
+    from_weights = factor * before.second / second if second > 0 else 0.0
+    spread = 2 / fan[1] * sharing(before.correlation, scene.batch_size) if before.second > 0 else 0.0
+    return Signal(
+        second=second,
+        overlap=factor * before.overlap + bias_second,
+        features=fan[1],
+        log_variance=from_weights**2 * before.log_variance + spread,
+    )
+
+
+def linear(scene: Scene) -> Effect | None:
+    """F.linear(x, W, b)."""
+    weight, bias = scene.step.argument(1, "weight"), scene.step.argument(2, "bias")
+    if scene.slot_of(weight) is not None or not isinstance(weight, Tensor) or weight.dim() != 2:
+        return None
+    fan_out, fan_in = weight.shape
+    variance = mean_square(weight, 1 / (3 * fan_in))
+    growth = variance * fan_out
+    positions = scene.outputs[0].numel / (scene.batch_size * fan_out)
+    signal = _mixed(scene, variance * fan_in, bias, (fan_in, fan_out))
+    return Effect([signal], [{"weights": growth}], fan=(fan_in, fan_out), gain=math.sqrt(growth), positions=positions)
+
+
+def _per_axis(value: Any, num_axes: int) -> tuple[int, ...]:
+    return (int(value),) * num_axes if isinstance(value, int) else tuple(int(v) for v in value) * (
+        num_axes if len(value) == 1 and num_axes > 1 else 1
+    )
+
+
+def axis_hits(size: int, num_out: int, kernel: int, stride: int, padding: int, dilation: int, swap: bool) -> Array:
+    """Per tap of the kernel, how many (output, input) pairs it joins along one axis; the others fall on the border.
+
+    >>> axis_hits(8, 8, 3, 1, 1, 1, False)
+    array([7., 8., 7.])
+    """
+    if swap:  # a transposed convolution is a convolution with input and output exchanged
+        size, num_out = num_out, size
+    places = np.arange(num_out)[:, None] * stride - padding + np.arange(kernel) * dilation
+    return np.asarray(((places >= 0) & (places < size)).sum(axis=0), dtype=np.float64)
+
+
+def _energy(weight: Tensor, kernel: tuple[int, ...]) -> Array:
+    """Mean square per tap, with mean 1 (delta-orthogonal kernels have it all in the middle)."""
+    if weight.is_meta:
+        return np.ones(kernel)
+    taps = weight.detach().double().square().mean(dim=(0, 1)).cpu().numpy()
+    return np.asarray(taps / taps.mean()) if taps.mean() > 0 else np.ones(kernel)
+
+
+def convolution(scene: Scene) -> Effect | None:
+    """F.conv1d to conv3d and conv_transpose1d to 3d."""
+    step, transposed = scene.step, "transpose" in scene.step.function
+    weight, bias = step.argument(1, "weight"), step.argument(2, "bias")
+    if scene.slot_of(weight) is not None or not isinstance(weight, Tensor):
+        return None
+    kernel = tuple(weight.shape[2:])
+    axes = len(kernel)
+    groups = step.argument(6, "groups", 1)
+    stride = _per_axis(step.argument(3, "stride", 1), axes)
+    dilation = _per_axis(step.argument(7 if transposed else 5, "dilation", 1), axes)
+    if not transposed and len(step.args) <= 6:
+        groups = step.kwargs.get("groups", 1)
+    padding = step.argument(4, "padding", 0)
+    if isinstance(padding, str):
+        same = tuple(d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True))
+        padding = same if padding == "same" else (0,) * axes
+    padding = _per_axis(padding, axes)
+    sizes_in, sizes_out = scene.inputs[0].shape[-axes:], scene.outputs[0].shape[-axes:]
+    hits = np.ones(())
+    for axis in range(axes):
+        geometry = (kernel[axis], stride[axis], padding[axis], dilation[axis], transposed)
+        hits = np.multiply.outer(hits, axis_hits(sizes_in[axis], sizes_out[axis], *geometry))
+    pairs = float((hits * _energy(weight, kernel)).sum())
+    return _convolved(scene, weight, bias, groups, pairs, math.prod(sizes_in), math.prod(sizes_out), transposed)
+
+
+def _convolved(
+    scene: Scene, weight: Tensor, bias: Any, groups: int, pairs: float, num_in: int, num_out: int, transposed: bool
+) -> Effect:
+    a, b = weight.shape[:2]
+    channels_in, channels_out = (a // groups, b) if transposed else (b, a // groups)
+    taps = math.prod(weight.shape[2:])
+    fan = (channels_in * taps, channels_out * taps)
+    variance = mean_square(weight, 1 / (3 * b * taps))
+    parts = {"weights": variance * fan[1], "stride": pairs / num_in / taps}
+    signal = _mixed(scene, variance * channels_in * pairs / num_out, bias, fan)
+    return Effect(
+        [replace(signal, features=channels_out * groups)],
+        [parts],
+        fan=fan,
+        gain=math.sqrt(variance * fan[1]),
+        positions=num_out,
+    )
+
+
+def embedding(scene: Scene) -> Effect | None:
+    """F.embedding: where the gradient ends."""
+    weight = scene.step.argument(1, "weight")
+    second = mean_square(weight, 1.0)
+    return Effect([Signal(second=second, overlap=0.0, features=int(weight.shape[-1]))], [{} for _ in scene.inputs])

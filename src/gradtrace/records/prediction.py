@@ -1,0 +1,140 @@
+"""The prediction: what the theory of signal propagation says of a network before training, beside what is measured.
+
+Growth is the factor on the mean squared gradient E[g^2] from a layer's output to its input; its square root is the
+RMS gain, and decades are log10 of the RMS gradient.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PARTS = ("weights", "activation", "norm", "dropout", "stride", "residual", "other")
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A layer's growth of E[g^2] as a product."""
+
+    weights: float = 1.0
+    """Var(w) fan_out, and constants that multiply."""
+    activation: float = 1.0
+    """E[a'^2]."""
+    norm: float = 1.0
+    dropout: float = 1.0
+    stride: float = 1.0
+    """Positions that are skipped, pooled, dropped or repeated; borders."""
+    residual: float = 1.0
+    """What the other users of the layer's input add: their sum over this layer's share."""
+    other: float = 1.0
+    """Ops without a rule: measured (1 where nothing could be)."""
+
+    @property
+    def growth(self) -> float:
+        """The product."""
+        return math.prod(getattr(self, part) for part in PARTS)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPrediction:
+    """One layer: its weights and what follows (or precedes) them up to the next layer or sum."""
+
+    module: str
+    module_type: str
+    activation: str
+    """Name of the activation function, or ''."""
+    fan_in: int
+    fan_out: int
+    gain: float
+    """sqrt(Var(w) fan_out): 1 / sqrt(3) for PyTorch's default square nn.Linear."""
+    split: Split
+    decades: float
+    """Predicted, from the network's output to this layer's input."""
+    low: float
+    high: float
+    """95 % of networks lie between, in decades."""
+    correlation: float
+    """Predicted between the outputs of two samples: 1 means that they have become one vector."""
+    measured_growth: float = math.nan
+    measured_decades: float = math.nan
+    measured_correlation: float = math.nan
+    note: str = ""
+    """What has no rule here, or ''."""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FormatDepth:
+    """How deep this design can be in a number format."""
+
+    format: str
+    depth: float
+    """Layers after which a gradient of the size of a mean loss's has become zero; inf: never."""
+    loss_scale: float
+    """Power of two that keeps every layer of this network in the format's normal range; 1: none needed, NaN: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A place where the measured growth lies outside of what the theory allows."""
+
+    where: str
+    predicted_growth: float
+    measured_growth: float
+    num_sigmas: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The audit of one network: layers from the input to the output."""
+
+    title: str
+    layers: tuple[LayerPrediction, ...]
+    decades: float
+    """Predicted total, from the network's output to the input of the earliest layer."""
+    low: float
+    high: float
+    measured_decades: float
+    """Of random cotangents; NaN where nothing could be measured."""
+    growth_per_layer: float
+    """Geometric mean over the hidden layers."""
+    phase: str
+    """'ordered' (the gradient vanishes), 'critical' or 'chaotic' (it explodes)."""
+    depth_of_loss: float
+    """Layers of this design after which the RMS gradient has changed by 1e-3 (or 1e3)."""
+    formats: tuple[FormatDepth, ...]
+    sentences: tuple[str, ...]
+    disagreements: tuple[Disagreement, ...] = ()
+    gaps: tuple[str, ...] = ()
+    """Layers without a rule, and what was done instead."""
+    notes: tuple[str, ...] = ()
+    reference: bool = False
+    """True where the weights do not look fresh: the prediction is a reference, the measurement decides."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the measured total lies in the interval (also where none was measured)."""
+        return math.isnan(self.measured_decades) or self.low <= self.measured_decades <= self.high
+
+    def show(self, console: Console | None = None) -> None:
+        """Print the table and the sentences."""
+        from rich.console import Console as Terminal
+
+        from gradtrace.report.prediction import to_text
+
+        target = console or Terminal()
+        target.print(to_text(self, min(target.width, 120)), markup=False, highlight=False, soft_wrap=True)
+
+    def to_json(self) -> str:
+        """Strict JSON; a number that is not finite is the string 'nan', 'inf' or '-inf'."""
+        from gradtrace.records.storage import plain
+
+        document = {"format": "gradtrace", "version": 1, "kind": "prediction", **plain(self)}
+        document["layers"] = [{**plain(layer), "growth": plain(layer.split.growth)} for layer in self.layers]
+        return json.dumps(document, indent=2, allow_nan=False)
