@@ -184,14 +184,14 @@ class Captioner(nn.Module):
 
 def caption_batches() -> list[tuple[tuple[Tensor, Tensor], Tensor]]:
     """Tokens and four features of one image, which resemble each other."""
-    images = [torch.randn(16, 1, 32) + 0.3 * torch.randn(16, 4, 32) for _ in range(2)]
+    images = [1.5 * torch.randn(16, 1, 32) + 0.5 * torch.randn(16, 4, 32) for _ in range(2)]
     return [((tokens, image), labels) for (tokens, labels), image in zip(token_batches(), images, strict=True)]
 
 
 @seeded
 def post_norm_decoder() -> Setup:
-    """48 decoder layers, norm_first=False: what is read from the image enters the sum, the norm shrinks the skip."""
-    return Setup(Captioner(48, pre=False), token_cross_entropy, caption_batches())
+    """28 decoder layers, norm_first=False: what is read from the image enters the sum, the norm shrinks the skip."""
+    return Setup(Captioner(28, pre=False), token_cross_entropy, caption_batches())
 
 
 _V = Symptom.VANISHING

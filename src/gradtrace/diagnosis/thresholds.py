@@ -31,8 +31,8 @@ DEAD_FRAC = 0.75
 """[fraction] of a layer's units zero on every sample. Units of a healthy deep ReLU layer fall silent together with
 probability 1/2 when all samples look alike (their correlation tends to one with depth: Schoenholz et al. 2017)..."""
 
-DEAD_SIGMAS = 4.0
-"""[standard deviations] ... so the fraction must also exceed 1/2 by four binomial standard deviations."""
+DEAD_SIGMAS = 3.0
+"""[standard deviations] ... so the fraction must also exceed 1/2 by three binomial standard deviations."""
 
 DOMINANT_FRAC = 0.5
 """[fraction] A factor, or a layer, that accounts for at least half of the decades lost is the one to blame."""

@@ -205,7 +205,7 @@ TABLE: dict[str, Callable[..., Activation | None]] = {
     "log": _fixed("log", torch.reciprocal, math.inf),
     "log1p": _fixed("log1p", lambda x: (x + 1).reciprocal_(), math.inf),
     "sqrt": _fixed("sqrt", lambda x: torch.rsqrt(x).mul_(0.5), math.inf),
-    "abs": _fixed("abs", torch.sign, 1.0),
+    "abs": _fixed("abs", torch.sgn, 1.0),
     "square": _fixed("square", lambda x: 2 * x, math.inf),
     "pow": _pow,
     "clamp": _clamp,

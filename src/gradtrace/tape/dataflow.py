@@ -33,6 +33,13 @@ def tensors_in(value: Any) -> list[Tensor]:
     return []
 
 
+def floats_in(value: Any) -> list[float]:
+    """All Python floats in nested tuples and lists, in order."""
+    if isinstance(value, float):
+        return [value]
+    return [number for item in value for number in floats_in(item)] if isinstance(value, tuple | list) else []
+
+
 class Dataflow:
     """A graph over values, built call by call: value -> the values it was computed from."""
 
@@ -41,6 +48,7 @@ class Dataflow:
         self._index: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._severed: dict[int, str] = {}
         self._escaped: list[tuple[int, int]] = []  # (value, numel) that left for Python and may come back
+        self.numbers: dict[float, int] = {}  # single numbers that left, by their value
         self._parameters = {name: self._add(parameter, ()) for name, parameter in parameters}
 
     def _add(self, tensor: Tensor, parents: tuple[int, ...]) -> int:
@@ -64,18 +72,26 @@ class Dataflow:
         self._severed[index] = f"a round trip through NumPy or Python, back at {function} ({where})"
         return index
 
-    def record(self, function: str, inputs: list[Tensor], result: Any, where: str) -> tuple[int, ...]:
-        """Note that `function` made `result` from `inputs` at `where`; returns the new values."""
+    def record(
+        self, function: str, inputs: list[Tensor], result: Any, where: str, numbers: Iterable[float] = ()
+    ) -> tuple[int, ...]:
+        """Note that `function` made `result` from `inputs` and `numbers` at `where`; returns the new values."""
         made = []
         parents = tuple(index for tensor in inputs if (index := self._find(tensor)) is not None or
                         (index := self._reenter(tensor, function, where)) is not None)  # fmt: skip
         if function in _ESCAPES and parents:
             self._escaped.append((parents[0], inputs[0].numel()))
+            if isinstance(result, float) and result not in (0.0, 1.0):
+                self.numbers[result] = parents[0]
+        came_back = tuple(self.numbers[number] for number in numbers if number in self.numbers)
         outputs = tensors_in(result)
         if function in ("__setitem__", "copy_") and inputs:
             outputs = inputs[:1]
         for output in outputs:
             on_tape = any(tensor.requires_grad for tensor in inputs)
+            if came_back:
+                parents += came_back
+                self._severed[len(self._parents)] = f"a number taken out by .item() and put back ({where})"
             if function in _ENTRANCES:
                 parents += tuple(index for index, numel in self._escaped if numel == output.numel() > 1)
                 on_tape = bool(parents)

@@ -18,7 +18,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from gradtrace.records.trace import Site
-from gradtrace.tape.dataflow import Dataflow, tensors_in
+from gradtrace.tape.dataflow import Dataflow, floats_in, tensors_in
 from gradtrace.tape.private import saved_hooks_active, sequence_nr
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _PACKAGE = Path(__file__).parent.parent
 _HIDDEN = (
     str(Path(torch.__file__).parent),
-    *(str(_PACKAGE / name) for name in ("tape", "measure", "checkup", "recurrence", "cli.py")),
+    *(str(_PACKAGE / name) for name in ("tape", "measure", "checkup", "recurrence", "audit", "cli.py")),
 )
 
 
@@ -146,7 +146,8 @@ class Recorder(TorchFunctionMode):
         operands = tensors_in(args) + (tensors_in(kwargs) if kwargs else [])
         self._guard(self._observer.after, call, seen, operands, result)
         if func is not torch.autograd.grad:  # it cuts no value off: a slope is meant to be a number
-            call.values = self._guard(self.dataflow.record, name, operands, result, source) or ()
+            numbers = floats_in(args) if self.dataflow.numbers else ()
+            call.values = self._guard(self.dataflow.record, name, operands, result, source, numbers) or ()
         if call.end > call.start:
             self.calls.append(call)
         return result

@@ -15,6 +15,7 @@ from gradtrace.diagnosis.wording import percent
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene
@@ -46,18 +47,18 @@ def _flushed(scene: Scene) -> Finding | None:
         return None
     names = tuple(dict.fromkeys(owner(op.parameter) if op.parameter else op.site.module or "" for op in ops))
     op = ops[0]
-    assert op.received is not None
+    narrow = next(stats for stats in (op.received, *op.passed) if stats is not None and stats.dtype in HALF_FORMATS)
+    zeros = max(stats.zero_frac for stats in (op.received, *op.passed) if stats is not None)
     return Finding(
         symptom=Symptom.UNDERFLOW,
         cause=Cause.NUMERIC_FORMAT,
         where=names,
         severity=Severity.CRITICAL,
-        message=f"Gradients in {op.received.dtype} sink below its smallest number: at {op.site} "
-        f"{percent(op.received.zero_frac)} are exactly zero and most of the rest have lost their last digits "
-        f"({len(ops)} ops).",
+        message=f"Gradients in {narrow.dtype} sink below its smallest number (2^{HALF_FORMATS[narrow.dtype][0]}): at "
+        f"{op.site} {percent(zeros)} are exactly zero, and the rest has next to no digits left ({len(ops)} ops).",
         evidence=(
-            Evidence("exact zeros", op.received.zero_frac, "fraction"),
-            Evidence("near the smallest number", near_floor(op.received), "fraction"),
+            Evidence("exact zeros", zeros, "fraction"),
+            Evidence("near the smallest number", near_floor(narrow), "fraction"),
             Evidence("ops", len(ops), "ops"),
         ),
         remedies=remedies_for(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT),
@@ -70,7 +71,16 @@ def _is_flushed(op: Op) -> bool:
     gradients = [stats for stats in (op.received, *op.passed) if stats is not None and stats.dtype in HALF_FORMATS]
     if any(stats.norm > 0.0 and near_floor(stats) > FLUSHED_FRAC for stats in gradients):
         return True
+    if base_name(op.name) == "ToCopy" and any(_lost_in_cast(op, stats) > FLUSHED_FRAC for stats in gradients):
+        return True
     return len(gradients) > 1 and op.received is not None and op.received.norm > 0.0 and _all_flushed(op)
+
+
+def _lost_in_cast(op: Op, narrow: TensorStats) -> float:
+    """Of the entries that were not zero before a cast, the fraction that is after it."""
+    assert op.received is not None
+    nonzero = 1.0 - op.received.zero_frac
+    return (narrow.zero_frac - op.received.zero_frac) / nonzero if nonzero > 0.0 else 0.0
 
 
 def _all_flushed(op: Op) -> bool:

@@ -14,7 +14,14 @@ from gradtrace.diagnosis.profile import is_layer, owner, place
 from gradtrace.diagnosis.rules.nonfinite import cause_of, finding_of
 from gradtrace.diagnosis.rules.units import dead_layers, is_first
 from gradtrace.diagnosis.scene import is_finite
-from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR, INPUT_RMS, SUM_FACTOR, TARGET_RATIO, UPDATE_REPLACES
+from gradtrace.diagnosis.thresholds import (
+    DIVERGED_FACTOR,
+    HALF_FORMATS,
+    INPUT_RMS,
+    SUM_FACTOR,
+    TARGET_RATIO,
+    UPDATE_REPLACES,
+)
 from gradtrace.diagnosis.wording import percent
 from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
@@ -72,8 +79,14 @@ def _broken(scene: Scene, training: Training) -> list[Finding]:
         return []
     if training.after.nonfinite is not None and training.after.nonfinite.phase == "input":
         return [finding_of(training.after, training.broke_at)]
-    ran_away = diverged(training) or bool(large_updates(training)) or training.broke_at <= 1
-    cause = _cause(scene, training) if ran_away else cause_of(training.after.nonfinite, training.after)
+    born = training.after.nonfinite
+    ran_away = diverged(training) or bool(large_updates(training))
+    if born is not None and born.phase == "parameter" and not ran_away:
+        # a step of no great size broke a weight: Adam's eps of 1e-8 is zero in float16, and 0/0 is NaN
+        halves = {p.name for p in training.after.parameters if p.dtype in HALF_FORMATS}
+        cause = Cause.NUMERIC_FORMAT if born.op in halves else _cause(scene, training)
+    else:
+        cause = _cause(scene, training) if ran_away else cause_of(born, training.after)
     return [finding_of(training.after, training.broke_at, cause)]
 
 

@@ -51,7 +51,7 @@ def dead_layers(traces: tuple[Trace, ...]) -> list[tuple[Op, float]]:
     for key, (op, a) in found.items():
         frac = len(common[key]) / a.num_units
         seen_enough = a.num_samples * len(traces) >= _MIN_SAMPLES
-        if frac == 1.0 or (seen_enough and frac > dead_frac(a.num_units)):
+        if frac == 1.0 or (seen_enough and frac >= dead_frac(a.num_units)):
             layers.append((op, frac))
     return layers
 
@@ -156,7 +156,7 @@ def _is_saturated(op: Op) -> bool:
     if a is None or op.factor is not Factor.ACTIVATION or a.function in _DEADLY or a.function in ROWS:
         return False
     if a.function in HALF_FLAT:  # flat on one side by design: judge whole units, as for ReLU
-        return a.num_samples >= _MIN_SAMPLES and a.saturated_units > dead_frac(a.num_units) * a.num_units
+        return a.num_samples >= _MIN_SAMPLES and a.saturated_units >= dead_frac(a.num_units) * a.num_units
     return a.saturated_frac > SATURATED_MAJORITY and a.function in _BOUNDED
 
 
