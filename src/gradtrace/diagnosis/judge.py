@@ -22,11 +22,16 @@ def judge(exhibit: Exhibit, title: str = "") -> Diagnosis:
     """Let every rule look at `exhibit` and rank what they find, the root cause first."""
     scene = make_scene(exhibit)
     findings: list[Finding] = []
+    faults: list[str] = []
     for rule in RULES:
-        findings += rule.judge(scene)
+        try:
+            findings += rule.judge(scene)
+        except Exception as error:  # one rule that stumbles must not cost the verdicts of the others
+            name = rule.__name__.rpartition(".")[2]
+            faults.append(f"the rule of {name} failed ({type(error).__name__}: {error}); please report it")
     traces = exhibit.traces + ((exhibit.probe,) if exhibit.probe is not None else ())
     losses = exhibit.training.losses if exhibit.training is not None and exhibit.training.asked else ()
-    return Diagnosis(rank(findings), traces, losses, exhibit.refusals + _refusals(exhibit), title)
+    return Diagnosis(rank(findings), traces, losses, (*exhibit.refusals, *_refusals(exhibit), *faults), title)
 
 
 def judge_trace(trace: Trace) -> Diagnosis:
