@@ -54,7 +54,11 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
     extent = -profile.lost if lost else profile.gained
     severity = Severity.CRITICAL if extent >= CLEAR_DECADES else Severity.WARNING
     note = ""
-    if scene.probe is not None and _of_probe(scene.probe, symptom) < HEALTHY_DECADES:
+    gets_through = scene.probe is not None and _of_probe(scene.probe, symptom) < HEALTHY_DECADES
+    if gets_through and math.isinf(extent):
+        severity = Severity.WARNING
+        note = " A random gradient gets through: this one is cancelled exactly, as by weights that are all alike."
+    elif gets_through:
         severity = Severity.INFO
         note = " A random gradient at the output gets through unharmed: it is this loss's gradient, not the network."
     elif lost and _harmless(scene, profile):

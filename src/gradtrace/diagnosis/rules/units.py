@@ -63,9 +63,11 @@ def _dead(scene: Scene) -> Finding | None:
     layers.sort(key=lambda pair: (-pair[1], pair[0].sequence))
     op, frac = layers[0]
     assert op.activation is not None
+    nothing = op.activation.preactivation_quantiles and not any(op.activation.preactivation_quantiles)
+    cause = Cause.SMALL_WEIGHTS if nothing else Cause.SATURATED_PREACTIVATION  # all exactly zero: so are the weights
     return Finding(
         symptom=Symptom.DEAD_UNITS,
-        cause=_input_or(Cause.SATURATED_PREACTIVATION, op, scene.views[0]),
+        cause=_input_or(cause, op, scene.views[0]),
         where=_where([op for op, _ in layers], scene.views[0]),
         severity=Severity.CRITICAL if frac == 1.0 else Severity.WARNING,
         message=f"{percent(frac)} of the {op.activation.num_units} units at {op.site} are zero on every sample and "
@@ -75,7 +77,7 @@ def _dead(scene: Scene) -> Finding | None:
             Evidence("layers with dead units", len(layers), "layers"),
             Evidence("mean pre-activation", op.activation.preactivation_mean),
         ),
-        remedies=remedies_for(Symptom.DEAD_UNITS, Cause.SATURATED_PREACTIVATION),
+        remedies=remedies_for(Symptom.DEAD_UNITS, cause),
         source=op.site.source,
     )
 
