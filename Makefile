@@ -20,7 +20,7 @@ help:
 	@echo "make test      lint, types, layers, tests, doctests, README (without the tests marked long)"
 	@echo "make test-all  the same with the tests marked long (as with CI=true)"
 	@echo "make casebook  the verdict on every network of known illness or health, and the totals"
-	@echo "make bench     what tracing costs, against the same step bare"
+	@echo "make bench     what tracing costs, and how right the predictions are"
 	@echo "make clean     remove .venv, caches and builds"
 
 demo: .venv/installed

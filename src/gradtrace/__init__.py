@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradtrace.audit.initialise import init_critical_
+    from gradtrace.audit.predict import predict
     from gradtrace.checkup.check import check
     from gradtrace.measure.trace import trace
     from gradtrace.records.storage import load
 
 __version__ = "0.1.0"
-__all__ = ["check", "load", "trace"]
+__all__ = ["check", "init_critical_", "load", "predict", "trace"]
 
 _HOMES = {
     "check": "gradtrace.checkup.check",
+    "init_critical_": "gradtrace.audit.initialise",
+    "predict": "gradtrace.audit.predict",
     "trace": "gradtrace.measure.trace",
     "load": "gradtrace.records.storage",
 }

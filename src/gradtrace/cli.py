@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradtrace.errors import GradtraceError, InputError
+from gradtrace.commandline import in_a_sentence, progress_bar, seed_all, working
+from gradtrace.errors import InputError
 from gradtrace.records.vocabulary import Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from gradtrace.records.finding import Diagnosis
     from gradtrace.target import Target
 
-_UNHEALTHY, _BAD_INPUT, _OUR_FAULT, _INTERRUPTED = 1, 2, 3, 130
-
-
-def _in_a_sentence(command: Callable[..., None]) -> Callable[..., None]:
-    """What goes wrong is said in one sentence on stderr, with exit code 2."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except GradtraceError as error:
-            click.echo(f"gradtrace: {error}", err=True)
-            sys.exit(_BAD_INPUT)
-        except KeyboardInterrupt:
-            sys.exit(_INTERRUPTED)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise
-        except Exception as error:
-            import traceback
-
-            from gradtrace.target import describe
-
-            traceback.print_exc()
-            click.echo(f"gradtrace: this is a fault of gradtrace, please report it: {describe(error)}", err=True)
-            sys.exit(_OUR_FAULT)
-
-    return run
+_UNHEALTHY = 1
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -68,7 +39,7 @@ def main() -> None:
               show_default=True, help="Exit with 1 from this severity on.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of all random numbers.")
 @click.option("--device", metavar="D", help="Move model and batches there, as 'cuda:0'.")
-@_in_a_sentence
+@in_a_sentence
 def check(
     target: str,
     steps: int,
@@ -83,8 +54,8 @@ def check(
 
     The factory returns (model, loss_fn, batches), and optionally an optimizer; loss_fn(model, batch) returns the loss.
     """
-    with _working() as say:
-        _seed(seed)
+    with working() as say:
+        seed_all(seed)
         from gradtrace.target import load_target
 
         loaded = load_target(target)
@@ -105,7 +76,7 @@ def check(
 
 @main.command()
 @click.argument("file", type=click.Path())
-@_in_a_sentence
+@in_a_sentence
 def show(file: str) -> None:
     """Draw a saved trace or diagnosis; needs neither the model nor torch."""
     from gradtrace.diagnosis.judge import judge_trace
@@ -119,7 +90,7 @@ def show(file: str) -> None:
 @main.command()
 @click.argument("case", required=False)
 @click.option("--list", "list_cases", is_flag=True, help="Name the cases.")
-@_in_a_sentence
+@in_a_sentence
 def demo(case: str | None, list_cases: bool) -> None:
     """Twenty layers of sigmoids that do not learn, and their ReLU twin that does; or a CASE of known illness."""
     if list_cases:
@@ -143,8 +114,8 @@ def _demo_case(name: str) -> None:
         hint = f"did you mean {near[0]!r}?" if near else "`gradtrace demo --list` names them"
         raise InputError(f"there is no case {name!r}; {hint}")
     case = CASES[name]
-    with _working() as say:
-        _seed(0)
+    with working() as say:
+        seed_all(0)
         options = {"steps": case.steps, "accumulate": case.accumulate}
         diagnosis = _check(as_target(case.build(), name), progress=say, **options)
     diagnosis.show()
@@ -154,19 +125,108 @@ def _demo_lecture() -> None:
     from gradtrace.demo import NUM_STEPS, networks, train
     from gradtrace.report.lesson import compare
 
-    with _working() as say:
+    with working() as say:
         targets = networks()
         diagnoses = [_check(target, progress=say) for target in targets]
     for diagnosis in diagnoses:
         diagnosis.show()
         click.echo("\n" + "-" * 80)
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task(f"training both for {NUM_STEPS} steps", total=NUM_STEPS * len(targets))
         lessons = [train(target, lambda: progress.advance(task)) for target in targets]
     click.echo(compare(lessons, NUM_STEPS))
 
 
+@main.command()
+@click.argument("target")
+@click.option("--json", "as_json", is_flag=True, help="The prediction as JSON, for programs.")
+@click.option("--diagram", is_flag=True, help="Draw the phase diagram of the activation, with the layers on it.")
+@click.option("--no-measure", is_flag=True, help="Theory alone, without the backward passes.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of all random numbers.")
+@in_a_sentence
+def predict(target: str, as_json: bool, diagram: bool, no_measure: bool, seed: int) -> None:
+    """Say before training how the gradient will grow through TARGET's network, and measure it beside.
+
+    The factory returns (model, example_input), or what `gradtrace check` takes.
+    """
+    with working():
+        seed_all(seed)
+        import gradtrace
+
+        model, example_input = _audited(target)
+        prediction = gradtrace.predict(model, example_input, measured=not no_measure, seed=seed)
+    if as_json:
+        click.echo(prediction.to_json())
+    else:
+        prediction.show()
+    if diagram and not as_json:
+        click.echo("\n" + prediction.diagram())
+
+
+@main.command()
+@click.argument("target")
+@click.option("--method", type=click.Choice(["gaussian", "orthogonal", "delta_orthogonal", "lsuv"]), default="gaussian",
+              show_default=True, help="How weights are drawn.")  # fmt: skip
+@click.option("--save", type=click.Path(dir_okay=False), metavar="PATH", help="Keep the weights (a torch state_dict).")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of all random numbers.")
+@in_a_sentence
+def init(target: str, method: str, save: str | None, seed: int) -> None:
+    """Initialise TARGET's network so that its gradient neither grows nor shrinks, and audit it before and after."""
+    with working():
+        seed_all(seed)
+        import torch
+
+        import gradtrace
+
+        model, example_input = _audited(target)
+        before = gradtrace.predict(model, example_input)
+        done = gradtrace.init_critical_(
+            model, example_input, method=method, generator=torch.Generator().manual_seed(seed)
+        )
+        after = gradtrace.predict(model, example_input)
+        if save is not None:
+            torch.save(model.state_dict(), save)
+    click.echo(str(done))
+    for when, audit in (("before", before), ("after", after)):
+        told = (
+            f"{audit.measured_decades:+.2f} decades from output to input, growth {audit.growth_per_layer:.3g} per layer"
+        )
+        click.echo(f"{when}: {told} ({audit.phase})")
+
+
+@main.command()
+@click.argument("names", nargs=-1)
+@in_a_sentence
+def activations(names: tuple[str, ...]) -> None:
+    """The table of activation functions (or the NAMES among them): slopes, moments, gains, critical points."""
+    from gradtrace.report.phases import activations_text
+    from gradtrace.theory.table import activation_rows
+
+    try:
+        rows = activation_rows(names)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    from torch.nn.init import calculate_gain
+
+    known = ("sigmoid", "tanh", "relu", "leaky_relu", "selu")
+    click.echo(activations_text(rows, {"identity": 1.0} | {name: calculate_gain(name) for name in known}))  # type: ignore[arg-type]
+
+
 # --------------------------------------------------------------------------------------------------------- the work
+
+
+def _audited(text: str) -> tuple[Any, Any]:
+    """The model and what it is called with: (model, example_input), or the first call that `loss_fn` makes."""
+    from gradtrace.target import as_target, load_made
+
+    made = load_made(text)
+    if isinstance(made, tuple) and len(made) == 2:
+        return made
+    loaded = as_target(made, text)
+    from gradtrace.audit.arguments import captured_input
+    from gradtrace.checkup.batches import take
+
+    return loaded.model, captured_input(loaded.model, loaded.loss_fn, take(loaded.batches, 1)[0])
 
 
 def _check(target: Target, **options: Any) -> Diagnosis:
@@ -184,31 +244,3 @@ def _save_trace(diagnosis: Diagnosis, path: str) -> None:
         raise InputError("there is no trace to save: no backward pass was measured")
     trace.save(path)
     click.echo(f"Saved the trace: gradtrace show {path}", err=True)
-
-
-def _seed(seed: int) -> None:
-    import random
-
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def _progress() -> Any:
-    """A bar on stderr, and nothing where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
-
-
-@contextlib.contextmanager
-def _working() -> Iterator[Callable[[str], None]]:
-    """A bar that moves while work goes on, and says which; what the user's code prints goes to stderr."""
-    with _progress() as progress, contextlib.redirect_stdout(sys.stderr):
-        task = progress.add_task("loading", total=None)
-        yield lambda what: progress.update(task, description=what)

@@ -43,6 +43,11 @@ class Target:
 
 def load_target(text: str) -> Target:
     """Import the factory that `text` names, call it, and look at what it returns; raises `InputError`."""
+    return as_target(load_made(text), text)
+
+
+def load_made(text: str) -> Any:
+    """What the factory that `text` names returns; raises `InputError`."""
     place, colon, name = text.rpartition(":")
     if not colon or not place or not name.isidentifier():
         raise InputError(f"TARGET must be {_EXPECTED}, but it is {text!r}")
@@ -51,8 +56,7 @@ def load_target(text: str) -> Target:
     _add_to_path(folders)
     module = _import_file(place) if is_file else _import_module(place)
     with _told(f"calling {text}"):
-        made = _factory(module, place, name)()
-    return as_target(made, text)
+        return _factory(module, place, name)()
 
 
 def as_target(made: Any, name: str) -> Target:

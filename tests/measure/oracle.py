@@ -76,8 +76,8 @@ class Snapshot:
             assert other[0] == identity, name
             assert torch.equal(other[1], value), name
             assert other[2:4] == (gradient, requires_grad), name
-        for name, gradient in self.gradients.items():
-            assert torch.equal(now.gradients[name].to_dense(), gradient.to_dense()), name
+        for name, kept in self.gradients.items():
+            assert torch.equal(now.gradients[name].to_dense(), kept.to_dense()), name
         assert now.modules == self.modules
         assert now.hooks == self.hooks
         assert now.modes == self.modes
@@ -88,9 +88,17 @@ class Snapshot:
 
 def hooks_of(model: nn.Module) -> list[tuple[str, str, int]]:
     """(module, kind, number) of every hook that is registered, those for all modules and on parameters included."""
-    found = [("", name, len(value)) for name, value in vars(nn.modules.module).items() if name.startswith("_global") and isinstance(value, dict)]
+    found = [
+        ("", name, len(value))
+        for name, value in vars(nn.modules.module).items()
+        if name.startswith("_global") and isinstance(value, dict)
+    ]
     for path, module in model.named_modules():
-        found += [(path, name, len(value)) for name, value in vars(module).items() if "hooks" in name and isinstance(value, dict)]
+        found += [
+            (path, name, len(value))
+            for name, value in vars(module).items()
+            if "hooks" in name and isinstance(value, dict)
+        ]
     for path, parameter in model.named_parameters():
         found.append((path, "backward", len(parameter._backward_hooks or ())))
         found.append((path, "post", len(getattr(parameter, "_post_accumulate_grad_hooks", None) or ())))

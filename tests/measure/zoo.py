@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
@@ -122,7 +121,8 @@ def transformer(norm_first: bool) -> Animal:
 def recurrent(kind: type[nn.RNNBase], **options: Any) -> Animal:
     rnn = kind(4, 5, **options)  # type: ignore[arg-type]
     width = 10 if options.get("bidirectional") else 5
-    return net(lambda net, x: net.head(net.rnn(x)[0]), 3, 6, 4, rnn=rnn, head=nn.Linear(width, 2))
+    first, head = nn.Linear(4, 4), nn.Linear(width, 2)
+    return net(lambda net, x: net.head(net.rnn(net.first(x))[0]), 3, 6, 4, first=first, rnn=rnn, head=head)
 
 
 def packed(net: Any, x: Tensor) -> Tensor:
@@ -256,4 +256,4 @@ def compiled_whole() -> Animal:
 
 def compiled_part() -> Animal:
     part = torch.compile(nn.Sequential(nn.Linear(4, 4), nn.Sigmoid()), backend="eager")
-    return nn.Sequential(part, nn.Linear(4, 2)), square, torch.randn(6, 4)  # type: ignore[arg-type]
+    return nn.Sequential(part, nn.Linear(4, 2)), square, torch.randn(6, 4)  # type: ignore[call-overload]

@@ -6,14 +6,43 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from tests.measure.zoo import (
+    Animal,
+    Blocked,
+    Cube,
+    Output,
+    add_in_place,
+    adversarial,
+    assign_column,
+    attend,
+    autocast,
+    by_hand,
+    caught,
+    cells,
+    compiled_part,
+    compiled_whole,
+    frozen,
+    functional,
+    in_format,
+    many_outputs,
+    mapped,
+    named_output,
+    net,
+    of,
+    packed,
+    penalised,
+    recurrent,
+    rematerialised,
+    sdpa,
+    several_branches,
+    several_losses,
+    spectrum,
+    square,
+    transformer,
+    views,
+)  # fmt: skip
 from torch import nn
 from torch.nn.utils import parametrizations
-
-from tests.measure.zoo import (
-    Animal, Blocked, Cube, Output, add_in_place, adversarial, assign_column, attend, autocast, by_hand, caught, cells,
-    compiled_part, compiled_whole, frozen, functional, in_format, mapped, many_outputs, named_output, net, of, packed,
-    penalised, recurrent, rematerialised, sdpa, several_branches, several_losses, spectrum, square, transformer, views,
-)  # fmt: skip
 
 
 def line(size: int = 4, out: int = 4) -> nn.Linear:
@@ -50,7 +79,9 @@ ZOO: dict[str, Callable[[], Animal]] = {
     "conv transposed 1d": lambda: of(nn.ConvTranspose1d(3, 4, 3), 2, 3, 8),
     "conv transposed 2d": lambda: of(nn.ConvTranspose2d(3, 4, 3, 2), 2, 3, 5, 5),
     "conv transposed 3d": lambda: of(nn.ConvTranspose3d(3, 4, 2), 2, 3, 4, 4, 4),
-    "conv channels last": lambda: of(nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), 2, 3, 8, 8),
+    "conv channels last": lambda: of(
+        nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), 2, 3, 8, 8  # type: ignore[call-overload]
+    ),
     "batch norm 1d": lambda: of(nn.BatchNorm1d(4), 6, 4),
     "batch norm 2d": lambda: of(nn.BatchNorm2d(3), 2, 3, 4, 4),
     "batch norm 3d": lambda: of(nn.BatchNorm3d(3), 2, 3, 2, 2, 4),
@@ -108,7 +139,9 @@ ZOO: dict[str, Callable[[], Animal]] = {
     "weight norm": lambda: chain(parametrizations.weight_norm(line()), nn.ReLU(), parametrizations.weight_norm(line())),
     "spectral norm": lambda: chain(parametrizations.spectral_norm(line()), nn.ReLU(), line()),
     "orthogonal": lambda: chain(parametrizations.orthogonal(line()), line()),
-    "scalar parameter": lambda: net(lambda net, x: net.a(x) * net.scale, a=line(), scale=nn.Parameter(torch.tensor(2.0))),
+    "scalar parameter": lambda: net(
+        lambda net, x: net.a(x) * net.scale, a=line(), scale=nn.Parameter(torch.tensor(2.0))
+    ),
     "vmap": lambda: net(mapped, a=line(), w=nn.Parameter(torch.randn(3, 4))),
     "output unused": lambda: net(lambda net, x: (net.a(x), net.b(x))[0], a=line(), b=line()),
     "second model outside": adversarial,

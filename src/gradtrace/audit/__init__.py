@@ -1,1 +1,1 @@
-"""The initialisation audit: prediction of a network's gradient growth beside its measurement; critical initialisation."""
+"""The initialisation audit: a network's predicted gradient growth beside the measured one; critical initialisation."""

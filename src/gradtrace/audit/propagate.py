@@ -14,12 +14,12 @@ cotangent, M = 1, this is the spread of Hanin & Nica (2018) in `theory.finite_wi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from gradtrace.audit.rules.effect import Effect, Scene
 from gradtrace.audit.rules.table import RULES
-from gradtrace.audit.signals import Signal, sharing
+from gradtrace.audit.signals import Signal, sharing, steepness_of_largest
 
 if TYPE_CHECKING:
     from gradtrace.audit.recording import Recording, Step
@@ -41,6 +41,8 @@ class Gradient:
     """R: the inverse of the number of directions that the gradient has left."""
     depth: int = 0
     """Most layers with weights between here and the output."""
+    shape: float = 0.0
+    """The part of ln E[g^2] that the shapes demand: fan_out / fan_in, skipped and pooled positions."""
 
 
 @dataclass(slots=True)
@@ -60,20 +62,29 @@ def propagate(recording: Recording, num_cotangents: int) -> Propagation:
     effects: list[Effect] = []
     unruled: list[int] = []
     for step in recording.steps:
-        scene = _scene(recording, step, signals)
-        rule = RULES.get(step.function)
-        effect = rule(scene) if rule is not None and step.local is None else None
-        if effect is None:
-            effect = _measured(scene, step)
+        effect = effect_of(recording, step, signals)
+        if effect.note:
             unruled.append(step.index)
         effects.append(effect)
         for output, signal in zip(step.outputs, effect.signals, strict=False):
             if signal is not None:
                 signals[output] = signal
+    for step, effect in zip(recording.steps, effects, strict=True):
+        if effect.largest_of > 1:
+            _select(recording, effects, signals, step, effect.largest_of)
     return Propagation(signals, effects, _backward(recording, signals, effects, num_cotangents), unruled)
 
 
+def effect_of(recording: Recording, step: Step, signals: list[Signal]) -> Effect:
+    """What the rule says of a step; without one, what was measured."""
+    scene = _scene(recording, step, signals)
+    rule = RULES.get(step.function)
+    effect = rule(scene) if rule is not None and step.local is None else None
+    return effect if effect is not None else _measured(scene, step)
+
+
 def _scene(recording: Recording, step: Step, signals: list[Signal]) -> Scene:
+    producer = recording.values[step.inputs[0]].producer if step.inputs else None
     return Scene(
         step,
         [recording.values[i] for i in step.inputs],
@@ -81,7 +92,19 @@ def _scene(recording: Recording, step: Step, signals: list[Signal]) -> Scene:
         [signals[i] for i in step.inputs],
         recording.batch_size,
         step.input_tensors,
+        recording.steps[producer].function if producer is not None else "",
     )
+
+
+def _select(recording: Recording, effects: list[Effect], signals: list[Signal], pool: Step, largest_of: int) -> None:
+    """Max pooling hands gradient to the largest of its window: the activation before it is steeper there."""
+    value = recording.values[pool.inputs[0]]
+    if value.producer is None or len(value.consumers) != 1:
+        return
+    effect = effects[value.producer]
+    if effect.function is not None:
+        before = signals[recording.steps[value.producer].inputs[0]]
+        effect.parts = [{"activation": steepness_of_largest(effect.function, before.variance, largest_of)}]
 
 
 def _measured(scene: Scene, step: Step) -> Effect:
@@ -101,6 +124,21 @@ def growth_of(recording: Recording, effect: Effect, step: Step, slot: int, outpu
     return growth
 
 
+def local_variance(recording: Recording, propagation: Propagation, index: int, num_cotangents: int) -> float:
+    """Variance of ln E[g^2] of one value, given the gradients of what is made from it."""
+    gradients, fresh = propagation.gradients, []
+    for consumer, slot in recording.values[index].consumers:
+        step, effect = recording.steps[consumer], propagation.effects[consumer]
+        for output in step.outputs:
+            growth = growth_of(recording, effect, step, slot, output)
+            if growth > 0 and gradients[output].energy > 0:
+                above = replace(gradients[output], variance=0.0, drift=0.0)
+                signal = propagation.signals[step.inputs[0]]
+                fresh.append(_through(effect, slot, signal, above, growth, recording, num_cotangents))
+    merged = _merge(fresh, propagation.signals[index].features, recording.batch_size)
+    return merged.variance + merged.drift**2
+
+
 def _backward(
     recording: Recording, signals: list[Signal], effects: list[Effect], num_cotangents: int
 ) -> list[Gradient]:
@@ -115,26 +153,37 @@ def _backward(
                 growth = growth_of(recording, effect, step, slot, output)
                 if growth > 0 and gradients[output].energy > 0:
                     arrivals[value.index].append(
-                        _through(effect, signals[step.inputs[0]], gradients[output], growth, recording, num_cotangents)
+                        _through(
+                            effect, slot, signals[step.inputs[0]], gradients[output], growth, recording, num_cotangents
+                        )
                     )
         gradients[value.index] = _merge(arrivals[value.index], signals[value.index].features, recording.batch_size)
     return gradients
 
 
 def _through(
-    effect: Effect, signal: Signal, gradient: Gradient, growth: float, recording: Recording, num_cotangents: int
+    effect: Effect,
+    slot: int,
+    signal: Signal,
+    gradient: Gradient,
+    growth: float,
+    recording: Recording,
+    num_cotangents: int,
 ) -> Gradient:
-    variance, narrowness, depth = gradient.variance, gradient.narrowness, gradient.depth
+    variance, narrowness, depth, shape = gradient.variance, gradient.narrowness, gradient.depth, gradient.shape
+    parts = math.prod(factor for part, factor in effect.parts[slot].items() if part != "stride")
+    shape += math.log(growth / parts) if parts > 0 else 0.0
     if effect.fan is not None:
         directions = max(num_cotangents * recording.batch_size * effect.positions, 1.0)
         variance += math.log1p(2 / effect.fan[0] * (1 / directions + narrowness))
+        shape += math.log(effect.fan[1] / effect.fan[0])
         narrowness, depth = min(narrowness + 1 / effect.fan[1], 1.0), depth + 1
     if effect.unit_variance and math.isfinite(effect.unit_variance):
         share = sharing(signal.correlation, recording.batch_size) if effect.activation else 1 / recording.batch_size
         spread = 1 + (GAUSSIAN_SHARE - 1) * min(1.0, 1 / num_cotangents + narrowness)
         variance += math.log1p(effect.unit_variance / max(signal.features, 1) * share * spread)
     drift = gradient.drift + abs(effect.sensitivity) * math.sqrt(max(signal.log_variance, 0.0))
-    return Gradient(gradient.energy * growth, variance, drift, narrowness, depth)
+    return Gradient(gradient.energy * growth, variance, drift, narrowness, depth, shape)
 
 
 def _merge(arrivals: list[Gradient], width: int, batch_size: int) -> Gradient:
@@ -150,4 +199,5 @@ def _merge(arrivals: list[Gradient], width: int, batch_size: int) -> Gradient:
         sum(s * g.drift for s, g in zip(shares, arrivals, strict=True)),
         sum(s * g.narrowness for s, g in zip(shares, arrivals, strict=True)),
         max(g.depth for g in arrivals),
+        sum(s * g.shape for s, g in zip(shares, arrivals, strict=True)),
     )

@@ -1,8 +1,8 @@
-"""Which torch functions make the output from the input, and what do they pass to each other? The network as a graph.
+"""Which torch functions make the output from the input, and what do they pass on? The network as a graph.
 
-One forward pass under the tape's recorder. Every float tensor that carries gradient becomes a value with its place on the
-tape (so that its gradient can be asked for later), every torch function a step from values to values. A function
-without a rule is differentiated by itself on the spot, with a random cotangent: its growth is then known by measurement.
+One forward pass under the tape's recorder. Every float tensor that carries gradient becomes a value with its place on
+the tape (so that its gradient can be asked for later), every torch function a step from values to values. A function
+without a rule is differentiated on the spot, by itself, with a random cotangent: its growth is known by measurement.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from gradtrace.audit.arguments import Arguments
 from gradtrace.audit.signals import Signal, observed
 from gradtrace.errors import InputError
 from gradtrace.tape.dataflow import tensors_in
@@ -93,7 +94,6 @@ class Scribe:
     """The recorder's observer: notes every call that makes values."""
 
     def __init__(self, model: nn.Module, known: Container[str], batch_size: int) -> None:
-        self._types = {path: type(module).__name__ for path, module in model.named_modules()}
         self._parameters = {id(parameter) for parameter in model.parameters()}
         self._known = known
         self._batch_size = batch_size
@@ -116,20 +116,25 @@ class Scribe:
         known = self._kept.get(id(tensor))
         return known[1] if known is not None and known[0] is tensor else None
 
+    def _is_old(self, tensor: Tensor) -> bool:
+        """Known already, and not written on since (an in-place function makes a new value of an old tensor)."""
+        index = self.find(tensor)
+        return index is not None and self.values[index].edge == get_gradient_edge(tensor)
+
     def _is_value(self, tensor: Tensor) -> bool:
         known = id(tensor) in self._parameters or self._derived.get(id(tensor)) is tensor
         return tensor.requires_grad and tensor.is_floating_point() and not known
 
     def before(self, call: Call, function: Callable[..., Any], args: Any, kwargs: Any) -> Step:
         """Note the operands, before an in-place function overwrites them."""
-        path = call.module or ""
-        name = function_name(call.name)
-        step = Step(-1, name, args, dict(kwargs), path, self._types.get(path, ""), call.source)
+        site, name = call.site, function_name(call.name)
+        path = site.module or ""
+        step = Step(-1, name, args, dict(kwargs), path, site.module_type, site.source)
         for tensor in [*tensors_in(args), *tensors_in(kwargs)]:
             if self._is_value(tensor):
                 index = self.find(tensor)
                 if index is None:
-                    self.hidden.append(f"{name} in {path or 'the model'} {call.source}".strip())
+                    self.hidden.append(f"{name} in {path or 'the model'} {site.source}".strip())
                     index = self.value(tensor, None)
                 if index not in step.inputs:
                     step.inputs.append(index)
@@ -143,7 +148,8 @@ class Scribe:
         made = [tensor for tensor in tensors_in(result) if self._is_value(tensor)]
         if call.name in ("__setitem__", "copy_") and operands:
             made = [operands[0]] if self._is_value(operands[0]) else []
-        if not made or all(self.find(tensor) is not None and not call.name.endswith("_") for tensor in made):
+        made = [tensor for tensor in made if not self._is_old(tensor)]
+        if not made:
             return
         if not seen.inputs and seen.function not in ("embedding", "embedding_bag"):
             self._derived |= {id(tensor): tensor for tensor in made}
@@ -156,7 +162,7 @@ class Scribe:
 
 
 def local_growth(function: Callable[..., Any], args: Any, kwargs: Any, tensors: list[Tensor]) -> list[float] | None:
-    """E[g_in^2] / E[g_out^2] of this one call for each of `tensors`, by a random cotangent; None if it cannot be had."""
+    """E[g_in^2] / E[g_out^2] of this one call for each of `tensors`, by a random cotangent; None if not to be had."""
     if any(tensor.is_meta for tensor in tensors):
         return None
     fresh = {id(tensor): tensor.detach().clone().requires_grad_() for tensor in tensors}
@@ -169,7 +175,8 @@ def local_growth(function: Callable[..., Any], args: Any, kwargs: Any, tensors: 
         found = torch.autograd.grad(outputs, list(fresh.values()), probes, allow_unused=True)
     except (RuntimeError, TypeError, ValueError):
         return None
-    return [0.0 if g is None else float(g.double().square().mean()) for g in found]
+    gradients: list[Tensor | None] = list(found)
+    return [0.0 if g is None else float(g.double().square().mean()) for g in gradients]
 
 
 def _swap(value: Any, copies: dict[int, Tensor]) -> Any:
@@ -184,7 +191,8 @@ def _swap(value: Any, copies: dict[int, Tensor]) -> Any:
 
 def record(model: nn.Module, example_input: Any, known: Container[str]) -> Recording:
     """Run the model once on `example_input` (a tuple is its positional, a dict its keyword arguments)."""
-    tensors = tensors_in(example_input)
+    arguments = Arguments.of(example_input)
+    tensors = tensors_in(arguments)
     batch_size = next((tensor.shape[0] for tensor in tensors if tensor.dim()), 1)
     scribe = Scribe(model, known, batch_size)
     copies: dict[int, Tensor] = {}
@@ -192,22 +200,13 @@ def record(model: nn.Module, example_input: Any, known: Container[str]) -> Recor
         if tensor.is_floating_point():
             copies[id(tensor)] = tensor.detach().clone().requires_grad_().clone()
             scribe.value(copies[id(tensor)], None)
-    given = _swap(example_input, copies)
+    given = Arguments(_swap(arguments.args, copies), _swap(arguments.kwargs, copies))
     recorder = Recorder(model, scribe)
-    try:
-        with recorder:
-            result = (
-                model(*given)
-                if isinstance(given, tuple)
-                else (model(**given) if isinstance(given, dict) else model(given))
-            )
-    except Exception as error:
-        raise InputError(
-            f"the model raised {type(error).__name__} on the example input: {str(error).splitlines()[0] if str(error) else ''}"
-        ) from error
-    if recorder.faults:
-        scribe.hidden.extend(dict.fromkeys(recorder.faults))
+    with recorder:
+        result = given.call(model)
     outputs = [index for tensor in tensors_in(result) if (index := scribe.find(tensor)) is not None]
     if not outputs:
-        raise InputError("the model's output carries no gradient (detached, integer, or made under no_grad)")
-    return Recording(scribe.values, scribe.steps, outputs, batch_size, scribe.hidden, any(t.is_meta for t in tensors))
+        faults = f" ({recorder.faults[0]})" if recorder.faults else ""
+        raise InputError(f"the model's output carries no gradient: detached, integer, or made under no_grad{faults}")
+    hidden = [*dict.fromkeys(scribe.hidden), *dict.fromkeys(recorder.faults)]
+    return Recording(scribe.values, scribe.steps, outputs, batch_size, hidden, any(t.is_meta for t in tensors))

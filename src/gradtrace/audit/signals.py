@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from gradtrace.theory.activations import moments, signal_slope
-from gradtrace.theory.nonlinearities import Nonlinearity
+from gradtrace.theory.gaussian import expectation
+from gradtrace.theory.nonlinearities import Nonlinearity, normal_cdf
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,8 @@ class Signal:
     """Units that the weights mix (channels or the last axis)."""
     log_variance: float = 0.0
     """Variance of ln(second) across networks."""
+    sample_variance: float = 0.0
+    """Variance of ln(second) across samples of one network, that of the networks included."""
 
     @property
     def variance(self) -> float:
@@ -40,8 +43,13 @@ class Signal:
         return max(self.second - self.mean**2, 0.0)
 
     @property
+    def inverse_bias(self) -> float:
+        """E[1 / second of a sample] times E[second]: exp of the variance between samples (log-normal)."""
+        return math.exp(min(max(self.sample_variance - self.log_variance, 0.0), 2.0))
+
+    @property
     def correlation(self) -> float:
-        """overlap / second, in [-1, 1]."""
+        """Overlap over second, in [-1, 1]."""
         return max(-1.0, min(1.0, self.overlap / self.second)) if self.second > 0 else math.nan
 
     def scaled(self, factor: float) -> Signal:
@@ -83,6 +91,18 @@ def overlap(activation: Nonlinearity, q: float, c: float) -> float:
     return float(_WEIGHTS * activation.a(first) @ (activation.a(other.ravel()).reshape(other.shape) @ _WEIGHTS))
 
 
+def steepness_of_largest(activation: Nonlinearity, q: float, count: int) -> float:
+    """E[a'(z)^2] of the largest of `count` independent z ~ N(0, q).
+
+    >>> from gradtrace.theory.nonlinearities import nonlinearity
+    >>> round(steepness_of_largest(nonlinearity("relu"), 1.0, 4), 3)  # 1 - 1 / 16
+    0.938
+    """
+    edges = np.linspace(-8.0, 8.0, 1601)
+    middles = (edges[1:] + edges[:-1]) / 2
+    return float(np.diff(normal_cdf(edges) ** count) @ activation.a_prime(math.sqrt(q) * middles) ** 2)
+
+
 @lru_cache(maxsize=1024)
 def _shifted(activation: Nonlinearity, mean: float) -> Nonlinearity:
     return Nonlinearity(
@@ -91,6 +111,18 @@ def _shifted(activation: Nonlinearity, mean: float) -> Nonlinearity:
         lambda x: activation.a_prime(x + mean),
         tuple(kink - mean for kink in activation.kinks),
     )
+
+
+@lru_cache(maxsize=4096)
+def _kurtosis(activation: Nonlinearity, q: float) -> float:
+    """E[a^4] / E[a^2]^2 - 1: how much a^2 varies from unit to unit; 5 for ReLU."""
+    second = moments(activation, q).second
+    fourth = expectation(lambda x: activation.a(x) ** 4, q, activation.kinks, rtol=1e-4)
+    return fourth / second**2 - 1 if second > 0 else 0.0
+
+
+_STEP = 0.1
+"""Relative step in q of the differences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +143,27 @@ def activate(activation: Nonlinearity, signal: Signal, num_samples: float) -> Pa
     if abs(signal.mean) > 0.02 * math.sqrt(signal.second):
         activation = _shifted(activation, float(f"{signal.mean:.4g}"))
     q = signal.variance
-    at = moments(activation, q)
-    near = moments(activation, q * 1.05) if q > 0 else at
+    at, near, far = (moments(activation, q * factor) for factor in (1.0, 1 + _STEP, 1 - _STEP))
+    bend = min(signal.sample_variance, 1.0) / (2 * _STEP**2)  # a sample's q scatters: the mean of a curved map is not
+    second = at.second + bend * (near.second + far.second - 2 * at.second)  # the map of the mean
+    growth = at.slope_second + bend * (near.slope_second + far.slope_second - 2 * at.slope_second)
     shared = signal.overlap - signal.mean**2
     c = max(-1.0, min(1.0, shared / q)) if q > 0 else 1.0
-    together = overlap(activation, q, float(f"{c:.6g}"))
-    sensitivity = math.log(near.slope_second / at.slope_second) / math.log(1.05) if at.slope_second > 0 else 0.0
+    together = overlap(activation, q, float(f"{c:.6g}")) * second / at.second if at.second > 0 else 0.0
+    ratio = near.slope_second / at.slope_second if at.slope_second > 0 else 1.0
+    sensitivity = math.log(ratio) / math.log1p(_STEP) if ratio > 0 else 0.0
     slope = signal_slope(activation, q) * q / at.second if at.second > 0 and q > 0 else 1.0
-    fresh = 5 / signal.features * sharing(c, num_samples)
-    after = Signal(at.second, at.mean, together, signal.features, slope**2 * signal.log_variance + fresh)
+    scatter = _kurtosis(activation, float(f"{q:.3g}")) / max(signal.features, 1)
+    after = Signal(
+        second=max(second, 0.0),
+        mean=at.mean,
+        overlap=together,
+        features=signal.features,
+        log_variance=slope**2 * signal.log_variance + scatter * sharing(c, num_samples),
+        sample_variance=slope**2 * signal.sample_variance + scatter,
+    )
     kurtosis = at.slope_fourth / at.slope_second**2 - 1 if at.slope_second > 0 else math.inf
-    return Passage(after, at.slope_second, max(kurtosis, 0.0), sensitivity)
+    return Passage(after, max(growth, 0.0), max(kurtosis, 0.0), sensitivity)
 
 
 def sharing(c: float, num_samples: float) -> float:

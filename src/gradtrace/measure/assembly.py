@@ -36,11 +36,13 @@ def assemble(
     norms = {name: forward.deferred.put(whole_norm(parameter)) for name, parameter in model.named_parameters()}
     loss = forward.deferred.put(forward.loss.detach())
     arrays = forward.deferred.fetch()
-    numbers = Statistics(arrays, [*backward.tap.received.values(), *backward.tap.passed.values()])
+    tap, hidden = backward.tap, backward.hidden
+    numbers = Statistics(arrays, [*tap.received.values(), *tap.passed.values(), *hidden.values()])
     ops = _ops(backward, tape, numbers)
     reached, severed = forward.recorder.dataflow.reach(forward.loss)
     called = forward.recorder.called_modules()
     gradients = {op.parameter: op.received for op in ops if op.parameter is not None}
+    gradients |= {name: numbers.of(handle) for name, handle in hidden.items()}
     records = [
         ParameterStats(
             name=name,

@@ -1,4 +1,4 @@
-"""What the forward pass shows of itself: pre-activations and their a', scales into and out of linear maps, non-finite values.
+"""What the forward pass shows of itself: pre-activations and their a', scales into and out of linear maps, NaN and Inf.
 
 An activation is measured at its pre-activation x as the torch function is called, before an in-place one overwrites it.
 Where the call is hidden (inside multi-head attention, a recurrence, a scripted function) the tape's saved values serve.
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradtrace.measure.reduction import in_memory_order, sample, whole_norm
+from gradtrace.measure.reduction import count, in_memory_order, sample, whole_norm
 from gradtrace.records.trace import ActivationStats, ForwardStats
 from gradtrace.tape.activations import Activation, row_measure
 from gradtrace.tape.dataflow import tensors_in
@@ -154,12 +154,12 @@ class ForwardObserver:
         return {
             "mean": put(size.mean()),
             "squares": put(whole_norm(size)),
-            "flat": put(torch.count_nonzero(size < activation.flat_below(SATURATED_FRAC))),
-            "nonzero": put(torch.count_nonzero(size)),
+            "flat": put(count(torch.lt, size, activation.flat_below(SATURATED_FRAC))),
+            "nonzero": put(count(torch.ne, size, 0.0)),
         }
 
     def _preactivation(self, x: Tensor | None) -> dict[str, int]:
-        return {} if x is None else {"x": self._deferred.put(sample(in_memory_order(x.detach())))}
+        return {} if x is None or x.is_complex() else {"x": self._deferred.put(sample(in_memory_order(x.detach())))}
 
 
 def unit_axis(x: Tensor, source: Node | None) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gradtrace.tape.graph import Edge, Graph
 
 MAX_HELD = 8
-"""Where more paths meet (a weight used at every time step) branches are not held, and shares follow from norms alone."""
+"""Where more paths meet (a weight used at every time step) branches are not held: shares follow from norms alone."""
 
 
 @dataclass(slots=True)

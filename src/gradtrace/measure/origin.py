@@ -1,4 +1,4 @@
-"""Where was the first NaN or Inf born? Forward, by following the loss up its values; backward, by following the ops down.
+"""Where was the first NaN or Inf born? Forward, by following the loss up its values; backward, by following the ops.
 
 A NaN is born where no operand holds one. An Inf among its operands is followed further up to where it came out of
 finite numbers, unless it was put there on purpose (the -inf of an attention mask): then the op that cannot bear it is
@@ -64,37 +64,42 @@ def _forward_birth(forward: Forward, arrays: list[np.ndarray]) -> Birth | None:
     nans = [i for i in sick if values[i].has_nan]
     born = next((i for i in nans if not any(p in values and values[p].has_nan for p in parents[i])), None)
     start = born if born is not None else sick[-1]
-    index = _infinite_origin(start, values, parents)
+    index = _origin(start, values, parents)
     value = values[index]
-    if not value.born_here and _came_with_batch(index, values, parents):
-        return Birth("input", value.call.name, _site(value.call), *_describe(value))
-    return Birth("forward", value.call.name, _site(value.call), *_describe(value))
+    phase = "input" if _came_from_outside(index, values, parents) else "forward"
+    return Birth(phase, value.call.name, value.call.site, *_describe(value))
 
 
-def _infinite_origin(start: int, values: dict[int, _Value], parents: dict[int, tuple[int, ...]]) -> int:
-    """Up through infinite operands to where the first came out of finite ones; `start` when it was a mask."""
+def _origin(start: int, values: dict[int, _Value], parents: dict[int, tuple[int, ...]]) -> int:
+    """Up through operands that are not finite to where the first came out of finite ones, or from outside."""
     stack, seen, origins = [start], set[int](), []
     while stack:
         index = stack.pop()
         if index in seen:
             continue
         seen.add(index)
-        if values[index].born_here and values[index].call.name not in _MASKS:
+        made_here = values[index].born_here and values[index].call.name not in _MASKS
+        if made_here or _came_from_outside(index, values, parents):
             origins.append(index)
         stack.extend(p for p in parents[index] if p in values and (values[p].has_inf or values[p].has_nan))
     return min(origins, default=start)
 
 
-def _came_with_batch(index: int, values: dict[int, _Value], parents: dict[int, tuple[int, ...]]) -> bool:
+def _came_from_outside(index: int, values: dict[int, _Value], parents: dict[int, tuple[int, ...]]) -> bool:
+    """Whether an operand that no function made is not finite, the -inf of a mask apart: a number of the batch."""
+    value = values[index]
     made = [values[p] for p in parents[index] if p in values]
-    return not any(value.has_nan or value.has_inf for value in made) and values[index].call.name not in _ADDS_MASK
+    if value.born_here or any(value.has_nan or value.has_inf for value in made):
+        return False
+    strange = [(low, high) for low, high in value.operands if not (math.isfinite(low) and math.isfinite(high))]
+    masks = all(low == -math.inf and high < math.inf for low, high in strange)
+    return not (masks and value.call.name in _TAKES_MASK)
 
 
-_ADDS_MASK = {"softmax", "scaled_dot_product_attention", "log_softmax"}
-
-
-def _site(call: Call) -> Site:
-    return Site(call.module, "", 0, call.source)
+_TAKES_MASK = {
+    "softmax", "scaled_dot_product_attention", "multi_head_attention_forward", "log_softmax", "where", "masked_fill",
+    "masked_fill_", "add", "add_", "__add__", "__radd__", "__iadd__", "baddbmm",
+}  # fmt: skip
 
 
 def _describe(value: _Value) -> tuple[str, float]:

@@ -1,4 +1,4 @@
-"""The input of a recurrent module, marked: the gradient it receives, time step by time step, shows how far back it reaches.
+"""The input of a recurrent module, marked: the gradient it receives, step by step, shows how far back it reaches.
 
 The mark is a view in front of the module; an input that needs no gradient (raw data) is given one for the trace.
 """

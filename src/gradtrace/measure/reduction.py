@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from gradtrace.measure.deferred import Deferred
@@ -68,8 +70,8 @@ def reduce(tensor: Tensor, deferred: Deferred, batch_size: int | None = None) ->
         device=device,
         sample=deferred.put(sample(flat)),
         norms=deferred.put(norm(values, flat, axes)),
-        extremes=deferred.put(torch.stack(torch.aminmax(flat))),
-        nonzeros=deferred.put(torch.count_nonzero(flat)) if counted else None,
+        extremes=deferred.put(extremes(flat)),
+        nonzeros=deferred.put(count(torch.ne, flat, 0.0)) if counted else None,
         example_axes=axes,
     )
 
@@ -77,18 +79,33 @@ def reduce(tensor: Tensor, deferred: Deferred, batch_size: int | None = None) ->
 def norm(values: Tensor, flat: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
     """Norm of all elements, or over `axes`; `flat` are the same elements in the order of memory."""
     if values.device.type == "cpu" and values.dtype == torch.float32:
-        total = torch.linalg.vector_norm(values, dim=axes) if axes else torch.dot(flat, flat).sqrt()
+        total: Tensor = torch.linalg.vector_norm(values, dim=axes) if axes else torch.dot(flat, flat).sqrt()
         square = float(torch.dot(total, total)) if axes else float(total) ** 2  # on the CPU nothing waits for this
         if _SAFE_SQUARES[0] < square < _SAFE_SQUARES[1]:
             return total
     wide = torch.float32 if values.device.type == "mps" else torch.float64
     if axes:
-        return torch.linalg.vector_norm(values, dim=axes, dtype=wide)
-    rows = flat[: flat.numel() // 256 * 256].view(
-        -1, 256
-    )  # by rows first: far faster than one reduction over everything
+        per_example: Tensor = torch.linalg.vector_norm(values, dim=axes, dtype=wide)
+        return per_example
+    rows = flat[: flat.numel() // 256 * 256].view(-1, 256)  # by rows first: far faster than all at once
     partial = torch.linalg.vector_norm(rows, dim=-1, dtype=wide)
-    return torch.linalg.vector_norm(torch.cat((partial, flat[rows.numel() :].to(wide))))
+    whole: Tensor = torch.linalg.vector_norm(torch.cat((partial, flat[rows.numel() :].to(wide))))
+    return whole
+
+
+def extremes(values: Tensor) -> Tensor:
+    """Minimum and maximum; apart, because `torch.aminmax` takes half as long again on a CPU."""
+    return torch.stack((values.amin(), values.amax()))
+
+
+def count(relation: Callable[..., Tensor], values: Tensor, bound: float) -> Tensor:
+    """How many floating point values stand in `relation` (``torch.ne``, ``torch.lt``) to `bound`.
+
+    A sum of ones in their own dtype: ten to twenty times as fast as `torch.count_nonzero`, which branches.
+    """
+    if values.numel() > 2**24:  # where float32 stops counting
+        return torch.count_nonzero(relation(values, bound))
+    return relation(values, bound, out=torch.empty_like(values)).sum()
 
 
 def whole_norm(tensor: Tensor) -> Tensor:

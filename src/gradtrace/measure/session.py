@@ -1,4 +1,4 @@
-"""The steps of one measurement: run the forward pass under the recorder, walk the tape, run the backward pass under the tap."""
+"""The steps of one measurement: forward pass under the recorder, a walk over the tape, backward pass under the tap."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gradtrace.measure.deferred import Deferred
 from gradtrace.measure.forward import ForwardObserver
 from gradtrace.measure.gradients import GradientTap
 from gradtrace.measure.recurrent import TimeMarks
+from gradtrace.measure.reduction import reduce
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.graph import Graph, walk
 from gradtrace.tape.kinds import LEAF, OPAQUE, base_name
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from torch.autograd.graph import Node
 
     from gradtrace.measure.forward import Seen
+    from gradtrace.measure.reduction import Handle
 
 
 @dataclass(slots=True)
 class Forward:
     """A forward pass that was run under the recorder."""
 
+    model: nn.Module
     loss: Tensor
     recorder: Recorder
     observer: ForwardObserver
@@ -72,7 +75,7 @@ def run_forward(model: nn.Module, loss_fn: Callable[..., Any], batch: Any, *, va
     check_loss(loss, model)
     root = loss.grad_fn if loss.grad_fn is not None else loss.view_as(loss).grad_fn
     assert root is not None
-    return Forward(loss, recorder, observer, deferred, marks, batch_size_of(batch), walk([root]), {})
+    return Forward(model, loss, recorder, observer, deferred, marks, batch_size_of(batch), walk([root]), {})
 
 
 def _blame_loss_fn(error: Exception, model: nn.Module, batch: Any) -> str:
@@ -123,9 +126,8 @@ class Backward:
     graph: Graph
     names: list[str]
     tap: GradientTap
-    leaves: dict[int, Tensor]
-    gradients: dict[int, Tensor | None]
-    """Gradient of each leaf op."""
+    hidden: dict[str, Handle]
+    """Gradients of parameters that are no leaf of this tape: those inside of a reentrant checkpoint."""
 
 
 def run_backward(forward: Forward, graph: Graph, roots: list[Any], cotangents: list[Tensor] | None) -> Backward:
@@ -134,10 +136,12 @@ def run_backward(forward: Forward, graph: Graph, roots: list[Any], cotangents: l
     axes = {position[node]: axis for node, axis in forward.marks.axes if node in position}
     names = [node.name() for node in graph.nodes]
     leaves = graph.leaves()
+    hidden: dict[str, Handle] = {}
     with GradientTap(graph, forward.deferred, forward.batch_size, axes) as tap:
         try:
             if any(OPAQUE.get(base_name(name)) == "reentrant checkpoint" for name in names):
                 gradients = _accumulated(roots, cotangents, leaves)
+                hidden = _hidden(forward, leaves)
             else:
                 found = torch.autograd.grad(roots, list(leaves.values()), cotangents, allow_unused=True)
                 gradients = dict(zip(leaves, found, strict=True))
@@ -152,10 +156,26 @@ def run_backward(forward: Forward, graph: Graph, roots: list[Any], cotangents: l
         for index, gradient in gradients.items():
             if gradient is not None and names[index] == LEAF:
                 tap.receive_leaf(index, gradient)
-    return Backward(graph, names, tap, leaves, gradients)
+    return Backward(graph, names, tap, hidden)
 
 
 def _accumulated(roots: list[Any], cotangents: list[Tensor] | None, leaves: dict[int, Tensor]) -> dict[int, Any]:
-    """A reentrant checkpoint forbids autograd.grad: accumulate into ``.grad`` (None at this time) and read it there."""
-    torch.autograd.backward(roots, cotangents)
-    return {index: leaf.grad for index, leaf in leaves.items()}
+    """A reentrant checkpoint forbids autograd.grad: accumulate into ``.grad``, read it there and put it back."""
+    before = {index: leaf.grad for index, leaf in leaves.items()}
+    try:
+        for leaf in leaves.values():
+            leaf.grad = None
+        torch.autograd.backward(roots, cotangents)
+        return {index: leaf.grad for index, leaf in leaves.items()}
+    finally:
+        for index, leaf in leaves.items():
+            leaf.grad = before[index]
+
+
+def _hidden(forward: Forward, leaves: dict[int, Tensor]) -> dict[str, Handle]:
+    known = {id(leaf) for leaf in leaves.values()}
+    return {
+        name: reduce(parameter.grad, forward.deferred)
+        for name, parameter in forward.model.named_parameters()
+        if parameter.grad is not None and id(parameter) not in known
+    }

@@ -55,7 +55,7 @@ class Statistics:
         low, high = self.arrays[handle.extremes]
         stored = math.prod(handle.shape) * (2 if handle.dtype.startswith("complex") else 1)
         if handle.nonzeros is None:
-            zero_frac = float(np.mean(values == 0.0))
+            zero_frac = 1.0 - float(np.count_nonzero(values)) / values.size
         else:
             zero_frac = 1.0 - int(self.arrays[handle.nonzeros][0]) / max(stored, 1)
         norms = self.arrays[handle.norms].astype(np.float64)

@@ -14,7 +14,7 @@ from gradtrace.errors import InputError
 from gradtrace.measure.assembly import assemble
 from gradtrace.measure.description import Description, describe, frontier, read_saved
 from gradtrace.measure.session import Forward, eager, run_backward, run_forward
-from gradtrace.measure.untouched import untouched
+from gradtrace.measure.untouched import paused_collection, untouched
 from gradtrace.tape.graph import walk
 from gradtrace.tape.private import input_metadata
 
@@ -64,7 +64,7 @@ def trace(
     model = check_model(model, notes)
     if probe not in ("loss", "random"):
         raise InputError(f"probe must be 'loss' or 'random', but it is {probe!r}")
-    with untouched(model), eager():
+    with untouched(model), eager(), paused_collection():
         forward = run_forward(model, loss_fn, batch, values=values)
         read_saved(forward)
         tape = describe(forward, model)
@@ -84,14 +84,15 @@ def check_model(model: Any, notes: list[str]) -> nn.Module:
     if isinstance(original, nn.Module):
         notes.append("the model is compiled: traced through the original module, eagerly")
         model = original
-    lazy = [name for name, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
+    assert isinstance(model, nn.Module)
+    named = dict(model.named_parameters())
+    lazy = [name for name, p in named.items() if isinstance(p, nn.parameter.UninitializedParameter)]
     if lazy:
         raise InputError(f"parameter {lazy[0]!r} is not initialised yet; run one batch through the lazy modules first")
-    parameters = list(model.parameters())
+    parameters = list(named.values())
     if not parameters:
-        raise InputError(
-            "the model has no parameters" + (", it is quantized or scripted away" if any(model.buffers()) else "")
-        )
+        packed = " (a quantized one keeps its weights elsewhere, and they take no gradient)"
+        raise InputError("the model has no parameters" + (packed if _is_quantized(model) else ""))
     if any(p.is_meta for p in parameters):
         raise InputError(
             "the model is on the meta device and holds no numbers; move it with .to_empty() and initialise"
@@ -101,6 +102,11 @@ def check_model(model: Any, notes: list[str]) -> nn.Module:
     if not any(p.requires_grad for p in parameters):
         raise InputError("no parameter requires a gradient: the whole model is frozen")
     return model
+
+
+def _is_quantized(model: nn.Module) -> bool:
+    names = {type(module).__module__ for module in model.modules()}
+    return any(buffer.is_quantized for buffer in model.buffers()) or any("quantized" in name for name in names)
 
 
 def _random_cotangents(forward: Forward, tape: Description, seed: int) -> tuple[list[GradientEdge], list[Tensor]]:

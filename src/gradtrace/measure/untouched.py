@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,18 @@ def _restore(module: nn.Module, before: dict[str, Any]) -> None:
     for name, value in before.items():
         if now.get(name) is not value:
             now[name] = value
+
+
+@contextmanager
+def paused_collection() -> Iterator[None]:
+    """No cyclic garbage collection meanwhile: each pass over a million new records would cost as much as a layer."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager

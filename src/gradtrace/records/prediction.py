@@ -37,7 +37,12 @@ class Split:
     @property
     def growth(self) -> float:
         """The product."""
-        return math.prod(getattr(self, part) for part in PARTS)
+        return math.prod(float(getattr(self, part)) for part in PARTS)
+
+    @property
+    def design(self) -> float:
+        """The product without what the shapes demand: skipped and pooled positions."""
+        return self.growth / self.stride if self.stride > 0 else self.growth
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class LayerPrediction:
     fan_out: int
     gain: float
     """sqrt(Var(w) fan_out): 1 / sqrt(3) for PyTorch's default square nn.Linear."""
+    sigma_b2: float
+    """E[b^2] of the bias."""
     split: Split
     decades: float
     """Predicted, from the network's output to this layer's input."""
@@ -103,9 +110,9 @@ class Prediction:
     measured_decades: float
     """Of random cotangents; NaN where nothing could be measured."""
     growth_per_layer: float
-    """Geometric mean over the hidden layers."""
+    """Geometric mean over the hidden layers, fan_out / fan_in and skipped positions taken out; NaN under 3 layers."""
     phase: str
-    """'ordered' (the gradient vanishes), 'critical' or 'chaotic' (it explodes)."""
+    """'ordered' (the gradient vanishes), 'critical', 'chaotic' (it explodes), or 'unknown' (under 3 layers)."""
     depth_of_loss: float
     """Layers of this design after which the RMS gradient has changed by 1e-3 (or 1e3)."""
     formats: tuple[FormatDepth, ...]
@@ -116,6 +123,12 @@ class Prediction:
     notes: tuple[str, ...] = ()
     reference: bool = False
     """True where the weights do not look fresh: the prediction is a reference, the measurement decides."""
+
+    def diagram(self) -> str:
+        """The phase diagram of its most common activation as text, with the layers on it."""
+        from gradtrace.report.phases import diagram_text
+
+        return diagram_text(self)
 
     @property
     def agrees(self) -> bool:
@@ -138,3 +151,30 @@ class Prediction:
         document = {"format": "gradtrace", "version": 1, "kind": "prediction", **plain(self)}
         document["layers"] = [{**plain(layer), "growth": plain(layer.split.growth)} for layer in self.layers]
         return json.dumps(document, indent=2, allow_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InitialisedParameter:
+    """What `init_critical_` did to one parameter."""
+
+    name: str
+    method: str
+    gain: float
+    """sqrt(fan_in Var(w)); NaN for biases and gates."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Initialisation:
+    """What `init_critical_` did, in the order of the forward pass."""
+
+    parameters: tuple[InitialisedParameter, ...]
+    untouched: tuple[str, ...] = ()
+    """Parameters that were left as they are."""
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line per parameter."""
+        from gradtrace.report.prediction import initialisation_text
+
+        return initialisation_text(self)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from gradtrace.tape.graph import Graph
 
 LINEAR = set(
-    "Addmm Mm Bmm Baddbmm Addbmm Linear Trilinear Embedding EmbeddingBag EmbeddingDenseBackward SparseAddmm Addmv Mv Dot "
+    "Addmm Mm Bmm Baddbmm Addbmm Linear Trilinear Embedding EmbeddingBag EmbeddingDenseBackward SparseAddmm Addmv Mv "
+    "Dot "
     "Convolution ConvolutionOverrideable ConvolutionBackward MkldnnConvolution CudnnConvolution MiopenConvolution "
     "CudnnConvolutionTranspose MiopenConvolutionTranspose MiopenDepthwiseConvolution MpsConvolution "
     "MpsConvolutionTranspose NnpackSpatialConvolution SlowConv2D SlowConv3D SlowConvDilated2D SlowConvDilated3D "

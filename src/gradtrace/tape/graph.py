@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch.autograd.graph import Node
 
 Edge = tuple[int, int]
-"""(index of a node, slot): for an arriving gradient the slot is an input of the source, else an output of the target."""
+"""(index of a node, slot): of an arriving gradient the slot is an input of the source, else an output of the target."""
 
 
 @dataclass(frozen=True, slots=True)

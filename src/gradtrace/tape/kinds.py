@@ -24,63 +24,61 @@ OPAQUE = {
 
 _NAMES: dict[Factor, str] = {
     Factor.WEIGHT: """
-        Addmm Mm Bmm Baddbmm Addbmm Addmv Mv Dot Vdot Addr Linear Trilinear Matmul GroupedMm MkldnnLinear
-        Mul Div Addcmul Addcdiv Lerp Ldexp Prod Cumprod LinalgCross FftC2C FftR2C FftC2R
-        Convolution ConvolutionOverrideable ConvolutionBackwardOverrideable ConvDepthwise2D ConvDepthwise3D ConvTbc
-        MkldnnConvolution CudnnConvolution CudnnConvolutionTranspose MiopenConvolution MiopenConvolutionTranspose
-        MiopenDepthwiseConvolution MpsConvolution MpsConvolutionTranspose NnpackSpatialConvolution SlowConv2D SlowConv3D
-        SlowConvDilated2D SlowConvDilated3D SlowConvTranspose2D SlowConvTranspose3D
-        Embedding EmbeddingBag EmbeddingDenseBackward EmbeddingBagDenseBackward SparseAddmm SparseMmReduceImpl
-        SparseSampledAddmm SparseSparseMatmul SegmentReduce
-        MkldnnRnnLayer CudnnRnn MiopenRnn LstmMps ThnnFusedLstmCell ThnnFusedGruCell
-        GridSampler2D GridSampler2DCpuFallback GridSampler3D CudnnGridSampler AffineGridGenerator
-        CudnnAffineGridGenerator
-        LinalgMatrixExp LinalgSolveEx LinalgSolveTriangular LinalgInvEx LinalgPinv LinalgLstsq LinalgDet LinalgSlogdet
-        LinalgEig LinalgEigh LinalgSvd LinalgQr LinalgLu LinalgLuSolve LinalgLuFactorEx LinalgCholeskyEx
-        LinalgHouseholderProduct Cholesky CholeskyInverse CholeskySolve Geqrf LuUnpack Ormqr TriangularSolve""",
+        Addmm Mm Bmm Baddbmm Addbmm Addmv Mv Dot Vdot Addr Linear Trilinear Matmul GroupedMm MkldnnLinear Mul Div
+        Addcmul Addcdiv Lerp Ldexp Prod Cumprod LinalgCross FftC2C FftR2C FftC2R Convolution ConvolutionOverrideable
+        ConvolutionBackwardOverrideable ConvDepthwise2D ConvDepthwise3D ConvTbc MkldnnConvolution CudnnConvolution
+        CudnnConvolutionTranspose MiopenConvolution MiopenConvolutionTranspose MiopenDepthwiseConvolution
+        MpsConvolution MpsConvolutionTranspose NnpackSpatialConvolution SlowConv2D SlowConv3D SlowConvDilated2D
+        SlowConvDilated3D SlowConvTranspose2D SlowConvTranspose3D Embedding EmbeddingBag EmbeddingDenseBackward
+        EmbeddingBagDenseBackward SparseAddmm SparseMmReduceImpl SparseSampledAddmm SparseSparseMatmul SegmentReduce
+        MkldnnRnnLayer CudnnRnn MiopenRnn LstmMps ThnnFusedLstmCell ThnnFusedGruCell GridSampler2D
+        GridSampler2DCpuFallback GridSampler3D CudnnGridSampler AffineGridGenerator CudnnAffineGridGenerator
+        LinalgMatrixExp LinalgSolveEx LinalgSolveTriangular LinalgInvEx LinalgPinv LinalgLstsq LinalgDet
+        LinalgSlogdet LinalgEig LinalgEigh LinalgSvd LinalgQr LinalgLu LinalgLuSolve LinalgLuFactorEx
+        LinalgCholeskyEx LinalgHouseholderProduct Cholesky CholeskyInverse CholeskySolve Geqrf LuUnpack Ormqr
+        TriangularSolve""",
     Factor.ACTIVATION: """
         Sigmoid Tanh Relu LeakyRelu PreluKernel RreluWithNoise RreluWithNoiseFunctional Elu Celu Gelu Silu Mish
-        Hardsigmoid Hardswish Hardtanh LogSigmoid Softplus Softshrink Hardshrink Threshold Glu
-        Softmax LogSoftmax SafeSoftmax SparseSoftmax SparseLogSoftmax Logsumexp Logcumsumexp
-        Pow Exp Exp2 Expm1 Log Log2 Log10 Log1P Sqrt Rsqrt Reciprocal Sin Cos Tan Asin Acos Atan Atan2 Sinh Cosh
-        Asinh Acosh Atanh Erf Erfc Erfinv Abs Clamp ClampMin ClampMax Sign Sgn Round Floor Ceil Trunc Frac Frexp Sinc
-        Xlogy Logit Hypot Logaddexp Logaddexp2 Fmod Remainder Deg2Rad Rad2Deg Angle Polar Copysign Nextafter
-        Lgamma Mvlgamma Digamma Polygamma Igamma Igammac StandardGamma StandardGammaGrad I0
-        SpecialEntr SpecialErfcx SpecialI0E SpecialI1 SpecialI1E SpecialLogNdtr SpecialNdtri SpecialXlog1Py SpecialZeta
-        FakeQuantizeLearnablePerChannelAffine FakeQuantizeLearnablePerTensorAffine FusedMovingAvgObsFqHelper
-        FakeQuantizePerChannelAffineCachemask FakeQuantizePerTensorAffineCachemask
-        FakeQuantizePerTensorAffineCachemaskTensorQparams""",
+        Hardsigmoid Hardswish Hardtanh LogSigmoid Softplus Softshrink Hardshrink Threshold Glu Softmax LogSoftmax
+        SafeSoftmax SparseSoftmax SparseLogSoftmax Logsumexp Logcumsumexp Pow Exp Exp2 Expm1 Log Log2 Log10 Log1P
+        Sqrt Rsqrt Reciprocal Sin Cos Tan Asin Acos Atan Atan2 Sinh Cosh Asinh Acosh Atanh Erf Erfc Erfinv Abs Clamp
+        ClampMin ClampMax Sign Sgn Round Floor Ceil Trunc Frac Frexp Sinc Xlogy Logit Hypot Logaddexp Logaddexp2 Fmod
+        Remainder Deg2Rad Rad2Deg Angle Polar Copysign Nextafter Lgamma Mvlgamma Digamma Polygamma Igamma Igammac
+        StandardGamma StandardGammaGrad I0 SpecialEntr SpecialErfcx SpecialI0E SpecialI1 SpecialI1E SpecialLogNdtr
+        SpecialNdtri SpecialXlog1Py SpecialZeta FakeQuantizeLearnablePerChannelAffine
+        FakeQuantizeLearnablePerTensorAffine FusedMovingAvgObsFqHelper FakeQuantizePerChannelAffineCachemask
+        FakeQuantizePerTensorAffineCachemask FakeQuantizePerTensorAffineCachemaskTensorQparams""",
     Factor.NORM: """
         NativeBatchNorm NativeBatchNormLegit NativeBatchNormLegitNoTraining CudnnBatchNorm MiopenBatchNorm
         BatchNormWithUpdate BatchNormNoUpdate BatchNormBackward NativeLayerNorm NativeGroupNorm FusedRmsNorm Renorm
-        EmbeddingRenorm WeightNormInterface LinalgVectorNorm Norm Std Var StdMean VarMean Cdist Pdist Dist EuclideanDist""",
+        EmbeddingRenorm WeightNormInterface LinalgVectorNorm Norm Std Var StdMean VarMean Cdist Pdist Dist
+        EuclideanDist""",
     Factor.ATTENTION: """
         ScaledDotProductFlashAttention ScaledDotProductFlashAttentionForCpu ScaledDotProductEfficientAttention
         ScaledDotProductCudnnAttention ScaledDotProductFusedAttentionOverrideable EfficientAttention FlashAttention
         CudnnAttention MaskedSoftmax FlexAttentionAutogradOp""",
     Factor.RESHAPE: """
-        View UnsafeView ReshapeAlias ReshapeCopy T Transpose Permute Expand Squeeze Unsqueeze Select Slice SliceInverse
-        NarrowCopy Index IndexSelect IndexAdd IndexCopy IndexFill IndexPut IndexPutImpl IndexReduce UnsafeIndex
-        UnsafeIndexPut UnsafeMaskedIndex UnsafeMaskedIndexPutAccumulate Take Put Gather Scatter ScatterAdd ScatterReduce
-        Cat Stack BlockDiag Split SplitWithSizes UnsafeSplit UnsafeSplitWithSizes Chunk Unbind Clone LazyClone Alias
-        ToCopy PinMemory Lift LiftFresh AsStrided AsStridedScatter Flip Roll Rot90 Repeat Diagonal DiagonalScatter
-        SliceScatter SelectScatter DiagEmbed Tril Triu Trace Sum Mean Nansum Cumsum Add Sub Rsub Neg NegView
-        Max Min Amax Amin Aminmax Maximum Minimum Fmax Fmin Cummax Cummin Median Nanmedian Kthvalue Mode Topk Sort Where
-        MaskedFill MaskedScatter MaskedSelect CopySlices CopyBackwards Fill Zero Unfold Im2Col Col2Im PixelShuffle
-        PixelUnshuffle ChannelShuffle ConstantPadNd ReflectionPad1D ReflectionPad2D ReflectionPad3D ReplicationPad1D
-        ReplicationPad2D ReplicationPad3D MaxPool2DWithIndices MaxPool3DWithIndices MaxPool2D MkldnnMaxPool2D
-        MkldnnMaxPool3D MaxUnpool2D MaxUnpool3D AvgPool2D AvgPool3D AdaptiveAvgPool2D AdaptiveAvgPool3D
-        AdaptiveMaxPool2D AdaptiveMaxPool3D MkldnnAdaptiveAvgPool2D FractionalMaxPool2D FractionalMaxPool3D
-        UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D UpsampleNearestExact1D UpsampleNearestExact2D
-        UpsampleNearestExact3D UpsampleLinear1D UpsampleBilinear2D UpsampleBicubic2D UpsampleTrilinear3D
-        UpsampleBilinear2DAa UpsampleBicubic2DAa UpsampleLanczos2DAa NativeDropout FusedDropout
-        ViewAsReal ViewAsComplex Complex Conj ConjPhysical NanToNum PackPaddedSequence
-        ToDense ToSparse ToSparseCsr ToSparseCsc ToSparseBsr ToSparseBsc ToMkldnn MkldnnReshape Coalesce Values
-        SparseMask SparseSum SparseCooTensorWithDimsAndTensors SparseCompressedTensor
-        NestedTensorFromMask NestedTensorFromTensorList NestedFromPadded NestedFromPaddedTensor NestedGetValues
-        NestedViewFromBuffer NestedViewFromJagged ToPaddedTensor Eq Ne Lt Le Gt Ge Unique Unique2 UniqueDim
-        UniqueConsecutive UniqueDimConsecutive Bernoulli Cauchy Exponential Geometric LogNormal Normal Poisson Random
-        Uniform""",
+        View UnsafeView ReshapeAlias ReshapeCopy T Transpose Permute Expand Squeeze Unsqueeze Select Slice
+        SliceInverse NarrowCopy Index IndexSelect IndexAdd IndexCopy IndexFill IndexPut IndexPutImpl IndexReduce
+        UnsafeIndex UnsafeIndexPut UnsafeMaskedIndex UnsafeMaskedIndexPutAccumulate Take Put Gather Scatter
+        ScatterAdd ScatterReduce Cat Stack BlockDiag Split SplitWithSizes UnsafeSplit UnsafeSplitWithSizes Chunk
+        Unbind Clone LazyClone Alias ToCopy PinMemory Lift LiftFresh AsStrided AsStridedScatter Flip Roll Rot90
+        Repeat Diagonal DiagonalScatter SliceScatter SelectScatter DiagEmbed Tril Triu Trace Sum Mean Nansum Cumsum
+        Add Sub Rsub Neg NegView Max Min Amax Amin Aminmax Maximum Minimum Fmax Fmin Cummax Cummin Median Nanmedian
+        Kthvalue Mode Topk Sort Where MaskedFill MaskedScatter MaskedSelect CopySlices CopyBackwards Fill Zero Unfold
+        Im2Col Col2Im PixelShuffle PixelUnshuffle ChannelShuffle ConstantPadNd ReflectionPad1D ReflectionPad2D
+        ReflectionPad3D ReplicationPad1D ReplicationPad2D ReplicationPad3D MaxPool2DWithIndices MaxPool3DWithIndices
+        MaxPool2D MkldnnMaxPool2D MkldnnMaxPool3D MaxUnpool2D MaxUnpool3D AvgPool2D AvgPool3D AdaptiveAvgPool2D
+        AdaptiveAvgPool3D AdaptiveMaxPool2D AdaptiveMaxPool3D MkldnnAdaptiveAvgPool2D FractionalMaxPool2D
+        FractionalMaxPool3D UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D UpsampleNearestExact1D
+        UpsampleNearestExact2D UpsampleNearestExact3D UpsampleLinear1D UpsampleBilinear2D UpsampleBicubic2D
+        UpsampleTrilinear3D UpsampleBilinear2DAa UpsampleBicubic2DAa UpsampleLanczos2DAa NativeDropout FusedDropout
+        ViewAsReal ViewAsComplex Complex Conj ConjPhysical NanToNum PackPaddedSequence ToDense ToSparse ToSparseCsr
+        ToSparseCsc ToSparseBsr ToSparseBsc ToMkldnn MkldnnReshape Coalesce Values SparseMask SparseSum
+        SparseCooTensorWithDimsAndTensors SparseCompressedTensor NestedTensorFromMask NestedTensorFromTensorList
+        NestedFromPadded NestedFromPaddedTensor NestedGetValues NestedViewFromBuffer NestedViewFromJagged
+        ToPaddedTensor Eq Ne Lt Le Gt Ge Unique Unique2 UniqueDim UniqueConsecutive UniqueDimConsecutive Bernoulli
+        Cauchy Exponential Geometric LogNormal Normal Poisson Random Uniform""",
     Factor.LOSS: """
         NllLoss NllLoss2D MseLoss SmoothL1Loss HuberLoss BinaryCrossEntropy BinaryCrossEntropyWithLogits
         SoftMarginLoss MultiMarginLoss MultilabelMarginLoss CtcLoss CudnnCtcLoss MiopenCtcLoss""",
@@ -99,7 +97,7 @@ def base_name(node_name: str) -> str:
 
     A custom function that happens to be called like an op of torch keeps its ``Backward``: nothing is saved as there.
 
-    >>> base_name("AddmmBackward0"), base_name("MaxPool2DWithIndicesBackward0"), base_name("torch::autograd::CopySlices")
+    >>> [base_name(name) for name in ("AddmmBackward0", "MaxPool2DWithIndicesBackward0", "torch::autograd::CopySlices")]
     ('Addmm', 'MaxPool2DWithIndices', 'CopySlices')
     >>> base_name("CheckpointFunctionBackward"), base_name("SigmoidBackward")
     ('CheckpointFunction', 'SigmoidBackward')

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from bisect import bisect_right
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -41,8 +41,7 @@ class Call:
     """One torch function that the forward pass called."""
 
     name: str
-    source: str
-    module: str | None
+    site: Site
     start: int
     end: int
     packed: bool = False
@@ -135,9 +134,9 @@ class Recorder(TorchFunctionMode):
         if name in _IGNORED and func is not torch.autograd.grad:
             return func(*args, **kwargs)
         frame = sys._getframe(1)
-        module = self._open[-1][0] if self._open else None
         source = source_of(frame)
-        call = Call(name, source, module, sequence_nr(), 0, saved_hooks_active())
+        owner = self._open[-1] if self._open else (None, "", 0)
+        call = Call(name, Site(owner[0], owner[1], owner[2], source), sequence_nr(), 0, saved_hooks_active())
         if call.start > self._told_up_to:
             self._tell_custom(call, frame)
         seen = self._guard(self._observer.before, call, func, args, kwargs)
@@ -159,7 +158,8 @@ class Recorder(TorchFunctionMode):
         if frame is not None:
             name = str(getattr(frame.f_locals.get("cls"), "__name__", ""))
             number = inner.start - 1  # its forward records nothing, so the op before is its own
-            self.calls.append(Call(name, source_of(frame.f_back), inner.module, number, inner.start, inner.packed))
+            site = replace(inner.site, source=source_of(frame.f_back))
+            self.calls.append(Call(name, site, number, inner.start, inner.packed))
 
     def _guard(self, measure: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -176,7 +176,7 @@ class Recorder(TorchFunctionMode):
         for number, visit in zip(numbers, owners, strict=True):
             position = bisect_right(starts, number) - 1
             call = self.calls[position] if position >= 0 and number < self.calls[position].end else None
-            source = call.source if call is not None else ""
+            source = call.site.source if call is not None else ""
             site = Site(visit.module, visit.module_type, visit.call, source) if visit else Site(None, source=source)
             found.append((site, call))
         return found

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gradtrace.audit.recording import Step, Value
     from gradtrace.audit.signals import Signal
+    from gradtrace.theory.nonlinearities import Nonlinearity
 
 
 @dataclass(slots=True)
@@ -29,13 +28,19 @@ class Effect:
     """(fan_in, fan_out) of a layer with weights."""
     gain: float = 1.0
     """sqrt(Var(w) fan_out) of such a layer."""
+    sigma_b2: float = 0.0
+    """E[b^2] of its bias."""
     positions: float = 1.0
     """Places where the same weights are used, per sample."""
     unit_variance: float = 0.0
     """Relative variance of the growth from unit to unit."""
     sensitivity: float = 0.0
     """d ln growth / d ln of the input's second moment."""
+    largest_of: int = 0
+    """Of so many neighbours the largest alone gets gradient (max pooling)."""
     activation: str = ""
+    function: Nonlinearity | None = None
+    """The activation function itself."""
     note: str = ""
 
 
@@ -49,13 +54,12 @@ class Scene:
     signals: list[Signal]
     batch_size: int
     tensors: list[Tensor] = field(default_factory=list)
+    feeder: str = ""
+    """The function that made the first input."""
 
     def slot_of(self, argument: Any) -> int | None:
         """Which input an argument is, or None: a constant or a parameter."""
         return next((slot for slot, tensor in enumerate(self.tensors) if tensor is argument), None)
-
-
-Rule = "Callable[[Scene], Effect | None]"
 
 
 def mean_square(tensor: Any, default: float) -> float:

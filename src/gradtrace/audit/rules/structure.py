@@ -27,8 +27,13 @@ def _constant(operand: Any) -> Signal:
     return Signal(second=0.0)
 
 
+def _joint(weight: float, one: float, other: float) -> float:
+    """Variance of the logarithm of a sum whose terms rise and fall together (a branch follows its stream)."""
+    return ((1 - weight) * math.sqrt(one) + weight * math.sqrt(other)) ** 2
+
+
 def add(scene: Scene) -> Effect | None:
-    """x + alpha y (subtraction: alpha = -1): independent terms add their squares, shared means add as well."""
+    """A sum x + alpha y (subtraction: alpha = -1): independent terms add their squares, shared means add as well."""
     step = scene.step
     operands = [step.argument(0, "input"), step.argument(1, "other")]
     alpha = step.kwargs.get("alpha", 1)
@@ -39,23 +44,27 @@ def add(scene: Scene) -> Effect | None:
         slot = scene.slot_of(operand)
         term = (scene.signals[slot] if slot is not None else _constant(operand)).scaled(scale)
         cross = 2 * total.mean * term.mean
+        if place == 1 and slot is not None and scene.slot_of(operands[0]) == slot:  # the same tensor twice
+            total = scene.signals[slot].scaled(signs[0] + scale)
+            factors[slot]["stride"] = (signs[0] + scale) ** 2
+            break
         weight = term.second / (total.second + term.second) if term.second > 0 else 0.0
         total = replace(
             total,
             second=total.second + term.second + cross,
             mean=total.mean + term.mean,
             overlap=total.overlap + term.overlap + cross,
-            log_variance=(1 - weight) ** 2 * total.log_variance + weight**2 * term.log_variance,
+            log_variance=_joint(weight, total.log_variance, term.log_variance),
+            sample_variance=_joint(weight, total.sample_variance, term.sample_variance),
         )
         if slot is not None:
             repeated = scene.outputs[0].numel / scene.inputs[slot].numel
-            known = math.sqrt(factors[slot]["stride"])  # x + x: the same value twice
-            factors[slot]["stride"] = (known + abs(scale) * math.sqrt(repeated)) ** 2
+            factors[slot]["stride"] = scale**2 * repeated
     return Effect([total], factors)
 
 
 def multiply(scene: Scene) -> Effect | None:
-    """x times a number or a parameter; the product of two values has no rule."""
+    """Product of x with a number or a parameter; the product of two values has no rule."""
     step = scene.step
     operands = [step.argument(0, "input"), step.argument(1, "other")]
     if len(scene.inputs) != 1 or scene.outputs[0].numel != scene.inputs[0].numel:
@@ -92,7 +101,7 @@ def cat(scene: Scene) -> Effect | None:
     total = sum(sizes)
 
     def mean(name: str) -> float:
-        return sum(getattr(s, name) * n for s, n in zip(scene.signals, sizes, strict=True)) / total
+        return float(sum(getattr(s, name) * n for s, n in zip(scene.signals, sizes, strict=True))) / total
 
     dim = scene.outputs[0].shape
     features = int(dim[1] if len(dim) == 4 else dim[-1]) if dim else 1
@@ -128,7 +137,7 @@ def average_pool(scene: Scene) -> Effect | None:
 def max_pool(scene: Scene) -> Effect | None:
     """Each output's gradient goes to one input; the signal is as observed."""
     ratio = scene.outputs[0].numel / scene.inputs[0].numel
-    return Effect([None] * len(scene.outputs), [{"stride": ratio}])
+    return Effect([None] * len(scene.outputs), [{"stride": ratio}], largest_of=max(1, round(1 / ratio)))
 
 
 def pad(scene: Scene) -> Effect | None:
@@ -143,4 +152,3 @@ def pad(scene: Scene) -> Effect | None:
 def identity(scene: Scene) -> Effect | None:
     """Nothing happens."""
     return pass_on(scene)
-

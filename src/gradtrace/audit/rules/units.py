@@ -60,6 +60,7 @@ def activation(scene: Scene) -> Effect | None:
         unit_variance=passage.relative_variance,
         sensitivity=passage.sensitivity,
         activation=function.name,
+        function=function,
     )
 
 
@@ -88,7 +89,12 @@ def _normalised(scene: Scene, divisor: float, factor: float, weight: Any, bias: 
         overlap=gamma * (signal.overlap - shift**2) / divisor + beta,
         features=signal.features,
     )
-    return Effect([after], [{"norm": factor}], sensitivity=-1.0)
+    return Effect([after], [{"norm": factor * signal.inverse_bias}], sensitivity=-1.0)
+
+
+def _projection(scene: Scene, size: int, num_directions: int) -> float:
+    """The share that a norm projects out, where it does not: behind a sum, these directions are gone already."""
+    return 1 - num_directions / size if scene.feeder in ("add", "iadd", "dropout") and size > num_directions else 1.0
 
 
 def layer_norm(scene: Scene) -> Effect | None:
@@ -97,7 +103,7 @@ def layer_norm(scene: Scene) -> Effect | None:
     size = math.prod(step.argument(1, "normalized_shape"))
     weight, bias, eps = step.argument(2, "weight"), step.argument(3, "bias"), step.argument(4, "eps", 1e-5)
     factor = growth.normalisation(signal.variance, size, mean_square(weight, 1.0), eps)
-    return _normalised(scene, signal.variance + eps, factor, weight, bias, True)
+    return _normalised(scene, signal.variance + eps, factor / _projection(scene, size, 2), weight, bias, True)
 
 
 def rms_norm(scene: Scene) -> Effect | None:
@@ -106,7 +112,7 @@ def rms_norm(scene: Scene) -> Effect | None:
     size = math.prod(step.argument(1, "normalized_shape"))
     weight, eps = step.argument(2, "weight"), step.argument(3, "eps") or 1e-7
     factor = growth.rms_normalisation(signal.second, size, mean_square(weight, 1.0), eps)
-    return _normalised(scene, signal.second + eps, factor, weight, None, False)
+    return _normalised(scene, signal.second + eps, factor / _projection(scene, size, 1), weight, None, False)
 
 
 def group_norm(scene: Scene) -> Effect | None:
@@ -118,7 +124,8 @@ def group_norm(scene: Scene) -> Effect | None:
     weight, bias = step.argument(names[0], "weight"), step.argument(names[1], "bias")
     eps = step.argument(names[2], "eps", 1e-5)
     size = scene.inputs[0].numel / scene.batch_size / num_groups
-    variance = signal.variance if signal.features > num_groups else max(signal.second - signal.overlap, 0.0)
+    per_group = max(signal.features / num_groups, 1.0)  # positions of one channel share what two samples share
+    variance = max(signal.variance - (signal.overlap - signal.mean**2) / per_group, 0.0)
     factor = growth.normalisation(variance, int(size), mean_square(weight, 1.0), eps)
     return _normalised(scene, variance + eps, factor, weight, bias, True)
 
@@ -139,6 +146,8 @@ def batch_norm(scene: Scene) -> Effect | None:
     variance = signal.second - signal.overlap
     if size <= 3 or variance <= 0:
         return None  # no finite mean square
-    factor = gamma / (variance + eps) * size * (size - 2) / ((size - 1) * (size - 3)) if size < 1e6 else gamma / variance
+    factor = (
+        gamma / (variance + eps) * size * (size - 2) / ((size - 1) * (size - 3)) if size < 1e6 else gamma / variance
+    )
     after = Signal(gamma + beta, 0.0, beta - gamma / (size - 1), signal.features)
     return Effect([after], [{"norm": factor}], sensitivity=-1.0)

@@ -17,19 +17,28 @@ if TYPE_CHECKING:
     from gradtrace.theory.gaussian import Array
 
 
-def _mixed(scene: Scene, factor: float, bias: Any, fan: tuple[int, int]) -> Signal:
-    """The signal after random weights: Gaussian with mean zero, `factor` = Var(w) fan_in."""
+def _mixed(scene: Scene, factor: float, weight: Tensor, bias: Any, fan: tuple[int, int]) -> Signal:
+    """The signal after random weights: Gaussian with mean zero, `factor` = Var(w) fan_in, `fan` = (inputs, units)."""
     before = scene.signals[0]
     bias_second = mean_square(bias, 1 / (3 * fan[0]) if bias is not None else 0.0)
-    second = factor * before.second + bias_second
-    from_weights = factor * before.second / second if second > 0 else 0.0
+    bias_second += 2 * before.mean * _bias_with_weights(weight, bias)
+    second = max(factor * before.second + bias_second, 0.0)
+    from_weights = min(factor * before.second / second, 1.0) if second > 0 else 0.0
     spread = 2 / fan[1] * sharing(before.correlation, scene.batch_size) if before.second > 0 else 0.0
     return Signal(
         second=second,
         overlap=factor * before.overlap + bias_second,
         features=fan[1],
         log_variance=from_weights**2 * before.log_variance + spread,
+        sample_variance=from_weights**2 * (before.sample_variance + 2 / fan[1]),
     )
+
+
+def _bias_with_weights(weight: Tensor, bias: Any) -> float:
+    """E[b_i sum_j w_ij]: zero for fresh weights, negative for a bias that takes the input's mean out."""
+    if not isinstance(bias, Tensor) or bias.is_meta or weight.is_meta or weight.shape[0] != bias.numel():
+        return 0.0
+    return float((bias.detach().double() * weight.detach().double().flatten(1).sum(1)).mean())
 
 
 def linear(scene: Scene) -> Effect | None:
@@ -41,13 +50,23 @@ def linear(scene: Scene) -> Effect | None:
     variance = mean_square(weight, 1 / (3 * fan_in))
     growth = variance * fan_out
     positions = scene.outputs[0].numel / (scene.batch_size * fan_out)
-    signal = _mixed(scene, variance * fan_in, bias, (fan_in, fan_out))
-    return Effect([signal], [{"weights": growth}], fan=(fan_in, fan_out), gain=math.sqrt(growth), positions=positions)
+    signal = _mixed(scene, variance * fan_in, weight, bias, (fan_in, fan_out))
+    sigma_b2 = mean_square(bias, 1 / (3 * fan_in) if bias is not None else 0.0)
+    return Effect(
+        [signal],
+        [{"weights": growth}],
+        sigma_b2=sigma_b2,
+        fan=(fan_in, fan_out),
+        gain=math.sqrt(growth),
+        positions=positions,
+    )
 
 
 def _per_axis(value: Any, num_axes: int) -> tuple[int, ...]:
-    return (int(value),) * num_axes if isinstance(value, int) else tuple(int(v) for v in value) * (
-        num_axes if len(value) == 1 and num_axes > 1 else 1
+    return (
+        (int(value),) * num_axes
+        if isinstance(value, int)
+        else tuple(int(v) for v in value) * (num_axes if len(value) == 1 and num_axes > 1 else 1)
     )
 
 
@@ -107,12 +126,13 @@ def _convolved(
     fan = (channels_in * taps, channels_out * taps)
     variance = mean_square(weight, 1 / (3 * b * taps))
     parts = {"weights": variance * fan[1], "stride": pairs / num_in / taps}
-    signal = _mixed(scene, variance * channels_in * pairs / num_out, bias, fan)
+    signal = _mixed(scene, variance * channels_in * pairs / num_out, weight, bias, (fan[0], channels_out * groups))
     return Effect(
         [replace(signal, features=channels_out * groups)],
         [parts],
         fan=fan,
         gain=math.sqrt(variance * fan[1]),
+        sigma_b2=mean_square(bias, 1 / (3 * fan[0]) if bias is not None else 0.0),
         positions=num_out,
     )
 

@@ -1,0 +1,68 @@
+"""Where does the measurement leave the theory? Value by value, each from the measured gradients of its users."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from gradtrace.audit.propagate import growth_of, local_variance
+from gradtrace.records.prediction import Disagreement
+
+if TYPE_CHECKING:
+    from gradtrace.audit.propagate import Propagation
+    from gradtrace.audit.recording import Recording, Step
+
+SIGMAS = 4.0
+"""Beyond these many standard deviations a local growth disagrees: 6e-5 by chance, times a hundred places."""
+LEAST = math.log(1.5)
+"""And by at least this in ln E[g^2] (a fifth of the RMS gradient), whatever the interval."""
+SLACK = 0.08
+"""Standard deviation of ln growth that every step is granted beyond the theory's."""
+
+
+def disagreements(
+    recording: Recording, propagation: Propagation, measured: list[float], num_cotangents: int
+) -> tuple[Disagreement, ...]:
+    """One per place whose measured growth lies outside; the first to blame is the farthest out."""
+    found: list[Disagreement] = []
+    for value in recording.values:
+        if not value.consumers or propagation.gradients[value.index].energy <= 0:
+            continue
+        expected = sum(
+            growth_of(recording, propagation.effects[index], step, slot, output) * measured[output]
+            for index, slot in value.consumers
+            for step in [recording.steps[index]]
+            for output in step.outputs
+            if math.isfinite(measured[output])
+        )
+        step = recording.steps[value.consumers[0][0]]
+        if propagation.effects[step.index].note or not expected > 0:
+            continue
+        seen = measured[value.index]
+        variance = local_variance(recording, propagation, value.index, num_cotangents) + SLACK**2
+        ratio = math.log(seen / expected) if seen > 0 else -math.inf
+        sigmas = ratio / math.sqrt(variance)
+        if abs(sigmas) > SIGMAS and abs(ratio) > LEAST:
+            above = max((measured[o] for o in step.outputs if math.isfinite(measured[o])), default=math.nan)
+            found.append(_say(step, propagation, expected / above, seen / above, sigmas))
+    return tuple(sorted(found, key=lambda d: -abs(d.num_sigmas)))
+
+
+def _say(step: Step, propagation: Propagation, expected: float, seen: float, sigmas: float) -> Disagreement:
+    where = step.module or "the model"
+    beside = f" ({step.source})" if step.source else ""
+    effect, signal = propagation.effects[step.index], propagation.signals[step.inputs[0]]
+    if seen == 0 or math.isnan(seen):
+        why = "no gradient comes through: cut (detach, no_grad), or every unit is dead"
+    elif effect.activation:
+        why = (f"the pre-activations are not what zero-mean weights make of the input (predicted E[z^2] = "
+               f"{signal.second:.3g}): look at the biases and the input's scale")  # fmt: skip
+    elif effect.fan is not None:
+        why = "the weights are not independent with mean zero: trained, tied, low rank, or wrongly initialised"
+    elif step.function.endswith("norm"):
+        why = f"the variance that it divides by is not the predicted {signal.variance:.3g}: look at what feeds it"
+    else:
+        why = "the branches that meet here are not independent"
+    seen_text = "none" if math.isnan(seen) else f"{seen:.3g}"
+    message = f"{where}{beside}: {step.function} multiplies E[g^2] by {seen_text}, predicted {expected:.3g}: {why}"
+    return Disagreement(where, expected, seen, sigmas, message)

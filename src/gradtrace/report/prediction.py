@@ -1,0 +1,96 @@
+"""How is a prediction written? A table with one line per layer, then the sentences; text in, text out."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from typing import TYPE_CHECKING
+
+from gradtrace.records.prediction import PARTS
+from gradtrace.report.words import clean, decades, shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from gradtrace.records.prediction import Initialisation, LayerPrediction, Prediction
+
+MOST_ROWS = 40
+"""Layers shown; the middle of a longer list is left out and counted."""
+
+
+def to_text(prediction: Prediction, width: int = 100) -> str:
+    """The whole prediction for a terminal."""
+    return "\n".join(_lines(prediction, width))
+
+
+def _lines(prediction: Prediction, width: int) -> Iterator[str]:
+    name = "reference" if prediction.reference else "predicted"
+    yield f"gradtrace predict {clean(prediction.title)}   phase: {prediction.phase}"
+    yield ""
+    yield from _table(prediction.layers)
+    yield ""
+    told = f"output to input: {name} {decades(prediction.decades)} decades"
+    told += f" (95 %: {decades(prediction.low)} to {decades(prediction.high)})"
+    if not math.isnan(prediction.measured_decades):
+        told += f", measured {decades(prediction.measured_decades)}"
+    yield told
+    yield ""
+    for sentence in prediction.sentences:
+        yield from textwrap.wrap(clean(sentence), width)
+    told = ", ".join(f"{f.format} {_depth(f.depth)}" for f in prediction.formats)
+    yield from textwrap.wrap(f"Gradients of a mean loss are zero after so many layers: {told}.", width)
+    for title, lines in (
+        ("Theory and measurement disagree", [d.message for d in prediction.disagreements]),
+        ("Without a rule", prediction.gaps),
+        ("Notes", prediction.notes),
+    ):
+        if lines:
+            yield f"\n{title}"
+        for line in lines[:8]:
+            yield from textwrap.wrap(clean(line), width, initial_indent="  ", subsequent_indent="    ")
+        if len(lines) > 8:
+            yield f"  and {len(lines) - 8} more"
+
+
+def _depth(depth: float) -> str:
+    return "never" if math.isinf(depth) else f"{depth:.0f}"
+
+
+def _table(layers: Sequence[LayerPrediction]) -> Iterator[str]:
+    parts = [part for part in PARTS if any(abs(getattr(x.split, part) - 1) > 5e-4 for x in layers)]
+    size = max([len(x.module or "model") for x in layers] + [6])
+    size = min(size, 28)
+    heads = ["growth", *parts, "decades", "measured", "corr.", "measured"]
+    yield "layer".ljust(size) + " activation".ljust(12) + "".join(head.rjust(11) for head in heads)
+    for layer in layers[: MOST_ROWS // 2]:
+        yield _row(layer, parts, size)
+    if len(layers) > MOST_ROWS:
+        yield f"... {len(layers) - MOST_ROWS} layers ..."
+    for layer in layers[max(MOST_ROWS // 2, len(layers) - MOST_ROWS // 2) :]:
+        yield _row(layer, parts, size)
+
+
+def _row(layer: LayerPrediction, parts: Sequence[str], size: int) -> str:
+    numbers = [f"{layer.split.growth:.3g}", *(f"{getattr(layer.split, part):.3g}" for part in parts)]
+    numbers += [decades(layer.decades), decades(layer.measured_decades)]
+    numbers += [f"{layer.correlation:.3f}", f"{layer.measured_correlation:.3f}"]
+    name = shorten(clean(layer.module or "model"), size).ljust(size)
+    return (
+        name
+        + f" {layer.activation}".ljust(12)
+        + "".join(n.replace("nan", "-").replace("NaN", "-").rjust(11) for n in numbers)
+    )
+
+
+def _gain(gain: float) -> str:
+    return "" if math.isnan(gain) else f"gain {gain:.4g}"
+
+
+def initialisation_text(done: Initialisation) -> str:
+    """What `init_critical_` did: one line per parameter."""
+    size = max([len(parameter.name) for parameter in done.parameters] + [9])
+    lines = [
+        f"{clean(p.name).ljust(size)}  {p.method.ljust(24)} {_gain(p.gain):12} {p.reason}" for p in done.parameters
+    ]
+    left = [f"left as they are: {', '.join(map(clean, done.untouched))}"] if done.untouched else []
+    return "\n".join(line.rstrip() for line in [*lines, *left, *map(clean, done.notes)])

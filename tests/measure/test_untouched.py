@@ -1,0 +1,130 @@
+"""Nothing of the user's is left changed, whatever happens in between."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.measure.oracle import Snapshot
+from tests.measure.zoo import Net
+from torch import Tensor, nn
+
+import gradtrace
+from gradtrace.errors import InputError
+
+
+def mean(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x).square().mean()
+
+
+def stop(*_: Any) -> Any:
+    raise RuntimeError("stop here")
+
+
+class Stops(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        raise RuntimeError("stop in backward")
+
+
+def noisy(net: Any, x: Tensor) -> Tensor:
+    """Draws random numbers, counts its calls, changes buffers, swaps one, leaves a tensor on the module."""
+    net.calls += 1
+    net.seen.append(net.calls)
+    net.running.add_(random.random() + np.random.rand())
+    net.swapped = torch.rand(2)
+    net.last = net.norm(half_dropped(net.layer(x)))
+    return net.last
+
+
+def half_dropped(x: Tensor) -> Tensor:
+    return nn.functional.dropout(x, 0.5)
+
+
+def model_with(run: Callable[[Any, Any], Any]) -> Any:
+    model: Any = Net(run, layer=nn.Linear(4, 4), norm=nn.BatchNorm1d(4), rnn=nn.LSTM(4, 4))
+    model.calls, model.seen = 0, []
+    model.register_buffer("running", torch.zeros(2))
+    model.register_buffer("swapped", torch.zeros(2))
+    model.layer.register_forward_hook(lambda *_: None)
+    model.layer.weight.register_hook(lambda gradient: None)
+    return model
+
+
+FATES: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]] = {
+    "success": (noisy, mean),
+    "random probe": (noisy, mean),
+    "values": (noisy, mean),
+    "failing module": (lambda net, x: net.rnn(stop(noisy(net, x))), mean),
+    "failing loss_fn": (noisy, lambda model, x: stop(model(x))),
+    "failing backward": (lambda net, x: Stops.apply(noisy(net, x)), mean),
+    "backward called": (noisy, lambda model, x: mean(model, x).backward()),
+    "not a scalar": (noisy, lambda model, x: model(x)),
+    "detached": (noisy, lambda model, x: mean(model, x).detach()),
+    "mode changed": (noisy, lambda model, x: mean(model.eval(), x)),
+}
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_no_hooks_remain_and_nothing_is_changed(fate: str) -> None:
+    run, loss_fn = FATES[fate]
+    model = model_with(run)
+    x = torch.randn(6, 4)
+    mean(model_with(noisy), x)
+    mean(model.layer, x).backward()
+    before, calls, threads = Snapshot(model), model.calls, threading.active_count()
+    try:
+        options = {"random probe": {"probe": "random"}, "values": {"values": True}}.get(fate, {})
+        gradtrace.trace(model, loss_fn, x, **options)  # type: ignore[arg-type]
+    except InputError:
+        assert fate not in ("success", "random probe", "values", "mode changed")
+    before.assert_same(model)
+    assert (model.calls, threading.active_count()) == (calls, threads)
+    assert not hasattr(model, "last")
+
+
+def test_an_input_that_requires_a_gradient_gets_none() -> None:
+    x = torch.randn(6, 4, requires_grad=True)
+    gradtrace.trace(nn.Linear(4, 2), mean, x)
+    assert x.grad is None
+    assert not x._backward_hooks
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_gradients_that_were_there_stay_the_same_objects(sparse: bool) -> None:
+    model = nn.Sequential(nn.Embedding(5, 3, sparse=sparse), nn.Linear(3, 1))
+    x = torch.randint(0, 5, (4, 2))
+    mean(model, x).backward()
+    before = [(p.grad, p.grad.to_dense().clone()) for p in model.parameters() if p.grad is not None]
+    gradtrace.trace(model, mean, x)
+    for parameter, (gradient, content) in zip(model.parameters(), before, strict=True):
+        assert parameter.grad is gradient
+        assert torch.equal(gradient.to_dense(), content)
+
+
+def test_a_second_model_outside_gets_no_gradient() -> None:
+    critic = nn.Linear(2, 1)
+    gradtrace.trace(nn.Linear(4, 2), lambda model, x: critic(model(x)).mean(), torch.randn(6, 4))
+    assert [p.grad for p in critic.parameters()] == [None, None]
+
+
+def test_a_surrounding_no_grad_is_no_obstacle_and_stays() -> None:
+    with torch.no_grad():
+        trace = gradtrace.trace(nn.Linear(4, 2), mean, torch.randn(6, 4))
+        assert not torch.is_grad_enabled()
+    assert trace.coverage.no_gradient == ()
+
+
+def test_two_traces_of_the_same_are_equal() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 2)), torch.randn(6, 4)
+    first, second = (gradtrace.trace(model, mean, x) for _ in range(2))
+    assert [op.received for op in first.ops] == [op.received for op in second.ops]
