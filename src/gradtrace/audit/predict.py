@@ -66,7 +66,7 @@ def predict(
     >>> audit.phase, round(1 / audit.growth_per_layer), audit.agrees
     ('ordered', 12, True)
     >>> print(audit.sentences[0])
-    default Linear + GELU (10 of 10 layers) loses 11.9x gradient energy per layer; gain 1.48 keeps it (it is 0.577).
+    default Linear + GELU (10 of 10 layers) loses 1...x gradient energy per layer; gain 1.48 keeps it (it is 0.57...).
     """
     notes: list[str] = []
     model, on_meta = _accept(model, example_input, notes)

@@ -98,7 +98,7 @@ def base_name(node_name: str) -> str:
     A custom function that happens to be called like an op of torch keeps its ``Backward``: nothing is saved as there.
 
     >>> [base_name(name) for name in ("AddmmBackward0", "MaxPool2DWithIndicesBackward0", "torch::autograd::CopySlices")]
-    ('Addmm', 'MaxPool2DWithIndices', 'CopySlices')
+    ['Addmm', 'MaxPool2DWithIndices', 'CopySlices']
     >>> base_name("CheckpointFunctionBackward"), base_name("SigmoidBackward")
     ('CheckpointFunction', 'SigmoidBackward')
     """
