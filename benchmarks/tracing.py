@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 from benchmarks.networks import CONTESTS, Job, residual
@@ -50,11 +51,15 @@ def time_pairs(name: str) -> tuple[float, float]:
 def memory(name: str) -> float:
     """Peak memory that tracing adds, as a fraction of what the job and its bare step take."""
     command = [sys.executable, "-m", "benchmarks.tracing", name]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Peak memory of this process in KiB; `ru_maxrss` would start at the peak of the process that started it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
 
 
 def _measure_memory(name: str) -> float:

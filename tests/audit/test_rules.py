@@ -83,6 +83,14 @@ def test_a_function_without_a_rule_is_measured_and_the_rest_predicted() -> None:
     assert math.log(found.gradients[0].energy) == pytest.approx(math.log(measure(recording, 8)[0]), abs=0.2)
 
 
+def test_a_product_of_two_values_is_measured() -> None:
+    gate = Lambda(lambda x, f, g: torch.sigmoid(f(x)) * g(x), nn.Linear(64, 64), nn.Linear(64, 64))
+    recording = record(gate, torch.randn(VECTORS), RULES)
+    found = propagate(recording, 4)
+    assert [recording.steps[i].function for i in found.unruled] == ["mul"]
+    assert math.log(found.gradients[0].energy) == pytest.approx(math.log(measure(recording, 8)[0]), abs=0.2)
+
+
 def test_a_parametrised_weight_is_looked_through() -> None:
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(64, 64))
     recording = record(layer, torch.randn(VECTORS), RULES)

@@ -125,7 +125,7 @@ def _assemble(
     reference = bool(notes) and any("trained" in note for note in notes)
     found = () if all(map(math.isnan, energies)) else disagreements(recording, propagation, energies, num_cotangents)
     sentences = (
-        design_sentence(layers),
+        design_sentence(layers, growth),
         depth_sentence(growth, gradient.depth)
         if layers
         else "No layer with weights carries gradient: nothing to predict.",

@@ -79,7 +79,7 @@ def effect_of(recording: Recording, step: Step, signals: list[Signal]) -> Effect
     """What the rule says of a step; without one, what was measured."""
     scene = _scene(recording, step, signals)
     rule = RULES.get(step.function)
-    effect = rule(scene) if rule is not None and step.local is None else None
+    effect = rule(scene) if rule is not None else None
     return effect if effect is not None else _measured(scene, step)
 
 

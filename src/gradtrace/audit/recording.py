@@ -90,6 +90,10 @@ def function_name(name: str) -> str:
     return name.strip("_")
 
 
+_SOMETIMES = {"mul", "rmul", "imul", "multiply", "div", "truediv"}
+"""Functions with a rule for some operands only: measured in case it does not hold."""
+
+
 class Scribe:
     """The recorder's observer: notes every call that makes values."""
 
@@ -139,7 +143,7 @@ class Scribe:
                 if index not in step.inputs:
                     step.inputs.append(index)
                     step.input_tensors.append(tensor)
-        if step.inputs and name not in self._known:
+        if step.inputs and (name not in self._known or name in _SOMETIMES):
             step.local = local_growth(function, args, kwargs, step.input_tensors)
         return step
 

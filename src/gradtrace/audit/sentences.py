@@ -87,7 +87,7 @@ def critical_gain(activation: str) -> float:
         return math.nan
 
 
-def design_sentence(layers: Sequence[LayerPrediction]) -> str:
+def design_sentence(layers: Sequence[LayerPrediction], growth_per_layer: float) -> str:
     """What most of the layers do: 'default Linear + GELU loses 12x gradient energy per layer; gain 1.48 keeps it'."""
     groups = Counter(
         (layer.module_type, layer.activation, f"{layer.split.growth:.1g}") for layer in layers[:-1] or layers
@@ -96,20 +96,26 @@ def design_sentence(layers: Sequence[LayerPrediction]) -> str:
         return ""
     (kind, activation, _), _ = groups.most_common(1)[0]
     member = [x for x in layers if (x.module_type, x.activation) == (kind, activation)]
+    if any(layer.split.residual > 1 + NEUTRAL for layer in layers) and growth_per_layer > 0:
+        text = f"Residual branches of {len(layers)} layers, most {_named(member, kind, activation)}: this "
+        advice = "; scale each by 1 / sqrt(number of blocks)" if growth_per_layer > 1 + 2 * NEUTRAL else ""
+        return f"{text}{_effect(growth_per_layer)} per layer{advice}."
     growth = max(statistics.median(x.split.design for x in member), 1e-300)
-    default = all(abs(3 * x.gain**2 * x.fan_in / x.fan_out - 1) < 0.1 for x in member)
-    name = ("default " if default else "") + kind + (f" + {_written(activation)}" if activation else "")
-    text = f"{name} ({len(member)} of {len(layers)} layers) {_effect(growth)} per layer"
+    text = f"{_named(member, kind, activation)} ({len(member)} of {len(layers)} layers) {_effect(growth)} per layer"
     if abs(math.log(growth)) <= math.log1p(NEUTRAL):
         return text + "."
-    if any(layer.split.residual > 1 + NEUTRAL for layer in member) and growth > 1:
-        return text + "; summing the branches does it: scale each by 1 / sqrt(number of blocks)."
     if any(layer.split.norm != 1.0 for layer in member):
         return text + "; a normalisation follows the weights, so no gain of theirs changes that."
     gain = critical_gain(activation)
     own = math.sqrt(member[0].gain ** 2 * member[0].fan_in / member[0].fan_out)
     told = f"; gain {gain:.3g} keeps it (it is {own:.3g})" if math.isfinite(gain) else ""
     return text + told + "."
+
+
+def _named(member: Sequence[LayerPrediction], kind: str, activation: str) -> str:
+    """``default Linear + GELU``."""
+    default = all(abs(3 * x.gain**2 * x.fan_in / x.fan_out - 1) < 0.1 for x in member)
+    return ("default " if default else "") + kind + (f" + {_written(activation)}" if activation else "")
 
 
 def _effect(growth: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,9 @@ class Forward:
 def eager() -> Iterator[None]:
     """Compiled parts run uncompiled: hooks do not fire inside a compiled graph."""
     previous = None
-    with contextlib.suppress(Exception):
-        previous = torch.compiler.set_stance("force_eager")
+    if "torch._dynamo" in sys.modules:  # its import takes a second, and before it nothing is compiled
+        with contextlib.suppress(Exception):
+            previous = torch.compiler.set_stance("force_eager")
     with (
         previous if previous is not None else contextlib.nullcontext(),
         torch.inference_mode(False),
