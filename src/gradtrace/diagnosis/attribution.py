@@ -17,6 +17,7 @@ from gradtrace.diagnosis.profile import Link, Profile, places
 from gradtrace.diagnosis.thresholds import (
     DOMINANT_FRAC,
     HEALTHY_DECADES,
+    LAYERS_PER_BLOCK,
     NEAR_ONE_DECADES,
     RECURRENCE_CALLS,
     SATURATED_MAJORITY,
@@ -83,7 +84,7 @@ def blame_growth(profile: Profile, paths: Paths) -> Blame:
     if biggest.decades >= max(HEALTHY_DECADES, DOMINANT_FRAC * total) and biggest.factor is not Factor.NORM:
         return Blame(Cause.LARGE_WEIGHTS, places([biggest.op], paths), biggest.op, biggest.decades)
     shares = [share for link in skips if (share := skip_share(link.op, paths)) is not None]
-    if len(skips) >= max(2, profile.num_spans / 4) and statistics.median(shares) >= SKIP_SHARE:
+    if len(skips) >= max(2, profile.num_spans / LAYERS_PER_BLOCK) and statistics.median(shares) >= SKIP_SHARE:
         return Blame(Cause.RESIDUAL_GROWTH, branches(skips, paths), skips[0].op)
     if len(batch) * 2 >= profile.num_spans and not skips:
         return _by_size(paths, Cause.BATCHNORM_EXPLOSION, batch, sign=1)

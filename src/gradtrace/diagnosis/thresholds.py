@@ -63,6 +63,16 @@ TARGET_RATIO = 100.0
 """[pure number] Squared error: distance from output to target in units of the output. A fresh network's outputs are of
 order 0.1 to 1 for targets of order 1; two orders of magnitude more is a matter of units."""
 
+MIN_SAMPLES = 8
+"""[count] A unit on with probability 1/2 is silent on eight samples by chance once in 256."""
+
+SEQUENCE_ENDS = 10
+"""[pure number] The early and the late end of a sequence are a tenth of it each, and at least one step."""
+
+LAYERS_PER_BLOCK = 4
+"""[count] A residual network has a skip for every four layers or fewer: bottleneck blocks have three (He et al. 2016),
+attention four products."""
+
 ATTENTION_MIN_ROWS = 16
 """[count] Fewer rows say nothing about a layer's attention."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.profile import log10_ratio
-from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES
+from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES, SEQUENCE_ENDS
 from gradtrace.diagnosis.wording import decades, times
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -17,9 +17,6 @@ from gradtrace.remedies.catalogue import remedies_for
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene
     from gradtrace.records.trace import Op
-
-_EDGE = 10
-"""The early and the late end are a tenth of the sequence each (at least one step)."""
 
 
 def judge(scene: Scene) -> list[Finding]:
@@ -64,7 +61,7 @@ def slope(op: Op) -> float:
     A bidirectional module passes the larger of its two ends on at both, and is healthy by this measure.
     """
     norms = op.time_norms
-    width = max(1, len(norms) // _EDGE)
+    width = max(1, len(norms) // SEQUENCE_ENDS)
     early, late = (sum(x * x for x in part) ** 0.5 for part in (norms[:width], norms[-width:]))
     ratio = log10_ratio(early, late)
     return 0.0 if ratio != ratio else ratio

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT, ROWS
 from gradtrace.diagnosis.profile import layer_below, places
-from gradtrace.diagnosis.thresholds import ATTENTION_MIN_ROWS, INPUT_RMS, SATURATED_MAJORITY, dead_frac
+from gradtrace.diagnosis.thresholds import ATTENTION_MIN_ROWS, INPUT_RMS, MIN_SAMPLES, SATURATED_MAJORITY, dead_frac
 from gradtrace.diagnosis.wording import percent
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 _DEADLY = {"relu", "relu6", "threshold", "hardswish", "hardshrink", "softshrink"}
 """Units that are silent where their derivative is zero."""
-
-_MIN_SAMPLES = 8
-"""A unit on with probability 1/2 is silent on eight samples by chance once in 256."""
 
 
 def judge(scene: Scene) -> list[Finding]:
@@ -50,7 +47,7 @@ def dead_layers(traces: tuple[Trace, ...]) -> list[tuple[Op, float]]:
     layers = []
     for key, (op, a) in found.items():
         frac = len(common[key]) / a.num_units
-        seen_enough = a.num_samples * len(traces) >= _MIN_SAMPLES
+        seen_enough = a.num_samples * len(traces) >= MIN_SAMPLES
         if frac == 1.0 or (seen_enough and frac >= dead_frac(a.num_units)):
             layers.append((op, frac))
     return layers
@@ -158,7 +155,7 @@ def _is_saturated(op: Op) -> bool:
     if a is None or op.factor is not Factor.ACTIVATION or a.function in _DEADLY or a.function in ROWS:
         return False
     if a.function in HALF_FLAT:  # flat on one side by design: judge whole units, as for ReLU
-        return a.num_samples >= _MIN_SAMPLES and a.saturated_units >= dead_frac(a.num_units) * a.num_units
+        return a.num_samples >= MIN_SAMPLES and a.saturated_units >= dead_frac(a.num_units) * a.num_units
     return a.saturated_frac > SATURATED_MAJORITY and a.function in _BOUNDED
 
 
