@@ -51,7 +51,7 @@ class TensorStats:
     """Frobenius norm, accumulated in float64 (so that 1e-25 and 1e+25 neither vanish nor overflow in float32)."""
     max_abs: float
     zero_frac: float
-    """Fraction of exact zeros, in [0, 1]."""
+    """Fraction of exact zeros, in [0, 1]; of an evenly spaced sample when the tensor is large."""
     nonfinite_frac: float = 0.0
     """Fraction of NaN and Inf. When positive, ``norm`` and ``max_abs`` are over all entries and thus not finite."""
     log2_counts: tuple[tuple[int, int], ...] = ()
