@@ -1,0 +1,159 @@
+"""A training run under watch, as numbers: one row a step (or a few old steps pooled), one column a parameter.
+
+Old rows are pooled two by two to bound the file: a pooled row keeps the smallest and the largest value of its steps, so
+that a spike of a single step survives any number of poolings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gradtrace.records.exhibit import OptimizerStats
+    from gradtrace.records.finding import Finding
+
+
+class Scalar(StrEnum):
+    """What is known of a step as a whole; the order is the order of the columns."""
+
+    LOSS = "loss"
+    """The tensor that backward was called on, unscaled; with accumulation the sum over its backward passes."""
+    LEARNING_RATE = "learning_rate"
+    """The largest of all groups."""
+    GRADIENT_NORM = "gradient_norm"
+    """Frobenius norm of all gradients together, unscaled, before clipping."""
+    CLIPPED_NORM = "clipped_norm"
+    """The same as the optimizer saw it."""
+    LOSS_SCALE = "loss_scale"
+    """Of the GradScaler; NaN without one."""
+
+
+class Series(StrEnum):
+    """What is known of each parameter at a step; the order is the order of the layers of the arrays."""
+
+    GRADIENT_NORM = "gradient_norm"
+    """Frobenius norm, unscaled, before clipping."""
+    WEIGHT_NORM = "weight_norm"
+    """Frobenius norm before the step."""
+    UPDATE_RATIO = "update_ratio"
+    """|W after - W before| / |W before|."""
+
+
+class EventKind(StrEnum):
+    """What happened besides steps."""
+
+    SAMPLE = "sample"
+    """A whole trace was taken."""
+    SKIPPED = "skipped"
+    """The GradScaler (or --on-nonfinite skip) left out an optimizer step."""
+    NONFINITE = "nonfinite"
+    """A loss or gradient was NaN or Inf."""
+    RESUMED = "resumed"
+    """The run went on from a checkpoint, or its file was opened again."""
+    NOTE = "note"
+    """Anything that a reader must know: a compiled model, a detached watch, a full disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedParameter:
+    """One column of the run."""
+
+    name: str
+    """As in ``named_parameters``; with several models prefixed by the model's label and a dot."""
+    shape: tuple[int, ...]
+    dtype: str
+    optimizer: int | None = None
+    """Index of the optimizer that holds it; None: none does."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """Something that happened at a step."""
+
+    step: int
+    kind: EventKind
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunHeader:
+    """What does not change during a run."""
+
+    identity: str
+    """Random, 32 hexadecimal digits."""
+    started: float
+    """Seconds since 1970, UTC."""
+    command: tuple[str, ...] = ()
+    """The script and its arguments."""
+    title: str = ""
+    parameters: tuple[WatchedParameter, ...] = ()
+    optimizers: tuple[OptimizerStats, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    """Versions."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunSteps:
+    """Rows of steps in ascending order. NaN: not measured; Inf is a measured infinity."""
+
+    first: NDArray[np.int64]
+    """[rows]: the first training step (from 0) of each row."""
+    count: NDArray[np.int64]
+    """[rows]: how many steps it pools; 1 is full resolution."""
+    time_s: NDArray[np.float64]
+    """[rows]: seconds since the run began, at the row's last step."""
+    scalars_low: NDArray[np.float64]
+    """[rows, len(Scalar)]: the smallest value among the row's steps."""
+    scalars_high: NDArray[np.float64]
+    """[rows, len(Scalar)]: the largest; an Inf counts, a NaN does not."""
+    series_low: NDArray[np.float32]
+    """[rows, len(Series), parameters]."""
+    series_high: NDArray[np.float32]
+    """[rows, len(Series), parameters]."""
+    nonfinite: NDArray[np.int64]
+    """[rows]: how many of the row's steps had a NaN or Inf in the loss or a gradient."""
+
+    def scalar(self, name: Scalar) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(smallest, largest) by row."""
+        column = list(Scalar).index(name)
+        return self.scalars_low[:, column], self.scalars_high[:, column]
+
+    def series(self, name: Series) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(smallest, largest) [rows, parameters]."""
+        layer = list(Series).index(name)
+        return self.series_low[:, layer], self.series_high[:, layer]
+
+    @classmethod
+    def empty(cls, num_parameters: int) -> RunSteps:
+        """No rows.
+
+        >>> RunSteps.empty(3).series(Series.GRADIENT_NORM)[0].shape
+        (0, 3)
+        """
+        scalars = np.empty((0, len(Scalar)))
+        series = np.empty((0, len(Series), num_parameters), np.float32)
+        none = np.empty(0, np.int64)
+        return cls(none, none, np.empty(0), scalars, scalars, series, series, none)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """All that a run's file holds, its traces aside: those are read one by one (`gradtrace.runs`)."""
+
+    header: RunHeader
+    steps: RunSteps
+    events: tuple[RunEvent, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    """The latest judgement; ``Finding.step`` is the onset."""
+    samples: tuple[int, ...] = ()
+    """Steps whose whole trace is in the file."""
+    finished: bool = False
+    """False while it runs, and for a run that was killed."""
+    notes: tuple[str, ...] = field(default=())
+    """What could not be seen."""
