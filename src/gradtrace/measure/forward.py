@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gradtrace.measure.reduction import count, in_memory_order, sample, whole_norm
+from gradtrace.measure.statistics import quantiles
 from gradtrace.records.trace import ActivationStats, ForwardStats
 from gradtrace.tape.activations import Activation, row_measure
 from gradtrace.tape.dataflow import tensors_in
@@ -121,45 +122,94 @@ class ForwardObserver:
                 return Seen(activation=self.measure_activation(activation, preactivation))
             if not activation.elementwise:
                 return Seen(activation=self._measure_rows(activation, derivative))
-            return Seen(activation=self._measure(activation, derivative, preactivation, node))
+            return Seen(activation=self._measure(activation, derivative, _itself, preactivation, node))
 
     def measure_activation(self, activation: Activation, x: Tensor) -> tuple[Activation, dict[str, int], int, int]:
         """Reduce a' and x of one call; returns the handles."""
         with torch.no_grad():
-            if not activation.elementwise:
-                rows = activation.derivative(x)
-                if activation.dim is not None:  # a row with one unmasked entry is one-hot by construction
-                    entries = torch.isfinite(x).sum(activation.dim)
-                    rows = rows[entries > 1] if x.device.type == "cpu" else rows
-                return self._measure_rows(activation, rows, x)
-            return self._measure(activation, activation.derivative(x), x, x.grad_fn)
+            if activation.elementwise and activation.dim is None:
+                return self._measure(activation, x, activation.derivative, x, x.grad_fn)
+            if activation.elementwise:
+                return self._measure(activation, activation.derivative(x), _itself, x, x.grad_fn)
+            rows = activation.derivative(x)
+            if activation.dim is not None:  # a row with one unmasked entry is one-hot by construction
+                entries = torch.isfinite(x).sum(activation.dim)
+                rows = rows[entries > 1] if x.device.type == "cpu" else rows
+            return self._measure_rows(activation, rows, x)
 
     def _measure(
-        self, activation: Activation, derivative: Tensor, x: Tensor | None, source: Node | None
+        self,
+        activation: Activation,
+        values: Tensor,
+        slope: Callable[[Tensor], Tensor],
+        x: Tensor | None,
+        source: Node | None,
     ) -> tuple[Activation, dict[str, int], int, int]:
-        size = derivative.abs()
-        axis = unit_axis(size, source)
-        others = tuple(i for i in range(size.dim()) if i != axis % size.dim()) if size.dim() else ()
-        per_unit = size.amax(dim=others) if others else size.reshape(-1)
-        handles = self._moments(activation, size) | {"units": self._deferred.put(per_unit)}
-        return activation, handles | self._preactivation(x), size.numel(), per_unit.numel()
+        """`slope` makes a' of `values`, a part at a time: a' of all of them would take as much memory as they do."""
+        axis = unit_axis(values, source) % max(values.dim(), 1)
+        others = tuple(i for i in range(values.dim()) if i != axis)
+        num_units = values.shape[axis] if values.dim() else 1
+        if activation.levels is not None and values is x:
+            parts = [low_counts(part, others) for part in in_parts(values)]
+            handles = {"low": self._deferred.put(sum(parts[1:], start=parts[0]))}
+        else:
+            slopes = (slope(part).abs() for part in in_parts(values))
+            found = [[*self._moments(activation, size), _largest(size, others)] for size in slopes]
+            handles = {name: self._deferred.put(value) for name, value in zip(_MOMENTS, _joined(found), strict=True)}
+        return activation, handles | self._preactivation(x), values.numel(), num_units
 
     def _measure_rows(
         self, activation: Activation, rows: Tensor, x: Tensor | None = None
     ) -> tuple[Activation, dict[str, int], int, int]:
-        return activation, self._moments(activation, rows) | self._preactivation(x), rows.numel(), 0
+        found = self._moments(activation, rows)
+        handles = {name: self._deferred.put(value) for name, value in zip(_MOMENTS, found, strict=False)}
+        return activation, handles | self._preactivation(x), rows.numel(), 0
 
-    def _moments(self, activation: Activation, size: Tensor) -> dict[str, int]:
-        put = self._deferred.put
-        return {
-            "mean": put(size.mean()),
-            "squares": put(whole_norm(size)),
-            "flat": put(count(torch.lt, size, activation.flat_below(SATURATED_FRAC))),
-            "nonzero": put(count(torch.ne, size, 0.0)),
-        }
+    @staticmethod
+    def _moments(activation: Activation, size: Tensor) -> list[Tensor]:
+        """Sum of |a'|, its norm, how many are flat and how many not zero."""
+        flat = count(torch.lt, size, activation.flat_below(SATURATED_FRAC))
+        return [size.sum(), whole_norm(size), flat, count(torch.ne, size, 0.0)]
 
     def _preactivation(self, x: Tensor | None) -> dict[str, int]:
         return {} if x is None or x.is_complex() else {"x": self._deferred.put(sample(in_memory_order(x.detach())))}
+
+
+_MOMENTS = ("sum", "norm", "flat", "nonzero", "units")
+"""What is measured of |a'|: its sum and norm, how often it is flat and how often not zero, its maximum per unit."""
+
+PART_SIZE = 2**18
+"""Elements of an activation that a' is evaluated at together: 1 MB in float32, what a cache holds."""
+
+
+def in_parts(values: Tensor) -> tuple[Tensor, ...]:
+    """`values` in parts of about `PART_SIZE` elements along the first axis (the units lie along another)."""
+    if values.dim() < 2 or values.numel() <= PART_SIZE:
+        return (values,)
+    return torch.split(values, max(1, PART_SIZE * values.shape[0] // values.numel()))
+
+
+def low_counts(x: Tensor, others: tuple[int, ...]) -> Tensor:
+    """Per unit, how many entries of `x` are at or below zero."""
+    x = x.float() if x.element_size() < 4 else x
+    low = torch.le(x, 0.0, out=torch.empty_like(x))
+    return low.sum(others) if others else low.reshape(-1)
+
+
+def _largest(size: Tensor, others: tuple[int, ...]) -> Tensor:
+    return size.amax(dim=others) if others else size.reshape(-1)
+
+
+def _itself(derivative: Tensor) -> Tensor:
+    return derivative
+
+
+def _joined(parts: list[list[Tensor]]) -> list[Tensor]:
+    """The moments of all parts together."""
+    if len(parts) == 1:
+        return parts[0]
+    total, norm, flat, nonzero, units = (torch.stack(values) for values in zip(*parts, strict=True))
+    return [total.sum(), torch.linalg.vector_norm(norm), flat.sum(), nonzero.sum(), units.amax(0)]
 
 
 def unit_axis(x: Tensor, source: Node | None) -> int:
@@ -209,27 +259,46 @@ def activation_stats(seen: Seen, arrays: list[np.ndarray]) -> ActivationStats | 
     activation, handles, numel, num_units = seen.activation
     if not numel:
         return None
-    units = arrays[handles["units"]] if "units" in handles else np.empty(0)
+    total, square, num_flat, num_nonzero, units = _sums(activation, handles, numel, num_units, arrays)
     x = arrays[handles["x"]] if "x" in handles else np.empty(0)
-    x = x[np.isfinite(x)].astype(np.float64)
-    nonzero = float(arrays[handles["nonzero"]][0])
+    x = np.sort(x[np.isfinite(x)].astype(np.float64))
     return ActivationStats(
         function=activation.name,
         derivative_max=activation.derivative_max,
-        derivative_mean=float(arrays[handles["mean"]][0]),
-        derivative_rms=float(arrays[handles["squares"]][0]) / math.sqrt(numel),
-        saturated_frac=float(arrays[handles["flat"]][0]) / numel,
-        zero_frac=1.0 - nonzero / numel,
+        derivative_mean=total / numel,
+        derivative_rms=math.sqrt(square / numel),
+        saturated_frac=num_flat / numel,
+        zero_frac=1.0 - num_nonzero / numel,
         num_units=num_units,
-        dead_units=tuple(int(i) for i in np.flatnonzero(units == 0.0)),
+        dead_units=tuple(np.flatnonzero(units == 0.0).tolist()),
         saturated_units=int(np.sum(units < activation.flat_below(SATURATED_FRAC))),
         num_samples=numel // max(num_units, 1),
         preactivation_mean=float(x.mean()) if x.size else math.nan,
         preactivation_std=float(x.std()) if x.size else math.nan,
-        preactivation_quantiles=tuple(float(q) for q in np.quantile(x, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)))
-        if x.size
-        else (),
+        preactivation_quantiles=quantiles(x, (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)) if x.size else (),
     )
+
+
+def _sums(
+    activation: Activation, handles: dict[str, int], numel: int, num_units: int, arrays: list[np.ndarray]
+) -> tuple[float, float, float, float, np.ndarray]:
+    """Sum of |a'| and of a'^2, how many are flat and not zero, and the largest per unit."""
+    if "low" in handles:
+        assert activation.levels is not None
+        lows = arrays[handles["low"]].astype(np.float64)
+        num_low, per_unit = float(lows.sum()), numel / max(num_units, 1)
+        counts = (num_low, numel - num_low)
+        sizes = [abs(level) for level in activation.levels]
+        flat = [size < activation.flat_below(SATURATED_FRAC) for size in sizes]
+        return (
+            sum(n * size for n, size in zip(counts, sizes, strict=True)),
+            sum(n * size**2 for n, size in zip(counts, sizes, strict=True)),
+            sum(n for n, is_flat in zip(counts, flat, strict=True) if is_flat),
+            sum(n for n, size in zip(counts, sizes, strict=True) if size > 0.0),
+            np.where(lows == 0, sizes[1], np.where(lows == per_unit, sizes[0], max(sizes))),
+        )
+    total, norm, num_flat, num_nonzero = (float(arrays[handles[name]][0]) for name in _MOMENTS[:4])
+    return total, norm**2, num_flat, num_nonzero, arrays[handles["units"]] if "units" in handles else np.empty(0)
 
 
 def forward_stats(seen: Seen, arrays: list[np.ndarray]) -> ForwardStats | None:

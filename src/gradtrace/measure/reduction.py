@@ -79,10 +79,10 @@ def reduce(tensor: Tensor, deferred: Deferred, batch_size: int | None = None) ->
 def norm(values: Tensor, flat: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
     """Norm of all elements, or over `axes`; `flat` are the same elements in the order of memory."""
     if values.device.type == "cpu" and values.dtype == torch.float32:
-        total: Tensor = torch.linalg.vector_norm(values, dim=axes) if axes else torch.dot(flat, flat).sqrt()
-        square = float(torch.dot(total, total)) if axes else float(total) ** 2  # on the CPU nothing waits for this
+        total: Tensor = torch.linalg.vector_norm(values, dim=axes) if axes else torch.dot(flat, flat)
+        square = (torch.dot(total, total) if axes else total).item()  # on the CPU nothing waits for this
         if _SAFE_SQUARES[0] < square < _SAFE_SQUARES[1]:
-            return total
+            return total if axes else total.sqrt_()
     wide = torch.float32 if values.device.type == "mps" else torch.float64
     if axes:
         per_example: Tensor = torch.linalg.vector_norm(values, dim=axes, dtype=wide)
@@ -94,8 +94,8 @@ def norm(values: Tensor, flat: Tensor, axes: tuple[int, ...] | None = None) -> T
 
 
 def extremes(values: Tensor) -> Tensor:
-    """Minimum and maximum; apart, because `torch.aminmax` takes half as long again on a CPU."""
-    return torch.stack((values.amin(), values.amax()))
+    """Minimum and maximum."""
+    return torch.stack(torch.aminmax(values))
 
 
 def count(relation: Callable[..., Tensor], values: Tensor, bound: float) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 from gradtrace.records.trace import TensorStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from gradtrace.measure.reduction import Handle
 
@@ -42,11 +42,11 @@ class Statistics:
         nonfinite = 0.0
         if not math.isfinite(max_abs):
             nonfinite = max(float(np.mean(~np.isfinite(values))), 1.0 / max(math.prod(handle.shape), 1))
-        quantiles: tuple[float, ...] = ()
+        examples: tuple[float, ...] = ()
         if handle.example_axes is not None and norms.size > 1 and math.isfinite(norm):
-            quantiles = _quartiles(norms)
+            examples = quantiles(np.sort(norms), (0.0, 0.25, 0.5, 0.75, 1.0))
         return TensorStats(
-            handle.shape, handle.dtype, handle.device, norm, max_abs, zero_frac, nonfinite, histogram, quantiles
+            handle.shape, handle.dtype, handle.device, norm, max_abs, zero_frac, nonfinite, histogram, examples
         )
 
     def _large(self, handle: Handle, values: np.ndarray) -> tuple[np.ndarray, float, float]:
@@ -79,15 +79,18 @@ def _small(handle: Handle, values: np.ndarray) -> tuple[np.ndarray, float, float
     return np.sqrt(squares), max_abs, zero_frac
 
 
-def _quartiles(norms: np.ndarray) -> tuple[float, ...]:
-    """Minimum, quartiles and maximum, linearly interpolated (NumPy's default) at a tenth of `np.quantile`'s cost."""
-    ordered = np.sort(norms).tolist()
+def quantiles(ordered: np.ndarray, at: Sequence[float]) -> tuple[float, ...]:
+    """Quantiles of a sorted array, linearly interpolated (NumPy's default) at a tenth of `np.quantile`'s cost.
+
+    >>> quantiles(np.array([0.0, 1.0, 4.0]), (0.0, 0.25, 0.5, 1.0))
+    (0.0, 0.5, 1.0, 4.0)
+    """
     found = []
-    for q in (0.0, 0.25, 0.5, 0.75, 1.0):
-        position = q * (len(ordered) - 1)
+    for q in at:
+        position = q * (ordered.size - 1)
         low = int(position)
-        high = min(low + 1, len(ordered) - 1)
-        found.append(ordered[low] + (position - low) * (ordered[high] - ordered[low]))
+        start, stop = ordered.item(low), ordered.item(min(low + 1, ordered.size - 1))
+        found.append(start + (position - low) * (stop - start))
     return tuple(found)
 
 

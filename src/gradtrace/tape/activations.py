@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,8 @@ class Activation:
     """The axis that softmax and glu work along."""
     note: str = ""
     """What a reader must know of `derivative_max` or of the measure, or ''."""
+    levels: tuple[float, float] | None = None
+    """The two values that a' takes, below (or at) zero and above, where it takes no others."""
 
     def flat_below(self, frac: float) -> float:
         """|a'| under which the function counts as flat: `frac` of its maximum, 0 where there is no maximum.
@@ -98,7 +100,8 @@ def _log_rows(x: Tensor, dim: int | None = None, *_: Any, **__: Any) -> Activati
 
 def leaky_like(name: str, slope: float) -> Activation:
     """The function that is x above zero and slope x below."""
-    return _bind(name, lambda x: aten.leaky_relu_backward(_one(x), x, slope, False), max(1.0, abs(slope)))
+    activation = _bind(name, lambda x: aten.leaky_relu_backward(_one(x), x, slope, False), max(1.0, abs(slope)))
+    return replace(activation, levels=(slope, 1.0))
 
 
 def _rrelu(_x: Any, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any, **__: Any) -> Activation:
@@ -165,9 +168,11 @@ SILU_MAX = 1.0998393201288669
 MISH_MAX = 1.0884981612517279
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
+_RELU = replace(_bind("relu", lambda x: aten.threshold_backward(_one(x), x, 0), 1.0), levels=(0.0, 1.0))
+
 TABLE: dict[str, Callable[..., Activation | None]] = {
     # name: a'(x), sup |a'|
-    "relu": _fixed("relu", lambda x: aten.threshold_backward(_one(x), x, 0), 1.0),
+    "relu": lambda *_, **__: _RELU,
     "relu6": lambda x, *_, **__: _hardtanh(x, 0, 6),
     "leaky_relu": lambda _x, negative_slope=0.01, *_, **__: leaky_like("leaky_relu", negative_slope),
     "prelu": _prelu,
