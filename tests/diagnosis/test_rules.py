@@ -232,3 +232,25 @@ def test_a_long_sequence_loses_its_early_gradient(cell: Any, length: int) -> Non
     data = [(torch.randn(4, length, 8), torch.randint(0, 4, (4,))) for _ in range(2)]
     expected = (Symptom.VANISHING, Cause.RECURRENT_CONTRACTION) if length > 100 else None
     assert verdict(Last(), data=data) == expected
+
+
+def test_where_samples_look_alike_a_layer_must_be_silent_beyond_luck_among_many() -> None:
+    # all samples equal: each of the 16 units of each of 1000 layers is silent with probability 1/2
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)) for _ in range(1000)]
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks, self.head = nn.ModuleList(blocks), nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for block in self.blocks:
+                x = x + block(x)
+            return self.head(x)
+
+    data = [(x[:1].expand_as(x), y) for x, y in batches()]
+    silent = [len(op.activation.dead_units) for op in gradtrace.trace(Residual(), cross_entropy, data[0]).ops
+              if op.activation and op.activation.function == "relu"]  # fmt: skip
+    assert max(silent) >= 14  # three standard deviations above half: among so many, by luck
+    assert not [f for f in findings(Residual(), data=data) if f.symptom is Symptom.DEAD_UNITS]

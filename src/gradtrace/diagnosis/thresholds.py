@@ -6,6 +6,7 @@ Two kinds: those of the vocabulary (what makes a case clear-cut), and those that
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 CLEAR_DECADES = 3.0
 """[decades] Early against late gradient: 1e-3 or 1e3 is clear-cut (vocabulary)."""
@@ -32,7 +33,8 @@ DEAD_FRAC = 0.75
 probability 1/2 when all samples look alike (their correlation tends to one with depth: Schoenholz et al. 2017)..."""
 
 DEAD_SIGMAS = 3.0
-"""[standard deviations] ... so the fraction must also exceed 1/2 by three binomial standard deviations."""
+"""[standard deviations] ... so the fraction must also exceed 1/2 by three binomial standard deviations, or by as many
+more as keep the chance that any of the layers whose samples look alike does so by luck (Bonferroni 1936)."""
 
 DOMINANT_FRAC = 0.5
 """[fraction] A factor, or a layer, that accounts for at least half of the decades lost is the one to blame."""
@@ -94,10 +96,12 @@ UNCHANGED_FRAC = 0.5
 """[fraction] Most entries that had a gradient were left exactly as they were by the step."""
 
 
-def dead_frac(num_units: int) -> float:
-    """The fraction of silent units above which a layer of `num_units` is dead.
+def dead_frac(num_units: int, num_layers: int = 1) -> float:
+    """The fraction of silent units from which one of `num_layers` alike, with `num_units` units, is dead.
 
-    >>> round(dead_frac(64), 3), dead_frac(10000)
-    (0.75, 0.75)
+    >>> round(dead_frac(64), 3), dead_frac(10000), round(dead_frac(64, 1000), 3)
+    (0.75, 0.75, 0.793)
     """
-    return min(1.0, max(DEAD_FRAC, 0.5 + DEAD_SIGMAS * 0.5 / math.sqrt(num_units)))
+    normal = NormalDist()
+    sigmas = -normal.inv_cdf(normal.cdf(-DEAD_SIGMAS) / max(num_layers, 1))
+    return min(1.0, max(DEAD_FRAC, 0.5 + sigmas * 0.5 / math.sqrt(num_units)))

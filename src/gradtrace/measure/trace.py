@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from gradtrace.measure.assembly import assemble
 from gradtrace.measure.description import Description, describe, frontier, read_saved
 from gradtrace.measure.session import Forward, eager, run_backward, run_forward
 from gradtrace.measure.untouched import paused_collection, untouched
-from gradtrace.tape.graph import walk
+from gradtrace.tape.graph import release, walk
 from gradtrace.tape.private import input_metadata
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ def trace(
     model = check_model(model, notes)
     if probe not in ("loss", "random"):
         raise InputError(f"probe must be 'loss' or 'random', but it is {probe!r}")
-    with untouched(model), eager(), paused_collection():
+    with untouched(model), eager(), paused_collection(), ExitStack() as last:
         forward = run_forward(model, loss_fn, batch, values=values)
+        last.callback(release, list(forward.graph.nodes))
         read_saved(forward)
         tape = describe(forward, model)
         if probe == "loss":
@@ -73,7 +75,9 @@ def trace(
         else:
             roots, cotangents = _random_cotangents(forward, tape, seed)
             backward = run_backward(forward, walk([root.node for root in roots]), roots, cotangents)
-        return assemble(model, forward, backward, tape, probe, tuple(notes), environment())
+        record = assemble(model, forward, backward, tape, probe, tuple(notes), environment())
+        del forward, backward, tape  # before their nodes
+        return record
 
 
 def check_model(model: Any, notes: list[str]) -> nn.Module:

@@ -68,3 +68,14 @@ def _children(roots: list[Node]) -> dict[Node, tuple[tuple[Node, int] | None, ..
         children[node] = tuple((child, port) if child is not None else None for child, port in node.next_functions)
         stack.extend(child for child, _ in filter(None, children[node]) if child not in children)
     return children
+
+
+def release(nodes: list[Node]) -> None:
+    """Let go of `nodes` (from the loss to the leaves, held by nobody else) one by one, the loss first.
+
+    A node that Python has seen frees its successors in a recursion: 30,000 ops one behind the other, let go by their
+    end or all at once, overflow the stack of the process.
+    """
+    nodes.reverse()
+    while nodes:
+        nodes.pop()

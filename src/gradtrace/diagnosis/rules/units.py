@@ -44,11 +44,13 @@ def dead_layers(traces: tuple[Trace, ...]) -> list[tuple[Op, float]]:
                 continue
             common[key] = common.get(key, set(a.dead_units)) & set(a.dead_units)
             found[key] = (op, a)
+    fracs = {key: len(common[key]) / a.num_units for key, (_, a) in found.items()}
+    num_alike = sum(_samples_alike(fracs[key], a.num_units) for key, (_, a) in found.items())
     layers = []
     for key, (op, a) in found.items():
-        frac = len(common[key]) / a.num_units
+        frac = fracs[key]
         seen_enough = a.num_samples * len(traces) >= MIN_SAMPLES
-        if frac == 1.0 or (seen_enough and frac >= dead_frac(a.num_units)):
+        if frac == 1.0 or (seen_enough and frac >= dead_frac(a.num_units, num_alike)):
             layers.append((op, frac))
     return layers
 
@@ -80,7 +82,7 @@ def _dead(scene: Scene) -> Finding | None:
 
 
 def _saturated(scene: Scene) -> Finding | None:
-    per_trace = [{key: op for key, op in by_key(trace).items() if _is_saturated(op)} for trace in scene.traces]
+    per_trace = [_saturated_ops(trace) for trace in scene.traces]
     keys = set.intersection(*(set(ops) for ops in per_trace))
     view = scene.views[0]
     ops = sorted((op for key, op in per_trace[0].items() if key in keys), key=lambda op: op.sequence)
@@ -150,12 +152,26 @@ def by_key(trace: Trace) -> dict[Key, Op]:
     return keyed
 
 
-def _is_saturated(op: Op) -> bool:
+def _samples_alike(silent_frac: float, num_units: int) -> bool:
+    """Whether about half of the units are silent, as where all samples look alike, or more."""
+    return silent_frac >= 1.0 - dead_frac(num_units)
+
+
+def _saturated_ops(trace: Trace) -> dict[Key, Op]:
+    ops = by_key(trace)
+    one_sided = [op.activation for op in ops.values() if op.activation and op.activation.function in HALF_FLAT]
+    num_alike = sum(_samples_alike(a.saturated_units / max(a.num_units, 1), max(a.num_units, 1)) for a in one_sided)
+    return {key: op for key, op in ops.items() if _is_saturated(op, num_alike)}
+
+
+def _is_saturated(op: Op, num_alike: int) -> bool:
+    """`num_alike`: layers flat on one side by design whose samples look alike; this one must stand out of them."""
     a = op.activation
     if a is None or op.factor is not Factor.ACTIVATION or a.function in _DEADLY or a.function in ROWS:
         return False
     if a.function in HALF_FLAT:  # flat on one side by design: judge whole units, as for ReLU
-        return a.num_samples >= MIN_SAMPLES and a.saturated_units >= dead_frac(a.num_units) * a.num_units
+        least = dead_frac(a.num_units, num_alike) * a.num_units
+        return a.num_samples >= MIN_SAMPLES and a.saturated_units >= least
     return a.saturated_frac > SATURATED_MAJORITY and a.function in _BOUNDED
 
 
