@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -130,3 +132,41 @@ def test_the_same_block_applied_again_and_again_is_a_recurrence() -> None:
     assert first(Tied(0.7)) == (Symptom.VANISHING, Cause.RECURRENT_CONTRACTION)
     assert first(Tied(1.4)) == (Symptom.EXPLODING, Cause.RECURRENT_EXPANSION)
     assert first(Tied(1.0)) is None
+
+
+class Scaled(nn.Module):
+    """The first layer reaches the output only through a branch that is multiplied by a scale per feature."""
+
+    def __init__(self, scale: float, learned: bool) -> None:
+        super().__init__()
+        self.stem, self.inner, self.head = nn.Linear(16, 32), nn.Linear(32, 32), nn.Linear(32, 4)
+        self.scale = nn.Parameter(torch.full((32,), scale), requires_grad=learned)
+        self.query = nn.Parameter(torch.ones(32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.query + self.scale * self.inner(self.stem(x).relu()))
+
+
+@pytest.mark.parametrize("optimizer", [None, torch.optim.SGD, torch.optim.Adam])
+def test_a_layer_scale_that_starts_near_zero_opens_by_itself_and_a_fixed_one_does_not(optimizer: Any) -> None:
+    for learned in (True, False):
+        torch.manual_seed(0)
+        model = Scaled(1e-6, learned)
+        options = {} if optimizer is None else {"optimizer": optimizer(model.parameters(), lr=1e-3)}
+        found = [f for f in gradtrace.check(model, cross_entropy, batches(), **options).findings
+                 if f.symptom is Symptom.VANISHING]  # fmt: skip
+        assert [f.severity is Severity.INFO for f in found] == [learned]
+
+
+@pytest.mark.parametrize(("norm", "healthy"), [(nn.LayerNorm, True), (None, False)])
+def test_a_tiny_embedding_in_front_of_a_norm_is_no_explosion(norm: Any, healthy: bool) -> None:
+    torch.manual_seed(0)
+    model = mlp(4, nn.ReLU, gain=HE)
+    with torch.no_grad():
+        model[0].weight *= 1e-4  # type: ignore[operator]
+        if norm is None:  # the same amplification by weights
+            model[2].weight *= 1e4  # type: ignore[operator]
+        else:
+            model.insert(1, norm(32))
+    exploding = [f for f in gradtrace.check(model, cross_entropy, batches()).findings if f.symptom is Symptom.EXPLODING]
+    assert bool(exploding) is not healthy

@@ -254,3 +254,23 @@ def test_where_samples_look_alike_a_layer_must_be_silent_beyond_luck_among_many(
               if op.activation and op.activation.function == "relu"]  # fmt: skip
     assert max(silent) >= 14  # three standard deviations above half: among so many, by luck
     assert not [f for f in findings(Residual(), data=data) if f.symptom is Symptom.DEAD_UNITS]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_gate_that_is_fed_by_a_norm_which_starts_at_zero_is_not_dead(frozen: bool) -> None:
+    class Excited(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm = nn.Linear(16, 32), nn.BatchNorm1d(32)
+            self.squeeze, self.excite, self.head = nn.Linear(32, 16), nn.Linear(16, 32), nn.Linear(32, 4)
+            nn.init.zeros_(self.norm.weight).requires_grad_(not frozen)
+            nn.init.zeros_(self.norm.bias).requires_grad_(not frozen)
+            nn.init.zeros_(self.squeeze.bias)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            y = self.norm(x)
+            return self.head(x + y * torch.sigmoid(self.excite(torch.relu(self.squeeze(y)))))
+
+    torch.manual_seed(0)
+    assert any(f.symptom is Symptom.DEAD_UNITS for f in findings(Excited())) is frozen

@@ -68,8 +68,25 @@ class Profile:
 
     @property
     def gained(self) -> float:
-        """Decades gained by both measures (positive), or 0."""
-        return max(0.0, min(self.decades_norm, self.decades_rms))
+        """Decades gained by both measures (positive) beyond those that are `free`, or 0."""
+        return max(0.0, min(self.decades_norm, self.decades_rms) - self.free)
+
+    @property
+    def free(self) -> float:
+        """Decades gained because the first layer's own weights are small and a norm divides by their scale.
+
+        Behind a norm that scale is free: the loss does not depend on it, its gradient goes with its inverse, and a
+        step that is too large for it makes it larger (Arora et al., Auto rate-tuning by batch normalization, 2019).
+        """
+        gained = 0.0
+        for link in reversed(self.links):
+            if link.op.factor is Factor.NORM and link.op.forward is not None and link.factor is Factor.NORM:
+                gained += max(
+                    0.0, min(link.decades, log10_ratio(link.op.forward.output_rms, link.op.forward.input_rms))
+                )
+            elif link.op.weights:
+                break
+        return gained
 
     def total(self, factor: Factor) -> float:
         """Decades of all links of one factor."""

@@ -54,6 +54,9 @@ UPDATE_REPLACES = 1.0
 """[pure number] |update| / |weight|: above one a single step makes the weight another one. Healthy starts with Adam
 show 0.01 to 0.04, the folk rule is 0.001 (Karpathy 2015); both are far below."""
 
+UPDATE_USUAL = 1e-3
+"""[pure number] |update| / |weight| of a step that trains well (Karpathy 2015)."""
+
 DIVERGED_FACTOR = 10.0
 """[pure number] The loss of the same batch grew to ten times its size: an order of magnitude."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import Blame, blame_growth, blame_loss
 from gradtrace.diagnosis.profile import Profile, owner
+from gradtrace.diagnosis.scales import opens_by_itself
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, EPS_MARGIN, HEALTHY_DECADES
 from gradtrace.diagnosis.wording import CAUSES, decades, times
 from gradtrace.records.finding import Evidence, Finding
@@ -67,9 +68,9 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
     elif lost and blame.injected:
         severity = Severity.INFO
         note = " Each application is given the same input anew: an iteration towards a fixed point contracts by design."
-    elif lost and _starts_at_zero(profile, view):
+    elif lost and opens_by_itself(profile, view, scene.exhibit.training):
         severity = Severity.INFO
-        note = " Weights that start at zero hold it back by design: they get a gradient themselves and leave zero."
+        note = " Weights that start at (or near) zero hold it back by design: they get a gradient and leave it."
     return Finding(
         symptom=symptom,
         cause=blame.cause,
@@ -104,16 +105,6 @@ def _harmless(scene: Scene, profile: Profile) -> bool:
     early = set(profile.first.weights)
     gradients = [p.gradient for p in scene.views[0].trace.parameters if p.name in early and p.gradient is not None]
     return bool(gradients) and all(g.rms >= EPS_MARGIN * eps and g.dtype != "float16" for g in gradients)
-
-
-def _starts_at_zero(profile: Profile, view: View) -> bool:
-    """Whether all is lost in weights of exactly zero that will move: a branch, head or adapter begun at zero."""
-    stop = next((link.op for link in profile.links if math.isinf(link.decades)), None)
-    if stop is None:
-        return False
-    names = set(stop.weights) | {view.trace.ops[t[0]].parameter for t in stop.targets if t is not None}
-    weights = [p for p in view.trace.parameters if p.name in names and (len(p.shape) > 1 or not stop.weights)]
-    return any(p.norm == 0.0 and p.gradient is not None and p.gradient.norm > 0.0 for p in weights)
 
 
 def _message(symptom: Symptom, profile: Profile, blame: Blame, extent: float) -> str:

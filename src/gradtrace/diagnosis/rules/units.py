@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT, ROWS
 from gradtrace.diagnosis.profile import layer_below, places
+from gradtrace.diagnosis.scales import starts_at_zero
 from gradtrace.diagnosis.thresholds import ATTENTION_MIN_ROWS, INPUT_RMS, MIN_SAMPLES, SATURATED_MAJORITY, dead_frac
 from gradtrace.diagnosis.wording import percent
 from gradtrace.records.finding import Evidence, Finding
@@ -56,7 +57,8 @@ def dead_layers(traces: tuple[Trace, ...]) -> list[tuple[Op, float]]:
 
 
 def _dead(scene: Scene) -> Finding | None:
-    layers = dead_layers(scene.traces)
+    view = scene.views[0]
+    layers = [(op, frac) for op, frac in dead_layers(scene.traces) if not fed_with_nothing(op, view)]
     if not layers:
         return None
     layers.sort(key=lambda pair: (-pair[1], pair[0].sequence))
@@ -150,6 +152,24 @@ def by_key(trace: Trace) -> dict[Key, Op]:
         keyed[*site, counts[site]] = op
         counts[site] += 1
     return keyed
+
+
+def fed_with_nothing(op: Op, view: View) -> bool:
+    """Whether a unit is silent because what feeds it is multiplied by a parameter that starts at zero and leaves it."""
+    below: Op | None = layer_below(op, view.paths)
+    if below is None or below.forward is None or below.forward.input_rms > 0.0:
+        return False
+    stack, seen = [t[0] for t in below.targets if t is not None], set[int]()
+    while stack:
+        source = view.trace.ops[stack.pop()]
+        if source.index in seen:
+            continue
+        seen.add(source.index)
+        if starts_at_zero(source, view):
+            return True
+        if source.forward is None or source.forward.output_rms == 0.0:
+            stack.extend(t[0] for t in source.targets if t is not None)
+    return False
 
 
 def _samples_alike(silent_frac: float, num_units: int) -> bool:

@@ -1,0 +1,66 @@
+"""Which learned scales hold the gradient back at the start only?
+
+A branch, head, adapter or norm that begins at zero (Goyal et al. 2017; Zhang et al., Fixup, 2019; Bachlechner et al.,
+ReZero, 2021), and a layer scale that begins at 1e-6 (Touvron et al., CaiT, 2021), multiply the gradient of what lies
+behind them by next to nothing, by design: the scale itself gets its whole gradient and is another one a step later.
+
+    y = gamma * x,    dL/dx = gamma dL/dy,    dL/dgamma = sum(x dL/dy), however small gamma is
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.thresholds import HEALTHY_DECADES, UPDATE_REPLACES, UPDATE_USUAL
+from gradtrace.records.vocabulary import Factor
+from gradtrace.tape.kinds import base_name
+
+if TYPE_CHECKING:
+    from gradtrace.diagnosis.profile import Profile
+    from gradtrace.diagnosis.scene import View
+    from gradtrace.records.exhibit import Training
+    from gradtrace.records.trace import Op, ParameterStats
+
+
+def opens_by_itself(profile: Profile, view: View, training: Training | None) -> bool:
+    """Whether next to all that `profile` loses, it loses in scales that a step makes others."""
+    stop = next((link.op for link in profile.links if math.isinf(link.decades)), None)
+    if stop is not None:
+        return starts_at_zero(stop, view)
+    late = max((_rate(p) for p in operands(profile.reference, view)), default=0.0)
+    updates = {update.name: update.ratio for update in training.updates} if training is not None else {}
+    held = sum(link.decades for link in profile.links if link.decades < 0.0 and _opens(link.op, view, updates, late))
+    return held < 0.0 and profile.lost - held > -HEALTHY_DECADES
+
+
+def _opens(op: Op, view: View, updates: dict[str, float], late: float) -> bool:
+    """Whether the first step replaces the scale that `op` multiplies by.
+
+    Without a trial step: at the learning rate that changes the late layer by the usual fraction.
+    """
+    if base_name(op.name) != "Mul":
+        return False
+    scales = [p for p in operands(op, view) if p.numel == max((*p.shape, 1))]
+    guesses = {p.name: UPDATE_USUAL * _rate(p) / late if late else 0.0 for p in scales}
+    return any(updates.get(name, guess) >= UPDATE_REPLACES for name, guess in guesses.items())
+
+
+def starts_at_zero(op: Op, view: View) -> bool:
+    """Whether an operand of `op` (of a layer: not its bias) is a parameter of zeros that gets a gradient."""
+    vectors = not op.weights or op.factor is Factor.NORM
+    found = [p for p in operands(op, view) if vectors or len(p.shape) > 1]
+    return any(p.norm == 0.0 and p.gradient is not None and p.gradient.norm > 0.0 for p in found)
+
+
+def operands(op: Op, view: View) -> list[ParameterStats]:
+    """The parameters that `op` multiplies or adds, directly or through views."""
+    names = set(op.weights) | {view.trace.ops[t[0]].parameter for t in op.targets if t is not None}
+    return [p for p in view.trace.parameters if p.name in names]
+
+
+def _rate(parameter: ParameterStats) -> float:
+    """|g| / |w|: how much of itself a step of learning rate one changes; 0 without either."""
+    if parameter.gradient is None or parameter.norm == 0.0:
+        return 0.0
+    return parameter.gradient.norm / parameter.norm
