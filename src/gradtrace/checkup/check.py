@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.checkup.batches import summed_over, take
@@ -83,6 +84,7 @@ def check(
         say("trying steps on a copy")
         if all(is_finite(t) for t in traces):
             training = run_trial(model, loss_fn, taken, optimizers, steps=steps, accumulate=accumulate)
+            training = replace(training, usual_loss=max(abs(t.loss) for t in traces))
             refusals += (f"no verdict on the steps: {training.failure}",) if training.failure else ()
     exhibit = Exhibit(
         traces=tuple(traces),

@@ -130,9 +130,18 @@ def profiles(trace: Trace, paths: Paths) -> tuple[Profile, ...]:
     for op in reversed(trace.ops):
         below[op.index] = any(below[t[0]] or is_layer(trace.ops[t[0]]) for t in op.targets if t)
     firsts = [op for op in trace.ops if is_layer(op) and not below[op.index] and above[op.index] > 0]
+    firsts = [op for op in firsts if not _idle_use(op, trace)]
     firsts.sort(key=lambda op: -above[op.index])
     found = [_follow(trace, paths, op) for op in firsts[:MAX_PATHS]]
     return tuple(profile for profile in found if profile is not None)
+
+
+def _idle_use(op: Op, trace: Trace) -> bool:
+    """Whether a use of weights gets no gradient at all while another use of all of them does (a gradient penalty)."""
+    if _norm(op) != 0.0:
+        return False
+    gradients = [p.gradient for p in trace.parameters if p.name in op.weights]
+    return all(gradient is not None and gradient.norm > 0.0 for gradient in gradients)
 
 
 def _follow(trace: Trace, paths: Paths, first: Op) -> Profile | None:

@@ -11,6 +11,8 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.thresholds import UPDATE_REPLACES
+from gradtrace.diagnosis.wording import EXTENT, STEP_RATIO
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ _ORDER = [
 def rank(findings: list[Finding]) -> tuple[Finding, ...]:
     """Sort, and set aside what another finding explains."""
     findings = [f for i, f in enumerate(findings) if not any(_same(f, earlier) for earlier in findings[:i])]
+    findings = _growth_before_rate(findings)
     explained = [_explain(finding, findings) for finding in findings]
     return tuple(sorted(explained, key=lambda f: (-f.severity.rank, _in_trial(f), _ORDER.index(f.symptom))))
 
@@ -41,6 +44,29 @@ def _in_trial(finding: Finding) -> int:
     if finding.step is None:
         return 0
     return 1 if finding.symptom is Symptom.EXPLODING else 2
+
+
+_GROWTH = {Cause.LARGE_WEIGHTS, Cause.RESIDUAL_GROWTH, Cause.BATCHNORM_EXPLOSION, Cause.RECURRENT_EXPANSION}
+
+
+def _growth_before_rate(findings: list[Finding]) -> list[Finding]:
+    """Steps that run away because the gradient grows on its way: without that growth they would be small enough.
+
+    The growth is then clear-cut whatever its extent, for training diverges of it; the rate is its consequence.
+    """
+    ran = [f for f in findings if f.step is not None and f.cause is Cause.LEARNING_RATE]
+    ratios = [e.value for f in ran for e in f.evidence if e.name == STEP_RATIO]
+    for i, growth in enumerate(findings):
+        extent = next((e.value for e in growth.evidence if e.name == EXTENT), 0.0)
+        structural = growth.symptom is Symptom.EXPLODING and growth.step is None and growth.cause in _GROWTH
+        if structural and growth.severity is not Severity.INFO and ratios and ratios[0] / 10**extent < UPDATE_REPLACES:
+            why = "this follows from the growing gradient above: without it the steps would be small enough"
+            for j, f in enumerate(findings):
+                if f in ran:
+                    findings[j] = replace(f, severity=Severity.INFO, message=f"{f.message} ({why})")
+            findings[i] = replace(growth, severity=Severity.CRITICAL)
+            break
+    return findings
 
 
 def _same(finding: Finding, earlier: Finding) -> bool:

@@ -99,6 +99,16 @@ UNCHANGED_FRAC = 0.5
 """[fraction] Most entries that had a gradient were left exactly as they were by the step."""
 
 
+CLOSED_GATE = 1e-3
+"""[fraction of the maximum] Mean |a'| of a gate that is stuck, open or closed: `CLEAR_DECADES`. Gates that are meant to
+remember T steps have ln(T) / T / 0.25 on average (chrono initialisation, Tallec & Ollivier 2018): 0.03 at T = 1000."""
+
+ALIVE_SILENT = 0.1
+"""[fraction] Where the units that are not silent throughout still fall silent on a tenth of the samples, the samples do
+not look alike: pre-activations of correlation 0.95 differ in arccos(0.95) / pi = 0.1 of their signs, and then a unit is
+silent on all of 64 samples with probability 0.3 at the most, not 1/2."""
+
+
 def dead_frac(num_units: int, num_layers: int = 1) -> float:
     """The fraction of silent units from which one of `num_layers` alike, with `num_units` units, is dead.
 

@@ -6,6 +6,12 @@ import math
 
 from gradtrace.records.vocabulary import Cause
 
+EXTENT = "early against late (norm)"
+"""Evidence of a path: decades between its ends."""
+
+STEP_RATIO = "update to weight ratio of the first step"
+"""Evidence of a trial."""
+
 CAUSES: dict[Cause, str] = {
     Cause.ACTIVATION_DERIVATIVE: "The derivative of the activation is bounded well below one ({where}), and the "
     "weights do not make up for it.",

@@ -58,6 +58,8 @@ class Training:
     """The step at which loss or gradient were first not finite."""
     failure: str = ""
     """Why the trial could not be run, or ''."""
+    usual_loss: float = 0.0
+    """The largest |loss| of the batches before any step: what a loss that starts at zero by chance is held against."""
 
 
 @dataclass(frozen=True, slots=True)

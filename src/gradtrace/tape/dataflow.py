@@ -48,6 +48,7 @@ class Dataflow:
         self._index: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._severed: dict[int, str] = {}
         self._escaped: list[tuple[int, int]] = []  # (value, numel) that left for Python and may come back
+        self._left: dict[int, str] = {}  # value that left for Python -> where
         self.numbers: dict[float, int] = {}  # single numbers that left, by their value
         self._parameters = {name: self._add(parameter, ()) for name, parameter in parameters}
 
@@ -81,6 +82,7 @@ class Dataflow:
                         (index := self._reenter(tensor, function, where)) is not None)  # fmt: skip
         if function in _ESCAPES and parents:
             self._escaped.append((parents[0], inputs[0].numel()))
+            self._left.setdefault(parents[0], f"{function} ({where})" if where else function)
             if isinstance(result, float) and result not in (0.0, 1.0):
                 self.numbers[result] = parents[0]
         came_back = tuple(self.numbers[number] for number in numbers if number in self.numbers)
@@ -118,4 +120,28 @@ class Dataflow:
         """Names of the parameters that `loss` is computed from, and where values went on without the tape."""
         seen = self.ancestors(loss)
         names = {name for name, index in self._parameters.items() if index in seen}
-        return names, tuple(dict.fromkeys(text for index, text in self._severed.items() if index in seen))
+        texts = [text for index, text in self._severed.items() if index in seen]
+        for value, text in self._left.items():
+            lost = self._only_escaped(value, seen)
+            names |= lost
+            texts += [text] if lost else []
+        return names, tuple(dict.fromkeys(texts))
+
+    def _only_escaped(self, value: int, seen: dict[int, tuple[int, ...]]) -> set[str]:
+        """Parameters that `value`, which left for Python, was computed from alone: nothing else of them is used.
+
+        Python's numbers cannot be followed, but a parameter is read out for the sake of what is computed from it.
+        """
+        if value in seen:
+            return set()
+        stack, found = [value], set[int]()
+        while stack:
+            index = stack.pop()
+            if index not in found:
+                found.add(index)
+                stack.extend(self._parents[index])
+        sources = {index for index in found if not self._parents[index]}
+        parameters = {index: name for name, index in self._parameters.items()}
+        if not sources or not sources <= parameters.keys() or sources & seen.keys():
+            return set()
+        return {parameters[index] for index in sources}

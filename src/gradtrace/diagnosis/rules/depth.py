@@ -16,7 +16,7 @@ from gradtrace.diagnosis.attribution import Blame, blame_growth, blame_loss
 from gradtrace.diagnosis.profile import Profile, owner
 from gradtrace.diagnosis.scales import opens_by_itself
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, EPS_MARGIN, HEALTHY_DECADES
-from gradtrace.diagnosis.wording import CAUSES, decades, times
+from gradtrace.diagnosis.wording import CAUSES, EXTENT, decades, times
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
@@ -139,7 +139,7 @@ def _evidence(profile: Profile) -> tuple[Evidence, ...]:
     slopes = [op.activation.derivative_mean for link in profile.links if (op := link.op).activation]
     mean = [Evidence("mean |a'|", sum(slopes) / len(slopes), "")] if slopes else []
     return (
-        Evidence("early against late (norm)", profile.decades_norm, "decades"),
+        Evidence(EXTENT, profile.decades_norm, "decades"),
         Evidence("early against late (per unit)", profile.decades_rms, "decades"),
         Evidence("layers between", profile.num_spans, "layers"),
         *per_factor,

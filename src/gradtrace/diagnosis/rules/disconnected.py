@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.profile import owner
+from gradtrace.diagnosis.profile import owner, places
+from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gradtrace.diagnosis.scene import Scene
-    from gradtrace.records.trace import Op
+    from gradtrace.records.trace import Op, Trace
 
 _STEPS = {"Round", "Floor", "Ceil", "Trunc", "Sign", "Sgn", "Heaviside"}
 """Functions whose derivative is zero wherever it exists."""
@@ -39,7 +40,11 @@ def _cut(scene: Scene) -> list[Finding]:
     cut = [p.name for p in missing if p.name in used]
     idle = [p.name for p in missing if p.name not in used]
     findings = []
-    if cut:
+    twin = _taught_by(cut, traces[0], held_by_optimizers(scene))
+    if cut and twin is not None:
+        message = f"{_count(cut)} ({_some(cut)}) get no gradient: a copy of {twin or 'the model'}, like a mean teacher."
+        findings.append(_finding(_modules(cut), Severity.INFO, message, [Evidence("copies", len(cut), "parameters")]))
+    elif cut:
         severed = tuple(dict.fromkeys(text for trace in traces for text in trace.severed))
         places = f" The way is cut at {', '.join(severed[:3])}." if severed else ""
         findings.append(
@@ -63,6 +68,33 @@ def _cut(scene: Scene) -> list[Finding]:
     return findings
 
 
+def held_by_optimizers(scene: Scene) -> set[str]:
+    """Names of the parameters that an optimizer holds."""
+    return {name for optimizer in scene.exhibit.optimizers for name in optimizer.parameters}
+
+
+def _taught_by(cut: list[str], trace: Trace, held: set[str]) -> str | None:
+    """The module of which all that is cut off is a copy, shape by shape; None: there is none.
+
+    The weights of a mean (or momentum) teacher follow the other's and must not learn by themselves (Tarvainen & Valpola
+    2017; He et al., MoCo, 2020).
+    """
+    if not cut or held & set(cut):
+        return None
+    shapes = {p.name: p.shape for p in trace.parameters}
+    learned = {p.name for p in trace.parameters if p.gradient is not None}
+    prefix = ""
+    for parts in zip(*(name.split(".")[:-1] for name in cut), strict=False):
+        if len(set(parts)) > 1:
+            break
+        prefix += f"{parts[0]}."
+        rest = [name.removeprefix(prefix) for name in cut]
+        for other in dict.fromkeys(name.removesuffix(rest[0]) for name in learned if name.endswith(rest[0])):
+            if all(other + r in learned and shapes[other + r] == shapes[prefix + r] for r in rest):
+                return other.rstrip(".")
+    return None
+
+
 def _unregistered(scene: Scene) -> list[Finding]:
     names = tuple(dict.fromkeys(p.name for t in scene.exhibit.traces for p in t.parameters if not p.in_model))
     if not names:
@@ -79,7 +111,8 @@ def _stepped(scene: Scene) -> list[Finding]:
     ops = [op for op in scene.exhibit.traces[0].ops if base_name(op.name) in _STEPS and _swallows(op)]
     if not ops:
         return []
-    where = tuple(dict.fromkeys(op.site.module or "" for op in ops))
+    paths = Paths(scene.exhibit.traces[0])
+    where = places(ops, paths)
     message = (
         f"{base_name(ops[0].name).lower()} at {ops[0].site} passes no gradient: its derivative is zero wherever it "
         "exists. Use a smooth stand-in, or a straight-through estimator."
@@ -96,7 +129,7 @@ def _without_optimizer(scene: Scene) -> list[Finding]:
     optimizers = scene.exhibit.optimizers
     if not optimizers:
         return []
-    held = {name for optimizer in optimizers for name in optimizer.parameters}
+    held = held_by_optimizers(scene)
     trace = scene.exhibit.traces[0]
     orphans = [p.name for p in trace.parameters if p.requires_grad and p.in_model and p.name not in held]
     orphans = [name for name in orphans if any(p.name == name and p.gradient is not None for p in trace.parameters)]

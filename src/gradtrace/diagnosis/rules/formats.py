@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.profile import owner
-from gradtrace.diagnosis.thresholds import FLUSH_BINS, FLUSHED_FRAC, HALF_FORMATS, UNCHANGED_FRAC
+from gradtrace.diagnosis.thresholds import FLUSH_BINS, FLUSHED_FRAC, HALF_FORMATS, UNCHANGED_FRAC, UPDATE_USUAL
 from gradtrace.diagnosis.wording import percent
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -19,7 +19,7 @@ from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene
-    from gradtrace.records.trace import Op, TensorStats
+    from gradtrace.records.trace import Op, ParameterStats, TensorStats
 
 
 def judge(scene: Scene) -> list[Finding]:
@@ -89,12 +89,23 @@ def _all_flushed(op: Op) -> bool:
     return layer and all(stats.norm == 0.0 for stats in op.passed if stats is not None)
 
 
+def _would_train(parameter: ParameterStats, scene: Scene) -> bool:
+    """Whether the gradient is of the weight's size, so that it is the learning rate alone that makes steps too small.
+
+    That of a converged network is not. A rate of exactly zero is a schedule's.
+    """
+    if parameter.gradient is None or not parameter.norm > 0.0:
+        return False
+    rates = [one.learning_rate for one in scene.exhibit.optimizers if parameter.name in one.parameters]
+    return bool(rates) and min(rates) > 0.0 and parameter.gradient.norm >= UPDATE_USUAL * parameter.norm
+
+
 def _unchanged(scene: Scene) -> Finding | None:
     training = scene.exhibit.training
     if training is None or not scene.exhibit.traces:
         return None
-    halves = {p.name for p in scene.exhibit.traces[0].parameters if p.dtype in HALF_FORMATS}
-    stuck = [u for u in training.updates if u.name in halves and u.unchanged_frac > UNCHANGED_FRAC]
+    coarse = {p.name for p in scene.exhibit.traces[0].parameters if p.dtype in HALF_FORMATS or _would_train(p, scene)}
+    stuck = [u for u in training.updates if u.name in coarse and u.unchanged_frac > UNCHANGED_FRAC]
     if not stuck:
         return None
     worst = max(stuck, key=lambda update: update.unchanged_frac)

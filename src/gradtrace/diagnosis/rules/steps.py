@@ -22,7 +22,7 @@ from gradtrace.diagnosis.thresholds import (
     TARGET_RATIO,
     UPDATE_REPLACES,
 )
-from gradtrace.diagnosis.wording import percent
+from gradtrace.diagnosis.wording import STEP_RATIO, percent
 from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -63,14 +63,19 @@ def large_updates(training: Training) -> list[UpdateStats]:
 def diverged(training: Training) -> bool:
     """Whether the loss of the trial grew tenfold and stayed there (one spike that comes back is none)."""
     losses = [loss for loss in training.losses if math.isfinite(loss)]
-    return bool(losses) and max(losses[-2:]) - losses[0] > (DIVERGED_FACTOR - 1.0) * abs(losses[0])
+    return bool(losses) and max(losses[-2:]) - losses[0] > _tenfold(training)
 
 
 def spiked(training: Training) -> bool:
     """Whether the loss grew tenfold under steps that replace the weights, and came back."""
     losses = [loss for loss in training.losses if math.isfinite(loss)]
-    grew = bool(losses) and max(losses) - losses[0] > (DIVERGED_FACTOR - 1.0) * abs(losses[0])
+    grew = bool(losses) and max(losses) - losses[0] > _tenfold(training)
     return grew and bool(large_updates(training)) and not diverged(training)
+
+
+def _tenfold(training: Training) -> float:
+    """The increase that makes the loss ten times what it was at the start."""
+    return (DIVERGED_FACTOR - 1.0) * max(abs(training.losses[0]), training.usual_loss)
 
 
 def _broken(scene: Scene, training: Training) -> list[Finding]:
@@ -105,7 +110,7 @@ def _diverged(scene: Scene, training: Training) -> list[Finding]:
         text += f"The first step changes {worst.name} by {worst.ratio:.2g} times its own size. "
     evidence = [Evidence("loss before", losses[0]), Evidence("largest loss", peak)]
     if worst is not None:
-        evidence.append(Evidence("update to weight ratio of the first step", worst.ratio))
+        evidence.append(Evidence(STEP_RATIO, worst.ratio))
     where = _where(cause, scene, [u.name for u in large] or ([worst.name] if worst is not None else []))
     return [
         Finding(
@@ -183,8 +188,9 @@ def target_distance(view: View) -> float:
         layer = next((o for o in view.trace.ops if is_layer(o) and o.forward is not None), None)
         if error is None or error.norm == 0.0 or layer is None or layer.forward is None:
             return 0.0
-        distance = 2.0 * abs(view.trace.loss) / (error.norm * math.sqrt(error.numel))
-        return distance / max(layer.forward.output_rms, 1e-30)
+        if layer.forward.output_rms == 0.0:
+            return 0.0  # an output layer that starts at zero has no scale yet
+        return 2.0 * abs(view.trace.loss) / (error.norm * math.sqrt(error.numel)) / layer.forward.output_rms
     return 0.0
 
 

@@ -1,7 +1,7 @@
 """Units that no longer respond: ReLU-like ones at zero on every sample, and layers on the flat part of their curve.
 
 ReLU's ordinary zeros (half of a centred pre-activation) are healthy, and so are gates, which multiply something and may
-close, and the output's own squashing, which the rule of the loss looks at.
+close (but not so far that nothing could open them), and the output's own squashing: the rule of the loss looks at it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.attribution import HALF_FLAT, ROWS
 from gradtrace.diagnosis.profile import layer_below, places
 from gradtrace.diagnosis.scales import starts_at_zero
-from gradtrace.diagnosis.thresholds import ATTENTION_MIN_ROWS, INPUT_RMS, MIN_SAMPLES, SATURATED_MAJORITY, dead_frac
+from gradtrace.diagnosis.thresholds import (
+    ALIVE_SILENT,
+    ATTENTION_MIN_ROWS,
+    CLOSED_GATE,
+    DEAD_FRAC,
+    INPUT_RMS,
+    MIN_SAMPLES,
+    SATURATED_MAJORITY,
+    dead_frac,
+)
 from gradtrace.diagnosis.wording import percent
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
@@ -50,8 +59,9 @@ def dead_layers(traces: tuple[Trace, ...]) -> list[tuple[Op, float]]:
     layers = []
     for key, (op, a) in found.items():
         frac = fracs[key]
+        least = DEAD_FRAC if _samples_differ(a) else dead_frac(a.num_units, num_alike)
         seen_enough = a.num_samples * len(traces) >= MIN_SAMPLES
-        if frac == 1.0 or (seen_enough and frac >= dead_frac(a.num_units, num_alike)):
+        if frac == 1.0 or (seen_enough and frac >= least):
             layers.append((op, frac))
     return layers
 
@@ -88,7 +98,7 @@ def _saturated(scene: Scene) -> Finding | None:
     keys = set.intersection(*(set(ops) for ops in per_trace))
     view = scene.views[0]
     ops = sorted((op for key, op in per_trace[0].items() if key in keys), key=lambda op: op.sequence)
-    gates = {op.index for op in ops if is_gate(op, view) or is_output(op, view)}
+    gates = {op.index for op in ops if (is_gate(op, view) and not _closed(op)) or is_output(op, view)}
     ops = [op for op in ops if op.index not in gates]
     if not ops:
         return None
@@ -177,6 +187,12 @@ def _samples_alike(silent_frac: float, num_units: int) -> bool:
     return silent_frac >= 1.0 - dead_frac(num_units)
 
 
+def _samples_differ(a: ActivationStats) -> bool:
+    """Whether the units that are not silent throughout are silent now and then."""
+    silent_frac = len(a.dead_units) / a.num_units
+    return silent_frac < 1.0 and (a.zero_frac - silent_frac) / (1.0 - silent_frac) >= ALIVE_SILENT
+
+
 def _saturated_ops(trace: Trace) -> dict[Key, Op]:
     ops = by_key(trace)
     one_sided = [op.activation for op in ops.values() if op.activation and op.activation.function in HALF_FLAT]
@@ -206,6 +222,12 @@ def is_gate(op: Op, view: View) -> bool:
         if other.name.startswith("Mul") and sum(target is not None for target in other.targets) > 1:
             return True
     return False
+
+
+def _closed(op: Op) -> bool:
+    """Whether a gate is stuck: what goes through it, and what would move it, is next to nothing on average."""
+    a = op.activation
+    return a is not None and a.derivative_mean < CLOSED_GATE * a.derivative_max
 
 
 def is_output(op: Op, view: View) -> bool:
