@@ -274,3 +274,96 @@ def test_a_gate_that_is_fed_by_a_norm_which_starts_at_zero_is_not_dead(frozen: b
 
     torch.manual_seed(0)
     assert any(f.symptom is Symptom.DEAD_UNITS for f in findings(Excited())) is frozen
+
+
+@pytest.mark.parametrize("bias", [-2.0, -20.0])
+def test_a_gate_may_close_but_not_so_far_that_nothing_opens_it(bias: float) -> None:
+    class Highway(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.gate = nn.Linear(16, 32), nn.Linear(32, 32)
+            self.inner, self.head = nn.Linear(32, 32), nn.Linear(32, 4)
+            nn.init.constant_(self.gate.bias, bias)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            t = torch.sigmoid(self.gate(x))
+            return self.head(t * torch.relu(self.inner(x)) + (1 - t) * x)
+
+    torch.manual_seed(0)
+    found = [f for f in findings(Highway()) if f.symptom is Symptom.SATURATED]
+    assert [f.where[0] for f in found] == (["gate"] if bias == -20.0 else [])
+
+
+def test_a_mean_teacher_is_left_in_peace_unless_an_optimizer_holds_it() -> None:
+    class Taught(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.student, self.teacher = mlp(2, nn.ReLU), mlp(2, nn.ReLU, seed=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                target = self.teacher(x).softmax(-1)
+            return self.student(x) * (1 + target)
+
+    model = Taught()
+    assert verdict(model) is None
+    assert verdict(model, optimizer=torch.optim.Adam(model.student.parameters())) is None
+    both = torch.optim.Adam(model.parameters())
+    assert verdict(model, optimizer=both) == (Symptom.DISCONNECTED, Cause.DETACHED_GRAPH)
+
+
+def test_a_parameter_that_is_read_out_as_a_number_is_cut_off() -> None:
+    class Tempered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.temperature = mlp(2, nn.ReLU), nn.Parameter(torch.tensor(0.5))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.body(x) * 2.0 ** self.temperature.item()
+
+    (found,) = findings(Tempered())
+    assert (found.symptom, found.where) == (Symptom.DISCONNECTED, ("temperature",))
+    assert "item (" in found.message
+
+
+def test_a_loss_that_starts_at_zero_by_chance_does_not_explode() -> None:
+    data = batches(4)
+    data[0] = (data[0][0], torch.full_like(data[0][1], -100))  # every label ignored: the loss of this batch is zero
+
+    def loss_fn(model: nn.Module, batch: Any) -> torch.Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1], reduction="sum") / len(batch[0])
+
+    model = mlp(2, nn.ReLU)
+    assert verdict(model, loss_fn, data, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), steps=8) is None
+
+
+def test_steps_that_run_away_because_of_one_huge_layer_blame_the_layer() -> None:
+    model = mlp(5, nn.LeakyReLU, gain=1.4)
+    with torch.no_grad():
+        model[6].weight *= 5000.0  # type: ignore[operator]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    assert verdict(model, optimizer=optimizer) == (Symptom.EXPLODING, Cause.LARGE_WEIGHTS)
+    twin = mlp(5, nn.LeakyReLU, gain=1.4)
+    fast = torch.optim.SGD(twin.parameters(), lr=1000.0)
+    assert verdict(twin, optimizer=fast) in {
+        (Symptom.EXPLODING, Cause.LEARNING_RATE),
+        (Symptom.NONFINITE, Cause.LEARNING_RATE),
+    }
+
+
+@pytest.mark.parametrize(("rate", "ill"), [(1e-12, True), (1e-2, False), (0.0, False)])
+def test_a_learning_rate_below_the_precision_of_float32(rate: float, ill: bool) -> None:
+    model = mlp(2, nn.ReLU)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    expected = (Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT) if ill else None
+    assert verdict(model, optimizer=optimizer) == expected
+
+
+def test_a_gradient_penalty_is_no_vanishing_gradient() -> None:
+    def penalised(model: nn.Module, batch: Any) -> torch.Tensor:
+        x = batch[0].clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        return model(batch[0]).mean() + 10 * (slope.norm(2, 1) - 1).square().mean()
+
+    assert verdict(mlp(2, nn.LeakyReLU), penalised) is None
