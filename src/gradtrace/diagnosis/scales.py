@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES, UPDATE_REPLACES, UPDATE_USUAL
+from gradtrace.diagnosis.thresholds import CLEAR_DECADES, UPDATE_REPLACES, UPDATE_USUAL
 from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.kinds import base_name
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from gradtrace.records.trace import Op, ParameterStats
 
 
-def opens_by_itself(profile: Profile, view: View, training: Training | None) -> bool:
-    """Whether next to all that `profile` loses, it loses in scales that a step makes others."""
+def held_at_the_start(profile: Profile, view: View, training: Training | None) -> float:
+    """Decades of what `profile` loses that it loses in scales which a step makes others (-inf: in zeros), or 0."""
     stop = next((link.op for link in profile.links if math.isinf(link.decades)), None)
     if stop is not None:
-        return starts_at_zero(stop, view)
+        return -math.inf if starts_at_zero(stop, view) else 0.0
     late = max((_rate(p) for p in operands(profile.reference, view)), default=0.0)
     updates = {update.name: update.ratio for update in training.updates} if training is not None else {}
     held = sum(link.decades for link in profile.links if link.decades < 0.0 and _opens(link.op, view, updates, late))
     if -profile.lost < CLEAR_DECADES and view.paths.depths[profile.reference.index] == 0:
         # an output layer that starts small (0.01 in policies) lies between one of zeros and a usual one: no fault
         held += min(0.0, sum(link.decades for link in profile.links if link.op is profile.reference))
-    return held < 0.0 and profile.lost - held > -HEALTHY_DECADES
+    return held
 
 
 def _opens(op: Op, view: View, updates: dict[str, float], late: float) -> bool:

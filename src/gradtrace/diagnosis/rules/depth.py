@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import Blame, blame_growth, blame_loss
 from gradtrace.diagnosis.profile import Profile, owner
-from gradtrace.diagnosis.scales import opens_by_itself
+from gradtrace.diagnosis.scales import held_at_the_start
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, EPS_MARGIN, HEALTHY_DECADES
 from gradtrace.diagnosis.wording import CAUSES, EXTENT, decades, times
 from gradtrace.records.finding import Evidence, Finding
@@ -53,7 +53,9 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
     lost = symptom is Symptom.VANISHING
     blame = (blame_loss if lost else blame_growth)(profile, view.paths)
     extent = -profile.lost if lost else profile.gained
-    severity = Severity.CRITICAL if extent >= CLEAR_DECADES else Severity.WARNING
+    held = held_at_the_start(profile, view, scene.exhibit.training) if lost else 0.0
+    rest = extent + held if math.isfinite(held) else 0.0
+    severity = Severity.CRITICAL if rest >= CLEAR_DECADES else Severity.WARNING
     note = ""
     gets_through = scene.probe is not None and _of_probe(scene.probe, symptom) < HEALTHY_DECADES
     if gets_through and math.isinf(extent):
@@ -62,15 +64,15 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
     elif gets_through:
         severity = Severity.INFO
         note = " A random gradient at the output gets through unharmed: it is this loss's gradient, not the network."
-    elif lost and _harmless(scene, profile):
+    elif lost and _harmless(scene, profile, rest - extent):
         severity = Severity.INFO
         note = f" {scene.exhibit.optimizers[0].kind} evens this out: the gradient stays well above its eps."
     elif lost and blame.injected:
         severity = Severity.INFO
         note = " Each application is given the same input anew: an iteration towards a fixed point contracts by design."
-    elif lost and opens_by_itself(profile, view, scene.exhibit.training):
-        severity = Severity.INFO
-        note = " Weights that start at (or near) zero hold it back by design: they get a gradient and leave it."
+    if held < 0.0:
+        severity = Severity.INFO if rest < HEALTHY_DECADES else severity
+        note += " Weights that start at (or near) zero hold it back by design: they get a gradient and leave it."
     return Finding(
         symptom=symptom,
         cause=blame.cause,
@@ -96,15 +98,18 @@ def _probe_evidence(scene: Scene, symptom: Symptom) -> list[Evidence]:
     return [Evidence("the same for a random gradient", sign * _of_probe(scene.probe, symptom), "decades")]
 
 
-def _harmless(scene: Scene, profile: Profile) -> bool:
-    """Every optimizer is adaptive and the early weights' gradient stays above eps and the format's smallest number."""
+def _harmless(scene: Scene, profile: Profile, held: float) -> bool:
+    """Every optimizer is adaptive and the early weights' gradient stays above eps and the format's smallest number.
+
+    The gradient as it is once the `held` decades (negative) are not held back any more.
+    """
     optimizers = scene.exhibit.optimizers
     if not optimizers or not all(optimizer.adaptive for optimizer in optimizers):
         return False
     eps = max(optimizer.eps for optimizer in optimizers)
     early = set(profile.first.weights)
     gradients = [p.gradient for p in scene.views[0].trace.parameters if p.name in early and p.gradient is not None]
-    return bool(gradients) and all(g.rms >= EPS_MARGIN * eps and g.dtype != "float16" for g in gradients)
+    return bool(gradients) and all(g.rms * 10**-held >= EPS_MARGIN * eps and g.dtype != "float16" for g in gradients)
 
 
 def _message(symptom: Symptom, profile: Profile, blame: Blame, extent: float) -> str:
