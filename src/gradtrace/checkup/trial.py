@@ -38,11 +38,17 @@ def describe_optimizer(optimizer: Optimizer, model: nn.Module) -> OptimizerStats
     return OptimizerStats(
         kind=kind,
         adaptive=any(word in kind.lower() for word in _ADAPTIVE),
-        eps=max((float(group.get("eps", 0.0)) for group in optimizer.param_groups), default=0.0),
+        eps=max((_eps(group.get("eps", 0.0)) for group in optimizer.param_groups), default=0.0),
         learning_rate=max((float(group.get("lr", math.nan)) for group in optimizer.param_groups), default=math.nan),
         parameters=tuple(names[id(parameter)] for parameter in held if id(parameter) in names),
         num_foreign=sum(id(parameter) not in names for parameter in held),
     )
+
+
+def _eps(value: Any) -> float:
+    """Adafactor has two, of which the first is held against the gradient; None is the precision of float32."""
+    first = value[0] if isinstance(value, tuple | list) else value
+    return torch.finfo(torch.float32).eps if first is None else float(first)
 
 
 @dataclass

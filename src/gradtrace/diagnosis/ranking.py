@@ -34,7 +34,7 @@ _ORDER = [
 def rank(findings: list[Finding]) -> tuple[Finding, ...]:
     """Sort, and set aside what another finding explains."""
     findings = [f for i, f in enumerate(findings) if not any(_same(f, earlier) for earlier in findings[:i])]
-    findings = _growth_before_rate(findings)
+    findings = _flat_before_vanishing(_growth_before_rate(findings))
     explained = [_explain(finding, findings) for finding in findings]
     return tuple(sorted(explained, key=lambda f: (-f.severity.rank, _in_trial(f), _ORDER.index(f.symptom))))
 
@@ -66,6 +66,21 @@ def _growth_before_rate(findings: list[Finding]) -> list[Finding]:
                     findings[j] = replace(f, severity=Severity.INFO, message=f"{f.message} ({why})")
             findings[i] = replace(growth, severity=Severity.CRITICAL)
             break
+    return findings
+
+
+def _flat_before_vanishing(findings: list[Finding]) -> list[Finding]:
+    """What vanishes at one saturated or dead place vanishes because of it, and makes it as grave."""
+    for i, lost in enumerate(findings):
+        if lost.symptom is not Symptom.VANISHING or lost.cause is not Cause.SATURATED_PREACTIVATION:
+            continue
+        for j, flat in enumerate(findings):
+            if flat.symptom in (Symptom.SATURATED, Symptom.DEAD_UNITS) and set(lost.where) <= set(flat.where):
+                why = f"this follows from the {flat.symptom.value.replace('_', ' ')} units above"
+                worse = max(flat.severity, lost.severity, key=lambda severity: severity.rank)
+                findings[j] = replace(flat, severity=worse)
+                findings[i] = replace(lost, severity=Severity.INFO, message=f"{lost.message} ({why})")
+                break
     return findings
 
 

@@ -95,6 +95,9 @@ FLUSH_BINS = 3
 FLUSHED_FRAC = 0.5
 """[fraction] Most entries."""
 
+SMALLEST_NORMAL = 2.0**-126
+"""[pure number] Below it float32 has fewer and fewer digits (IEEE 754)."""
+
 UNCHANGED_FRAC = 0.5
 """[fraction] Most entries that had a gradient were left exactly as they were by the step."""
 

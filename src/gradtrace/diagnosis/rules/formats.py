@@ -10,7 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.profile import owner
-from gradtrace.diagnosis.thresholds import FLUSH_BINS, FLUSHED_FRAC, HALF_FORMATS, UNCHANGED_FRAC, UPDATE_USUAL
+from gradtrace.diagnosis.thresholds import (
+    FLUSH_BINS,
+    FLUSHED_FRAC,
+    HALF_FORMATS,
+    SMALLEST_NORMAL,
+    UNCHANGED_FRAC,
+    UPDATE_USUAL,
+)
 from gradtrace.diagnosis.wording import percent
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
 
 def judge(scene: Scene) -> list[Finding]:
     """Gradients flushed to zero, and updates that change nothing."""
-    found = [_flushed(scene), _unchanged(scene)]
+    found = [_flushed(scene), _subnormal(scene), _unchanged(scene)]
     return [finding for finding in found if finding is not None]
 
 
@@ -89,6 +96,23 @@ def _all_flushed(op: Op) -> bool:
     return layer and all(stats.norm == 0.0 for stats in op.passed if stats is not None)
 
 
+def _subnormal(scene: Scene) -> Finding | None:
+    """A loss so small that float32 holds it (and all gradients) with a few bits or none."""
+    losses = [abs(trace.loss) for trace in scene.exhibit.traces if trace.probe == "loss"]
+    if not losses or not all(0.0 < loss < SMALLEST_NORMAL for loss in losses):
+        return None
+    return Finding(
+        symptom=Symptom.UNDERFLOW,
+        cause=Cause.NUMERIC_FORMAT,
+        where=("loss",),
+        severity=Severity.CRITICAL,
+        message=f"The loss is {losses[0]:.3g}, below the smallest number that float32 holds in full (2^-126): the "
+        "gradient loses its digits or is zero. Scale the loss up, or take its logarithm.",
+        evidence=(Evidence("loss", losses[0]),),
+        remedies=remedies_for(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT),
+    )
+
+
 def _would_train(parameter: ParameterStats, scene: Scene) -> bool:
     """Whether the gradient is of the weight's size, so that it is the learning rate alone that makes steps too small.
 
@@ -104,8 +128,13 @@ def _unchanged(scene: Scene) -> Finding | None:
     training = scene.exhibit.training
     if training is None or not scene.exhibit.traces:
         return None
-    coarse = {p.name for p in scene.exhibit.traces[0].parameters if p.dtype in HALF_FORMATS or _would_train(p, scene)}
-    stuck = [u for u in training.updates if u.name in coarse and u.unchanged_frac > UNCHANGED_FRAC]
+    parameters = scene.exhibit.traces[0].parameters
+    halves = {p.name for p in parameters if p.dtype in HALF_FORMATS}
+    wide = {p.name for p in parameters if p.name not in halves and _would_train(p, scene)}
+    unchanged = [u for u in training.updates if u.unchanged_frac > UNCHANGED_FRAC]
+    stuck = [u for u in unchanged if u.name in halves]
+    rest = [u for u in unchanged if u.name in wide]
+    stuck += rest if 2 * len(rest) > len(wide) else []  # a bias in front of a norm has no gradient but rounding errors
     if not stuck:
         return None
     worst = max(stuck, key=lambda update: update.unchanged_frac)

@@ -71,7 +71,8 @@ def cause_of(birth: Birth | None, trace: Trace) -> Cause:
     )
     if half:
         return Cause.NUMERIC_FORMAT
-    grown = math.isnan(birth.largest) or birth.largest >= GROWN
+    averaged = base_name(birth.op).lower() == "mean" and math.isnan(birth.largest)  # of nothing: 0/0
+    grown = not averaged and (math.isnan(birth.largest) or birth.largest >= GROWN)
     return Cause.LARGE_WEIGHTS if base_name(birth.op) in _LINEAR and grown else Cause.UNSAFE_OP
 
 

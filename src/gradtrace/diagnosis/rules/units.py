@@ -203,8 +203,10 @@ def _saturated_ops(trace: Trace) -> dict[Key, Op]:
 def _is_saturated(op: Op, num_alike: int) -> bool:
     """`num_alike`: layers flat on one side by design whose samples look alike; this one must stand out of them."""
     a = op.activation
-    if a is None or op.factor is not Factor.ACTIVATION or a.function in _DEADLY or a.function in ROWS:
+    if a is None or op.factor is not Factor.ACTIVATION or a.function in _DEADLY:
         return False
+    if a.function in ROWS:  # a router, or attention over something else than keys: it may choose, but must be movable
+        return a.num_samples >= ATTENTION_MIN_ROWS and _closed(op)
     if a.function in HALF_FLAT:  # flat on one side by design: judge whole units, as for ReLU
         least = dead_frac(a.num_units, num_alike) * a.num_units
         return a.num_samples >= MIN_SAMPLES and a.saturated_units >= least
