@@ -73,14 +73,14 @@ def run_forward(model: nn.Module, loss_fn: Callable[..., Any], batch: Any, *, va
     except InputError:
         raise
     except Exception as error:
-        raise InputError(_blame_loss_fn(error, model, batch)) from error
+        raise InputError(explain_failure(error, model, batch)) from error
     check_loss(loss, model)
     root = loss.grad_fn if loss.grad_fn is not None else loss.view_as(loss).grad_fn
     assert root is not None
     return Forward(model, loss, recorder, observer, deferred, marks, batch_size_of(batch), walk([root]), {})
 
 
-def _blame_loss_fn(error: Exception, model: nn.Module, batch: Any) -> str:
+def explain_failure(error: Exception, model: nn.Module, batch: Any) -> str:
     frames, trace = [], error.__traceback__
     while trace is not None:
         frames.append(trace)
