@@ -11,7 +11,7 @@ from torch import nn
 
 import gradtrace
 from gradtrace.errors import InputError
-from gradtrace.recurrence.cells import State, Weights, push, step
+from gradtrace.tape.cells import State, Weights, push, step
 
 
 def run(model, x):
@@ -99,7 +99,7 @@ def test_the_product_of_jacobians_by_brute_force(kind, hidden):
     brute = torch.eye(16, dtype=torch.float64)
     for jacobian in jacobians(rnn, x):
         brute = jacobian @ brute
-    from gradtrace.recurrence.unroll import unrolled
+    from gradtrace.tape.unroll import unrolled
 
     with unrolled(rnn) as stepped, torch.no_grad():
         rnn(x)

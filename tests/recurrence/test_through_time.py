@@ -243,7 +243,7 @@ def test_a_loop_of_the_users_own():
     x = torch.randn(4, 12, 3, dtype=torch.float64)
     record = gradtrace.through_time(model, lambda m, x: m(x)[:, -1].square().mean(), x)
     (chain,) = record.chains
-    assert (chain.module, chain.kind, chain.num_weights) == ("hidden.weight", "loop", 2)
+    assert (chain.module, chain.kind, chain.num_weights) == ("hidden", "loop", 2)
     assert chain.num_steps == 10  # the initial state is a constant, and the last one is not read
     for t in range(1, 11):  # nothing else reads the states: all of their gradient came through the two weights
         assert chain.gains(t)[2] == pytest.approx(0.0, abs=1e-12)

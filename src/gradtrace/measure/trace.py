@@ -33,6 +33,7 @@ def trace(
     *,
     probe: str = "loss",
     values: bool = False,
+    unroll: bool = False,
     seed: int = 0,
 ) -> Trace:
     """Measure one backward pass of ``loss_fn(model, batch)`` op by op.
@@ -46,6 +47,7 @@ def trace(
         probe: 'loss' follows the loss gradient; 'random' a standard normal cotangent at the network's output, which
             shows what the network does to any gradient.
         values: look at every value of the forward pass, to name the op where a NaN or Inf was born.
+        unroll: run nn.RNN, nn.LSTM and nn.GRU one time step at a time, so that the ops of every step are on the tape.
         seed: of the random cotangent (a generator of its own).
 
     Returns:
@@ -65,7 +67,7 @@ def trace(
     if probe not in ("loss", "random"):
         raise InputError(f"probe must be 'loss' or 'random', but it is {probe!r}")
     with untouched(model), eager(), paused_collection():
-        forward = run_forward(model, loss_fn, batch, values=values)
+        forward = run_forward(model, loss_fn, batch, values=values, unroll=unroll)
         read_saved(forward)
         tape = describe(forward, model)
         if probe == "loss":

@@ -7,6 +7,15 @@ One step takes L'(h_t) to L'(h_{t-1}); its gain is a product of three, which tel
       |L'(h_t)|        |L'(h_t)|        |L'(r_t)|         |W_hh^T L'(r_t)|
 
     activation (tanh', gates)  recurrent weights   merge (losses and layers above, the carry)
+
+What draws what, from a saved record alone (`Diagnosis.through_time`, `Trace.through_time`, or a file of its own):
+
+- gradient by step: `Chain.states` over t = 0 to T (log scale), `Chain.cuts` as marks; per step `Chain.gains(t)` and,
+  for gated cells, `Chain.carry_gain(t)`; an LSTM's two paths are `Chain.hidden` and `Chain.cell`;
+- heat map: `Chain.reach.rows[i]` is the row of t = `Chain.reach.targets[i]` over s = 0 to t; with the user's own losses
+  per step `ThroughTime.losses`, and for positions of an input the same, named by `ThroughTime.positions`;
+- horizon: `Chain.reach.curve()` over the lag, with lines at -3 and at log10(1/2), and `Chain.horizon`;
+- exponents: `ThroughTime.spectra`, each `exponents` with `errors` (in nats per step) over their rank.
 """
 
 from __future__ import annotations
@@ -17,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradtrace.records.horizon import Horizon, horizon
+from gradtrace.records.lyapunov import LyapunovSpectrum
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,16 +44,19 @@ class Reach:
     """The t's that were measured."""
     rows: tuple[tuple[float, ...], ...]
     """Per target, the norm at s = 0 (the initial state) to s = t; of h and c together in an LSTM."""
+    starts: tuple[int, ...] = ()
+    """Per target, the first s that its gradient can reach, behind a cut (a detached state); () where nothing is cut."""
 
     def curve(self) -> tuple[float, ...]:
-        """Median over the targets of log10 |dL_t/ds_{t-k}| / |dL_t/ds_t|, for each lag k from 0.
+        """Median over the targets of log10 |dL_t/ds_{t-k}| / |dL_t/ds_t|, for each lag k from 0; cuts left out.
 
         >>> Reach("random", (2,), ((0.25, 0.5, 1.0),)).curve()
         (0.0, -0.3010299956639812, -0.6020599913279624)
         """
         found = []
-        for lag in range(max((len(row) for row in self.rows), default=0)):
-            ratios = sorted(_log10(row[-1 - lag], row[-1]) for row in self.rows if len(row) > lag and row[-1] > 0)
+        rows = [row[start:] for row, start in zip(self.rows, self.starts or (0,) * len(self.rows), strict=True)]
+        for lag in range(max(map(len, rows), default=0)):
+            ratios = sorted(_log10(row[-1 - lag], row[-1]) for row in rows if len(row) > lag and row[-1] != 0)
             if ratios:
                 half = len(ratios) // 2
                 found.append(ratios[half] if len(ratios) % 2 else _middle(ratios[half - 1], ratios[half]))
@@ -126,12 +139,15 @@ class Chain:
         return (whole + carried - read) / (2 * whole)
 
     @property
-    def extent(self) -> float:
-        """Decades of the loss gradient from the late tenth of the states to the early tenth (RMS of either)."""
-        states = self.states
-        width = max(1, len(states) // 10)
-        early, late = (math.sqrt(math.fsum(x * x for x in part)) for part in (states[:width], states[-width:]))
-        return _log10(early, late)
+    def span(self) -> tuple[int, int]:
+        """(first, last) t that the loss gradient travels between: from the last state that is read, back to a cut."""
+        last = max((t for t, x in enumerate(self.states) if x != 0.0), default=0)
+        return max((cut + 1 for cut in self.cuts if cut < last), default=0), last
+
+    @property
+    def horizon(self) -> Horizon | None:
+        """How far back a random gradient at a state reaches; None where it was not measured."""
+        return self.reach.horizon() if self.reach is not None else None
 
     @property
     def states(self) -> tuple[float, ...]:
@@ -155,14 +171,25 @@ class ThroughTime:
     """|dL_t/ds_s| of the user's losses per step, one per chain; or |dL_t/dx_s| where there is no recurrence."""
     positions: str = ""
     """What x_s is where there is no recurrence, as ``the input``."""
+    spectra: tuple[LyapunovSpectrum, ...] = ()
+    """Lyapunov exponents of chains of RNN, LSTM and GRU steps."""
     sentences: tuple[str, ...] = ()
+    """How far each chain reaches, and what was cut."""
     notes: tuple[str, ...] = ()
+    """What was not measured, and why."""
 
     @property
     def horizon(self) -> Horizon | None:
         """The shortest of all chains (or of the positions)."""
         reaches = [chain.reach for chain in self.chains if chain.reach] or list(self.losses if self.positions else ())
-        return min((reach.horizon() for reach in reaches), key=lambda h: h.steps, default=None)
+        found = [reach.horizon() for reach in reaches]
+        known = [one for one in found if not math.isnan(one.steps)]
+        return min(known or found, key=lambda h: h.steps, default=None)
+
+    def spectrum_of(self, chain: Chain) -> LyapunovSpectrum | None:
+        """The exponents of a chain, if they were measured."""
+        key = (chain.module, chain.kind, chain.layer, chain.direction)
+        return next((s for s in self.spectra if (s.module, s.kind, s.layer, s.direction) == key), None)
 
     def show(self, console: Console | None = None) -> None:
         """Print the picture and the sentences."""

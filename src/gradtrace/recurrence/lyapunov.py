@@ -11,7 +11,6 @@ it grows like exp(lambda_1 T). The spectrum over all directions sums to the mean
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,19 +19,14 @@ from gradtrace.errors import InputError
 from gradtrace.measure.session import eager, explain_failure
 from gradtrace.measure.trace import check_model
 from gradtrace.measure.untouched import untouched
-from gradtrace.records.lyapunov import LyapunovSpectrum
-from gradtrace.recurrence.cells import State, Weights, push
-from gradtrace.recurrence.loops import Recurrence, Watched, recurrences
-from gradtrace.recurrence.through_time import largest_singular_value
+from gradtrace.recurrence.exponents import MAX_SEQUENCES, spectrum
+from gradtrace.recurrence.found import recurrences
+from gradtrace.recurrence.uses import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
-
-NUM_BLOCKS = 10
-"""The sequence is cut into so many stretches of time: their means, over all sequences, give the standard error."""
-MAX_SEQUENCES = 4
+    from gradtrace.records.lyapunov import LyapunovSpectrum
 
 
 def lyapunov(
@@ -80,81 +74,15 @@ def lyapunov(
                 loss_fn(model, batch)
         except Exception as error:
             raise InputError(explain_failure(error, model, batch)) from error
-        found = [one for one in recurrences(watched) if one.segments]
+        found = [one for one in recurrences(watched, []) if one.segments]
         if not found:
             raise InputError("there is no nn.RNN, nn.LSTM, nn.GRU or cell of these in what loss_fn ran")
         say = progress or (lambda _frac: None)
-        spectra = []
-        with torch.no_grad():
-            for number, one in enumerate(found):
+        measured = []
+        for number, one in enumerate(found):
 
-                def part(frac: float, number: int = number) -> None:
-                    say((number + frac) / len(found))
+            def part(frac: float, number: int = number) -> None:
+                say((number + frac) / len(found))
 
-                spectra.append(_spectrum(one, k, max_sequences, warmup_frac, part, seed))
-    return tuple(spectra)
-
-
-def _spectrum(
-    one: Recurrence, k: int | None, most: int, warmup_frac: float, say: Callable[[float], None], seed: int
-) -> LyapunovSpectrum:
-    logs, dim = _log_diagonals(one, k, most, say, seed)
-    warmup = min(int(warmup_frac * len(logs)), len(logs) - 1)
-    kept = logs[warmup:]
-    means = kept.mean(dim=(0, 1))
-    order = torch.argsort(means, descending=True)
-    matrix = one.weight
-    assert matrix is not None
-    return LyapunovSpectrum(
-        module=one.module, kind=one.kind, layer=one.layer, direction="backward" if one.reverse else "forward",
-        exponents=tuple(means[order].tolist()), errors=tuple(_standard_errors(kept)[order].tolist()),
-        dim=dim, num_steps=len(kept), num_sequences=kept.shape[1], singular_value=largest_singular_value(matrix),
-    )  # fmt: skip
-
-
-def _log_diagonals(
-    one: Recurrence, k: int | None, most: int, say: Callable[[float], None], seed: int
-) -> tuple[Tensor, int]:
-    """Ln |diag R_t| [time, sequence, k], and the dimension of the state."""
-    jobs = [(segment, t) for segment in one.segments for t in range(len(segment.steps))]
-    width = min(most, *(_rows(segment.states[t].h) for segment, t in jobs))  # packed sequences that end leave
-    first = one.states[0]
-    dim = first.h.shape[-1] + (0 if first.c is None else first.c.shape[-1])
-    count = dim if k is None else min(k, dim)
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(width, dim, count, generator=generator, dtype=torch.float64).to(first.h.device)
-    Q = torch.linalg.qr(noise)[0]
-    logs = []
-    for done, (segment, t) in enumerate(jobs):
-        state, step = segment.states[t], segment.steps[t]
-        gates, linear = _doubles(step.gates, width), _doubles(step.linear, width)
-        before = State(_doubles(state.h, width), None if state.c is None else _doubles(state.c, width))
-        Q, R = torch.linalg.qr(push(segment.kind, gates, linear, before, _double(segment.weights), Q))
-        logs.append(R.diagonal(dim1=-2, dim2=-1).abs().log())
-        say((done + 1) / len(jobs))
-    found = torch.stack(logs)
-    if bool(torch.isnan(found).any()):
-        raise InputError(f"the states of {one.module or 'the recurrence'} are not finite: it has no exponents")
-    return found.cpu(), dim
-
-
-def _rows(h: Tensor) -> int:
-    return h.shape[0] if h.dim() > 1 else 1
-
-
-def _doubles(x: Tensor, width: int) -> Tensor:
-    return (x if x.dim() > 1 else x.unsqueeze(0))[:width].double()
-
-
-def _double(weights: Weights) -> Weights:
-    return Weights(weights.ih, weights.hh.double(), hr=None if weights.hr is None else weights.hr.double())
-
-
-def _standard_errors(logs: Tensor) -> Tensor:
-    """Of the mean over time and sequences, from the means of stretches of time (they are nearly independent)."""
-    blocks = [block.mean(0) for block in logs.tensor_split(min(NUM_BLOCKS, len(logs)))]
-    values = torch.cat(blocks)
-    if len(values) < 2:
-        return torch.full_like(values[0], math.nan)
-    finite = torch.where(torch.isfinite(values), values, math.nan)
-    return finite.std(0) / math.sqrt(len(values))
+            measured.append(spectrum(one, k, max_sequences, warmup_frac, part, seed))
+    return tuple(measured)

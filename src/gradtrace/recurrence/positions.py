@@ -18,6 +18,8 @@ from gradtrace.recurrence.sentences import sentences
 from gradtrace.tape.dataflow import tensors_in
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
     from torch.utils.hooks import RemovableHandle
 
@@ -100,9 +102,8 @@ def measure_positions(
 def _gradient(
     x: Tensor, losses: Tensor | None, output: Tensor | None, axis: int, t: int, generator: torch.Generator
 ) -> Tensor:
-    found: tuple[Tensor | None, ...]
     if losses is not None:
-        found = torch.autograd.grad(losses[t], x, retain_graph=True, allow_unused=True)
+        found: Sequence[Tensor | None] = torch.autograd.grad(losses[t], x, retain_graph=True, allow_unused=True)
     else:
         assert output is not None
         cotangent = torch.zeros_like(output)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from gradtrace.recurrence.loops import Recurrence
+    from gradtrace.recurrence.chain import Recurrence
 
 MAX_LOSSES = 64
 """Of the user's losses per step, at most so many are followed back."""
@@ -33,7 +33,7 @@ def spread(last: int, count: int) -> list[int]:
 
 def random_reach(one: Recurrence, cotangent: Tensor | None, num_targets: int, generator: torch.Generator) -> Reach:
     """From the cotangent (by default standard normal) at h_t of a few t's, evenly spaced up to the last."""
-    targets = [t for t in spread(len(one.states) - 1, num_targets) if one.states[t].h.requires_grad]
+    targets = [t for t in spread(one.num_steps, num_targets) if one.states[t].h.requires_grad]
     seeds = []
     for t in targets:
         h = one.states[t].h
@@ -53,7 +53,7 @@ def loss_reaches(found: Sequence[Recurrence], losses: Tensor, notes: list[str]) 
     """From every L_t (or `MAX_LOSSES` of them), for each recurrence with as many steps as there are losses."""
     reaches = []
     for one in found:
-        num_steps = len(one.states) - 1
+        num_steps = one.num_steps
         if num_steps != len(losses):
             notes.append(f"{len(losses)} losses, but {num_steps} steps of {one.module}: no heat map of them there")
             continue
@@ -64,12 +64,17 @@ def loss_reaches(found: Sequence[Recurrence], losses: Tensor, notes: list[str]) 
 
 
 def _reach(one: Recurrence, seeds: Sequence[tuple[int, Tensor, Tensor | None]], source: str) -> Reach:
-    states = [(state.h,) for state in one.states]
-    cells = [(state.c,) for state in one.states if state.c is not None]
-    rows = []
-    with Tap([*states, *cells]) as tap:
+    cuts = sorted(one.cuts)
+    states = [*one.states, *(one.cuts[t] for t in cuts)]  # behind a cut the gradient ends at the copy
+    hidden, cells = [(state.h,) for state in states], [(state.c,) for state in states if state.c is not None]
+    rows, starts = [], []
+    with Tap([*hidden, *cells]) as tap:
         for t, output, cotangent in seeds:
             norms, _ = tap.norms([output], None if cotangent is None else [cotangent], one.starts)
-            row = np.hypot(norms[: len(states)], norms[len(states) :]) if cells else norms
+            row = np.hypot(norms[: len(hidden)], norms[len(hidden) :]) if cells else norms
+            start = max((cut for cut in cuts if cut < t), default=0)
+            if start:
+                row[start] = row[len(one.states) + cuts.index(start)]
             rows.append(tuple(float(x) for x in row[: t + 1]))
-    return Reach(source, tuple(t for t, _, _ in seeds), tuple(rows))
+            starts.append(start)
+    return Reach(source, tuple(t for t, _, _ in seeds), tuple(rows), tuple(starts) if cuts else ())

@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.hooks import RemovableHandle
 
+    from gradtrace.recurrence.chain import Place
+
 
 class Tap:
-    """A context with a hook on each tensor of each group; a group's norm is that of the sum of its gradients."""
+    """A context with a hook on each place of each group; a group's norm is that of the sum of its gradients."""
 
-    def __init__(self, groups: Sequence[tuple[Tensor, ...]]) -> None:
+    def __init__(self, groups: Sequence[tuple[Place, ...]]) -> None:
         self._groups = groups
         self._handles: list[RemovableHandle] = []
         self._norms: dict[int, Tensor] = {}
@@ -26,7 +28,7 @@ class Tap:
     def __enter__(self) -> Self:
         for index, group in enumerate(self._groups):
             hook = self._norm_hook(index) if len(group) == 1 else self._sum_hook(index)
-            self._handles += [tensor.register_hook(hook) for tensor in group if tensor.requires_grad]
+            self._handles += [handle for place in group if (handle := _hooked(place, hook)) is not None]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -60,6 +62,20 @@ class Tap:
         if self._norms:
             found[list(self._norms)] = torch.stack(list(self._norms.values())).cpu().numpy()  # crosses to the host once
         return found, list(gradients)
+
+
+def _hooked(place: Place, hook: Callable[[Tensor], None]) -> RemovableHandle | None:
+    """`hook` on the gradient of a tensor, or of one output of an op."""
+    if isinstance(place, torch.Tensor):
+        return place.register_hook(hook) if place.requires_grad else None
+    node, output = place
+
+    def prehook(gradients: Sequence[Tensor | None]) -> None:
+        gradient = gradients[output]
+        if gradient is not None:
+            hook(gradient)
+
+    return node.register_prehook(prehook)
 
 
 def norm(tensor: Tensor) -> Tensor:

@@ -9,29 +9,31 @@ R. Pascanu, T. Mikolov, Y. Bengio (2013), On the difficulty of training recurren
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from gradtrace.errors import InputError
 from gradtrace.measure.session import check_loss, eager, explain_failure
 from gradtrace.measure.trace import check_model
 from gradtrace.measure.untouched import paused_collection, untouched
-from gradtrace.records.time import Chain, ThroughTime
-from gradtrace.recurrence.loops import Recurrence, Watched, recurrences
+from gradtrace.records.time import ThroughTime
+from gradtrace.recurrence.exponents import spectra
+from gradtrace.recurrence.found import recurrences
+from gradtrace.recurrence.norms import chains_of
 from gradtrace.recurrence.positions import Inputs, measure_positions
 from gradtrace.recurrence.reach import loss_reaches, random_reach
 from gradtrace.recurrence.sentences import sentences
-from gradtrace.recurrence.tap import Tap, norm
+from gradtrace.recurrence.uses import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
+
+    from gradtrace.recurrence.chain import Recurrence
 
 NUM_TARGETS = 4
 """Random cotangents are put at so many t's, evenly spaced up to the last: the curve is their median."""
@@ -84,27 +86,31 @@ def through_time(
         result = _forward(model, loss_fn, batch, watched, inputs)
         loss, losses = _split(result, model)
         generator = torch.Generator().manual_seed(seed)
-        found = [one for one in recurrences(watched) if one.starts] if at == "state" else []
+        found = [one for one in recurrences(watched, notes) if one.starts] if at == "state" else []
         if not found:
             return measure_positions(title, loss, losses, inputs, time_axis, max(num_targets, 8), generator, notes)
         return _record(title, model, loss, losses, found, cotangent, num_targets, generator, notes)
 
 
 def recurrences_through_time(
-    model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: Any, *, num_targets: int = 2
+    model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: Any, *, num_targets: int = NUM_TARGETS, k: int = 0
 ) -> ThroughTime | None:
-    """`through_time` for the recurrences of a model alone; None where it has none."""
+    """`through_time` for the recurrences of a model alone, with the `k` largest exponents; None where it has none.
+
+    With ``num_targets=0`` the loss gradient alone is measured.
+    """
     notes: list[str] = []
     title = type(model).__name__
     model = check_model(model, notes)
     with untouched(model), eager(), paused_collection():
         watched = Watched(model)
         result = _forward(model, loss_fn, batch, watched)
-        found = [one for one in recurrences(watched) if one.starts]
+        found = [one for one in recurrences(watched, notes) if one.starts]
         if not found:
             return None
         generator = torch.Generator().manual_seed(0)
-        return _record(title, model, *_split(result, model), found, None, num_targets, generator, notes)
+        record = _record(title, model, *_split(result, model), found, None, num_targets, generator, notes)
+        return replace(record, spectra=spectra(found, k)) if k else record
 
 
 def _forward(model: nn.Module, loss_fn: Callable[[Any, Any], Any], batch: Any, *contexts: Any) -> Any:
@@ -130,9 +136,10 @@ def _record(
     generator: torch.Generator,
     notes: list[str],
 ) -> ThroughTime:
-    chains, gradient_norm = _chains(model, loss, found)
-    reaches = [random_reach(one, cotangent, num_targets, generator) for one in found]
-    chains = [replace(chain, reach=reach) for chain, reach in zip(chains, reaches, strict=True)]
+    chains, gradient_norm = chains_of(model, loss, found)
+    if num_targets:
+        reaches = [random_reach(one, cotangent, num_targets, generator) for one in found]
+        chains = [replace(chain, reach=reach) for chain, reach in zip(chains, reaches, strict=True)]
     maps = [] if losses is None else loss_reaches(found, losses, notes)
     record = ThroughTime(title, float(loss.detach()), gradient_norm, tuple(chains), tuple(maps))
     return replace(record, sentences=sentences(record), notes=tuple(notes))
@@ -145,68 +152,3 @@ def _split(result: Any, model: nn.Module) -> tuple[Tensor, Tensor | None]:
         return result.sum(), result
     check_loss(result, model)
     return result.reshape(()), None
-
-
-# ------------------------------------------------------------------------------------------------- the loss gradient
-
-
-def _chains(model: nn.Module, loss: Tensor, found: Sequence[Recurrence]) -> tuple[list[Chain], float]:
-    """One backward pass: every chain's norms, and that of all parameters."""
-    groups: list[tuple[Tensor, ...]] = []
-    places: list[dict[str, Any]] = []
-    for one in found:
-        place: dict[str, Any] = {}
-        for name, tensors in _groups_of(one).items():
-            place[name] = range(len(groups), len(groups) + len(tensors))
-            groups += tensors
-        first = len(groups)  # of several weights: norms are joined, not summed
-        groups += [(y,) for ys in one.linear for y in ys]
-        place["linear"] = first
-        places.append(place)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    sources = [*parameters, *(start for one in found for start in one.starts)]
-    with Tap(groups) as tap:
-        try:
-            norms, gradients = tap.norms([loss], None, sources)
-        except RuntimeError as error:
-            raise InputError(
-                f"the backward pass raised {type(error).__name__}: {str(error).splitlines()[0]}"
-            ) from error
-    received = [float(norm(g)) for g in gradients[: len(parameters)] if g is not None]
-    total = math.sqrt(math.fsum(x * x for x in received))
-    return [_chain(one, place, norms) for one, place in zip(found, places, strict=True)], total
-
-
-def _groups_of(one: Recurrence) -> dict[str, list[tuple[Tensor, ...]]]:
-    return {
-        "hidden": [(state.h,) for state in one.states],
-        "cell": [(state.c,) for state in one.states if state.c is not None],
-        "recurrent": list(one.fed),
-        "carried": [(x,) for x in one.carried],
-        "read": [(x,) for x in one.read],
-    }
-
-
-def _chain(one: Recurrence, place: dict[str, Any], norms: np.ndarray[Any, Any]) -> Chain:
-    def pick(name: str) -> tuple[float, ...]:
-        return tuple(float(norms[i]) for i in place[name])
-
-    linear, index = [], place["linear"]
-    for ys in one.linear:
-        linear.append(float(np.sqrt(np.sum(norms[index : index + len(ys)] ** 2))))
-        index += len(ys)
-    matrix = one.weight
-    return Chain(
-        module=one.module, module_type=one.module_type, kind=one.kind, layer=one.layer,
-        direction="backward" if one.reverse else "forward", call=one.call,
-        hidden=pick("hidden"), linear=tuple(linear), recurrent=pick("recurrent"), cell=pick("cell"),
-        carried=pick("carried"), read=pick("read"), cuts=tuple(one.cuts), detached_start=one.detached_start,
-        singular_value=math.nan if matrix is None else largest_singular_value(matrix),
-        num_weights=len(one.linear[0]) if one.linear else 1,
-    )  # fmt: skip
-
-
-def largest_singular_value(matrix: Tensor) -> float:
-    """The spectral norm, in float64; NaN for a matrix that is not finite."""
-    values = matrix.detach().double()
-    return float(torch.linalg.matrix_norm(values, 2)) if bool(torch.isfinite(values).all()) else math.nan

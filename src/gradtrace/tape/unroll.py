@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from gradtrace.recurrence.cells import State, Weights
-from gradtrace.recurrence.segment import Segment, advance, layers_of, run_layer
+from gradtrace.tape.cells import State, Weights
+from gradtrace.tape.segment import Segment, advance, layers_of, run_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from gradtrace.recurrence.cells import State, Step, Weights, step
+from gradtrace.tape.cells import State, Step, Weights, step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
