@@ -30,8 +30,11 @@ def is_recurrent(model: nn.Module, trace: Trace) -> bool:
     """Whether the model has a recurrent module or function, or a weight that is applied again and again."""
     if any(isinstance(module, nn.RNNBase | nn.RNNCellBase) for module in model.modules()):
         return True
-    applied = Counter(op.weights for op in trace.ops if op.weights)
-    return max(applied.values(), default=0) >= RECURRENCE_CALLS or any(op.function in _FUNCTIONS for op in trace.ops)
+    leaves = (trace.ops[target[0]].parameter for op in trace.ops for target in op.targets if target is not None)
+    counts = Counter(op.weights for op in trace.ops if op.weights), Counter(name for name in leaves if name)
+    return any(op.function in _FUNCTIONS for op in trace.ops) or any(
+        max(applied.values(), default=0) >= RECURRENCE_CALLS for applied in counts
+    )
 
 
 def with_time(
@@ -45,4 +48,7 @@ def with_time(
         record = recurrences_through_time(model, loss_fn, batch, num_targets=targets, k=exponents)
     except InputError as error:
         return trace, (f"no verdict through time: {error}",)
+    except Exception as error:  # what we do to see more must not cost what was seen
+        told = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return trace, (f"no verdict through time: measuring it failed ({told}); please report it",)
     return replace(trace, through_time=record), ()

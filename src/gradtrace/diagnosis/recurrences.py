@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.profile import log10_ratio
-from gradtrace.diagnosis.thresholds import SEQUENCE_ENDS
+from gradtrace.diagnosis.thresholds import CLEAR_DECADES, SEQUENCE_ENDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,43 +44,38 @@ class Layer:
         In a bidirectional layer a position has the gradient of both directions' states; which end is early depends on
         the direction, so that the sign is that of `rate`, decades per step of a random gradient.
         """
-        if len(self.chains) == 1 or any(chain.cuts for chain in self.chains):
+        positions = self._positions()
+        if positions is None:
             return max((_decades(_travelled(chain)) for chain in self.chains), key=abs)
+        return math.copysign(_decades(positions), rate)
+
+    @property
+    def starved_inside(self) -> bool:
+        """Whether the positions between the two ends of a bidirectional layer get far less than the ends."""
+        positions = self._positions()
+        return positions is not None and log10_ratio(min(positions), max(positions)) <= -CLEAR_DECADES
+
+    def _positions(self) -> list[float] | None:
+        """Gradient by position of a bidirectional layer whose directions run through."""
+        if len(self.chains) != 2 or any(chain.cuts for chain in self.chains):
+            return None
         ahead, back = self.chains[0].states[1:], self.chains[1].states[:0:-1]
-        contrast = _decades([math.hypot(a, b) for a, b in zip(ahead, back, strict=False)])
-        return math.copysign(contrast, rate)
+        return [math.hypot(a, b) for a, b in zip(ahead, back, strict=False)]
 
 
 def layers(record: ThroughTime) -> list[Layer]:
-    """The layers of recurrent modules and cells, in order; loops of the user's own are left out."""
+    """Of recurrent modules, cells and loops through time; a loop that takes nothing new in is a matter of depth."""
     groups: dict[tuple[str, int, int], list[Chain]] = {}
     for chain in record.chains:
-        if chain.kind != "loop":
+        if chain.inputs == "varying":
             groups.setdefault((chain.module, chain.layer, chain.call), []).append(chain)
     return [Layer(tuple(chains)) for chains in groups.values()]
-
-
-def chain_of(record: ThroughTime | None, module: str) -> Chain | None:
-    """The longest chain of a module, of what is inside it or of what it is inside of."""
-    if record is None:
-        return None
-    near = [chain for chain in record.chains if _related(chain.module, module)]
-    return max(near, key=lambda chain: chain.num_steps, default=None)
-
-
-def loop_extent(chain: Chain) -> float:
-    """Decades that the loss gradient gains or loses over a single chain."""
-    return _decades(_travelled(chain))
 
 
 def horizon_of(layer: Layer, record: ThroughTime) -> Horizon | None:
     """The horizon of the same layer as it was measured on `record` (on the first batch)."""
     same = next((one for one in layers(record) if one.key == layer.key), None)
     return same.worst.horizon if same is not None else None
-
-
-def _related(a: str, b: str) -> bool:
-    return a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.")
 
 
 def _travelled(chain: Chain) -> Sequence[float]:

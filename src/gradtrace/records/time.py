@@ -100,6 +100,9 @@ class Chain:
     singular_value: float = math.nan
     """Largest of W_hh."""
     num_weights: int = 1
+    inputs: str = "varying"
+    """What a step takes in beside the state: 'varying' (time goes on), 'same' (an iteration towards a fixed point) or
+    'none' (shared depth)."""
     reach: Reach | None = None
 
     @property

@@ -38,6 +38,8 @@ class Recurrence:
     cuts: dict[int, State] = field(default_factory=dict)
     """Step whose state was handed on without the tape -> the copy that the next step was given."""
     detached_start: bool = False
+    inputs: str = "varying"
+    """What a step takes in beside the state: 'varying', 'same' or 'none'."""
 
     @property
     def num_steps(self) -> int:

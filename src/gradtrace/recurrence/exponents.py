@@ -62,7 +62,7 @@ def _log_diagonals(
 ) -> tuple[Tensor, int]:
     """Ln |diag R_t| [time, sequence, k], and the dimension of the state."""
     jobs = [(segment, t) for segment in one.segments for t in range(len(segment.steps))]
-    width = min(most, *(_rows(segment.states[t].h) for segment, t in jobs))  # packed sequences that end leave
+    width = min(most, *(_rows(segment.steps[t].linear) for segment, t in jobs))  # packed sequences that end leave
     first = one.states[0]
     dim = first.h.shape[-1] + (0 if first.c is None else first.c.shape[-1])
     count = dim if k is None else min(k, dim)

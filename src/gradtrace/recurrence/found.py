@@ -27,7 +27,9 @@ def recurrences(watched: Watched, notes: list[str]) -> list[Recurrence]:
     chains: dict[tuple[str, int, bool], list[Recurrence]] = {}
     for segment in watched.segments:
         _join(chains.setdefault((segment.module, segment.layer, segment.reverse), []), segment)
-    found = [one for grown in chains.values() for one in grown] + loops(watched.uses)
+    for one in (one for grown in chains.values() for one in grown if one.module_type.endswith("Cell")):
+        one.inputs = watched.origins.inputs([watched.origins.number(state.h) for state in one.states])
+    found = [one for grown in chains.values() for one in grown] + loops(watched.uses, watched.origins)
     if len(found) > MAX_CHAINS:
         notes.append(f"{len(found)} recurrences: the {MAX_CHAINS} with the most steps were looked at")
         longest = sorted(found, key=lambda one: -one.num_steps)[:MAX_CHAINS]

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
     from torch.autograd.graph import Node
 
+    from gradtrace.recurrence.origins import Origins
     from gradtrace.recurrence.uses import Use
 
 MIN_CALLS = 4
 """The same weight met that often in a row is a recurrence, in time or in shared depth."""
 
 
-def loops(uses: Mapping[str, Sequence[Use]]) -> list[Recurrence]:
+def loops(uses: Mapping[str, Sequence[Use]], origins: Origins) -> list[Recurrence]:
     """One recurrence for each loop, in the order of their first steps."""
     runs = [(name, run) for name, applied in uses.items() for run in _runs(applied)]
     runs.sort(key=lambda pair: pair[1][0].order)
@@ -36,7 +37,7 @@ def loops(uses: Mapping[str, Sequence[Use]]) -> list[Recurrence]:
             groups.append([(name, run)])
         else:
             group.append((name, run))
-    return [_recurrence(group, number) for number, group in enumerate(groups)]
+    return [_recurrence(group, number, origins) for number, group in enumerate(groups)]
 
 
 def _runs(uses: Sequence[Use]) -> Iterable[list[Use]]:
@@ -60,7 +61,7 @@ def _take_turns(first: Sequence[Use], other: Sequence[Use]) -> bool:
     return all(a.order < b.order < end for a, b, end in zip(first, other, ends, strict=False))
 
 
-def _recurrence(group: list[tuple[str, list[Use]]], number: int) -> Recurrence:
+def _recurrence(group: list[tuple[str, list[Use]]], number: int, origins: Origins) -> Recurrence:
     """The states are what the first weight reads; other weights that read the very same are joined to it."""
     _, leader = group[0]
     readers = [run for _, run in group if all(a.x is b.x for a, b in zip(leader, run, strict=False))]
@@ -72,6 +73,7 @@ def _recurrence(group: list[tuple[str, list[Use]]], number: int) -> Recurrence:
         states=[State(use.x) for use in leader[: last + 1]],
         fed=[tuple(run[t].fed for run in readers) for t in range(last)],
         linear=[tuple(run[t].y for run in readers) for t in range(last)],
+        inputs=origins.inputs([use.value for use in leader]),
     )
 
 

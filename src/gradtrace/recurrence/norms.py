@@ -71,7 +71,7 @@ def _chain(one: Recurrence, place: dict[str, Any], norms: np.ndarray[Any, Any]) 
         hidden=pick("hidden"), linear=tuple(linear), recurrent=pick("recurrent"), cell=pick("cell"),
         carried=pick("carried"), read=pick("read"), cuts=tuple(sorted(one.cuts)), detached_start=one.detached_start,
         singular_value=math.nan if matrix is None else largest_singular_value(matrix),
-        num_weights=len(one.linear[0]) if one.linear else 1,
+        num_weights=len(one.linear[0]) if one.linear else 1, inputs=one.inputs,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gradtrace.recurrence.origins import Origins
 from gradtrace.tape.unroll import Unrolled
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Use:
     """What came out: the op that made it, and which output of the op it is (an in-place function may follow)."""
     order: int
     """Place among all uses of the forward pass."""
+    value: int
+    """Number of `x` among the values of the forward pass."""
 
 
 class Watched(Unrolled):
@@ -61,22 +64,33 @@ class Watched(Unrolled):
         named = [*model.named_buffers(), *model.named_parameters()]
         self._names = {id(tensor): (name, tensor) for name, tensor in named if tensor.dim()}
         self._order = 0
+        self.origins = Origins()
         self.uses: dict[str, list[Use]] = defaultdict(list)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note the applications of weights; all else as `Unrolled` does it."""
         name = getattr(func, "__name__", "")
+        result = self._use(name, func, args, kwargs or {})
+        if result is None:
+            result = super().__torch_function__(func, types, args, kwargs)
+            if name not in _LINEAR or name in _ELEMENTWISE:
+                self._derive(args, result)
+        self.origins.record(name, (args, tuple((kwargs or {}).values())), result, lambda x: bool(self._name_of(x)))
+        return result
+
+    def _use(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+        """The result of applying a weight to data that carries gradient; None for anything else."""
         for data, weight in _LINEAR.get(name, ()):
             if max(data, weight) < len(args) and (found := self._applied(name, args[data], args[weight])):
                 x = args[data]
                 fed = x.view_as(x)
-                y = func(*args[:data], fed, *args[data + 1 :], **(kwargs or {}))
-                self._note(found, x, fed, y)
+                y: Tensor = func(*args[:data], fed, *args[data + 1 :], **kwargs)
+                if y.grad_fn is not None:
+                    use = Use(x, fed, (y.grad_fn, y.output_nr), self._order, self.origins.number(x))
+                    self.uses[found].append(use)
+                    self._order += 1
                 return y
-        result = super().__torch_function__(func, types, args, kwargs)
-        if name not in _LINEAR or name in _ELEMENTWISE:
-            self._derive(args, result)
-        return result
+        return None
 
     def _applied(self, function: str, data: Any, weight: Any) -> str:
         """Name of the weight, where a weight is applied to data that carries gradient."""
@@ -86,11 +100,6 @@ class Watched(Unrolled):
         if function in _ELEMENTWISE:  # where any tensor may stand: a weight times a weight is a weight
             return "" if self._name_of(data) or data.dim() < weight.dim() else name
         return name if name and weight.dim() > 1 else ""
-
-    def _note(self, name: str, x: Tensor, fed: Tensor, y: Any) -> None:
-        if isinstance(y, Tensor) and y.grad_fn is not None:
-            self.uses[name].append(Use(x, fed, (y.grad_fn, y.output_nr), self._order))
-            self._order += 1
 
     def _derive(self, args: Any, result: Any) -> None:
         """What is computed from weights alone is a weight, under the name of its first parameter."""

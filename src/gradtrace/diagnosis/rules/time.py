@@ -1,9 +1,10 @@
 """Does the loss gradient reach the early steps of a recurrence, and how far back could any gradient reach?
 
-Judged on |L'(h_t)|, step by step, of nn.RNN, nn.LSTM, nn.GRU and their cells (loops of the user's own are judged as
-depth is). The gradient of the early tenth of the states against the late tenth, in the mildest batch; a random gradient
-must fare alike, or the loss is what makes the difference and not the recurrence. Where losses at every step keep the
-early states alive, a horizon shorter than the sequence is told, and no fault.
+Judged on |L'(h_t)|, step by step, of nn.RNN, nn.LSTM, nn.GRU, their cells, and loops of the user's own that take in
+something new at each step (a loop that does not is judged as depth is). The gradient of the early tenth of the states
+against the late tenth, in the mildest batch; a random gradient must fare alike, or the loss is what makes the
+difference and not the recurrence. Where losses at every step keep the early states alive, a horizon shorter than the
+sequence is told, and no fault.
 """
 
 from __future__ import annotations
@@ -150,9 +151,12 @@ def _short(batch: list[_Measured]) -> list[Finding]:
         return []
     worst = min(short, key=lambda m: m.horizon.steps / m.layer.worst.num_steps)
     chain = worst.layer.worst
+    fed = "Early steps get gradient from elsewhere, so that training moves"
+    if worst.layer.starved_inside:
+        fed = "Each end is near the final state of one direction, and what lies between gets next to nothing"
     message = (
         f"A gradient at {chain.name} falls 1000-fold in {steps(worst.horizon.steps)} back in time; the sequence has "
-        f"{chain.num_steps}. Early steps get gradient from elsewhere, so that training moves; {_cannot(worst.horizon)}."
+        f"{chain.num_steps}. {fed}; {_cannot(worst.horizon)}."
     )
     return [
         Finding(
