@@ -12,7 +12,6 @@ from gradtrace.diagnosis.thresholds import CLEAR_DECADES, SEQUENCE_ENDS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gradtrace.records.horizon import Horizon
     from gradtrace.records.time import Chain, ThroughTime
 
 
@@ -72,10 +71,10 @@ def layers(record: ThroughTime) -> list[Layer]:
     return [Layer(tuple(chains)) for chains in groups.values()]
 
 
-def horizon_of(layer: Layer, record: ThroughTime) -> Horizon | None:
-    """The horizon of the same layer as it was measured on `record` (on the first batch)."""
+def worst_of(layer: Layer, record: ThroughTime) -> Chain | None:
+    """The worse direction of the same layer as it was measured on `record` (on the first batch)."""
     same = next((one for one in layers(record) if one.key == layer.key), None)
-    return same.worst.horizon if same is not None else None
+    return same.worst if same is not None else None
 
 
 def _travelled(chain: Chain) -> Sequence[float]:

@@ -37,6 +37,25 @@ _ORTHOGONAL = Remedy(
     "Saxe et al. 2014; Arjovsky et al. 2016",
 )
 
+_IDENTITY = Remedy("Or as the identity, with ReLU.", "torch.nn.init.eye_(rnn.weight_hh_l0)", "Le et al. 2015")
+_GATES = Remedy(
+    "Use an LSTM or GRU: what its gates keep, they pass back.",
+    "torch.nn.LSTM(size, hidden)",
+    "Hochreiter & Schmidhuber 1997; Cho et al. 2014",
+)
+_CHRONO = Remedy(
+    "Let the forget gates remember as long as the sequence T: b_f = ln u with u ~ U(1, T-1), and b_i = -b_f.",
+    "b, n = rnn.bias_ih_l0.data, rnn.hidden_size; rnn.bias_hh_l0.data.zero_()\n"
+    "b[n:2*n].uniform_(1, T - 1).log_(); b[:n] = -b[n:2*n]",
+    "Gers et al. 2000; Tallec & Ollivier 2018",
+)
+_CHRONO_GRU = Remedy(
+    "Let the update gates remember as long as the sequence T: b_z = ln u with u ~ U(1, T-1).",
+    "n = rnn.hidden_size; rnn.bias_ih_l0.data[n:2*n].uniform_(1, T - 1).log_()",
+    "Tallec & Ollivier 2018",
+)
+_SHORTEN = Remedy("Shorten what a gradient must bridge: attention, a loss at every step, or a coarser grid of time.")
+
 REMEDIES: dict[Cause, tuple[Remedy, ...]] = {
     Cause.ACTIVATION_DERIVATIVE: (
         Remedy("Use an activation whose derivative reaches one.", "torch.nn.ReLU()", "Glorot et al. 2011"),
@@ -55,17 +74,7 @@ REMEDIES: dict[Cause, tuple[Remedy, ...]] = {
         Remedy("Initialise orthogonally, at the activation's critical gain.", "torch.nn.init.orthogonal_(layer.weight)",
                "Saxe et al. 2014"),
     ),
-    Cause.RECURRENT_CONTRACTION: (
-        Remedy("Use an LSTM (or GRU): what the forget gate keeps, it passes back.", "torch.nn.LSTM(size, hidden)",
-               "Hochreiter & Schmidhuber 1997; Cho et al. 2014"),
-        Remedy("Let its forget gates remember as long as the sequence T: b_f = ln u, u ~ U(1, T-1), and b_i = -b_f.",
-               "b = rnn.bias_ih_l0.data; n = rnn.hidden_size; rnn.bias_hh_l0.data[:2*n] = 0\n"
-               "b[n:2*n].uniform_(1, T - 1).log_(); b[:n] = -b[n:2*n]",
-               "Gers et al. 2000; Tallec & Ollivier 2018"),
-        _ORTHOGONAL,
-        Remedy("Or the identity with ReLU.", "torch.nn.init.eye_(rnn.weight_hh_l0)", "Le et al. 2015"),
-        Remedy("Shorten what a gradient must bridge: attention, or a loss at every step."),
-    ),
+    Cause.RECURRENT_CONTRACTION: (_ORTHOGONAL, _IDENTITY, _GATES, _SHORTEN),
     Cause.RECURRENT_EXPANSION: (
         _CLIP,
         _ORTHOGONAL,
@@ -111,6 +120,12 @@ def remedies_for(symptom: Symptom, cause: Cause) -> tuple[Remedy, ...]:
     """What to change; clipping is left out where the gradient is too small rather than too large."""
     found = REMEDIES.get(cause, ())
     return tuple(r for r in found if r is not _CLIP) if symptom is Symptom.VANISHING else found
+
+
+def remedies_in_time(kind: str) -> tuple[Remedy, ...]:
+    """Against contraction in a recurrence of this kind: a gated cell is told to remember, not to become one."""
+    gates = {"lstm": (_CHRONO, _SHORTEN), "gru": (_CHRONO_GRU, _SHORTEN)}
+    return gates.get(kind, REMEDIES[Cause.RECURRENT_CONTRACTION])
 
 
 def clip_at(threshold: float) -> Remedy:

@@ -10,6 +10,7 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
+from gradtrace.records.lyapunov import certificate
 from gradtrace.report.words import ascii_text, clean, decades, short
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ MOST_CHAINS = 6
 MIN_SPAN = 3.0
 """Fewest decades that an axis covers."""
 SHADES = " .:-=+*#%@"
-GAMMA = {"rnn_tanh": 1.0, "rnn_relu": 1.0}
-"""Largest derivative of the activation (Pascanu et al. 2013); 1/4 for a sigmoid, which nn.RNN does not have."""
 
 
 def to_text(record: ThroughTime, width: int = 80, *, ascii_only: bool = False) -> str:
@@ -35,30 +34,54 @@ def to_text(record: ThroughTime, width: int = 80, *, ascii_only: bool = False) -
 
 def _lines(record: ThroughTime, width: int) -> Iterator[str]:
     yield f"gradtrace through time: {clean(record.title)}   loss {short(record.loss)}"
-    for chain in record.chains[:MOST_CHAINS]:
-        yield ""
-        yield from _chain(chain, width)
-    if len(record.chains) > MOST_CHAINS:
-        yield f"\nand {len(record.chains) - MOST_CHAINS} more recurrences"
-    for number, reach in enumerate(record.losses[:MOST_CHAINS]):
+    yield from section(record, width, MOST_CHAINS, MOST_ROWS)
+    for number, reach in enumerate(_maps(record)):
         name = record.positions or record.chains[min(number, len(record.chains) - 1)].name
         yield ""
         yield from _heat_map(reach, clean(name), "x" if record.positions else "h")
-    yield ""
-    for sentence in record.sentences:
-        yield from textwrap.wrap(clean(sentence), width, subsequent_indent="  ", break_on_hyphens=False)
+    if record.positions:
+        yield ""
+        for sentence in record.sentences:
+            yield from _wrapped(clean(sentence), width)
     for note in record.notes:
-        yield from textwrap.wrap(f"Note: {clean(note)}", width, subsequent_indent="  ", break_on_hyphens=False)
+        yield from _wrapped(f"Note: {clean(note)}", width)
+
+
+def section(record: ThroughTime, width: int, most_chains: int, most_rows: int) -> Iterator[str]:
+    """The recurrences with the shortest horizons, each with its bars and what they say."""
+    chains = sorted(record.chains, key=lambda c: c.horizon.steps / max(c.num_steps, 1) if c.horizon else math.inf)
+    shown = [chain for chain in record.chains if chain in chains[:most_chains]]
+    for chain in shown:
+        yield ""
+        yield from _chain(chain, width, most_rows)
+        told = [one for one in record.sentences if one.startswith(f"{chain.name}: ")]
+        for sentence in (*told, *_exponents(record, chain)):
+            yield from _wrapped(clean(sentence), width)
+    if len(record.chains) > len(shown):
+        yield ""
+        rest = [chain for chain in record.chains if chain not in shown]
+        names = ", ".join(f"{clean(c.name)} ({c.horizon.steps:.0f})" if c.horizon else clean(c.name) for c in rest[:6])
+        yield from _wrapped(f"And {len(rest)} more recurrences (horizon in steps): {names}", width)
+
+
+def _maps(record: ThroughTime) -> list[Reach]:
+    """The user's losses per step; without them, random gradients at the states of the first chain."""
+    own = [chain.reach for chain in record.chains[:1] if chain.reach is not None]
+    return list(record.losses[:MOST_CHAINS]) or own
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False)
 
 
 # ------------------------------------------------------------------------------------------------------ one recurrence
 
 
-def _chain(chain: Chain, width: int) -> Iterator[str]:
+def _chain(chain: Chain, width: int, most_rows: int) -> Iterator[str]:
     kind = chain.kind if chain.kind == "loop" else chain.kind.upper().replace("_", " ")
     state = "(h, c)" if chain.cell else "h"
     yield f"{clean(chain.name)} ({kind}), {chain.num_steps} steps: gradient of {state}, decades of one step's gains"
-    rows = stretches(chain.num_steps, MOST_ROWS)
+    rows = stretches(chain.num_steps, most_rows)
     states = chain.states
     best = max((x for x in states if math.isfinite(x)), default=0.0)
     levels = [_level(states[stop], best) for _, stop in rows]
@@ -72,9 +95,7 @@ def _chain(chain: Chain, width: int) -> Iterator[str]:
         numbers = "".join(decades(x).rjust(8) for x in (level, *gains[: len(heads)]))
         cut = " cut" if any(start < cut <= stop for cut in chain.cuts) else ""
         yield f"t={stop}".ljust(9) + ("━" * cells).ljust(bar) + numbers + cut
-    yield from textwrap.wrap(_budget(chain), width, break_on_hyphens=False)
-    if told := certificate(chain):
-        yield from textwrap.wrap(told, width, break_on_hyphens=False)
+    yield from _wrapped(_budget(chain), width)
 
 
 def stretches(num_steps: int, most: int) -> list[tuple[int, int]]:
@@ -121,18 +142,20 @@ def _budget(chain: Chain) -> str:
     return told + (f"; it brings {share:.0%} of the cell's gradient." if math.isfinite(share) else ".")
 
 
-def certificate(chain: Chain) -> str:
-    """Pascanu's sufficient condition beside what was measured: true, and far from sharp; '' for gated cells."""
-    gamma = GAMMA.get(chain.kind)
-    if gamma is None or math.isnan(chain.singular_value):
-        return ""
-    bound = math.log10(chain.singular_value * gamma) if chain.singular_value else -math.inf
-    verdict = "proves that the gradient vanishes" if bound < 0 else "proves nothing"
-    told = f"Largest singular value of W_hh {chain.singular_value:.3g}, 1/gamma = {1 / gamma:g}: {verdict}"
-    if chain.reach is None:
-        return f"{told}."
-    measured = chain.reach.horizon().decades_per_step
-    return f"{told} (at most {bound:+.3f} decades a step; measured {measured:+.3f})."
+def _exponents(record: ThroughTime, chain: Chain) -> Iterator[str]:
+    """What the largest exponent says and predicts, the growth measured beside it, and Pascanu's certificate."""
+    spectrum = record.spectrum_of(chain)
+    curve = chain.reach.curve() if chain.reach is not None else ()
+    if spectrum is not None:
+        told = spectrum.sentence()
+        if len(curve) > 1 and math.isfinite(curve[-1]):
+            predicted, lag = spectrum.growth_decades(len(curve) - 1), len(curve) - 1
+            told += f" Over {lag} steps that predicts {decades(predicted)} decades; measured {decades(curve[-1])}."
+        yield told
+    horizon = chain.horizon
+    rate = spectrum.largest if spectrum else horizon.decades_per_step * math.log(10) if horizon else math.nan
+    if told := certificate(chain.kind, chain.singular_value, rate):
+        yield f"{told[0].upper()}{told[1:]}."
 
 
 # -------------------------------------------------------------------------------------------------------- heat map

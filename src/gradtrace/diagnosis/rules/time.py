@@ -14,27 +14,30 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.recurrences import Layer, horizon_of, layers
+from gradtrace.diagnosis.recurrences import Layer, layers, worst_of
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES
 from gradtrace.diagnosis.wording import decades, steps, times
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.remedies.catalogue import clip_at, detach_less, remedies_for
+from gradtrace.remedies.catalogue import clip_at, detach_less, remedies_for, remedies_in_time
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene
     from gradtrace.records.horizon import Horizon
     from gradtrace.records.time import Chain, ThroughTime
+    from gradtrace.records.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """One layer on one batch, beside its horizon (measured on the first batch)."""
+    """One layer on one batch, beside what was measured on the first batch alone: horizon and exponent."""
 
     layer: Layer
     horizon: Horizon
     extent: float
     record: ThroughTime
+    exponent: float | None
+    source: str
 
     @property
     def reaches_back(self) -> bool:
@@ -49,20 +52,27 @@ class _Measured:
 
 def judge(scene: Scene) -> list[Finding]:
     """What shrinks and what grows through time, each in the worst module; what is cut; else a horizon that is short."""
-    records = [trace.through_time for trace in scene.traces if trace.through_time is not None]
-    if not records or len(records) < len(scene.traces):
+    traces = [trace for trace in scene.traces if trace.through_time is not None]
+    if not traces or len(traces) < len(scene.traces):
         return []
-    batches = [_measured(record, records[0]) for record in records]
+    batches = [_measured(trace, traces[0]) for trace in traces]
     found = [*_changed(batches, -1), *_changed(batches, 1)]
     return [*found, *_cut(batches[0]), *([] if found else _short(batches[0]))]
 
 
-def _measured(record: ThroughTime, first: ThroughTime) -> list[_Measured]:
+def _measured(trace: Trace, first: Trace) -> list[_Measured]:
+    record, reference = trace.through_time, first.through_time
+    assert record is not None
+    assert reference is not None
     found = []
     for layer in layers(record):
-        horizon = horizon_of(layer, first)
-        if horizon is not None and not math.isnan(horizon.steps):
-            found.append(_Measured(layer, horizon, layer.extent(horizon.decades_per_step), record))
+        chain = worst_of(layer, reference)
+        if chain is not None and chain.horizon is not None and not math.isnan(chain.horizon.steps):
+            extent = layer.extent(chain.horizon.decades_per_step)
+            spectrum = reference.spectrum_of(chain)
+            source = next((op.site.source for op in trace.ops if op.site.module == chain.module), "")
+            exponent = spectrum.largest if spectrum is not None else None
+            found.append(_Measured(layer, chain.horizon, extent, record, exponent, source))
     return found
 
 
@@ -96,7 +106,6 @@ def _change(measured: _Measured, sign: int) -> Finding:
         tail = (
             f" Without that growth its norm would be about {threshold:.2g}; it is {measured.record.gradient_norm:.2g}."
         )
-    remedies = remedies_for(symptom, cause)
     return Finding(
         symptom=symptom,
         cause=cause,
@@ -104,7 +113,8 @@ def _change(measured: _Measured, sign: int) -> Finding:
         severity=Severity.CRITICAL if size >= CLEAR_DECADES else Severity.WARNING,
         message=head + tail,
         evidence=(*_evidence(measured), *([] if lost else [Evidence("clipping threshold", threshold)])),
-        remedies=remedies if lost else (clip_at(threshold), *remedies),
+        remedies=remedies_in_time(chain.kind) if lost else (clip_at(threshold), *remedies_for(symptom, cause)[1:]),
+        source=measured.source,
     )
 
 
@@ -119,7 +129,7 @@ def _threshold(measured: _Measured) -> float:
 
 
 def _evidence(measured: _Measured) -> list[Evidence]:
-    chain, horizon = measured.layer.worst, measured.horizon
+    chain, horizon, exponent = measured.layer.worst, measured.horizon, measured.exponent
     num_steps = measured.layer.num_steps
     per_step = [
         Evidence(f"{name} per step", gain / num_steps, "decades")
@@ -132,13 +142,8 @@ def _evidence(measured: _Measured) -> list[Evidence]:
         Evidence("horizon (half)", horizon.half_steps, "steps"),
         Evidence("a random gradient per step", horizon.decades_per_step, "decades"),
         *per_step,
-        *_exponent(measured.record, chain),
+        *([] if exponent is None else [Evidence("largest Lyapunov exponent", exponent, "nats per step")]),
     ]
-
-
-def _exponent(record: ThroughTime, chain: Chain) -> list[Evidence]:
-    spectrum = record.spectrum_of(chain)
-    return [] if spectrum is None else [Evidence("largest Lyapunov exponent", spectrum.largest, "nats per step")]
 
 
 # ----------------------------------------------------------------------------------------------- horizon, detached
@@ -166,6 +171,7 @@ def _short(batch: list[_Measured]) -> list[Finding]:
             severity=Severity.INFO,
             message=message,
             evidence=tuple(_evidence(worst)),
+            source=worst.source,
         )
     ]
 
@@ -179,7 +185,7 @@ def _cut(batch: list[_Measured]) -> list[Finding]:
         stretch = max(b - a for a, b in itertools.pairwise(cuts))
         asked = min(horizon.steps, chain.num_steps) if chain.cuts else horizon.steps
         if (chain.cuts or chain.detached_start) and stretch < asked:  # else truncated, and nothing is lost by it
-            findings.append(_cut_finding(chain, horizon, stretch, _starved(chain)))
+            findings.append(_cut_finding(measured, chain, stretch, _starved(chain)))
     return findings[:1]
 
 
@@ -191,7 +197,8 @@ def _starved(chain: Chain) -> int:
     return sum(b - a for a, b in stretches)
 
 
-def _cut_finding(chain: Chain, horizon: Horizon, stretch: int, starved: int) -> Finding:
+def _cut_finding(measured: _Measured, chain: Chain, stretch: int, starved: int) -> Finding:
+    horizon = measured.horizon
     far = "over the whole sequence" if horizon.steps > chain.num_steps else f"{steps(horizon.steps)} back"
     if not chain.cuts:
         message = (
@@ -223,4 +230,5 @@ def _cut_finding(chain: Chain, horizon: Horizon, stretch: int, starved: int) -> 
             Evidence("steps without gradient", starved, "steps"),
         ),
         remedies=(detach_less(min(horizon.steps, chain.num_steps)),) if fault else (),
+        source=measured.source,
     )
