@@ -157,7 +157,7 @@ def _demo_in_time() -> None:
     click.echo("The label hangs on the first of T steps, the loss on the last.")
     click.echo("How much of the gradient at the last state reaches the first?\n")
     click.echo(compare_lengths(told, console.width, ascii_only=console.options.ascii_only))
-    click.echo("\nreaches: steps until a gradient has fallen to 1e-3; no longer dependency is learnt.")
+    click.echo("\nreaches: steps until a gradient has fallen to 1e-3; nothing longer is learnt.")
     click.echo("\nAll over the same 300 steps: the gradient at the input, k steps back from t")
     click.echo("(a shade: a decade; on the right: decades left at the longest lag)\n")
     click.echo(compare_lags(curves, console.width))

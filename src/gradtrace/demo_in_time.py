@@ -34,7 +34,7 @@ class Verdict:
     """log10 of the loss gradient at the first state over that at the last, h and c together."""
     horizon_steps: float
     told: str
-    """Cause of the first finding that matters, or 'healthy'."""
+    """Symptom of the first finding, or 'healthy'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def _verdict(check: Callable[[Target], Diagnosis], name: str, model: Any, length
     assert record is not None
     chain = record.chains[0]
     finding = next(iter(diagnosis.findings), None)
-    told = "healthy" if diagnosis.healthy or finding is None else finding.cause.value.replace("_", " ")
+    told = "healthy" if diagnosis.healthy or finding is None else finding.symptom.value
     horizon = chain.horizon.steps if chain.horizon is not None else float("nan")
     lost = math.log10(chain.states[0]) - math.log10(chain.states[-1])
     return Verdict(name, length, lost, horizon, told)
