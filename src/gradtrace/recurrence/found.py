@@ -28,7 +28,9 @@ def recurrences(watched: Watched, notes: list[str]) -> list[Recurrence]:
     for segment in watched.segments:
         _join(chains.setdefault((segment.module, segment.layer, segment.reverse), []), segment)
     for one in (one for grown in chains.values() for one in grown if one.module_type.endswith("Cell")):
-        one.inputs = watched.origins.inputs([watched.origins.number(state.h) for state in one.states])
+        values = [watched.origins.number(state.h) for state in one.states]
+        one.inputs = watched.origins.inputs(values, values[1])
+    notes += [f"could not look at: {fault}" for fault in dict.fromkeys(watched.faults)]
     found = [one for grown in chains.values() for one in grown] + loops(watched.uses, watched.origins)
     if len(found) > MAX_CHAINS:
         notes.append(f"{len(found)} recurrences: the {MAX_CHAINS} with the most steps were looked at")

@@ -73,7 +73,7 @@ def _recurrence(group: list[tuple[str, list[Use]]], number: int, origins: Origin
         states=[State(use.x) for use in leader[: last + 1]],
         fed=[tuple(run[t].fed for run in readers) for t in range(last)],
         linear=[tuple(run[t].y for run in readers) for t in range(last)],
-        inputs=origins.inputs([use.value for use in leader]),
+        inputs=origins.inputs([use.value for use in leader], leader[0].began),
     )
 
 

@@ -62,29 +62,36 @@ class Origins:
             if function in _SLICES and output.dim():
                 self._slices[made] = f"{place} {_numbers(args)}"
 
-    def inputs(self, states: Sequence[int]) -> str:
+    @property
+    def count(self) -> int:
+        """Values met so far."""
+        return len(self._parents)
+
+    def inputs(self, states: Sequence[int], began: int) -> str:
         """'varying', 'same' or 'none': what the turns between these states take in.
+
+        `began` is how many values there were when the first turn began.
 
         >>> import torch
         >>> x, h, origins = torch.randn(4, 3), torch.zeros(3), Origins()
-        >>> states = [origins.number(h)]
+        >>> states, began = [origins.number(h)], origins.count
         >>> for t in range(4):
         ...     x_t = x[t]
         ...     origins.record("__getitem__", (x, t), x_t, lambda _: False)
         ...     h, before = h + x_t, h
         ...     origins.record("add", (before, x_t), h, lambda _: False)
         ...     states.append(origins.number(h))
-        >>> origins.inputs(states)
+        >>> origins.inputs(states, began)
         'varying'
         """
-        turns = [self._roots(states[0], a, b) for a, b in itertools.pairwise(states)]
+        turns = [self._roots(began, a, b) for a, b in itertools.pairwise(states)]
         counts = Counter(root for roots in turns for root in roots)
         common = {root for root, count in counts.items() if 2 * count > len(turns)}
         if 2 * sum(bool(roots - common) for roots in turns) > len(turns):
             return "varying"
         return "same" if common else "none"
 
-    def _roots(self, first: int, before: int, after: int) -> set[Root]:
+    def _roots(self, began: int, before: int, after: int) -> set[Root]:
         """What the value `after` is made of, from before the loop (or given within it), not counting `before`."""
         found: set[Root] = set()
         todo, seen = [after], {before}
@@ -93,12 +100,12 @@ class Origins:
             if value in seen or value in self._weights:
                 continue
             seen.add(value)
-            if value <= first or value in self._given:
+            if value < began or value in self._given:
                 found.add((value, ""))
             elif value > before or value == after:
                 piece = self._slices.get(value)
                 for parent in self._parents[value]:
-                    if piece is not None and (parent <= first or parent in self._given):
+                    if piece is not None and (parent < began or parent in self._given):
                         found.add((parent, piece))
                     else:
                         todo.append(parent)

@@ -17,6 +17,8 @@ from gradtrace.recurrence.origins import Origins
 from gradtrace.tape.unroll import Unrolled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
     from torch.autograd.graph import Node
 
@@ -54,6 +56,8 @@ class Use:
     """Place among all uses of the forward pass."""
     value: int
     """Number of `x` among the values of the forward pass."""
+    began: int
+    """How many values there were before it."""
 
 
 class Watched(Unrolled):
@@ -62,48 +66,61 @@ class Watched(Unrolled):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         named = [*model.named_buffers(), *model.named_parameters()]
-        self._names = {id(tensor): (name, tensor) for name, tensor in named if tensor.dim()}
+        self._names = {id(tensor): (name, tensor) for name, tensor in named}
         self._order = 0
         self.origins = Origins()
         self.uses: dict[str, list[Use]] = defaultdict(list)
+        self.faults: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note the applications of weights; all else as `Unrolled` does it."""
         name = getattr(func, "__name__", "")
-        result = self._use(name, func, args, kwargs or {})
-        if result is None:
+        place, weight = self._guard(self._applied, name, args) or (0, "")
+        if weight:
+            x = args[place]
+            fed = x.view_as(x)
+            result = func(*args[:place], fed, *args[place + 1 :], **(kwargs or {}))
+            self._guard(self._note, weight, x, fed, result)
+        else:
             result = super().__torch_function__(func, types, args, kwargs)
             if name not in _LINEAR or name in _ELEMENTWISE:
-                self._derive(args, result)
-        self.origins.record(name, (args, tuple((kwargs or {}).values())), result, lambda x: bool(self._name_of(x)))
+                self._guard(self._derive, args, result)
+        operands = (args, tuple((kwargs or {}).values()))
+        self._guard(self.origins.record, name, operands, result, lambda x: bool(self._name_of(x)))
         return result
 
-    def _use(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
-        """The result of applying a weight to data that carries gradient; None for anything else."""
-        for data, weight in _LINEAR.get(name, ()):
-            if max(data, weight) < len(args) and (found := self._applied(name, args[data], args[weight])):
-                x = args[data]
-                fed = x.view_as(x)
-                y: Tensor = func(*args[:data], fed, *args[data + 1 :], **kwargs)
-                if y.grad_fn is not None:
-                    use = Use(x, fed, (y.grad_fn, y.output_nr), self._order, self.origins.number(x))
-                    self.uses[found].append(use)
-                    self._order += 1
-                return y
+    def _guard(self, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return function(*args)
+        except Exception as error:  # a fault of ours must not become the model's
+            self.faults.append(f"{type(error).__name__}: {error}")
+            return None
+
+    def _applied(self, function: str, args: Any) -> tuple[int, str] | None:
+        """Where the data stands, and the weight's name, where a weight is applied to data that carries gradient."""
+        for place, other in _LINEAR.get(function, ()):
+            if max(place, other) >= len(args) or not torch.is_grad_enabled():
+                continue
+            data, weight = args[place], args[other]
+            name = self._name_of(weight)
+            if not (name and _is_plain(data) and data.requires_grad):
+                continue
+            if function in _ELEMENTWISE:  # where any tensor may stand: a weight times a weight is a weight
+                if not self._name_of(data) and data.dim() >= weight.dim():
+                    return place, name
+            elif weight.dim() > 1:
+                return place, name
         return None
 
-    def _applied(self, function: str, data: Any, weight: Any) -> str:
-        """Name of the weight, where a weight is applied to data that carries gradient."""
-        if not (_is_plain(data) and data.requires_grad and torch.is_grad_enabled()):
-            return ""
-        name = self._name_of(weight)
-        if function in _ELEMENTWISE:  # where any tensor may stand: a weight times a weight is a weight
-            return "" if self._name_of(data) or data.dim() < weight.dim() else name
-        return name if name and weight.dim() > 1 else ""
+    def _note(self, name: str, x: Tensor, fed: Tensor, y: Any) -> None:
+        if isinstance(y, Tensor) and y.grad_fn is not None:
+            value, began = self.origins.number(x), self.origins.count
+            self.uses[name].append(Use(x, fed, (y.grad_fn, y.output_nr), self._order, value, began))
+            self._order += 1
 
     def _derive(self, args: Any, result: Any) -> None:
         """What is computed from weights alone is a weight, under the name of its first parameter."""
-        if not args or not isinstance(result, Tensor) or not result.dim():
+        if not args or not isinstance(result, Tensor):
             return
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
         names = [self._name_of(tensor) for tensor in tensors]
