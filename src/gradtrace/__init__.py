@@ -10,14 +10,18 @@ if TYPE_CHECKING:
     from gradtrace.checkup.check import check
     from gradtrace.measure.trace import trace
     from gradtrace.records.storage import load
+    from gradtrace.recurrence.lyapunov import lyapunov
+    from gradtrace.recurrence.through_time import through_time
 
 __version__ = "0.1.0"
-__all__ = ["check", "init_critical_", "load", "predict", "trace"]
+__all__ = ["check", "init_critical_", "load", "lyapunov", "predict", "through_time", "trace"]
 
 _HOMES = {
     "check": "gradtrace.checkup.check",
     "init_critical_": "gradtrace.audit.initialise",
     "predict": "gradtrace.audit.predict",
+    "lyapunov": "gradtrace.recurrence.lyapunov",
+    "through_time": "gradtrace.recurrence.through_time",
     "trace": "gradtrace.measure.trace",
     "load": "gradtrace.records.storage",
 }

@@ -92,11 +92,17 @@ def show(file: str) -> None:
 @click.option("--list", "list_cases", is_flag=True, help="Name the cases.")
 @in_a_sentence
 def demo(case: str | None, list_cases: bool) -> None:
-    """Twenty layers of sigmoids that do not learn, and their ReLU twin that does; or a CASE of known illness."""
+    """Twenty layers of sigmoids that do not learn, and their ReLU twin that does.
+
+    `demo rnn`: the same RNN over longer and longer sequences, an LSTM and attention beside it. `demo CASE`: a case of
+    known illness.
+    """
     if list_cases:
         from gradtrace.casebook import CASES
 
         click.echo("\n".join(CASES))
+    elif case == "rnn":
+        _demo_in_time()
     elif case is not None:
         _demo_case(case)
     else:
@@ -135,6 +141,28 @@ def _demo_lecture() -> None:
         task = progress.add_task(f"training both for {NUM_STEPS} steps", total=NUM_STEPS * len(targets))
         lessons = [train(target, lambda: progress.advance(task)) for target in targets]
     click.echo(compare(lessons, NUM_STEPS))
+
+
+def _demo_in_time() -> None:
+    from rich.console import Console
+
+    from gradtrace.demo_in_time import fadings, verdicts
+    from gradtrace.report.fading import compare_lags, compare_lengths
+
+    with working() as say:
+        told = list(verdicts(lambda target: _check(target, progress=lambda what: say(f"{target.name}: {what}"))))
+        say("gradients by lag")
+        curves = list(fadings())
+    console = Console()
+    click.echo("The label hangs on the first of T steps, the loss on the last.")
+    click.echo("How much of the gradient at the last state reaches the first?\n")
+    click.echo(compare_lengths(told, console.width, ascii_only=console.options.ascii_only))
+    click.echo("\nreaches: steps until a gradient has fallen to 1e-3; nothing longer is learnt.")
+    click.echo("\nAll over the same 300 steps: the gradient at the input, k steps back from t")
+    click.echo("(a shade: a decade; on the right: decades left at the longest lag)\n")
+    click.echo(compare_lags(curves, console.width))
+    click.echo("\nYours: gradtrace check path/to/file.py:factory")
+    click.echo("In Python: gradtrace.through_time, gradtrace.lyapunov")
 
 
 @main.command()

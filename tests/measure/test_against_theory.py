@@ -110,21 +110,3 @@ def test_recurrence_unrolled(activation: str) -> None:
         gradient = gradients[name]
         assert gradient is not None
         assert gradient.norm == norm(exact)
-
-
-@pytest.mark.parametrize("batch_first", [True, False])
-def test_a_fused_recurrence_shows_its_gradient_through_time(batch_first: bool) -> None:
-    rnn, head = nn.RNN(4, 5, batch_first=batch_first).double(), nn.Linear(5, 2).double()
-    x = torch.randn(3, 12, 4, dtype=torch.float64)
-    data = x if batch_first else x.transpose(0, 1)
-
-    def loss_fn(model: nn.Module, x: Tensor) -> Tensor:
-        return model[1](model[0](x)[1][0]).square().mean()  # type: ignore[index, no-any-return]
-
-    trace = gradtrace.trace(nn.Sequential(rnn, head), loss_fn, data)
-    leaf = data.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss_fn(nn.Sequential(rnn, head), leaf), leaf)
-    axis = 1 if batch_first else 0
-    exact = [float(part.norm()) for part in gradient.unbind(axis)]
-    (mark,) = [op for op in trace.ops if op.time_norms]
-    assert mark.time_norms == pytest.approx(exact, rel=EXACT)

@@ -37,9 +37,9 @@ def original(model: nn.Module) -> nn.Module:
     return getattr(model, "_orig_mod", model)  # type: ignore[return-value]
 
 
-def without_marks(trace: Trace) -> list[Op]:
-    """The ops of the forward pass in its order, without the marks in front of recurrent modules."""
-    ops = [op for op in trace.ops if op.name != LEAF and not op.time_norms]
+def in_order(trace: Trace) -> list[Op]:
+    """The ops of the forward pass in its order."""
+    ops = [op for op in trace.ops if op.name != LEAF]
     return sorted(ops, key=lambda op: op.sequence)
 
 
@@ -55,7 +55,7 @@ def test_every_gradient_is_the_one_of_plain_autograd(name: str) -> None:
     model, loss_fn, batch = born(name)
     with torch.compiler.set_stance("force_eager"):
         oracle = Backward(original(model), loss_fn, batch)
-    ops = without_marks(trace)
+    ops = in_order(trace)
     assert [op.name for op in ops] == oracle.names
     for op, received, passed in zip(ops, oracle.received, oracle.passed, strict=True):
         assert close(op.received.norm if op.received else None, received), op

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.checkup.batches import summed_over, take
+from gradtrace.checkup.steps_in_time import is_recurrent, with_time
 from gradtrace.checkup.trial import describe_optimizer, run_trial
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.scene import is_finite
@@ -73,10 +74,16 @@ def check(
     given, model = model, check_model(model, [])  # a compiled model is traced as it was given, and the trace says so
     with fixed_random_state():
         taken = take(batches, max(MAX_BATCHES, min(steps * accumulate, 256)))
-    traces = []
+    traces: list[Trace] = []
+    unseen: tuple[str, ...] = ()
     for number, batch in enumerate(taken[:MAX_BATCHES]):
         say(f"tracing batch {number + 1}")
-        traces.append(_finite_or_explained(given, loss_fn, batch))
+        found = _finite_or_explained(given, loss_fn, batch)
+        if is_recurrent(model, found):
+            say(f"through time in batch {number + 1}")
+            found, missing = with_time(model, loss_fn, batch, found, first=number == 0)
+            unseen += missing
+        traces.append(found)
     say("probing with a random gradient")
     probe, refusals = _probe(model, loss_fn, taken[0])
     training = None
@@ -92,7 +99,7 @@ def check(
         optimizers=tuple(describe_optimizer(one, model) for one in optimizers),
         training=training,
         summed_over=summed_over(model, loss_fn, taken[0]) if _is_suspicious(training) else None,
-        refusals=refusals,
+        refusals=(*dict.fromkeys(unseen), *refusals),
     )
     return judge(exhibit, title=type(model).__name__)
 

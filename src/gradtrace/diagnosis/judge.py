@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.attribution import RECURRENT_FUNCTIONS
 from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.rules import depth, disconnected, formats, loss, nonfinite, steps, time, units
-from gradtrace.diagnosis.scene import make_scene
+from gradtrace.diagnosis.scene import is_finite, make_scene
 from gradtrace.records.exhibit import Exhibit
 from gradtrace.records.finding import Diagnosis
 
@@ -46,6 +47,10 @@ def _refusals(exhibit: Exhibit) -> tuple[str, ...]:
         opaque = [text for text in trace.coverage.opaque if "checkpoint" in text or "compiled" in text]
         if opaque:
             refused.append(f"what happens inside {', '.join(opaque)} was not seen: no verdict on its layers")
+        fused = [op for op in trace.ops if op.function in RECURRENT_FUNCTIONS]
+        if fused and trace.through_time is None and is_finite(trace):
+            where = fused[0].site.module or "a recurrence"
+            refused.append(f"{where} was not looked at step by step (`gradtrace.check` does): no verdict through time")
         if trace.coverage.unreadable:
             names = ", ".join(trace.coverage.unreadable[:3])
             refused.append(f"the derivative of {names} could not be read: no verdict on saturation there")

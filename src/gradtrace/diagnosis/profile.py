@@ -7,14 +7,16 @@ lies a sum of links, each of one factor, which adds up to the difference exactly
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.thresholds import HEALTHY_DECADES
+from gradtrace.diagnosis.thresholds import HEALTHY_DECADES, RECURRENCE_CALLS
 from gradtrace.measure.path import Paths
 from gradtrace.records.vocabulary import Factor
 
 if TYPE_CHECKING:
+    from gradtrace.records.time import ThroughTime
     from gradtrace.records.trace import Op, Trace
 
 MAX_PATHS = 6
@@ -131,6 +133,7 @@ def profiles(trace: Trace, paths: Paths) -> tuple[Profile, ...]:
         below[op.index] = any(below[t[0]] or is_layer(trace.ops[t[0]]) for t in op.targets if t)
     firsts = [op for op in trace.ops if is_layer(op) and not below[op.index] and above[op.index] > 0]
     firsts = [op for op in firsts if not _idle_use(op, trace)]
+    firsts = _without_turns(firsts, trace)
     firsts.sort(key=lambda op: -above[op.index])
     found = [_follow(trace, paths, op) for op in firsts[:MAX_PATHS]]
     return tuple(profile for profile in found if profile is not None)
@@ -142,6 +145,37 @@ def _idle_use(op: Op, trace: Trace) -> bool:
         return False
     gradients = [p.gradient for p in trace.parameters if p.name in op.weights]
     return all(gradient is not None and gradient.norm > 0.0 for gradient in gradients)
+
+
+def _without_turns(firsts: list[Op], trace: Trace) -> list[Op]:
+    """First layers, without the early turns of a loop through time.
+
+    A weight learns from all of its applications together, and those of later steps feed it better: what reaches the
+    first step is the horizon's matter (`rules.time`). Where nothing new comes in (shared depth) the first turn counts.
+    """
+    times = Counter(op.weights for op in trace.ops if is_layer(op))
+    best: dict[tuple[str, ...], float] = {}
+    for op in trace.ops:
+        if is_layer(op):
+            best[op.weights] = max(best.get(op.weights, 0.0), _norm(op))
+    return [
+        op
+        for op in firsts
+        if times[op.weights] < RECURRENCE_CALLS or _norm(op) >= best[op.weights] or _is_depth(op, trace.through_time)
+    ]
+
+
+def _is_depth(op: Op, record: ThroughTime | None) -> bool:
+    """Whether an op belongs to a loop that takes nothing new in, or is not known to belong to a recurrence at all."""
+    chains = record.chains if record is not None else ()
+    if not any(chain.inputs == "varying" for chain in chains):
+        return True
+    return any(related(chain.module, owner(op.weights[-1])) for chain in chains if chain.inputs != "varying")
+
+
+def related(a: str, b: str) -> bool:
+    """Whether one module is the other, or inside it."""
+    return a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.")
 
 
 def _follow(trace: Trace, paths: Paths, first: Op) -> Profile | None:

@@ -48,6 +48,17 @@ def decades(value: float) -> str:
     return f"{value:.2f} decades"
 
 
+def steps(count: float) -> str:
+    """A number of time steps.
+
+    >>> steps(1.0), steps(13.6), steps(float("inf"))
+    ('1 step', '14 steps', 'any number of steps')
+    """
+    if math.isinf(count):
+        return "any number of steps"
+    return "1 step" if round(count) == 1 else f"{round(count)} steps"
+
+
 def percent(fraction: float) -> str:
     """A share.
 

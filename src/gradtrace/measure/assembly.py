@@ -85,7 +85,6 @@ def _ops(backward: Backward, tape: Description, numbers: Statistics) -> tuple[Op
         targets = graph.targets[index]
         slots = range(len(targets))
         handles = [tap.passed.get((index, slot)) for slot in slots]
-        time = tap.time_norms.get(index)
         ops.append(
             Op(
                 index=index,
@@ -102,7 +101,6 @@ def _ops(backward: Backward, tape: Description, numbers: Statistics) -> tuple[Op
                 activation=activation_stats(info.seen, numbers.arrays) if info.seen else None,
                 forward=forward_stats(info.seen, numbers.arrays) if info.seen else None,
                 function=info.function,
-                time_norms=tuple(float(x) for x in numbers.arrays[time]) if time is not None else (),
                 opaque=base_name(info.name) in OPAQUE,
             )
         )

@@ -77,7 +77,7 @@ def describe(forward: Forward, model: nn.Module) -> Description:
     for index, leaf in graph.leaves().items():
         if id(leaf) in registered:
             parameters[index] = registered[id(leaf)]
-        elif id(leaf) not in forward.marks.inputs:
+        else:
             strangers[index] = find_unregistered(model, leaf)
     weights = operand_parameters(graph, names, parameters | {i: name for i, name in strangers.items() if name})
     sites = [_leaf_site(parameters[i], model) if i in parameters else place[0] for i, place in enumerate(places)]

@@ -37,19 +37,15 @@ class _Pending:
 class GradientTap:
     """Collects the gradients of one backward pass over `graph`."""
 
-    def __init__(
-        self, graph: Graph, deferred: Deferred, batch_size: int | None, time_axes: dict[int, int] | None = None
-    ) -> None:
+    def __init__(self, graph: Graph, deferred: Deferred, batch_size: int | None) -> None:
         self._graph = graph
         self._deferred = deferred
         self._batch_size = batch_size
-        self._time_axes = time_axes or {}
         self._pending: dict[Edge, _Pending] = {}
         self._handles: list[RemovableHandle] = []
         self.received: dict[Edge, Handle] = {}
         self.passed: dict[Edge, Handle] = {}
         self.dots: dict[Edge, int] = {}
-        self.time_norms: dict[int, int] = {}
         self.faults: list[str] = []
 
     def __enter__(self) -> GradientTap:
@@ -107,11 +103,6 @@ class GradientTap:
         for edge, pending in arrived:
             if pending.held is not None and len(arrived) > 2:
                 self.dots[edge] = self._deferred.put(_dot(pending.held, gradient))
-        axis = self._time_axes.get(target[0])
-        if axis is not None:
-            others = tuple(i for i in range(gradient.dim()) if i != axis)
-            self.time_norms[target[0]] = self._deferred.put(torch.linalg.vector_norm(gradient, dim=others,
-                                                                                     dtype=torch.float64))  # fmt: skip
 
 
 def _address(gradient: Tensor) -> int:

@@ -13,12 +13,12 @@ from gradtrace.errors import InputError
 from gradtrace.measure.deferred import Deferred
 from gradtrace.measure.forward import ForwardObserver
 from gradtrace.measure.gradients import GradientTap
-from gradtrace.measure.recurrent import TimeMarks
 from gradtrace.measure.reduction import reduce
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.graph import Graph, walk
 from gradtrace.tape.kinds import LEAF, OPAQUE, base_name
 from gradtrace.tape.recorder import Recorder
+from gradtrace.tape.unroll import unrolled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +39,6 @@ class Forward:
     recorder: Recorder
     observer: ForwardObserver
     deferred: Deferred
-    marks: TimeMarks
     batch_size: int | None
     graph: Graph
     saved: dict[Node, Seen]
@@ -61,26 +60,28 @@ def eager() -> Iterator[None]:
         yield
 
 
-def run_forward(model: nn.Module, loss_fn: Callable[..., Any], batch: Any, *, values: bool = False) -> Forward:
+def run_forward(
+    model: nn.Module, loss_fn: Callable[..., Any], batch: Any, *, values: bool = False, unroll: bool = False
+) -> Forward:
     """Compute the loss under the recorder; raises `InputError` for a loss that cannot be traced."""
     deferred = Deferred()
     observer = ForwardObserver(deferred, values=values)
     recorder = Recorder(model, observer)
-    marks = TimeMarks(model)
     try:
-        with recorder, marks:  # in this order a mark belongs to the recurrent module that it stands before
+        with recorder, unrolled(model) if unroll else contextlib.nullcontext():  # the recorder sees what a step calls
             loss = loss_fn(model, batch)
     except InputError:
         raise
     except Exception as error:
-        raise InputError(_blame_loss_fn(error, model, batch)) from error
+        raise InputError(explain_failure(error, model, batch)) from error
     check_loss(loss, model)
     root = loss.grad_fn if loss.grad_fn is not None else loss.view_as(loss).grad_fn
     assert root is not None
-    return Forward(model, loss, recorder, observer, deferred, marks, batch_size_of(batch), walk([root]), {})
+    return Forward(model, loss, recorder, observer, deferred, batch_size_of(batch), walk([root]), {})
 
 
-def _blame_loss_fn(error: Exception, model: nn.Module, batch: Any) -> str:
+def explain_failure(error: Exception, model: nn.Module, batch: Any) -> str:
+    """What `loss_fn` raised, and where in the user's code, in one sentence."""
     frames, trace = [], error.__traceback__
     while trace is not None:
         frames.append(trace)
@@ -134,12 +135,10 @@ class Backward:
 
 def run_backward(forward: Forward, graph: Graph, roots: list[Any], cotangents: list[Tensor] | None) -> Backward:
     """Run the backward pass from `roots` with a hook on every node; ``.grad`` of no tensor is changed."""
-    position = {node: index for index, node in enumerate(graph.nodes)}
-    axes = {position[node]: axis for node, axis in forward.marks.axes if node in position}
     names = [node.name() for node in graph.nodes]
     leaves = graph.leaves()
     hidden: dict[str, Handle] = {}
-    with GradientTap(graph, forward.deferred, forward.batch_size, axes) as tap:
+    with GradientTap(graph, forward.deferred, forward.batch_size) as tap:
         try:
             if any(OPAQUE.get(base_name(name)) == "reentrant checkpoint" for name in names):
                 gradients = _accumulated(roots, cotangents, leaves)

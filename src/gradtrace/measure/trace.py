@@ -34,6 +34,7 @@ def trace(
     *,
     probe: str = "loss",
     values: bool = False,
+    unroll: bool = False,
     seed: int = 0,
 ) -> Trace:
     """Measure one backward pass of ``loss_fn(model, batch)`` op by op.
@@ -47,6 +48,7 @@ def trace(
         probe: 'loss' follows the loss gradient; 'random' a standard normal cotangent at the network's output, which
             shows what the network does to any gradient.
         values: look at every value of the forward pass, to name the op where a NaN or Inf was born.
+        unroll: run nn.RNN, nn.LSTM and nn.GRU one time step at a time, so that the ops of every step are on the tape.
         seed: of the random cotangent (a generator of its own).
 
     Returns:
@@ -66,7 +68,7 @@ def trace(
     if probe not in ("loss", "random"):
         raise InputError(f"probe must be 'loss' or 'random', but it is {probe!r}")
     with untouched(model), eager(), paused_collection(), ExitStack() as last:
-        forward = run_forward(model, loss_fn, batch, values=values)
+        forward = run_forward(model, loss_fn, batch, values=values, unroll=unroll)
         last.callback(release, list(forward.graph.nodes))
         read_saved(forward)
         tape = describe(forward, model)

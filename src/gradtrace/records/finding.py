@@ -11,6 +11,8 @@ from gradtrace.records.vocabulary import Cause, Severity, Symptom
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from gradtrace.records.time import ThroughTime
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -69,6 +71,11 @@ class Diagnosis:
     def healthy(self) -> bool:
         """True without a finding of severity warning or above."""
         return all(finding.severity is Severity.INFO for finding in self.findings)
+
+    @property
+    def through_time(self) -> ThroughTime | None:
+        """The first batch's gradient through time, where there is a recurrence."""
+        return next((trace.through_time for trace in self.traces if trace.through_time is not None), None)
 
     def show(self, console: Console | None = None) -> None:
         """Print the picture and the findings to the terminal (or to a given rich console)."""

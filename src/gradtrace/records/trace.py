@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gradtrace.records.time import ThroughTime
 from gradtrace.records.vocabulary import Factor
 
 if TYPE_CHECKING:
@@ -137,8 +138,6 @@ class Op:
     forward: ForwardStats | None = None
     function: str = ""
     """The torch function that recorded it, as ``linear``, or ''."""
-    time_norms: tuple[float, ...] = ()
-    """For the input of a recurrent module: norm of the gradient received at each time step, first step first."""
     opaque: bool = False
     """True where ops are hidden inside (a reentrant checkpoint, a fused recurrence)."""
 
@@ -213,6 +212,8 @@ class Trace:
     """Where values went on without the tape, as ``detach (net.py:12)``."""
     environment: tuple[tuple[str, str], ...] = ()
     """(name, value): versions, seed, device."""
+    through_time: ThroughTime | None = None
+    """The same loss gradient step by step in time, where `check` found recurrences."""
 
     def save(self, path: str | Path) -> None:
         """Write it as gzipped JSON; read it back with `gradtrace.load`."""

@@ -31,6 +31,31 @@ _LOWER = Remedy(
     "Lower the learning rate tenfold, or warm it up.", "for group in optimizer.param_groups: group['lr'] /= 10"
 )
 
+_ORTHOGONAL = Remedy(
+    "Initialise the recurrent weights orthogonally: every step then keeps the gradient's size, but for a'.",
+    "torch.nn.init.orthogonal_(rnn.weight_hh_l0)",
+    "Saxe et al. 2014; Arjovsky et al. 2016",
+)
+
+_IDENTITY = Remedy("Or as the identity, with ReLU.", "torch.nn.init.eye_(rnn.weight_hh_l0)", "Le et al. 2015")
+_GATES = Remedy(
+    "Use an LSTM or GRU: what its gates keep, they pass back.",
+    "torch.nn.LSTM(size, hidden)",
+    "Hochreiter & Schmidhuber 1997; Cho et al. 2014",
+)
+_CHRONO = Remedy(
+    "Let the forget gates remember as long as the sequence T: b_f = ln u with u ~ U(1, T-1), and b_i = -b_f.",
+    "b, n = rnn.bias_ih_l0.data, rnn.hidden_size; rnn.bias_hh_l0.data.zero_()\n"
+    "b[n:2*n].uniform_(1, T - 1).log_(); b[:n] = -b[n:2*n]",
+    "Gers et al. 2000; Tallec & Ollivier 2018",
+)
+_CHRONO_GRU = Remedy(
+    "Let the update gates remember as long as the sequence T: b_z = ln u with u ~ U(1, T-1).",
+    "n = rnn.hidden_size; rnn.bias_ih_l0.data[n:2*n].uniform_(1, T - 1).log_()",
+    "Tallec & Ollivier 2018",
+)
+_SHORTEN = Remedy("Shorten what a gradient must bridge: attention, a loss at every step, or a coarser grid of time.")
+
 REMEDIES: dict[Cause, tuple[Remedy, ...]] = {
     Cause.ACTIVATION_DERIVATIVE: (
         Remedy("Use an activation whose derivative reaches one.", "torch.nn.ReLU()", "Glorot et al. 2011"),
@@ -49,17 +74,12 @@ REMEDIES: dict[Cause, tuple[Remedy, ...]] = {
         Remedy("Initialise orthogonally, at the activation's critical gain.", "torch.nn.init.orthogonal_(layer.weight)",
                "Saxe et al. 2014"),
     ),
-    Cause.RECURRENT_CONTRACTION: (
-        Remedy("Use an LSTM or GRU with a forget bias of 1 or more.", "torch.nn.LSTM(size, hidden)",
-               "Hochreiter & Schmidhuber 1997; Gers et al. 2000"),
-        Remedy("Initialise the recurrent weights orthogonally.", "torch.nn.init.orthogonal_(rnn.weight_hh_l0)",
-               "Le et al. 2015"),
-        Remedy("Shorten what a gradient must bridge: truncated back-propagation, a skip over time, attention."),
-    ),
+    Cause.RECURRENT_CONTRACTION: (_ORTHOGONAL, _IDENTITY, _GATES, _SHORTEN),
     Cause.RECURRENT_EXPANSION: (
         _CLIP,
-        Remedy("Initialise the recurrent weights orthogonally.", "torch.nn.init.orthogonal_(rnn.weight_hh_l0)",
-               "Le et al. 2015"),
+        _ORTHOGONAL,
+        Remedy("Let fewer steps multiply: truncate the back-propagation.", "state = [s.detach() for s in state]",
+               "Williams & Peng 1990"),
     ),
     Cause.BATCHNORM_EXPLOSION: (_SKIP, Remedy("Use layer norm, or fewer layers.", "", "Yang et al. 2019")),
     Cause.RESIDUAL_GROWTH: (
@@ -100,3 +120,27 @@ def remedies_for(symptom: Symptom, cause: Cause) -> tuple[Remedy, ...]:
     """What to change; clipping is left out where the gradient is too small rather than too large."""
     found = REMEDIES.get(cause, ())
     return tuple(r for r in found if r is not _CLIP) if symptom is Symptom.VANISHING else found
+
+
+def remedies_in_time(kind: str) -> tuple[Remedy, ...]:
+    """Against contraction in a recurrence of this kind: a gated cell is told to remember, not to become one."""
+    gates = {"lstm": (_CHRONO, _SHORTEN), "gru": (_CHRONO_GRU, _SHORTEN)}
+    return gates.get(kind, REMEDIES[Cause.RECURRENT_CONTRACTION])
+
+
+def clip_at(threshold: float) -> Remedy:
+    """Clipping at the norm that the measured ones suggest.
+
+    >>> clip_at(0.1234).code
+    'torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=0.12)'
+    """
+    code = f"torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={threshold:.2g})"
+    return Remedy(
+        "Clip the gradient norm before the step, at about what it would be without the growth.", code, _CLIP.source
+    )
+
+
+def detach_less(num_steps: float) -> Remedy:
+    """Truncated back-propagation over as many steps as the gradient reaches."""
+    title = f"Keep the state on the tape for about {num_steps:.0f} steps, and detach it only then."
+    return Remedy(title, "state = state.detach()  # between windows, not inside of them", "Williams & Peng 1990")

@@ -226,9 +226,11 @@ def relative_range(trace: Trace) -> tuple[float, float] | None:
 def unseen(trace: Trace) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """(sentence, names) of everything that the trace could not see."""
     coverage = trace.coverage
+    in_steps = trace.through_time is not None  # a fused recurrence was looked into step by step
+    opaque = tuple(name for name in coverage.opaque if not (in_steps and name.startswith("fused recurrence")))
     told = (
         ("no gradient reached", coverage.no_gradient),
-        ("hidden inside, one op to autograd", coverage.opaque),
+        ("hidden inside, one op to autograd", opaque),
         ("op kinds that the table does not know (measured, filed under 'other')", coverage.unknown),
         ("activations whose derivative could not be read", coverage.unreadable),
         ("values went on without the tape", trace.severed),

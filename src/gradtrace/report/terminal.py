@@ -12,18 +12,22 @@ from rich.text import Text
 from gradtrace.records.vocabulary import Cause, Factor, Severity
 from gradtrace.report.picture import LOOKS, draw
 from gradtrace.report.tables import Picture, main_trace, picture, probe_trace, relative_range, unseen
+from gradtrace.report.through_time import section
 from gradtrace.report.words import ascii_text, clean, clean_lines, decades, listed, number, power, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from gradtrace.records.finding import Diagnosis, Finding
+    from gradtrace.records.time import ThroughTime
     from gradtrace.records.trace import Trace
 
 STYLES = {Severity.CRITICAL: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold blue"}
 MAX_WIDTH = 120
 _INDENT = 3
 _LABEL = 10
+TIME_CHAINS, TIME_ROWS = 2, 8
+"""Recurrences shown in a check, and stretches of time of each."""
 
 
 def show(diagnosis: Diagnosis, console: Console | None = None) -> None:
@@ -61,6 +65,8 @@ def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool) -> Iterator[T
         yield from _picture(table, width, ascii_only)
     if probe is not None and (through := picture(probe)).rows:
         yield Text(f"A random gradient at the output: {decades(through.network_decades)} decades on its way through.")
+    if (record := diagnosis.through_time) is not None:
+        yield from _through_time(record, width, ascii_only)
     yield Text()
     if diagnosis.healthy:
         yield _healthy(diagnosis, trace, table)
@@ -129,6 +135,13 @@ def _bound(table: Picture) -> Text | None:
         f"Bound: {k} {name} layers pass on {short(base)}^{k} = {power(table.bound)} at most ({decades(table.bound)} "
         f"decades). Measured: {decades(measured)}; the weights {weights} {decades(offset)}."
     )
+
+
+def _through_time(record: ThroughTime, width: int, ascii_only: bool) -> Iterator[Text]:
+    """The recurrences with the shortest horizons, step by step."""
+    yield Text("\nThrough time", "bold")
+    for line in section(record, width, TIME_CHAINS, TIME_ROWS):
+        yield Text(line.replace("━", "=") if ascii_only else line)
 
 
 # --------------------------------------------------------------------------------------------------------- findings

@@ -108,7 +108,8 @@ def _unregistered(scene: Scene) -> list[Finding]:
 
 def _stepped(scene: Scene) -> list[Finding]:
     """An op on every trace whose derivative is zero everywhere, where gradient arrives and none leaves."""
-    ops = [op for op in scene.exhibit.traces[0].ops if base_name(op.name) in _STEPS and _swallows(op)]
+    trace = scene.exhibit.traces[0]
+    ops = [op for op in trace.ops if base_name(op.name) in _STEPS and _swallows(op) and not _bypassed(op, trace)]
     if not ops:
         return []
     paths = Paths(scene.exhibit.traces[0])
@@ -123,6 +124,12 @@ def _stepped(scene: Scene) -> list[Finding]:
 def _swallows(op: Op) -> bool:
     passed = [stats.norm for stats in op.passed if stats is not None]
     return op.received is not None and op.received.norm > 0.0 and bool(passed) and not any(passed)
+
+
+def _bypassed(op: Op, trace: Trace) -> bool:
+    """Whether gradient comes to the op's operand another way, as in sign(y) relu(|y| - b)."""
+    below = [trace.ops[target[0]].received for target in op.targets if target is not None]
+    return any(stats is not None and stats.norm > 0.0 for stats in below)
 
 
 def _without_optimizer(scene: Scene) -> list[Finding]:

@@ -1,67 +1,234 @@
-"""Does the gradient reach the early time steps of a recurrent module's input?
+"""Does the loss gradient reach the early steps of a recurrence, and how far back could any gradient reach?
 
-Judged on what nn.RNN, nn.LSTM and nn.GRU pass to their input, step by step, so that a fused recurrence is seen too.
+Judged on |L'(h_t)|, step by step, of nn.RNN, nn.LSTM, nn.GRU, their cells, and loops of the user's own that take in
+something new at each step (a loop that does not is judged as depth is). The gradient of the early tenth of the states
+against the late tenth, in the mildest batch; a random gradient must fare alike, or the loss is what makes the
+difference and not the recurrence. Where losses at every step keep the early states alive, a horizon shorter than the
+sequence is told, and no fault.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.profile import log10_ratio
-from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES, SEQUENCE_ENDS
-from gradtrace.diagnosis.wording import decades, times
+from gradtrace.diagnosis.recurrences import Layer, layers, worst_of
+from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES
+from gradtrace.diagnosis.wording import decades, steps, times
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.remedies.catalogue import clip_at, detach_less, remedies_for, remedies_in_time
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene
-    from gradtrace.records.trace import Op
+    from gradtrace.records.horizon import Horizon
+    from gradtrace.records.time import Chain, ThroughTime
+    from gradtrace.records.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """One layer on one batch, beside what was measured on the first batch alone: horizon and exponent."""
+
+    layer: Layer
+    horizon: Horizon
+    extent: float
+    record: ThroughTime
+    exponent: float | None
+    source: str
+
+    @property
+    def reaches_back(self) -> bool:
+        """Whether a random gradient reaches over all the steps that the loss gradient travels."""
+        return self.horizon.steps >= self.layer.num_steps
+
+    @property
+    def growth(self) -> float:
+        """Decades that a random gradient gains over these steps."""
+        return self.horizon.decades_per_step * self.layer.num_steps
 
 
 def judge(scene: Scene) -> list[Finding]:
-    """The worst recurrent module, in the mildest batch."""
+    """What shrinks and what grows through time, each in the worst module; what is cut; else a horizon that is short."""
+    traces = [trace for trace in scene.traces if trace.through_time is not None]
+    if not traces or len(traces) < len(scene.traces):
+        return []
+    batches = [_measured(trace, traces[0]) for trace in traces]
+    found = [*_changed(batches, -1), *_changed(batches, 1)]
+    return [*found, *_cut(batches[0]), *([] if found else _short(batches[0]))]
+
+
+def _measured(trace: Trace, first: Trace) -> list[_Measured]:
+    record, reference = trace.through_time, first.through_time
+    assert record is not None
+    assert reference is not None
+    found = []
+    for layer in layers(record):
+        chain = worst_of(layer, reference)
+        if chain is not None and chain.horizon is not None and not math.isnan(chain.horizon.steps):
+            extent = layer.extent(chain.horizon.decades_per_step)
+            spectrum = reference.spectrum_of(chain)
+            source = next((op.site.source for op in trace.ops if op.site.module == chain.module), "")
+            exponent = spectrum.largest if spectrum is not None else None
+            found.append(_Measured(layer, chain.horizon, extent, record, exponent, source))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- vanishing, exploding
+
+
+def _changed(batches: list[list[_Measured]], sign: int) -> list[Finding]:
     worst = []
-    for trace in scene.traces:
-        ops = [(slope(op), op) for op in trace.ops if len(op.time_norms) > 1]
-        if not ops:
+    for batch in batches:
+        candidates = [m for m in batch if (not m.reaches_back if sign < 0 else m.growth >= HEALTHY_DECADES)]
+        if not candidates:
             return []
-        worst.append(max(ops, key=lambda pair: abs(pair[0])))
-    if not worst:
-        return []
-    extent, op = min(worst, key=lambda pair: abs(pair[0]))
-    if not abs(extent) >= HEALTHY_DECADES:
-        return []
-    lost = extent < 0
-    cause = Cause.RECURRENT_CONTRACTION if lost else Cause.RECURRENT_EXPANSION
+        worst.append(max(candidates, key=lambda m: sign * m.extent))
+    mildest = min(worst, key=lambda m: sign * m.extent)
+    return [_change(mildest, sign)] if sign * mildest.extent >= HEALTHY_DECADES else []
+
+
+def _change(measured: _Measured, sign: int) -> Finding:
+    lost = sign < 0
     symptom = Symptom.VANISHING if lost else Symptom.EXPLODING
-    num_steps = len(op.time_norms)
-    verb = "shrinks" if lost else "grows"
+    cause = Cause.RECURRENT_CONTRACTION if lost else Cause.RECURRENT_EXPANSION
+    size, chain = abs(measured.extent), measured.layer.worst
+    num_steps, threshold = measured.layer.num_steps, _threshold(measured)
+    head = (
+        f"Through time the loss gradient {'shrinks' if lost else 'grows'} {times(size)} from the last to the first of "
+        f"{num_steps} steps of {chain.name} ({decades(size / num_steps)} per step)."
+    )
+    if lost:
+        tail = f" Any gradient falls 1000-fold in {steps(measured.horizon.steps)}: {_cannot(measured.horizon)}."
+    else:
+        tail = (
+            f" Without that growth its norm would be about {threshold:.2g}; it is {measured.record.gradient_norm:.2g}."
+        )
+    return Finding(
+        symptom=symptom,
+        cause=cause,
+        where=(chain.module,),
+        severity=Severity.CRITICAL if size >= CLEAR_DECADES else Severity.WARNING,
+        message=head + tail,
+        evidence=(*_evidence(measured), *([] if lost else [Evidence("clipping threshold", threshold)])),
+        remedies=remedies_in_time(chain.kind) if lost else (clip_at(threshold), *remedies_for(symptom, cause)[1:]),
+        source=measured.source,
+    )
+
+
+def _cannot(horizon: Horizon) -> str:
+    return f"dependencies longer than {steps(horizon.steps)} cannot be learnt"
+
+
+def _threshold(measured: _Measured) -> float:
+    """The norm that the gradient of all parameters would have if time did not make it grow."""
+    shrunk = math.log10(measured.record.gradient_norm or 1.0) - measured.extent
+    return 10.0**shrunk if math.isfinite(shrunk) and shrunk > -300 else 0.0
+
+
+def _evidence(measured: _Measured) -> list[Evidence]:
+    chain, horizon, exponent = measured.layer.worst, measured.horizon, measured.exponent
+    num_steps = measured.layer.num_steps
+    per_step = [
+        Evidence(f"{name} per step", gain / num_steps, "decades")
+        for name, gain in zip(("activations", "recurrent weights"), list(chain.budget().values())[:2], strict=True)
+    ]
+    return [
+        Evidence("early against late steps", measured.extent, "decades"),
+        Evidence("sequence length", chain.num_steps, "steps"),
+        Evidence("horizon (1e-3)", horizon.steps, "steps"),
+        Evidence("horizon (half)", horizon.half_steps, "steps"),
+        Evidence("a random gradient per step", horizon.decades_per_step, "decades"),
+        *per_step,
+        *([] if exponent is None else [Evidence("largest Lyapunov exponent", exponent, "nats per step")]),
+    ]
+
+
+# ----------------------------------------------------------------------------------------------- horizon, detached
+
+
+def _short(batch: list[_Measured]) -> list[Finding]:
+    """Healthy, and yet: what lies further back than the horizon is not learnt."""
+    short = [m for m in batch if m.horizon.steps < m.layer.worst.num_steps and not m.layer.worst.cuts]
+    if not short:
+        return []
+    worst = min(short, key=lambda m: m.horizon.steps / m.layer.worst.num_steps)
+    chain = worst.layer.worst
+    fed = "Early steps get gradient from elsewhere, so that training moves"
+    if worst.layer.starved_inside:
+        fed = "Each end is near the final state of one direction, and what lies between gets next to nothing"
+    message = (
+        f"A gradient at {chain.name} falls 1000-fold in {steps(worst.horizon.steps)} back in time; the sequence has "
+        f"{chain.num_steps}. {fed}; {_cannot(worst.horizon)}."
+    )
     return [
         Finding(
-            symptom=symptom,
-            cause=cause,
-            where=(op.site.module or "",),
-            severity=Severity.CRITICAL if abs(extent) >= CLEAR_DECADES else Severity.WARNING,
-            message=f"Through time the loss gradient {verb} {times(abs(extent))} from the last to the first of "
-            f"{num_steps} steps of {op.site.module or 'the model'} ({decades(abs(extent) / num_steps)} per step).",
-            evidence=(
-                Evidence("early against late steps", extent, "decades"),
-                Evidence("sequence length", num_steps, "steps"),
-            ),
-            remedies=remedies_for(symptom, cause),
-            source=op.site.source,
+            symptom=Symptom.VANISHING,
+            cause=Cause.RECURRENT_CONTRACTION,
+            where=tuple(dict.fromkeys(m.layer.worst.module for m in [worst, *short])),
+            severity=Severity.INFO,
+            message=message,
+            evidence=tuple(_evidence(worst)),
+            source=worst.source,
         )
     ]
 
 
-def slope(op: Op) -> float:
-    """log10 of the early steps' gradient over the late ones' (RMS of a tenth of the sequence at either end).
+def _cut(batch: list[_Measured]) -> list[Finding]:
+    """States that are handed on detached, where the gradient would have gone further."""
+    findings = []
+    for measured in batch:
+        chain, horizon = measured.layer.worst, measured.horizon
+        cuts = (0, *chain.cuts, chain.num_steps)
+        stretch = max(b - a for a, b in itertools.pairwise(cuts))
+        asked = min(horizon.steps, chain.num_steps) if chain.cuts else horizon.steps
+        if (chain.cuts or chain.detached_start) and stretch < asked:  # else truncated, and nothing is lost by it
+            findings.append(_cut_finding(measured, chain, stretch, _starved(chain)))
+    return findings[:1]
 
-    A bidirectional module passes the larger of its two ends on at both, and is healthy by this measure.
-    """
-    norms = op.time_norms
-    width = max(1, len(norms) // SEQUENCE_ENDS)
-    early, late = (sum(x * x for x in part) ** 0.5 for part in (norms[:width], norms[-width:]))
-    ratio = log10_ratio(early, late)
-    return 0.0 if ratio != ratio else ratio
+
+def _starved(chain: Chain) -> int:
+    """Steps up to the last state that is read which lie in stretches that get no gradient at all."""
+    last = chain.span[1]
+    cuts = (0, *(cut for cut in chain.cuts if cut < last), last)
+    stretches = [(a, b) for a, b in itertools.pairwise(cuts) if not any(chain.states[a + 1 : b + 1])]
+    return sum(b - a for a, b in stretches)
+
+
+def _cut_finding(measured: _Measured, chain: Chain, stretch: int, starved: int) -> Finding:
+    horizon = measured.horizon
+    far = "over the whole sequence" if horizon.steps > chain.num_steps else f"{steps(horizon.steps)} back"
+    if not chain.cuts:
+        message = (
+            f"The state comes into {chain.name} detached: gradient ends with these {steps(stretch)}, and would reach "
+            f"further ({steps(horizon.steps)} to a thousandth). Truncated back-propagation, if that is meant."
+        )
+    else:
+        shown = ", ".join(map(str, chain.cuts[:3])) + (", ..." if len(chain.cuts) > 3 else "")
+        message = (
+            f"The state of {chain.name} is detached behind step {shown}: gradient ends there, and would reach {far}."
+        )
+    if starved:
+        message += f" {starved} of {chain.num_steps} steps get no gradient at all."
+    elif chain.cuts and stretch == 1:
+        message += " No step learns from the one behind it."
+    elif chain.cuts:
+        message += " Truncated back-propagation, if that is meant: every stretch has its own losses."
+    fault = bool(starved) or (bool(chain.cuts) and stretch == 1)
+    return Finding(
+        symptom=Symptom.DISCONNECTED,
+        cause=Cause.DETACHED_GRAPH,
+        where=(chain.module,),
+        severity=Severity.WARNING if fault else Severity.INFO,
+        message=message,
+        evidence=(
+            Evidence("steps between cuts", stretch, "steps"),
+            Evidence("horizon (1e-3)", horizon.steps, "steps"),
+            Evidence("sequence length", chain.num_steps, "steps"),
+            Evidence("steps without gradient", starved, "steps"),
+        ),
+        remedies=(detach_less(min(horizon.steps, chain.num_steps)),) if fault else (),
+        source=measured.source,
+    )

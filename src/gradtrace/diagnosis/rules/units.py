@@ -98,8 +98,8 @@ def _saturated(scene: Scene) -> Finding | None:
     keys = set.intersection(*(set(ops) for ops in per_trace))
     view = scene.views[0]
     ops = sorted((op for key, op in per_trace[0].items() if key in keys), key=lambda op: op.sequence)
-    gates = {op.index for op in ops if (is_gate(op, view) and not _closed(op)) or is_output(op, view)}
-    ops = [op for op in ops if op.index not in gates]
+    gates = gate_sites(view)
+    ops = [op for op in ops if (_site(op) not in gates or _closed(op)) and not is_output(op, view)]
     if not ops:
         return None
     op = ops[0]
@@ -215,6 +215,15 @@ def _is_saturated(op: Op, num_alike: int) -> bool:
 
 _BOUNDED = {"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign", "erf"}
 """Non-linearities that are flat on both sides."""
+
+
+def gate_sites(view: View) -> set[tuple[str, str | None, str]]:
+    """Where activations are gates, on any call: at the first step of a recurrence one may multiply a mere zero."""
+    return {_site(op) for op in view.trace.ops if op.activation is not None and is_gate(op, view)}
+
+
+def _site(op: Op) -> tuple[str, str | None, str]:
+    return op.name, op.site.module, op.site.source
 
 
 def is_gate(op: Op, view: View) -> bool:

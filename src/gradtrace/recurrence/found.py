@@ -1,0 +1,80 @@
+"""Which recurrences are there? Segments joined where one hands its state to the next, and loops of the user's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from gradtrace.recurrence.chain import Recurrence
+from gradtrace.recurrence.loops import depends, loops
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gradtrace.recurrence.uses import Watched
+    from gradtrace.tape.segment import Segment
+
+MAX_CHAINS = 32
+"""Recurrences that are looked at, those with the most steps first."""
+
+_RECENT = 8
+"""So many chains of a cell may grow side by side (streams that take turns)."""
+
+
+def recurrences(watched: Watched, notes: list[str]) -> list[Recurrence]:
+    """All of them: those of recurrent modules in the order of their first call, then loops."""
+    chains: dict[tuple[str, int, bool], list[Recurrence]] = {}
+    for segment in watched.segments:
+        _join(chains.setdefault((segment.module, segment.layer, segment.reverse), []), segment)
+    for one in (one for grown in chains.values() for one in grown if one.module_type.endswith("Cell")):
+        values = [watched.origins.number(state.h) for state in one.states]
+        one.inputs = watched.origins.inputs(values, values[1])
+    notes += [f"could not look at: {fault}" for fault in dict.fromkeys(watched.faults)]
+    found = [one for grown in chains.values() for one in grown] + loops(watched.uses, watched.origins)
+    if len(found) > MAX_CHAINS:
+        notes.append(f"{len(found)} recurrences: the {MAX_CHAINS} with the most steps were looked at")
+        longest = sorted(found, key=lambda one: -one.num_steps)[:MAX_CHAINS]
+        found = [one for one in found if one in longest]
+    return found
+
+
+def _join(grown: list[Recurrence], segment: Segment) -> None:
+    """Add a segment to the chain that it goes on with, or begin a new one."""
+    for chain in grown[: -_RECENT - 1 : -1]:
+        last = chain.states[-1].h
+        link = _link(last, segment.given.h)
+        if link:
+            if link == "cut":
+                chain.cuts[chain.num_steps] = segment.states[0]
+            _append(chain, segment)
+            return
+    given = segment.given.h
+    chain = Recurrence(
+        segment.module, segment.kind, segment.call, [segment.states[0]], [], [], segment.module_type, segment.layer,
+        segment.reverse, weight=segment.weights.hh, detached_start=not given.requires_grad and bool(given.any()),
+    )  # fmt: skip
+    _append(chain, segment)
+    grown.append(chain)
+
+
+def _link(last: Tensor, given: Tensor) -> str:
+    """'tape' where `given` is computed from `last`, 'cut' where it has its values alone, else ''."""
+    if given is last:
+        return "tape"
+    if given.grad_fn is not None and last.grad_fn is not None:
+        return "tape" if depends(given.grad_fn, last.grad_fn) else ""
+    same = given.shape == last.shape and bool(last.any()) and torch.equal(given.detach(), last.detach())
+    if not same:
+        return ""
+    return "cut" if last.requires_grad else "tape"  # without gradients nothing is cut
+
+
+def _append(chain: Recurrence, segment: Segment) -> None:
+    chain.segments.append(segment)
+    chain.states += segment.states[1:]
+    for step in segment.steps:
+        chain.fed.append((step.fed,))
+        chain.linear.append((step.linear,))
+        chain.carried += [] if step.carried is None else [step.carried]
+        chain.read += [] if step.read is None else [step.read]

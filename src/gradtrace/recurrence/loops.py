@@ -1,0 +1,104 @@
+"""Which loops did the user write? A weight applied again to what came out of its last application, four times or more.
+
+Each application y_k = W x_k + b is a step; x_k is the state, and what lies between y_k and x_{k+1} its non-linearity.
+Weights that take turns (those of one block, applied again and again) are one loop: the first in each turn stands for
+it, under the name of the module that holds them all.
+"""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from gradtrace.recurrence.chain import Recurrence
+from gradtrace.tape.cells import State
+from gradtrace.tape.private import node_sequence_nr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from torch.autograd.graph import Node
+
+    from gradtrace.recurrence.origins import Origins
+    from gradtrace.recurrence.uses import Use
+
+MIN_CALLS = 4
+"""The same weight met that often in a row is a recurrence, in time or in shared depth."""
+
+
+def loops(uses: Mapping[str, Sequence[Use]], origins: Origins) -> list[Recurrence]:
+    """One recurrence for each loop, in the order of their first steps."""
+    runs = [(name, run) for name, applied in uses.items() for run in _runs(applied)]
+    runs.sort(key=lambda pair: pair[1][0].order)
+    groups: list[list[tuple[str, list[Use]]]] = []
+    for name, run in runs:
+        group = next((group for group in groups if _take_turns(group[0][1], run)), None)
+        if group is None:
+            groups.append([(name, run)])
+        else:
+            group.append((name, run))
+    return [_recurrence(group, number, origins) for number, group in enumerate(groups)]
+
+
+def _runs(uses: Sequence[Use]) -> Iterable[list[Use]]:
+    run: list[Use] = []
+    for use in uses:
+        if run and use.x.grad_fn is not None and depends(use.x.grad_fn, run[-1].y[0]):
+            run.append(use)
+            continue
+        if len(run) >= MIN_CALLS:
+            yield run
+        run = [use]
+    if len(run) >= MIN_CALLS:
+        yield run
+
+
+def _take_turns(first: Sequence[Use], other: Sequence[Use]) -> bool:
+    """Whether one use of `other` lies between any two of `first`; the last turn may be unfinished."""
+    if not len(first) - 1 <= len(other) <= len(first):
+        return False
+    ends = [use.order for use in first[1:]] + [other[-1].order + 1]
+    return all(a.order < b.order < end for a, b, end in zip(first, other, ends, strict=False))
+
+
+def _recurrence(group: list[tuple[str, list[Use]]], number: int, origins: Origins) -> Recurrence:
+    """The states are what the first weight reads; other weights that read the very same are joined to it."""
+    _, leader = group[0]
+    readers = [run for _, run in group if all(a.x is b.x for a, b in zip(leader, run, strict=False))]
+    last = min(map(len, readers)) - 1
+    return Recurrence(
+        module=_shared_module([name for name, _ in group]),
+        kind="loop",
+        call=number,
+        states=[State(use.x) for use in leader[: last + 1]],
+        fed=[tuple(run[t].fed for run in readers) for t in range(last)],
+        linear=[tuple(run[t].y for run in readers) for t in range(last)],
+        inputs=origins.inputs([use.value for use in leader], leader[0].began),
+    )
+
+
+def _shared_module(weights: Sequence[str]) -> str:
+    """The innermost module that holds all of these parameters; that of the first where it is the whole model.
+
+    >>> _shared_module(["block.0.weight", "block.1.weight"]), _shared_module(["cell.weight", "read.weight"])
+    ('block', 'cell')
+    >>> _shared_module(["W"])
+    'W'
+    """
+    owners = [name.split(".")[:-1] for name in weights]
+    shared = [parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, zip(*owners, strict=False))]
+    return ".".join(shared or owners[0]) or weights[0]
+
+
+def depends(later: Node, earlier: Node) -> bool:
+    """Whether gradient flows from `later` to `earlier`; no node recorded before `earlier` is looked at."""
+    floor, seen, todo = node_sequence_nr(earlier), {later}, [later]
+    while todo:
+        node = todo.pop()
+        if node is earlier:
+            return True
+        for below, _ in node.next_functions:
+            if below is not None and below not in seen and floor <= node_sequence_nr(below) < 2**63:
+                seen.add(below)
+                todo.append(below)
+    return False

@@ -1,0 +1,142 @@
+"""Which weight is applied to what, and when? Every application of a parameter in a forward pass, in order.
+
+A weight is a parameter, a buffer (a reservoir's fixed matrix), or what is computed from these alone: ``W * mask``, a
+weight-normalised matrix, the rotation made of a skew-symmetric one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gradtrace.recurrence.origins import Origins
+from gradtrace.tape.unroll import Unrolled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+    from torch.autograd.graph import Node
+
+_LINEAR: dict[str, tuple[tuple[int, int], ...]] = {  # name -> places of (data, weight), the likelier first
+    "linear": ((0, 1),),
+    "matmul": ((0, 1), (1, 0)),
+    "__matmul__": ((0, 1), (1, 0)),
+    "__rmatmul__": ((0, 1), (1, 0)),
+    "mm": ((0, 1), (1, 0)),
+    "bmm": ((0, 1), (1, 0)),
+    "mv": ((1, 0),),
+    "addmm": ((1, 2), (2, 1)),
+    "einsum": ((1, 2), (2, 1)),
+    "conv1d": ((0, 1),),
+    "conv2d": ((0, 1),),
+    "conv3d": ((0, 1),),
+    "mul": ((0, 1), (1, 0)),
+    "__mul__": ((0, 1), (1, 0)),
+    "__rmul__": ((0, 1), (1, 0)),
+}
+_ELEMENTWISE = {"mul", "__mul__", "__rmul__"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Use:
+    """One application of a weight."""
+
+    x: Tensor
+    """What it was applied to."""
+    fed: Tensor
+    """The same as this weight alone meets it."""
+    y: tuple[Node, int]
+    """What came out: the op that made it, and which output of the op it is (an in-place function may follow)."""
+    order: int
+    """Place among all uses of the forward pass."""
+    value: int
+    """Number of `x` among the values of the forward pass."""
+    began: int
+    """How many values there were before it."""
+
+
+class Watched(Unrolled):
+    """`unrolled`, and every application of a weight to something that carries gradient is noted."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        named = [*model.named_buffers(), *model.named_parameters()]
+        self._names = {id(tensor): (name, tensor) for name, tensor in named}
+        self._order = 0
+        self.origins = Origins()
+        self.uses: dict[str, list[Use]] = defaultdict(list)
+        self.faults: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note the applications of weights; all else as `Unrolled` does it."""
+        name = getattr(func, "__name__", "")
+        place, weight = self._guard(self._applied, name, args) or (0, "")
+        if weight:
+            x = args[place]
+            fed = x.view_as(x)
+            result = func(*args[:place], fed, *args[place + 1 :], **(kwargs or {}))
+            self._guard(self._note, weight, x, fed, result)
+        else:
+            result = super().__torch_function__(func, types, args, kwargs)
+            if name not in _LINEAR or name in _ELEMENTWISE:
+                self._guard(self._derive, args, result)
+        operands = (args, tuple((kwargs or {}).values()))
+        self._guard(self.origins.record, name, operands, result, lambda x: bool(self._name_of(x)))
+        return result
+
+    def _guard(self, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return function(*args)
+        except Exception as error:  # a fault of ours must not become the model's
+            self.faults.append(f"{type(error).__name__}: {error}")
+            return None
+
+    def _applied(self, function: str, args: Any) -> tuple[int, str] | None:
+        """Where the data stands, and the weight's name, where a weight is applied to data that carries gradient."""
+        for place, other in _LINEAR.get(function, ()):
+            if max(place, other) >= len(args) or not torch.is_grad_enabled():
+                continue
+            data, weight = args[place], args[other]
+            name = self._name_of(weight)
+            if not (name and _is_plain(data) and data.requires_grad):
+                continue
+            if function in _ELEMENTWISE:  # where any tensor may stand: a weight times a weight is a weight
+                if not self._name_of(data) and data.dim() >= weight.dim():
+                    return place, name
+            elif weight.dim() > 1:
+                return place, name
+        return None
+
+    def _note(self, name: str, x: Tensor, fed: Tensor, y: Any) -> None:
+        if isinstance(y, Tensor) and y.grad_fn is not None:
+            value, began = self.origins.number(x), self.origins.count
+            self.uses[name].append(Use(x, fed, (y.grad_fn, y.output_nr), self._order, value, began))
+            self._order += 1
+
+    def _derive(self, args: Any, result: Any) -> None:
+        """What is computed from weights alone is a weight, under the name of its first parameter."""
+        if not args or not isinstance(result, Tensor):
+            return
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        names = [self._name_of(tensor) for tensor in tensors]
+        if names and all(names) and result.requires_grad:
+            first = next((n for n, t in zip(names, tensors, strict=True) if t.requires_grad), names[0])
+            self._names[id(result)] = (first, result)
+
+    def _name_of(self, weight: Any) -> str:
+        if not isinstance(weight, Tensor):
+            return ""
+        for tensor in (weight, weight._base):
+            known = self._names.get(id(tensor)) if tensor is not None else None
+            if known is not None and known[1] is tensor:
+                return known[0]
+        return ""
+
+
+def _is_plain(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.layout is torch.strided and not x.is_nested
