@@ -210,6 +210,12 @@ def test_json_and_text() -> None:
     assert "phase diagram of gelu" in audit.diagram()
 
 
+def test_save_and_load(tmp_path) -> None:
+    audit = gradtrace.predict(Blocks(4, 32), torch.randn(16, 32))
+    audit.save(tmp_path / "prediction.json.gz")
+    assert gradtrace.load(tmp_path / "prediction.json.gz") == audit
+
+
 def test_depth_and_formats() -> None:
     audit = gradtrace.predict(stack(nn.ReLU, 20, 512), torch.randn(64, 512))
     assert audit.depth_of_loss == pytest.approx(7.7, abs=0.3)  # 2 ln 1000 / ln 6

@@ -124,7 +124,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
         small_trace().save(tmp_path / "nowhere" / "a.json.gz")
     with pytest.raises(TraceFileError, match="cannot write"):
         small_trace().save(tmp_path)
-    with pytest.raises(TypeError, match="Trace or a Diagnosis"):
+    with pytest.raises(TypeError, match="a Diagnosis or a Prediction"):
         save("text", tmp_path / "a.json.gz")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 

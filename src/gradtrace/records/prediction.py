@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
 PARTS = ("weights", "activation", "norm", "dropout", "stride", "residual", "other")
@@ -143,6 +145,12 @@ class Prediction:
 
         target = console or Terminal()
         target.print(to_text(self, min(target.width, 120)), markup=False, highlight=False, soft_wrap=True)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as gzipped JSON; read it back with `gradtrace.load`, draw it with `gradtrace show`."""
+        from gradtrace.records.storage import save
+
+        save(self, path)
 
     def to_json(self) -> str:
         """Strict JSON; a number that is not finite is the string 'nan', 'inf' or '-inf'."""

@@ -19,11 +19,13 @@ from typing import Any, NoReturn
 from gradtrace.errors import TraceFileError
 from gradtrace.records.codec import CodecError, decode, encode, encode_float
 from gradtrace.records.finding import Diagnosis
+from gradtrace.records.prediction import Prediction
 from gradtrace.records.trace import Trace
 
 FORMAT = "gradtrace"
 VERSION = 1
-KINDS: dict[str, type[Trace] | type[Diagnosis]] = {"trace": Trace, "diagnosis": Diagnosis}
+Record = Trace | Diagnosis | Prediction
+KINDS: dict[str, type[Record]] = {"trace": Trace, "diagnosis": Diagnosis, "prediction": Prediction}
 
 MAX_BYTES = 1 << 30
 """Most that a file may unpack to: about twenty times what 1e5 ops take."""
@@ -32,7 +34,7 @@ FREE_BYTES = 1 << 26
 MAX_RATIO = 100
 
 
-def save(record: Trace | Diagnosis, path: str | Path) -> None:
+def save(record: Record, path: str | Path) -> None:
     """Write `record` to `path` as gzipped JSON; the file appears whole or not at all.
 
     Raises:
@@ -41,7 +43,7 @@ def save(record: Trace | Diagnosis, path: str | Path) -> None:
     path = Path(path)
     kind = next((kind for kind, record_type in KINDS.items() if type(record) is record_type), None)
     if kind is None:
-        raise TypeError(f"only a Trace or a Diagnosis can be saved, but it is {type(record).__name__}")
+        raise TypeError(f"only a Trace, a Diagnosis or a Prediction can be saved, but it is {type(record).__name__}")
     document = {"format": FORMAT, "version": VERSION, "kind": kind, "tables": encode(record)}
     text = json.dumps(document, separators=(",", ":"), allow_nan=False)
     packed = gzip.compress(text.encode(), compresslevel=5, mtime=0)
@@ -56,7 +58,7 @@ def save(record: Trace | Diagnosis, path: str | Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def load(path: str | Path) -> Trace | Diagnosis:
+def load(path: str | Path) -> Record:
     """Read what `save` wrote.
 
     Raises:
@@ -78,9 +80,10 @@ def load(path: str | Path) -> Trace | Diagnosis:
             f"{path} was written by a newer gradtrace (format {version}; this one reads up to {VERSION}): upgrade it"
         )
     if not isinstance(kind, str) or kind not in KINDS:
-        raise TraceFileError(f"{path} holds {kind!r}, where 'trace' or 'diagnosis' was expected")
+        known = " or ".join(map(repr, KINDS))
+        raise TraceFileError(f"{path} holds {kind!r}, where {known} was expected")
     try:
-        record: Trace | Diagnosis = decode(KINDS[kind], document.get("tables"))
+        record: Record = decode(KINDS[kind], document.get("tables"))
     except CodecError as error:
         raise TraceFileError(f"{path} is damaged: {error}") from error
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
