@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gradtrace.audit.propagate import growth_of, local_variance
+from gradtrace.audit.propagate import arrival_of, local_variance
 from gradtrace.records.prediction import Disagreement
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ def disagreements(
         if not value.consumers or propagation.gradients[value.index].energy <= 0:
             continue
         expected = sum(
-            growth_of(recording, propagation.effects[index], step, slot, output) * measured[output]
+            arrival_of(
+                recording, propagation.effects[index], step, slot, output, propagation.gradients[output].profile
+            ).growth
+            * measured[output]
             for index, slot in value.consumers
             for step in [recording.steps[index]]
             for output in step.outputs

@@ -10,12 +10,12 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gradtrace.audit.propagate import growth_of
+from gradtrace.audit.propagate import arrival_of
 from gradtrace.records.prediction import LayerPrediction, Split
 
 if TYPE_CHECKING:
     from gradtrace.audit.propagate import Propagation
-    from gradtrace.audit.recording import Recording
+    from gradtrace.audit.recording import Recording, Step
 
 DECADES = 1 / (2 * math.log(10))
 """From ln E[g^2] to log10 of the RMS gradient."""
@@ -85,7 +85,7 @@ def layer_predictions(
 
 def _layer(recording: Recording, propagation: Propagation, measured: list[float], segment: Segment) -> LayerPrediction:
     start = recording.steps[segment.steps[0]].inputs[0]
-    end = recording.steps[segment.steps[-1]].outputs[0]
+    end = _main_output(propagation, recording.steps[segment.steps[-1]])
     weight, effect = recording.steps[segment.weight], propagation.effects[segment.weight]
     gradient, assert_fan = propagation.gradients[start], effect.fan
     assert assert_fan is not None
@@ -108,10 +108,24 @@ def _layer(recording: Recording, propagation: Propagation, measured: list[float]
         correlation=propagation.signals[end].correlation,
         measured_growth=measured[start] / measured[end] if measured[end] else math.nan,
         measured_decades=_log(measured[start]),
-        measured_correlation=recording.values[end].measured.correlation if not recording.on_meta else math.nan,
+        measured_correlation=_correlation(recording, end),
+        time_growth=effect.time_growth,
+        num_steps=effect.num_steps,
         note="; ".join(dict.fromkeys(notes)),
         source=weight.source,
     )
+
+
+def _main_output(propagation: Propagation, step: Step) -> int:
+    """The output that most of the gradient arrives at (a recurrence has its last state beside all outputs)."""
+    return max(step.outputs, key=lambda index: propagation.gradients[index].energy)
+
+
+def _correlation(recording: Recording, end: int) -> float:
+    """As measured; NaN where the first axis is not the batch."""
+    value = recording.values[end]
+    known = not recording.on_meta and value.shape[:1] == (recording.batch_size,) and recording.batch_size > 1
+    return value.measured.correlation if known else math.nan
 
 
 def _log(energy: float) -> float:
@@ -123,12 +137,15 @@ def _split(recording: Recording, propagation: Propagation, segment: Segment, sta
     own = 1.0
     for index in segment.steps:
         step, effect = recording.steps[index], propagation.effects[index]
-        growth = growth_of(recording, effect, step, 0, step.outputs[0])
+        output = _main_output(propagation, step)
+        growth = arrival_of(recording, effect, step, 0, output, propagation.gradients[output].profile).growth
         for part, factor in effect.parts[0].items():
             parts[part] = parts.get(part, 1.0) * factor
         product = math.prod(effect.parts[0].values())
         if effect.conserved and product:
             parts["stride"] = parts.get("stride", 1.0) * growth / product
+        if effect.transport is not None and product:
+            parts["time"] = parts.get("time", 1.0) * growth / product
         own *= growth
     arriving = own * propagation.gradients[end].energy
     if arriving > 0:

@@ -155,14 +155,13 @@ def _assemble(
 
 def _growth_per_layer(propagation: Propagation) -> float:
     """Geometric mean from the input of the last layer to that of the second, what their shapes demand taken out."""
-    deep = [(g.depth, i) for i, g in enumerate(propagation.gradients) if g.energy > 0]
-    deepest = max((depth for depth, _ in deep), default=0)
-    if deepest < 3:
+    last_of = {g.depth: g for g in propagation.gradients if g.energy > 0 and g.depth > 0}
+    hidden = sorted(last_of)[:-1]
+    if len(hidden) < 2:
         return math.nan
-    ends = [max(i for depth, i in deep if depth == wanted) for wanted in (deepest - 1, 1)]
-    lower, upper = (propagation.gradients[i] for i in ends)
+    upper, lower = last_of[hidden[0]], last_of[hidden[-1]]
     change = math.log(lower.energy) - math.log(upper.energy) - (lower.shape - upper.shape)
-    return math.exp(change / (deepest - 2))
+    return math.exp(change / (lower.depth - upper.depth))
 
 
 def _gaps(recording: Recording, propagation: Propagation) -> tuple[str, ...]:

@@ -17,12 +17,16 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from gradtrace.audit.rules.effect import Effect, Scene
+import numpy as np
+
+from gradtrace.audit.rules.effect import Arrival, Effect, Scene
 from gradtrace.audit.rules.table import RULES
 from gradtrace.audit.signals import Signal, sharing, steepness_of_largest
+from gradtrace.theory.through_time import band
 
 if TYPE_CHECKING:
     from gradtrace.audit.recording import Recording, Step
+    from gradtrace.theory.gaussian import Array
 
 GAUSSIAN_SHARE = 3.0
 """E[x^4] / E[x^2]^2 of the gradient that a' multiplies."""
@@ -43,6 +47,8 @@ class Gradient:
     """Most layers with weights between here and the output."""
     shape: float = 0.0
     """The part of ln E[g^2] that the shapes demand: fan_out / fan_in, skipped and pooled positions."""
+    profile: Array | None = None
+    """Of what a recurrence made, as in `Arrival`; None: even and independent."""
 
 
 @dataclass(slots=True)
@@ -114,14 +120,24 @@ def _measured(scene: Scene, step: Step) -> Effect:
     return Effect([None] * len(step.outputs), [{"other": growth} for growth in known], unit_variance=0.01, note=note)
 
 
-def growth_of(recording: Recording, effect: Effect, step: Step, slot: int, output: int) -> float:
-    """Growth of E[g^2] from one output of a step to one of its inputs."""
+def arrival_of(
+    recording: Recording, effect: Effect, step: Step, slot: int, output: int, profile: Array | None
+) -> Arrival:
+    """What the gradient of one output of a step, with this profile along its time, becomes at one of its inputs."""
     if slot >= len(effect.parts):
-        return 0.0
+        return Arrival(0.0)
+    if effect.transport is not None:
+        return effect.transport(slot, step.outputs.index(output), profile)
     growth = math.prod(effect.parts[slot].values())
+    before, after = recording.values[step.inputs[slot]], recording.values[output]
     if effect.conserved:
-        growth *= recording.values[output].numel / max(recording.values[step.inputs[slot]].numel, 1)
-    return growth
+        growth *= after.numel / max(before.numel, 1)
+    if step.function == "stack" and profile is not None and len(profile) == len(step.inputs):
+        return Arrival(growth * float(profile[slot, 0]))
+    if slot in step.profiles:
+        return Arrival(growth, np.array(step.profiles[slot]))
+    keeps = before.axis is not None and before.axis == after.axis
+    return Arrival(growth, profile if keeps else None)
 
 
 def local_variance(recording: Recording, propagation: Propagation, index: int, num_cotangents: int) -> float:
@@ -130,11 +146,13 @@ def local_variance(recording: Recording, propagation: Propagation, index: int, n
     for consumer, slot in recording.values[index].consumers:
         step, effect = recording.steps[consumer], propagation.effects[consumer]
         for output in step.outputs:
-            growth = growth_of(recording, effect, step, slot, output)
-            if growth > 0 and gradients[output].energy > 0:
+            if not gradients[output].energy > 0:
+                continue
+            arrival = arrival_of(recording, effect, step, slot, output, gradients[output].profile)
+            if arrival.growth > 0:
                 above = replace(gradients[output], variance=0.0, drift=0.0)
                 signal = propagation.signals[step.inputs[0]]
-                fresh.append(_through(effect, slot, signal, above, growth, recording, num_cotangents))
+                fresh.append(_through(effect, slot, signal, above, arrival, recording, num_cotangents))
     merged = _merge(fresh, propagation.signals[index].features, recording.batch_size)
     return merged.variance + merged.drift**2
 
@@ -150,12 +168,14 @@ def _backward(
         for index, slot in value.consumers:
             step, effect = recording.steps[index], effects[index]
             for output in step.outputs:
-                growth = growth_of(recording, effect, step, slot, output)
-                if growth > 0 and gradients[output].energy > 0:
+                above = gradients[output]
+                if not above.energy > 0:
+                    continue
+                arrival = arrival_of(recording, effect, step, slot, output, above.profile)
+                if arrival.growth > 0:
+                    signal = signals[step.inputs[0]]
                     arrivals[value.index].append(
-                        _through(
-                            effect, slot, signals[step.inputs[0]], gradients[output], growth, recording, num_cotangents
-                        )
+                        _through(effect, slot, signal, above, arrival, recording, num_cotangents)
                     )
         gradients[value.index] = _merge(arrivals[value.index], signals[value.index].features, recording.batch_size)
     return gradients
@@ -166,24 +186,28 @@ def _through(
     slot: int,
     signal: Signal,
     gradient: Gradient,
-    growth: float,
+    arrival: Arrival,
     recording: Recording,
     num_cotangents: int,
 ) -> Gradient:
+    growth = arrival.growth
     variance, narrowness, depth, shape = gradient.variance, gradient.narrowness, gradient.depth, gradient.shape
     parts = math.prod(factor for part, factor in effect.parts[slot].items() if part != "stride")
-    shape += math.log(growth / parts) if parts > 0 else 0.0
+    if effect.transport is None:
+        shape += math.log(growth / parts) if parts > 0 else 0.0
     if effect.fan is not None:
         directions = max(num_cotangents * recording.batch_size * effect.positions, 1.0)
-        variance += math.log1p(2 / effect.fan[0] * (1 / directions + narrowness))
+        applied = effect.num_layers + arrival.steps
+        variance += applied * math.log1p(2 / effect.fan[0] * (1 / directions + narrowness))
         shape += math.log(effect.fan[1] / effect.fan[0])
-        narrowness, depth = min(narrowness + 1 / effect.fan[1], 1.0), depth + 1
+        narrowness = min(narrowness + applied / effect.fan[1], 1.0)
+        depth += effect.num_layers
     if effect.unit_variance and math.isfinite(effect.unit_variance):
         share = sharing(signal.correlation, recording.batch_size) if effect.activation else 1 / recording.batch_size
         spread = 1 + (GAUSSIAN_SHARE - 1) * min(1.0, 1 / num_cotangents + narrowness)
         variance += math.log1p(effect.unit_variance / max(signal.features, 1) * share * spread)
     drift = gradient.drift + abs(effect.sensitivity) * math.sqrt(max(signal.log_variance, 0.0))
-    return Gradient(gradient.energy * growth, variance, drift, narrowness, depth, shape)
+    return Gradient(gradient.energy * growth, variance, drift, narrowness, depth, shape, arrival.profile)
 
 
 def _merge(arrivals: list[Gradient], width: int, batch_size: int) -> Gradient:
@@ -200,4 +224,14 @@ def _merge(arrivals: list[Gradient], width: int, batch_size: int) -> Gradient:
         sum(s * g.narrowness for s, g in zip(shares, arrivals, strict=True)),
         max(g.depth for g in arrivals),
         sum(s * g.shape for s, g in zip(shares, arrivals, strict=True)),
+        _merged_profile(shares, [g.profile for g in arrivals]),
     )
+
+
+def _merged_profile(shares: list[float], profiles: list[Array | None]) -> Array | None:
+    like = next((profile for profile in profiles if profile is not None), None)
+    if like is None:
+        return None
+    even = band(len(like)) if like.ndim == 2 else np.ones_like(like)
+    fitting = (p if p is not None and p.shape == like.shape else even for p in profiles)
+    return np.asarray(sum(share * profile for share, profile in zip(shares, fitting, strict=True)))

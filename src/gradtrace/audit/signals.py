@@ -22,6 +22,8 @@ from gradtrace.theory.nonlinearities import Nonlinearity, normal_cdf
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gradtrace.theory.recurrence import Units
+
 
 @dataclass(frozen=True, slots=True)
 class Signal:
@@ -36,6 +38,8 @@ class Signal:
     """Variance of ln(second) across networks."""
     sample_variance: float = 0.0
     """Variance of ln(second) across samples of one network, that of the networks included."""
+    units: tuple[Units, Units] | None = None
+    """Of the state of a recurrent cell: moments per class of units, of one sample and of what two samples share."""
 
     @property
     def variance(self) -> float:
@@ -54,7 +58,9 @@ class Signal:
 
     def scaled(self, factor: float) -> Signal:
         """Of `factor` times the tensor."""
-        return replace(self, second=self.second * factor**2, mean=self.mean * factor, overlap=self.overlap * factor**2)
+        return replace(
+            self, second=self.second * factor**2, mean=self.mean * factor, overlap=self.overlap * factor**2, units=None
+        )
 
 
 def observed(tensor: Tensor, batch_size: int) -> Signal:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-PARTS = ("weights", "activation", "norm", "dropout", "stride", "residual", "other")
+PARTS = ("weights", "activation", "norm", "dropout", "stride", "time", "residual", "other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class Split:
     dropout: float = 1.0
     stride: float = 1.0
     """Positions that are skipped, pooled, dropped or repeated; borders."""
+    time: float = 1.0
+    """Of a recurrence: what its other time steps (and layers) add to what one step passes on."""
     residual: float = 1.0
     """What the other users of the layer's input add: their sum over this layer's share."""
     other: float = 1.0
@@ -72,6 +74,10 @@ class LayerPrediction:
     measured_growth: float = math.nan
     measured_decades: float = math.nan
     measured_correlation: float = math.nan
+    time_growth: float = math.nan
+    """Of a recurrence: growth of E[g^2] per time step, back in time."""
+    num_steps: int = 0
+    """Time steps of a recurrence."""
     note: str = ""
     """What has no rule here, or ''."""
     source: str = ""

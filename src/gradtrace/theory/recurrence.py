@@ -6,10 +6,9 @@ Each gate's pre-activation is Gaussian, z = W_ih x + W_hh h + b with independent
     LSTM   c' = f c + i g,   h' = o tanh(c')          GRU   h' = (1 - z) n + z h,   n = tanh(s + r u)
     plain  h' = a(z)
 
-and the mean squared gradient goes back with the gates' second moments, plain: chi = Var(w_hh) H E[a'^2] per step; LSTM:
-E[f^2] along the cell and, by way of each gate's pre-activation, Var(w_hh) H times what the gate passes on. Units differ
-in their biases, and in what their input has in common over time: each such class of units keeps its own moments, for a
-product of fifty forget gates is not the fiftieth power of their mean.
+Units differ in their biases, and in what their input has in common over time: each such class of units keeps its own
+moments, for a product of fifty forget gates is not the fiftieth power of their mean. `Flow` is what a step then does to
+the gradient; `gradtrace.theory.through_time` sends it back.
 
 Source: Chen, Pennington & Schoenholz, Dynamical isometry and a mean field theory of RNNs (2018), section 3; Gilboa et
 al., Dynamical isometry and a mean field theory of LSTMs and GRUs (2019), section 3 (gates), 4 (state Jacobian).
@@ -81,17 +80,17 @@ class Units:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flow:
-    """What one time step does to the energy of the gradient, per class of units.
+    """What one time step does to the gradient: mean and second moment of each factor, [2, (G,) CLASSES].
 
-    The state s that carries it unit by unit is c (LSTM) or h (GRU, plain).
+    The state s that carries it unit by unit is c (LSTM) or h (GRU, plain). The second moments multiply its energy; the
+    means count where the gradients of two time steps are correlated.
     """
 
     output_to_state: Array
     state_to_state: Array
     state_to_gates: Array
-    """[G, CLASSES]."""
     output_to_gates: Array
-    """[G, CLASSES]: the output gate of an LSTM."""
+    """The output gate of an LSTM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ def step(cell: Cell, inputs: Inputs, units: Units, seed: int = 0) -> tuple[Units
 
     >>> plain = Cell("tanh", *np.array([[0.0], [1.5], [0.0], [1.5]]), np.zeros((1, CLASSES)))
     >>> _, flow = step(plain, Inputs(0.0), Units.of(1e-9))
-    >>> round(float(flow.state_to_gates.mean()), 6)  # E[a'^2] at q = 0, so chi = 1.5
+    >>> round(float(flow.state_to_gates[1].mean()), 6)  # E[a'^2] at q = 0, so chi = 1.5
     1.0
     """
     in_project = cell.projection[0]
@@ -130,16 +129,21 @@ def step(cell: Cell, inputs: Inputs, units: Units, seed: int = 0) -> tuple[Units
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Gate:
-    """Per class: E[a], E[a^2], E[a'^2] over z ~ N(mean, variance)."""
+    """Per class, over z ~ N(mean, variance): E[a], E[a^2], and (E[a'], E[a'^2])."""
 
     mean: Array
     second: Array
     slope: Array
 
     @property
+    def both(self) -> Array:
+        """(E[a], E[a^2])."""
+        return np.stack((self.mean, self.second))
+
+    @property
     def complement(self) -> Array:
-        """E[(1 - a)^2]."""
-        return 1 - 2 * self.mean + self.second
+        """(E[1 - a], E[(1 - a)^2])."""
+        return np.stack((1 - self.mean, 1 - 2 * self.mean + self.second))
 
 
 def _gate(kind: str, mean: Array, variance: Array | float) -> _Gate:
@@ -150,18 +154,19 @@ def _gate(kind: str, mean: Array, variance: Array | float) -> _Gate:
         return _Gate(
             mean * share + deviation * density,
             (mean**2 + deviation**2) * share + mean * deviation * density,
-            share,
+            np.stack((share, share)),
         )
     z = mean[:, None] + deviation[:, None] * _NODES
     a = np.tanh(z) if kind == "tanh" else sigmoid(z)
     slope = 1 - a**2 if kind == "tanh" else a * (1 - a)
-    return _Gate(a @ _WEIGHTS, a**2 @ _WEIGHTS, slope**2 @ _WEIGHTS)
+    return _Gate(a @ _WEIGHTS, a**2 @ _WEIGHTS, np.stack((slope @ _WEIGHTS, slope**2 @ _WEIGHTS)))
 
 
 def _plain(kind: str, mean: Array, variance: Array) -> tuple[Units, Flow]:
     a = _gate(kind, mean[0], variance[0])
-    one, nothing = np.ones(CLASSES), np.zeros(CLASSES)
-    return Units(a.mean, a.second, nothing, nothing), Flow(one, nothing, a.slope[None], nothing[None])
+    nothing, to_gates = np.zeros(CLASSES), a.slope[:, None]
+    flow = Flow(np.ones((2, CLASSES)), np.zeros((2, CLASSES)), to_gates, np.zeros_like(to_gates))
+    return Units(a.mean, a.second, nothing, nothing), flow
 
 
 def _lstm(mean: Array, variance: Array, before: Units) -> tuple[Units, Flow]:
@@ -171,11 +176,12 @@ def _lstm(mean: Array, variance: Array, before: Units) -> tuple[Units, Flow]:
     cell_second = f.second * before.cell_second + i.second * g.second
     cell_second += 2 * f.mean * i.mean * g.mean * before.cell_mean
     out = _gate("tanh", cell_mean, np.maximum(cell_second - cell_mean**2, 0.0))
-    nothing = np.zeros(CLASSES)
-    to_gates = np.stack((g.second * i.slope, before.cell_second * f.slope, i.second * g.slope, nothing))
-    from_output = np.stack((nothing, nothing, nothing, out.second * o.slope))
+    nothing = np.zeros((2, CLASSES))
+    remembered = np.stack((before.cell_mean, before.cell_second))
+    to_gates = np.stack((g.both * i.slope, remembered * f.slope, i.both * g.slope, nothing), axis=1)
+    from_output = np.stack((nothing, nothing, nothing, out.both * o.slope), axis=1)
     after = Units(o.mean * out.mean, o.second * out.second, cell_mean, cell_second)
-    return after, Flow(o.second * out.slope, f.second, to_gates, from_output)
+    return after, Flow(o.both * out.slope, f.both, to_gates, from_output)
 
 
 def _gru(mean: Array, variance: Array, before: Units) -> tuple[Units, Flow]:
@@ -183,14 +189,15 @@ def _gru(mean: Array, variance: Array, before: Units) -> tuple[Units, Flow]:
     u_second = mean[3] ** 2 + variance[3]
     spread = variance[2] + r.second * u_second - (r.mean * mean[3]) ** 2
     n = _gate("tanh", mean[2] + r.mean * mean[3], np.maximum(spread, 0.0))
-    second = z.complement * n.second + z.second * before.second
+    second = z.complement[1] * n.second + z.second * before.second
     second += 2 * (z.mean - z.second) * n.mean * before.mean
-    difference = n.second + before.second - 2 * n.mean * before.mean
+    difference = np.stack((before.mean - n.mean, n.second + before.second - 2 * n.mean * before.mean))
     new = z.complement * n.slope
-    to_gates = np.stack((new * u_second * r.slope, difference * z.slope, new, new * r.second))
-    one, nothing = np.ones(CLASSES), np.zeros(CLASSES)
+    u = np.stack((mean[3], u_second))
+    to_gates = np.stack((new * u * r.slope, difference * z.slope, new, new * r.both), axis=1)
+    nothing = np.zeros(CLASSES)
     after = Units((1 - z.mean) * n.mean + z.mean * before.mean, second, nothing, nothing)
-    return after, Flow(one, z.second, to_gates, np.zeros_like(to_gates))
+    return after, Flow(np.ones((2, CLASSES)), z.both, to_gates, np.zeros_like(to_gates))
 
 
 _STEPS = {
@@ -215,57 +222,3 @@ def through_time(
             break
         units = after
     return steps
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Energies:
-    """E[g^2] of what went into a recurrence."""
-
-    inputs: Array
-    """[T]."""
-    output: float
-    """Of the first step's h."""
-    state: Array
-    """Of an LSTM's first c, per class."""
-
-
-def backward_through_time(
-    cell: Cell, flows: list[Flow], outputs: Array, final_state: Array | float = 0.0
-) -> Energies:
-    """Energies of the inputs, given those that arrive at each step's output [T] and at the last cell (LSTM).
-
-    >>> plain = Cell("relu", *np.array([[1.0], [2.0], [1.0], [2.0]]), np.zeros((1, CLASSES)))
-    >>> steps = through_time(plain, Inputs(1.0), 5, Units.of())
-    >>> last_only = np.array([0.0, 0.0, 0.0, 0.0, 1.0])
-    >>> backward_through_time(plain, [flow for _, flow in steps], last_only).inputs.round(6)  # chi = 2 / 2
-    array([0.5, 0.5, 0.5, 0.5, 0.5])
-    """
-    carries_output = cell.kind != "lstm"
-    state = np.zeros(CLASSES) + final_state
-    arriving, inputs = 0.0, np.zeros(len(flows))
-    for t in reversed(range(len(flows))):
-        flow = flows[t]
-        output = cell.projection[1] * (arriving + float(outputs[t]))
-        state = state + flow.output_to_state * output
-        gates = (flow.state_to_gates * state + flow.output_to_gates * output).mean(axis=1)
-        inputs[t], arriving = float(cell.gradient_in @ gates), float(cell.gradient_back @ gates)
-        state = flow.state_to_state * state
-    return Energies(inputs, arriving + (float(state.mean()) if carries_output else 0.0), state)
-
-
-def growth_per_step(cell: Cell, flows: list[Flow]) -> float:
-    """Growth of E[g^2] per step back in time, from the last output: geometric mean over the second half of the way.
-
-    >>> plain = Cell("tanh", *np.array([[1.0], [0.5], [1.0], [0.5]]), np.zeros((1, CLASSES)))
-    >>> round(growth_per_step(plain, [flow for _, flow in through_time(plain, Inputs(0.0), 9, Units.of())]), 6)
-    0.5
-    """
-    if len(flows) < 2:
-        return math.nan
-    last = np.zeros(len(flows))
-    last[-1] = 1.0
-    inputs = backward_through_time(cell, flows, last).inputs
-    middle = len(flows) // 2 if len(flows) > 3 else len(flows) - 1
-    if not (inputs[0] > 0 and inputs[middle] > 0):
-        return 0.0
-    return float((inputs[0] / inputs[middle]) ** (1 / middle))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,23 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gradtrace.audit.recording import Step, Value
     from gradtrace.audit.signals import Signal
+    from gradtrace.theory.gaussian import Array
     from gradtrace.theory.nonlinearities import Nonlinearity
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrival:
+    """What the gradient of one output becomes at one input."""
+
+    growth: float
+    profile: Array | None = None
+    """Relative to the mean energy: covariance of the input's time steps [T, lags], or energy per class of units."""
+    steps: float = 0.0
+    """Time steps that it has come, on average."""
 
 
 @dataclass(slots=True)
@@ -42,6 +57,14 @@ class Effect:
     function: Nonlinearity | None = None
     """The activation function itself."""
     note: str = ""
+    num_layers: int = 1
+    """Layers with weights that this step holds."""
+    transport: Callable[[int, int, Array | None], Arrival] | None = None
+    """Of a recurrence, in place of `parts`: (input slot, which output, its profile) -> what arrives."""
+    time_growth: float = math.nan
+    """Of a recurrence: growth per time step, back in time."""
+    num_steps: int = 0
+    """Time steps of a recurrence."""
 
 
 @dataclass(slots=True)

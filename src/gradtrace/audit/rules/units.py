@@ -73,7 +73,7 @@ def dropout(scene: Scene) -> Effect | None:
         return None
     signal = scene.signals[0]
     factor = growth.dropout(p)
-    after = replace(signal, second=signal.second * factor)
+    after = replace(signal, second=signal.second * factor, units=None)
     return Effect([after], [{"dropout": factor}], unit_variance=p / (1 - p) / max(signal.features, 1))
 
 
