@@ -45,6 +45,8 @@ def segments(recording: Recording, propagation: Propagation) -> list[Segment]:
             segment.steps.append(following)
             step = following
     for segment in found:
+        if propagation.effects[segment.weight].transport is not None:
+            continue
         while (before := _feeder(recording, segment.steps[0])) is not None and before not in owned:
             owned.add(before)
             segment.steps.insert(0, before)

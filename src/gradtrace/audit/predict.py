@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -22,6 +23,7 @@ from gradtrace.audit.sentences import (
     format_depths,
     format_sentence,
     phase,
+    time_sentences,
 )
 from gradtrace.audit.training import signs_of_training
 from gradtrace.errors import InputError
@@ -117,7 +119,8 @@ def _assemble(
     layers = layer_predictions(recording, propagation, energies)
     start = max(range(len(recording.values)), key=lambda i: (propagation.gradients[i].depth, -i))
     gradient = propagation.gradients[start]
-    growth = _growth_per_layer(propagation)
+    cells = [layer.time_growth for layer in layers if layer.num_steps == 1]
+    growth = statistics.median(cells) if len(cells) > len(layers) / 2 else _growth_per_layer(propagation)
     middle = centre(gradient.energy, gradient.variance)
     half = interval(gradient.variance, gradient.drift, gradient.depth)
     shown = [x.decades if math.isnan(x.measured_decades) else x.measured_decades for x in layers]
@@ -126,6 +129,7 @@ def _assemble(
     found = () if all(map(math.isnan, energies)) else disagreements(recording, propagation, energies, num_cotangents)
     sentences = (
         design_sentence(layers, growth),
+        *time_sentences(layers),
         depth_sentence(growth, gradient.depth)
         if layers
         else "No layer with weights carries gradient: nothing to predict.",

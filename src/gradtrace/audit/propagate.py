@@ -193,13 +193,15 @@ def _through(
     growth = arrival.growth
     variance, narrowness, depth, shape = gradient.variance, gradient.narrowness, gradient.depth, gradient.shape
     parts = math.prod(factor for part, factor in effect.parts[slot].items() if part != "stride")
-    if effect.transport is None:
-        shape += math.log(growth / parts) if parts > 0 else 0.0
+    if effect.transport is not None:
+        shape += arrival.shape
+    elif parts > 0:
+        shape += math.log(growth / parts)
     if effect.fan is not None:
         directions = max(num_cotangents * recording.batch_size * effect.positions, 1.0)
         applied = effect.num_layers + arrival.steps
         variance += applied * math.log1p(2 / effect.fan[0] * (1 / directions + narrowness))
-        shape += math.log(effect.fan[1] / effect.fan[0])
+        shape += math.log(effect.fan[1] / effect.fan[0]) if effect.transport is None else 0.0
         narrowness = min(narrowness + applied / effect.fan[1], 1.0)
         depth += effect.num_layers
     if effect.unit_variance and math.isfinite(effect.unit_variance):

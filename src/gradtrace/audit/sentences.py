@@ -89,6 +89,8 @@ def critical_gain(activation: str) -> float:
 
 def design_sentence(layers: Sequence[LayerPrediction], growth_per_layer: float) -> str:
     """What most of the layers do: 'default Linear + GELU loses 12x gradient energy per layer; gain 1.48 keeps it'."""
+    if any(layer.num_steps for layer in layers):  # recurrences have their own sentence, and the head is no design
+        layers = [layer for layer in layers[:-1] if not layer.num_steps]
     groups = Counter(
         (layer.module_type, layer.activation, f"{layer.split.growth:.1g}") for layer in layers[:-1] or layers
     )
@@ -142,6 +144,25 @@ def alike_sentence(layers: Sequence[LayerPrediction]) -> str:
         return ""
     return (f"All samples become one vector: their correlation is {measured[first]:.3f} after {hidden[first].module} "
             f"(layer {first + 1}), whatever the activations' variance looks like.")  # fmt: skip
+
+
+def time_sentences(layers: Sequence[LayerPrediction]) -> list[str]:
+    """How far back in time a recurrence's gradient reaches, one sentence per recurrence."""
+    calls: dict[tuple[str, str], list[LayerPrediction]] = {}
+    for layer in layers:
+        if layer.num_steps and not math.isnan(layer.time_growth):
+            calls.setdefault((layer.module or "the model", layer.module_type), []).append(layer)
+    return [_time_sentence(name, kind, found) for (name, kind), found in calls.items()]
+
+
+def _time_sentence(name: str, kind: str, calls: Sequence[LayerPrediction]) -> str:
+    num_steps = sum(layer.num_steps for layer in calls)
+    rate = statistics.median(layer.time_growth for layer in calls)
+    steps = depth_of_loss(rate)
+    text = f"{name} ({kind} over {num_steps} steps) {_effect(rate)} per step back in time"
+    if math.isfinite(steps) and steps < 100 * num_steps:
+        text += f": the RMS gradient {'falls to 1e-3' if rate < 1 else 'grows to 1e3'} within {steps:.3g} steps"
+    return text + "."
 
 
 def depth_sentence(growth: float, depth: int) -> str:

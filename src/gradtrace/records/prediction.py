@@ -77,7 +77,7 @@ class LayerPrediction:
     time_growth: float = math.nan
     """Of a recurrence: growth of E[g^2] per time step, back in time."""
     num_steps: int = 0
-    """Time steps of a recurrence."""
+    """Time steps of a recurrence (1 where a cell is called step by step); 0: it is none."""
     note: str = ""
     """What has no rule here, or ''."""
     source: str = ""

@@ -41,7 +41,11 @@ def diagram_text(prediction: Prediction) -> str:
         return "no phase diagram: no layer has an activation that the table knows"
     name = names.most_common(1)[0][0]
     curve = [(w, b) for w, b, _ in critical_curve(nonlinearity(name))]
-    own = [(x.gain**2 * x.fan_in / x.fan_out, x.sigma_b2) for x in prediction.layers if x.activation == name]
+    own = [
+        (x.gain**2 * (1 if x.num_steps else x.fan_in / x.fan_out), x.sigma_b2)
+        for x in prediction.layers
+        if x.activation == name
+    ]
     if not curve:
         return f"no phase diagram: {name} has no critical curve with sigma_b^2 >= 0"
     widest = 1.25 * max([w for w, _ in own] + [min(max(w for w, _ in curve), 4.0)])

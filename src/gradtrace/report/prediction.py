@@ -38,7 +38,8 @@ def _lines(prediction: Prediction, width: int) -> Iterator[str]:
     for sentence in prediction.sentences:
         yield from textwrap.wrap(clean(sentence), width)
     told = ", ".join(f"{f.format} {_depth(f.depth)}" for f in prediction.formats)
-    yield from textwrap.wrap(f"Gradients of a mean loss are zero after so many layers: {told}.", width)
+    if not all(math.isnan(f.depth) for f in prediction.formats):
+        yield from textwrap.wrap(f"Gradients of a mean loss are zero after so many layers: {told}.", width)
     for title, lines in (
         ("Theory and measurement disagree", [d.message for d in prediction.disagreements]),
         ("Without a rule", prediction.gaps),

@@ -27,6 +27,8 @@ class Arrival:
     """Relative to the mean energy: covariance of the input's time steps [T, lags], or energy per class of units."""
     steps: float = 0.0
     """Time steps that it has come, on average."""
+    shape: float = 0.0
+    """ln of what the shapes demand of the growth: units over inputs."""
 
 
 @dataclass(slots=True)
@@ -64,7 +66,7 @@ class Effect:
     time_growth: float = math.nan
     """Of a recurrence: growth per time step, back in time."""
     num_steps: int = 0
-    """Time steps of a recurrence."""
+    """Time steps of a recurrence; 0: it is none."""
 
 
 @dataclass(slots=True)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 KINDS = {"rnn_tanh": "tanh", "rnn_relu": "relu", "lstm": "lstm", "gru": "gru"}
 NUM_GATES = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 3}
+ENOUGH_STEPS = 16
+"""Like this one, that tell a single cell's growth per time step."""
 NUDGE = 0.01
 """Relative change of Var(w_hh) by which the number of steps that the gradient has come is found."""
 
@@ -120,12 +122,17 @@ def sequence(scene: Scene) -> Effect | None:
         fan=(int(x.shape[-1]), int(weights[1].shape[-1])),
         num_layers=num_layers,
         gain=math.sqrt(float(cells[0].gradient_back.mean())),
-        sigma_b2=float(np.mean(cells[0].bias ** 2)),
+        sigma_b2=_sigma_b2(cells[0], _signal(scene, x).second),
         activation=kind,
         transport=back.arrival,
         time_growth=max(rates),
         num_steps=num_steps,
     )
+
+
+def _sigma_b2(cell: Cell, second: float) -> float:
+    """What a plain recurrence has beside its state: the input's share of Var(z), and the bias."""
+    return float(np.mean(cell.bias**2) + cell.signal_in.mean() * second)
 
 
 def _signal(scene: Scene, tensor: Tensor) -> Signal:
@@ -231,7 +238,9 @@ class _Backward:
         growth, more = (float(np.mean(energies if which else energies[:, 0])) for energies in (found, nudged))
         if not growth > 0:
             return Arrival(0.0)
-        return Arrival(growth, found / growth, math.log(more / growth) / math.log1p(NUDGE))
+        shape = math.log(self._layers[0][0].cell.gradient_in[0] / self._layers[0][0].cell.signal_in[0])
+        steps = math.log(more / growth) / math.log1p(NUDGE)
+        return Arrival(growth, found / growth, steps, 0.0 if which else shape)
 
     def _energies(self, output: int, profile: Array | None, nudge: float) -> list[Array]:
         key = (output, profile.tobytes() if profile is not None else None, nudge)
@@ -294,10 +303,10 @@ def single_cell(scene: Scene) -> Effect | None:
         [{"weights": weight, "activation": own / weight if weight else 0.0} for _ in scene.inputs],
         fan=(int(weights[0].shape[1]), int(weights[1].shape[-1])),
         gain=math.sqrt(float(cell.gradient_back.mean())),
-        sigma_b2=float(np.mean(cell.bias**2)),
+        sigma_b2=_sigma_b2(cell, signal.second),
         activation=kind,
         transport=_cell_arrival(cell, flow, slots),
-        time_growth=math.nan,
+        time_growth=growth_per_step(cell, [flow] * ENOUGH_STEPS),
         num_steps=1,
     )
 
@@ -310,7 +319,8 @@ def _cell_arrival(cell: Cell, flow: Flow, slots: list[int | None]) -> Callable[[
         gates = (flow.state_to_gates[1] * state + received).mean(axis=1)
         which = slots.index(slot)
         if which == 0:
-            return Arrival(float(cell.gradient_in @ gates), None, 0.0)
+            shape = math.log(cell.gradient_in[0] / cell.signal_in[0])
+            return Arrival(float(cell.gradient_in @ gates), None, 0.0, shape)
         carried = flow.state_to_state[1] * state
         energies = carried if which == 2 else np.zeros(CLASSES) + float(cell.gradient_back @ gates)
         if which == 1 and cell.kind != "lstm":
