@@ -22,6 +22,7 @@ import numpy as np
 from gradtrace.audit.rules.effect import Arrival, Effect, Scene
 from gradtrace.audit.rules.table import RULES
 from gradtrace.audit.signals import Signal, sharing, steepness_of_largest
+from gradtrace.theory.finite_width import spread_of_powers
 from gradtrace.theory.through_time import band
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ def _through(
         spread = 1 + (GAUSSIAN_SHARE - 1) * min(1.0, 1 / num_cotangents + narrowness)
         variance += math.log1p(effect.unit_variance / max(signal.features, 1) * share * spread)
     drift = gradient.drift + abs(effect.sensitivity) * math.sqrt(max(signal.log_variance, 0.0))
+    drift += spread_of_powers(arrival.steps, effect.units) if effect.units else 0.0
     return Gradient(gradient.energy * growth, variance, drift, narrowness, depth, shape, arrival.profile)
 
 

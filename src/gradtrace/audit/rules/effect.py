@@ -59,6 +59,8 @@ class Effect:
     function: Nonlinearity | None = None
     """The activation function itself."""
     note: str = ""
+    units: int = 0
+    """Of a recurrence: how many of its units carry gradient."""
     num_layers: int = 1
     """Layers with weights that this step holds."""
     transport: Callable[[int, int, Array | None], Arrival] | None = None

@@ -99,11 +99,11 @@ def sequence(scene: Scene) -> Effect | None:
     num_steps, directions = x.shape[axis], 2 if both else 1
     signal = _signal(scene, x)
     share, kept = _time_share(x, axis), 1 / (1 - dropout) if training and dropout < 1 else 1.0
-    starts = _starts(scene, states)
+    starts, size = _starts(scene, states), weights[0].shape[0] // NUM_GATES[kind]
     layers: list[list[_Layer]] = []
     for index, group in enumerate(_grouped(weights, kind, has_biases, states, num_layers)):
         one = [
-            _run(cell_of(kind, four, projection), signal, share, num_steps, starts, scene.batch_size)
+            _run(cell_of(kind, four, projection), size, signal, share, num_steps, starts, scene.batch_size)
             for four, projection in group
         ]
         layers.append([layer for layer, _, _ in one])
@@ -120,6 +120,7 @@ def sequence(scene: Scene) -> Effect | None:
         [signal, *_final(layers, signal, kind)],
         [{"weights": weight, "activation": single / weight if weight else 0.0} for _ in scene.inputs],
         fan=(int(x.shape[-1]), int(weights[1].shape[-1])),
+        units=_carrying(kind, int(weights[1].shape[-1])),
         num_layers=num_layers,
         gain=math.sqrt(float(cells[0].gradient_back.mean())),
         sigma_b2=_sigma_b2(cells[0], _signal(scene, x).second),
@@ -128,6 +129,10 @@ def sequence(scene: Scene) -> Effect | None:
         time_growth=max(rates),
         num_steps=num_steps,
     )
+
+
+def _carrying(kind: str, size: int) -> int:
+    return max(size // 2, 1) if kind == "relu" else size
 
 
 def _sigma_b2(cell: Cell, second: float) -> float:
@@ -179,7 +184,7 @@ def _grouped(
 
 
 def _run(
-    cell: Cell, signal: Signal, share: float, num_steps: int, start: Units, batch_size: int
+    cell: Cell, size: int, signal: Signal, share: float, num_steps: int, start: Units, batch_size: int
 ) -> tuple[_Layer, Signal, float]:
     """Through time twice: with what one sample's steps share, and with what two samples share."""
     second = signal.second
@@ -192,8 +197,10 @@ def _run(
     overlap = project * float(np.mean([np.mean(units.mean**2) for units, _ in paired]))
     mean = float(np.mean([units.mean.mean() for units, _ in steps])) if cell.kind == "relu" else 0.0
     lasting = project * float(np.mean([np.mean(units.mean**2) for units, _ in steps]))
-    told = Signal(after, mean, min(overlap, after), 1, log_variance=2 / CLASSES / max(batch_size, 1))
-    return _Layer(cell, steps), told, lasting / after if after > 0 else 0.0
+    share = lasting / after if after > 0 else 0.0
+    again = min(float(cell.signal_back[0] * steps[-1][1].state_to_gates[1].mean()), 0.9) if len(cell.bias) == 1 else 0.0
+    scatter = 2 / size * (share + 1 / max(batch_size, 1)) / (1 - again) ** 2  # what lasts meets the same weights again
+    return _Layer(cell, steps), Signal(after, mean, min(overlap, after), 1, log_variance=scatter), share
 
 
 def _joined(signals: list[Signal]) -> Signal:
@@ -305,6 +312,7 @@ def single_cell(scene: Scene) -> Effect | None:
         gain=math.sqrt(float(cell.gradient_back.mean())),
         sigma_b2=_sigma_b2(cell, signal.second),
         activation=kind,
+        units=_carrying(kind, int(weights[1].shape[-1])),
         transport=_cell_arrival(cell, flow, slots),
         time_growth=growth_per_step(cell, [flow] * ENOUGH_STEPS),
         num_steps=1,
