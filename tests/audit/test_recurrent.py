@@ -61,6 +61,7 @@ def test_predicted_beside_measured(kind, options, what) -> None:
     assert audit.layers[0].num_steps == 25
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("options", [{"proj_size": 24}, {"num_layers": 2, "dropout": 0.3}], ids=str)
 def test_projections_and_dropout(options) -> None:
     audit = gradtrace.predict(Reader(KINDS["lstm"](**options)), torch.randn(X))
@@ -116,15 +117,15 @@ def test_packed_sequences_are_measured_and_named() -> None:
     assert any("lstm: no rule, measured" in gap for gap in audit.gaps)
 
 
-def test_a_recurrent_weight_of_low_rank_is_localised() -> None:
-    model = Reader(KINDS["tanh"](), "all")
+def test_recurrent_weights_with_a_mean_are_localised() -> None:
+    """Of one sign, they add up the states of all units instead of mixing them: a largest singular value of 96 / 2 w."""
+    model = Reader(KINDS["relu"](), "all")
     with torch.no_grad():
-        W = model.recurrent.weight_hh_l0
-        u = torch.randn(96) / 96**0.5
-        W.copy_(torch.outer(u, u) * (W.norm() / u.norm() ** 2))  # the same mean square, all of it in one direction
+        model.recurrent.weight_hh_l0.abs_().mul_(0.3)
     audit = gradtrace.predict(model, torch.randn(X))
     assert audit.disagreements
     assert audit.disagreements[0].where == "recurrent"
+    assert "not independent with mean zero" in audit.disagreements[0].message
     assert audit.reference
 
 
@@ -159,7 +160,7 @@ def test_initialised_recurrences_reach_back(kind, num_layers) -> None:
     audit = gradtrace.predict(model, x)
     assert abs(reach(model, x)) < 1.8
     assert audit.layers[0].time_growth == pytest.approx(1.0, abs=0.1)
-    assert audit.agrees
+    assert audit.measured_decades == pytest.approx(audit.decades, abs=max(0.1, (audit.high - audit.low) / 2))
 
 
 def test_plain_recurrences_are_drawn_at_the_critical_point() -> None:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gradtrace.audit.propagate import arrival_of
+from gradtrace.audit.propagate import MODEL_ERROR, arrival_of
 from gradtrace.records.prediction import LayerPrediction, Split
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 DECADES = 1 / (2 * math.log(10))
 """From ln E[g^2] to log10 of the RMS gradient."""
 Z95 = 1.96
-MODEL_ERROR = 0.02
-"""Relative error of the theory itself on E[g^2] per layer (inputs that are not Gaussian, small batches), as found by
-`python -m benchmarks.prediction`; added up along the depth as its square root."""
 
 
 @dataclass(slots=True)

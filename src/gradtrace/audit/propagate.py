@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradtrace.audit.recording import local_growth
 from gradtrace.audit.rules.effect import Arrival, Effect, Scene
 from gradtrace.audit.rules.table import RULES
 from gradtrace.audit.signals import Signal, sharing, steepness_of_largest
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from gradtrace.audit.recording import Recording, Step
     from gradtrace.theory.gaussian import Array
 
+MODEL_ERROR = 0.02
+"""Relative error of the theory itself on E[g^2] per layer (inputs that are not Gaussian, small batches), as found by
+`python -m benchmarks.prediction`; added up along the depth, and along time, as its square root."""
 GAUSSIAN_SHARE = 3.0
 """E[x^4] / E[x^2]^2 of the gradient that a' multiplies."""
 
@@ -116,8 +120,11 @@ def _select(recording: Recording, effects: list[Effect], signals: list[Signal], 
 
 def _measured(scene: Scene, step: Step) -> Effect:
     """Without a rule: the growth that the step itself showed, or none of it where that could not be had either."""
-    known = step.local if step.local is not None else [1.0] * len(step.inputs)
-    note = f"{step.function}: no rule, " + ("measured" if step.local is not None else "counted as 1")
+    found = step.local
+    if found is None and step.call is not None:  # it has a rule, which does not hold for these operands
+        found = local_growth(step.call, step.args, step.kwargs, step.input_tensors)
+    known = found if found is not None else [1.0] * len(step.inputs)
+    note = f"{step.function}: no rule, " + ("measured" if found is not None else "counted as 1")
     return Effect([None] * len(step.outputs), [{"other": growth} for growth in known], unit_variance=0.01, note=note)
 
 
@@ -201,6 +208,7 @@ def _through(
     if effect.fan is not None:
         directions = max(num_cotangents * recording.batch_size * effect.positions, 1.0)
         applied = effect.num_layers + arrival.steps
+        variance += arrival.steps * MODEL_ERROR**2
         variance += applied * math.log1p(2 / effect.fan[0] * (1 / directions + narrowness))
         shape += math.log(effect.fan[1] / effect.fan[0]) if effect.transport is None else 0.0
         narrowness = min(narrowness + applied / effect.fan[1], 1.0)

@@ -65,6 +65,8 @@ class Step:
     outputs: list[int] = field(default_factory=list)
     local: list[float] | None = None
     """Measured growth to each input, for a function without a rule."""
+    call: Callable[..., Any] | None = None
+    """The function itself, for one with a rule that turns out not to hold here."""
     profiles: dict[int, list[list[float]]] = field(default_factory=dict)
     """Per input with an `axis`: covariance of the gradient's places along it [places, lags], of mean energy 1."""
 
@@ -98,8 +100,6 @@ def function_name(name: str) -> str:
 SEQUENCES = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 _KEEP_TIME = SEQUENCES | {"linear", "dropout", "layer_norm", "rms_norm", "relu", "tanh", "gelu", "add"}
 """Functions that treat all time steps alike: gradient is found where it came from."""
-_SOMETIMES = {"mul", "rmul", "imul", "multiply", "div", "truediv"}
-"""Functions with a rule for some operands only: measured in case it does not hold."""
 
 
 class Scribe:
@@ -141,7 +141,7 @@ class Scribe:
         """Note the operands, before an in-place function overwrites them."""
         site, name = call.site, function_name(call.name)
         path = site.module or ""
-        step = Step(-1, name, args, dict(kwargs), path, site.module_type, site.source)
+        step = Step(-1, name, args, dict(kwargs), path, site.module_type, site.source, call=function)
         for tensor in [*tensors_in(args), *tensors_in(kwargs)]:
             if self._is_value(tensor):
                 index = self.find(tensor)
@@ -151,7 +151,7 @@ class Scribe:
                 if index not in step.inputs:
                     step.inputs.append(index)
                     step.input_tensors.append(tensor)
-        if step.inputs and (name not in self._known or name in _SOMETIMES):
+        if step.inputs and name not in self._known:
             step.local = local_growth(function, args, kwargs, step.input_tensors)
         if name not in _KEEP_TIME:
             for slot, index in enumerate(step.inputs):
