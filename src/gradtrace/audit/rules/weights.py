@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from gradtrace.audit.rules.effect import Effect, mean_square
-from gradtrace.audit.signals import Signal, sharing
+from gradtrace.audit.signals import Signal
 
 if TYPE_CHECKING:
     from gradtrace.audit.rules.effect import Scene
@@ -24,7 +24,7 @@ def _mixed(scene: Scene, factor: float, weight: Tensor, bias: Any, fan: tuple[in
     bias_second += 2 * before.mean * _bias_with_weights(weight, bias)
     second = max(factor * before.second + bias_second, 0.0)
     from_weights = min(factor * before.second / second, 1.0) if second > 0 else 0.0
-    spread = 2 / fan[1] * sharing(before.correlation, scene.batch_size) if before.second > 0 else 0.0
+    spread = 2 / fan[1] * _common(before.correlation, scene.outputs[0].numel / fan[1]) if before.second > 0 else 0.0
     return Signal(
         second=second,
         overlap=factor * before.overlap + bias_second,
@@ -32,6 +32,11 @@ def _mixed(scene: Scene, factor: float, weight: Tensor, bias: Any, fan: tuple[in
         log_variance=from_weights**2 * before.log_variance + spread,
         sample_variance=from_weights**2 * (before.sample_variance + 2 / fan[1]),
     )
+
+
+def _common(c: float, num_samples: float) -> float:
+    """Relative variance of the mean of z^2, over that of one z^2: the mean of c^2 over all pairs of samples."""
+    return c * c + (1 - c * c) / max(num_samples, 1.0)
 
 
 def _bias_with_weights(weight: Tensor, bias: Any) -> float:
