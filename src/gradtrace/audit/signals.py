@@ -38,6 +38,8 @@ class Signal:
     """Variance of ln(second) across networks."""
     sample_variance: float = 0.0
     """Variance of ln(second) across samples of one network, that of the networks included."""
+    centred: tuple[float, float] | None = None
+    """Both variances for E[x^2] - E[x]^2 in place of E[x^2]; None: as those."""
     units: tuple[Units, Units] | None = None
     """Of the state of a recurrent cell: moments per class of units, of one sample and of what two samples share."""
 
@@ -120,10 +122,11 @@ def _shifted(activation: Nonlinearity, mean: float) -> Nonlinearity:
 
 
 @lru_cache(maxsize=4096)
-def _kurtosis(activation: Nonlinearity, q: float) -> float:
-    """E[a^4] / E[a^2]^2 - 1: how much a^2 varies from unit to unit; 5 for ReLU."""
-    second = moments(activation, q).second
-    fourth = expectation(lambda x: activation.a(x) ** 4, q, activation.kinks, rtol=1e-4)
+def _kurtosis(activation: Nonlinearity, q: float, centred: bool = False) -> float:
+    """E[a^4] / E[a^2]^2 - 1 (of a less its mean): how much a^2 varies from unit to unit; 5 for ReLU."""
+    at = moments(activation, q)
+    mean, second = (at.mean, at.variance) if centred else (0.0, at.second)
+    fourth = expectation(lambda x: (activation.a(x) - mean) ** 4, q, activation.kinks, rtol=1e-4)
     return fourth / second**2 - 1 if second > 0 else 0.0
 
 
@@ -159,14 +162,23 @@ def activate(activation: Nonlinearity, signal: Signal, num_samples: float) -> Pa
     ratio = near.slope_second / at.slope_second if at.slope_second > 0 else 1.0
     sensitivity = math.log(ratio) / math.log1p(_STEP) if ratio > 0 else 0.0
     slope = signal_slope(activation, q) * q / at.second if at.second > 0 and q > 0 else 1.0
-    scatter = _kurtosis(activation, float(f"{q:.3g}")) / max(signal.features, 1)
+    rounded, common = float(f"{q:.3g}"), sharing(c, num_samples)
+    scatter = _kurtosis(activation, rounded) / max(signal.features, 1)
+    own_slope = (
+        math.log(near.variance / at.variance) / math.log1p(_STEP) if min(near.variance, at.variance) > 0 else 1.0
+    )
+    own_scatter = _kurtosis(activation, rounded, True) / max(signal.features, 1)
     after = Signal(
         second=max(second, 0.0),
         mean=at.mean,
         overlap=together,
         features=signal.features,
-        log_variance=slope**2 * signal.log_variance + scatter * sharing(c, num_samples),
+        log_variance=slope**2 * signal.log_variance + scatter * common,
         sample_variance=slope**2 * signal.sample_variance + scatter,
+        centred=(
+            own_slope**2 * signal.log_variance + own_scatter * common,
+            own_slope**2 * signal.sample_variance + own_scatter,
+        ),
     )
     kurtosis = at.slope_fourth / at.slope_second**2 - 1 if at.slope_second > 0 else math.inf
     return Passage(after, max(growth, 0.0), max(kurtosis, 0.0), sensitivity)

@@ -20,17 +20,22 @@ if TYPE_CHECKING:
 def _mixed(scene: Scene, factor: float, weight: Tensor, bias: Any, fan: tuple[int, int]) -> Signal:
     """The signal after random weights: Gaussian with mean zero, `factor` = Var(w) fan_in, `fan` = (inputs, units)."""
     before = scene.signals[0]
-    bias_second = mean_square(bias, 1 / (3 * fan[0]) if bias is not None else 0.0)
-    bias_second += 2 * before.mean * _bias_with_weights(weight, bias)
-    second = max(factor * before.second + bias_second, 0.0)
-    from_weights = min(factor * before.second / second, 1.0) if second > 0 else 0.0
+    shift, bias_second = _shift(weight, bias, 1 / (3 * fan[0]))
+    moved = 2 * shift * before.mean + shift**2  # of E[x^2] and E[x x'], for x + shift
+    second = max(factor * (before.second + moved) + bias_second, 0.0)
+    from_weights = factor * (before.second + moved) / second if second > 0 else 0.0
+    share = min(max(-shift / before.mean, 0.0), 1.0) if before.mean and before.centred else 0.0
+    network, sample = (
+        (1 - share) * whole + share * own
+        for whole, own in zip((before.log_variance, before.sample_variance), before.centred or (0.0, 0.0), strict=True)
+    )
     spread = 2 / fan[1] * _common(before.correlation, scene.outputs[0].numel / fan[1]) if before.second > 0 else 0.0
     return Signal(
         second=second,
-        overlap=factor * before.overlap + bias_second,
+        overlap=factor * (before.overlap + moved) + bias_second,
         features=fan[1],
-        log_variance=from_weights**2 * before.log_variance + spread,
-        sample_variance=from_weights**2 * (before.sample_variance + 2 / fan[1]),
+        log_variance=from_weights**2 * network + spread,
+        sample_variance=from_weights**2 * (sample + 2 / fan[1]),
     )
 
 
@@ -39,11 +44,19 @@ def _common(c: float, num_samples: float) -> float:
     return c * c + (1 - c * c) / max(num_samples, 1.0)
 
 
-def _bias_with_weights(weight: Tensor, bias: Any) -> float:
-    """E[b_i sum_j w_ij]: zero for fresh weights, negative for a bias that takes the input's mean out."""
-    if not isinstance(bias, Tensor) or bias.is_meta or weight.is_meta or weight.shape[0] != bias.numel():
-        return 0.0
-    return float((bias.detach().double() * weight.detach().double().flatten(1).sum(1)).mean())
+def _shift(weight: Tensor, bias: Any, default: float) -> tuple[float, float]:
+    """The bias as W (shift 1) + the rest: (shift, mean square of the rest).
+
+    Of fresh weights the shift is next to nothing; of a bias that takes the input's mean out it is minus that mean.
+    """
+    if not isinstance(bias, Tensor):
+        return 0.0, 0.0
+    if bias.is_meta or weight.is_meta or weight.shape[0] != bias.numel():
+        return 0.0, mean_square(bias, default)
+    b, sums = bias.detach().double(), weight.detach().double().flatten(1).sum(1)
+    energy = float(sums.square().mean())
+    shift = float((b * sums).mean()) / energy if energy > 0 else 0.0
+    return shift, float((b - shift * sums).square().mean())
 
 
 def linear(scene: Scene) -> Effect | None:
