@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gradtrace.audit.propagate import arrival_of, local_variance
+from gradtrace.audit.gradients import arrival_of, local_variance
 from gradtrace.records.prediction import Disagreement
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ def disagreements(
 def _terms(recording: Recording, propagation: Propagation, value: Value, measured: list[float]) -> list[float]:
     """What each output of each user of a value should hand to it, of what was measured there."""
     return [
-        arrival_of(
-            recording, propagation.effects[index], step, slot, output, propagation.gradients[output].profile
-        ).growth
+        arrival_of(recording, propagation.effects[index], step, slot, output, propagation.gradients[output]).growth
         * measured[output]
         for index, slot in value.consumers
         for step in [recording.steps[index]]

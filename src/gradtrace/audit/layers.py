@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gradtrace.audit.propagate import MODEL_ERROR, arrival_of
+from gradtrace.audit.gradients import MODEL_ERROR, arrival_of
 from gradtrace.records.prediction import LayerPrediction, Split
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _split(recording: Recording, propagation: Propagation, segment: Segment, sta
     for index in segment.steps:
         step, effect = recording.steps[index], propagation.effects[index]
         output = _main_output(propagation, step)
-        growth = arrival_of(recording, effect, step, 0, output, propagation.gradients[output].profile).growth
+        growth = arrival_of(recording, effect, step, 0, output, propagation.gradients[output]).growth
         for part, factor in effect.parts[0].items():
             parts[part] = parts.get(part, 1.0) * factor
         product = math.prod(effect.parts[0].values())

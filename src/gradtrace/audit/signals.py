@@ -145,6 +145,8 @@ class Passage:
     """E[a'^4] / E[a'^2]^2 - 1: from unit to unit."""
     sensitivity: float
     """d ln growth / d ln q."""
+    slopes: tuple[float, float]
+    """E[a']^2 and E[a' z]^2 / q, over E[a'^2]."""
 
 
 def activate(activation: Nonlinearity, signal: Signal, num_samples: float) -> Passage:
@@ -181,7 +183,16 @@ def activate(activation: Nonlinearity, signal: Signal, num_samples: float) -> Pa
         ),
     )
     kurtosis = at.slope_fourth / at.slope_second**2 - 1 if at.slope_second > 0 else math.inf
-    return Passage(after, max(growth, 0.0), max(kurtosis, 0.0), sensitivity)
+    return Passage(after, max(growth, 0.0), max(kurtosis, 0.0), sensitivity, _slopes(activation, q))
+
+
+@lru_cache(maxsize=4096)
+def _slopes(activation: Nonlinearity, q: float) -> tuple[float, float]:
+    at = moments(activation, q)
+    if not (q > 0 and at.slope_second > 0):
+        return 0.0, 0.0
+    slanted = expectation(lambda x: x * activation.a_prime(x), q, activation.kinks, rtol=1e-4)
+    return at.slope**2 / at.slope_second, slanted**2 / q / at.slope_second
 
 
 def sharing(c: float, num_samples: float) -> float:

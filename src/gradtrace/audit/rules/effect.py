@@ -59,6 +59,12 @@ class Effect:
     function: Nonlinearity | None = None
     """The activation function itself."""
     note: str = ""
+    pooled: float = 0.0
+    """Of an average over positions: 1 / the number of positions that it leaves."""
+    slopes: tuple[float, float] = (0.0, 0.0)
+    """Of an activation: E[a']^2 and E[a' z]^2 / q over E[a'^2]: what follows 1, and z, of a gradient."""
+    over_positions: float = 0.0
+    """Of a norm over the positions of so many channels: 1 / their number."""
     units: int = 0
     """Of a recurrence: how many of its units carry gradient."""
     num_layers: int = 1

@@ -61,6 +61,7 @@ def activation(scene: Scene) -> Effect | None:
         sensitivity=passage.sensitivity,
         activation=function.name,
         function=function,
+        slopes=passage.slopes,
     )
 
 
@@ -80,7 +81,7 @@ def dropout(scene: Scene) -> Effect | None:
 def _normalised(
     scene: Scene, divisor: float, factor: float, weight: Any, bias: Any, removed: float, averaged: float = 1.0
 ) -> Effect | None:
-    """`removed`: what of E[x^2] the norm subtracts; `averaged`: the share of a sample's scatter that its divisor has."""
+    """`removed`: what the norm subtracts of E[x^2]; `averaged`: the share of a sample's scatter in its divisor."""
     if not divisor > 0:
         return None
     signal = scene.signals[0]
@@ -131,7 +132,8 @@ def group_norm(scene: Scene) -> Effect | None:
     variance = max(signal.second - removed, 0.0)
     factor = growth.normalisation(variance, int(size), mean_square(weight, 1.0), eps)
     averaged = sharing(signal.correlation, size / per_group)
-    return _normalised(scene, variance + eps, factor, weight, bias, removed, averaged)
+    effect = _normalised(scene, variance + eps, factor, weight, bias, removed, averaged)
+    return effect and replace(effect, over_positions=1 / per_group)
 
 
 def batch_norm(scene: Scene) -> Effect | None:
@@ -154,4 +156,4 @@ def batch_norm(scene: Scene) -> Effect | None:
         gamma / (variance + eps) * size * (size - 2) / ((size - 1) * (size - 3)) if size < 1e6 else gamma / variance
     )
     after = Signal(gamma + beta, 0.0, beta - gamma / (size - 1), signal.features)
-    return Effect([after], [{"norm": factor}], sensitivity=-1.0)
+    return Effect([after], [{"norm": factor}], sensitivity=-1.0, over_positions=1 / scene.batch_size)
