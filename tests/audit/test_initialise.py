@@ -28,8 +28,8 @@ def test_twenty_layers_are_flat(activation) -> None:
     assert audit.phase == "critical"
     assert audit.growth_per_layer == pytest.approx(1.0, abs=0.02)
     assert abs(audit.measured_decades) < 1.3  # of 2.2 to 16 before
-    if activation not in (nn.Sigmoid, nn.Softplus):  # a bias that takes the mean out: the interval is too narrow
-        assert abs(audit.measured_decades - audit.decades) < audit.high - audit.low
+    if activation is not nn.Softplus:  # its q* is unstable: dq' / dq = 1.55
+        assert audit.agrees
 
 
 @pytest.mark.parametrize("method", ["orthogonal", "lsuv"])

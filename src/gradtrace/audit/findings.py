@@ -28,14 +28,15 @@ def disagreements(
     for value in recording.values:
         if not value.consumers or propagation.gradients[value.index].energy <= 0:
             continue
-        terms = _terms(recording, propagation, value, measured)
+        terms = _terms(recording, propagation, value, measured) + [1.0] * (value.index in recording.outputs)
         expected = sum(terms)
         step = recording.steps[value.consumers[0][0]]
         if propagation.effects[step.index].note or not expected > 0:
             continue
         seen = measured[value.index]
         variance = local_variance(recording, propagation, value.index, num_cotangents) + SLACK**2
-        tied = propagation.effects[step.index].transport is not None
+        variance += max(propagation.effects[index].scatter for index, _ in value.consumers) ** 2
+        tied = propagation.effects[step.index].transport is not None or _meet_again(recording, propagation, value)
         lowest, highest = _reach(terms) if tied else (expected, expected)
         ratio = math.log(seen / min(max(seen, lowest), highest)) if seen > 0 else -math.inf
         sigmas = ratio / math.sqrt(variance)
@@ -55,6 +56,22 @@ def _terms(recording: Recording, propagation: Propagation, value: Value, measure
         for output in step.outputs
         if math.isfinite(measured[output])
     ]
+
+
+def _meet_again(recording: Recording, propagation: Propagation, value: Value) -> bool:
+    """Whether two users' results meet before weights have made them independent, as in x * sigmoid(x)."""
+    seen: set[int] = set()
+    for user in dict.fromkeys(index for index, _ in value.consumers):
+        own, stack = set[int](), [user]
+        while stack:
+            index = stack.pop()
+            if index not in own and propagation.effects[index].fan is None:
+                own.add(index)
+                stack += [i for output in recording.steps[index].outputs for i, _ in recording.values[output].consumers]
+        if own & seen:
+            return True
+        seen |= own
+    return False
 
 
 def _reach(terms: list[float]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ A product of l Gaussian matrices of width n has n / (l + 1) directions left (par
 cotangent, M = 1, this is the spread of Hanin & Nica (2018) in `theory.finite_width`.
 
 Samples differ in q, and a sample with a large one keeps it: growths multiply sample by sample, so that their mean is
-larger than the product of means by exp(s S), s = d ln growth / d ln q times the standard deviation of ln q over
+larger than the product of means by exp(s S): s = d ln growth / d ln q times the standard deviation of ln q over
 samples, S the sum of the s above. And a gradient that is the same at all positions of a channel (behind global pooling) is what
 a norm over these positions takes out.
 """
@@ -55,7 +55,7 @@ class Gradient:
     depth: int = 0
     """Most layers with weights between here and the output."""
     shape: float = 0.0
-    """The part of ln E[g^2] that the shapes demand: fan_out / fan_in, skipped and pooled positions."""
+    """The part of ln E[g^2] that is no design's: fan_out / fan_in, skipped and pooled positions, samples that differ."""
     profile: Array | None = None
     """Of what a recurrence made, as in `Arrival`; None: even and independent."""
     tilt: float = 0.0
@@ -157,7 +157,8 @@ def _through(
     drift = gradient.drift + abs(effect.sensitivity) * math.sqrt(max(signal.log_variance, 0.0))
     drift += spread_of_powers(arrival.steps, effect.units) if effect.units else 0.0
     kept, own = _tilt(effect, signal, after, gradient)
-    energy = gradient.energy * growth * math.exp(min(kept * own, 2.0))
+    apart = min(kept * own, 2.0)
+    energy, shape = gradient.energy * growth * math.exp(apart), shape + apart
     even, slanted = _evenness(effect, gradient)
     return Gradient(energy, variance, drift, narrowness, depth, shape, arrival.profile, kept + own, even, slanted)
 

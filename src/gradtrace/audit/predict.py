@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from gradtrace.audit.arguments import Arguments
+from gradtrace.audit.branches import branch_ends
 from gradtrace.audit.findings import disagreements
 from gradtrace.audit.layers import centre, interval, layer_predictions
 from gradtrace.audit.measurement import measure
@@ -128,11 +129,11 @@ def _assemble(
     reference = bool(notes) and any("trained" in note for note in notes)
     found = () if all(map(math.isnan, energies)) else disagreements(recording, propagation, energies, num_cotangents)
     sentences = (
-        design_sentence(layers, growth),
+        design_sentence(layers, growth, max(branch_ends(recording), default=-1) >= 0),
         *time_sentences(layers),
         depth_sentence(growth, gradient.depth)
         if layers
-        else "No layer with weights carries gradient: nothing to predict.",
+        else "No layer whose weights the theory knows carries gradient: nothing to predict.",
         alike_sentence(layers),
         format_sentence(formats),
     )

@@ -87,7 +87,7 @@ def critical_gain(activation: str) -> float:
         return math.nan
 
 
-def design_sentence(layers: Sequence[LayerPrediction], growth_per_layer: float) -> str:
+def design_sentence(layers: Sequence[LayerPrediction], growth_per_layer: float, residual: bool) -> str:
     """What most of the layers do: 'default Linear + GELU loses 12x gradient energy per layer; gain 1.48 keeps it'."""
     if any(layer.num_steps for layer in layers):  # recurrences have their own sentence, and the head is no design
         layers = [layer for layer in layers[:-1] if not layer.num_steps]
@@ -98,18 +98,23 @@ def design_sentence(layers: Sequence[LayerPrediction], growth_per_layer: float) 
         return ""
     (kind, activation, _), _ = groups.most_common(1)[0]
     member = [x for x in layers if (x.module_type, x.activation) == (kind, activation)]
-    if any(layer.split.residual > 1 + NEUTRAL for layer in layers) and growth_per_layer > 0:
+    if residual and growth_per_layer > 0:
         text = f"Residual branches of {len(layers)} layers, most {_named(member, kind, activation)}: this "
         advice = "; scale each by 1 / sqrt(number of blocks)" if growth_per_layer > 1 + 2 * NEUTRAL else ""
         return f"{text}{_effect(growth_per_layer)} per layer{advice}."
     growth = max(statistics.median(x.split.design for x in member), 1e-300)
+    if not activation and growth_per_layer > 0 and abs(math.log(growth / growth_per_layer)) > math.log(1.5):
+        text = f"{_named(member, kind, '')} and what follows ({len(layers)} layers): this"
+        return f"{text} {_effect(growth_per_layer)} per layer."
     text = f"{_named(member, kind, activation)} ({len(member)} of {len(layers)} layers) {_effect(growth)} per layer"
     if abs(math.log(growth)) <= math.log1p(NEUTRAL):
         return text + "."
     if any(layer.split.norm != 1.0 for layer in member):
         return text + "; a normalisation follows the weights, so no gain of theirs changes that."
-    gain = critical_gain(activation)
     own = math.sqrt(member[0].gain ** 2 * member[0].fan_in / member[0].fan_out)
+    gain = critical_gain(activation)
+    if any(layer.note for layer in member):  # what follows was measured, the gain scales with it
+        gain = own / math.sqrt(growth)
     told = f"; gain {gain:.3g} keeps it (it is {own:.3g})" if math.isfinite(gain) else ""
     return text + told + "."
 

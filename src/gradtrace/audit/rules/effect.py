@@ -59,6 +59,8 @@ class Effect:
     function: Nonlinearity | None = None
     """The activation function itself."""
     note: str = ""
+    scatter: float = 0.0
+    """How far ln growth of one network may lie off for what the next weights take back (norms, channel by channel)."""
     pooled: float = 0.0
     """Of an average over positions: 1 / the number of positions that it leaves."""
     slopes: tuple[float, float] = (0.0, 0.0)

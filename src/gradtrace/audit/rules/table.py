@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 _NAMES: dict[Callable[[Scene], Effect | None], str] = {
     weights.linear: "linear",
+    weights.matmul: "matmul mm",
     weights.convolution: "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
-    weights.embedding: "embedding",
+    weights.embedding: "embedding embedding_bag",
     recurrent.sequence: "lstm gru rnn_tanh rnn_relu",
     recurrent.single_cell: "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell",
     units.activation: " ".join(sorted(units.ACTIVATIONS)),

@@ -156,4 +156,14 @@ def batch_norm(scene: Scene) -> Effect | None:
         gamma / (variance + eps) * size * (size - 2) / ((size - 1) * (size - 3)) if size < 1e6 else gamma / variance
     )
     after = Signal(gamma + beta, 0.0, beta - gamma / (size - 1), signal.features)
-    return Effect([after], [{"norm": factor}], sensitivity=-1.0, over_positions=1 / scene.batch_size)
+    scatter = _channel_scatter(scene.tensors[0])
+    return Effect([after], [{"norm": factor}], sensitivity=-1.0, scatter=scatter, over_positions=1 / scene.batch_size)
+
+
+def _channel_scatter(x: Tensor) -> float:
+    """Over the channels' variances v, ln E[v] E[1 / v]: what a channel gets more, its weights below take back."""
+    if x.is_meta or x.dim() < 2:
+        return 0.0
+    v = x.detach().double().transpose(0, 1).flatten(1).var(1)
+    v = v[v > 0]
+    return float((v.mean() * (1 / v).mean()).log()) if v.numel() else 0.0

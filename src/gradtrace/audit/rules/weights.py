@@ -64,6 +64,10 @@ def linear(scene: Scene) -> Effect | None:
     weight, bias = scene.step.argument(1, "weight"), scene.step.argument(2, "bias")
     if scene.slot_of(weight) is not None or not isinstance(weight, Tensor) or weight.dim() != 2:
         return None
+    return _linear(scene, weight, bias)
+
+
+def _linear(scene: Scene, weight: Tensor, bias: Any) -> Effect:
     fan_out, fan_in = weight.shape
     variance = mean_square(weight, 1 / (3 * fan_in))
     growth = variance * fan_out
@@ -78,6 +82,19 @@ def linear(scene: Scene) -> Effect | None:
         gain=math.sqrt(growth),
         positions=positions,
     )
+
+
+def matmul(scene: Scene) -> Effect | None:
+    """A value times a matrix made of parameters: a linear layer without a bias; of two values it has no rule."""
+    weight = scene.step.argument(1, "other")
+    if (
+        len(scene.inputs) != 1
+        or scene.slot_of(weight) is not None
+        or not isinstance(weight, Tensor)
+        or weight.dim() != 2
+    ):
+        return None
+    return _linear(scene, weight.t(), None)
 
 
 def _per_axis(value: Any, num_axes: int) -> tuple[int, ...]:
@@ -158,5 +175,7 @@ def _convolved(
 def embedding(scene: Scene) -> Effect | None:
     """F.embedding: where the gradient ends."""
     weight = scene.step.argument(1, "weight")
+    if scene.step.function == "embedding_bag":  # how many are added up is in the data
+        return Effect([None], [{} for _ in scene.inputs])
     second = mean_square(weight, 1.0)
     return Effect([Signal(second=second, overlap=0.0, features=int(weight.shape[-1]))], [{} for _ in scene.inputs])
