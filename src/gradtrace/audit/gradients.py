@@ -12,8 +12,8 @@ cotangent, M = 1, this is the spread of Hanin & Nica (2018) in `theory.finite_wi
 
 Samples differ in q, and a sample with a large one keeps it: growths multiply sample by sample, so that their mean is
 larger than the product of means by exp(s S): s = d ln growth / d ln q times the standard deviation of ln q over
-samples, S the sum of the s above. And a gradient that is the same at all positions of a channel (behind global pooling) is what
-a norm over these positions takes out.
+samples, S the sum of the s above. And a norm over positions takes out what is the same at all positions of a channel,
+as the gradient of a global average is.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Gradient:
     depth: int = 0
     """Most layers with weights between here and the output."""
     shape: float = 0.0
-    """The part of ln E[g^2] that is no design's: fan_out / fan_in, skipped and pooled positions, samples that differ."""
+    """The part of ln E[g^2] that is not the design's: fan_out / fan_in, skipped positions, samples that differ."""
     profile: Array | None = None
     """Of what a recurrence made, as in `Arrival`; None: even and independent."""
     tilt: float = 0.0

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from gradtrace.theory.activations import moments, signal_slope
-from gradtrace.theory.gaussian import expectation
+from gradtrace.theory.gaussian import Array, expectations
 from gradtrace.theory.nonlinearities import Nonlinearity, normal_cdf
 
 if TYPE_CHECKING:
@@ -121,13 +121,33 @@ def _shifted(activation: Nonlinearity, mean: float) -> Nonlinearity:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Scatter:
+    """How an activation's outputs and slopes vary from unit to unit."""
+
+    kurtosis: float
+    """E[a^4] / E[a^2]^2 - 1: 5 for ReLU."""
+    centred: float
+    """The same of a less its mean."""
+    slopes: tuple[float, float]
+    """E[a']^2 and E[a' z]^2 / q, over E[a'^2]."""
+
+
 @lru_cache(maxsize=4096)
-def _kurtosis(activation: Nonlinearity, q: float, centred: bool = False) -> float:
-    """E[a^4] / E[a^2]^2 - 1 (of a less its mean): how much a^2 varies from unit to unit; 5 for ReLU."""
+def _scatter(activation: Nonlinearity, q: float) -> _Scatter:
     at = moments(activation, q)
-    mean, second = (at.mean, at.variance) if centred else (0.0, at.second)
-    fourth = expectation(lambda x: (activation.a(x) - mean) ** 4, q, activation.kinks, rtol=1e-4)
-    return fourth / second**2 - 1 if second > 0 else 0.0
+
+    def powers(x: Array) -> Array:
+        a = activation.a(x)
+        return np.stack((a**4, (a - at.mean) ** 4, x * activation.a_prime(x)))
+
+    fourth, own, slanted = expectations(powers, q, activation.kinks, rtol=1e-4).tolist()
+    steep = at.slope_second if at.slope_second > 0 else math.inf
+    return _Scatter(
+        fourth / at.second**2 - 1 if at.second > 0 else 0.0,
+        own / at.variance**2 - 1 if at.variance > 0 else 0.0,
+        (at.slope**2 / steep, slanted**2 / q / steep if q > 0 else 0.0),
+    )
 
 
 _STEP = 0.1
@@ -164,12 +184,12 @@ def activate(activation: Nonlinearity, signal: Signal, num_samples: float) -> Pa
     ratio = near.slope_second / at.slope_second if at.slope_second > 0 else 1.0
     sensitivity = math.log(ratio) / math.log1p(_STEP) if ratio > 0 else 0.0
     slope = signal_slope(activation, q) * q / at.second if at.second > 0 and q > 0 else 1.0
-    rounded, common = float(f"{q:.3g}"), sharing(c, num_samples)
-    scatter = _kurtosis(activation, rounded) / max(signal.features, 1)
+    from_unit, common = _scatter(activation, float(f"{q:.3g}")), sharing(c, num_samples)
+    scatter = from_unit.kurtosis / max(signal.features, 1)
     own_slope = (
         math.log(near.variance / at.variance) / math.log1p(_STEP) if min(near.variance, at.variance) > 0 else 1.0
     )
-    own_scatter = _kurtosis(activation, rounded, True) / max(signal.features, 1)
+    own_scatter = from_unit.centred / max(signal.features, 1)
     after = Signal(
         second=max(second, 0.0),
         mean=at.mean,
@@ -183,16 +203,7 @@ def activate(activation: Nonlinearity, signal: Signal, num_samples: float) -> Pa
         ),
     )
     kurtosis = at.slope_fourth / at.slope_second**2 - 1 if at.slope_second > 0 else math.inf
-    return Passage(after, max(growth, 0.0), max(kurtosis, 0.0), sensitivity, _slopes(activation, q))
-
-
-@lru_cache(maxsize=4096)
-def _slopes(activation: Nonlinearity, q: float) -> tuple[float, float]:
-    at = moments(activation, q)
-    if not (q > 0 and at.slope_second > 0):
-        return 0.0, 0.0
-    slanted = expectation(lambda x: x * activation.a_prime(x), q, activation.kinks, rtol=1e-4)
-    return at.slope**2 / at.slope_second, slanted**2 / q / at.slope_second
+    return Passage(after, max(growth, 0.0), max(kurtosis, 0.0), sensitivity, from_unit.slopes)
 
 
 def sharing(c: float, num_samples: float) -> float:
