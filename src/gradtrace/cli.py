@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -213,7 +214,9 @@ def activations(names: tuple[str, ...]) -> None:
     from torch.nn.init import calculate_gain
 
     known = ("sigmoid", "tanh", "relu", "leaky_relu", "selu")
-    click.echo(activations_text(rows, {"identity": 1.0} | {name: calculate_gain(name) for name in known}))  # type: ignore[arg-type]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
+    gains = {name: calculate_gain(name) for name in known}  # type: ignore[arg-type]
+    click.echo(activations_text(rows, {"identity": 1.0} | gains, width))
 
 
 # --------------------------------------------------------------------------------------------------------- the work

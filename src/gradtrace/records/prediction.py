@@ -150,7 +150,7 @@ class Prediction:
         from gradtrace.report.prediction import to_text
 
         target = console or Terminal()
-        target.print(to_text(self, min(target.width, 120)), markup=False, highlight=False, soft_wrap=True)
+        target.print(to_text(self, min(target.width, 140)), markup=False, highlight=False, soft_wrap=True)
 
     def save(self, path: str | Path) -> None:
         """Write it as gzipped JSON; read it back with `gradtrace.load`, draw it with `gradtrace show`."""
