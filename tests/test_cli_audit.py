@@ -42,6 +42,15 @@ def test_predict(net) -> None:
     assert "phase diagram of gelu" in result.stdout
 
 
+def test_a_saved_prediction_is_shown_as_it_was(net) -> None:
+    at_once = net("predict", "net.py:pair", "--save", "p.json.gz")
+    assert at_once.exit_code == 0, at_once.output
+    assert "gradtrace show p.json.gz" in at_once.stderr
+    later = net("show", "p.json.gz")
+    assert later.exit_code == 0, later.output
+    assert later.stdout == at_once.stdout
+
+
 def test_predict_takes_what_check_takes(net) -> None:
     result = net("predict", "net.py:whole", "--json", "--no-measure")
     assert result.exit_code == 0, result.output

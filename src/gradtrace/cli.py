@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,7 @@ def check(
 @click.argument("file", type=click.Path())
 @in_a_sentence
 def show(file: str) -> None:
-    """Draw a saved trace or diagnosis; needs neither the model nor torch."""
+    """Draw a saved trace, diagnosis or prediction; needs neither the model nor torch."""
     from gradtrace.diagnosis.judge import judge_trace
     from gradtrace.records.storage import load
     from gradtrace.records.trace import Trace
@@ -170,9 +171,10 @@ def _demo_in_time() -> None:
 @click.option("--json", "as_json", is_flag=True, help="The prediction as JSON, for programs.")
 @click.option("--diagram", is_flag=True, help="Draw the phase diagram of the activation, with the layers on it.")
 @click.option("--no-measure", is_flag=True, help="Theory alone, without the backward passes.")
+@click.option("--save", type=click.Path(dir_okay=False), metavar="PATH", help="Keep the prediction (gzipped JSON).")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of all random numbers.")
 @in_a_sentence
-def predict(target: str, as_json: bool, diagram: bool, no_measure: bool, seed: int) -> None:
+def predict(target: str, as_json: bool, diagram: bool, no_measure: bool, save: str | None, seed: int) -> None:
     """Say before training how the gradient will grow through TARGET's network, and measure it beside.
 
     The factory returns (model, example_input), or what `gradtrace check` takes.
@@ -183,6 +185,9 @@ def predict(target: str, as_json: bool, diagram: bool, no_measure: bool, seed: i
 
         model, example_input = _audited(target)
         prediction = gradtrace.predict(model, example_input, measured=not no_measure, seed=seed)
+    if save is not None:
+        prediction.save(save)
+        click.echo(f"Saved the prediction: gradtrace show {save}", err=True)
     if as_json:
         click.echo(prediction.to_json())
     else:
@@ -237,7 +242,9 @@ def activations(names: tuple[str, ...]) -> None:
     from torch.nn.init import calculate_gain
 
     known = ("sigmoid", "tanh", "relu", "leaky_relu", "selu")
-    click.echo(activations_text(rows, {"identity": 1.0} | {name: calculate_gain(name) for name in known}))  # type: ignore[arg-type]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
+    gains = {name: calculate_gain(name) for name in known}  # type: ignore[arg-type]
+    click.echo(activations_text(rows, {"identity": 1.0} | gains, width))
 
 
 # --------------------------------------------------------------------------------------------------------- the work

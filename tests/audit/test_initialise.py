@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -29,8 +28,8 @@ def test_twenty_layers_are_flat(activation) -> None:
     assert audit.phase == "critical"
     assert audit.growth_per_layer == pytest.approx(1.0, abs=0.02)
     assert abs(audit.measured_decades) < 1.3  # of 2.2 to 16 before
-    if activation not in (nn.Sigmoid, nn.Softplus):  # a bias that takes the mean out: the interval is too narrow
-        assert abs(audit.measured_decades - audit.decades) < audit.high - audit.low
+    if activation is not nn.Softplus:  # its q* is unstable: dq' / dq = 1.55
+        assert audit.agrees
 
 
 @pytest.mark.parametrize("method", ["orthogonal", "lsuv"])
@@ -68,20 +67,6 @@ def test_delta_orthogonal() -> None:
     middle = W[..., 1, 1]
     assert torch.allclose(middle @ middle.T, (middle @ middle.T)[0, 0] * torch.eye(32), atol=1e-5)
     assert abs(audit.measured_decades) < 0.4
-
-
-def test_recurrent_orthogonal_and_chrono() -> None:
-    lstm: Any = nn.LSTM(8, 32, batch_first=True)
-    model = nn.Sequential(lstm)
-    done = gradtrace.init_critical_(model, torch.randn(4, 50, 8))
-    for gate in lstm.weight_hh_l0.detach().chunk(4):
-        assert torch.allclose(gate @ gate.T, torch.eye(32), atol=1e-5)
-    entry, forget = lstm.bias_ih_l0.detach().chunk(4)[:2]
-    assert torch.equal(entry, -forget)
-    assert float(forget.min()) >= 0
-    assert float(forget.max()) <= math.log(49)
-    assert not lstm.bias_hh_l0.any()
-    assert any("chrono" in p.method for p in done.parameters)
 
 
 def test_the_generator_decides() -> None:

@@ -7,6 +7,7 @@ Source: Zhang et al., Fixup initialization (2019); Hayou et al., Stable ResNet (
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,12 +20,15 @@ SCALED = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "multi_hea
 
 def branch_ends(recording: Recording) -> list[int]:
     """The step to scale of every residual branch; -1 for a branch with nothing to scale."""
-    return [
+    uses = Counter(id(step.argument(1, "weight")) for step in recording.steps if step.function in SCALED)
+    ends = [
         _last_scaled(recording, branch)
         for step in recording.steps
         if step.function in ("add", "iadd", "radd") and len(step.inputs) == 2
         if (branch := _branch(recording, step)) is not None
     ]
+    # weights that are used again and again make a recurrence, no chain of blocks
+    return [end for end in ends if end < 0 or uses[id(recording.steps[end].argument(1, "weight"))] == 1]
 
 
 def _branch(recording: Recording, step: Step) -> int | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gradtrace.audit.propagate import growth_of, local_variance
+from gradtrace.audit.gradients import arrival_of, local_variance
 from gradtrace.records.prediction import Disagreement
 
 if TYPE_CHECKING:
     from gradtrace.audit.propagate import Propagation
-    from gradtrace.audit.recording import Recording, Step
+    from gradtrace.audit.recording import Recording, Step, Value
 
 SIGMAS = 4.0
 """Beyond these many standard deviations a local growth disagrees: 6e-5 by chance, times a hundred places."""
@@ -28,24 +28,60 @@ def disagreements(
     for value in recording.values:
         if not value.consumers or propagation.gradients[value.index].energy <= 0:
             continue
-        expected = sum(
-            growth_of(recording, propagation.effects[index], step, slot, output) * measured[output]
-            for index, slot in value.consumers
-            for step in [recording.steps[index]]
-            for output in step.outputs
-            if math.isfinite(measured[output])
-        )
+        terms = _terms(recording, propagation, value, measured) + [1.0] * (value.index in recording.outputs)
+        expected = sum(terms)
         step = recording.steps[value.consumers[0][0]]
         if propagation.effects[step.index].note or not expected > 0:
             continue
         seen = measured[value.index]
         variance = local_variance(recording, propagation, value.index, num_cotangents) + SLACK**2
-        ratio = math.log(seen / expected) if seen > 0 else -math.inf
+        variance += max(propagation.effects[index].scatter for index, _ in value.consumers) ** 2
+        tied = propagation.effects[step.index].transport is not None or _meet_again(recording, propagation, value)
+        lowest, highest = _reach(terms) if tied else (expected, expected)
+        ratio = math.log(seen / min(max(seen, lowest), highest)) if seen > 0 else -math.inf
         sigmas = ratio / math.sqrt(variance)
         if abs(sigmas) > SIGMAS and abs(ratio) > LEAST:
             above = max((measured[o] for o in step.outputs if math.isfinite(measured[o])), default=math.nan)
             found.append(_say(step, propagation, expected / above, seen / above, sigmas))
     return tuple(sorted(found, key=lambda d: -abs(d.num_sigmas)))
+
+
+def _terms(recording: Recording, propagation: Propagation, value: Value, measured: list[float]) -> list[float]:
+    """What each output of each user of a value should hand to it, of what was measured there."""
+    return [
+        arrival_of(recording, propagation.effects[index], step, slot, output, propagation.gradients[output]).growth
+        * measured[output]
+        for index, slot in value.consumers
+        for step in [recording.steps[index]]
+        for output in step.outputs
+        if math.isfinite(measured[output])
+    ]
+
+
+def _meet_again(recording: Recording, propagation: Propagation, value: Value) -> bool:
+    """Whether two users' results meet before weights have made them independent, as in x * sigmoid(x)."""
+    seen: set[int] = set()
+    for user in dict.fromkeys(index for index, _ in value.consumers):
+        own, stack = set[int](), [user]
+        while stack:
+            index = stack.pop()
+            if index not in own and propagation.effects[index].fan is None:
+                own.add(index)
+                stack += [i for output in recording.steps[index].outputs for i, _ in recording.values[output].consumers]
+        if own & seen:
+            return True
+        seen |= own
+    return False
+
+
+def _reach(terms: list[float]) -> tuple[float, float]:
+    """Least and most that gradients of these energies sum to: a cell's weights serve all steps, so they are dependent.
+
+    >>> _reach([1.0, 4.0])
+    (1.0, 9.0)
+    """
+    sizes = [math.sqrt(term) for term in terms]
+    return max(2 * max(sizes) - sum(sizes), 0.0) ** 2, sum(sizes) ** 2
 
 
 def _say(step: Step, propagation: Propagation, expected: float, seen: float, sigmas: float) -> Disagreement:
@@ -54,6 +90,8 @@ def _say(step: Step, propagation: Propagation, expected: float, seen: float, sig
     effect, signal = propagation.effects[step.index], propagation.signals[step.inputs[0]]
     if seen == 0 or math.isnan(seen):
         why = "no gradient comes through: cut (detach, no_grad), or every unit is dead"
+    elif effect.transport is not None:
+        why = "the weights are not independent with mean zero, or the input is not what the layers below predict"
     elif effect.activation:
         why = (f"the pre-activations are not what zero-mean weights make of the input (predicted E[z^2] = "
                f"{signal.second:.3g}): look at the biases and the input's scale")  # fmt: skip

@@ -11,15 +11,16 @@ variance (or centring) that keeps the signal at q = 1. See `critical_point`, `br
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from gradtrace.audit.arguments import Arguments
 from gradtrace.audit.branches import branch_ends
 from gradtrace.audit.critical_point import Point, critical_point
-from gradtrace.audit.draw import METHODS, draw_, recurrent_
+from gradtrace.audit.draw import METHODS, draw_
+from gradtrace.audit.draw_recurrent import recurrent_
 from gradtrace.audit.lsuv import scale_to_unit_variance_
 from gradtrace.audit.neighbours import WEIGHTED, above, below, border, groups_of
 from gradtrace.audit.propagate import effect_of
@@ -30,7 +31,6 @@ from gradtrace.measure.session import eager
 from gradtrace.measure.trace import check_model
 from gradtrace.measure.untouched import untouched
 from gradtrace.records.prediction import Initialisation, InitialisedParameter
-from gradtrace.tape.dataflow import tensors_in
 
 if TYPE_CHECKING:
     from torch import Generator
@@ -71,7 +71,7 @@ def init_critical_(
     example_input = _guess(model) if example_input is None else example_input
     run = _Initialiser(model, "orthogonal" if method == "lsuv" else method, generator)
     for module_path, module in model.named_modules():
-        run.module(module_path, module, _horizon(example_input))
+        run.module(module_path, module)
     for _ in range(2):  # the second time with pooling and attention as they are behind the first one's weights
         with untouched(model), eager():
             recording = record(model, example_input, RULES)
@@ -80,13 +80,6 @@ def init_critical_(
         with untouched(model):
             run.notes += scale_to_unit_variance_(model, example_input, list(run.done))
     return run.told()
-
-
-def _horizon(example_input: Any) -> int:
-    sizes = [
-        size for tensor in tensors_in(Arguments.of(example_input)) if tensor.dim() == 3 for size in tensor.shape[:2]
-    ]
-    return max(sizes, default=100)
 
 
 def _guess(model: nn.Module) -> Tensor:
@@ -119,13 +112,10 @@ class _Initialiser:
     def _note(self, name: str, method: str, gain: float, reason: str) -> None:
         self.done[name] = InitialisedParameter(name, method, gain, reason)
 
-    def module(self, path: str, module: nn.Module, horizon: int) -> None:
-        """Recurrent modules and attention, which are one step to the recording; norms back to gamma 1, beta 0."""
+    def module(self, path: str, module: nn.Module) -> None:
+        """Attention, which is one step to the recording; norms back to gamma 1, beta 0."""
         prefix = f"{path}." if path else ""
-        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            for name, what in recurrent_(module, horizon, self._generator):
-                self._note(prefix + name, what, math.nan, "recurrent")
-        elif isinstance(module, nn.MultiheadAttention):
+        if isinstance(module, nn.MultiheadAttention):
             for name, parameter in module.named_parameters():
                 if parameter.requires_grad and parameter.dim() != 2:
                     nn.init.zeros_(parameter)
@@ -145,7 +135,13 @@ class _Initialiser:
         ends = branch_ends(recording)
         scales = {index: len(ends) ** -0.5 for index in ends if index >= 0 and len(ends) > 1}
         signals = [value.measured for value in recording.values]
+        calls = Counter(step.module for step in recording.steps if step.function.endswith("_cell"))
+        seen: set[str] = set()
         for step in recording.steps:
+            module = self._model.get_submodule(step.module)
+            if isinstance(module, nn.RNNBase | nn.RNNCellBase) and step.module not in seen:
+                seen.add(step.module)
+                self._recurrent(step, module, signals, calls[step.module])
             weight = step.argument(1, "weight")
             if RULES.get(step.function) in WEIGHTED and id(weight) in self._names:
                 self._layer(recording, step, weight, signals, scales.get(step.index, 1.0))
@@ -155,6 +151,17 @@ class _Initialiser:
             for output, signal in zip(step.outputs, effect.signals, strict=False):
                 if signal is not None:
                     signals[output] = signal
+
+    def _recurrent(
+        self, step: Step, module: nn.RNNBase | nn.RNNCellBase, signals: list[Signal], num_calls: int
+    ) -> None:
+        x = step.args[0]
+        known = {id(tensor): signals[i].second for i, tensor in zip(step.inputs, step.input_tensors, strict=True)}
+        second = known.get(id(x), float(x.detach().double().square().mean()))
+        horizon = num_calls or x.shape[int(step.args[-1] is True and x.dim() == 3)]
+        prefix = f"{step.module}." if step.module else ""
+        for name, what, gain in recurrent_(module, second, horizon, self._generator):
+            self._note(prefix + name, what, gain, f"recurrent, {horizon} steps")
 
     def _scale(self, step: Step, scale: float) -> None:
         module = self._model.get_submodule(step.module)

@@ -10,19 +10,16 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gradtrace.audit.propagate import growth_of
+from gradtrace.audit.gradients import MODEL_ERROR, arrival_of
 from gradtrace.records.prediction import LayerPrediction, Split
 
 if TYPE_CHECKING:
     from gradtrace.audit.propagate import Propagation
-    from gradtrace.audit.recording import Recording
+    from gradtrace.audit.recording import Recording, Step
 
 DECADES = 1 / (2 * math.log(10))
 """From ln E[g^2] to log10 of the RMS gradient."""
 Z95 = 1.96
-MODEL_ERROR = 0.02
-"""Relative error of the theory itself on E[g^2] per layer (inputs that are not Gaussian, small batches), as found by
-`python -m benchmarks.prediction`; added up along the depth as its square root."""
 
 
 @dataclass(slots=True)
@@ -45,6 +42,8 @@ def segments(recording: Recording, propagation: Propagation) -> list[Segment]:
             segment.steps.append(following)
             step = following
     for segment in found:
+        if propagation.effects[segment.weight].transport is not None:
+            continue
         while (before := _feeder(recording, segment.steps[0])) is not None and before not in owned:
             owned.add(before)
             segment.steps.insert(0, before)
@@ -85,7 +84,7 @@ def layer_predictions(
 
 def _layer(recording: Recording, propagation: Propagation, measured: list[float], segment: Segment) -> LayerPrediction:
     start = recording.steps[segment.steps[0]].inputs[0]
-    end = recording.steps[segment.steps[-1]].outputs[0]
+    end = _main_output(propagation, recording.steps[segment.steps[-1]])
     weight, effect = recording.steps[segment.weight], propagation.effects[segment.weight]
     gradient, assert_fan = propagation.gradients[start], effect.fan
     assert assert_fan is not None
@@ -108,10 +107,24 @@ def _layer(recording: Recording, propagation: Propagation, measured: list[float]
         correlation=propagation.signals[end].correlation,
         measured_growth=measured[start] / measured[end] if measured[end] else math.nan,
         measured_decades=_log(measured[start]),
-        measured_correlation=recording.values[end].measured.correlation if not recording.on_meta else math.nan,
+        measured_correlation=_correlation(recording, end),
+        time_growth=effect.time_growth,
+        num_steps=effect.num_steps,
         note="; ".join(dict.fromkeys(notes)),
         source=weight.source,
     )
+
+
+def _main_output(propagation: Propagation, step: Step) -> int:
+    """The output that most of the gradient arrives at (a recurrence has its last state beside all outputs)."""
+    return max(step.outputs, key=lambda index: propagation.gradients[index].energy)
+
+
+def _correlation(recording: Recording, end: int) -> float:
+    """As measured; NaN where the first axis is not the batch."""
+    value = recording.values[end]
+    known = not recording.on_meta and value.shape[:1] == (recording.batch_size,) and recording.batch_size > 1
+    return value.measured.correlation if known else math.nan
 
 
 def _log(energy: float) -> float:
@@ -123,12 +136,15 @@ def _split(recording: Recording, propagation: Propagation, segment: Segment, sta
     own = 1.0
     for index in segment.steps:
         step, effect = recording.steps[index], propagation.effects[index]
-        growth = growth_of(recording, effect, step, 0, step.outputs[0])
+        output = _main_output(propagation, step)
+        growth = arrival_of(recording, effect, step, 0, output, propagation.gradients[output]).growth
         for part, factor in effect.parts[0].items():
             parts[part] = parts.get(part, 1.0) * factor
         product = math.prod(effect.parts[0].values())
         if effect.conserved and product:
             parts["stride"] = parts.get("stride", 1.0) * growth / product
+        if effect.transport is not None and product:
+            parts["time"] = parts.get("time", 1.0) * growth / product
         own *= growth
     arriving = own * propagation.gradients[end].energy
     if arriving > 0:

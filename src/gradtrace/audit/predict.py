@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from gradtrace.audit.arguments import Arguments
+from gradtrace.audit.branches import branch_ends
 from gradtrace.audit.findings import disagreements
 from gradtrace.audit.layers import centre, interval, layer_predictions
 from gradtrace.audit.measurement import measure
@@ -22,6 +24,7 @@ from gradtrace.audit.sentences import (
     format_depths,
     format_sentence,
     phase,
+    time_sentences,
 )
 from gradtrace.audit.training import signs_of_training
 from gradtrace.errors import InputError
@@ -117,7 +120,8 @@ def _assemble(
     layers = layer_predictions(recording, propagation, energies)
     start = max(range(len(recording.values)), key=lambda i: (propagation.gradients[i].depth, -i))
     gradient = propagation.gradients[start]
-    growth = _growth_per_layer(propagation)
+    cells = [layer.time_growth for layer in layers if layer.num_steps == 1]
+    growth = statistics.median(cells) if len(cells) > len(layers) / 2 else _growth_per_layer(propagation)
     middle = centre(gradient.energy, gradient.variance)
     half = interval(gradient.variance, gradient.drift, gradient.depth)
     shown = [x.decades if math.isnan(x.measured_decades) else x.measured_decades for x in layers]
@@ -125,10 +129,11 @@ def _assemble(
     reference = bool(notes) and any("trained" in note for note in notes)
     found = () if all(map(math.isnan, energies)) else disagreements(recording, propagation, energies, num_cotangents)
     sentences = (
-        design_sentence(layers, growth),
+        design_sentence(layers, growth, max(branch_ends(recording), default=-1) >= 0),
+        *time_sentences(layers),
         depth_sentence(growth, gradient.depth)
         if layers
-        else "No layer with weights carries gradient: nothing to predict.",
+        else "No layer whose weights the theory knows carries gradient: nothing to predict.",
         alike_sentence(layers),
         format_sentence(formats),
     )
@@ -155,14 +160,13 @@ def _assemble(
 
 def _growth_per_layer(propagation: Propagation) -> float:
     """Geometric mean from the input of the last layer to that of the second, what their shapes demand taken out."""
-    deep = [(g.depth, i) for i, g in enumerate(propagation.gradients) if g.energy > 0]
-    deepest = max((depth for depth, _ in deep), default=0)
-    if deepest < 3:
+    last_of = {g.depth: g for g in propagation.gradients if g.energy > 0 and g.depth > 0}
+    hidden = sorted(last_of)[:-1]
+    if len(hidden) < 2:
         return math.nan
-    ends = [max(i for depth, i in deep if depth == wanted) for wanted in (deepest - 1, 1)]
-    lower, upper = (propagation.gradients[i] for i in ends)
+    upper, lower = last_of[hidden[0]], last_of[hidden[-1]]
     change = math.log(lower.energy) - math.log(upper.energy) - (lower.shape - upper.shape)
-    return math.exp(change / (deepest - 2))
+    return math.exp(change / (lower.depth - upper.depth))
 
 
 def _gaps(recording: Recording, propagation: Propagation) -> tuple[str, ...]:

@@ -1,48 +1,21 @@
 """How do signal and gradient travel through the recorded network? Forward along the steps, backward against them.
 
-Backward, per value:  E[g^2] = sum over its users of growth x E[g^2] of what they make  (independent branches), with the
-variance of its logarithm from three sources, all relative to one network measured with K cotangents on B samples:
-
-    weights      2 / fan_in (1 / M + R),    M = K B positions directions,  R = sum of 1 / width over the layers above
-    activations  (E[a'^4] / E[a'^2]^2 - 1) / width, shared by samples whose pre-activations are alike
-    signal       (d ln growth / d ln q)^2 Var(ln q): a wrong q stays wrong, so these standard deviations add
-
-A product of l Gaussian matrices of width n has n / (l + 1) directions left (participation ratio), hence R. For one
-cotangent, M = 1, this is the spread of Hanin & Nica (2018) in `theory.finite_width`.
+Forward, each step's rule makes its outputs' signals from those of its inputs; backward, see `gradients`.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gradtrace.audit.gradients import Gradient, backward
+from gradtrace.audit.recording import local_growth
 from gradtrace.audit.rules.effect import Effect, Scene
 from gradtrace.audit.rules.table import RULES
-from gradtrace.audit.signals import Signal, sharing, steepness_of_largest
+from gradtrace.audit.signals import Signal, steepness_of_largest
 
 if TYPE_CHECKING:
     from gradtrace.audit.recording import Recording, Step
-
-GAUSSIAN_SHARE = 3.0
-"""E[x^4] / E[x^2]^2 of the gradient that a' multiplies."""
-
-
-@dataclass(slots=True)
-class Gradient:
-    """E[g^2] of one value relative to the network's output, and how sure that is."""
-
-    energy: float = 0.0
-    variance: float = 0.0
-    """Of ln E[g^2], independent from layer to layer."""
-    drift: float = 0.0
-    """Standard deviation of ln E[g^2] from the signal's uncertainty."""
-    narrowness: float = 0.0
-    """R: the inverse of the number of directions that the gradient has left."""
-    depth: int = 0
-    """Most layers with weights between here and the output."""
-    shape: float = 0.0
-    """The part of ln E[g^2] that the shapes demand: fan_out / fan_in, skipped and pooled positions."""
 
 
 @dataclass(slots=True)
@@ -72,7 +45,7 @@ def propagate(recording: Recording, num_cotangents: int) -> Propagation:
     for step, effect in zip(recording.steps, effects, strict=True):
         if effect.largest_of > 1:
             _select(recording, effects, signals, step, effect.largest_of)
-    return Propagation(signals, effects, _backward(recording, signals, effects, num_cotangents), unruled)
+    return Propagation(signals, effects, backward(recording, signals, effects, num_cotangents), unruled)
 
 
 def effect_of(recording: Recording, step: Step, signals: list[Signal]) -> Effect:
@@ -109,95 +82,9 @@ def _select(recording: Recording, effects: list[Effect], signals: list[Signal], 
 
 def _measured(scene: Scene, step: Step) -> Effect:
     """Without a rule: the growth that the step itself showed, or none of it where that could not be had either."""
-    known = step.local if step.local is not None else [1.0] * len(step.inputs)
-    note = f"{step.function}: no rule, " + ("measured" if step.local is not None else "counted as 1")
+    found = step.local
+    if found is None and step.call is not None:  # it has a rule, which does not hold for these operands
+        found = local_growth(step.call, step.args, step.kwargs, step.input_tensors)
+    known = found if found is not None else [1.0] * len(step.inputs)
+    note = f"{step.function}: no rule, " + ("measured" if found is not None else "counted as 1")
     return Effect([None] * len(step.outputs), [{"other": growth} for growth in known], unit_variance=0.01, note=note)
-
-
-def growth_of(recording: Recording, effect: Effect, step: Step, slot: int, output: int) -> float:
-    """Growth of E[g^2] from one output of a step to one of its inputs."""
-    if slot >= len(effect.parts):
-        return 0.0
-    growth = math.prod(effect.parts[slot].values())
-    if effect.conserved:
-        growth *= recording.values[output].numel / max(recording.values[step.inputs[slot]].numel, 1)
-    return growth
-
-
-def local_variance(recording: Recording, propagation: Propagation, index: int, num_cotangents: int) -> float:
-    """Variance of ln E[g^2] of one value, given the gradients of what is made from it."""
-    gradients, fresh = propagation.gradients, []
-    for consumer, slot in recording.values[index].consumers:
-        step, effect = recording.steps[consumer], propagation.effects[consumer]
-        for output in step.outputs:
-            growth = growth_of(recording, effect, step, slot, output)
-            if growth > 0 and gradients[output].energy > 0:
-                above = replace(gradients[output], variance=0.0, drift=0.0)
-                signal = propagation.signals[step.inputs[0]]
-                fresh.append(_through(effect, slot, signal, above, growth, recording, num_cotangents))
-    merged = _merge(fresh, propagation.signals[index].features, recording.batch_size)
-    return merged.variance + merged.drift**2
-
-
-def _backward(
-    recording: Recording, signals: list[Signal], effects: list[Effect], num_cotangents: int
-) -> list[Gradient]:
-    gradients = [Gradient() for _ in recording.values]
-    arrivals: list[list[Gradient]] = [[] for _ in recording.values]
-    for output in recording.outputs:
-        arrivals[output].append(Gradient(1.0))
-    for value in reversed(recording.values):
-        for index, slot in value.consumers:
-            step, effect = recording.steps[index], effects[index]
-            for output in step.outputs:
-                growth = growth_of(recording, effect, step, slot, output)
-                if growth > 0 and gradients[output].energy > 0:
-                    arrivals[value.index].append(
-                        _through(
-                            effect, slot, signals[step.inputs[0]], gradients[output], growth, recording, num_cotangents
-                        )
-                    )
-        gradients[value.index] = _merge(arrivals[value.index], signals[value.index].features, recording.batch_size)
-    return gradients
-
-
-def _through(
-    effect: Effect,
-    slot: int,
-    signal: Signal,
-    gradient: Gradient,
-    growth: float,
-    recording: Recording,
-    num_cotangents: int,
-) -> Gradient:
-    variance, narrowness, depth, shape = gradient.variance, gradient.narrowness, gradient.depth, gradient.shape
-    parts = math.prod(factor for part, factor in effect.parts[slot].items() if part != "stride")
-    shape += math.log(growth / parts) if parts > 0 else 0.0
-    if effect.fan is not None:
-        directions = max(num_cotangents * recording.batch_size * effect.positions, 1.0)
-        variance += math.log1p(2 / effect.fan[0] * (1 / directions + narrowness))
-        shape += math.log(effect.fan[1] / effect.fan[0])
-        narrowness, depth = min(narrowness + 1 / effect.fan[1], 1.0), depth + 1
-    if effect.unit_variance and math.isfinite(effect.unit_variance):
-        share = sharing(signal.correlation, recording.batch_size) if effect.activation else 1 / recording.batch_size
-        spread = 1 + (GAUSSIAN_SHARE - 1) * min(1.0, 1 / num_cotangents + narrowness)
-        variance += math.log1p(effect.unit_variance / max(signal.features, 1) * share * spread)
-    drift = gradient.drift + abs(effect.sensitivity) * math.sqrt(max(signal.log_variance, 0.0))
-    return Gradient(gradient.energy * growth, variance, drift, narrowness, depth, shape)
-
-
-def _merge(arrivals: list[Gradient], width: int, batch_size: int) -> Gradient:
-    if not arrivals:
-        return Gradient()
-    energy = sum(g.energy for g in arrivals)
-    shares = [g.energy / energy for g in arrivals]
-    cross = sum(a * b for i, a in enumerate(shares) for b in shares[:i])
-    return Gradient(
-        energy,
-        sum(s * math.sqrt(g.variance) for s, g in zip(shares, arrivals, strict=True)) ** 2
-        + 8 * cross / max(width, 1) * (1 / batch_size + 1 / max(width, 1)),
-        sum(s * g.drift for s, g in zip(shares, arrivals, strict=True)),
-        sum(s * g.narrowness for s, g in zip(shares, arrivals, strict=True)),
-        max(g.depth for g in arrivals),
-        sum(s * g.shape for s, g in zip(shares, arrivals, strict=True)),
-    )

@@ -20,6 +20,7 @@ from gradtrace.audit.signals import Signal, observed
 from gradtrace.errors import InputError
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.recorder import Call, Recorder
+from gradtrace.theory.through_time import MOST_LAGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -39,6 +40,8 @@ class Value:
     measured: Signal
     consumers: list[tuple[int, int]] = field(default_factory=list)
     """(step, which of its inputs)."""
+    axis: int | None = None
+    """Of what a recurrence made: the axis of its time steps (of its last states: of its layers)."""
 
     @property
     def numel(self) -> int:
@@ -62,6 +65,10 @@ class Step:
     outputs: list[int] = field(default_factory=list)
     local: list[float] | None = None
     """Measured growth to each input, for a function without a rule."""
+    call: Callable[..., Any] | None = None
+    """The function itself, for one with a rule that turns out not to hold here."""
+    profiles: dict[int, list[list[float]]] = field(default_factory=dict)
+    """Per input with an `axis`: covariance of the gradient's places along it [places, lags], of mean energy 1."""
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument, however it was passed."""
@@ -90,8 +97,9 @@ def function_name(name: str) -> str:
     return name.strip("_")
 
 
-_SOMETIMES = {"mul", "rmul", "imul", "multiply", "div", "truediv"}
-"""Functions with a rule for some operands only: measured in case it does not hold."""
+SEQUENCES = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+_KEEP_TIME = SEQUENCES | {"linear", "dropout", "layer_norm", "rms_norm", "relu", "tanh", "gelu", "add"}
+"""Functions that treat all time steps alike: gradient is found where it came from."""
 
 
 class Scribe:
@@ -133,7 +141,7 @@ class Scribe:
         """Note the operands, before an in-place function overwrites them."""
         site, name = call.site, function_name(call.name)
         path = site.module or ""
-        step = Step(-1, name, args, dict(kwargs), path, site.module_type, site.source)
+        step = Step(-1, name, args, dict(kwargs), path, site.module_type, site.source, call=function)
         for tensor in [*tensors_in(args), *tensors_in(kwargs)]:
             if self._is_value(tensor):
                 index = self.find(tensor)
@@ -143,8 +151,13 @@ class Scribe:
                 if index not in step.inputs:
                     step.inputs.append(index)
                     step.input_tensors.append(tensor)
-        if step.inputs and (name not in self._known or name in _SOMETIMES):
+        if step.inputs and name not in self._known:
             step.local = local_growth(function, args, kwargs, step.input_tensors)
+        if name not in _KEEP_TIME:
+            for slot, index in enumerate(step.inputs):
+                axis, tensor = self.values[index].axis, step.input_tensors[slot]
+                if axis is not None and (found := local_profile(function, args, kwargs, tensor, axis)) is not None:
+                    step.profiles[slot] = found
         return step
 
     def after(self, call: Call, seen: Step, operands: list[Tensor], result: Any) -> None:
@@ -162,7 +175,18 @@ class Scribe:
         seen.outputs = [self.value(tensor, seen.index) for tensor in made]
         for slot, index in enumerate(seen.inputs):
             self.values[index].consumers.append((seen.index, slot))
+        for place, index in enumerate(seen.outputs):
+            self.values[index].axis = self._axis(seen, place, self.values[index].shape)
         self.steps.append(seen)
+
+    def _axis(self, step: Step, place: int, shape: tuple[int, ...]) -> int | None:
+        """The axis of time in an output: of a recurrence, of a stack, or kept from an input of the same shape."""
+        if step.function in SEQUENCES:
+            return 1 if place == 0 and step.args[-1] is True else 0
+        if step.function == "stack":
+            return int(step.argument(1, "dim", 0)) % len(shape)
+        kept = (self.values[i] for i in step.inputs if self.values[i].shape[:-1] == shape[:-1])
+        return next((value.axis for value in kept if value.axis is not None and value.axis < len(shape) - 1), None)
 
 
 def local_growth(function: Callable[..., Any], args: Any, kwargs: Any, tensors: list[Tensor]) -> list[float] | None:
@@ -181,6 +205,28 @@ def local_growth(function: Callable[..., Any], args: Any, kwargs: Any, tensors: 
         return None
     gradients: list[Tensor | None] = list(found)
     return [0.0 if g is None else float(g.double().square().mean()) for g in gradients]
+
+
+def local_profile(
+    function: Callable[..., Any], args: Any, kwargs: Any, tensor: Tensor, axis: int
+) -> list[list[float]] | None:
+    """Where along `axis` of `tensor` a random cotangent of this one call ends: covariance [places, lags], of mean 1."""
+    fresh = torch.randn(tensor.shape, dtype=tensor.dtype, device="cpu" if tensor.is_meta else tensor.device)
+    copy = fresh.requires_grad_().clone()
+    try:
+        with torch.enable_grad():
+            result = function(*_swap(args, {id(tensor): copy}), **_swap(kwargs or {}, {id(tensor): copy}))
+        outputs = [output for output in tensors_in(result) if output.requires_grad]
+        (found,) = torch.autograd.grad(outputs, fresh, [torch.randn_like(output) for output in outputs])
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    places = found.double().movedim(axis, 0).flatten(1)
+    size = places.shape[0]
+    covariance = torch.zeros(size, min(size, MOST_LAGS), dtype=torch.float64)
+    for lag in range(covariance.shape[1]):
+        covariance[: size - lag, lag] = (places[: size - lag] * places[lag:]).mean(1).cpu()
+    mean = float(covariance[:, 0].mean())
+    return (covariance / mean).tolist() if mean > 0 else None
 
 
 def _swap(value: Any, copies: dict[int, Tensor]) -> Any:

@@ -87,8 +87,10 @@ def critical_gain(activation: str) -> float:
         return math.nan
 
 
-def design_sentence(layers: Sequence[LayerPrediction], growth_per_layer: float) -> str:
+def design_sentence(layers: Sequence[LayerPrediction], growth_per_layer: float, residual: bool) -> str:
     """What most of the layers do: 'default Linear + GELU loses 12x gradient energy per layer; gain 1.48 keeps it'."""
+    if any(layer.num_steps for layer in layers):  # recurrences have their own sentence, and the head is no design
+        layers = [layer for layer in layers[:-1] if not layer.num_steps]
     groups = Counter(
         (layer.module_type, layer.activation, f"{layer.split.growth:.1g}") for layer in layers[:-1] or layers
     )
@@ -96,18 +98,23 @@ def design_sentence(layers: Sequence[LayerPrediction], growth_per_layer: float) 
         return ""
     (kind, activation, _), _ = groups.most_common(1)[0]
     member = [x for x in layers if (x.module_type, x.activation) == (kind, activation)]
-    if any(layer.split.residual > 1 + NEUTRAL for layer in layers) and growth_per_layer > 0:
+    if residual and growth_per_layer > 0:
         text = f"Residual branches of {len(layers)} layers, most {_named(member, kind, activation)}: this "
         advice = "; scale each by 1 / sqrt(number of blocks)" if growth_per_layer > 1 + 2 * NEUTRAL else ""
         return f"{text}{_effect(growth_per_layer)} per layer{advice}."
     growth = max(statistics.median(x.split.design for x in member), 1e-300)
+    if not activation and growth_per_layer > 0 and abs(math.log(growth / growth_per_layer)) > math.log(1.5):
+        text = f"{_named(member, kind, '')} and what follows ({len(layers)} layers): this"
+        return f"{text} {_effect(growth_per_layer)} per layer."
     text = f"{_named(member, kind, activation)} ({len(member)} of {len(layers)} layers) {_effect(growth)} per layer"
     if abs(math.log(growth)) <= math.log1p(NEUTRAL):
         return text + "."
     if any(layer.split.norm != 1.0 for layer in member):
         return text + "; a normalisation follows the weights, so no gain of theirs changes that."
-    gain = critical_gain(activation)
     own = math.sqrt(member[0].gain ** 2 * member[0].fan_in / member[0].fan_out)
+    gain = critical_gain(activation)
+    if any(layer.note for layer in member):  # what follows was measured, the gain scales with it
+        gain = own / math.sqrt(growth)
     told = f"; gain {gain:.3g} keeps it (it is {own:.3g})" if math.isfinite(gain) else ""
     return text + told + "."
 
@@ -142,6 +149,25 @@ def alike_sentence(layers: Sequence[LayerPrediction]) -> str:
         return ""
     return (f"All samples become one vector: their correlation is {measured[first]:.3f} after {hidden[first].module} "
             f"(layer {first + 1}), whatever the activations' variance looks like.")  # fmt: skip
+
+
+def time_sentences(layers: Sequence[LayerPrediction]) -> list[str]:
+    """How far back in time a recurrence's gradient reaches, one sentence per recurrence."""
+    calls: dict[tuple[str, str], list[LayerPrediction]] = {}
+    for layer in layers:
+        if layer.num_steps and not math.isnan(layer.time_growth):
+            calls.setdefault((layer.module or "the model", layer.module_type), []).append(layer)
+    return [_time_sentence(name, kind, found) for (name, kind), found in calls.items()]
+
+
+def _time_sentence(name: str, kind: str, calls: Sequence[LayerPrediction]) -> str:
+    num_steps = sum(layer.num_steps for layer in calls)
+    rate = statistics.median(layer.time_growth for layer in calls)
+    steps = depth_of_loss(rate)
+    text = f"{name} ({kind} over {num_steps} steps) {_effect(rate)} per step back in time"
+    if math.isfinite(steps) and steps < 100 * num_steps:
+        text += f": the RMS gradient {'falls to 1e-3' if rate < 1 else 'grows to 1e3'} within {steps:.3g} steps"
+    return text + "."
 
 
 def depth_sentence(growth: float, depth: int) -> str:

@@ -16,11 +16,13 @@ import numpy as np
 import torch
 
 from gradtrace.theory.activations import moments, signal_slope
-from gradtrace.theory.gaussian import expectation
+from gradtrace.theory.gaussian import Array, expectations
 from gradtrace.theory.nonlinearities import Nonlinearity, normal_cdf
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from gradtrace.theory.recurrence import Units
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,10 @@ class Signal:
     """Variance of ln(second) across networks."""
     sample_variance: float = 0.0
     """Variance of ln(second) across samples of one network, that of the networks included."""
+    centred: tuple[float, float] | None = None
+    """Both variances for E[x^2] - E[x]^2 in place of E[x^2]; None: as those."""
+    units: tuple[Units, Units] | None = None
+    """Of the state of a recurrent cell: moments per class of units, of one sample and of what two samples share."""
 
     @property
     def variance(self) -> float:
@@ -54,7 +60,9 @@ class Signal:
 
     def scaled(self, factor: float) -> Signal:
         """Of `factor` times the tensor."""
-        return replace(self, second=self.second * factor**2, mean=self.mean * factor, overlap=self.overlap * factor**2)
+        return replace(
+            self, second=self.second * factor**2, mean=self.mean * factor, overlap=self.overlap * factor**2, units=None
+        )
 
 
 def observed(tensor: Tensor, batch_size: int) -> Signal:
@@ -113,12 +121,33 @@ def _shifted(activation: Nonlinearity, mean: float) -> Nonlinearity:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Scatter:
+    """How an activation's outputs and slopes vary from unit to unit."""
+
+    kurtosis: float
+    """E[a^4] / E[a^2]^2 - 1: 5 for ReLU."""
+    centred: float
+    """The same of a less its mean."""
+    slopes: tuple[float, float]
+    """E[a']^2 and E[a' z]^2 / q, over E[a'^2]."""
+
+
 @lru_cache(maxsize=4096)
-def _kurtosis(activation: Nonlinearity, q: float) -> float:
-    """E[a^4] / E[a^2]^2 - 1: how much a^2 varies from unit to unit; 5 for ReLU."""
-    second = moments(activation, q).second
-    fourth = expectation(lambda x: activation.a(x) ** 4, q, activation.kinks, rtol=1e-4)
-    return fourth / second**2 - 1 if second > 0 else 0.0
+def _scatter(activation: Nonlinearity, q: float) -> _Scatter:
+    at = moments(activation, q)
+
+    def powers(x: Array) -> Array:
+        a = activation.a(x)
+        return np.stack((a**4, (a - at.mean) ** 4, x * activation.a_prime(x)))
+
+    fourth, own, slanted = expectations(powers, q, activation.kinks, rtol=1e-4).tolist()
+    steep = at.slope_second if at.slope_second > 0 else math.inf
+    return _Scatter(
+        fourth / at.second**2 - 1 if at.second > 0 else 0.0,
+        own / at.variance**2 - 1 if at.variance > 0 else 0.0,
+        (at.slope**2 / steep, slanted**2 / q / steep if q > 0 else 0.0),
+    )
 
 
 _STEP = 0.1
@@ -136,6 +165,8 @@ class Passage:
     """E[a'^4] / E[a'^2]^2 - 1: from unit to unit."""
     sensitivity: float
     """d ln growth / d ln q."""
+    slopes: tuple[float, float]
+    """E[a']^2 and E[a' z]^2 / q, over E[a'^2]."""
 
 
 def activate(activation: Nonlinearity, signal: Signal, num_samples: float) -> Passage:
@@ -153,17 +184,26 @@ def activate(activation: Nonlinearity, signal: Signal, num_samples: float) -> Pa
     ratio = near.slope_second / at.slope_second if at.slope_second > 0 else 1.0
     sensitivity = math.log(ratio) / math.log1p(_STEP) if ratio > 0 else 0.0
     slope = signal_slope(activation, q) * q / at.second if at.second > 0 and q > 0 else 1.0
-    scatter = _kurtosis(activation, float(f"{q:.3g}")) / max(signal.features, 1)
+    from_unit, common = _scatter(activation, float(f"{q:.3g}")), sharing(c, num_samples)
+    scatter = from_unit.kurtosis / max(signal.features, 1)
+    own_slope = (
+        math.log(near.variance / at.variance) / math.log1p(_STEP) if min(near.variance, at.variance) > 0 else 1.0
+    )
+    own_scatter = from_unit.centred / max(signal.features, 1)
     after = Signal(
         second=max(second, 0.0),
         mean=at.mean,
         overlap=together,
         features=signal.features,
-        log_variance=slope**2 * signal.log_variance + scatter * sharing(c, num_samples),
+        log_variance=slope**2 * signal.log_variance + scatter * common,
         sample_variance=slope**2 * signal.sample_variance + scatter,
+        centred=(
+            own_slope**2 * signal.log_variance + own_scatter * common,
+            own_slope**2 * signal.sample_variance + own_scatter,
+        ),
     )
     kurtosis = at.slope_fourth / at.slope_second**2 - 1 if at.slope_second > 0 else math.inf
-    return Passage(after, max(growth, 0.0), max(kurtosis, 0.0), sensitivity)
+    return Passage(after, max(growth, 0.0), max(kurtosis, 0.0), sensitivity, from_unit.slopes)
 
 
 def sharing(c: float, num_samples: float) -> float:

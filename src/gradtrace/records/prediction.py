@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
-PARTS = ("weights", "activation", "norm", "dropout", "stride", "residual", "other")
+PARTS = ("weights", "activation", "norm", "dropout", "stride", "time", "residual", "other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Split:
     dropout: float = 1.0
     stride: float = 1.0
     """Positions that are skipped, pooled, dropped or repeated; borders."""
+    time: float = 1.0
+    """Of a recurrence: what its other time steps (and layers) add to what one step passes on."""
     residual: float = 1.0
     """What the other users of the layer's input add: their sum over this layer's share."""
     other: float = 1.0
@@ -70,6 +74,10 @@ class LayerPrediction:
     measured_growth: float = math.nan
     measured_decades: float = math.nan
     measured_correlation: float = math.nan
+    time_growth: float = math.nan
+    """Of a recurrence: growth of E[g^2] per time step, back in time."""
+    num_steps: int = 0
+    """Time steps of a recurrence (1 where a cell is called step by step); 0: it is none."""
     note: str = ""
     """What has no rule here, or ''."""
     source: str = ""
@@ -142,7 +150,13 @@ class Prediction:
         from gradtrace.report.prediction import to_text
 
         target = console or Terminal()
-        target.print(to_text(self, min(target.width, 120)), markup=False, highlight=False, soft_wrap=True)
+        target.print(to_text(self, min(target.width, 140)), markup=False, highlight=False, soft_wrap=True)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as gzipped JSON; read it back with `gradtrace.load`, draw it with `gradtrace show`."""
+        from gradtrace.records.storage import save
+
+        save(self, path)
 
     def to_json(self) -> str:
         """Strict JSON; a number that is not finite is the string 'nan', 'inf' or '-inf'."""

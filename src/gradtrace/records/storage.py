@@ -19,14 +19,17 @@ from typing import Any, NoReturn
 from gradtrace.errors import TraceFileError
 from gradtrace.records.codec import CodecError, decode, encode, encode_float
 from gradtrace.records.finding import Diagnosis
+from gradtrace.records.prediction import Prediction
 from gradtrace.records.time import ThroughTime
 from gradtrace.records.trace import Trace
 
 FORMAT = "gradtrace"
 VERSION = 1
-KINDS: dict[str, type[Trace] | type[Diagnosis] | type[ThroughTime]] = {
+Record = Trace | Diagnosis | Prediction | ThroughTime
+KINDS: dict[str, type[Record]] = {
     "trace": Trace,
     "diagnosis": Diagnosis,
+    "prediction": Prediction,
     "through_time": ThroughTime,
 }
 
@@ -37,7 +40,7 @@ FREE_BYTES = 1 << 26
 MAX_RATIO = 100
 
 
-def save(record: Trace | Diagnosis | ThroughTime, path: str | Path) -> None:
+def save(record: Record, path: str | Path) -> None:
     """Write `record` to `path` as gzipped JSON; the file appears whole or not at all.
 
     Raises:
@@ -46,7 +49,8 @@ def save(record: Trace | Diagnosis | ThroughTime, path: str | Path) -> None:
     path = Path(path)
     kind = next((kind for kind, record_type in KINDS.items() if type(record) is record_type), None)
     if kind is None:
-        raise TypeError(f"only a Trace, a Diagnosis or a ThroughTime can be saved, but it is {type(record).__name__}")
+        kinds = " or ".join(record_type.__name__ for record_type in KINDS.values())
+        raise TypeError(f"only a {kinds} can be saved, but it is {type(record).__name__}")
     document = {"format": FORMAT, "version": VERSION, "kind": kind, "tables": encode(record)}
     text = json.dumps(document, separators=(",", ":"), allow_nan=False)
     packed = gzip.compress(text.encode(), compresslevel=5, mtime=0)
@@ -61,7 +65,7 @@ def save(record: Trace | Diagnosis | ThroughTime, path: str | Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def load(path: str | Path) -> Trace | Diagnosis | ThroughTime:
+def load(path: str | Path) -> Record:
     """Read what `save` wrote.
 
     Raises:
@@ -83,9 +87,10 @@ def load(path: str | Path) -> Trace | Diagnosis | ThroughTime:
             f"{path} was written by a newer gradtrace (format {version}; this one reads up to {VERSION}): upgrade it"
         )
     if not isinstance(kind, str) or kind not in KINDS:
-        raise TraceFileError(f"{path} holds {kind!r}, where 'trace', 'diagnosis' or 'through_time' was expected")
+        known = " or ".join(map(repr, KINDS))
+        raise TraceFileError(f"{path} holds {kind!r}, where {known} was expected")
     try:
-        record: Trace | Diagnosis | ThroughTime = decode(KINDS[kind], document.get("tables"))
+        record: Record = decode(KINDS[kind], document.get("tables"))
     except CodecError as error:
         raise TraceFileError(f"{path} is damaged: {error}") from error
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:

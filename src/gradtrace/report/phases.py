@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -18,20 +19,26 @@ if TYPE_CHECKING:
 COLUMNS, ROWS = 60, 14
 
 
-def activations_text(rows: Sequence[ActivationRow], torch_gains: Mapping[str, float]) -> str:
+def activations_text(rows: Sequence[ActivationRow], torch_gains: Mapping[str, float], width: int = 120) -> str:
     """One line per activation, `torch.nn.init.calculate_gain` in the last column ('-': it does not know it)."""
-    heads = ("max |a'|", "at", "E[a^2]", "E[a'^2]", "gain fwd", "gain bwd", "sigma_w^2", "sigma_b^2", "torch gain")
-    lines = ["activation  " + "".join(head.rjust(11) for head in heads)]
+    wide = width >= 12 + 9 * 11
+    heads = ("max |a'|", "at", "E[a^2]", "E[a'^2]", "fwd", "bwd", "sigma_w^2", "sigma_b^2", "torch")
+    kept = [place for place, head in enumerate(heads) if wide or head != "at"]
+    cell, digits = (11, 5) if wide else ((width - 12) // len(kept), 3)
+    lines = [
+        "activation  " + "".join(heads[place].removeprefix("" if wide else "sigma_").rjust(cell) for place in kept)
+    ]
     for row in rows:
         numbers = (row.max_slope, row.at, row.second, row.slope_second, row.forward_gain, row.backward_gain,
                    row.sigma_w2, row.sigma_b2, torch_gains.get(row.name, math.nan))  # fmt: skip
-        told = [f"{number + 0.0:.5g}".replace("nan", "-") for number in numbers]
-        lines.append(row.name.ljust(12) + "".join(number.rjust(11) for number in told))
-    lines.append(
-        "Moments at q = 1. gain = sqrt(fan Var(w)): fwd keeps the signal (fan_in), bwd the gradient (fan_out)."
+        told = [f"{numbers[place] + 0.0:.{digits}g}".replace("nan", "-") for place in kept]
+        lines.append(row.name.ljust(12) + "".join(number.rjust(cell) for number in told))
+    notes = (
+        "Moments at q = 1. Gains, sqrt(fan Var(w)): fwd keeps the signal (fan_in), bwd the gradient (fan_out), torch "
+        "is calculate_gain. Critical at q = 1: (sigma_w^2, sigma_b^2); a negative sigma_b^2: only with the mean of a "
+        "taken out."
     )
-    lines.append("Critical at q = 1: (sigma_w^2, sigma_b^2); a negative sigma_b^2: only with the mean of a taken out.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *textwrap.wrap(notes, width)])
 
 
 def diagram_text(prediction: Prediction) -> str:
@@ -41,7 +48,11 @@ def diagram_text(prediction: Prediction) -> str:
         return "no phase diagram: no layer has an activation that the table knows"
     name = names.most_common(1)[0][0]
     curve = [(w, b) for w, b, _ in critical_curve(nonlinearity(name))]
-    own = [(x.gain**2 * x.fan_in / x.fan_out, x.sigma_b2) for x in prediction.layers if x.activation == name]
+    own = [
+        (x.gain**2 * (1 if x.num_steps else x.fan_in / x.fan_out), x.sigma_b2)
+        for x in prediction.layers
+        if x.activation == name
+    ]
     if not curve:
         return f"no phase diagram: {name} has no critical curve with sigma_b^2 >= 0"
     widest = 1.25 * max([w for w, _ in own] + [min(max(w for w, _ in curve), 4.0)])

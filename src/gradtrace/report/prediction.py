@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from gradtrace.records.prediction import Initialisation, LayerPrediction, Prediction
 
+CELL = 11
+"""Width of a number in the table."""
 MOST_ROWS = 40
 """Layers shown; the middle of a longer list is left out and counted."""
 
@@ -27,7 +29,7 @@ def _lines(prediction: Prediction, width: int) -> Iterator[str]:
     name = "reference" if prediction.reference else "predicted"
     yield f"gradtrace predict {clean(prediction.title)}   phase: {prediction.phase}"
     yield ""
-    yield from _table(prediction.layers)
+    yield from _table(prediction.layers, width)
     yield ""
     told = f"output to input: {name} {decades(prediction.decades)} decades"
     told += f" (95 %: {decades(prediction.low)} to {decades(prediction.high)})"
@@ -38,7 +40,8 @@ def _lines(prediction: Prediction, width: int) -> Iterator[str]:
     for sentence in prediction.sentences:
         yield from textwrap.wrap(clean(sentence), width)
     told = ", ".join(f"{f.format} {_depth(f.depth)}" for f in prediction.formats)
-    yield from textwrap.wrap(f"Gradients of a mean loss are zero after so many layers: {told}.", width)
+    if any(math.isfinite(f.depth) for f in prediction.formats):
+        yield from textwrap.wrap(f"Gradients of a mean loss are zero after so many layers: {told}.", width)
     for title, lines in (
         ("Theory and measurement disagree", [d.message for d in prediction.disagreements]),
         ("Without a rule", prediction.gaps),
@@ -56,30 +59,32 @@ def _depth(depth: float) -> str:
     return "never" if math.isinf(depth) else f"{depth:.0f}"
 
 
-def _table(layers: Sequence[LayerPrediction]) -> Iterator[str]:
+def _table(layers: Sequence[LayerPrediction], width: int) -> Iterator[str]:
+    """One line per layer; where that is too wide, the growth's parts stand on a line of their own."""
     parts = [part for part in PARTS if any(abs(getattr(x.split, part) - 1) > 5e-4 for x in layers)]
-    size = max([len(x.module or "model") for x in layers] + [6])
-    size = min(size, 28)
-    heads = ["growth", *parts, "decades", "measured", "corr.", "measured"]
-    yield "layer".ljust(size) + " activation".ljust(12) + "".join(head.rjust(11) for head in heads)
+    size = min(max([len(x.module or "model") for x in layers] + [6]), 28)
+    inline = size + 12 + CELL * (len(parts) + 5) <= width
+    heads = ["growth", *(parts if inline else []), "decades", "measured", "corr.", "measured"]
+    yield "layer".ljust(size) + " activation".ljust(12) + "".join(head.rjust(CELL) for head in heads)
     for layer in layers[: MOST_ROWS // 2]:
-        yield _row(layer, parts, size)
+        yield from _row(layer, parts, size, inline)
     if len(layers) > MOST_ROWS:
         yield f"... {len(layers) - MOST_ROWS} layers ..."
     for layer in layers[max(MOST_ROWS // 2, len(layers) - MOST_ROWS // 2) :]:
-        yield _row(layer, parts, size)
+        yield from _row(layer, parts, size, inline)
 
 
-def _row(layer: LayerPrediction, parts: Sequence[str], size: int) -> str:
-    numbers = [f"{layer.split.growth:.3g}", *(f"{getattr(layer.split, part):.3g}" for part in parts)]
+def _row(layer: LayerPrediction, parts: Sequence[str], size: int, inline: bool) -> Iterator[str]:
+    numbers = [f"{layer.split.growth:.3g}"]
+    numbers += [f"{getattr(layer.split, part):.3g}" for part in parts] if inline else []
     numbers += [decades(layer.decades), decades(layer.measured_decades)]
     numbers += [f"{layer.correlation:.3f}", f"{layer.measured_correlation:.3f}"]
-    name = shorten(clean(layer.module or "model"), size).ljust(size)
-    return (
-        name
-        + f" {layer.activation}".ljust(12)
-        + "".join(n.replace("nan", "-").replace("NaN", "-").rjust(11) for n in numbers)
-    )
+    told = "".join(n.replace("nan", "-").replace("NaN", "-").rjust(CELL) for n in numbers)
+    yield shorten(clean(layer.module or "model"), size).ljust(size) + f" {layer.activation}".ljust(12) + told
+    factors = [(part, getattr(layer.split, part)) for part in parts]
+    split = " x ".join(f"{part} {factor:.3g}" for part, factor in factors if abs(factor - 1) > 5e-4)
+    if split and not inline:
+        yield f"  = {split}"
 
 
 def _gain(gain: float) -> str:

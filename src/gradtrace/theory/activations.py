@@ -20,7 +20,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from gradtrace.theory.gaussian import Array, expectation
+from gradtrace.theory.gaussian import Array, expectation, expectations
 from gradtrace.theory.nonlinearities import Nonlinearity
 
 FAR = 1e6
@@ -62,16 +62,16 @@ def moments(activation: Nonlinearity, q: float = 1.0) -> Moments:
     Raises:
         ValueError: the function is not finite where N(0, q) has its mass.
     """
-    a, a_prime, kinks = activation.a, activation.a_prime, activation.kinks
-    near = max(q, TINY)
-    return Moments(
-        q=q,
-        mean=expectation(a, q, kinks),
-        second=expectation(lambda x: a(x) ** 2, q, kinks),
-        slope=expectation(a_prime, near, kinks),
-        slope_second=expectation(lambda x: a_prime(x) ** 2, near, kinks),
-        slope_fourth=expectation(lambda x: a_prime(x) ** 4, near, kinks),
-    )
+
+    def powers(x: Array) -> Array:
+        a, a_prime = activation.a(x), activation.a_prime(x)
+        return np.stack((a, a**2, a_prime, a_prime**2, a_prime**4))
+
+    found = expectations(powers, max(q, TINY), activation.kinks)
+    if q == 0.0:
+        at_zero = float(activation.a(np.zeros(1))[0])
+        found[:2] = at_zero, at_zero**2
+    return Moments(q, *found.tolist())
 
 
 def signal_slope(activation: Nonlinearity, q: float) -> float:
@@ -191,7 +191,8 @@ def critical_at(activation: Nonlinearity, q: float) -> Critical:
     """
     at = moments(activation, q)
     sigma_w2 = 1 / _positive(at.slope_second, activation, "E[a'^2]")
-    return Critical(sigma_w2, q - sigma_w2 * at.second, q)
+    sigma_b2 = q - sigma_w2 * at.second
+    return Critical(sigma_w2, sigma_b2 if abs(sigma_b2) > 1e-12 * q else 0.0, q)  # the moments' accuracy
 
 
 def critical(activation: Nonlinearity, sigma_b2: float = 0.0) -> Critical | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,25 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gradtrace.audit.recording import Step, Value
     from gradtrace.audit.signals import Signal
+    from gradtrace.theory.gaussian import Array
     from gradtrace.theory.nonlinearities import Nonlinearity
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrival:
+    """What the gradient of one output becomes at one input."""
+
+    growth: float
+    profile: Array | None = None
+    """Relative to the mean energy: covariance of the input's time steps [T, lags], or energy per class of units."""
+    steps: float = 0.0
+    """Time steps that it has come, on average."""
+    shape: float = 0.0
+    """ln of what the shapes demand of the growth: units over inputs."""
 
 
 @dataclass(slots=True)
@@ -42,6 +59,24 @@ class Effect:
     function: Nonlinearity | None = None
     """The activation function itself."""
     note: str = ""
+    scatter: float = 0.0
+    """How far ln growth of one network may lie off for what the next weights take back (norms, channel by channel)."""
+    pooled: float = 0.0
+    """Of an average over positions: 1 / the number of positions that it leaves."""
+    slopes: tuple[float, float] = (0.0, 0.0)
+    """Of an activation: E[a']^2 and E[a' z]^2 / q over E[a'^2]: what follows 1, and z, of a gradient."""
+    over_positions: float = 0.0
+    """Of a norm over the positions of so many channels: 1 / their number."""
+    units: int = 0
+    """Of a recurrence: how many of its units carry gradient."""
+    num_layers: int = 1
+    """Layers with weights that this step holds."""
+    transport: Callable[[int, int, Array | None], Arrival] | None = None
+    """Of a recurrence, in place of `parts`: (input slot, which output, its profile) -> what arrives."""
+    time_growth: float = math.nan
+    """Of a recurrence: growth per time step, back in time."""
+    num_steps: int = 0
+    """Time steps of a recurrence; 0: it is none."""
 
 
 @dataclass(slots=True)

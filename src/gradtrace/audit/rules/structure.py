@@ -117,7 +117,9 @@ def negate(scene: Scene) -> Effect | None:
 def average(scene: Scene) -> Effect | None:
     """A mean over K elements hands 1 / K of the gradient to each; the signal is as observed (neighbours are alike)."""
     ratio = scene.outputs[0].numel / scene.inputs[0].numel
-    return Effect([None], [{"stride": ratio**2}])
+    shape = scene.inputs[0].shape
+    left = scene.outputs[0].numel / math.prod(shape[:2]) if len(shape) > 2 else 0.0
+    return Effect([None], [{"stride": ratio**2}], pooled=1 / left if left >= 1 else 0.0)
 
 
 def total(scene: Scene) -> Effect | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from gradtrace.audit.rules.effect import Effect, mean_square, pass_on
-from gradtrace.audit.signals import Signal, activate
+from gradtrace.audit.signals import Signal, activate, sharing
 from gradtrace.theory import growth
 from gradtrace.theory.nonlinearities import TABLE, nonlinearity
 
@@ -61,6 +61,7 @@ def activation(scene: Scene) -> Effect | None:
         sensitivity=passage.sensitivity,
         activation=function.name,
         function=function,
+        slopes=passage.slopes,
     )
 
 
@@ -73,23 +74,25 @@ def dropout(scene: Scene) -> Effect | None:
         return None
     signal = scene.signals[0]
     factor = growth.dropout(p)
-    after = replace(signal, second=signal.second * factor)
+    after = replace(signal, second=signal.second * factor, units=None)
     return Effect([after], [{"dropout": factor}], unit_variance=p / (1 - p) / max(signal.features, 1))
 
 
-def _normalised(scene: Scene, divisor: float, factor: float, weight: Any, bias: Any, centred: bool) -> Effect | None:
+def _normalised(
+    scene: Scene, divisor: float, factor: float, weight: Any, bias: Any, removed: float, averaged: float = 1.0
+) -> Effect | None:
+    """`removed`: what the norm subtracts of E[x^2]; `averaged`: the share of a sample's scatter in its divisor."""
     if not divisor > 0:
         return None
     signal = scene.signals[0]
     gamma, beta = mean_square(weight, 1.0), mean_square(bias, 0.0)
-    shift = signal.mean if centred else 0.0
     after = Signal(
-        second=gamma * max(signal.second - shift**2, 0.0) / divisor + beta,
-        mean=0.0 if centred else math.sqrt(gamma / divisor) * signal.mean,
-        overlap=gamma * (signal.overlap - shift**2) / divisor + beta,
+        second=gamma * max(signal.second - removed, 0.0) / divisor + beta,
+        mean=0.0 if removed else math.sqrt(gamma / divisor) * signal.mean,
+        overlap=gamma * (signal.overlap - removed) / divisor + beta,
         features=signal.features,
     )
-    return Effect([after], [{"norm": factor * signal.inverse_bias}], sensitivity=-1.0)
+    return Effect([after], [{"norm": factor * signal.inverse_bias**averaged}], sensitivity=-1.0)
 
 
 def _projection(scene: Scene, size: int, num_directions: int) -> float:
@@ -103,7 +106,7 @@ def layer_norm(scene: Scene) -> Effect | None:
     size = math.prod(step.argument(1, "normalized_shape"))
     weight, bias, eps = step.argument(2, "weight"), step.argument(3, "bias"), step.argument(4, "eps", 1e-5)
     factor = growth.normalisation(signal.variance, size, mean_square(weight, 1.0), eps)
-    return _normalised(scene, signal.variance + eps, factor / _projection(scene, size, 2), weight, bias, True)
+    return _normalised(scene, signal.variance + eps, factor / _projection(scene, size, 2), weight, bias, signal.mean**2)
 
 
 def rms_norm(scene: Scene) -> Effect | None:
@@ -112,7 +115,7 @@ def rms_norm(scene: Scene) -> Effect | None:
     size = math.prod(step.argument(1, "normalized_shape"))
     weight, eps = step.argument(2, "weight"), step.argument(3, "eps") or 1e-7
     factor = growth.rms_normalisation(signal.second, size, mean_square(weight, 1.0), eps)
-    return _normalised(scene, signal.second + eps, factor / _projection(scene, size, 1), weight, None, False)
+    return _normalised(scene, signal.second + eps, factor / _projection(scene, size, 1), weight, None, 0.0)
 
 
 def group_norm(scene: Scene) -> Effect | None:
@@ -125,9 +128,12 @@ def group_norm(scene: Scene) -> Effect | None:
     eps = step.argument(names[2], "eps", 1e-5)
     size = scene.inputs[0].numel / scene.batch_size / num_groups
     per_group = max(signal.features / num_groups, 1.0)  # positions of one channel share what two samples share
-    variance = max(signal.variance - (signal.overlap - signal.mean**2) / per_group, 0.0)
+    removed = signal.mean**2 + max(signal.overlap - signal.mean**2, 0.0) / per_group
+    variance = max(signal.second - removed, 0.0)
     factor = growth.normalisation(variance, int(size), mean_square(weight, 1.0), eps)
-    return _normalised(scene, variance + eps, factor, weight, bias, True)
+    averaged = sharing(signal.correlation, size / per_group)
+    effect = _normalised(scene, variance + eps, factor, weight, bias, removed, averaged)
+    return effect and replace(effect, over_positions=1 / per_group)
 
 
 def batch_norm(scene: Scene) -> Effect | None:
@@ -150,4 +156,14 @@ def batch_norm(scene: Scene) -> Effect | None:
         gamma / (variance + eps) * size * (size - 2) / ((size - 1) * (size - 3)) if size < 1e6 else gamma / variance
     )
     after = Signal(gamma + beta, 0.0, beta - gamma / (size - 1), signal.features)
-    return Effect([after], [{"norm": factor}], sensitivity=-1.0)
+    scatter = _channel_scatter(scene.tensors[0])
+    return Effect([after], [{"norm": factor}], sensitivity=-1.0, scatter=scatter, over_positions=1 / scene.batch_size)
+
+
+def _channel_scatter(x: Tensor) -> float:
+    """Over the channels' variances v, ln E[v] E[1 / v]: what a channel gets more, its weights below take back."""
+    if x.is_meta or x.dim() < 2:
+        return 0.0
+    v = x.detach().double().transpose(0, 1).flatten(1).var(1)
+    v = v[v > 0]
+    return float((v.mean() * (1 / v).mean()).log()) if v.numel() else 0.0

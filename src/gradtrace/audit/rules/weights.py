@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from gradtrace.audit.rules.effect import Effect, mean_square
-from gradtrace.audit.signals import Signal, sharing
+from gradtrace.audit.signals import Signal
 
 if TYPE_CHECKING:
     from gradtrace.audit.rules.effect import Scene
@@ -20,25 +20,43 @@ if TYPE_CHECKING:
 def _mixed(scene: Scene, factor: float, weight: Tensor, bias: Any, fan: tuple[int, int]) -> Signal:
     """The signal after random weights: Gaussian with mean zero, `factor` = Var(w) fan_in, `fan` = (inputs, units)."""
     before = scene.signals[0]
-    bias_second = mean_square(bias, 1 / (3 * fan[0]) if bias is not None else 0.0)
-    bias_second += 2 * before.mean * _bias_with_weights(weight, bias)
-    second = max(factor * before.second + bias_second, 0.0)
-    from_weights = min(factor * before.second / second, 1.0) if second > 0 else 0.0
-    spread = 2 / fan[1] * sharing(before.correlation, scene.batch_size) if before.second > 0 else 0.0
+    shift, bias_second = _shift(weight, bias, 1 / (3 * fan[0]))
+    moved = 2 * shift * before.mean + shift**2  # of E[x^2] and E[x x'], for x + shift
+    second = max(factor * (before.second + moved) + bias_second, 0.0)
+    from_weights = factor * (before.second + moved) / second if second > 0 else 0.0
+    share = min(max(-shift / before.mean, 0.0), 1.0) if before.mean and before.centred else 0.0
+    network, sample = (
+        (1 - share) * whole + share * own
+        for whole, own in zip((before.log_variance, before.sample_variance), before.centred or (0.0, 0.0), strict=True)
+    )
+    spread = 2 / fan[1] * _common(before.correlation, scene.outputs[0].numel / fan[1]) if before.second > 0 else 0.0
     return Signal(
         second=second,
-        overlap=factor * before.overlap + bias_second,
+        overlap=factor * (before.overlap + moved) + bias_second,
         features=fan[1],
-        log_variance=from_weights**2 * before.log_variance + spread,
-        sample_variance=from_weights**2 * (before.sample_variance + 2 / fan[1]),
+        log_variance=from_weights**2 * network + spread,
+        sample_variance=from_weights**2 * (sample + 2 / fan[1]),
     )
 
 
-def _bias_with_weights(weight: Tensor, bias: Any) -> float:
-    """E[b_i sum_j w_ij]: zero for fresh weights, negative for a bias that takes the input's mean out."""
-    if not isinstance(bias, Tensor) or bias.is_meta or weight.is_meta or weight.shape[0] != bias.numel():
-        return 0.0
-    return float((bias.detach().double() * weight.detach().double().flatten(1).sum(1)).mean())
+def _common(c: float, num_samples: float) -> float:
+    """Relative variance of the mean of z^2, over that of one z^2: the mean of c^2 over all pairs of samples."""
+    return c * c + (1 - c * c) / max(num_samples, 1.0)
+
+
+def _shift(weight: Tensor, bias: Any, default: float) -> tuple[float, float]:
+    """The bias as W (shift 1) + the rest: (shift, mean square of the rest).
+
+    Of fresh weights the shift is next to nothing; of a bias that takes the input's mean out it is minus that mean.
+    """
+    if not isinstance(bias, Tensor):
+        return 0.0, 0.0
+    if bias.is_meta or weight.is_meta or weight.shape[0] != bias.numel():
+        return 0.0, mean_square(bias, default)
+    b, sums = bias.detach().double(), weight.detach().double().flatten(1).sum(1)
+    energy = float(sums.square().mean())
+    shift = float((b * sums).mean()) / energy if energy > 0 else 0.0
+    return shift, float((b - shift * sums).square().mean())
 
 
 def linear(scene: Scene) -> Effect | None:
@@ -46,6 +64,10 @@ def linear(scene: Scene) -> Effect | None:
     weight, bias = scene.step.argument(1, "weight"), scene.step.argument(2, "bias")
     if scene.slot_of(weight) is not None or not isinstance(weight, Tensor) or weight.dim() != 2:
         return None
+    return _linear(scene, weight, bias)
+
+
+def _linear(scene: Scene, weight: Tensor, bias: Any) -> Effect:
     fan_out, fan_in = weight.shape
     variance = mean_square(weight, 1 / (3 * fan_in))
     growth = variance * fan_out
@@ -60,6 +82,19 @@ def linear(scene: Scene) -> Effect | None:
         gain=math.sqrt(growth),
         positions=positions,
     )
+
+
+def matmul(scene: Scene) -> Effect | None:
+    """A value times a matrix made of parameters: a linear layer without a bias; of two values it has no rule."""
+    weight = scene.step.argument(1, "other")
+    if (
+        len(scene.inputs) != 1
+        or scene.slot_of(weight) is not None
+        or not isinstance(weight, Tensor)
+        or weight.dim() != 2
+    ):
+        return None
+    return _linear(scene, weight.t(), None)
 
 
 def _per_axis(value: Any, num_axes: int) -> tuple[int, ...]:
@@ -140,5 +175,7 @@ def _convolved(
 def embedding(scene: Scene) -> Effect | None:
     """F.embedding: where the gradient ends."""
     weight = scene.step.argument(1, "weight")
+    if scene.step.function == "embedding_bag":  # how many are added up is in the data
+        return Effect([None], [{} for _ in scene.inputs])
     second = mean_square(weight, 1.0)
     return Effect([Signal(second=second, overlap=0.0, features=int(weight.shape[-1]))], [{} for _ in scene.inputs])
