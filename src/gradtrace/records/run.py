@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradtrace.records.exhibit import OptimizerStats
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gradtrace.records.exhibit import OptimizerStats
     from gradtrace.records.finding import Finding
 
 

@@ -40,6 +40,17 @@ FREE_BYTES = 1 << 26
 MAX_RATIO = 100
 
 
+def pack(record: Record) -> bytes:
+    """`record` as gzipped JSON; raises `TypeError` for what is none of `KINDS`."""
+    kind = next((kind for kind, record_type in KINDS.items() if type(record) is record_type), None)
+    if kind is None:
+        kinds = " or ".join(record_type.__name__ for record_type in KINDS.values())
+        raise TypeError(f"only a {kinds} can be saved, but it is {type(record).__name__}")
+    document = {"format": FORMAT, "version": VERSION, "kind": kind, "tables": encode(record)}
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    return gzip.compress(text.encode(), compresslevel=5, mtime=0)
+
+
 def save(record: Record, path: str | Path) -> None:
     """Write `record` to `path` as gzipped JSON; the file appears whole or not at all.
 
@@ -47,13 +58,7 @@ def save(record: Record, path: str | Path) -> None:
         TraceFileError: the file cannot be written.
     """
     path = Path(path)
-    kind = next((kind for kind, record_type in KINDS.items() if type(record) is record_type), None)
-    if kind is None:
-        kinds = " or ".join(record_type.__name__ for record_type in KINDS.values())
-        raise TypeError(f"only a {kinds} can be saved, but it is {type(record).__name__}")
-    document = {"format": FORMAT, "version": VERSION, "kind": kind, "tables": encode(record)}
-    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
-    packed = gzip.compress(text.encode(), compresslevel=5, mtime=0)
+    packed = pack(record)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(packed)
@@ -76,7 +81,12 @@ def load(path: str | Path) -> Record:
         packed = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise TraceFileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    document = _parse(_unpack(packed, path), path)
+    return unpack(packed, path)
+
+
+def unpack(packed: bytes, path: Path) -> Record:
+    """The record that `pack` packed, found in `path`; raises `TraceFileError` as `load` does."""
+    document = _parse(_decompress(packed, path), path)
     if document.get("format") != FORMAT:
         raise TraceFileError(f"{path} is JSON, but not a gradtrace file: its header does not say so")
     version, kind = document.get("version"), document.get("kind")
@@ -98,7 +108,7 @@ def load(path: str | Path) -> Record:
     return record
 
 
-def _unpack(packed: bytes, path: Path) -> bytes:
+def _decompress(packed: bytes, path: Path) -> bytes:
     if not packed:
         raise TraceFileError(f"{path} is empty")
     limit = min(MAX_BYTES, max(FREE_BYTES, MAX_RATIO * len(packed)))

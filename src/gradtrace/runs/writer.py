@@ -1,0 +1,263 @@
+"""Writes a run while it trains, and never lets the training know: what goes wrong is one warning, then memory serves.
+
+Rows wait in memory and go to the file together every two seconds: a kill at any moment loses at most those. The last
+rows stay in memory, pooled, so that the run can be looked at without reading the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sqlite3
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec
+
+import numpy as np
+
+from gradtrace.records.codec import encode
+from gradtrace.records.finding import Diagnosis
+from gradtrace.records.run import EventKind, Run, RunEvent, RunHeader
+from gradtrace.records.storage import pack
+from gradtrace.runs.database import create, remote_filesystem
+from gradtrace.runs.ladder import Ladder, capacity_for
+from gradtrace.runs.row import Row, pool, stack, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from gradtrace.records.finding import Finding
+    from gradtrace.records.trace import Trace
+
+P = ParamSpec("P")
+
+MEMORY_BYTES = 16 * 2**20
+"""What the pooled rows may take that are kept in memory."""
+
+MOST_EVENTS = 10_000
+"""Events that a run keeps, the first ones."""
+
+MOST_TRACES = 200
+"""Whole traces that a file keeps; then every second one of the older half goes."""
+
+
+def _safely(method: Callable[P, None]) -> Callable[P, None]:
+    """In the process that began the run, one thread at a time; a fault ends the file, not the training."""
+
+    @functools.wraps(method)
+    def safe(*args: P.args, **kwargs: P.kwargs) -> None:
+        writer = args[0]
+        assert isinstance(writer, RunWriter)
+        if os.getpid() != writer.owner:
+            return
+        with writer.lock:
+            try:
+                method(*args, **kwargs)
+            except (sqlite3.Error, OSError, ValueError) as error:
+                writer.give_up(f"cannot write {writer.path}: {error}")
+
+    return safe
+
+
+class RunWriter:
+    """One run. Every method may be called at any time, from any thread; none raises, and a forked child writes nothing.
+
+    Args:
+        path: the file; None: in memory only.
+        header: what is known of the run.
+        flush_every_s: seconds between two writings.
+    """
+
+    def __init__(self, path: str | Path | None, header: RunHeader, *, flush_every_s: float = 2.0) -> None:
+        self.path = Path(path).absolute() if path is not None else None
+        self._header = header
+        self._flush_every_s = flush_every_s
+        self.lock = threading.RLock()
+        self.owner = os.getpid()
+        self._waiting: list[Row] = []
+        self._rows: dict[int, Row] = {}
+        self._memory = Ladder(_memory_rows(header))
+        self._events: list[RunEvent] = []
+        self._unwritten_events: list[RunEvent] = []
+        self._findings: tuple[Finding, ...] = ()
+        self._samples: list[int] = []
+        self._notes: tuple[str, ...] = ()
+        self._finished = False
+        self._connection: sqlite3.Connection | None = None
+        self._disk = Ladder(capacity_for(len(header.parameters)))
+        self._last_flush = time.monotonic()
+        self.next_step = 0
+        """One after the last step that the file held already."""
+        if self.path is not None:
+            self._open(self.path)
+
+    # ------------------------------------------------------------------------------------------------------- what comes
+
+    @_safely
+    def header(self, header: RunHeader) -> None:
+        """The header, when more is known; parameters are only added at its end."""
+        self._header = header
+        self._memory.capacity = _memory_rows(header)
+        self._disk.capacity = capacity_for(len(header.parameters))
+        self._write_header()
+
+    @_safely
+    def append(
+        self, step: int, time_s: float, scalars: Sequence[float], series: NDArray[np.float32], *, nonfinite: bool
+    ) -> None:
+        """One step: `scalars` in the order of `Scalar`, `series` [len(Series), parameters]."""
+        values, table = np.array(scalars, np.float64), np.array(series, np.float32)
+        row = Row(step, 1, time_s, int(nonfinite), values, values, table, table)
+        self._waiting.append(row)
+        self._rows[step] = row
+        self._memory.add(step)
+        while (pair := self._memory.crowded()) is not None:
+            joined = pool(*(self._rows.pop(first) for first in pair))
+            self._rows[joined.first] = joined
+            self._memory.add(joined.first, joined.count)
+        if time.monotonic() - self._last_flush > self._flush_every_s:
+            self.flush()
+
+    @_safely
+    def event(self, event: RunEvent) -> None:
+        """Something that happened."""
+        if len(self._events) >= MOST_EVENTS:
+            return
+        self._events.append(event)
+        self._unwritten_events.append(event)
+
+    @_safely
+    def note(self, step: int, sentence: str) -> None:
+        """What a reader must know of the whole run; the same sentence is kept once."""
+        if sentence not in self._notes:
+            self._notes += (sentence,)
+            self.event(RunEvent(step, EventKind.NOTE, sentence))
+
+    @_safely
+    def trace(self, step: int, trace: Trace) -> None:
+        """A whole trace."""
+        self._samples.append(step)
+        if self._connection is None:
+            return
+        packed = pack(trace)
+        self._connection.execute("INSERT OR REPLACE INTO traces VALUES (?, ?)", (step, packed))
+        if len(self._samples) > MOST_TRACES:
+            old = self._samples[1 : MOST_TRACES // 2 : 2]
+            self._connection.executemany("DELETE FROM traces WHERE step = ?", [(step,) for step in old])
+            self._samples = [step for step in self._samples if step not in set(old)]
+
+    @_safely
+    def findings(self, findings: Sequence[Finding]) -> None:
+        """The latest judgement, in place of the one before."""
+        self._findings = tuple(findings)
+        if self._connection is not None:
+            packed = pack(Diagnosis(self._findings))
+            self._connection.execute("INSERT OR REPLACE INTO findings VALUES (0, ?)", (packed,))
+
+    # ------------------------------------------------------------------------------------------------------ what goes
+
+    @_safely
+    def flush(self) -> None:
+        """Write what waits."""
+        self._last_flush = time.monotonic()
+        rows, self._waiting = self._waiting, []
+        events, self._unwritten_events = self._unwritten_events, []
+        if self._connection is None:
+            return
+        with _transaction(self._connection) as connection:
+            connection.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", map(_columns, rows))
+            connection.executemany(
+                "INSERT INTO events VALUES (?, ?, ?)", [(e.step, e.kind.value, e.message) for e in events]
+            )
+            for row in rows:
+                self._disk.add(row.first)
+            self._thin(connection)
+
+    def snapshot(self) -> Run:
+        """The run as it is in memory: old steps at a lower resolution than in the file."""
+        with self.lock:
+            rows = [self._rows[first] for first in sorted(self._rows)]
+            return Run(
+                header=self._header,
+                steps=stack(rows, len(self._header.parameters)),
+                events=tuple(self._events),
+                findings=self._findings,
+                samples=tuple(self._samples),
+                finished=self._finished,
+                notes=self._notes,
+            )
+
+    @_safely
+    def close(self, *, finished: bool = True) -> None:
+        """Write the rest and let go of the file."""
+        self._finished = finished
+        self.flush()
+        if self._connection is not None:
+            self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('finished', ?)", (str(int(finished)),))
+            self._connection.close()
+            self._connection = None
+
+    # ------------------------------------------------------------------------------------------------------- the file
+
+    @_safely
+    def _open(self, path: Path) -> None:
+        kind = remote_filesystem(path)
+        if kind is not None:
+            self.give_up(f"{path} lies on a network file system ({kind}), where a run's file is not safe")
+            return
+        self._connection = create(path)
+        for first, count in self._connection.execute("SELECT first, count FROM rows ORDER BY first"):
+            self._disk.add(first, count)
+            self.next_step = first + count
+        self._samples = [step for (step,) in self._connection.execute("SELECT step FROM traces ORDER BY step")]
+        self._write_header()
+
+    def _write_header(self) -> None:
+        if self._connection is not None:
+            text = json.dumps(encode(self._header), allow_nan=False)
+            self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('header', ?), ('finished', '0')", (text,))
+
+    def _thin(self, connection: sqlite3.Connection) -> None:
+        while (pair := self._disk.crowded()) is not None:
+            query = "SELECT first, count, time_s, nonfinite, packed FROM rows WHERE first IN (?, ?) ORDER BY first"
+            joined = pool(*(unpack(*columns) for columns in connection.execute(query, pair)))
+            connection.execute("DELETE FROM rows WHERE first = ?", (pair[1],))
+            connection.execute("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", _columns(joined))
+            self._disk.add(joined.first, joined.count)
+
+    def give_up(self, why: str) -> None:
+        """Go on in memory, and say why once."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+        sentence = f"{why}; the run is kept in memory only"
+        self._notes += (sentence,)
+        with contextlib.suppress(RuntimeWarning):  # where warnings are errors
+            warnings.warn(f"gradtrace: {sentence}", RuntimeWarning, stacklevel=4)
+
+
+def _memory_rows(header: RunHeader) -> int:
+    """To a rung: each row is an object with four arrays, which takes a kilobyte by itself."""
+    return min(512, capacity_for(len(header.parameters), MEMORY_BYTES))
+
+
+def _columns(row: Row) -> tuple[int, int, float, int, bytes]:
+    return row.first, row.count, row.time_s, row.nonfinite, row.pack()
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
