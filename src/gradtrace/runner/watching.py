@@ -94,7 +94,7 @@ class Watching:
             if not _is_first_process():
                 return
             from gradtrace.watch.monitor import Watch
-            from gradtrace.watch.sinks import sink_for
+            from gradtrace.watch.sinks.choice import as_sink
 
             options = self._options
             watch = Watch(
@@ -104,7 +104,7 @@ class Watching:
                 budget=options.budget,
                 on_nonfinite=options.on_nonfinite,
                 every=options.every,
-                sinks=[sink_for(text, options.path) for text in options.sinks],
+                sinks=[as_sink(text, options.path.stem) for text in options.sinks],
                 title=self._script.title,
                 command=self._script.command,
                 notes=found.notes,
