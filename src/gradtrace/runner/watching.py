@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gradtrace.runner.imports import after_import
+from gradtrace.runner.speech import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gradtrace.runner.discovery import Discovery, Found
     from gradtrace.runner.script import Script
+    from gradtrace.runner.view import View
     from gradtrace.watch.monitor import Watch
 
 RUNS_FOLDER = "gradtrace-runs"
@@ -65,7 +66,7 @@ class Watching:
         self._script, self._options = script, options
         self._discovery: Discovery | None = None
         self._watch: Watch | None = None
-        self._view: Any = None
+        self._view: View | None = None
         self._failed = False
         os.register_at_fork(after_in_child=self._forget)
 
@@ -79,7 +80,7 @@ class Watching:
             try:
                 self._finish(error)
             except KeyboardInterrupt:
-                _say("interrupted again: the run's file can be read, the report is not written")
+                say("interrupted again: the run's file can be read, the report is not written")
 
     # -------------------------------------------------------------------------------------------------- on the way
 
@@ -114,14 +115,16 @@ class Watching:
             self._show(watch)
 
     def _show(self, watch: Watch) -> None:
-        from gradtrace.report.live import open_view
+        from gradtrace.runner.view import open_view
 
-        self._view = open_view(lambda: watch.run, str(self._options.path), live=self._options.live)
+        self._view = open_view(lambda: watch.run, live=self._options.live)
 
     def _forget(self) -> None:
         """In a process that the script forked: it is not watched, and nothing of ours may speak there."""
         if self._discovery is not None:
             self._discovery.remove()
+        if self._view is not None:
+            self._view.forget()
         self._discovery = self._watch = self._view = None
 
     # --------------------------------------------------------------------------------------------------- at the end
@@ -133,7 +136,7 @@ class Watching:
             self._view.close()
         if self._watch is None:
             if not self._failed and is_reporting_rank():
-                _say(f"nothing was watched: {self._why_nothing(error)}")
+                say(f"nothing was watched: {self._why_nothing(error)}")
             return
         self._watch.close(finished=error is None or _is_success(error))
         self._tell(self._watch)
@@ -160,15 +163,15 @@ class Watching:
         from gradtrace.report.terminal import show
 
         if not len(watch.run.steps.first):
-            _say(f"{self._script.name} called backward(), but its optimizers never made a step")
+            say(f"{self._script.name} called backward(), but its optimizers never made a step")
         if self._options.report is not None:
             watch.report(self._options.report)
         console = Console(stderr=True)
         console.print()
         show(watch.diagnosis, console)
-        _say(f"the run: gradtrace show {_short(self._options.path)}")
+        say(f"the run: gradtrace show {_short(self._options.path)}")
         if self._options.report is not None:
-            _say(f"the report: {_short(self._options.report)}")
+            say(f"the report: {_short(self._options.report)}")
 
     @contextlib.contextmanager
     def _fail_open(self) -> Iterator[None]:
@@ -178,7 +181,7 @@ class Watching:
             self._failed = True
             from gradtrace.target import describe
 
-            _say(f"watching failed, and the script goes on without: {describe(error)}")
+            say(f"watching failed, and the script goes on without: {describe(error)}")
 
 
 def _is_first_process() -> bool:
@@ -195,13 +198,6 @@ def _is_success(error: BaseException) -> bool:
 def _short(path: Path) -> str:
     """Relative where that is shorter to type."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _say(sentence: str) -> None:
-    """On stderr, which may be closed by now."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(f"gradtrace: {sentence}\n")
-        sys.stderr.flush()
 
 
 def watched(script: Script, options: WatchOptions) -> Callable[[BaseException | None], None]:
