@@ -1,0 +1,191 @@
+"""Which model, which parameters and which optimizers does a script train, when it tells us nothing?
+
+Until the first backward pass a global hook notes which modules are called. At that pass the loss's tape says which
+parameters it reaches, the optimizers that hold them are looked up among the living objects, and the models are the
+outermost called modules that own them. Then every hook is gone again.
+
+Dynamo would trace a global module hook into the graph (or refuse, with ``fullgraph=True``): a script that calls
+``torch.compile`` loses the hook at that moment, and its models are the outermost living modules instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+from gradtrace.runner.names import label_models, name_leftovers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is trained."""
+
+    models: dict[str, nn.Module]
+    """By label; '' for the only one."""
+    optimizers: tuple[Optimizer, ...]
+    notes: tuple[str, ...] = ()
+    """What is trained and could not be found, in sentences."""
+
+
+class Discovery:
+    """Waits for the first backward pass towards parameters that an optimizer holds, and calls `then` just before it."""
+
+    def __init__(self, then: Callable[[Found], None]) -> None:
+        self._then = then
+        self._called: dict[int, weakref.ref[nn.Module]] | None = {}
+        self._own_backward, self._own_compile = torch.autograd.backward, torch.compile
+        self._handles = [nn.modules.module.register_module_forward_pre_hook(self._note)]
+        self._handles.append(register_optimizer_step_pre_hook(self._at_step))
+        self._active = True
+        self.num_backwards = 0
+        self.num_steps = 0
+        self._backward = torch.autograd.backward = _standing_for(torch.autograd.backward, self._at_backward)
+        self._compile = torch.compile = _standing_for(torch.compile, self._at_compile)
+
+    def remove(self) -> None:
+        """Take every hook away; more than once does no harm."""
+        self._active = False
+        for handle in self._handles:
+            handle.remove()
+        if torch.autograd.backward is self._backward:
+            torch.autograd.backward = self._own_backward
+        if torch.compile is self._compile:
+            torch.compile = self._own_compile
+        self._called = None
+
+    # ---------------------------------------------------------------------------------------------------- the hooks
+
+    def _note(self, module: nn.Module, args: Any) -> None:
+        if self._called is not None and id(module) not in self._called:
+            self._called[id(module)] = weakref.ref(module)
+
+    def _at_compile(self, *args: Any, **kwargs: Any) -> Any:
+        if self._active:
+            self._handles[0].remove()
+            self._called = None
+        return self._own_compile(*args, **kwargs)
+
+    def _at_backward(self, tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        """A script may have imported this function by name: it passes on what comes later too."""
+        if self._active:
+            self.num_backwards += 1
+            self._look(reached_leaves([tensors] if isinstance(tensors, torch.Tensor) else list(tensors)))
+        return (self._own_backward if torch.autograd.backward is self._backward else torch.autograd.backward)(
+            tensors, *args, **kwargs
+        )
+
+    def _at_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """For scripts that fill ``.grad`` without ``backward``, and for optimizers made after it."""
+        self.num_steps += 1
+        self._look([leaf for leaf in _held_by(optimizer) if leaf.grad is not None])
+
+    def _look(self, leaves: Sequence[torch.Tensor]) -> None:
+        found = find(leaves, self._called_modules())
+        if found is not None:
+            self.remove()
+            self._then(found)
+
+    def _called_modules(self) -> list[nn.Module] | None:
+        if self._called is None:
+            return None
+        return [module for ref in self._called.values() if (module := ref()) is not None]
+
+
+def _standing_for(own: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(own)
+    def stand_in(*args: Any, **kwargs: Any) -> Any:
+        return ours(*args, **kwargs)
+
+    return stand_in
+
+
+# --------------------------------------------------------------------------------------------------------- the search
+
+
+def find(leaves: Sequence[torch.Tensor], called: list[nn.Module] | None) -> Found | None:
+    """Models and optimizers behind the `leaves` that a loss reaches; None while no optimizer holds any of them.
+
+    Args:
+        leaves: Tensors that the loss's tape ends in.
+        called: Modules called so far, the outer before the inner; None: not known.
+    """
+    modules, optimizers = _living()
+    called = modules if called is None else called
+    owned = {id(parameter) for module in called for parameter in module.parameters()}
+    reached = {id(leaf) for leaf in leaves}
+    if not any(id(held) in reached for optimizer in optimizers for held in _held_by(optimizer)):
+        return None
+    optimizers = [one for one in optimizers if any(id(held) in reached | owned for held in _held_by(one))]
+    trained = {id(held): held for optimizer in optimizers for held in _held_by(optimizer)}
+    roots = [_unwrapped(root) for root in _outermost(called) if any(id(p) in trained for p in root.parameters())]
+    models = label_models(roots, modules)
+    covered = {id(parameter) for root in roots for parameter in root.parameters()}
+    left_over, notes = name_leftovers([held for key, held in trained.items() if key not in covered], modules)
+    models |= left_over
+    return Found(models, tuple(optimizers), notes) if models else None
+
+
+def reached_leaves(tensors: Iterable[Any]) -> list[torch.Tensor]:
+    """The tensors that backward from `tensors` would give a gradient to.
+
+    >>> w, x = torch.ones(2, requires_grad=True), torch.ones(2)
+    >>> [leaf is w for leaf in reached_leaves([(w * x).sum()])]
+    [True]
+    """
+    waiting = [tensor.grad_fn for tensor in tensors if isinstance(tensor, torch.Tensor)]
+    seen, leaves = set(waiting), []
+    while waiting:
+        node = waiting.pop()
+        if node is None:
+            continue
+        if isinstance(variable := getattr(node, "variable", None), torch.Tensor):
+            leaves.append(variable)
+        for child, _ in node.next_functions:
+            if child not in seen:
+                seen.add(child)
+                waiting.append(child)
+    return leaves
+
+
+def _living() -> tuple[list[nn.Module], list[Optimizer]]:
+    """All modules and optimizers there are; by type, for asking an object itself may run code of its own."""
+    gc.collect()  # an optimizer that a script made, dropped and replaced may hold itself in a cycle
+    objects = gc.get_objects()
+    modules = [one for one in objects if issubclass(type(one), nn.Module) and "_modules" in vars(one)]
+    optimizers = [one for one in objects if issubclass(type(one), Optimizer) and _steps_itself(one)]
+    return modules, optimizers
+
+
+def _steps_itself(optimizer: Optimizer) -> bool:
+    """Not a wrapper that hands on to another optimizer, as accelerate's: its hooks would never be called."""
+    return {"param_groups", "_optimizer_step_post_hooks"} <= vars(optimizer).keys()
+
+
+def _held_by(optimizer: Optimizer) -> list[torch.Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _outermost(modules: list[nn.Module]) -> list[nn.Module]:
+    """Those that are part of no other."""
+    inner: set[int] = set()
+    for module in modules:
+        if id(module) not in inner:
+            inner |= {id(part) for part in module.modules()} - {id(module)}
+    return [module for module in modules if id(module) not in inner]
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The model within DistributedDataParallel or DataParallel: its parameters have their own names there."""
+    if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        return module.module  # type: ignore[no-any-return]
+    return module

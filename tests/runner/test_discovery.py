@@ -1,0 +1,253 @@
+"""Is what a script trains found from outside: models, labels, optimizers, and no hook left?"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules import module as hooks
+from torch.optim import optimizer as optimizer_hooks
+
+from gradtrace.runner.discovery import Discovery, Found, reached_leaves
+
+
+@pytest.fixture
+def discovered():
+    """Run a function under discovery; its models, optimizers and notes."""
+    made = []
+
+    def discover(train):
+        found: list[Found] = []
+        discovery = Discovery(found.append)
+        made.append(discovery)
+        try:
+            train()
+        finally:
+            discovery.remove()
+        assert len(found) <= 1
+        return found[0] if found else None
+
+    gc.collect()
+    before = torch.autograd.backward, torch.compile
+    yield discover
+    assert (torch.autograd.backward, torch.compile) == before
+    assert not hooks._global_forward_pre_hooks
+    assert not optimizer_hooks._global_optimizer_pre_hooks
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    return nn.Sequential(*[nn.Linear(a, b) for a, b in itertools.pairwise(widths)])
+
+
+def sgd(*modules: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD([p for module in modules for p in module.parameters()], lr=0.1)
+
+
+def test_a_model_built_in_a_function(discovered):
+    kept = []
+
+    def main():
+        model = mlp(2, 3, 1)
+        optimizer = sgd(model)
+        kept.extend([model, optimizer])
+        nn.MSELoss()(model(torch.ones(4, 2)), torch.zeros(4, 1)).backward()
+        optimizer.step()
+
+    found = discovered(main)
+    assert found.models == {"": kept[0]}
+    assert found.optimizers == (kept[1],)
+    assert found.notes == ()
+
+
+def test_two_models_are_labelled_by_their_variables(discovered):
+    generator, D = mlp(2, 2), mlp(2, 1)
+    g_optimizer, d_optimizer = sgd(generator), sgd(D)
+
+    def train():
+        D(generator(torch.ones(3, 2)).detach()).mean().backward()  # reaches D alone
+        d_optimizer.step()
+
+    found = discovered(train)
+    assert found.models == {"generator": generator, "D": D}
+    assert set(found.optimizers) == {g_optimizer, d_optimizer}
+
+
+class Lit(nn.Module):
+    """Its parts are called, itself never."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = mlp(2, 2), mlp(2, 2)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def training_step(self, batch):
+        return (self.scale * self.decoder(self.encoder(batch))).mean()
+
+
+def test_parts_called_apart_have_their_attributes_names(discovered):
+    lit = Lit()
+    optimizer = sgd(lit)
+
+    def train():
+        lit.training_step(torch.ones(3, 2)).backward()
+        optimizer.step()
+
+    found = discovered(train)
+    names = {f"{label}.{name}" for label, model in found.models.items() for name, _ in model.named_parameters()}
+    assert found.models["encoder"] is lit.encoder
+    assert found.models["decoder"] is lit.decoder
+    assert "scale.scale" in names
+    assert any("scale" in note and "no module that was called" in note for note in found.notes)
+
+
+def test_frozen_teachers_losses_and_averages_are_not_models(discovered):
+    teacher, model = mlp(2, 2), mlp(2, 2)
+    average = copy.deepcopy(model)
+    optimizer = sgd(model)
+
+    def train():
+        with torch.no_grad():
+            target = teacher(torch.ones(3, 2)) + average(torch.ones(3, 2))
+        nn.MSELoss()(model(torch.ones(3, 2)), target).backward()
+        optimizer.step()
+
+    assert discovered(train).models == {"": model}
+
+
+def test_gradients_of_something_else_come_first(discovered):
+    model, x = mlp(2, 1), torch.ones(3, 2, requires_grad=True)
+    optimizer = sgd(model)
+
+    def train():
+        for p in model.parameters():
+            p.requires_grad_(False)
+        model(x).sum().backward()  # a saliency map
+        for p in model.parameters():
+            p.requires_grad_(True)
+        model(x).sum().backward()
+        optimizer.step()
+
+    assert discovered(train).models == {"": model}
+
+
+def test_an_optimizer_made_after_backward(discovered):
+    model = mlp(2, 1)
+
+    def train():
+        model(torch.ones(3, 2)).sum().backward()
+        optimizer = sgd(model)
+        optimizer.step()
+
+    found = discovered(train)
+    assert found.models == {"": model}
+    assert len(found.optimizers) == 1
+
+
+def test_an_optimizer_that_was_replaced_is_left_out(discovered):
+    model = mlp(2, 1)
+
+    def train():
+        old = sgd(model)
+        torch.optim.lr_scheduler.StepLR(old, 1)  # ties it into a cycle
+        optimizer = torch.optim.Adam(model.parameters())
+        del old
+        model(torch.ones(3, 2)).sum().backward()
+        optimizer.step()
+
+    assert [type(one) for one in discovered(train).optimizers] == [torch.optim.Adam]
+
+
+def test_lbfgs_calls_backward_within_its_step(discovered):
+    model = mlp(2, 1)
+    optimizer = torch.optim.LBFGS(model.parameters())
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.ones(3, 2)).square().sum()
+        loss.backward()
+        return loss
+
+    assert discovered(lambda: optimizer.step(closure)).optimizers == (optimizer,)
+
+
+def test_gradients_set_by_hand(discovered):
+    model = mlp(2, 1)
+    optimizer = sgd(model)
+
+    def train():
+        parameters = list(model.parameters())
+        for p, gradient in zip(parameters, torch.autograd.grad(model(torch.ones(3, 2)).sum(), parameters), strict=True):
+            p.grad = gradient
+        optimizer.step()
+
+    assert discovered(train).models == {"": model}
+
+
+def test_a_compiled_model_is_found_without_hooks_in_its_graph(discovered):
+    model = mlp(2, 2, 1)
+    optimizer = sgd(model)
+
+    def train():
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        compiled(torch.ones(3, 2)).sum().backward()
+        optimizer.step()
+
+    compiled = [found for found in discovered(train).models.values() if hasattr(found, "_orig_mod")]
+    assert [found._orig_mod for found in compiled] == [model]
+
+
+def test_data_parallel_is_unwrapped(discovered):
+    model = mlp(2, 1)
+    wrapped = nn.DataParallel(model)
+    optimizer = sgd(model)
+
+    def train():
+        wrapped(torch.ones(3, 2)).sum().backward()
+        optimizer.step()
+
+    assert discovered(train).models == {"": model}
+
+
+def test_without_an_optimizer_nothing_is_found_but_counted(discovered):
+    model = mlp(2, 1)
+
+    def train():
+        model(torch.ones(3, 2)).sum().backward()
+
+    assert discovered(train) is None
+
+
+def test_tensors_without_a_module_are_told(discovered):
+    model, image = mlp(2, 1), torch.ones(3, 2, requires_grad=True)
+    optimizer = torch.optim.SGD([*model.parameters(), image], lr=0.1)
+
+    def train():
+        model(image).sum().backward()
+        optimizer.step()
+
+    found = discovered(train)
+    assert found.models == {"": model}
+    assert found.notes == ("an optimizer also trains 1 tensor that is no nn.Parameter: it is not watched",)
+
+
+def test_what_a_script_imported_by_name_still_reaches_a_later_watch(monkeypatch):
+    own = torch.autograd.backward
+    discovery = Discovery(lambda found: None)
+    imported = torch.autograd.backward
+    discovery.remove()
+    assert torch.autograd.backward is own
+    calls = []
+    monkeypatch.setattr(torch.autograd, "backward", lambda *a, **k: calls.append(a))
+    imported(torch.ones(()))
+    assert len(calls) == 1
+
+
+def test_reached_leaves_are_those_that_backward_fills():
+    w, v, x = (torch.ones(2, requires_grad=True) for _ in range(3))
+    loss = (w * x.detach()).sum() + (w * v).sum()
+    assert {id(leaf) for leaf in reached_leaves([loss])} == {id(w), id(v)}
+    assert reached_leaves([torch.ones(2)]) == []
