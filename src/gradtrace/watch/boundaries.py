@@ -1,0 +1,109 @@
+"""Where a step begins and ends, seen from outside: backward passes, optimizer steps and gradient scalers.
+
+``Tensor.backward`` looks up ``torch.autograd.backward`` anew at every call: standing in for it shows the loss, and the
+gradients before anyone clips them. An optimizer's hooks show what it is given and what it did. A `GradScaler` shows its
+scale, and that a step was left out by the optimizer's hooks that do not fire.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch.amp.grad_scaler import GradScaler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch.optim import Optimizer
+    from torch.utils.hooks import RemovableHandle
+
+
+class Listener(Protocol):
+    """What is told of a training loop."""
+
+    def before_backward(self, roots: Sequence[torch.Tensor], create_graph: bool) -> None:
+        """A backward pass begins."""
+
+    def after_backward(self, roots: Sequence[torch.Tensor]) -> None:
+        """It ended, and gradients have arrived."""
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """An optimizer is about to step."""
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """It has stepped."""
+
+    def scaled_by(self, scaler: GradScaler) -> None:
+        """A scaler multiplies losses."""
+
+    def step_left_out(self, optimizer: Optimizer) -> None:
+        """A scaler found the gradients not finite and did not let the optimizer step."""
+
+
+class Boundaries:
+    """All hooks of one watch; `remove` is idempotent, and what others installed since then stays."""
+
+    def __init__(self, listener: Listener, optimizers: Sequence[Optimizer]) -> None:
+        self._listener = listener
+        self._handles: list[RemovableHandle] = []
+        self._stepped: set[int] = set()
+        self._depth = 0
+        for optimizer in optimizers:
+            self._handles.append(optimizer.register_step_pre_hook(lambda one, *_: listener.before_step(one)))
+            self._handles.append(optimizer.register_step_post_hook(self._after_step))
+        self._own: list[tuple[Any, str, Any, Any]] = []
+        self._stand_in(torch.autograd, "backward", self._backward)
+        self._stand_in(GradScaler, "scale", self._scale)
+        self._stand_in(GradScaler, "step", self._scaler_step)
+
+    def remove(self) -> None:
+        """Take every hook away."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for owner, name, own, ours in self._own:
+            if getattr(owner, name) is ours:
+                setattr(owner, name, own)
+        self._own = [entry for entry in self._own if getattr(entry[0], entry[1]) is entry[3]]
+
+    def _stand_in(self, owner: Any, name: str, ours: Callable[..., Any]) -> None:
+        own = getattr(owner, name)
+
+        @functools.wraps(own)
+        def stand_in(*args: Any, **kwargs: Any) -> Any:
+            return ours(own, *args, **kwargs) if self._handles else own(*args, **kwargs)
+
+        setattr(owner, name, stand_in)
+        self._own.append((owner, name, own, stand_in))
+
+    def _backward(self, own: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._depth:  # a backward pass inside of one: a reentrant checkpoint's
+            return own(tensors, *args, **kwargs)
+        roots = [tensors] if isinstance(tensors, torch.Tensor) else [t for t in tensors if isinstance(t, torch.Tensor)]
+        create_graph = bool(kwargs.get("create_graph", args[2] if len(args) > 2 else False))
+        self._listener.before_backward(roots, create_graph)
+        self._depth += 1
+        try:
+            result = own(tensors, *args, **kwargs)
+        finally:
+            self._depth -= 1
+        self._listener.after_backward(roots)
+        return result
+
+    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        self._stepped.add(id(optimizer))
+        self._listener.after_step(optimizer)
+
+    def _scale(self, own: Callable[..., Any], scaler: GradScaler, *args: Any, **kwargs: Any) -> Any:
+        result = own(scaler, *args, **kwargs)
+        self._listener.scaled_by(scaler)
+        return result
+
+    def _scaler_step(self, own: Callable[..., Any], scaler: GradScaler, optimizer: Optimizer, *args: Any, **kw: Any) -> Any:
+        self._stepped.discard(id(optimizer))
+        result = own(scaler, optimizer, *args, **kw)
+        if id(optimizer) not in self._stepped and scaler.is_enabled():
+            self._listener.step_left_out(optimizer)
+        return result

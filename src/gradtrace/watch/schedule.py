@@ -1,0 +1,68 @@
+"""When to look, so that looking costs no more than its budget?
+
+Whole traces are wanted at steps 0, 1, 2, 4, 8, ... (what goes wrong early goes wrong fast), then every N. A trace is
+taken where all that was spent, with its own expected cost, stays within `budget` times the time trained so far; the
+first three are on credit. Norms are wanted at every step and are spaced alike where they alone would exceed half of it.
+"""
+
+from __future__ import annotations
+
+import time
+
+GRACE = 3
+"""Traces taken on credit: without them nothing would be known of the beginning, where most faults lie."""
+
+NORMS_SHARE = 0.5
+"""[fraction of the budget] For norms; the rest is for traces."""
+
+
+class Budget:
+    """Keeps the account of one run.
+
+    >>> budget = Budget(0.02, clock=iter(range(100)).__next__)
+    >>> budget.spend("norms", 0.01)
+    >>> budget.may_measure_norms(), budget.may_trace(1)
+    (True, True)
+    """
+
+    def __init__(self, frac: float, every: int | None = None, clock=time.perf_counter) -> None:  # type: ignore[no-untyped-def]
+        self.frac = frac
+        self._every = every
+        self._clock = clock
+        self._begun = clock()
+        self._spent = {"norms": 0.0, "trace": 0.0}
+        self._last = {"norms": 0.0, "trace": 0.0}
+        self._num_traces = 0
+        self._last_trace = -1
+
+    def spend(self, what: str, seconds: float) -> None:
+        """`seconds` went into 'norms' or a 'trace'."""
+        self._spent[what] += seconds
+        self._last[what] = seconds
+
+    def traced(self, step: int, seconds: float) -> None:
+        """A whole trace was taken at `step`."""
+        self.spend("trace", seconds)
+        self._num_traces += 1
+        self._last_trace = step
+
+    def may_measure_norms(self) -> bool:
+        """Whether the norms of this step fit."""
+        return self._spent["norms"] + self._last["norms"] <= NORMS_SHARE * self.frac * self._elapsed() or not self._last["norms"]
+
+    def may_trace(self, step: int) -> bool:
+        """Whether a whole trace is wanted at `step`, and fits."""
+        early = step & (step - 1) == 0  # 0, 1, 2, 4, 8, ...
+        due = self._every is not None and step - self._last_trace >= self._every
+        affordable = self._spent["trace"] + self._last["trace"] <= (1 - NORMS_SHARE) * self.frac * self._elapsed()
+        if self._every is not None:
+            return due or (early and step < self._every)
+        return (early and self._num_traces < GRACE) or affordable
+
+    @property
+    def spent_frac(self) -> float:
+        """Of the time since the beginning, the fraction that looking took."""
+        return sum(self._spent.values()) / max(self._elapsed(), 1e-9)
+
+    def _elapsed(self) -> float:
+        return float(self._clock() - self._begun)
