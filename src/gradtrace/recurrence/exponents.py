@@ -69,12 +69,14 @@ def _log_diagonals(
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(width, dim, count, generator=generator, dtype=torch.float64).to(first.h.device)
     Q = torch.linalg.qr(noise)[0]
-    logs = []
+    logs, weights = [], None
     for done, (segment, t) in enumerate(jobs):
         state, step = segment.states[t], segment.steps[t]
         gates, linear = _doubles(step.gates, width), _doubles(step.linear, width)
         before = State(_doubles(state.h, width), None if state.c is None else _doubles(state.c, width))
-        Q, R = torch.linalg.qr(push(segment.kind, gates, linear, before, _double(segment.weights), Q))
+        if weights is None or segment.weights is not jobs[done - 1][0].weights:
+            weights = _double(segment.weights)
+        Q, R = torch.linalg.qr(push(segment.kind, gates, linear, before, weights, Q))
         logs.append(R.diagonal(dim1=-2, dim2=-1).abs().log())
         say((done + 1) / len(jobs))
     found = torch.stack(logs)
