@@ -24,12 +24,13 @@ def test_no_line_is_too_wide(width):
 
 def test_what_is_told():
     text = to_text(through_time(), 120)
+    (line,) = [line for line in text.splitlines() if line.startswith("t=") and line.endswith("cut")]
+    assert line.startswith("t=4")
+    text = " ".join(text.split())
     assert "encoder.rnn (LSTM), 30 steps: gradient of (h, c)" in text
     assert "cell path (forget gates) alone: -11.9" in text  # 30 steps of 0.4
     assert "largest Lyapunov exponent -0.2300 +- 0.0100" in text
     assert "Over 30 steps that predicts -3.00 decades; measured -3.00." in text
-    (line,) = [line for line in text.splitlines() if line.startswith("t=") and line.endswith("cut")]
-    assert line.startswith("t=4")
 
 
 def test_the_heat_map_is_darkest_on_its_diagonal():
