@@ -9,12 +9,13 @@ if TYPE_CHECKING:
     from gradtrace.audit.predict import predict
     from gradtrace.checkup.check import check
     from gradtrace.measure.trace import trace
+    from gradtrace.monitor.watch import watch
     from gradtrace.records.storage import load
     from gradtrace.recurrence.lyapunov import lyapunov
     from gradtrace.recurrence.through_time import through_time
 
 __version__ = "0.1.0"
-__all__ = ["check", "init_critical_", "load", "lyapunov", "predict", "through_time", "trace"]
+__all__ = ["check", "init_critical_", "load", "lyapunov", "predict", "through_time", "trace", "watch"]
 
 _HOMES = {
     "check": "gradtrace.checkup.check",
@@ -24,6 +25,7 @@ _HOMES = {
     "through_time": "gradtrace.recurrence.through_time",
     "trace": "gradtrace.measure.trace",
     "load": "gradtrace.records.storage",
+    "watch": "gradtrace.monitor.watch",
 }
 
 

@@ -159,8 +159,6 @@ def through_time(
 @in_a_sentence
 def show(file: str) -> None:
     """Draw a saved trace, diagnosis or prediction; needs neither the model nor torch."""
-
-
     """Draw a saved trace, diagnosis or record through time; needs neither the model nor torch."""
     from gradtrace.diagnosis.judge import judge_trace
     from gradtrace.records.storage import load

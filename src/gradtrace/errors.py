@@ -13,3 +13,7 @@ class InputError(GradtraceError, ValueError):
 
 class TraceFileError(GradtraceError, ValueError):
     """A file is not a trace of ours, is cut off, or comes from a newer version."""
+
+
+class NonfiniteError(GradtraceError, ArithmeticError):
+    """A watched training met a NaN or Inf, and was to be stopped there."""

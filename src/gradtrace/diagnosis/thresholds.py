@@ -121,3 +121,19 @@ def dead_frac(num_units: int, num_layers: int = 1) -> float:
     normal = NormalDist()
     sigmas = -normal.inv_cdf(normal.cdf(-DEAD_SIGMAS) / max(num_layers, 1))
     return min(1.0, max(DEAD_FRAC, 0.5 + sigmas * 0.5 / math.sqrt(num_units)))
+
+
+SUSTAINED_FRAC = 0.1
+"""[fraction of the run] What is said of a run's state now holds in all of its last tenth ..."""
+
+SUSTAINED_ROWS = 5
+"""[rows] ... and in at least five rows: by chance half of them would lie on either side, 2^-5 = 3 %."""
+
+SKIPPED_STEPS = 20
+"""[steps] A scaler that starts at 2^16 and halves finds any scale that float16 gradients can bear within 20 steps."""
+
+SKIPPED_FRAC = 0.5
+"""[fraction of the steps] Most: a healthy scaler doubles every 2000 steps and loses one."""
+
+SPIKE_CHANCE = 0.01
+"""[probability] That the largest of n normal numbers exceeds sqrt(2 ln(n / p)) standard deviations is below p."""

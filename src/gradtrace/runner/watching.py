@@ -18,10 +18,10 @@ from gradtrace.runner.speech import say
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from gradtrace.monitor.watch import Watch
     from gradtrace.runner.discovery import Discovery, Found
     from gradtrace.runner.script import Script
     from gradtrace.runner.view import View
-    from gradtrace.watch.monitor import Watch
 
 RUNS_FOLDER = "gradtrace-runs"
 """Where run files go unless told otherwise, under the folder that the run was started in."""
@@ -94,8 +94,8 @@ class Watching:
         with self._fail_open():
             if not _is_first_process():
                 return
-            from gradtrace.watch.monitor import Watch
-            from gradtrace.watch.sinks.choice import as_sink
+            from gradtrace.monitor.sinks.choice import as_sink
+            from gradtrace.monitor.watch import Watch
 
             options = self._options
             watch = Watch(

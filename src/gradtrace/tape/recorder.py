@@ -87,6 +87,7 @@ class Recorder(TorchFunctionMode):
         self.visits: list[Visit] = []
         self.calls: list[Call] = []
         self.output: Any = None
+        self.entered = False
         self.faults: list[str] = []
         self.dataflow = Dataflow(model.named_parameters())
 
@@ -97,6 +98,7 @@ class Recorder(TorchFunctionMode):
                 module.register_forward_hook(self._closer(path), always_call=True),
             )
         super().__enter__()  # type: ignore[no-untyped-call]
+        self.entered = True
         self._told_up_to = sequence_nr()
         return self
 
@@ -104,6 +106,7 @@ class Recorder(TorchFunctionMode):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        self.entered = False
         for handle in self._handles:
             handle.remove()
         self.visits.sort(key=lambda visit: (visit.start, -visit.end))

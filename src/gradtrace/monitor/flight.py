@@ -22,11 +22,8 @@ from gradtrace.remedies.catalogue import remedies_for
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.graph import walk
 from gradtrace.tape.kinds import base_name
-from gradtrace.tape.recorder import source_of
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from torch import Tensor, nn
 
     from gradtrace.records.trace import Trace
@@ -105,7 +102,7 @@ class FlightRecorder:
     def _replay(self, kept: Kept, *, seeds: bool) -> Trace:
         def total(model: nn.Module, batch: tuple[Any, Any]) -> Tensor:
             torch.set_rng_state(kept.random_state)
-            output = [t for t in tensors_in(model(*batch[0], **batch[1]))]
+            output = tensors_in(model(*batch[0], **batch[1]))
             parts = [
                 (t * (kept.gradients[i] if seeds and i in kept.gradients else 1.0)).sum()
                 for i, t in enumerate(output)
@@ -135,8 +132,10 @@ def _of_the_loss(loss: Tensor, step: int) -> Finding:
     )
 
 
-_SINGULAR = {"Log", "Log1P", "Log2", "Log10", "Sqrt", "Rsqrt", "Pow", "Div", "Acos", "Asin", "Atanh", "LinalgVectorNorm",
-             "Norm", "Exp", "Reciprocal", "Std", "Var", "Atan2", "Lgamma"}  # fmt: skip
+_SINGULAR = set(
+    "Log Log1P Log2 Log10 Sqrt Rsqrt Pow Div Acos Asin Atanh LinalgVectorNorm Norm Exp Reciprocal Std Var Atan2 "
+    "Lgamma".split()
+)
 """Ops with a singularity or an overflow."""
 
 
@@ -160,5 +159,3 @@ def _unexplained(loss: Tensor, step: int, why: str) -> Finding:
         remedies=remedies_for(Symptom.NONFINITE, Cause.UNSAFE_OP),
         step=step,
     )
-
-

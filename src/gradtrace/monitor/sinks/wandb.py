@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradtrace.watch.sinks.sink import PREFIX, Sink
+from gradtrace.monitor.sinks.sink import PREFIX, Sink
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gradtrace.watch.sinks.sink import Log2Histogram
+    from gradtrace.monitor.sinks.sink import Log2Histogram
 
 _STEP = f"{PREFIX}step"
 

@@ -48,7 +48,10 @@ class Budget:
 
     def may_measure_norms(self) -> bool:
         """Whether the norms of this step fit."""
-        return self._spent["norms"] + self._last["norms"] <= NORMS_SHARE * self.frac * self._elapsed() or not self._last["norms"]
+        return (
+            self._spent["norms"] + self._last["norms"] <= NORMS_SHARE * self.frac * self._elapsed()
+            or not self._last["norms"]
+        )
 
     def may_trace(self, step: int) -> bool:
         """Whether a whole trace is wanted at `step`, and fits."""

@@ -104,10 +104,9 @@ class Sample:
             names = [node.name() for node in forward.graph.nodes]
             tape = describe(forward, self._model)
             backward = Backward(forward.graph, names, tap, {})
-            notes = ("of a training step; functions of the loss are known by their nodes only",)
-            if scale is not None:
-                notes += (f"the loss was scaled by {float(scale):g}",)
-            trace = assemble(self._model, forward, backward, tape, "loss", notes, environment())
+            notes = ["of a training step; functions of the loss are known by their nodes only"]
+            notes += [f"the loss was scaled by {float(scale):g}"] if scale is not None else []
+            trace = assemble(self._model, forward, backward, tape, "loss", tuple(notes), environment())
             forward.graph = Graph((), (), {})
             del forward, tap, backward, tape
         self.seconds += time.perf_counter() - begun

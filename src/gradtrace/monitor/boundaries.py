@@ -101,9 +101,11 @@ class Boundaries:
         self._listener.scaled_by(scaler)
         return result
 
-    def _scaler_step(self, own: Callable[..., Any], scaler: GradScaler, optimizer: Optimizer, *args: Any, **kw: Any) -> Any:
+    def _scaler_step(
+        self, own: Callable[..., Any], scaler: GradScaler, optimizer: Optimizer, *args: Any, **kw: Any
+    ) -> Any:
         self._stepped.discard(id(optimizer))
-        result = own(scaler, optimizer, *args, **kw)
+        result = own(scaler, optimizer, *args)
         if id(optimizer) not in self._stepped and scaler.is_enabled():
             self._listener.step_left_out(optimizer)
         return result

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from gradtrace.errors import InputError
+from gradtrace.monitor.sinks.choice import KINDS, as_sink, check_sink
+from gradtrace.monitor.sinks.feed import Feed
 from gradtrace.records.finding import Finding
 from gradtrace.records.run import Scalar, Series
 from gradtrace.records.trace import ParameterStats, TensorStats, Trace
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.watch.sinks.choice import KINDS, as_sink, check_sink
-from gradtrace.watch.sinks.feed import Feed
 
 NAMES = ("0.weight", "0.bias")
 FINDING = Finding(Symptom.EXPLODING, Cause.LEARNING_RATE, ("0",), Severity.CRITICAL, "Steps are too large.")
@@ -211,7 +211,7 @@ def test_many_parameters_are_sent_seldom_and_the_step_always():
 
 
 def test_opening_a_tracker_leaves_random_state_and_stdout_alone(monkeypatch, capsys):
-    from gradtrace.watch.sinks import choice
+    from gradtrace.monitor.sinks import choice
 
     def opened(text, name):
         print("hello", random.random(), np.random.random())  # noqa: T201

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradtrace.errors import InputError
-from gradtrace.watch.sinks.mlflow import MlflowSink
-from gradtrace.watch.sinks.sink import Sink
-from gradtrace.watch.sinks.tensorboard import TensorBoardSink
-from gradtrace.watch.sinks.trackio import TrackioSink
-from gradtrace.watch.sinks.wandb import WandbSink
+from gradtrace.monitor.sinks.mlflow import MlflowSink
+from gradtrace.monitor.sinks.sink import Sink
+from gradtrace.monitor.sinks.tensorboard import TensorBoardSink
+from gradtrace.monitor.sinks.trackio import TrackioSink
+from gradtrace.monitor.sinks.wandb import WandbSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -49,22 +49,25 @@ class Ferry:
 
 
 @torch.no_grad()
-def norms(tensors: Sequence[Tensor | None]) -> list[Tensor]:
-    """The norm of each as one vector per device, in the order of `tensors`; NaN where there is none.
+def norms(tensors: Sequence[Tensor | None]) -> Tensor:
+    """The norm of each as one vector, on the device of the first: NaN where there is none, Inf where it holds a NaN.
 
-    A norm that over- or underflows float32's squares is not told from Inf or 0 here; a whole trace tells it.
+    >>> norms([torch.tensor([3.0, 4.0]), None, torch.tensor([float("nan")])])
+    tensor([5., nan, inf])
     """
-    found = [_plain(t) for t in tensors if t is not None and t.numel()]
-    by_device: dict[torch.device, list[Tensor]] = {}
-    for tensor in found:
-        by_device.setdefault(tensor.device, []).append(tensor)
-    made: dict[torch.device, Iterator[Tensor]] = {
-        device: iter(torch._foreach_norm(group)) for device, group in by_device.items()
-    }
-    device = next(iter(by_device), torch.device("cpu"))
-    absent = torch.full((), math.nan, device=device)
-    each = [next(made[t.device]).to(device, torch.float32) if t is not None and t.numel() else absent for t in tensors]
-    return each
+    given = [(i, _plain(t)) for i, t in enumerate(tensors) if t is not None and t.numel()]
+    device = given[0][1].device if given else torch.device("cpu")
+    found = torch.full((len(tensors),), math.nan, device=device)
+    groups: dict[torch.device, list[tuple[int, Tensor]]] = {}
+    for i, tensor in given:
+        groups.setdefault(tensor.device, []).append((i, tensor))
+    for group in groups.values():
+        each = torch.stack([n.float() for n in torch._foreach_norm([t for _, t in group])]).to(device)
+        each = torch.where(torch.isnan(each), math.inf, each)
+        if len(group) == len(tensors):
+            return each
+        found[torch.tensor([i for i, _ in group], device=device)] = each
+    return found
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from gradtrace.monitor.sinks.sink import PREFIX, Log2Histogram
 from gradtrace.records.run import Scalar, Series
-from gradtrace.watch.sinks.sink import PREFIX, Log2Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gradtrace.monitor.sinks.sink import Sink
     from gradtrace.records.finding import Finding
     from gradtrace.records.trace import Trace
-    from gradtrace.watch.sinks.sink import Sink
 
 _PARAMETERS_FRAC = 0.005
 """[fraction of the time] For the numbers of single parameters: a quarter of the default budget."""

@@ -1,0 +1,1 @@
+"""Judging a run over time: since which step, and what came before it."""

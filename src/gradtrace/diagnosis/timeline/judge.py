@@ -1,0 +1,22 @@
+"""A run in, findings out; each says since which step, and what came before it. Needs no torch.
+
+Like is compared with like: a parameter's gradient with the others' at the same step, a loss with the run's own first
+ones, an update with its weight. The scale of the loss changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.timeline import layers, losses, steps
+
+if TYPE_CHECKING:
+    from gradtrace.records.finding import Finding
+    from gradtrace.records.run import Run
+
+RULES = (losses.judge, steps.judge, layers.judge)
+
+
+def judge_run(run: Run) -> list[Finding]:
+    """All findings over time, not ranked."""
+    return [finding for rule in RULES for finding in rule(run)] if len(run.steps.first) else []

@@ -1,0 +1,96 @@
+"""What is watched: models under their labels, optimizers, and every parameter as one column of the run."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from gradtrace.errors import InputError
+from gradtrace.records.run import WatchedParameter
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+
+class Watched:
+    """Models and optimizers as they were given.
+
+    Raises:
+        InputError: something is no module, or no optimizer.
+    """
+
+    def __init__(self, models: Any, optimizers: Any) -> None:
+        self.models = _labelled(models)
+        self.optimizers = _as_optimizers(optimizers)
+        self.whole = _together(self.models)
+        self.names: list[str] = []
+        self.parameters: list[nn.Parameter] = []
+        for label, model in self.models.items():
+            for name, parameter in _original(model).named_parameters():
+                self.names.append(f"{label}.{name}" if label else name)
+                self.parameters.append(parameter)
+        self._index = {id(parameter): i for i, parameter in enumerate(self.parameters)}
+
+    @property
+    def compiled(self) -> bool:
+        """Whether a model is compiled: hooks on modules would not fire, or change what is compiled."""
+        return any(
+            hasattr(model, "_orig_mod") or any(module._compiled_call_impl is not None for module in model.modules())
+            for model in self.models.values()
+        )
+
+    def columns(self) -> tuple[WatchedParameter, ...]:
+        """One a parameter."""
+        holders = {i: number for number, one in enumerate(self.optimizers) for i in self.held_by(one)}
+        return tuple(
+            WatchedParameter(name, tuple(p.shape), str(p.dtype).removeprefix("torch."), holders.get(i))
+            for i, (name, p) in enumerate(zip(self.names, self.parameters, strict=True))
+        )
+
+    def held_by(self, optimizer: Optimizer) -> list[int]:
+        """Columns of the parameters that `optimizer` moves."""
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        return [self._index[id(parameter)] for parameter in held if id(parameter) in self._index]
+
+    def learning_rate(self) -> float:
+        """The largest of all groups; NaN without an optimizer."""
+        rates = [float(group.get("lr", math.nan)) for one in self.optimizers for group in one.param_groups]
+        return max(rates, default=math.nan)
+
+
+def _labelled(models: Any) -> dict[str, nn.Module]:
+    if isinstance(models, nn.Module):
+        return {"": models}
+    named = dict(models) if hasattr(models, "items") else {str(i): model for i, model in enumerate(models)}
+    for label, model in named.items():
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model {label!r} must be a torch.nn.Module, but it is {type(model).__name__}")
+    if not named:
+        raise InputError("no model was given to watch")
+    return named
+
+
+def _as_optimizers(optimizers: Any) -> list[Optimizer]:
+    found = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers or ())
+    for one in found:
+        if not isinstance(one, torch.optim.Optimizer):
+            raise InputError(f"optimizer must be a torch.optim.Optimizer, but it is {type(one).__name__}")
+    return found
+
+
+def _together(models: dict[str, nn.Module]) -> nn.Module:
+    """One module that holds all, under their labels; the only one as it is."""
+    if list(models) == [""]:
+        return _original(models[""])
+    whole = nn.Module()
+    for label, model in models.items():
+        whole._modules[label or "model"] = _original(model)
+    return whole
+
+
+def _original(model: nn.Module) -> nn.Module:
+    original = getattr(model, "_orig_mod", None)
+    return original if isinstance(original, nn.Module) else model
