@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gradtrace.watch.sinks.sink import PREFIX, Sink
 
 if TYPE_CHECKING:
@@ -40,6 +38,7 @@ class WandbSink(Sink):
 
     def histogram(self, step: int, name: str, histogram: Log2Histogram) -> None:
         """One bin per power of two."""
+        import numpy as np
         import wandb
 
         shown = wandb.Histogram(np_histogram=(np.array(histogram.filled), np.array(histogram.edges)))
