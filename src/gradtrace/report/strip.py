@@ -53,14 +53,15 @@ def column_of_steps(steps: RunSteps, width: int) -> NDArray[np.int64]:
 
 
 def pooled(values: NDArray[np.floating], columns: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The largest of each column [columns, ...]; NaN where nothing was measured.
+    """The largest of each column [columns, ...], for ascending `columns` [rows]; NaN where nothing was measured.
 
     >>> pooled(np.array([1.0, 5.0, np.nan, np.nan, np.inf]), np.array([0, 0, 1, 3, 3]))
     array([ 5., nan, nan, inf])
     """
-    out = np.full((int(columns[-1]) + 1 if len(columns) else 0, *values.shape[1:]), -np.inf)
-    np.maximum.at(out, columns, np.where(np.isnan(values), -np.inf, values))
-    out[np.isneginf(out)] = np.nan
+    out = np.full((int(columns[-1]) + 1 if len(columns) else 0, *values.shape[1:]), np.nan)
+    if len(columns):
+        starts = np.flatnonzero(np.diff(columns, prepend=-1))
+        out[columns[starts]] = np.fmax.reduceat(values, starts, axis=0)  # fmax: NaN only where all are
     return out
 
 
