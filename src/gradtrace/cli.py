@@ -103,9 +103,12 @@ def run(
     from gradtrace.runner.program import run as run_program
     from gradtrace.runner.script import Script, check_exists
     from gradtrace.runner.watching import WatchOptions, default_path, watched
+    from gradtrace.monitor.sinks.choice import check_sink
 
     target = Script(script, arguments, is_module)
     check_exists(target)
+    for sink in options["sinks"]:
+        check_sink(sink)
     path, report = (path or default_path(target)).absolute(), report.absolute() if report else None
     run_program(target, watched(target, WatchOptions(path=path, report=report, **options)))
 

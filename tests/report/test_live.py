@@ -90,13 +90,25 @@ def test_a_millionfold_smaller_loss_changes_no_colour():
 
 def test_the_output_is_on_top_and_darker_means_less():
     decades = np.array([[-6.0, -3.0, 0.0]])
-    assert [line.plain for line in heat(decades, 3, ascii_only=True)] == ["#", "=", " "]
-    assert [line.plain for line in heat(np.array([[np.nan, np.inf, -np.inf]]), 3, ascii_only=True)] == [" ", "!", "?"]
+    assert [line.plain for _, line in heat(decades, 3, ascii_only=True)] == ["#", "=", " "]
+    assert [line.plain for _, line in heat(np.array([[np.nan, np.inf, -np.inf]]), 3, ascii_only=True)] == [
+        " ",
+        "!",
+        "?",
+    ]
+
+
+@pytest.mark.parametrize(("num_layers", "num_lines", "expected"), [(3, 6, 3), (6, 6, 6), (7, 6, 4), (500, 6, 6)])
+def test_every_layer_is_on_one_line(num_layers, num_lines, expected):
+    lines = heat(np.zeros((4, num_layers)), num_lines)
+    assert len(lines) == expected
+    assert sorted(layer for layers, _ in lines for layer in layers) == list(range(num_layers))
+    assert all(line.plain == "▀▀▀▀" for _, line in lines)
 
 
 def test_the_darkest_of_pooled_layers_shows():
     decades = np.array([[0.0, -6.0, 0.0, 0.0]])
-    assert [line.plain for line in heat(decades, 2, ascii_only=True)] == ["#", " "]
+    assert [line.plain for _, line in heat(decades, 2, ascii_only=True)] == ["#", " "]
 
 
 @pytest.mark.parametrize(("num_layers", "num_rows"), [(1, 1), (1, 9), (7, 3), (300, 16), (16, 16)])

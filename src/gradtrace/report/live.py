@@ -27,7 +27,6 @@ from gradtrace.report.strip import (
     heat,
     layer_decades,
     pooled,
-    rows_of_layers,
     sparkline,
 )
 from gradtrace.report.terminal import STYLES
@@ -143,12 +142,9 @@ def _curve(run: Run, name: Scalar, label: str, columns: NDArray[np.int64], margi
 def _map(run: Run, columns: NDArray[np.int64], margin: int, num_lines: int, ascii_only: bool) -> list[Text]:
     """Each line begins with the name of the uppermost layer in it."""
     names, decades = layer_decades(run, columns)
-    pictured = heat(decades, num_lines, ascii_only=ascii_only)
-    rows = rows_of_layers(len(names), num_lines if ascii_only else 2 * num_lines)[::-1]
-    tops = rows if ascii_only else rows[::2]
     lines = []
-    for cells, row in zip(pictured, tops, strict=True):
-        name = shorten(clean(names[row[-1]]), margin - 1)
+    for layers, cells in heat(decades, num_lines, ascii_only=ascii_only):
+        name = shorten(clean(names[layers[-1]]), margin - 1)
         lines.append(Text(set_cell_size(name, margin)).append(cells))
     return lines
 

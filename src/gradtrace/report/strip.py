@@ -53,14 +53,15 @@ def column_of_steps(steps: RunSteps, width: int) -> NDArray[np.int64]:
 
 
 def pooled(values: NDArray[np.floating], columns: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The largest of each column [columns, ...]; NaN where nothing was measured.
+    """The largest of each column [columns, ...], for ascending `columns` [rows]; NaN where nothing was measured.
 
     >>> pooled(np.array([1.0, 5.0, np.nan, np.nan, np.inf]), np.array([0, 0, 1, 3, 3]))
     array([ 5., nan, nan, inf])
     """
-    out = np.full((int(columns[-1]) + 1 if len(columns) else 0, *values.shape[1:]), -np.inf)
-    np.maximum.at(out, columns, np.where(np.isnan(values), -np.inf, values))
-    out[np.isneginf(out)] = np.nan
+    out = np.full((int(columns[-1]) + 1 if len(columns) else 0, *values.shape[1:]), np.nan)
+    if len(columns):
+        starts = np.flatnonzero(np.diff(columns, prepend=-1))
+        out[columns[starts]] = np.fmax.reduceat(values, starts, axis=0)  # fmax: NaN only where all are
     return out
 
 
@@ -103,27 +104,34 @@ def layer_decades(run: Run, columns: NDArray[np.int64]) -> tuple[list[str], NDAr
         return list(groups), np.log10(rms / np.where(largest > 0, largest, 1.0))
 
 
-def heat(decades: NDArray[np.float64], num_lines: int, *, ascii_only: bool = False) -> list[Text]:
-    """Lines of one cell per column; two rows of layers per line where there is colour. The last layer is on top.
+def heat(decades: NDArray[np.float64], num_lines: int, *, ascii_only: bool = False) -> list[tuple[range, Text]]:
+    """Lines of one cell per column, each with the layers that it shows; the last layer is on top.
 
     Args:
         decades: Relative to the largest layer [columns, layers], as of `layer_decades`.
-        num_lines: At most so many; neighbouring layers share a row, and the darkest of them shows.
-        ascii_only: Characters instead of colours.
+        num_lines: At most so many. Where there are more layers, a line shows two of them, one above the other in half a
+            cell each, and then neighbouring layers share a row, of which the darkest shows.
+        ascii_only: Characters instead of colours; one row per line.
     """
-    rows = rows_of_layers(decades.shape[1], num_lines if ascii_only else 2 * num_lines)
-    shades = np.array([_shade(decades[:, list(members)]) for members in reversed(rows)]).reshape(len(rows), -1)
-    if ascii_only:
-        return [Text("".join(_ascii_cell(shade) for shade in row)) for row in shades]
+    num_layers = decades.shape[1]
+    per_line = 1 if ascii_only or num_layers <= num_lines else 2
+    rows = rows_of_layers(num_layers, per_line * num_lines)[::-1]
+    shades = [_shade(decades[:, row.start : row.stop]).tolist() for row in rows]
     lines = []
-    for top in range(0, len(rows), 2):
-        line = Text()
-        below = shades[top + 1] if top + 1 < len(rows) else np.full(shades.shape[1], -2)
-        for (upper, lower), alike in itertools.groupby(zip(shades[top], below, strict=True)):
-            background = f" on {_colour(lower)}" if lower != -2 else ""
-            line.append("▀" * len(list(alike)), f"{_colour(upper)}{background}")
-        lines.append(line)
+    for top in range(0, len(rows), per_line):
+        bottom = min(top + per_line, len(rows)) - 1
+        members = range(rows[bottom].start, rows[top].stop)
+        cells = list(zip(shades[top], shades[bottom], strict=True))
+        lines.append((members, Text("".join(_ascii_cell(one) for one, _ in cells)) if ascii_only else _blocks(cells)))
     return lines
+
+
+def _blocks(cells: list[tuple[int, int]]) -> Text:
+    """The upper and the lower shade of each cell."""
+    line = Text()
+    for (upper, lower), alike in itertools.groupby(cells):
+        line.append("▀" * len(list(alike)), f"{_colour(upper)} on {_colour(lower)}")
+    return line
 
 
 def rows_of_layers(num_layers: int, num_rows: int) -> list[range]:

@@ -55,15 +55,9 @@ def name_leftovers(
     notes = []
     if holders:
         names = ", ".join(list(holders)[:3]) + (f" and {len(holders) - 3} more" if len(holders) > 3 else "")
-        notes.append(
-            f"an optimizer also trains {len(holders)} parameters of no module that was called ({names}): "
-            "their gradients are watched, but in no trace"
-        )
+        notes.append(f"trained, but in no module that was called: {names} (gradients are watched, traces miss them)")
     if nameless:
-        what = (
-            "tensor that is no nn.Parameter: it is" if nameless == 1 else "tensors that are no nn.Parameter: they are"
-        )
-        notes.append(f"an optimizer also trains {nameless} {what} not watched")
+        notes.append(f"not watched: {nameless} trained tensor{'s' if nameless > 1 else ''} outside of any nn.Parameter")
     return holders, tuple(notes)
 
 

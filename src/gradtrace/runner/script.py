@@ -50,8 +50,10 @@ def execute(script: Script) -> None:
 
 
 def check_exists(script: Script) -> None:
-    """Raise `InputError` for a file that is not there, before anything is prepared for it."""
+    """Raise `InputError` for a file that is not there, or not a module's name, before anything is imported for it."""
     path = Path(script.name)
+    if script.is_module and path.suffix == ".py" and path.is_file():
+        raise InputError(f"-m takes a module's name, and {script.name} is a file: gradtrace run {script.name}")
     if not script.is_module and not (path / "__main__.py" if path.is_dir() else path).is_file():
         missing = f"the folder {path} has no __main__.py" if path.is_dir() else f"there is no file {path}"
         hint = ""
@@ -99,8 +101,7 @@ def _find(name: str) -> importlib.machinery.ModuleSpec:
     except ValueError:  # a name like ".x" or one whose __spec__ is None
         spec = None
     if spec is None or spec.loader is None:
-        hint = f"; for a file: gradtrace run {name}" if name.endswith(".py") else ""
-        raise InputError(f"there is no module {name!r} (from {Path.cwd()}){hint}")
+        raise InputError(f"there is no module {name!r} (from {Path.cwd()})")
     return spec
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from gradtrace.runner.screen import Place
 
 _PICTURE_EVERY_S, _LINE_EVERY_S, _LOOK_EVERY_S = 0.5, 30.0, 2.0
-_SHARE = 0.005
-"""[fraction of the time] A quarter of the default budget."""
+_SHARE = 0.01
+"""[fraction of the time] Half the default budget, and only where somebody looks."""
 
 
 def open_view(snapshot: Callable[[], Run], *, live: bool | None) -> View:

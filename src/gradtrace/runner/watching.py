@@ -10,8 +10,9 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from gradtrace.runner.ending import tell, why_nothing
 from gradtrace.runner.imports import after_import
 from gradtrace.runner.speech import say
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gradtrace.monitor.watch import Watch
+    from torch.optim import Optimizer
+
     from gradtrace.runner.discovery import Discovery, Found
     from gradtrace.runner.script import Script
     from gradtrace.runner.view import View
@@ -54,9 +57,13 @@ def default_path(script: Script) -> Path:
     return path
 
 
-def is_reporting_rank() -> bool:
-    """Of the processes that torchrun or accelerate started, the first one reports."""
-    return os.environ.get("RANK", "0") in ("", "0")
+def watched(script: Script, options: WatchOptions) -> Callable[[BaseException | None], None]:
+    """Begin to watch in this process, if it is the one that reports; returns what to call at the script's end."""
+    if os.environ.get("RANK", "0") not in ("", "0"):  # torchrun and accelerate started it beside the first
+        return lambda error: None
+    watching = Watching(script, options)
+    after_import("torch", watching.await_training)
+    return watching.finish
 
 
 class Watching:
@@ -67,12 +74,16 @@ class Watching:
         self._discovery: Discovery | None = None
         self._watch: Watch | None = None
         self._view: View | None = None
-        self._failed = False
+        self._newcomers: Any = None
+        self._told_why_not = False
         os.register_at_fork(after_in_child=self._forget)
 
-    def begin(self) -> None:
-        """Wait for torch."""
-        after_import("torch", self._await_training)
+    def await_training(self) -> None:
+        """Once torch is there."""
+        with self._fail_open():
+            from gradtrace.runner.discovery import Discovery
+
+            self._discovery = Discovery(self._start)
 
     def finish(self, error: BaseException | None) -> None:
         """Close the run's file and tell what was seen; after Ctrl-C too. A second Ctrl-C ends that as well."""
@@ -80,19 +91,12 @@ class Watching:
             try:
                 self._finish(error)
             except KeyboardInterrupt:
-                say("interrupted again: the run's file can be read, the report is not written")
-
-    # -------------------------------------------------------------------------------------------------- on the way
-
-    def _await_training(self) -> None:
-        with self._fail_open():
-            from gradtrace.runner.discovery import Discovery
-
-            self._discovery = Discovery(self._start)
+                say("interrupted again: the run's file can be read, no report is written")
 
     def _start(self, found: Found) -> None:
         with self._fail_open():
             if not _is_first_process():
+                self._told_why_not = True
                 return
             from gradtrace.monitor.sinks.choice import as_sink
             from gradtrace.monitor.watch import Watch
@@ -112,7 +116,23 @@ class Watching:
             )
             watch.start()
             self._watch = watch
+            self._expect_newcomers(found.optimizers)
             self._show(watch)
+
+    def _expect_newcomers(self, known: tuple[Optimizer, ...]) -> None:
+        from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+        identities = {id(optimizer) for optimizer in known}
+
+        def notice(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if id(optimizer) not in identities:
+                self._newcomers.remove()
+                say(
+                    f"{type(optimizer).__name__} began to step, which was not there at the first backward pass: "
+                    "only the first training of a script is watched"
+                )
+
+        self._newcomers = register_optimizer_step_pre_hook(notice)
 
     def _show(self, watch: Watch) -> None:
         from gradtrace.runner.view import open_view
@@ -121,67 +141,36 @@ class Watching:
 
     def _forget(self) -> None:
         """In a process that the script forked: it is not watched, and nothing of ours may speak there."""
-        if self._discovery is not None:
-            self._discovery.remove()
+        self._remove_hooks()
         if self._view is not None:
             self._view.forget()
-        self._discovery = self._watch = self._view = None
+        self._watch = self._view = None
 
-    # --------------------------------------------------------------------------------------------------- at the end
-
-    def _finish(self, error: BaseException | None) -> None:
+    def _remove_hooks(self) -> None:
         if self._discovery is not None:
             self._discovery.remove()
+        if self._newcomers is not None:
+            self._newcomers.remove()
+
+    def _finish(self, error: BaseException | None) -> None:
+        self._remove_hooks()
         if self._view is not None:
             self._view.close()
-        if self._watch is None:
-            if not self._failed and is_reporting_rank():
-                say(f"nothing was watched: {self._why_nothing(error)}")
-            return
-        self._watch.close(finished=error is None or _is_success(error))
-        self._tell(self._watch)
-
-    def _why_nothing(self, error: BaseException | None) -> str:
-        name = self._script.name
-        if error is not None and not _is_success(error) and (not self._discovery or not self._discovery.num_backwards):
-            return f"{name} ended before its first backward pass"
-        if self._discovery is None:
-            return f"{name} did not import torch"
-        if self._discovery.num_backwards == 0:
-            return (
-                f"{name} never called backward() in this process; processes that it starts are not watched "
-                "(torchrun's are: torchrun ... -m gradtrace run ...)"
-            )
-        if self._discovery.num_steps == 0:
-            times = self._discovery.num_backwards
-            return f"{name} called backward() {times} times, but no optimizer of torch.optim ever made a step"
-        return f"no torch.nn.Module was found that holds what the optimizers of {name} train"
-
-    def _tell(self, watch: Watch) -> None:
-        from rich.console import Console
-
-        from gradtrace.report.terminal import show
-
-        if not len(watch.run.steps.first):
-            say(f"{self._script.name} called backward(), but its optimizers never made a step")
-        if self._options.report is not None:
-            watch.report(self._options.report)
-        console = Console(stderr=True)
-        console.print()
-        show(watch.diagnosis, console)
-        say(f"the run: gradtrace show {_short(self._options.path)}")
-        if self._options.report is not None:
-            say(f"the report: {_short(self._options.report)}")
+        if self._watch is not None:
+            self._watch.close(finished=_is_success(error))
+            tell(self._watch, self._script, self._options.path, self._options.report)
+        elif not self._told_why_not:
+            say(f"nothing was watched: {why_nothing(self._script, self._discovery, failed=not _is_success(error))}")
 
     @contextlib.contextmanager
     def _fail_open(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            self._failed = True
+            self._told_why_not = True
             from gradtrace.target import describe
 
-            say(f"watching failed, and the script goes on without: {describe(error)}")
+            say(f"watching failed, the script is not affected: {describe(error)}")
 
 
 def _is_first_process() -> bool:
@@ -191,19 +180,5 @@ def _is_first_process() -> bool:
     return not (dist.is_available() and dist.is_initialized() and dist.get_rank() > 0)
 
 
-def _is_success(error: BaseException) -> bool:
-    return isinstance(error, SystemExit) and error.code in (None, 0)
-
-
-def _short(path: Path) -> str:
-    """Relative where that is shorter to type."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def watched(script: Script, options: WatchOptions) -> Callable[[BaseException | None], None]:
-    """Begin to watch in this process, if it is the one that reports; returns what to call at the script's end."""
-    if not is_reporting_rank():
-        return lambda error: None
-    watching = Watching(script, options)
-    watching.begin()
-    return watching.finish
+def _is_success(error: BaseException | None) -> bool:
+    return error is None or (isinstance(error, SystemExit) and error.code in (None, 0))

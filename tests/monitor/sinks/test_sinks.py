@@ -8,6 +8,7 @@ import math
 import random
 import struct
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_wandb_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     play(as_sink("wandb:tests", "a run"))
     rows, summary = [], {}
-    for record in wandb_records(next(tmp_path.glob("wandb/offline-run-*/*.wandb"))):
+    for record in finished_wandb_records(next(tmp_path.glob("wandb/offline-run-*/*.wandb"))):
         if record.WhichOneof("record_type") == "history":
             rows.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item})
         for item in record.summary.update:
@@ -97,6 +98,16 @@ def test_wandb_offline(tmp_path, monkeypatch):
     assert shown["gradtrace/log2_gradient/0.weight/values"] == [5, 0, 2]
     assert shown["gradtrace/log2_gradient/0.weight/bins"] == [-3, -2, -1, 0]
     assert summary["gradtrace/finding/exploding"] == "step 2: critical: Steps are too large."
+
+
+def finished_wandb_records(path):
+    """Another process writes them, and offline nobody waits for it."""
+    deadline = time.monotonic() + 60
+    while True:
+        records = list(wandb_records(path))
+        if any(record.WhichOneof("record_type") == "exit" for record in records) or time.monotonic() > deadline:
+            return records
+        time.sleep(0.05)
 
 
 def wandb_records(path):

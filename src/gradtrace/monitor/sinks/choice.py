@@ -14,8 +14,6 @@ import random
 import sys
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gradtrace.errors import InputError
 from gradtrace.monitor.sinks.mlflow import MlflowSink
 from gradtrace.monitor.sinks.sink import Sink
@@ -89,6 +87,8 @@ def _open(text: str, name: str) -> Sink:
 @contextlib.contextmanager
 def _unnoticed() -> Iterator[None]:
     """Trackers greet on stdout, and draw random numbers for their names: neither may show in the script."""
+    import numpy as np
+
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with contextlib.redirect_stdout(sys.stderr):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+<<<<<<< HEAD:src/gradtrace/monitor/sinks/wandb.py
 import numpy as np
 
 from gradtrace.monitor.sinks.sink import PREFIX, Sink
+=======
+from gradtrace.monitor.sinks.sink import PREFIX, Sink
+>>>>>>> wt-b:src/gradtrace/watch/sinks/wandb.py
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +44,7 @@ class WandbSink(Sink):
 
     def histogram(self, step: int, name: str, histogram: Log2Histogram) -> None:
         """One bin per power of two."""
+        import numpy as np
         import wandb
 
         shown = wandb.Histogram(np_histogram=(np.array(histogram.filled), np.array(histogram.edges)))

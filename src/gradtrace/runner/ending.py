@@ -1,0 +1,56 @@
+"""What is said when the script has ended: the diagnosis and where the run is kept, or why there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradtrace.runner.speech import say
+
+if TYPE_CHECKING:
+    from gradtrace.runner.discovery import Discovery
+    from gradtrace.runner.script import Script
+    from gradtrace.monitor.watch import Watch
+
+
+def tell(watch: Watch, script: Script, path: Path, report: Path | None) -> None:
+    """Show the diagnosis on stderr, and write the report."""
+    if not len(watch.run.steps.first):
+        say(f"{script.name} called backward(), but its optimizers never made a step: nothing is judged")
+        return
+    from rich.console import Console
+
+    from gradtrace.report.terminal import show
+
+    console = Console(stderr=True)
+    console.print()
+    show(watch.diagnosis, console)
+    if path.exists():
+        say(f"the run: gradtrace show {_short(path)}")
+    if report is not None:
+        watch.report(report)
+        say(f"the report: {_short(report)}")
+
+
+def why_nothing(script: Script, discovery: Discovery | None, *, failed: bool) -> str:
+    """Half a sentence; `discovery` is None for a script that never imported torch."""
+    if failed and (discovery is None or not discovery.num_backwards):
+        return f"{script.name} ended before its first backward pass"
+    if discovery is None:
+        return f"{script.name} did not import torch"
+    if not discovery.num_backwards and not discovery.num_steps:
+        return (
+            f"{script.name} never called backward() in this process; processes that it starts are not watched "
+            "(those of torchrun are: torchrun ... -m gradtrace run ...)"
+        )
+    if not discovery.num_steps:
+        return (
+            f"{script.name} called backward() {discovery.num_backwards} times, "
+            "but no optimizer of torch.optim ever made a step"
+        )
+    return f"no torch.nn.Module was found that holds what the optimizers of {script.name} train"
+
+
+def _short(path: Path) -> str:
+    """Relative where that is shorter to type."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
