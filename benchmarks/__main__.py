@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from benchmarks.networks import CONTESTS
 from benchmarks.prediction import table as predictions
+from benchmarks.recurrence import table as recurrences
 from benchmarks.scaling import NUM_BLOCKS, microseconds_per_op
 from benchmarks.tracing import memory, time_pairs
 from rich.console import Console
@@ -55,4 +56,7 @@ if __name__ == "__main__":
     console.print(growth(console))
     with console.status("predictions"):
         text = predictions()
+    console.print(text, highlight=False)
+    with console.status("through time"):
+        text = recurrences()
     console.print(text, highlight=False)

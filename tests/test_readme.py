@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ def _blocks(language: str) -> list[str]:
 def test_the_command_lines_work_in_order(tmp_path):
     (net,) = (block for block in _blocks("python") if block.startswith("# net.py"))
     (tmp_path / "net.py").write_text(net, encoding="utf-8")
+    shutil.copytree(Path(__file__).parents[1] / "examples", tmp_path / "examples")
     lines = [line for block in _blocks("bash") for line in block.splitlines() if line.startswith("gradtrace ")]
     assert len(lines) >= 5
     for line in lines:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from tests.measure.zoo import Blocked, Cube, Net, square
@@ -153,3 +154,20 @@ def test_ops_of_a_double_backward_have_the_line_of_grad() -> None:
     (op,) = op_of(nn.Linear(4, 1), "TanhBackwardBackward0", penalty)
     assert op.site.source == line_of(penalty, "autograd.grad")
     assert op.function == "grad"
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_an_unrolled_recurrence_has_each_steps_ops_under_its_module(kind):
+    model = nn.ModuleDict({"rnn": kind(3, 5), "head": nn.Linear(5, 1)})
+
+    def loss_fn(model, x):
+        return model["head"](model["rnn"](x)[0][-1]).square().mean()
+
+    x = torch.randn(7, 2, 3)
+    fused, steps = (gradtrace.trace(model, loss_fn, x, unroll=unroll) for unroll in (False, True))
+    inside = [op for op in steps.ops if op.site.module == "rnn" and "rnn.weight_hh_l0" in op.weights]
+    assert len(inside) == 7
+    assert not any(op.opaque for op in steps.ops)
+    for a, b in zip(fused.parameters, steps.parameters, strict=True):
+        assert a.gradient.norm == pytest.approx(b.gradient.norm, rel=1e-5)
+    assert not model["rnn"]._forward_hooks

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from gradtrace.records.finding import Diagnosis, Evidence, Finding, Remedy
+from gradtrace.records.lyapunov import LyapunovSpectrum
+from gradtrace.records.time import Chain, Reach, ThroughTime
 from gradtrace.records.trace import ActivationStats, Birth, Coverage, Op, ParameterStats, Site, TensorStats, Trace
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 
@@ -104,7 +107,30 @@ def cut() -> Diagnosis:
     return Diagnosis((), (chain(5, 0.0, 1.0, "relu"),), title="all zero")
 
 
+def through_time() -> ThroughTime:
+    """An LSTM that loses a tenth of a decade a step, a loop whose state is cut once, and exponents of the former."""
+    steps, rate = range(31), 10**-0.1
+    falling = tuple(rate ** (30 - t) for t in steps)
+    inner = tuple(0.5 * x for x in falling)
+    reach = Reach("random", (15, 30), tuple(tuple(rate ** (t - s) for s in range(t + 1)) for t in (15, 30)))
+    lstm = Chain("encoder.rnn", "LSTM", "lstm", 0, "forward", 0, hidden=falling, linear=falling[1:],
+                 recurrent=tuple(0.3 * x for x in falling[1:]), cell=inner, carried=tuple(0.4 * x for x in inner[1:]),
+                 read=tuple(0.1 * x for x in inner[1:]), reach=reach)  # fmt: skip
+    seen = tuple(0.0 if t == 4 else 1.0 for t in range(9))
+    cut_reach = Reach("random", (8,), ((0.0, 0.0, 0.0, 0.0, 0.4, 0.5, 0.6, 0.8, 1.0),), (4,))
+    loop = Chain("[red]loop", "", "loop", 0, "forward", 0, hidden=seen, linear=seen[1:], recurrent=seen[:-1],
+                 cuts=(4,), reach=cut_reach)  # fmt: skip
+    spectrum = LyapunovSpectrum("encoder.rnn", "lstm", 0, "forward", (-0.23, -0.4), (0.01, 0.02), 64, 30, 4, 1.1)
+    told = ("encoder.rnn: the gradient falls 1000-fold in 30 steps.", "[red]loop: the state is detached behind step 4.")
+    return ThroughTime("net.py:build", 2.31, 0.7, (lstm, loop), spectra=(spectrum,), sentences=told)
+
+
+def recurrent() -> Diagnosis:
+    return Diagnosis((), (replace(chain(2, 0.7, 1.4, "relu"), through_time=through_time()),), title="net.py:build")
+
+
 SAMPLES = {
+    "recurrent": recurrent,
     "vanishing": vanishing,
     "healthy": healthy,
     "deep": deep,

@@ -48,7 +48,8 @@ def _refusals(exhibit: Exhibit) -> tuple[str, ...]:
         if opaque:
             refused.append(f"what happens inside {', '.join(opaque)} was not seen: no verdict on its layers")
         fused = [op for op in trace.ops if op.function in RECURRENT_FUNCTIONS]
-        if fused and trace.through_time is None and is_finite(trace):
+        told = any("through time" in refusal for refusal in exhibit.refusals)
+        if fused and trace.through_time is None and is_finite(trace) and not told:
             where = fused[0].site.module or "a recurrence"
             refused.append(f"{where} was not looked at step by step (`gradtrace.check` does): no verdict through time")
         if trace.coverage.unreadable:

@@ -91,6 +91,11 @@ def check_model(model: Any, notes: list[str]) -> nn.Module:
         notes.append("the model is compiled: traced through the original module, eagerly")
         model = original
     assert isinstance(model, nn.Module)
+    scripted = next((path for path, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)), None)
+    if scripted is not None:
+        raise InputError(
+            f"{scripted or 'the model'} is scripted (torch.jit), which takes no hooks; give the eager module"
+        )
     named = dict(model.named_parameters())
     lazy = [name for name, p in named.items() if isinstance(p, nn.parameter.UninitializedParameter)]
     if lazy:

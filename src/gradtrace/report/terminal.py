@@ -140,7 +140,7 @@ def _bound(table: Picture) -> Text | None:
 def _through_time(record: ThroughTime, width: int, ascii_only: bool) -> Iterator[Text]:
     """The recurrences with the shortest horizons, step by step."""
     yield Text("\nThrough time", "bold")
-    for line in section(record, width, TIME_CHAINS, TIME_ROWS):
+    for line in section(record, max(width, 60), TIME_CHAINS, TIME_ROWS):
         yield Text(line.replace("━", "=") if ascii_only else line)
 
 

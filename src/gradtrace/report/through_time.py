@@ -38,7 +38,7 @@ def _lines(record: ThroughTime, width: int) -> Iterator[str]:
     for number, reach in enumerate(_maps(record)):
         name = record.positions or record.chains[min(number, len(record.chains) - 1)].name
         yield ""
-        yield from _heat_map(reach, clean(name), "x" if record.positions else "h")
+        yield from _heat_map(reach, clean(name), "x" if record.positions else "h", width)
     if record.positions:
         yield ""
         for sentence in record.sentences:
@@ -80,21 +80,23 @@ def _wrapped(text: str, width: int) -> list[str]:
 def _chain(chain: Chain, width: int, most_rows: int) -> Iterator[str]:
     kind = chain.kind if chain.kind == "loop" else chain.kind.upper().replace("_", " ")
     state = "(h, c)" if chain.cell else "h"
-    yield f"{clean(chain.name)} ({kind}), {chain.num_steps} steps: gradient of {state}, decades of one step's gains"
+    head = f"{clean(chain.name)} ({kind}), {chain.num_steps} steps: gradient of {state}, decades of one step's gains"
+    yield from _wrapped(head, width)
     rows = stretches(chain.num_steps, most_rows)
     states = chain.states
     best = max((x for x in states if math.isfinite(x)), default=0.0)
     levels = [_level(states[stop], best) for _, stop in rows]
     low = min([-MIN_SPAN, *(x for x in levels if math.isfinite(x))])
     heads = ["a'", "W_hh", "merge", *(["carry"] if chain.carried else [])]
-    bar = width - 17 - 8 * len(heads)
+    bar = width - 17 - 8 * len(heads) - (4 if chain.cuts else 0)
     yield " " * (9 + bar) + "left".rjust(8) + "".join(head.rjust(8) for head in heads)
     for (start, stop), level in zip(rows, levels, strict=True):
         gains = _mean_gains(chain, start, stop)
         cells = round(bar * (level - low) / -low) if math.isfinite(level) else 0
-        numbers = "".join(decades(x).rjust(8) for x in (level, *gains[: len(heads)]))
+        told = [decades(level), *("" if math.isnan(x) else decades(x) for x in gains[: len(heads)])]
+        numbers = "".join(text.rjust(8) for text in told)
         cut = " cut" if any(start < cut <= stop for cut in chain.cuts) else ""
-        yield f"t={stop}".ljust(9) + ("━" * cells).ljust(bar) + numbers + cut
+        yield (f"t={stop}".ljust(9) + ("━" * cells).ljust(bar) + numbers + cut).rstrip()
     yield from _wrapped(_budget(chain), width)
 
 
@@ -161,13 +163,13 @@ def _exponents(record: ThroughTime, chain: Chain) -> Iterator[str]:
 # -------------------------------------------------------------------------------------------------------- heat map
 
 
-def _heat_map(reach: Reach, name: str, letter: str) -> Iterator[str]:
+def _heat_map(reach: Reach, name: str, letter: str, width: int) -> Iterator[str]:
     """Rows are t, columns s; a shade is a tenth of the span below the row's own largest."""
     longest = max(len(row) for row in reach.rows)
-    columns = min(longest, MOST_COLUMNS)
+    columns = min(longest, MOST_COLUMNS, width - 11)
     kept = sorted({round(i) for i in _spaced(len(reach.rows) - 1, MOST_ROWS)})
     span = max(MIN_SPAN, min(9.0, -min((x for x in reach.curve() if math.isfinite(x)), default=0.0)))
-    yield f"|dL_t/d{letter}_s| of {name}: t down, s across; a shade is {span / 9:.2g} decades"
+    yield from _wrapped(f"|dL_t/d{letter}_s| of {name}: t down, s across; a shade is {span / 9:.2g} decades", width)
     for index in reversed(kept):
         row, best = reach.rows[index], max((x for x in reach.rows[index] if math.isfinite(x)), default=0.0)
         line = ""
