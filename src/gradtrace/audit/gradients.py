@@ -13,7 +13,7 @@ cotangent, M = 1, this is the spread of Hanin & Nica (2018) in `theory.finite_wi
 Samples differ in q, and a sample with a large one keeps it: growths multiply sample by sample, so that their mean is
 larger than the product of means by exp(s S): s = d ln growth / d ln q times the standard deviation of ln q over
 samples, S the sum of the s above. And a norm over positions takes out what is the same at all positions of a channel,
-as the gradient of a global average is.
+as the gradient of a global average is; attention passes on more of what is the same at all tokens.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Gradient:
     tilt: float = 0.0
     """S: how far ln E[g^2] of a sample moves with its ln q, times the standard deviation of that."""
     even: float = 0.0
-    """Share of the energy that is the same at all positions of a channel."""
+    """Share of the energy that is the same at all positions of a channel, or at all tokens."""
     slanted: float = 0.0
     """Share that follows the pre-activation over the positions of a channel."""
 
@@ -97,6 +97,7 @@ def arrival_of(recording: Recording, effect: Effect, step: Step, slot: int, outp
     if effect.transport is not None:
         return effect.transport(slot, step.outputs.index(output), profile)
     growth = math.prod(effect.parts[slot].values()) * (1 - _taken_out(effect, gradient))
+    growth *= 1 + gradient.even * math.expm1(effect.spread)
     before, after = recording.values[step.inputs[slot]], recording.values[output]
     if effect.conserved:
         growth *= after.numel / max(before.numel, 1)
@@ -155,6 +156,7 @@ def _through(
         spread = 1 + (GAUSSIAN_SHARE - 1) * min(1.0, 1 / num_cotangents + narrowness)
         variance += math.log1p(effect.unit_variance / max(signal.features, 1) * share * spread)
     drift = gradient.drift + abs(effect.sensitivity) * math.sqrt(max(signal.log_variance, 0.0))
+    drift += effect.drift
     drift += spread_of_powers(arrival.steps, effect.units) if effect.units else 0.0
     kept, own = _tilt(effect, signal, after, gradient)
     apart = min(kept * own, 2.0)
@@ -183,6 +185,10 @@ def _evenness(effect: Effect, gradient: Gradient) -> tuple[float, float]:
         return gradient.even * effect.slopes[0], gradient.even * effect.slopes[1]
     if effect.over_positions:
         return gradient.even * (1 - effect.over_positions) / (1 - _taken_out(effect, gradient)), 0.0
+    if effect.spread > 0:  # mixing over tokens makes the same of all that it mixes
+        return 1 - math.exp(-effect.spread), 0.0
+    if "dropout" in effect.parts[0]:
+        return gradient.even / effect.parts[0]["dropout"], 0.0
     if effect.fan is not None:
         return gradient.even * min(effect.parts[0].get("stride", 1.0), 1.0), 0.0
     return gradient.even, 0.0

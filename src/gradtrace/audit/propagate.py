@@ -82,9 +82,10 @@ def _select(recording: Recording, effects: list[Effect], signals: list[Signal], 
 
 def _measured(scene: Scene, step: Step) -> Effect:
     """Without a rule: the growth that the step itself showed, or none of it where that could not be had either."""
-    found = step.local
+    found, spread = step.local, step.local_spread
     if found is None and step.call is not None:  # it has a rule, which does not hold for these operands
-        found = local_growth(step.call, step.args, step.kwargs, step.input_tensors)
+        found, spread = local_growth(step.call, step.args, step.kwargs, step.input_tensors)
     known = found if found is not None else [1.0] * len(step.inputs)
     note = f"{step.function}: no rule, " + ("measured" if found is not None else "counted as 1")
-    return Effect([None] * len(step.outputs), [{"other": growth} for growth in known], unit_variance=0.01, note=note)
+    return Effect([None] * len(step.outputs), [{"other": growth} for growth in known], unit_variance=0.01,
+                  drift=abs(spread) / 10, spread=spread, note=note)  # fmt: skip

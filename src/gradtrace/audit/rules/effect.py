@@ -53,6 +53,10 @@ class Effect:
     """Relative variance of the growth from unit to unit."""
     sensitivity: float = 0.0
     """d ln growth / d ln of the input's second moment."""
+    drift: float = 0.0
+    """Standard deviation of ln growth for reasons of its own."""
+    spread: float = 0.0
+    """Of a measured step: ln growth of a gradient that is the same at all places, less that of a random one."""
     largest_of: int = 0
     """Of so many neighbours the largest alone gets gradient (max pooling)."""
     activation: str = ""
