@@ -18,6 +18,8 @@ LEAST = math.log(1.5)
 """And by at least this in ln E[g^2] (a fifth of the RMS gradient), whatever the interval."""
 SUMS = ("add", "radd", "iadd", "sub", "rsub", "isub", "cat", "stack")
 """What adds gradient to gradient: beyond them nothing is said of a value."""
+FORMATS = ("to", "type", "type_as", "float", "double", "half", "bfloat16")
+"""Functions that change the number format."""
 SLACK = 0.08
 """Standard deviation of ln growth that every step is granted beyond the theory's."""
 
@@ -105,7 +107,9 @@ def _say(step: Step, propagation: Propagation, expected: float, seen: float, sig
     where = step.module or "the model"
     beside = f" ({step.source})" if step.source else ""
     effect, signal = propagation.effects[step.index], propagation.signals[step.inputs[0]]
-    if seen == 0 or math.isnan(seen):
+    if seen == 0 and step.function in FORMATS:
+        why = "the number format rounds it to zero: scale the loss, or keep this part in float32"
+    elif seen == 0 or math.isnan(seen):
         why = "no gradient comes through: cut (detach, no_grad), or every unit is dead"
     elif effect.transport is not None:
         why = "the weights are not independent with mean zero, or the input is not what the layers below predict"

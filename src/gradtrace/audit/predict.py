@@ -23,10 +23,11 @@ from gradtrace.audit.sentences import (
     design_sentence,
     format_depths,
     format_sentence,
+    outlier_sentence,
     phase,
     time_sentences,
 )
-from gradtrace.audit.training import signs_of_training
+from gradtrace.audit.training import copied_layers, signs_of_training
 from gradtrace.errors import InputError
 from gradtrace.measure.session import eager
 from gradtrace.measure.trace import check_model
@@ -79,7 +80,8 @@ def predict(
         energies = [math.nan] * len(recording.values)
         if measured and not on_meta:
             energies = measure(recording, num_cotangents, seed)
-    notes += [] if on_meta else signs_of_training(model)
+    notes += recording.cuts
+    notes += [] if on_meta else signs_of_training(model) + copied_layers(model)
     return _assemble(model, recording, propagation, energies, num_cotangents, tuple(notes), on_meta)
 
 
@@ -126,11 +128,12 @@ def _assemble(
     half = interval(gradient.variance, gradient.drift, gradient.depth)
     shown = [x.decades if math.isnan(x.measured_decades) else x.measured_decades for x in layers]
     formats = format_depths(growth, shown, recording.batch_size)
-    reference = bool(notes) and any("trained" in note for note in notes)
+    reference = any("is a reference" in note for note in notes)
     found = () if all(map(math.isnan, energies)) else disagreements(recording, propagation, energies, num_cotangents)
     sentences = (
         design_sentence(layers, growth, max(branch_ends(recording), default=-1) >= 0),
         *time_sentences(layers),
+        outlier_sentence(layers),
         depth_sentence(growth, gradient.depth)
         if layers
         else "No layer whose weights the theory knows carries gradient: nothing to predict.",

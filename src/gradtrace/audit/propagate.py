@@ -50,6 +50,8 @@ def propagate(recording: Recording, num_cotangents: int) -> Propagation:
 
 def effect_of(recording: Recording, step: Step, signals: list[Signal]) -> Effect:
     """What the rule says of a step; without one, what was measured."""
+    if not step.inputs and step.function != "embedding":  # made from data and weights: where the gradient ends
+        return Effect([None] * len(step.outputs), [])
     scene = _scene(recording, step, signals)
     rule = RULES.get(step.function)
     effect = rule(scene) if rule is not None else None

@@ -88,6 +88,8 @@ class Recording:
     hidden: list[str]
     """Where a value came from something that the recorder does not see."""
     on_meta: bool
+    cuts: list[str] = field(default_factory=list)
+    """Sentences about parameters that the output is made from, yet without their gradient."""
 
 
 def function_name(name: str) -> str:
@@ -111,6 +113,7 @@ class Scribe:
 
     def __init__(self, model: nn.Module, known: Container[str], batch_size: int) -> None:
         self._parameters = {id(parameter) for parameter in model.parameters()}
+        self._own = self._parameters | {id(buffer) for buffer in model.buffers()}
         self._known = known
         self._batch_size = batch_size
         self._kept: dict[int, tuple[Tensor, int]] = {}
@@ -172,7 +175,7 @@ class Scribe:
         made = [tensor for tensor in made if not self._is_old(tensor)]
         if not made:
             return
-        if not seen.inputs and seen.function not in ("embedding", "embedding_bag"):
+        if not seen.inputs and all(id(t) in self._own or self._derived.get(id(t)) is t for t in operands):
             self._derived |= {id(tensor): tensor for tensor in made}
             return
         seen.index = len(self.steps)
@@ -278,4 +281,39 @@ def record(model: nn.Module, example_input: Any, known: Container[str]) -> Recor
         faults = f" ({recorder.faults[0]})" if recorder.faults else ""
         raise InputError(f"the model's output carries no gradient: detached, integer, or made under no_grad{faults}")
     hidden = [*dict.fromkeys(scribe.hidden), *dict.fromkeys(recorder.faults)]
-    return Recording(scribe.values, scribe.steps, outputs, batch_size, hidden, any(t.is_meta for t in tensors))
+    made = tensors_in(result)
+    on_meta = any(tensor.is_meta for tensor in tensors)
+    return Recording(scribe.values, scribe.steps, outputs, batch_size, hidden, on_meta, _cuts(model, recorder, made))
+
+
+_SHAPE_ONLY = ("new_", "zeros_like", "ones_like", "empty_like", "full_like", "rand", "gt ", "lt ", "ge ", "le ", "eq ",
+               "ne ", "arg")  # fmt: skip
+"""Functions that never had a gradient to hand on."""
+
+
+def _cuts(model: nn.Module, recorder: Recorder, outputs: list[Tensor]) -> list[str]:
+    reached = [recorder.dataflow.reach(output) for output in outputs]
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    used = {name for names, _ in reached for name in names} & learning.keys()
+    on_tape = _leaves(outputs)
+    lost = [name for name in learning if name in used and id(learning[name]) not in on_tape]
+    places = dict.fromkeys(place for _, places in reached for place in places if not place.startswith(_SHAPE_ONLY))
+    if not lost:
+        return []
+    whom = lost[0] if len(lost) == 1 else f"{lost[0]} and {len(lost) - 1} more parameters"
+    return [f"gradient is cut at {' and '.join(list(places)[:2]) or 'an unseen place'}: {whom} get none"]
+
+
+def _leaves(outputs: list[Tensor]) -> set[int]:
+    """Ids of the parameters that the tape leads to."""
+    stack = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    seen, found = set(stack), set[int]()
+    while stack:
+        node = stack.pop()
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            found.add(id(variable))
+        fresh = [above for above, _ in node.next_functions if above is not None and above not in seen]
+        seen.update(fresh)
+        stack += fresh
+    return found

@@ -35,7 +35,7 @@ _NAMES: dict[Callable[[Scene], Effect | None], str] = {
     structure.pad: "pad",
     structure.move: "view reshape flatten unflatten permute transpose t squeeze unsqueeze expand expand_as contiguous "
     "clone getitem select narrow chunk split unbind movedim swapaxes repeat tile flip roll view_as to float "
-    "index_select channel_shuffle pixel_shuffle pixel_unshuffle T mT double type_as",
+    "index_select channel_shuffle pixel_shuffle pixel_unshuffle T mT double half bfloat16 type type_as",
 }
 
 RULES: dict[str, Callable[[Scene], Effect | None]] = {
