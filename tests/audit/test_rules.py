@@ -111,3 +111,13 @@ def test_a_custom_function_is_named_as_not_seen() -> None:
     model = Lambda(lambda x, f, g: g(Twice.apply(f(x))), nn.Linear(64, 64), nn.Linear(64, 8))
     recording = record(model, torch.randn(VECTORS), RULES)
     assert len(recording.hidden) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_a_spectral_norm_is_looked_through() -> None:
+    """Its power iteration makes vectors of its own, without gradient and not of the input."""
+    layers = [m for _ in range(4) for m in (nn.utils.parametrizations.spectral_norm(nn.Linear(64, 64)), nn.ReLU())]
+    recording = record(nn.Sequential(*layers), torch.randn(VECTORS), RULES)
+    assert [step.function for step in recording.steps] == ["linear", "relu"] * 4
+    found = propagate(recording, 4)
+    assert math.log(found.gradients[0].energy) == pytest.approx(math.log(measure(recording, 8)[0]), abs=0.3)

@@ -5,7 +5,7 @@ of its logarithm from three sources, all relative to one network measured with K
 
     weights      2 / fan_in (1 / M + R),    M = K B positions directions,  R = sum of 1 / width over the layers above
     activations  (E[a'^4] / E[a'^2]^2 - 1) / width, shared by samples whose pre-activations are alike
-    signal       (d ln growth / d ln q)^2 Var(ln q): a wrong q stays wrong, so these standard deviations add
+    signal       (d ln growth / d ln q)^2 Var(ln q): a wrong q stays wrong up to the next norm, so these add up linearly
 
 A product of l Gaussian matrices of width n has n / (l + 1) directions left (participation ratio), hence R. For one
 cotangent, M = 1, this is the spread of Hanin & Nica (2018) in `theory.finite_width`.
@@ -155,7 +155,10 @@ def _through(
         share = sharing(signal.correlation, recording.batch_size) if effect.activation else 1 / recording.batch_size
         spread = 1 + (GAUSSIAN_SHARE - 1) * min(1.0, 1 / num_cotangents + narrowness)
         variance += math.log1p(effect.unit_variance / max(signal.features, 1) * share * spread)
-    drift = gradient.drift + abs(effect.sensitivity) * math.sqrt(max(signal.log_variance, 0.0))
+    drift = gradient.drift
+    if after.log_variance == 0 < signal.log_variance:  # a norm: what is wrong below it is not what was wrong above
+        variance, drift = variance + drift**2, 0.0
+    drift += abs(effect.sensitivity) * math.sqrt(max(signal.log_variance, 0.0))
     drift += effect.drift
     drift += spread_of_powers(arrival.steps, effect.units) if effect.units else 0.0
     kept, own = _tilt(effect, signal, after, gradient)

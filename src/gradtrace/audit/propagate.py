@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gradtrace.audit.gradients import Gradient, backward
-from gradtrace.audit.recording import local_growth
+from gradtrace.audit.probing import local_growth
 from gradtrace.audit.rules.effect import Effect, Scene
 from gradtrace.audit.rules.table import RULES
 from gradtrace.audit.signals import Signal, steepness_of_largest

@@ -8,19 +8,20 @@ without a rule is differentiated on the spot, by itself, with a random cotangent
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from gradtrace.audit.arguments import Arguments
+from gradtrace.audit.cuts import cuts
+from gradtrace.audit.probing import local_growth, local_profile, swap
 from gradtrace.audit.signals import Signal, observed
 from gradtrace.errors import InputError
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.recorder import Call, Recorder
-from gradtrace.theory.through_time import MOST_LAGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -101,8 +102,6 @@ def function_name(name: str) -> str:
     return name.strip("_")
 
 
-LEAST_SPREAD = 0.5
-"""A ratio of 1.6 between the energies of two probes; of a hundred independent entries each it is 1.2."""
 SEQUENCES = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 _KEEP_TIME = SEQUENCES | {"linear", "dropout", "layer_norm", "rms_norm", "relu", "tanh", "gelu", "add"}
 """Functions that treat all time steps alike: gradient is found where it came from."""
@@ -113,7 +112,7 @@ class Scribe:
 
     def __init__(self, model: nn.Module, known: Container[str], batch_size: int) -> None:
         self._parameters = {id(parameter) for parameter in model.parameters()}
-        self._own = self._parameters | {id(buffer) for buffer in model.buffers()}
+        self._data: dict[int, weakref.ref[Tensor]] = {}  # what the input was made into, with or without gradient
         self._known = known
         self._batch_size = batch_size
         self._kept: dict[int, tuple[Tensor, int]] = {}
@@ -129,6 +128,14 @@ class Scribe:
         self.values.append(Value(index, tuple(tensor.shape), get_gradient_edge(tensor), producer, signal))
         self._kept[id(tensor)] = (tensor, index)
         return index
+
+    def note_data(self, tensors: list[Tensor]) -> None:
+        """These depend on the model's input."""
+        self._data |= {id(tensor): weakref.ref(tensor) for tensor in tensors}
+
+    def _is_data(self, tensor: Tensor) -> bool:
+        known = self._data.get(id(tensor))
+        return known is not None and known() is tensor
 
     def find(self, tensor: Tensor) -> int | None:
         """Its number, or None for one that is no value."""
@@ -169,13 +176,16 @@ class Scribe:
 
     def after(self, call: Call, seen: Step, operands: list[Tensor], result: Any) -> None:
         """Note the results as values."""
+        from_data = any(self._is_data(tensor) for tensor in operands)
+        if from_data:
+            self.note_data(tensors_in(result))
         made = [tensor for tensor in tensors_in(result) if self._is_value(tensor)]
         if call.name in ("__setitem__", "copy_") and operands:
             made = [operands[0]] if self._is_value(operands[0]) else []
         made = [tensor for tensor in made if not self._is_old(tensor)]
         if not made:
             return
-        if not seen.inputs and all(id(t) in self._own or self._derived.get(id(t)) is t for t in operands):
+        if not seen.inputs and not from_data:
             self._derived |= {id(tensor): tensor for tensor in made}
             return
         seen.index = len(self.steps)
@@ -196,71 +206,6 @@ class Scribe:
         return next((value.axis for value in kept if value.axis is not None and value.axis < len(shape) - 1), None)
 
 
-def local_growth(
-    function: Callable[..., Any], args: Any, kwargs: Any, tensors: list[Tensor]
-) -> tuple[list[float] | None, float]:
-    """E[g_in^2] / E[g_out^2] of this one call for each of `tensors`, by a random cotangent; None if not to be had.
-
-    And by how much ln of it changes for a cotangent that is even along an axis: mixing over tokens passes on all of a
-    gradient that they share, and little of one that differs from token to token. Under `LEAST_SPREAD` it is sampling.
-    """
-    if any(tensor.is_meta for tensor in tensors):
-        return None, 0.0
-    fresh = {id(tensor): tensor.detach().clone().requires_grad_() for tensor in tensors}
-    copies = {key: copy.clone() for key, copy in fresh.items()}  # an in-place function may write on these
-    try:
-        with torch.enable_grad():
-            result = function(*_swap(args, copies), **_swap(kwargs or {}, copies))
-        outputs = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
-        axes: list[int | None] = [None, *range(outputs[0].dim() - 1)]
-        growths = [_growths(outputs, list(fresh.values()), axis) for axis in axes]
-    except (IndexError, RuntimeError, TypeError, ValueError):
-        return None, 0.0
-    pairs = [(a, b) for other in growths[1:] for a, b in zip(growths[0], other, strict=True) if a > 0 and b > 0]
-    spread = max((math.log(b / a) for a, b in pairs), key=abs, default=0.0)
-    return growths[0], spread if abs(spread) > LEAST_SPREAD else 0.0
-
-
-def _growths(outputs: list[Tensor], inputs: list[Tensor], even_along: int | None) -> list[float]:
-    probes = [torch.randn_like(output) for output in outputs]
-    if even_along is not None:
-        probes = [p.narrow(even_along, 0, 1).expand_as(p) if p.dim() > even_along else p for p in probes]
-    found: Any = torch.autograd.grad(outputs, inputs, probes, allow_unused=True, retain_graph=True)
-    return [0.0 if g is None else float(g.double().square().mean()) for g in found]
-
-
-def local_profile(
-    function: Callable[..., Any], args: Any, kwargs: Any, tensor: Tensor, axis: int
-) -> list[list[float]] | None:
-    """Where along `axis` of `tensor` a random cotangent of this one call ends: covariance [places, lags], of mean 1."""
-    fresh = torch.randn(tensor.shape, dtype=tensor.dtype, device="cpu" if tensor.is_meta else tensor.device)
-    copy = fresh.requires_grad_().clone()
-    try:
-        with torch.enable_grad():
-            result = function(*_swap(args, {id(tensor): copy}), **_swap(kwargs or {}, {id(tensor): copy}))
-        outputs = [output for output in tensors_in(result) if output.requires_grad]
-        (found,) = torch.autograd.grad(outputs, fresh, [torch.randn_like(output) for output in outputs])
-    except (RuntimeError, TypeError, ValueError):
-        return None
-    places = found.double().movedim(axis, 0).flatten(1)
-    size = places.shape[0]
-    covariance = torch.zeros(size, min(size, MOST_LAGS), dtype=torch.float64)
-    for lag in range(covariance.shape[1]):
-        covariance[: size - lag, lag] = (places[: size - lag] * places[lag:]).mean(1).cpu()
-    mean = float(covariance[:, 0].mean())
-    return (covariance / mean).tolist() if mean > 0 else None
-
-
-def _swap(value: Any, copies: dict[int, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return copies.get(id(value), value)
-    if isinstance(value, dict):
-        return {key: _swap(item, copies) for key, item in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(_swap(item, copies) for item in value)
-    return value
-
-
 def record(model: nn.Module, example_input: Any, known: Container[str]) -> Recording:
     """Run the model once on `example_input` (a tuple is its positional, a dict its keyword arguments)."""
     arguments = Arguments.of(example_input)
@@ -272,7 +217,8 @@ def record(model: nn.Module, example_input: Any, known: Container[str]) -> Recor
         if tensor.is_floating_point():
             copies[id(tensor)] = tensor.detach().clone().requires_grad_().clone()
             scribe.value(copies[id(tensor)], None)
-    given = Arguments(_swap(arguments.args, copies), _swap(arguments.kwargs, copies))
+    scribe.note_data([copies.get(id(tensor), tensor) for tensor in tensors])
+    given = Arguments(swap(arguments.args, copies), swap(arguments.kwargs, copies))
     recorder = Recorder(model, scribe)
     with recorder:
         result = given.call(model)
@@ -283,37 +229,4 @@ def record(model: nn.Module, example_input: Any, known: Container[str]) -> Recor
     hidden = [*dict.fromkeys(scribe.hidden), *dict.fromkeys(recorder.faults)]
     made = tensors_in(result)
     on_meta = any(tensor.is_meta for tensor in tensors)
-    return Recording(scribe.values, scribe.steps, outputs, batch_size, hidden, on_meta, _cuts(model, recorder, made))
-
-
-_SHAPE_ONLY = ("new_", "zeros_like", "ones_like", "empty_like", "full_like", "rand", "gt ", "lt ", "ge ", "le ", "eq ",
-               "ne ", "arg")  # fmt: skip
-"""Functions that never had a gradient to hand on."""
-
-
-def _cuts(model: nn.Module, recorder: Recorder, outputs: list[Tensor]) -> list[str]:
-    reached = [recorder.dataflow.reach(output) for output in outputs]
-    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    used = {name for names, _ in reached for name in names} & learning.keys()
-    on_tape = _leaves(outputs)
-    lost = [name for name in learning if name in used and id(learning[name]) not in on_tape]
-    places = dict.fromkeys(place for _, places in reached for place in places if not place.startswith(_SHAPE_ONLY))
-    if not lost:
-        return []
-    whom = lost[0] if len(lost) == 1 else f"{lost[0]} and {len(lost) - 1} more parameters"
-    return [f"gradient is cut at {' and '.join(list(places)[:2]) or 'an unseen place'}: {whom} get none"]
-
-
-def _leaves(outputs: list[Tensor]) -> set[int]:
-    """Ids of the parameters that the tape leads to."""
-    stack = [output.grad_fn for output in outputs if output.grad_fn is not None]
-    seen, found = set(stack), set[int]()
-    while stack:
-        node = stack.pop()
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            found.add(id(variable))
-        fresh = [above for above, _ in node.next_functions if above is not None and above not in seen]
-        seen.update(fresh)
-        stack += fresh
-    return found
+    return Recording(scribe.values, scribe.steps, outputs, batch_size, hidden, on_meta, cuts(model, recorder, made))
