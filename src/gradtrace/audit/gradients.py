@@ -64,6 +64,8 @@ class Gradient:
     """Share of the energy that is the same at all positions of a channel, or at all tokens."""
     slanted: float = 0.0
     """Share that follows the pre-activation over the positions of a channel."""
+    places: tuple[Array, ...] = ()
+    """Relative energy along each spatial axis, of mean 1: less at a border of zeros; (): even."""
 
 
 def backward(recording: Recording, signals: list[Signal], effects: list[Effect], num_cotangents: int) -> list[Gradient]:
@@ -98,6 +100,7 @@ def arrival_of(recording: Recording, effect: Effect, step: Step, slot: int, outp
         return effect.transport(slot, step.outputs.index(output), profile)
     growth = math.prod(effect.parts[slot].values()) * (1 - _taken_out(effect, gradient))
     growth *= 1 + gradient.even * math.expm1(effect.spread)
+    growth *= math.prod(float((T @ at).sum() / T.sum()) for T, at in zip(effect.axes, gradient.places, strict=False))
     before, after = recording.values[step.inputs[slot]], recording.values[output]
     if effect.conserved:
         growth *= after.numel / max(before.numel, 1)
@@ -165,7 +168,20 @@ def _through(
     apart = min(kept * own, 2.0)
     energy, shape = gradient.energy * growth * math.exp(apart), shape + apart
     even, slanted = _evenness(effect, gradient)
-    return Gradient(energy, variance, drift, narrowness, depth, shape, arrival.profile, kept + own, even, slanted)
+    places = _places(effect, gradient)
+    return Gradient(
+        energy, variance, drift, narrowness, depth, shape, arrival.profile, kept + own, even, slanted, places
+    )
+
+
+def _places(effect: Effect, gradient: Gradient) -> tuple[Array, ...]:
+    """Where along each axis the gradient is, behind this step; pooling and reshaping make it even again."""
+    if effect.axes:
+        above = gradient.places or tuple(np.ones(T.shape[1]) for T in effect.axes)
+        below = [T @ at for T, at in zip(effect.axes, above, strict=True)]
+        return tuple(at / at.mean() if at.mean() > 0 else np.ones_like(at) for at in below)
+    keeps = effect.activation or effect.over_positions or "dropout" in effect.parts[0]
+    return gradient.places if keeps else ()
 
 
 def _tilt(effect: Effect, signal: Signal, after: Signal, gradient: Gradient) -> tuple[float, float]:
@@ -215,6 +231,16 @@ def _merge(arrivals: list[Gradient], width: int, batch_size: int) -> Gradient:
         sum(s * g.tilt for s, g in zip(shares, arrivals, strict=True)),
         sum(s * g.even for s, g in zip(shares, arrivals, strict=True)),
         sum(s * g.slanted for s, g in zip(shares, arrivals, strict=True)),
+        _merged_places(shares, [g.places for g in arrivals]),
+    )
+
+
+def _merged_places(shares: list[float], places: list[tuple[Array, ...]]) -> tuple[Array, ...]:
+    like = next((each for each in places if each), ())
+    fitting = [each if [len(at) for at in each] == [len(at) for at in like] else None for each in places]
+    return tuple(
+        np.asarray(sum(s * (each[axis] if each else 1.0) for s, each in zip(shares, fitting, strict=True)))
+        for axis in range(len(like))
     )
 
 

@@ -105,16 +105,17 @@ def _per_axis(value: Any, num_axes: int) -> tuple[int, ...]:
     )
 
 
-def axis_hits(size: int, num_out: int, kernel: int, stride: int, padding: int, dilation: int, swap: bool) -> Array:
-    """Per tap of the kernel, how many (output, input) pairs it joins along one axis; the others fall on the border.
+def axis_taps(size: int, num_out: int, kernel: int, stride: int, padding: int, dilation: int, swap: bool) -> Array:
+    """Which tap joins which positions along one axis [taps, inputs, outputs]; the others fall on the border.
 
-    >>> axis_hits(8, 8, 3, 1, 1, 1, False)
+    >>> axis_taps(8, 8, 3, 1, 1, 1, False).sum(axis=(1, 2))
     array([7., 8., 7.])
     """
     if swap:  # a transposed convolution is a convolution with input and output exchanged
-        size, num_out = num_out, size
-    places = np.arange(num_out)[:, None] * stride - padding + np.arange(kernel) * dilation
-    return np.asarray(((places >= 0) & (places < size)).sum(axis=0), dtype=np.float64)
+        return axis_taps(num_out, size, kernel, stride, padding, dilation, False).transpose(0, 2, 1)
+    places = np.arange(num_out) * stride - padding + np.arange(kernel)[:, None] * dilation
+    joined = places[:, None, :] == np.arange(size)[:, None]
+    return np.asarray(joined, dtype=np.float64)
 
 
 def _energy(weight: Tensor, kernel: tuple[int, ...]) -> Array:
@@ -144,12 +145,16 @@ def convolution(scene: Scene) -> Effect | None:
         padding = same if padding == "same" else (0,) * axes
     padding = _per_axis(padding, axes)
     sizes_in, sizes_out = scene.inputs[0].shape[-axes:], scene.outputs[0].shape[-axes:]
-    hits = np.ones(())
+    hits, joined, energy = np.ones(()), [], _energy(weight, kernel)
     for axis in range(axes):
         geometry = (kernel[axis], stride[axis], padding[axis], dilation[axis], transposed)
-        hits = np.multiply.outer(hits, axis_hits(sizes_in[axis], sizes_out[axis], *geometry))
-    pairs = float((hits * _energy(weight, kernel)).sum())
-    return _convolved(scene, weight, bias, groups, pairs, math.prod(sizes_in), math.prod(sizes_out), transposed)
+        taps = axis_taps(sizes_in[axis], sizes_out[axis], *geometry)
+        hits = np.multiply.outer(hits, taps.sum(axis=(1, 2)))
+        along = energy.sum(axis=tuple(other for other in range(axes) if other != axis))
+        joined.append(np.einsum("kio,k->io", taps, along / along.mean()))
+    pairs = float((hits * energy).sum())
+    effect = _convolved(scene, weight, bias, groups, pairs, math.prod(sizes_in), math.prod(sizes_out), transposed)
+    return replace(effect, axes=tuple(joined))
 
 
 def _convolved(
