@@ -79,7 +79,7 @@ def init_critical_(
         run.network(recording)
     if method == "lsuv":
         with untouched(model):
-            run.notes += scale_to_unit_variance_(model, example_input, list(run.done))
+            run.notes += scale_to_unit_variance_(model, example_input, run.scales)
     return run.told()
 
 
@@ -104,6 +104,7 @@ class _Initialiser:
         self._model, self._method, self._generator = model, method, generator
         self.done: dict[str, InitialisedParameter] = {}
         self.notes: list[str] = []
+        self.scales: dict[str, float] = {}
 
     def told(self) -> Initialisation:
         """The account."""
@@ -214,6 +215,7 @@ class _Initialiser:
         draw_(weight, sigma_w2 / met / fan_in * scale**2, method, self._generator, groups_of(step))
         scaled = f"; residual branch x {scale:.3g}" if scale != 1.0 else ""
         self._note(name, method, math.sqrt(sigma_w2) * scale, reason + scaled)
+        self.scales[name] = scale
         self._bias(
             step, weight, signal, (here, target), under is not None and not normed and over is not None, sigma_w2
         )

@@ -153,20 +153,40 @@ def convolution(scene: Scene) -> Effect | None:
         along = energy.sum(axis=tuple(other for other in range(axes) if other != axis))
         joined.append(np.einsum("kio,k->io", taps, along / along.mean()))
     pairs = float((hits * energy).sum())
-    effect = _convolved(scene, weight, bias, groups, pairs, math.prod(sizes_in), math.prod(sizes_out), transposed)
-    return replace(effect, axes=tuple(joined))
+    effect = _convolved(scene, weight, bias, groups, pairs, joined, transposed)
+    (signal,) = effect.signals
+    assert signal is not None
+    return replace(effect, axes=tuple(joined), signals=[replace(signal, places=_spread(scene, joined)[1])])
+
+
+def _spread(scene: Scene, joined: list[Array]) -> tuple[float, tuple[Array, ...]]:
+    """How much more of the signal is met than of an even one, and where it lies then, along each axis."""
+    before = scene.signals[0].places
+    if len(before) != len(joined):
+        before = tuple(np.ones(T.shape[0]) for T in joined)
+    after = [at @ T for at, T in zip(before, joined, strict=True)]
+    more = math.prod(float(at.sum() / T.sum()) for at, T in zip(after, joined, strict=True))
+    return more, tuple(at / at.mean() if at.mean() > 0 else np.ones_like(at) for at in after)
 
 
 def _convolved(
-    scene: Scene, weight: Tensor, bias: Any, groups: int, pairs: float, num_in: int, num_out: int, transposed: bool
+    scene: Scene,
+    weight: Tensor,
+    bias: Any,
+    groups: int,
+    pairs: float,
+    joined: list[Array],
+    transposed: bool,
 ) -> Effect:
+    num_in, num_out = (math.prod(T.shape[side] for T in joined) for side in (0, 1))
     a, b = weight.shape[:2]
     channels_in, channels_out = (a // groups, b) if transposed else (b, a // groups)
     taps = math.prod(weight.shape[2:])
     fan = (channels_in * taps, channels_out * taps)
     variance = mean_square(weight, 1 / (3 * b * taps))
     parts = {"weights": variance * fan[1], "stride": pairs / num_in / taps}
-    signal = _mixed(scene, variance * channels_in * pairs / num_out, weight, bias, (fan[0], channels_out * groups))
+    met = variance * channels_in * pairs / num_out * _spread(scene, joined)[0]
+    signal = _mixed(scene, met, weight, bias, (fan[0], channels_out * groups))
     return Effect(
         [replace(signal, features=channels_out * groups)],
         [parts],
