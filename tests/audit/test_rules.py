@@ -48,6 +48,7 @@ LAYERS = [
     (nn.Sequential(nn.Conv2d(16, 64, 3), nn.ReLU(), nn.MaxPool2d(2)), IMAGES),
     (nn.AdaptiveAvgPool2d(1), IMAGES),
     (nn.Flatten(), IMAGES),
+    (nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(8, 8, 3, padding=1)), IMAGES),
     (Lambda(lambda x: x * 0.5 + 1), VECTORS),
     (Lambda(lambda x: 1 - (-x / 3)), VECTORS),
     (Lambda(lambda x: x + x), VECTORS),

@@ -24,6 +24,8 @@ FORMATS = {  # smallest subnormal, smallest normal, largest: IEEE 754 and Micike
 }
 NEUTRAL = 0.05
 """Growth within 5 % of 1 per layer counts as kept; so does phase 'critical'."""
+LEAST = 1e-30
+"""Growth of E[g^2] under which a layer passes nothing: the RMS gradient would leave float32 in three layers."""
 LIKE = 4
 """Layers of one kind from which on one can be unlike the others."""
 STANDS_OUT = 2.0
@@ -93,6 +95,9 @@ def critical_gain(activation: str) -> float:
 
 def design_sentence(layers: Sequence[LayerPrediction], growth_per_layer: float, residual: bool) -> str:
     """What most of the layers do: 'default Linear + GELU loses 12x gradient energy per layer; gain 1.48 keeps it'."""
+    dead = next((layer for layer in layers if layer.split.growth < LEAST), None)
+    if dead is not None:
+        return f"{dead.module or 'The model'} with what follows passes no gradient: no gain of its weights brings any back."
     if any(layer.num_steps for layer in layers):  # recurrences have their own sentence, and the head is no design
         layers = [layer for layer in layers[:-1] if not layer.num_steps]
     groups = Counter(

@@ -73,7 +73,7 @@ def multiply(scene: Scene) -> Effect | None:
         return None
     other = operands[1] if scene.slot_of(operands[0]) is not None else operands[0]
     if step.function in ("div", "truediv"):
-        if other is operands[0]:
+        if other is operands[0] or (isinstance(other, int | float) and other == 0):
             return None
         other = 1 / other
     if isinstance(other, Tensor) and other.is_meta:

@@ -162,7 +162,7 @@ def convolution(scene: Scene) -> Effect | None:
 def _spread(scene: Scene, joined: list[Array]) -> tuple[float, tuple[Array, ...]]:
     """How much more of the signal is met than of an even one, and where it lies then, along each axis."""
     before = scene.signals[0].places
-    if len(before) != len(joined):
+    if [len(at) for at in before] != [T.shape[0] for T in joined]:
         before = tuple(np.ones(T.shape[0]) for T in joined)
     after = [at @ T for at, T in zip(before, joined, strict=True)]
     more = math.prod(float(at.sum() / T.sum()) for at, T in zip(after, joined, strict=True))
