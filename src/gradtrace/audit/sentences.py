@@ -97,7 +97,7 @@ def design_sentence(layers: Sequence[LayerPrediction], growth_per_layer: float, 
     """What most of the layers do: 'default Linear + GELU loses 12x gradient energy per layer; gain 1.48 keeps it'."""
     dead = next((layer for layer in layers if layer.split.growth < LEAST), None)
     if dead is not None:
-        return f"{dead.module or 'The model'} with what follows passes no gradient: no gain of its weights brings any back."
+        return f"{dead.module or 'The model'} with what follows passes no gradient: no gain brings any back."
     if any(layer.num_steps for layer in layers):  # recurrences have their own sentence, and the head is no design
         layers = [layer for layer in layers[:-1] if not layer.num_steps]
     groups = Counter(
