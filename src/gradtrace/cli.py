@@ -88,6 +88,23 @@ def show(file: str) -> None:
 
 
 @main.command()
+@click.argument("file", type=click.Path())
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False), metavar="PATH", help="Where to; by default beside FILE."
+)
+@in_a_sentence
+def report(file: str, output: str | None) -> None:
+    """Write the report of a saved trace, diagnosis or run: one HTML file that needs no network."""
+    from gradtrace.report.html import write_report
+    from gradtrace.report.html.files import open_file
+
+    diagnosis, run = open_file(file)
+    path = output or f"{file.removesuffix('.gz').removesuffix('.json').removesuffix('.db')}.html"
+    write_report(path, diagnosis, run)
+    click.echo(path)
+
+
+@main.command()
 @click.argument("case", required=False)
 @click.option("--list", "list_cases", is_flag=True, help="Name the cases.")
 @in_a_sentence

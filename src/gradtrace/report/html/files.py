@@ -1,0 +1,50 @@
+"""What is in a file that the reader names: a trace, a diagnosis, or a run?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradtrace.diagnosis.judge import judge_trace
+from gradtrace.errors import TraceFileError
+from gradtrace.records.finding import Diagnosis
+from gradtrace.records.storage import load
+from gradtrace.records.trace import Trace
+
+if TYPE_CHECKING:
+    from gradtrace.records.run import Run
+
+SQLITE = b"SQLite format 3\0"
+"""How a run's file begins (sqlite.org, Database File Format, section 1.3)."""
+
+
+def open_file(path: str | Path) -> tuple[Diagnosis, Run | None]:
+    """The diagnosis in `path` (of a trace: its judgement), and the run if it holds one.
+
+    Raises:
+        TraceFileError: there is no such file, or it is none of these.
+    """
+    path = Path(path)
+    if is_run(path):
+        return open_run(path)
+    record = load(path)
+    return (replace(judge_trace(record), title=path.name) if isinstance(record, Trace) else record), None
+
+
+def is_run(path: Path) -> bool:
+    """Whether the file begins as a run's does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SQLITE)) == SQLITE
+    except OSError as error:
+        raise TraceFileError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def open_run(path: Path) -> tuple[Diagnosis, Run]:
+    """The run in `path`, its findings, and the latest whole trace."""
+    reader: Any = import_module("gradtrace.runs.reader")
+    run: Run = reader.read_run(path)
+    traces: tuple[Trace, ...] = (reader.read_trace(path, run.samples[-1]),) if run.samples else ()
+    return Diagnosis(run.findings, traces, title=run.header.title or path.name), run
