@@ -98,9 +98,9 @@ def report(file: str, output: str | None) -> None:
     from gradtrace.report.html import write_report
     from gradtrace.report.html.files import open_file
 
-    diagnosis, run = open_file(file)
+    opened = open_file(file)
     path = output or f"{file.removesuffix('.gz').removesuffix('.json').removesuffix('.db')}.html"
-    write_report(path, diagnosis, run)
+    write_report(path, opened.diagnosis, opened.run, through_time=opened.through_time)
     click.echo(path)
 
 

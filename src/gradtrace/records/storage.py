@@ -19,11 +19,16 @@ from typing import Any, NoReturn
 from gradtrace.errors import TraceFileError
 from gradtrace.records.codec import CodecError, decode, encode, encode_float
 from gradtrace.records.finding import Diagnosis
+from gradtrace.records.time import ThroughTime
 from gradtrace.records.trace import Trace
 
 FORMAT = "gradtrace"
 VERSION = 1
-KINDS: dict[str, type[Trace] | type[Diagnosis]] = {"trace": Trace, "diagnosis": Diagnosis}
+KINDS: dict[str, type[Trace] | type[Diagnosis] | type[ThroughTime]] = {
+    "trace": Trace,
+    "diagnosis": Diagnosis,
+    "through_time": ThroughTime,
+}
 
 MAX_BYTES = 1 << 30
 """Most that a file may unpack to: about twenty times what 1e5 ops take."""
@@ -32,7 +37,7 @@ FREE_BYTES = 1 << 26
 MAX_RATIO = 100
 
 
-def save(record: Trace | Diagnosis, path: str | Path) -> None:
+def save(record: Trace | Diagnosis | ThroughTime, path: str | Path) -> None:
     """Write `record` to `path` as gzipped JSON; the file appears whole or not at all.
 
     Raises:
@@ -41,7 +46,7 @@ def save(record: Trace | Diagnosis, path: str | Path) -> None:
     path = Path(path)
     kind = next((kind for kind, record_type in KINDS.items() if type(record) is record_type), None)
     if kind is None:
-        raise TypeError(f"only a Trace or a Diagnosis can be saved, but it is {type(record).__name__}")
+        raise TypeError(f"only a Trace, a Diagnosis or a ThroughTime can be saved, but it is {type(record).__name__}")
     document = {"format": FORMAT, "version": VERSION, "kind": kind, "tables": encode(record)}
     text = json.dumps(document, separators=(",", ":"), allow_nan=False)
     packed = gzip.compress(text.encode(), compresslevel=5, mtime=0)
@@ -56,7 +61,7 @@ def save(record: Trace | Diagnosis, path: str | Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def load(path: str | Path) -> Trace | Diagnosis:
+def load(path: str | Path) -> Trace | Diagnosis | ThroughTime:
     """Read what `save` wrote.
 
     Raises:
@@ -78,9 +83,9 @@ def load(path: str | Path) -> Trace | Diagnosis:
             f"{path} was written by a newer gradtrace (format {version}; this one reads up to {VERSION}): upgrade it"
         )
     if not isinstance(kind, str) or kind not in KINDS:
-        raise TraceFileError(f"{path} holds {kind!r}, where 'trace' or 'diagnosis' was expected")
+        raise TraceFileError(f"{path} holds {kind!r}, where 'trace', 'diagnosis' or 'through_time' was expected")
     try:
-        record: Trace | Diagnosis = decode(KINDS[kind], document.get("tables"))
+        record: Trace | Diagnosis | ThroughTime = decode(KINDS[kind], document.get("tables"))
     except CodecError as error:
         raise TraceFileError(f"{path} is damaged: {error}") from error
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:

@@ -19,6 +19,7 @@ SCRIPTS = (
     "page.js",
     "chart.js",
     "waterfall.js",
+    "flow.js",
     "start.js",
 )
 """In the order in which they run; each is a script element of its own."""

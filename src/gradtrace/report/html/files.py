@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from gradtrace.diagnosis.judge import judge_trace
 from gradtrace.errors import TraceFileError
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.storage import load
+from gradtrace.records.time import ThroughTime
 from gradtrace.records.trace import Trace
 
 if TYPE_CHECKING:
@@ -20,8 +21,17 @@ SQLITE = b"SQLite format 3\0"
 """How a run's file begins (sqlite.org, Database File Format, section 1.3)."""
 
 
-def open_file(path: str | Path) -> tuple[Diagnosis, Run | None]:
-    """The diagnosis in `path` (of a trace: its judgement), and the run if it holds one.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a report is made of."""
+
+    diagnosis: Diagnosis
+    run: Run | None = None
+    through_time: tuple[ThroughTime, ...] = ()
+
+
+def open_file(path: str | Path) -> Opened:
+    """The diagnosis in `path` (of a trace: its judgement), and the run or the gradient through time if it holds one.
 
     Raises:
         TraceFileError: there is no such file, or it is none of these.
@@ -30,7 +40,11 @@ def open_file(path: str | Path) -> tuple[Diagnosis, Run | None]:
     if is_run(path):
         return open_run(path)
     record = load(path)
-    return (replace(judge_trace(record), title=path.name) if isinstance(record, Trace) else record), None
+    if isinstance(record, ThroughTime):
+        return Opened(Diagnosis((), title=record.title or path.name), through_time=(record,))
+    if isinstance(record, Trace):
+        return Opened(replace(judge_trace(record), title=path.name))
+    return Opened(record)
 
 
 def is_run(path: Path) -> bool:
@@ -42,9 +56,9 @@ def is_run(path: Path) -> bool:
         raise TraceFileError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def open_run(path: Path) -> tuple[Diagnosis, Run]:
+def open_run(path: Path) -> Opened:
     """The run in `path`, its findings, and the latest whole trace."""
     reader: Any = import_module("gradtrace.runs.reader")
     run: Run = reader.read_run(path)
     traces: tuple[Trace, ...] = (reader.read_trace(path, run.samples[-1]),) if run.samples else ()
-    return Diagnosis(run.findings, traces, title=run.header.title or path.name), run
+    return Opened(Diagnosis(run.findings, traces, title=run.header.title or path.name), run)

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from gradtrace.errors import TraceFileError
 from gradtrace.report.html.assets import policy, scripts, style
+from gradtrace.report.html.flow import flow
 from gradtrace.report.html.section import Section, as_json
 from gradtrace.report.html.verdict import verdict
 from gradtrace.report.html.waterfall import waterfall
@@ -20,18 +21,23 @@ from gradtrace.report.tables import main_trace
 from gradtrace.report.words import clean
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gradtrace.records.finding import Diagnosis
     from gradtrace.records.run import Run
+    from gradtrace.records.time import ThroughTime
 
 
-def write_report(path: str | Path, diagnosis: Diagnosis, run: Run | None = None) -> None:
-    """Write the report of `diagnosis` (and of a `run`) to `path`: one file that needs no network.
+def write_report(
+    path: str | Path, diagnosis: Diagnosis, run: Run | None = None, *, through_time: Sequence[ThroughTime] = ()
+) -> None:
+    """Write the report of `diagnosis` (and of a run, and through time) to `path`: one file that needs no network.
 
     Raises:
         TraceFileError: the file cannot be written.
     """
     path = Path(path)
-    text = render(diagnosis, run)
+    text = render(diagnosis, run, through_time=through_time)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -43,14 +49,19 @@ def write_report(path: str | Path, diagnosis: Diagnosis, run: Run | None = None)
             temporary.unlink(missing_ok=True)
 
 
-def render(diagnosis: Diagnosis, run: Run | None = None) -> str:
+def render(
+    diagnosis: Diagnosis,
+    run: Run | None = None,
+    *,
+    through_time: Sequence[ThroughTime] = (),
+) -> str:
     """The page as text.
 
     >>> from gradtrace.records.finding import Diagnosis
     >>> render(Diagnosis(findings=())).startswith("<!doctype html>")
     True
     """
-    found = sections(diagnosis, run)
+    found = sections(diagnosis, run, through_time)
     data = {plot.key: plot.data for section in found for plot in section.plots}
     return _template().render(
         title=clean(diagnosis.title),
@@ -63,12 +74,14 @@ def render(diagnosis: Diagnosis, run: Run | None = None) -> str:
     )
 
 
-def sections(diagnosis: Diagnosis, run: Run | None = None) -> tuple[Section, ...]:
+def sections(
+    diagnosis: Diagnosis, run: Run | None = None, through_time: Sequence[ThroughTime] = ()
+) -> tuple[Section, ...]:
     """The sections that there is anything to say in, in the order of the page."""
     trace = main_trace(diagnosis)
     found: list[Section | None] = []
     if trace is not None:
-        found.append(waterfall(trace))
+        found += [waterfall(trace), flow(trace)]
     return tuple(section for section in found if section is not None)
 
 
