@@ -20,6 +20,10 @@ SCRIPTS = (
     "chart.js",
     "waterfall.js",
     "flow.js",
+    "heat.js",
+    "activations.js",
+    "through_time.js",
+    "run.js",
     "start.js",
 )
 """In the order in which they run; each is a script element of its own."""

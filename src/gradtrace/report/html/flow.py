@@ -44,7 +44,7 @@ def flow(trace: Trace) -> Section | None:
         ],
     }
     target = clean(book[-1].module) or "the model"
-    plot = Plot("flow", "Flow", _reading(target), data, _table(labels, found, drawn))
+    plot = Plot("flow", "flow", "Flow", _reading(target), data, _table(labels, found, drawn))
     return Section("flow", "By which ways it comes", _answer(graph, target), (plot,), _notes(graph, drawn))
 
 

@@ -12,9 +12,14 @@ import jinja2
 from markupsafe import Markup
 
 from gradtrace.errors import TraceFileError
+from gradtrace.report.html.activations import activations
 from gradtrace.report.html.assets import policy, scripts, style
 from gradtrace.report.html.flow import flow
+from gradtrace.report.html.formats import formats
+from gradtrace.report.html.provenance import provenance
 from gradtrace.report.html.section import Section, as_json
+from gradtrace.report.html.through_time import through_time as of_time
+from gradtrace.report.html.training import training
 from gradtrace.report.html.verdict import verdict
 from gradtrace.report.html.waterfall import waterfall
 from gradtrace.report.tables import main_trace
@@ -67,6 +72,7 @@ def render(
         title=clean(diagnosis.title),
         verdict=verdict(diagnosis, run),
         sections=found,
+        provenance=provenance(diagnosis, run),
         policy=policy(),
         style=Markup(style()),
         scripts=[Markup(text) for text in scripts()],
@@ -81,7 +87,10 @@ def sections(
     trace = main_trace(diagnosis)
     found: list[Section | None] = []
     if trace is not None:
-        found += [waterfall(trace), flow(trace)]
+        found += [make(trace) for make in (waterfall, flow, activations, formats)]
+    found.append(of_time(through_time))
+    if run is not None:
+        found.append(training(run))
     return tuple(section for section in found if section is not None)
 
 

@@ -23,6 +23,8 @@ class Plot:
     """One picture: what it shows, how to read it, its numbers, and the same as a table."""
 
     key: str
+    """Its name in the page: one word for each plot."""
+    kind: str
     """The name of the function in `static` that draws it."""
     title: str
     reading: str

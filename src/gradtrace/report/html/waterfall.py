@@ -63,7 +63,7 @@ def waterfall(trace: Trace) -> Section | None:
             "relative": [row.relative_gradient for row in book],
         },
     }
-    plot = Plot("waterfall", "Waterfall", _reading(), data, _table(book, names, factors, expected))
+    plot = Plot("waterfall", "waterfall", "Waterfall", _reading(), data, _table(book, names, factors, expected))
     return Section("waterfall", "Where the gradient goes", _answer(trace, book, names, factors), (plot,))
 
 

@@ -3,8 +3,7 @@
 (() => {
   const places = [...document.querySelectorAll("[data-plot]")];
   const draw = (place) => {
-    const key = place.dataset.plot;
-    gt.plots[key](place, gt.data[key]);
+    gt.plots[place.dataset.kind](place, gt.data[place.dataset.plot]);
     place.dataset.drawn = "yes";
   };
   const next = () => {

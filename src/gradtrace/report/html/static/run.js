@@ -1,0 +1,89 @@
+"use strict";
+/* The run: every picture shows the same stretch of steps; brushing one zooms all. */
+gt.zoom = { steps: null, followers: [] };
+gt.zoom.to = (steps) => {
+  gt.zoom.steps = steps;
+  for (const follow of gt.zoom.followers) follow();
+  gt.say(steps ? `Steps ${steps[0]} to ${steps[1]}` : "All steps");
+};
+
+gt.plots.steps = (place, data) => {
+  const first = data.first, last = data.last, all = [first[0], last[last.length - 1]];
+  const lines = data.lines.map((line) => ({ name: line.name, low: line.low.map(gt.number), high: line.high.map(gt.number) }));
+  const marks = [...data.events, ...data.onsets.map(([step, words]) => [step, "onset", words])].sort((a, b) => a[0] - b[0]);
+  place.append(controls(), gt.legend([...lines.map((line, i) => [`thin ${SERIES[i]}`, line.name]), ...[...new Set(marks.map((mark) => mark[1]))].map((kind) => [`event ${kind}`, kind])]));
+  const again = gt.drawn(place, draw);
+  gt.zoom.followers.push(again);
+
+  function controls() {
+    const from = gt.make("input", { type: "number", min: all[0], max: all[1], value: all[0], "aria-label": "first step" });
+    const to = gt.make("input", { type: "number", min: all[0], max: all[1], value: all[1], "aria-label": "last step" });
+    const whole = gt.make("button", { type: "button" }, "All steps"), form = gt.make("form", { class: "tools" }, "Steps ", from, " to ", to, gt.make("button", { type: "submit" }, "Show"), whole);
+    form.addEventListener("submit", (event) => { event.preventDefault(); zoom(Number(from.value), Number(to.value)); });
+    whole.addEventListener("click", () => gt.zoom.to(null));
+    gt.zoom.followers.push(() => { [from.value, to.value] = gt.zoom.steps ?? all; });
+    return form;
+  }
+
+  function zoom(a, b) {
+    const ends = [Math.max(all[0], Math.min(a, b)), Math.min(all[1], Math.max(a, b))].map(Math.round);
+    gt.zoom.to(ends[1] > ends[0] ? ends : null);
+  }
+
+  function draw(width) {
+    const rem = gt.rem(), [from, to] = gt.zoom.steps ?? all, height = 19 * rem;
+    const shown = d3.range(first.length).filter((i) => last[i] >= from && first[i] <= to), log = (value) => (value > 0 ? Math.log10(value) : NaN);
+    const known = lines.flatMap((line) => shown.flatMap((i) => [log(line.low[i]), log(line.high[i])])).filter(Number.isFinite);
+    const y = d3.scaleLinear().domain(known.length ? d3.extent(known) : [0, 1]).nice();
+    const axes = gt.axes(width, height, { scale: d3.scaleLinear().domain([from, Math.max(to, from + 1)]), label: "step", format: d3.format(",d"), ticks: d3.ticks(from, Math.max(to, from + 1), Math.max(2, width / (7 * rem))).filter(Number.isInteger) },
+      { scale: y, ticks: gt.decadeTicks(y, 6), format: gt.decadeLabel }, "Loss and gradient norm over the steps");
+    const clip = (points) => points.map(([s, v]) => [Math.max(from, Math.min(to, s)), v]);
+    lines.forEach((line, i) => {
+      const band = d3.area().defined((k) => Number.isFinite(log(line.low[k])) && Number.isFinite(log(line.high[k]))).x((k) => axes.x(Math.max(from, Math.min(to, (first[k] + last[k]) / 2)))).y0((k) => axes.y(log(line.low[k]))).y1((k) => axes.y(log(line.high[k])));
+      axes.inside.append(gt.svg("path", { class: `area ${SERIES[i]}`, d: band(shown) ?? "" }));
+      gt.line(axes, clip(shown.map((k) => [(first[k] + last[k]) / 2, log(line.high[k])])), SERIES[i]);
+    });
+    const brush = d3.brushX().extent([[axes.margin.left, axes.margin.top], [width - axes.margin.right, height - axes.margin.bottom]]).keyModifiers(false)
+      .on("end", (event) => { if (event.sourceEvent && event.selection) { gt.hush(); zoom(...event.selection.map(axes.x.invert)); } });
+    const pull = gt.svg("g", { class: "brush" });
+    axes.inside.append(pull);
+    brush(d3.select(pull));
+    gt.follow(axes, first.map((s, i) => (s + last[i]) / 2), (i) => [first[i] === last[i] ? `step ${first[i]}` : `steps ${first[i]} to ${last[i]}`,
+      lines.map((line) => [line.name, line.low[i] === line.high[i] ? gt.short(line.high[i]) : `${gt.short(line.low[i])} to ${gt.short(line.high[i])}`])]);
+    for (const [step, kind, words] of marks.filter((mark) => mark[0] >= from && mark[0] <= to)) {
+      const mark = gt.svg("g", { class: `mark ${kind}`, tabindex: "0", role: "img", "aria-label": `step ${step}: ${kind} ${words}` },
+        gt.svg("line", { x1: axes.x(step), x2: axes.x(step), y1: axes.margin.top, y2: height - axes.margin.bottom }),
+        gt.svg("path", { d: `M${axes.x(step)},${axes.margin.top + 2}l-5,-9h10z` }));
+      gt.tells(mark, () => [`step ${step}: ${kind}`, words ? [["", words]] : []]);
+      axes.inside.append(mark);
+    }
+    return axes.picture;
+  }
+};
+
+gt.plots.runmap = (place, data) => {
+  const halves = [data.largest, data.smallest].map((text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)));
+  const rows = data.names.length, columns = data.first.length, low = gt.number(data.low), high = gt.number(data.high);
+  const value = (half, row, column) => {
+    const code = halves[half][row * columns + column];
+    return code === 255 ? NaN : code === 254 ? Infinity : code === 253 ? 0 : 10 ** (low + code / 249 * (high - low));
+  };
+  let half = 0;
+  place.append(gt.choice("Which of the pooled values", ["Largest", "Smallest"], 0, (i) => { half = i; again(); }), gt.colourBar(gt.short(10 ** low), gt.short(10 ** high)));
+  const again = gt.drawn(place, (width) => {
+    const missing = gt.colour("raised"), broken = gt.colour("critical"), zero = [0, 0, 0], [from, to] = gt.zoom.steps ?? [data.first[0], data.last[columns - 1]];
+    const a = Math.max(0, d3.bisectRight(data.first, from) - 1), b = Math.max(a + 1, d3.bisectRight(data.first, to));
+    const every = Math.max(1, Math.ceil((b - a) / Math.max(2, width / (8 * gt.rem()))));
+    return gt.heat(width, {
+      rows, columns: [a, b], names: data.names, label: `${data.label} by parameter and step`, cell: Math.max(Math.min(1.25 * gt.rem(), 28 * gt.rem() / rows), 0.4),
+      colour: (row, column) => {
+        const code = halves[half][row * columns + column];
+        return code === 255 ? missing : code === 254 ? broken : code === 253 ? zero : gt.scaleColour(code / 249);
+      },
+      tell: (row, column) => [data.names[row], [[data.first[column] === data.last[column] ? "step" : "steps", data.first[column] === data.last[column] ? String(data.first[column]) : `${data.first[column]} to ${data.last[column]}`],
+        ["largest, about", gt.short(value(0, row, column))], ["smallest, about", gt.short(value(1, row, column))]]],
+      ticks: d3.range(a, b, every).map((c) => [c, d3.format(",d")(data.first[c])]), caption: "step",
+    });
+  });
+  gt.zoom.followers.push(again);
+};
