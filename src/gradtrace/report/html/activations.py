@@ -15,6 +15,7 @@ import numpy as np
 from gradtrace.report.html.section import Plot, Section, Table
 from gradtrace.report.words import clean, short
 from gradtrace.theory.activations import saturation
+from gradtrace.theory.gaussian import Array
 from gradtrace.theory.nonlinearities import TABLE, nonlinearity
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def _reading() -> str:
     return (
         "On top the derivative a' of the function; below it, layer by layer from the input on, where the "
         "pre-activations lie: the box holds the middle half, the thin line 90 %, the mark is the median. Shaded: "
-        "|a'| is under 5 % of its maximum, hardly any gradient passes."
+        "|a'| is under 5 % of its maximum, hardly any gradient passes. (ReLU and its kin are flat on one side by "
+        "design: half of the pre-activations there is healthy.)"
     )
 
 
@@ -83,7 +85,7 @@ def _curves(found: Sequence[tuple[str, ActivationStats]]) -> list[dict[str, obje
         layers = [(name, stats) for name, stats in found if stats.function == function]
         kept = [layers[i] for i in spread(len(layers), MOST_LAYERS)]
         low, high = _span(function, [stats for _, stats in kept])
-        x = np.linspace(low, high, CURVE_POINTS) if high - low <= 2 * MOST_SPAN else _stretched(low, high)
+        x = _grid(function, low, high)
         flat = saturation(nonlinearity(function))
         panels.append(
             {
@@ -120,9 +122,14 @@ def _span(function: str, layers: Sequence[ActivationStats]) -> tuple[float, floa
     return min(known) - room, max(known) + room
 
 
-def _stretched(low: float, high: float) -> np.ndarray:
-    ends = np.arcsinh(np.array([low, high]))
-    return np.asarray(np.sinh(np.linspace(ends[0], ends[1], CURVE_POINTS)))
+def _grid(function: str, low: float, high: float) -> Array:
+    """Even steps, or even in asinh where the span is long; both sides of each kink, so that a jump is upright."""
+    if high - low <= 2 * MOST_SPAN:
+        x = np.linspace(low, high, CURVE_POINTS)
+    else:
+        x = np.sinh(np.linspace(math.asinh(low), math.asinh(high), CURVE_POINTS))
+    kinks = [at for kink in nonlinearity(function).kinks for at in (kink - 1e-9, kink + 1e-9) if low < at < high]
+    return np.sort(np.concatenate((x, kinks)))
 
 
 def _table(found: Sequence[tuple[str, ActivationStats]]) -> Table:
@@ -144,7 +151,7 @@ def _table(found: Sequence[tuple[str, ActivationStats]]) -> Table:
 
 def _dead_reading() -> str:
     return (
-        "A row is a layer, a cell a unit (or a few neighbours, pooled); dark cells are dead: their derivative was "
+        "A row is a layer, a cell a unit (or a few neighbours, pooled). Red units are dead: their derivative was "
         "exactly zero on every sample of the batch. A larger batch may wake some."
     )
 

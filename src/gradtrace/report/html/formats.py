@@ -43,8 +43,8 @@ def formats(trace: Trace) -> Section | None:
     note = f"{size} parameters to a row." if size > 1 else ""
     reading = (
         "A row is a parameter, a column a power of two, the darker the more of its gradient's entries are that large. "
-        "The upright lines are the smallest numbers of each format: what lies to the left of one is lost in it, unless "
-        f"the loss is scaled. {note}"
+        "The upright lines are the smallest number of each format (0 ←), and the largest (→ inf): what lies beyond is "
+        f"lost in it, unless the loss is scaled. {note}"
     )
     plot = Plot("formats", "formats", "Gradients in powers of two", reading.strip(), data, _table(held))
     return Section("formats", "Whether numbers fit their format", _answer(held), (plot,))
@@ -80,8 +80,9 @@ def _answer(held: Sequence[tuple[ParameterStats, Mapping[int, int]]]) -> str:
         for exponent, count in counts.items():
             whole[exponent] = whole.get(exponent, 0) + count
     used = ", ".join(dict.fromkeys(clean(p.gradient.dtype) for p, _ in held if p.gradient))
-    told = [f"{lost_frac(whole, smallest):.1%} in {SHORT_NAMES[name]}" for name, (smallest, _) in HALF_FORMATS.items()]
-    return f"Gradients are {used}. Without loss scaling, of their entries would be rounded to zero: {', '.join(told)}."
+    told = [f"{SHORT_NAMES[name]} {lost_frac(whole, smallest):.1%}" for name, (smallest, _) in HALF_FORMATS.items()]
+    fate = f"so many of their entries would become zero: {', '.join(told)}."
+    return f"Gradients are {used}. In a smaller format, without loss scaling, {fate}"
 
 
 def _table(held: Sequence[tuple[ParameterStats, Mapping[int, int]]]) -> Table:

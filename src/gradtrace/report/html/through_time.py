@@ -96,9 +96,10 @@ def _map(reach: Reach, name: str, letter: str, number: int) -> Plot:
     rows = [[reach.targets[i], [log10(row[c]) if c < len(row) else math.nan for c in columns]]
             for i in kept for row in (reach.rows[i],)]  # fmt: skip
     data = {"letter": letter, "columns": columns, "rows": rows}
+    what = "a random gradient at t" if reach.source == "random" else "what is lost at t"
     reading = (
-        f"|dL_t/d{letter}_s|: a row is a moment t, a column an earlier moment s. A bright diagonal alone means that "
-        "only the last few steps are learnt from."
+        f"How the gradient of {what} arrives at an earlier s: a row is a t, a column an s. A bright diagonal "
+        "alone means that only the last few steps are learnt from. Black is exactly zero."
     )
     few = spread(longest, 9)
     table = Table(
@@ -108,7 +109,7 @@ def _map(reach: Reach, name: str, letter: str, number: int) -> Plot:
             for i in kept
         ),
     )
-    return Plot(f"map{number}", "timemap", f"{name}: |dL_t/d{letter}_s|", reading, data, table)
+    return Plot(f"map{number}", "timemap", f"{name}: |dL_t/d{letter}_s| of {what}", reading, data, table)
 
 
 def _exponents(spectrum: LyapunovSpectrum, number: int) -> Plot:

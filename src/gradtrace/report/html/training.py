@@ -23,7 +23,12 @@ MOST_ROWS = 1000
 """Parameters below each other; more are pooled."""
 MOST_CELLS = 500_000
 """Of a map: 0.7 MB in the file for each of its two halves."""
-LINES = {
+PICTURES = {
+    "Loss": (Scalar.LOSS,),
+    "Gradient norm": (Scalar.GRADIENT_NORM, Scalar.CLIPPED_NORM),
+}
+"""Title -> what is drawn; the other scalars are told under the pointer."""
+WORDS = {
     Scalar.LOSS: "loss",
     Scalar.GRADIENT_NORM: "gradient norm",
     Scalar.CLIPPED_NORM: "after clipping",
@@ -42,9 +47,7 @@ def training(run: Run) -> Section | None:
     matrices = [i for i, parameter in enumerate(run.header.parameters) if len(parameter.shape) > 1]
     chosen = np.array(matrices or range(len(run.header.parameters)), dtype=np.int64)
     groups = edges(num_rows, MOST_COLUMNS)
-    firsts = run.steps.first[groups[:-1]]
-    lasts = (run.steps.first + run.steps.count - 1)[groups[1:] - 1]
-    plots = [_scalars(run, groups, firsts, lasts)]
+    plots = _scalars(run, groups)
     if len(chosen):
         plots += [
             _map(run, Series.GRADIENT_NORM, "Gradient norm by depth and step", chosen, "gradient"),
@@ -63,9 +66,9 @@ def _answer(run: Run) -> str:
     skipped = sum(event.kind is EventKind.SKIPPED for event in run.events)
     nonfinite = int(run.steps.nonfinite.sum())
     if skipped:
-        told.append(f"{skipped:,} optimizer steps skipped")
+        told.append(f"optimizer steps skipped: {skipped:,}")
     if nonfinite:
-        told.append(f"{nonfinite:,} steps with a NaN or Inf")
+        told.append(f"steps with a NaN or Inf: {nonfinite:,}")
     return "; ".join(told) + ("." if run.finished else ". The run is not finished, or was killed.")
 
 
@@ -75,27 +78,40 @@ def _notes(run: Run) -> tuple[str, ...]:
     return ()
 
 
-def _scalars(run: Run, groups: NDArray[np.int64], firsts: NDArray[np.int64], lasts: NDArray[np.int64]) -> Plot:
-    lines = []
-    for name, words in LINES.items():
-        low, high = run.steps.scalar(name)
-        if np.isnan(high).all():
+def _scalars(run: Run, groups: NDArray[np.int64]) -> list[Plot]:
+    """The loss, and the norm of all gradients."""
+    lines = {name: _line(run, name, groups) for name in WORDS if not np.isnan(run.steps.scalar(name)[1]).all()}
+    drawn = [name for names in PICTURES.values() for name in names]
+    plots: list[Plot] = []
+    for title, names in PICTURES.items():
+        if not any(name in lines for name in names):
             continue
-        one = np.array([0, 1])
-        lines.append({"name": words, "low": pooled(low[None], one, groups, largest=False)[0].tolist(),
-                      "high": pooled(high[None], one, groups, largest=True)[0].tolist()})  # fmt: skip
-    data = {
-        "first": firsts.tolist(),
-        "last": lasts.tolist(),
-        "lines": lines,
-        "events": [[event.step, event.kind.value, event.message] for event in _events(run)],
-        "onsets": [[f.step, f.symptom.value.replace("_", " ")] for f in run.findings if f.step is not None],
+        data = {
+            "first": run.steps.first[groups[:-1]].tolist(),
+            "last": (run.steps.first + run.steps.count - 1)[groups[1:] - 1].tolist(),
+            "lines": [lines[name] for name in names if name in lines],
+            "told": [] if plots else [line for name, line in lines.items() if name not in drawn],
+            "linear": any(np.nanmin(run.steps.scalar(name)[0]) <= 0 for name in names if name in lines),
+            "events": [[event.step, event.kind.value, event.message] for event in _events(run)],
+            "onsets": [[f.step, f.symptom.value.replace("_", " ")] for f in run.findings if f.step is not None],
+            "controls": not plots,
+        }
+        reading = (
+            "Pull across a picture to zoom into a stretch of steps; all pictures of the run follow. The marks on top "
+            "are events: hover or focus them."
+        )
+        plots.append(Plot(f"scalars{len(plots)}", "steps", title, "" if plots else reading, data, _steps_table(run)))
+    return plots
+
+
+def _line(run: Run, name: Scalar, groups: NDArray[np.int64]) -> dict[str, Any]:
+    low, high = run.steps.scalar(name)
+    one = np.array([0, 1])
+    return {
+        "name": WORDS[name],
+        "low": pooled(low[None], one, groups, largest=False)[0].tolist(),
+        "high": pooled(high[None], one, groups, largest=True)[0].tolist(),
     }
-    reading = (
-        "Pull across the picture to zoom into a stretch of steps; all pictures of the run follow. Marks above are "
-        "events: hover or focus them."
-    )
-    return Plot("steps", "steps", "Loss and gradient norm", reading, data, _steps_table(run))
 
 
 def _events(run: Run) -> list[Any]:
@@ -136,6 +152,7 @@ def _map(run: Run, series: Series, title: str, chosen: NDArray[np.int64], key: s
         "last": (run.steps.first + run.steps.count - 1)[columns[1:] - 1].tolist(),
         "low": ends[0],
         "high": ends[1],
+        "events": sorted({event.step for event in run.events if event.kind is not EventKind.SAMPLE}),
         "largest": quantised(largest, *ends).data,
         "smallest": quantised(smallest, *ends).data,
     }  # fmt: skip

@@ -45,7 +45,7 @@ function curvePanel(width, panel) {
 /* Dead units: each row has its own number of cells. */
 gt.plots.dead = (place, rows) => {
   gt.drawn(place, (width) => {
-    const most = Math.max(...rows.map((row) => row[3].length)), dead = gt.colour("ink"), alive = gt.colour("line"), none = gt.colour("paper");
+    const most = Math.max(...rows.map((row) => row[3].length)), dead = gt.colour("critical"), alive = gt.colour("line"), none = gt.colour("paper");
     const bin = (row, column) => Math.floor(column * rows[row][3].length / most);
     const units = (row, b) => { const [, count, , bins] = rows[row]; return Math.max(1, Math.ceil((b + 1) * count / bins.length) - Math.ceil(b * count / bins.length)); };
     return gt.heat(width, {
@@ -61,8 +61,9 @@ gt.plots.dead = (place, rows) => {
 
 /* Histograms of log2 |g|; the limits of the formats are lines. */
 gt.plots.formats = (place, data) => {
-  const limits = data.limits.filter(([, smallest]) => smallest > data.low - 12);
-  const low = Math.min(data.low, ...limits.map(([, smallest]) => smallest)) - 1, high = Math.max(data.high, -6) + 1;
+  const limits = [...data.limits.filter(([, smallest]) => smallest > data.low - 12).map(([name, smallest]) => [smallest, `0 ← ${name}`]),
+    ...data.limits.filter(([, , largest]) => gt.number(largest) < data.high + 4).map(([name, , largest]) => [gt.number(largest), `${name} → inf`])].sort((a, b) => a[0] - b[0]);
+  const low = Math.min(data.low, ...limits.map(([at]) => at)) - 2, high = Math.max(data.high, -6, ...limits.map(([at]) => Math.ceil(at))) + 2;
   gt.drawn(place, (width) => {
     const paper = gt.colour("paper"), full = gt.colour("weight"), most = 0.3;
     const share = (row, column) => data.rows[row][1 + column + low - data.low] ?? 0;
@@ -72,7 +73,7 @@ gt.plots.formats = (place, data) => {
       rows: data.rows.length, columns: [0, high - low], names: data.rows.map((row) => row[0]), label: "Histogram of log2 of the gradients by parameter",
       colour: (row, column) => { const part = share(row, column); return part > 0 ? gt.blend(paper, full, 0.12 + 0.88 * Math.min(1, part / most)) : paper; },
       tell: (row, column) => [data.rows[row][0], [[`2^${low + column} to 2^${low + column + 1}`, gt.percent(share(row, column))]]],
-      ticks, caption: "|gradient entry|", lines: limits.map(([name, smallest]) => [smallest - low, "limit", name]),
+      ticks, caption: "|gradient entry|", lines: limits.map(([at, words]) => [at - low, "limit", words]),
     });
   });
 };

@@ -7,7 +7,7 @@ gt.plots.flow = (place, data) => {
     ({ index, source, target, value: Math.max(gt.number(carried), 1e-6), carried, share: gt.number(share), cos: gt.number(cos), norm: gt.number(norm), total: gt.number(total), role }));
   const looks = [...new Set(nodes.map((node) => node.look))];
   const words = Object.fromEntries(gt.data.waterfall.factors);
-  const frame = gt.make("div", { class: "flow", tabindex: "0", role: "region", "aria-label": "Flow of the gradient; scrolls" });
+  const branched = links.length >= nodes.length, frame = gt.make("div", { class: `flow${branched ? "" : " low"}`, tabindex: "0", role: "region", "aria-label": "Flow of the gradient; scrolls" });
   const clear = gt.make("button", { type: "button", hidden: "" }, "Show all ways");
   clear.addEventListener("click", () => mark(-1));
   place.append(gt.legend([...looks.map((look) => [look, words[look] ?? look]), ["against", "works against the sum"]]), clear, frame);

@@ -26,7 +26,8 @@ gt.heat = (width, options) => {
   paint();
   const x = (column) => left + (column - from) / (to - from) * inner;
   const every = Math.max(1, Math.ceil(1.05 * rem / cell)), length = Math.floor((left - 0.5 * rem) / (0.47 * rem));
-  for (let row = 0; row < rows; row += every) {
+  for (let row = 0; row < rows && (row + 0.5) * cell < high; row += every) {
+    if (every > 1 && row * cell + 0.6 * rem > high) break;
     const text = names[row].length <= length ? names[row] : `…${names[row].slice(names[row].length - length + 1)}`;
     overlay.append(gt.svg("text", { x: left - 0.5 * rem, y: top + (row + Math.min(every, rows) / 2 * (every > 1 ? 0 : 1)) * cell + (every > 1 ? 0.5 * rem : 0), dy: "0.35em", "text-anchor": "end" }, text));
   }
