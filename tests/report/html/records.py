@@ -25,7 +25,8 @@ def run(num_layers: int = 24, num_steps: int = 300, name: str = "layers.{}") -> 
     depth = np.repeat(np.arange(num_layers), 2)
     level = np.stack([10.0 ** (-4 + 4 * depth / num_layers), np.full(len(names), 3.0), np.full(len(names), 1e-3)])
     series = (noise * level).astype(np.float32)
-    series[SPIKE_STEP, 0, 2 * SPIKE_LAYER] = np.inf
+    if num_steps > SPIKE_STEP:
+        series[SPIKE_STEP, 0, 2 * SPIKE_LAYER] = np.inf
     steps = np.arange(num_steps)
     loss = 2.3 * np.exp(-steps / 100) + 0.05 * generator.random(num_steps)
     norms = np.sqrt((series[:, 0] ** 2).sum(axis=1))

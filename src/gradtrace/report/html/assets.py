@@ -27,12 +27,13 @@ SCRIPTS = (
     "start.js",
 )
 """In the order in which they run; each is a script element of its own."""
+LIVE_SCRIPT = "live.js"
 
 
 @cache
-def scripts() -> tuple[str, ...]:
-    """The text of every script."""
-    return tuple(_read(name) for name in SCRIPTS)
+def scripts(*, live: bool = False) -> tuple[str, ...]:
+    """The text of every script; a live page has one more."""
+    return tuple(_read(name) for name in (*SCRIPTS, *((LIVE_SCRIPT,) if live else ())))
 
 
 @cache
@@ -53,7 +54,7 @@ def policy(*, live: bool = False) -> str:
     connect = "'self'" if live else "'none'"
     told = {
         "default-src": "'none'",
-        "script-src": " ".join(_hash(text) for text in scripts()),
+        "script-src": " ".join(_hash(text) for text in scripts(live=live)),
         "style-src": _hash(style()),
         "img-src": "data:",
         "connect-src": connect,

@@ -59,8 +59,9 @@ def render(
     run: Run | None = None,
     *,
     through_time: Sequence[ThroughTime] = (),
+    live: bool = False,
 ) -> str:
-    """The page as text.
+    """The page as text; a live one asks its server for news.
 
     >>> from gradtrace.records.finding import Diagnosis
     >>> render(Diagnosis(findings=())).startswith("<!doctype html>")
@@ -70,12 +71,13 @@ def render(
     data = {plot.key: plot.data for section in found for plot in section.plots}
     return _template().render(
         title=clean(diagnosis.title),
+        live=live,
         verdict=verdict(diagnosis, run),
         sections=found,
         provenance=provenance(diagnosis, run),
-        policy=policy(),
+        policy=policy(live=live),
         style=Markup(style()),
-        scripts=[Markup(text) for text in scripts()],
+        scripts=[Markup(text) for text in scripts(live=live)],
         data=Markup(as_json(data)),
     )
 

@@ -84,7 +84,10 @@ gt.follow = (axes, xs, tell) => {
 
 /* Ticks of decades as 10^n, whole numbers only. */
 gt.decadeTicks = (scale, count) => {
-  const ticks = scale.ticks(Math.max(2, count)).filter(Number.isInteger);
-  return ticks.length ? ticks : scale.ticks(3);
+  const [low, high] = scale.domain();
+  if (high - low > 2.5) return scale.ticks(Math.max(2, count)).filter(Number.isInteger);
+  const between = d3.range(Math.floor(low), Math.ceil(high) + 1).flatMap((decade) => [1, 2, 5].map((digit) => decade + Math.log10(digit)));
+  const ticks = between.filter((tick) => tick >= low && tick <= high);
+  return ticks.length > 1 ? ticks : scale.ticks(3);
 };
 gt.decadeLabel = (tick) => (Number.isInteger(tick) ? gt.power(tick) : gt.short(10 ** tick));

@@ -16,7 +16,7 @@ gt.blend = (from, to, share) => from.map((c, i) => Math.round(c + (to[i] - c) * 
    names (of the rows), height of the cells in pixels, ticks [[column, words]], lines [[column, look, words]], label */
 gt.heat = (width, options) => {
   const rem = gt.rem(), { rows, columns: [from, to], names, label } = options;
-  const left = Math.min(width * 0.32, (0.5 * Math.max(...names.map((name) => Math.min(name.length, 26))) + 1) * rem), top = options.lines?.length ? 2.25 * rem : 0.25 * rem;
+  const left = Math.min(width * 0.32, (0.5 * Math.max(...names.map((name) => Math.min(name.length, 26))) + 1) * rem), places = lineLabels(), top = (0.25 + 1.1 * Math.max(0, ...places.map((place) => place + 1))) * rem + 4;
   const cell = options.cell ?? Math.max(Math.min(1.25 * rem, 26 * rem / rows), 0.5), inner = width - left - 0.75 * rem, high = cell * rows;
   const frame = gt.make("div", { class: "heat" }), canvas = gt.make("canvas", { width: to - from, height: rows, tabindex: "0", role: "img", "aria-label": `${label}; arrow keys move from cell to cell` });
   const bottom = options.ticks ? 2.5 * rem : 0.5 * rem;
@@ -35,12 +35,25 @@ gt.heat = (width, options) => {
   if (options.caption) overlay.append(gt.svg("text", { x: left + inner / 2, y: top + high + 2.25 * rem, "text-anchor": "middle" }, options.caption));
   (options.lines ?? []).forEach(([column, look, words], i) => {
     overlay.append(gt.svg("line", { class: look, x1: x(column), x2: x(column), y1: top - 4, y2: top + high }),
-      gt.svg("text", { x: x(column), y: i % 2 ? 0.8 * rem : 1.75 * rem, "text-anchor": "middle" }, words));
+      gt.svg("text", { x: x(column), y: top - (0.4 + 1.1 * places[i]) * rem, "text-anchor": "middle" }, words));
   });
   const cursor = gt.svg("rect", { class: "cursor", visibility: "hidden" });
   overlay.append(cursor);
   frame.append(canvas, overlay);
   let at = [0, from];
+
+  /* Above each other where they would overlap: per line the row of its words, -1 without words. */
+  function lineLabels() {
+    const ends = [], scale = (width * 0.68 - 2 * rem) / (to - from);
+    return (options.lines ?? []).map(([column, , words]) => {
+      if (!words) return -1;
+      const middle = column * scale, half = 0.27 * words.length * rem;
+      let place = ends.findIndex((end) => end < middle - half);
+      if (place < 0) place = ends.length;
+      ends[place] = middle + half;
+      return place;
+    });
+  }
 
   function paint() {
     const pen = canvas.getContext("2d"), image = pen.createImageData(to - from, rows);

@@ -66,7 +66,10 @@ gt.hush = () => { tip.hidden = true; };
 
 /* Tell about `element` under the pointer and under the keyboard's focus; `about` returns [title, pairs]. */
 gt.tells = (element, about) => {
-  element.addEventListener("pointermove", (event) => gt.tell(...about(event), event.clientX, event.clientY));
+  element.addEventListener("pointermove", (event) => {
+    event.stopPropagation();  // a mark on a chart speaks for itself, not for the step under it
+    gt.tell(...about(event), event.clientX, event.clientY);
+  });
   element.addEventListener("pointerleave", gt.hush);
   element.addEventListener("focus", () => {
     if (!element.matches(":focus-visible")) return;
