@@ -10,7 +10,6 @@ import pytest
 from tests.report.html.pages import PAGES
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-MISSING = pytest.StashKey[str]()
 
 
 def find_chromium() -> str | None:
@@ -48,19 +47,18 @@ def written(tmp_path_factory):
 @pytest.fixture
 def visit(browser, written):
     """Open a page; whatever the browser complains of fails the test at its end."""
-    contexts, complaints = [], list[str]()
+    contexts, complaints, requests = [], list[str](), list[str]()
 
     def go(name: str, *, width: int = 1280, height: int = 900, dark: bool = False, script: bool = True):
         scheme = "dark" if dark else "light"
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme,
-                                      java_script_enabled=script)  # fmt: skip
+                                      java_script_enabled=script, reduced_motion="reduce")  # fmt: skip
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}") or dialog.dismiss())
-        page.on("request", lambda asked: complaints.append(f"request: {asked.url}")
-                if not asked.url.startswith("file:") else None)  # fmt: skip
+        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda asked: requests.append(asked.url))
         page.goto(written(name).as_uri())
         if script:
             page.wait_for_selector("html[data-ready=yes]", state="attached")
@@ -70,3 +68,4 @@ def visit(browser, written):
     for context in contexts:
         context.close()
     assert complaints == []
+    assert [url for url in requests if not url.startswith("file:")] == []

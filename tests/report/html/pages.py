@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -79,17 +80,17 @@ def nasty() -> Diagnosis:
     return replace(SAMPLES["hostile"](), traces=checked(model, torch.randn(16, 8), NASTY).traces, title=NASTY)
 
 
-def thousand() -> str:
-    return render(replace(SAMPLES["thousand"](), traces=SAMPLES["thousand"]().traces), run(1000, 500))
+def of_sample(name: str) -> Callable[[], str]:
+    return lambda: render(SAMPLES[name]())
 
 
-PAGES = {
+PAGES: dict[str, Callable[[], str]] = {
     "sigmoids": lambda: render(sigmoids()),
     "transformer": lambda: render(transformer()),
     "dead": lambda: render(dead()),
     "run": lambda: render(sigmoids(), run(), through_time=(through_time(),)),
     "nasty": lambda: render(nasty(), run(9, 220, name=NASTY.replace(".", "·") + ".{}")),
-    "thousand": thousand,
+    "thousand": lambda: render(SAMPLES["thousand"](), run(1000, 500)),
     "blocks": lambda: render(Diagnosis((), (residual(500),), title="five hundred blocks")),
-    **{name: (lambda make: lambda: render(make()))(make) for name, make in SAMPLES.items() if name != "thousand"},
+    **{name: of_sample(name) for name in SAMPLES if name != "thousand"},
 }

@@ -45,6 +45,13 @@ def test_without_scripts_the_tables_remain(visit):
     assert page.locator("figure table tbody tr").count() > 20
 
 
+def hover(page, place):
+    """Scrolling hides the tip: scroll first, and let two pictures pass."""
+    place.scroll_into_view_if_needed()
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    place.hover(force=True)
+
+
 # --------------------------------------------------------------------------------------------------------- waterfall
 
 
@@ -61,7 +68,7 @@ def test_the_bars_of_the_waterfall_have_the_lengths_of_the_gains(visit):
 
 def test_hovering_a_row_tells_its_numbers(visit):
     page = visit("vanishing")
-    page.locator(".waterfall tbody tr", has=page.get_by_text(".7", exact=True)).hover()
+    hover(page, page.locator(".waterfall tbody tr", has=page.get_by_text(".7", exact=True)))
     tip = page.locator("#tip")
     assert tip.is_visible()
     assert "layers.7" in tip.inner_text()
@@ -119,8 +126,7 @@ def test_a_click_marks_the_critical_path_up_to_the_loss(visit):
 
 def test_a_way_tells_gain_cosine_and_norms(visit):
     page = visit("transformer")
-    page.locator(".flow").scroll_into_view_if_needed()
-    page.locator("[data-way='0'] path").first.hover(force=True)
+    hover(page, page.locator("[data-way='0'] path").first)
     told = page.locator("#tip").inner_text()
     for word in ("share of the sum", "cos to the sum", "|this way|", "|sum|", "merge gain"):
         assert word in told
@@ -208,15 +214,23 @@ def test_a_spike_of_one_step_in_one_layer_is_a_pixel_of_its_own_colour(visit, na
 
 def test_an_event_tells_what_happened(visit):
     page = visit("run")
-    page.locator(".mark.resumed path").first.hover(force=True)
+    hover(page, page.locator(".mark.resumed path").first)
     assert "from </script><b>checkpoint" in page.locator("#tip").inner_text()
 
 
 # ------------------------------------------------------------------------------------------------------- for everyone
 
 
-@pytest.mark.parametrize("width", [360, 768, 1440, 3840])
-@pytest.mark.parametrize("name", ["run", "transformer", "nasty"])
+def or_long(*values):
+    """A parameter set that `make test` leaves out."""
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [("run", 360), ("nasty", 360), ("run", 3840), or_long("nasty", 3840), or_long("transformer", 360),
+     or_long("transformer", 768), or_long("run", 768), or_long("run", 1440), or_long("dead", 360)],
+)  # fmt: skip
 def test_no_width_needs_sideways_scrolling_and_no_text_is_small(visit, name, width):
     page = visit(name, width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -228,8 +242,11 @@ def test_no_width_needs_sideways_scrolling_and_no_text_is_small(visit, name, wid
     assert smallest >= 12
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("name", ["run", "transformer", "dead", "healthy", "nasty"])
+@pytest.mark.parametrize(
+    ("name", "dark"),
+    [("transformer", False), ("healthy", True), or_long("run", False), or_long("run", True), or_long("nasty", True),
+     or_long("transformer", True), or_long("dead", False), or_long("dead", True), or_long("healthy", False)],
+)  # fmt: skip
 def test_axe_finds_nothing_serious(visit, name, dark):
     page = visit(name, dark=dark)
     for summary in page.locator("summary").all():
@@ -262,7 +279,7 @@ def test_printing_shows_the_pictures_and_hides_the_controls(visit):
 def test_code_is_copied_or_at_least_selected(visit):
     page = visit("vanishing")
     page.locator(".copy").first.click()
-    page.wait_for_function("document.querySelector('.copy').textContent !== 'Copy'")
+    page.locator(".copy", has_text=re.compile("Copied|Selected")).first.wait_for()
     if page.locator(".copy").first.inner_text() == "Selected":
         assert "nn.ReLU()" in page.evaluate("getSelection().toString()")
 

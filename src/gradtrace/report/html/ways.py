@@ -15,14 +15,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradtrace.report.html.roles import role
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gradtrace.measure.path import Paths
     from gradtrace.records.trace import Op
-
-ROLES = ("query", "key", "value")
-"""The first operands of torch's scaled dot-product attention, in order."""
 
 SMALLEST = 1e-12
 """Ways that carry less are left out: nothing of them is left in float32 sums, let alone in a picture."""
@@ -43,7 +42,7 @@ class Way:
     total: float
     """|g|: all that arrived there."""
     role: str = ""
-    """'query', 'key' or 'value' where it comes from scaled dot-product attention."""
+    """'query', 'key' or 'value' where it comes from attention."""
 
     @property
     def cosine(self) -> float:
@@ -137,12 +136,11 @@ def _chosen(paths: Paths, op: int, stretch_of: dict[int, int]) -> int | None:
 def _way(paths: Paths, ends: tuple[int, int], arrival: tuple[int, int], op: int, weight: float) -> Way:
     passed, received = paths.ops[arrival[0]].passed[arrival[1]], paths.ops[op].received
     share = paths.ops[arrival[0]].shares[arrival[1]]
-    attends = paths.ops[arrival[0]].name.startswith("ScaledDotProduct") and arrival[1] < len(ROLES)
     return Way(
         *ends,
         weight,
         math.nan if share is None else share,
         passed.norm if passed is not None else math.nan,
         received.norm if received is not None else math.nan,
-        ROLES[arrival[1]] if attends else "",
+        role(paths, *arrival),
     )
