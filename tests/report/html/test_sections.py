@@ -158,7 +158,7 @@ def test_opposed_ways_have_negative_shares_and_still_carry_one():
 
 
 def test_attention_has_its_three_roles():
-    model = nn.Sequential(Attention(8), nn.Linear(8, 4))
+    model = nn.Sequential(nn.Linear(8, 8), Attention(8), nn.Linear(8, 4))
     section = flow(checked(model, torch.randn(4, 5, 8), "").traces[0])
     assert section is not None
     assert {link[-1] for link in section.plots[0].data["links"]} >= {"query", "key", "value"}
