@@ -124,7 +124,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
         small_trace().save(tmp_path / "nowhere" / "a.json.gz")
     with pytest.raises(TraceFileError, match="cannot write"):
         small_trace().save(tmp_path)
-    with pytest.raises(TypeError, match="Trace or a Diagnosis"):
+    with pytest.raises(TypeError, match="a Diagnosis or a ThroughTime"):
         save("text", tmp_path / "a.json.gz")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
@@ -173,8 +173,8 @@ def test_corrupt_text_at_every_byte_is_a_clear_error_or_a_trace(tmp_path):
         ({"format": "gradtrace"}, "no version"),
         ({"format": "gradtrace", "version": True}, "no version"),
         ({"format": "gradtrace", "version": 2, "kind": "trace"}, "newer gradtrace .*upgrade"),
-        ({"format": "gradtrace", "version": 1, "kind": "weights"}, "'weights', where 'trace' or 'diagnosis'"),
-        ({"format": "gradtrace", "version": 1, "kind": ["trace"]}, "where 'trace' or 'diagnosis'"),
+        ({"format": "gradtrace", "version": 1, "kind": "weights"}, "'weights', where 'trace', 'diagnosis' or"),
+        ({"format": "gradtrace", "version": 1, "kind": ["trace"]}, "where 'trace', 'diagnosis' or"),
         ({"format": "gradtrace", "version": 1, "kind": "trace"}, "tables are missing"),
         ({"format": "gradtrace", "version": 1, "kind": "trace", "tables": {}}, "0 records of Trace"),
         ({"format": "gradtrace", "version": 1, "kind": "trace", "tables": {"Trace": 1}}, "is no table"),

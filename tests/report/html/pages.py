@@ -63,6 +63,14 @@ def dead() -> Diagnosis:
     return checked(model, torch.randn(64, 16), "net.py:dead")
 
 
+def broken() -> Diagnosis:
+    """The loss is NaN, and so is every gradient."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    inputs = torch.randn(16, 8)
+    return gradtrace.check(model, lambda model, x: (0 * model(x).relu().log()).mean(), [inputs])
+
+
 def nasty() -> Diagnosis:
     """Everything that a name can carry, in the model, the run and the messages."""
     torch.manual_seed(0)
@@ -87,6 +95,7 @@ def of_sample(name: str) -> Callable[[], str]:
 PAGES: dict[str, Callable[[], str]] = {
     "sigmoids": lambda: render(sigmoids()),
     "transformer": lambda: render(transformer()),
+    "broken": lambda: render(broken()),
     "dead": lambda: render(dead()),
     "run": lambda: render(sigmoids(), run(), through_time=(through_time(),)),
     "nasty": lambda: render(nasty(), run(9, 220, name=NASTY.replace(".", "·") + ".{}")),

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from pathlib import Path
 
 import pytest
 from tests.report.html.pages import NASTY, PAGES
 from tests.report.html.records import SPIKE_STEP
+from tests.report.samples import chain
+
+from gradtrace.records.storage import save
+from gradtrace.report.html.server import ReportServer
 
 AXE = Path(__file__).with_name("vendor") / "axe.min.js"
 
@@ -218,6 +223,29 @@ def test_an_event_tells_what_happened(visit):
     assert "from </script><b>checkpoint" in page.locator("#tip").inner_text()
 
 
+@pytest.mark.long
+def test_a_live_page_shows_what_is_new_and_stays_where_it_was(browser, tmp_path):
+    path = tmp_path / "trace.json.gz"
+    save(chain(30, 0.2, 0.5, "sigmoid"), path)
+    page = browser.new_page(viewport={"width": 1000, "height": 500})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    with ReportServer(path) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        page.goto(server.url)
+        page.wait_for_selector("html[data-ready=yes]", state="attached")
+        page.evaluate("scrollTo({ top: 700, behavior: 'instant' })")
+        page.wait_for_timeout(3500)  # the page asks every three seconds: now it knows what it has seen
+        save(chain(31, 0.2, 0.5, "sigmoid", name="later.{}"), path)
+        page.locator(".waterfall", has_text="later").wait_for()
+        page.wait_for_timeout(200)
+        assert page.evaluate("scrollY") == 700
+        assert page.locator("#live").inner_text() == "Live: on"
+        page.close()
+        server.shutdown()
+    assert complaints == []
+
+
 # ------------------------------------------------------------------------------------------------------- for everyone
 
 
@@ -274,6 +302,15 @@ def test_printing_shows_the_pictures_and_hides_the_controls(visit):
     assert page.locator(".contents").is_hidden()
     assert page.locator(".copy").first.is_hidden() if page.locator(".copy").count() else True
     assert page.locator(".waterfall").is_visible()
+
+
+def test_pictures_fit_on_paper(visit):
+    page = visit("run", width=1440)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    widths = "found => found.map((each) => each.getBoundingClientRect().width)"
+    assert max(page.locator(".drawing svg, .drawing canvas").evaluate_all(widths)) < 700  # 210 mm less its margins
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert max(page.locator(".drawing svg").evaluate_all(widths)) > 900
 
 
 def test_code_is_copied_or_at_least_selected(visit):

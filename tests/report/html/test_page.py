@@ -7,7 +7,9 @@ import hashlib
 import http.client
 import json
 import re
+import sys
 import threading
+import types
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -221,6 +223,22 @@ def test_a_file_that_breaks_while_it_is_served_is_told(server):
 def test_a_wrong_file_is_refused_at_once(tmp_path):
     with pytest.raises(TraceFileError, match="cannot read"):
         ReportServer(tmp_path / "none.db")
+
+
+def test_the_report_of_a_run_shows_its_latest_trace(tmp_path, monkeypatch):
+    path = tmp_path / "run.db"
+    path.write_bytes(files.SQLITE)
+    reader = types.ModuleType("gradtrace.runs.reader")
+    reader.read_run = lambda path: run(9, 200)
+    reader.read_trace = lambda path, step: chain(3, 0.2, 0.5, "sigmoid", name=f"at_step_{step}.{{}}")
+    monkeypatch.setitem(sys.modules, "gradtrace.runs", types.ModuleType("gradtrace.runs"))
+    monkeypatch.setitem(sys.modules, "gradtrace.runs.reader", reader)
+    done = CliRunner().invoke(main, ["report", str(path)])
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert "at_step_0.2" in text
+    assert "The gradient of layers.7 overflowed." in text
+    assert 'id="run"' in text
 
 
 def test_a_run_is_told_by_how_its_file_begins(tmp_path):

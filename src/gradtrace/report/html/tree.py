@@ -90,7 +90,7 @@ def _chunked(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
 
 
 def lines(nodes: Sequence[Node]) -> tuple[Line, ...]:
-    """The nodes depth first; opened breadth first for as long as few lines are visible."""
+    """The nodes depth first; opened level by level for as long as few lines are visible."""
     opened = _open(nodes)
     flat: list[Line] = []
 
@@ -106,12 +106,14 @@ def lines(nodes: Sequence[Node]) -> tuple[Line, ...]:
 
 
 def _open(nodes: Sequence[Node]) -> set[int]:
+    """Whole levels, as long as what they show fits."""
     opened: set[int] = set()
-    num_visible, queue = len(nodes), list(nodes)
-    while queue:
-        node = queue.pop(0)
-        if node.children and num_visible + len(node.children) <= MOST_OPEN:
-            opened.add(id(node))
-            num_visible += len(node.children)
-            queue.extend(node.children)
+    num_visible, level = len(nodes), list(nodes)
+    while level:
+        children = [child for node in level for child in node.children]
+        num_visible += len(children)
+        if num_visible > MOST_OPEN:
+            break
+        opened |= {id(node) for node in level if node.children}
+        level = children
     return opened

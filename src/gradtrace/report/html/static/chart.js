@@ -1,19 +1,11 @@
 "use strict";
 /* Axes, lines and marks as SVG, drawn again when their place changes its width. Colours come from the style sheet. */
 
-/* Draw now, and again whenever `place` becomes wider or narrower; `draw` gets the width in pixels. */
+/* A picture that `draw` makes for a width in pixels, made again whenever that changes. */
 gt.drawn = (place, draw) => {
   const target = gt.make("div");
   place.append(target);
-  let width = 0;
-  const again = () => {
-    if (place.clientWidth === width) return;
-    width = place.clientWidth;
-    target.replaceChildren(draw(width));
-  };
-  again();
-  new ResizeObserver(again).observe(place);
-  return () => target.replaceChildren(draw(width));
+  return gt.fitted(place, (width) => target.replaceChildren(draw(width)));
 };
 
 /* A picture with two axes. `x` and `y` are {scale, label, format, ticks}; ranges are set here. */

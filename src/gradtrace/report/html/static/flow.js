@@ -12,9 +12,7 @@ gt.plots.flow = (place, data) => {
   clear.addEventListener("click", () => mark(-1));
   place.append(gt.legend([...looks.map((look) => [look, words[look] ?? look]), ["against", "works against the sum"]]), clear, frame);
   let boxes = [], ways = [], marked = -1;
-  draw();
-  let width = place.clientWidth;
-  new ResizeObserver(() => { if (place.clientWidth !== width) { width = place.clientWidth; draw(); mark(marked); } }).observe(place);
+  gt.fitted(place, () => { draw(); mark(marked); });
 
   /* A way that passes by layers of boxes gets a lane there: a box that is not drawn, of the same width. */
   function lanes() {
@@ -37,8 +35,8 @@ gt.plots.flow = (place, data) => {
   function draw() {
     const rem = gt.rem(), room = frame.clientWidth - 1.25 * rem, graph = lanes();
     const abreast = Math.max(...d3.rollup(graph.nodes, (v) => v.length, (node) => node.level).values());
-    const gap = abreast > 1 ? Math.min(9 * rem, room * 0.5 / (abreast - 1)) : 0;
-    const wide = Math.min(15 * rem, room * 0.3) + gap * (abreast - 1), height = Math.max(graph.numLevels * 2.5 * rem, 4 * rem);
+    const gap = abreast > 1 ? Math.min(11 * rem, room * 0.5 / (abreast - 1)) : 0;
+    const wide = Math.min(18 * rem, room * 0.3) + gap * (abreast - 1), height = Math.max(graph.numLevels * 2.5 * rem, 4 * rem);
     d3.sankey().nodeAlign((node) => node.level).nodeWidth(0.625 * rem).nodePadding(gap).iterations(graph.nodes.length > 400 ? 2 : 12)
       .extent([[0, 0], [height, wide]])(graph);
     const picture = gt.svg("svg", { width: room, height: height + rem, role: "group", "aria-label": "Flow of the gradient" });
@@ -116,6 +114,6 @@ gt.plots.flow = (place, data) => {
       way.classList.toggle("dim", index >= 0 && !critical);
     });
     clear.hidden = index < 0;
-    if (index >= 0) gt.say(`Critical path of ${nodes[index].label}: ${onPath.size} boxes`);
+    if (index >= 0 && document.activeElement?.closest(".flow")) gt.say(`Critical path of ${nodes[index].label}: ${onPath.size} boxes`);
   }
 };

@@ -45,6 +45,26 @@ const RAISED = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "
 gt.power = (exponent) =>
   exponent === 0 ? "1" : exponent === 1 ? "10" : "10" + [...String(exponent)].map((c) => RAISED[c] ?? c).join("");
 
+/* Draw now, and again whenever `place` is wider or narrower, on paper too; returns a function that draws in any case. */
+const redraws = [];
+gt.fitted = (place, draw) => {
+  let width = 0;
+  const again = () => {
+    if (place.clientWidth === 0 || place.clientWidth === width) return;
+    width = place.clientWidth;
+    draw(width);
+  };
+  again();
+  redraws.push(again);
+  new ResizeObserver(again).observe(place);
+  return () => draw(width);
+};
+for (const [event, onPaper] of [["beforeprint", true], ["afterprint", false]])
+  addEventListener(event, () => {
+    document.documentElement.classList.toggle("on-paper", onPaper);
+    redraws.forEach((again) => again());
+  });
+
 /* ------------------------------------------------------------------------------------------------------------ tip */
 
 const tip = document.getElementById("tip");

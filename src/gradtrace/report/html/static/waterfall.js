@@ -13,8 +13,9 @@ gt.plots.waterfall = (place, data) => {
     return sum;
   }));
 
-  const seen = [0, ...after, ...bound, ...expected].filter(Number.isFinite);
-  const domain = [Math.floor(Math.min(...seen, data.band[0])), Math.ceil(Math.max(...seen, data.band[1]))];
+  const band = data.band.map(gt.number), hasBand = band.every(Number.isFinite), hasExpected = expected.some(Number.isFinite);
+  const seen = [-1, 1, ...after, ...bound, ...expected, ...band].filter(Number.isFinite);
+  const domain = [Math.floor(Math.min(...seen)), Math.ceil(Math.max(...seen))];
   const hasBound = bound[numRows - 1] < -0.5 && Number.isFinite(bound[numRows - 1]);
   const body = gt.make("tbody"), axisCell = gt.make("th", { scope: "col" });
   const table = gt.make("table", { class: "waterfall", role: "treegrid", "aria-label": "Gradient by layer, in decades" },
@@ -24,14 +25,14 @@ gt.plots.waterfall = (place, data) => {
   let x, height, focused = 0;
 
   place.append(legend(), tools(), table);
-  draw();
-  let width = place.clientWidth;
-  new ResizeObserver(() => { if (place.clientWidth !== width) { width = place.clientWidth; draw(); } }).observe(place);
+  gt.fitted(place, draw);
 
   function legend() {
     const pairs = data.factors.map(([key, words]) => [key, words]);
     if (hasBound) pairs.push(["thin bound", "bound: the most that max |a'| allows"]);
-    return gt.legend([...pairs, ["thin dashed expected", "theory for independent weights"], ["band", "healthy"]]);
+    if (hasExpected) pairs.push(["thin dashed expected", "theory for independent weights"]);
+    if (hasBand) pairs.push(["band", "healthy"]);
+    return gt.legend(pairs);
   }
 
   function tools() {
@@ -91,7 +92,9 @@ gt.plots.waterfall = (place, data) => {
     return row;
   }
 
+  /* Below its module a layer needs only the rest of its path; the module's own row is 'itself'. */
   function shorten(label, parent) {
+    if (parent >= 0 && label === lines[parent].label) return "itself";
     const start = parent < 0 ? "" : `${lines[parent].label}.`;
     return start && label.startsWith(start) && !label.includes(" ") ? label.slice(start.length - 1) : label;
   }
@@ -114,8 +117,7 @@ gt.plots.waterfall = (place, data) => {
   /* The step of each factor is a bar of its own height, from where the one before it ended. */
   function bar(i, width, isLast) {
     const { first, last, open } = lines[i], picture = gt.svg("svg", { width, height, "aria-hidden": "true" });
-    const [low, high] = data.band;
-    picture.append(gt.svg("rect", { class: "band", x: x(low), width: x(high) - x(low), height: height + 1 }));
+    if (hasBand) picture.append(gt.svg("rect", { class: "band", x: x(band[0]), width: x(band[1]) - x(band[0]), height: height + 1 }));
     for (const tick of x.ticks(Math.max(2, Math.min(10, width / (4 * gt.rem())))).filter(Number.isInteger))
       picture.append(gt.svg("line", { class: "grid", x1: x(tick), x2: x(tick), y2: height + 1 }));
     const steps = sums[i].map((sum, f) => [data.factors[f][0], sum]).filter(([, sum]) => Number.isFinite(sum) && Math.abs(sum) >= 0.005);
