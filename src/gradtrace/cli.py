@@ -133,6 +133,40 @@ def show(file: str) -> None:
 
 
 @main.command()
+@click.argument("file", type=click.Path())
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False), metavar="PATH", help="Where to; by default beside FILE."
+)
+@in_a_sentence
+def report(file: str, output: str | None) -> None:
+    """Write the report of a saved trace, diagnosis or run: one HTML file that needs no network."""
+    from gradtrace.report.html import write_report
+    from gradtrace.report.html.files import open_file
+
+    opened = open_file(file)
+    path = output or f"{file.removesuffix('.gz').removesuffix('.json').removesuffix('.db')}.html"
+    write_report(path, opened.diagnosis, opened.run, through_time=opened.through_time)
+    click.echo(path)
+
+
+@main.command()
+@click.argument("file", type=click.Path())
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="By default any free one.")
+@in_a_sentence
+def serve(file: str, port: int) -> None:
+    """Show the report of a run while it goes on, to this machine's browsers only; Ctrl-C ends it."""
+    from gradtrace.report.html.server import ReportServer
+
+    try:
+        server = ReportServer(file, port)
+    except OSError as error:
+        raise InputError(f"cannot listen on port {port}: {error.strerror or error}") from error
+    with server:
+        click.echo(server.url)
+        server.serve_forever()
+
+
+@main.command()
 @click.argument("case", required=False)
 @click.option("--list", "list_cases", is_flag=True, help="Name the cases.")
 @in_a_sentence
