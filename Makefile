@@ -30,10 +30,10 @@ demo: .venv/installed
 	@echo "Then your own:   $(BIN)/gradtrace check path/to/file.py:factory      ($(BIN)/gradtrace --help)"
 
 # pytest comes last: its closing line is the last word.
-test: lint
+test: lint .venv/browser
 	@$(BIN)/python -m pytest --quiet $(MARKS) $(PYTEST_ARGS)
 
-test-all: lint
+test-all: lint .venv/browser
 	@$(BIN)/python -m pytest --quiet $(PYTEST_ARGS)
 
 lint: .venv/installed-dev
@@ -64,3 +64,17 @@ clean:
 	@echo "Adding the test tools to .venv ..."
 	@$(PIP) install -qq --editable ".[dev]" --constraint constraints.txt
 	@touch $@
+
+# The report is tested in a real browser: chromium, from the system or (as root on Debian) from its packages.
+.venv/browser: .venv/installed-dev
+	@if { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || [ -n "$$GRADTRACE_CHROMIUM" ]; then \
+	  touch $@; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing chromium, for the tests of the report ..."; \
+	  { timeout 60 apt-get update -qq; \
+	    DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
+	  } >.venv/chromium.log 2>&1 && touch $@ \
+	  || echo "make test: NO CHROMIUM (.venv/chromium.log says why): the report will not be tested in a browser"; \
+	else \
+	  echo "make test: NO CHROMIUM: the report will not be tested in a browser (install chromium, or set GRADTRACE_CHROMIUM)"; \
+	fi

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from gradtrace.cli_run import COMMANDS, show_run
 from gradtrace.commandline import in_a_sentence, progress_bar, seed_all, working
 from gradtrace.errors import InputError
 from gradtrace.records.vocabulary import Severity
@@ -76,43 +76,6 @@ def check(
         sys.exit(_UNHEALTHY)
 
 
-@main.command(context_settings={"allow_interspersed_args": False})
-@click.option("-m", "is_module", is_flag=True, help="SCRIPT is a module: gradtrace run -m package.module ...")
-@click.option("--path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="Where to keep the run.  [default: gradtrace-runs/SCRIPT-DATE-TIME.db]")  # fmt: skip
-@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="Write an HTML report at the end.")  # fmt: skip
-@click.option("--budget", type=click.FloatRange(0, min_open=True), default=0.02, show_default=True, metavar="FRAC",
-              help="What watching may cost, as a fraction of the time: it spaces the sampled steps.")  # fmt: skip
-@click.option("--every", type=click.IntRange(min=1), metavar="N", help="Trace every Nth step, whatever it costs.")
-@click.option("--on-nonfinite", type=click.Choice(["report", "stop", "skip"]), default="report", show_default=True,
-              help="At a NaN or Inf: go on, end the script, or leave out that optimizer step.")  # fmt: skip
-@click.option("--sink", "sinks", multiple=True, metavar="KIND[:PLACE]",
-              help="Also send the numbers to tensorboard, wandb, mlflow or trackio. May be repeated.")  # fmt: skip
-@click.option("--live/--no-live", default=None, help="Draw while it runs.  [default: if stderr is a terminal]")
-@click.argument("script")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@in_a_sentence
-def run(
-    script: str, arguments: tuple[str, ...], is_module: bool, path: Path | None, report: Path | None, **options: Any
-) -> None:
-    """Run a training SCRIPT unchanged, with its own ARGUMENTS, and watch its gradients.
-
-    Its output, exit code and signals are its own; what gradtrace has to say goes to stderr and into the run's file.
-    """
-    from gradtrace.runner.program import run as run_program
-    from gradtrace.runner.script import Script, check_exists
-    from gradtrace.runner.watching import WatchOptions, default_path, watched
-    from gradtrace.monitor.sinks.choice import check_sink
-
-    target = Script(script, arguments, is_module)
-    check_exists(target)
-    for sink in options["sinks"]:
-        check_sink(sink)
-    path, report = (path or default_path(target)).absolute(), report.absolute() if report else None
-    run_program(target, watched(target, WatchOptions(path=path, report=report, **options)))
-
-
 @main.command("through-time")
 @click.argument("target")
 @click.option("--at", type=click.Choice(["state", "input"]), default="state", show_default=True,
@@ -161,14 +124,51 @@ def through_time(
 @click.argument("file", type=click.Path())
 @in_a_sentence
 def show(file: str) -> None:
-    """Draw a saved trace, diagnosis or prediction; needs neither the model nor torch."""
-    """Draw a saved trace, diagnosis or record through time; needs neither the model nor torch."""
+    """Draw a saved run, trace, diagnosis, prediction or record through time; needs neither the model nor torch."""
     from gradtrace.diagnosis.judge import judge_trace
     from gradtrace.records.storage import load
     from gradtrace.records.trace import Trace
+    from gradtrace.runs.reader import is_run
 
+    if is_run(file):
+        show_run(file)
+        return
     record = load(file)
     (judge_trace(record) if isinstance(record, Trace) else record).show()
+
+
+@main.command()
+@click.argument("file", type=click.Path())
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False), metavar="PATH", help="Where to; by default beside FILE."
+)
+@in_a_sentence
+def report(file: str, output: str | None) -> None:
+    """Write the report of a saved trace, diagnosis or run: one HTML file that needs no network."""
+    from gradtrace.report.html import write_report
+    from gradtrace.report.html.files import open_file
+
+    opened = open_file(file)
+    path = output or f"{file.removesuffix('.gz').removesuffix('.json').removesuffix('.db')}.html"
+    write_report(path, opened.diagnosis, opened.run, through_time=opened.through_time)
+    click.echo(path)
+
+
+@main.command()
+@click.argument("file", type=click.Path())
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="By default any free one.")
+@in_a_sentence
+def serve(file: str, port: int) -> None:
+    """Show the report of a run while it goes on, to this machine's browsers only; Ctrl-C ends it."""
+    from gradtrace.report.html.server import ReportServer
+
+    try:
+        server = ReportServer(file, port)
+    except OSError as error:
+        raise InputError(f"cannot listen on port {port}: {error.strerror or error}") from error
+    with server:
+        click.echo(server.url)
+        server.serve_forever()
 
 
 @main.command()
@@ -362,3 +362,7 @@ def _save_trace(diagnosis: Diagnosis, path: str) -> None:
         raise InputError("there is no trace to save: no backward pass was measured")
     trace.save(path)
     click.echo(f"Saved the trace: gradtrace show {path}", err=True)
+
+
+for command in COMMANDS:
+    main.add_command(command)

@@ -42,6 +42,17 @@ def test_other_methods_are_flat(method) -> None:
     assert float(values.max() / values.min()) == pytest.approx(1.0, abs=1e-3)
 
 
+def test_lsuv_leaves_residual_branches_scaled_and_attention_alone() -> None:
+    model, x = Blocks(16, 128), torch.randn(32, 128)
+    _, audit = flatten(model, x, method="lsuv")
+    assert 0 < audit.measured_decades < 0.5 * math.log10(math.e) + 0.1
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=True)
+    encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+    done, audit = flatten(encoder, torch.randn(8, 6, 32), method="lsuv")
+    assert audit.phase == "critical"
+    assert any(p.name == "layers.2.self_attn.in_proj_weight" for p in done.parameters)
+
+
 def test_residual_branches_are_scaled_by_depth() -> None:
     """(1 + 1/L)^L < e instead of 2^L."""
     model, x = Blocks(16, 128), torch.randn(32, 128)

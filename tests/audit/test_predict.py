@@ -99,6 +99,8 @@ def test_bad_input_is_one_sentence() -> None:
         gradtrace.predict(nn.Linear(3, 3), torch.full((2, 3), math.nan))
     with pytest.raises(InputError, match="raised RuntimeError on the example input"):
         gradtrace.predict(nn.Linear(3, 3), torch.randn(2, 4))
+    with pytest.raises(InputError, match="holds an empty tensor"):
+        gradtrace.predict(nn.Linear(3, 3), torch.zeros(0, 3))
     with pytest.raises(InputError, match="must hold a tensor"):
         gradtrace.predict(nn.Linear(3, 3), 5)
     with pytest.raises(InputError, match="carries no gradient"):
@@ -119,6 +121,23 @@ def test_an_activation_of_zero_gain_passes_nothing() -> None:
     audit = gradtrace.predict(nn.Sequential(nn.Linear(8, 8), Signs(), nn.Linear(8, 8)), torch.randn(16, 8))
     assert audit.layers[0].decades == -math.inf
     assert any("sign" in gap for gap in audit.gaps)
+    assert "passes no gradient" in audit.sentences[0]
+
+
+class Logs(nn.Module):
+    def forward(self, x):
+        return torch.log(x)
+
+
+class Zeroth(nn.Module):
+    def forward(self, x):
+        return x / 0.0
+
+
+@pytest.mark.parametrize("function", [Logs(), Zeroth()])
+def test_an_activation_that_is_not_finite_is_named(function) -> None:
+    audit = gradtrace.predict(nn.Sequential(nn.Linear(8, 8), function, nn.Linear(8, 8)), torch.randn(16, 8))
+    assert "makes values that are not finite" in audit.notes[0]
 
 
 def test_a_dead_layer_is_localised() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradtrace.audit.rules.recurrent import cell_of
+from gradtrace.audit.rules.cells import cell_of
 from gradtrace.theory.finite_width import spread_of_powers
 from gradtrace.theory.recurrence import CLASSES, Cell, Inputs, Units, offsets, through_time
 from gradtrace.theory.through_time import back_through_time, band, growth_per_step, last_only, reverse

@@ -21,7 +21,7 @@ from torch import nn
 
 from gradtrace.audit.critical_point import critical_point
 from gradtrace.audit.draw import orthogonal
-from gradtrace.audit.rules.recurrent import NUM_GATES, cell_of
+from gradtrace.audit.rules.cells import NUM_GATES, cell_of
 from gradtrace.theory.nonlinearities import nonlinearity
 from gradtrace.theory.recurrence import Inputs, Units, through_time
 

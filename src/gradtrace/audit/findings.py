@@ -16,6 +16,10 @@ SIGMAS = 4.0
 """Beyond these many standard deviations a local growth disagrees: 6e-5 by chance, times a hundred places."""
 LEAST = math.log(1.5)
 """And by at least this in ln E[g^2] (a fifth of the RMS gradient), whatever the interval."""
+SUMS = ("add", "radd", "iadd", "sub", "rsub", "isub", "cat", "stack")
+"""What adds gradient to gradient: beyond them nothing is said of a value."""
+FORMATS = ("to", "type", "type_as", "float", "double", "half", "bfloat16")
+"""Functions that change the number format."""
 SLACK = 0.08
 """Standard deviation of ln growth that every step is granted beyond the theory's."""
 
@@ -31,7 +35,7 @@ def disagreements(
         terms = _terms(recording, propagation, value, measured) + [1.0] * (value.index in recording.outputs)
         expected = sum(terms)
         step = recording.steps[value.consumers[0][0]]
-        if propagation.effects[step.index].note or not expected > 0:
+        if not expected > 0 or _measured_below(recording, propagation, value):
             continue
         seen = measured[value.index]
         variance = local_variance(recording, propagation, value.index, num_cotangents) + SLACK**2
@@ -56,6 +60,21 @@ def _terms(recording: Recording, propagation: Propagation, value: Value, measure
         for output in step.outputs
         if math.isfinite(measured[output])
     ]
+
+
+def _measured_below(recording: Recording, propagation: Propagation, value: Value) -> bool:
+    """Whether a user is a step without a rule, or leads, without weights, to one that multiplies what it is given."""
+    stack, seen = [index for index, _ in value.consumers], set[int]()
+    first = set(stack)
+    while stack:
+        index = stack.pop()
+        effect, step = propagation.effects[index], recording.steps[index]
+        if effect.note and (index in first or len(step.inputs) > 1):
+            return True
+        if index not in seen and effect.fan is None and step.function not in SUMS:
+            seen.add(index)
+            stack += [i for output in step.outputs for i, _ in recording.values[output].consumers]
+    return False
 
 
 def _meet_again(recording: Recording, propagation: Propagation, value: Value) -> bool:
@@ -88,7 +107,9 @@ def _say(step: Step, propagation: Propagation, expected: float, seen: float, sig
     where = step.module or "the model"
     beside = f" ({step.source})" if step.source else ""
     effect, signal = propagation.effects[step.index], propagation.signals[step.inputs[0]]
-    if seen == 0 or math.isnan(seen):
+    if seen == 0 and step.function in FORMATS:
+        why = "the number format rounds it to zero: scale the loss, or keep this part in float32"
+    elif seen == 0 or math.isnan(seen):
         why = "no gradient comes through: cut (detach, no_grad), or every unit is dead"
     elif effect.transport is not None:
         why = "the weights are not independent with mean zero, or the input is not what the layers below predict"

@@ -5,7 +5,7 @@ of its logarithm from three sources, all relative to one network measured with K
 
     weights      2 / fan_in (1 / M + R),    M = K B positions directions,  R = sum of 1 / width over the layers above
     activations  (E[a'^4] / E[a'^2]^2 - 1) / width, shared by samples whose pre-activations are alike
-    signal       (d ln growth / d ln q)^2 Var(ln q): a wrong q stays wrong, so these standard deviations add
+    signal       (d ln growth / d ln q)^2 Var(ln q): a wrong q stays wrong up to the next norm, so these add up linearly
 
 A product of l Gaussian matrices of width n has n / (l + 1) directions left (participation ratio), hence R. For one
 cotangent, M = 1, this is the spread of Hanin & Nica (2018) in `theory.finite_width`.
@@ -13,7 +13,7 @@ cotangent, M = 1, this is the spread of Hanin & Nica (2018) in `theory.finite_wi
 Samples differ in q, and a sample with a large one keeps it: growths multiply sample by sample, so that their mean is
 larger than the product of means by exp(s S): s = d ln growth / d ln q times the standard deviation of ln q over
 samples, S the sum of the s above. And a norm over positions takes out what is the same at all positions of a channel,
-as the gradient of a global average is.
+as the gradient of a global average is; attention passes on more of what is the same at all tokens.
 """
 
 from __future__ import annotations
@@ -61,9 +61,11 @@ class Gradient:
     tilt: float = 0.0
     """S: how far ln E[g^2] of a sample moves with its ln q, times the standard deviation of that."""
     even: float = 0.0
-    """Share of the energy that is the same at all positions of a channel."""
+    """Share of the energy that is the same at all positions of a channel, or at all tokens."""
     slanted: float = 0.0
     """Share that follows the pre-activation over the positions of a channel."""
+    places: tuple[Array, ...] = ()
+    """Relative energy along each spatial axis, of mean 1: less at a border of zeros; (): even."""
 
 
 def backward(recording: Recording, signals: list[Signal], effects: list[Effect], num_cotangents: int) -> list[Gradient]:
@@ -97,6 +99,8 @@ def arrival_of(recording: Recording, effect: Effect, step: Step, slot: int, outp
     if effect.transport is not None:
         return effect.transport(slot, step.outputs.index(output), profile)
     growth = math.prod(effect.parts[slot].values()) * (1 - _taken_out(effect, gradient))
+    growth *= 1 + gradient.even * math.expm1(effect.spread)
+    growth *= math.prod(float((T @ at).sum() / T.sum()) for T, at in zip(effect.axes, gradient.places, strict=False))
     before, after = recording.values[step.inputs[slot]], recording.values[output]
     if effect.conserved:
         growth *= after.numel / max(before.numel, 1)
@@ -154,13 +158,30 @@ def _through(
         share = sharing(signal.correlation, recording.batch_size) if effect.activation else 1 / recording.batch_size
         spread = 1 + (GAUSSIAN_SHARE - 1) * min(1.0, 1 / num_cotangents + narrowness)
         variance += math.log1p(effect.unit_variance / max(signal.features, 1) * share * spread)
-    drift = gradient.drift + abs(effect.sensitivity) * math.sqrt(max(signal.log_variance, 0.0))
+    drift = gradient.drift
+    if after.log_variance == 0 < signal.log_variance:  # a norm: what is wrong below it is not what was wrong above
+        variance, drift = variance + drift**2, 0.0
+    drift += abs(effect.sensitivity) * math.sqrt(max(signal.log_variance, 0.0))
+    drift += effect.drift
     drift += spread_of_powers(arrival.steps, effect.units) if effect.units else 0.0
     kept, own = _tilt(effect, signal, after, gradient)
     apart = min(kept * own, 2.0)
     energy, shape = gradient.energy * growth * math.exp(apart), shape + apart
     even, slanted = _evenness(effect, gradient)
-    return Gradient(energy, variance, drift, narrowness, depth, shape, arrival.profile, kept + own, even, slanted)
+    places = _places(effect, gradient)
+    return Gradient(
+        energy, variance, drift, narrowness, depth, shape, arrival.profile, kept + own, even, slanted, places
+    )
+
+
+def _places(effect: Effect, gradient: Gradient) -> tuple[Array, ...]:
+    """Where along each axis the gradient is, behind this step; pooling and reshaping make it even again."""
+    if effect.axes:
+        above = gradient.places or tuple(np.ones(T.shape[1]) for T in effect.axes)
+        below = [T @ at for T, at in zip(effect.axes, above, strict=True)]
+        return tuple(at / at.mean() if at.mean() > 0 else np.ones_like(at) for at in below)
+    keeps = effect.activation or effect.over_positions or "dropout" in effect.parts[0]
+    return gradient.places if keeps else ()
 
 
 def _tilt(effect: Effect, signal: Signal, after: Signal, gradient: Gradient) -> tuple[float, float]:
@@ -183,6 +204,10 @@ def _evenness(effect: Effect, gradient: Gradient) -> tuple[float, float]:
         return gradient.even * effect.slopes[0], gradient.even * effect.slopes[1]
     if effect.over_positions:
         return gradient.even * (1 - effect.over_positions) / (1 - _taken_out(effect, gradient)), 0.0
+    if effect.spread > 0:  # mixing over tokens makes the same of all that it mixes
+        return 1 - math.exp(-effect.spread), 0.0
+    if "dropout" in effect.parts[0]:
+        return gradient.even / effect.parts[0]["dropout"], 0.0
     if effect.fan is not None:
         return gradient.even * min(effect.parts[0].get("stride", 1.0), 1.0), 0.0
     return gradient.even, 0.0
@@ -206,6 +231,16 @@ def _merge(arrivals: list[Gradient], width: int, batch_size: int) -> Gradient:
         sum(s * g.tilt for s, g in zip(shares, arrivals, strict=True)),
         sum(s * g.even for s, g in zip(shares, arrivals, strict=True)),
         sum(s * g.slanted for s, g in zip(shares, arrivals, strict=True)),
+        _merged_places(shares, [g.places for g in arrivals]),
+    )
+
+
+def _merged_places(shares: list[float], places: list[tuple[Array, ...]]) -> tuple[Array, ...]:
+    like = next((each for each in places if each), ())
+    fitting = [each if [len(at) for at in each] == [len(at) for at in like] else None for each in places]
+    return tuple(
+        np.asarray(sum(s * (each[axis] if each else 1.0) for s, each in zip(shares, fitting, strict=True)))
+        for axis in range(len(like))
     )
 
 

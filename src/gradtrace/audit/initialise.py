@@ -26,6 +26,7 @@ from gradtrace.audit.neighbours import WEIGHTED, above, below, border, groups_of
 from gradtrace.audit.propagate import effect_of
 from gradtrace.audit.recording import Recording, Step, record
 from gradtrace.audit.rules.table import RULES
+from gradtrace.audit.signals import observed
 from gradtrace.errors import InputError
 from gradtrace.measure.session import eager
 from gradtrace.measure.trace import check_model
@@ -78,7 +79,7 @@ def init_critical_(
         run.network(recording)
     if method == "lsuv":
         with untouched(model):
-            run.notes += scale_to_unit_variance_(model, example_input, list(run.done))
+            run.notes += scale_to_unit_variance_(model, example_input, run.scales)
     return run.told()
 
 
@@ -103,6 +104,7 @@ class _Initialiser:
         self._model, self._method, self._generator = model, method, generator
         self.done: dict[str, InitialisedParameter] = {}
         self.notes: list[str] = []
+        self.scales: dict[str, float] = {}
 
     def told(self) -> Initialisation:
         """The account."""
@@ -136,14 +138,14 @@ class _Initialiser:
         scales = {index: len(ends) ** -0.5 for index in ends if index >= 0 and len(ends) > 1}
         signals = [value.measured for value in recording.values]
         calls = Counter(step.module for step in recording.steps if step.function.endswith("_cell"))
-        seen: set[str] = set()
+        chosen, seen = self._where(recording), set[str]()
         for step in recording.steps:
             module = self._model.get_submodule(step.module)
             if isinstance(module, nn.RNNBase | nn.RNNCellBase) and step.module not in seen:
                 seen.add(step.module)
                 self._recurrent(step, module, signals, calls[step.module])
             weight = step.argument(1, "weight")
-            if RULES.get(step.function) in WEIGHTED and id(weight) in self._names:
+            if chosen.get(id(weight)) == step.index:
                 self._layer(recording, step, weight, signals, scales.get(step.index, 1.0))
             elif step.index in scales:
                 self._scale(step, scales[step.index])
@@ -151,6 +153,18 @@ class _Initialiser:
             for output, signal in zip(step.outputs, effect.signals, strict=False):
                 if signal is not None:
                     signals[output] = signal
+
+    def _where(self, recording: Recording) -> dict[int, int]:
+        """The step at which each weight is drawn: of several uses the first that has an activation below it."""
+        signals = [value.measured for value in recording.values]
+        chosen: dict[int, tuple[bool, int]] = {}
+        for step in recording.steps:
+            weight = id(step.argument(1, "weight"))
+            if RULES.get(step.function) in WEIGHTED and weight in self._names:
+                ranked = (bool(step.inputs) and below(recording, step, signals)[0] is not None, step.index)
+                if weight not in chosen or (ranked[0] and not chosen[weight][0]):
+                    chosen[weight] = ranked
+        return {weight: index for weight, (_, index) in chosen.items()}
 
     def _recurrent(
         self, step: Step, module: nn.RNNBase | nn.RNNCellBase, signals: list[Signal], num_calls: int
@@ -182,18 +196,18 @@ class _Initialiser:
         if not weight.requires_grad:
             self.notes.append(f"{name} is frozen: left as it is")
             return
-        under, loss = below(recording, step, signals)
+        under, loss = below(recording, step, signals) if step.inputs else (None, 1.0)
         over, normed = above(recording, step)
         try:
             here, target = critical_point(under), critical_point(over)
         except ValueError as error:
             raise InputError(f"{step.module or 'the model'}: {error}") from error
-        signal = signals[step.inputs[0]]
+        signal = signals[step.inputs[0]] if step.inputs else observed(step.args[0], recording.batch_size)
         if under is not None:
             sigma_w2, reason = 1 / loss, f"keeps E[g^2] through {under.name}"
         else:
             sigma_w2, reason = target.q / signal.second if signal.second > 0 else 1.0, "unit variance of its output"
-        met = border(recording, step)
+        met = border(recording, step) if step.inputs else 1.0
         transposed = "transpose" in step.function
         fan_in = weight.numel() / weight.shape[1 if transposed else 0]
         method = "orthogonal" if self._method == "delta_orthogonal" and weight.dim() == 2 else self._method
@@ -201,6 +215,7 @@ class _Initialiser:
         draw_(weight, sigma_w2 / met / fan_in * scale**2, method, self._generator, groups_of(step))
         scaled = f"; residual branch x {scale:.3g}" if scale != 1.0 else ""
         self._note(name, method, math.sqrt(sigma_w2) * scale, reason + scaled)
+        self.scales[name] = scale
         self._bias(
             step, weight, signal, (here, target), under is not None and not normed and over is not None, sigma_w2
         )

@@ -19,17 +19,20 @@ TOLERANCE = 0.02
 MOST_TRIALS = 10
 
 
-def scale_to_unit_variance_(model: nn.Module, example_input: Any, initialised: list[str]) -> list[str]:
-    """Scale the weights of the layers in `initialised` one after the other; sentences about those that would not."""
-    layers = dict.fromkeys(name.removesuffix(".weight") for name in initialised if name.endswith("weight"))
+def scale_to_unit_variance_(model: nn.Module, example_input: Any, branches: dict[str, float]) -> list[str]:
+    """Scale the layers of these weights to unit variance, ends of residual branches to that of their scale.
+
+    Returns sentences about those that would not.
+    """
+    layers = {name.removesuffix(".weight"): scale for name, scale in branches.items() if name.endswith(".weight")}
     notes = []
-    for path in layers:
+    for path, scale in layers.items():
         module = model.get_submodule(path)
         weight = getattr(module, "weight", None)
         if weight is None or weight.dim() < 2:
             continue
         for _ in range(MOST_TRIALS):
-            variance = _output_variance(model, module, example_input)
+            variance = _output_variance(model, module, example_input) / scale**2
             if not 0 < variance < math.inf:
                 notes.append(f"{path}: its output has variance {variance:.3g}, so LSUV could not scale it")
                 break

@@ -23,10 +23,11 @@ from gradtrace.audit.sentences import (
     design_sentence,
     format_depths,
     format_sentence,
+    outlier_sentence,
     phase,
     time_sentences,
 )
-from gradtrace.audit.training import signs_of_training
+from gradtrace.audit.training import copied_layers, signs_of_training
 from gradtrace.errors import InputError
 from gradtrace.measure.session import eager
 from gradtrace.measure.trace import check_model
@@ -79,7 +80,8 @@ def predict(
         energies = [math.nan] * len(recording.values)
         if measured and not on_meta:
             energies = measure(recording, num_cotangents, seed)
-    notes += [] if on_meta else signs_of_training(model)
+    notes += recording.cuts + _not_finite(recording)
+    notes += [] if on_meta else signs_of_training(model) + copied_layers(model)
     return _assemble(model, recording, propagation, energies, num_cotangents, tuple(notes), on_meta)
 
 
@@ -96,6 +98,8 @@ def _accept(model: Any, example_input: Any, notes: list[str]) -> tuple[nn.Module
         raise InputError(
             "the model is on the meta device: pass an example input there too, as torch.randn(..., device='meta')"
         )
+    if any(not tensor.numel() for tensor in tensors):
+        raise InputError("the example input holds an empty tensor: pass a batch of 16 or more")
     bad = next((t for t in tensors if t.is_floating_point() and not t.is_meta and not bool(t.isfinite().all())), None)
     if bad is not None:
         raise InputError(f"the example input of shape {list(bad.shape)} holds NaN or Inf")
@@ -126,11 +130,12 @@ def _assemble(
     half = interval(gradient.variance, gradient.drift, gradient.depth)
     shown = [x.decades if math.isnan(x.measured_decades) else x.measured_decades for x in layers]
     formats = format_depths(growth, shown, recording.batch_size)
-    reference = bool(notes) and any("trained" in note for note in notes)
+    reference = any("is a reference" in note for note in notes)
     found = () if all(map(math.isnan, energies)) else disagreements(recording, propagation, energies, num_cotangents)
     sentences = (
         design_sentence(layers, growth, max(branch_ends(recording), default=-1) >= 0),
         *time_sentences(layers),
+        outlier_sentence(layers),
         depth_sentence(growth, gradient.depth)
         if layers
         else "No layer whose weights the theory knows carries gradient: nothing to predict.",
@@ -167,6 +172,16 @@ def _growth_per_layer(propagation: Propagation) -> float:
     upper, lower = last_of[hidden[0]], last_of[hidden[-1]]
     change = math.log(lower.energy) - math.log(upper.energy) - (lower.shape - upper.shape)
     return math.exp(change / (lower.depth - upper.depth))
+
+
+def _not_finite(recording: Recording) -> list[str]:
+    """Where the first NaN or Inf of the forward pass was born."""
+    first = next((v for v in recording.values if not math.isfinite(v.measured.second)), None)
+    if first is None or first.producer is None:
+        return []
+    step = recording.steps[first.producer]
+    where = f"{step.module or 'the model'} {step.source}".strip()
+    return [f"{step.function} in {where} makes values that are not finite: nothing can be measured behind it"]
 
 
 def _gaps(recording: Recording, propagation: Propagation) -> tuple[str, ...]:

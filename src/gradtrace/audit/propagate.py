@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gradtrace.audit.gradients import Gradient, backward
-from gradtrace.audit.recording import local_growth
+from gradtrace.audit.probing import local_growth
 from gradtrace.audit.rules.effect import Effect, Scene
 from gradtrace.audit.rules.table import RULES
 from gradtrace.audit.signals import Signal, steepness_of_largest
@@ -50,6 +50,8 @@ def propagate(recording: Recording, num_cotangents: int) -> Propagation:
 
 def effect_of(recording: Recording, step: Step, signals: list[Signal]) -> Effect:
     """What the rule says of a step; without one, what was measured."""
+    if not step.inputs and step.function != "embedding":  # made from data and weights: where the gradient ends
+        return Effect([None] * len(step.outputs), [])
     scene = _scene(recording, step, signals)
     rule = RULES.get(step.function)
     effect = rule(scene) if rule is not None else None
@@ -82,9 +84,10 @@ def _select(recording: Recording, effects: list[Effect], signals: list[Signal], 
 
 def _measured(scene: Scene, step: Step) -> Effect:
     """Without a rule: the growth that the step itself showed, or none of it where that could not be had either."""
-    found = step.local
+    found, spread = step.local, step.local_spread
     if found is None and step.call is not None:  # it has a rule, which does not hold for these operands
-        found = local_growth(step.call, step.args, step.kwargs, step.input_tensors)
+        found, spread = local_growth(step.call, step.args, step.kwargs, step.input_tensors)
     known = found if found is not None else [1.0] * len(step.inputs)
     note = f"{step.function}: no rule, " + ("measured" if found is not None else "counted as 1")
-    return Effect([None] * len(step.outputs), [{"other": growth} for growth in known], unit_variance=0.01, note=note)
+    return Effect([None] * len(step.outputs), [{"other": growth} for growth in known], unit_variance=0.01,
+                  drift=abs(spread) / 10, spread=spread, note=note)  # fmt: skip

@@ -8,19 +8,20 @@ without a rule is differentiated on the spot, by itself, with a random cotangent
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from gradtrace.audit.arguments import Arguments
+from gradtrace.audit.cuts import cuts
+from gradtrace.audit.probing import local_growth, local_profile, swap
 from gradtrace.audit.signals import Signal, observed
 from gradtrace.errors import InputError
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.recorder import Call, Recorder
-from gradtrace.theory.through_time import MOST_LAGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -65,6 +66,8 @@ class Step:
     outputs: list[int] = field(default_factory=list)
     local: list[float] | None = None
     """Measured growth to each input, for a function without a rule."""
+    local_spread: float = 0.0
+    """ln of how much larger it is for a gradient that is the same at all places along an axis (attention's tokens)."""
     call: Callable[..., Any] | None = None
     """The function itself, for one with a rule that turns out not to hold here."""
     profiles: dict[int, list[list[float]]] = field(default_factory=dict)
@@ -86,6 +89,8 @@ class Recording:
     hidden: list[str]
     """Where a value came from something that the recorder does not see."""
     on_meta: bool
+    cuts: list[str] = field(default_factory=list)
+    """Sentences about parameters that the output is made from, yet without their gradient."""
 
 
 def function_name(name: str) -> str:
@@ -107,6 +112,7 @@ class Scribe:
 
     def __init__(self, model: nn.Module, known: Container[str], batch_size: int) -> None:
         self._parameters = {id(parameter) for parameter in model.parameters()}
+        self._data: dict[int, weakref.ref[Tensor]] = {}  # what the input was made into, with or without gradient
         self._known = known
         self._batch_size = batch_size
         self._kept: dict[int, tuple[Tensor, int]] = {}
@@ -122,6 +128,14 @@ class Scribe:
         self.values.append(Value(index, tuple(tensor.shape), get_gradient_edge(tensor), producer, signal))
         self._kept[id(tensor)] = (tensor, index)
         return index
+
+    def note_data(self, tensors: list[Tensor]) -> None:
+        """These depend on the model's input."""
+        self._data |= {id(tensor): weakref.ref(tensor) for tensor in tensors}
+
+    def _is_data(self, tensor: Tensor) -> bool:
+        known = self._data.get(id(tensor))
+        return known is not None and known() is tensor
 
     def find(self, tensor: Tensor) -> int | None:
         """Its number, or None for one that is no value."""
@@ -152,7 +166,7 @@ class Scribe:
                     step.inputs.append(index)
                     step.input_tensors.append(tensor)
         if step.inputs and name not in self._known:
-            step.local = local_growth(function, args, kwargs, step.input_tensors)
+            step.local, step.local_spread = local_growth(function, args, kwargs, step.input_tensors)
         if name not in _KEEP_TIME:
             for slot, index in enumerate(step.inputs):
                 axis, tensor = self.values[index].axis, step.input_tensors[slot]
@@ -162,13 +176,16 @@ class Scribe:
 
     def after(self, call: Call, seen: Step, operands: list[Tensor], result: Any) -> None:
         """Note the results as values."""
+        from_data = any(self._is_data(tensor) for tensor in operands)
+        if from_data:
+            self.note_data(tensors_in(result))
         made = [tensor for tensor in tensors_in(result) if self._is_value(tensor)]
         if call.name in ("__setitem__", "copy_") and operands:
             made = [operands[0]] if self._is_value(operands[0]) else []
         made = [tensor for tensor in made if not self._is_old(tensor)]
         if not made:
             return
-        if not seen.inputs and seen.function not in ("embedding", "embedding_bag"):
+        if not seen.inputs and not from_data:
             self._derived |= {id(tensor): tensor for tensor in made}
             return
         seen.index = len(self.steps)
@@ -189,56 +206,6 @@ class Scribe:
         return next((value.axis for value in kept if value.axis is not None and value.axis < len(shape) - 1), None)
 
 
-def local_growth(function: Callable[..., Any], args: Any, kwargs: Any, tensors: list[Tensor]) -> list[float] | None:
-    """E[g_in^2] / E[g_out^2] of this one call for each of `tensors`, by a random cotangent; None if not to be had."""
-    if any(tensor.is_meta for tensor in tensors):
-        return None
-    fresh = {id(tensor): tensor.detach().clone().requires_grad_() for tensor in tensors}
-    copies = {key: copy.clone() for key, copy in fresh.items()}  # an in-place function may write on these
-    try:
-        with torch.enable_grad():
-            result = function(*_swap(args, copies), **_swap(kwargs or {}, copies))
-        outputs = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
-        probes = [torch.randn_like(output) for output in outputs]
-        found = torch.autograd.grad(outputs, list(fresh.values()), probes, allow_unused=True)
-    except (RuntimeError, TypeError, ValueError):
-        return None
-    gradients: list[Tensor | None] = list(found)
-    return [0.0 if g is None else float(g.double().square().mean()) for g in gradients]
-
-
-def local_profile(
-    function: Callable[..., Any], args: Any, kwargs: Any, tensor: Tensor, axis: int
-) -> list[list[float]] | None:
-    """Where along `axis` of `tensor` a random cotangent of this one call ends: covariance [places, lags], of mean 1."""
-    fresh = torch.randn(tensor.shape, dtype=tensor.dtype, device="cpu" if tensor.is_meta else tensor.device)
-    copy = fresh.requires_grad_().clone()
-    try:
-        with torch.enable_grad():
-            result = function(*_swap(args, {id(tensor): copy}), **_swap(kwargs or {}, {id(tensor): copy}))
-        outputs = [output for output in tensors_in(result) if output.requires_grad]
-        (found,) = torch.autograd.grad(outputs, fresh, [torch.randn_like(output) for output in outputs])
-    except (RuntimeError, TypeError, ValueError):
-        return None
-    places = found.double().movedim(axis, 0).flatten(1)
-    size = places.shape[0]
-    covariance = torch.zeros(size, min(size, MOST_LAGS), dtype=torch.float64)
-    for lag in range(covariance.shape[1]):
-        covariance[: size - lag, lag] = (places[: size - lag] * places[lag:]).mean(1).cpu()
-    mean = float(covariance[:, 0].mean())
-    return (covariance / mean).tolist() if mean > 0 else None
-
-
-def _swap(value: Any, copies: dict[int, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return copies.get(id(value), value)
-    if isinstance(value, dict):
-        return {key: _swap(item, copies) for key, item in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(_swap(item, copies) for item in value)
-    return value
-
-
 def record(model: nn.Module, example_input: Any, known: Container[str]) -> Recording:
     """Run the model once on `example_input` (a tuple is its positional, a dict its keyword arguments)."""
     arguments = Arguments.of(example_input)
@@ -250,7 +217,8 @@ def record(model: nn.Module, example_input: Any, known: Container[str]) -> Recor
         if tensor.is_floating_point():
             copies[id(tensor)] = tensor.detach().clone().requires_grad_().clone()
             scribe.value(copies[id(tensor)], None)
-    given = Arguments(_swap(arguments.args, copies), _swap(arguments.kwargs, copies))
+    scribe.note_data([copies.get(id(tensor), tensor) for tensor in tensors])
+    given = Arguments(swap(arguments.args, copies), swap(arguments.kwargs, copies))
     recorder = Recorder(model, scribe)
     with recorder:
         result = given.call(model)
@@ -259,4 +227,6 @@ def record(model: nn.Module, example_input: Any, known: Container[str]) -> Recor
         faults = f" ({recorder.faults[0]})" if recorder.faults else ""
         raise InputError(f"the model's output carries no gradient: detached, integer, or made under no_grad{faults}")
     hidden = [*dict.fromkeys(scribe.hidden), *dict.fromkeys(recorder.faults)]
-    return Recording(scribe.values, scribe.steps, outputs, batch_size, hidden, any(t.is_meta for t in tensors))
+    made = tensors_in(result)
+    on_meta = any(tensor.is_meta for tensor in tensors)
+    return Recording(scribe.values, scribe.steps, outputs, batch_size, hidden, on_meta, cuts(model, recorder, made))

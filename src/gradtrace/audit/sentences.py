@@ -24,6 +24,12 @@ FORMATS = {  # smallest subnormal, smallest normal, largest: IEEE 754 and Micike
 }
 NEUTRAL = 0.05
 """Growth within 5 % of 1 per layer counts as kept; so does phase 'critical'."""
+LEAST = 1e-30
+"""Growth of E[g^2] under which a layer passes nothing: the RMS gradient would leave float32 in three layers."""
+LIKE = 4
+"""Layers of one kind from which on one can be unlike the others."""
+STANDS_OUT = 2.0
+"""Its gain over the median of theirs; of a matrix of independent entries the gain varies by 1 / width."""
 ALIKE = 0.99
 """Correlation from which on all samples count as one vector."""
 
@@ -89,6 +95,9 @@ def critical_gain(activation: str) -> float:
 
 def design_sentence(layers: Sequence[LayerPrediction], growth_per_layer: float, residual: bool) -> str:
     """What most of the layers do: 'default Linear + GELU loses 12x gradient energy per layer; gain 1.48 keeps it'."""
+    dead = next((layer for layer in layers if layer.split.growth < LEAST), None)
+    if dead is not None:
+        return f"{dead.module or 'The model'} with what follows passes no gradient: no gain brings any back."
     if any(layer.num_steps for layer in layers):  # recurrences have their own sentence, and the head is no design
         layers = [layer for layer in layers[:-1] if not layer.num_steps]
     groups = Counter(
@@ -149,6 +158,23 @@ def alike_sentence(layers: Sequence[LayerPrediction]) -> str:
         return ""
     return (f"All samples become one vector: their correlation is {measured[first]:.3f} after {hidden[first].module} "
             f"(layer {first + 1}), whatever the activations' variance looks like.")  # fmt: skip
+
+
+def outlier_sentence(layers: Sequence[LayerPrediction]) -> str:
+    """The layer whose growth is unlike that of all its like: the one that was initialised otherwise."""
+    groups: dict[tuple[str, str], list[LayerPrediction]] = {}
+    for layer in layers[:-1]:
+        groups.setdefault((layer.module_type, layer.activation), []).append(layer)
+    for member in (group for group in groups.values() if len(group) >= LIKE):
+        usual = statistics.median(x.gain for x in member)
+        odd = (
+            [x for x in member if x.gain > 0 and abs(math.log(x.gain / usual)) > math.log(STANDS_OUT)] if usual else []
+        )
+        if len(odd) == 1:
+            own = odd[0].split.design
+            return (f"{odd[0].module} stands out: its gain is {odd[0].gain:.3g}, that of the other {len(member) - 1} "
+                    f"like it {usual:.3g}; it {_effect(max(own, 1e-300))}.")  # fmt: skip
+    return ""
 
 
 def time_sentences(layers: Sequence[LayerPrediction]) -> list[str]:

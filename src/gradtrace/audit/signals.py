@@ -40,6 +40,8 @@ class Signal:
     """Variance of ln(second) across samples of one network, that of the networks included."""
     centred: tuple[float, float] | None = None
     """Both variances for E[x^2] - E[x]^2 in place of E[x^2]; None: as those."""
+    places: tuple[Array, ...] = ()
+    """Relative E[x^2] along each spatial axis, of mean 1: less at a border of zeros; (): even."""
     units: tuple[Units, Units] | None = None
     """Of the state of a recurrent cell: moments per class of units, of one sample and of what two samples share."""
 
@@ -201,6 +203,7 @@ def activate(activation: Nonlinearity, signal: Signal, num_samples: float) -> Pa
             own_slope**2 * signal.log_variance + own_scatter * common,
             own_slope**2 * signal.sample_variance + own_scatter,
         ),
+        places=signal.places,
     )
     kurtosis = at.slope_fourth / at.slope_second**2 - 1 if at.slope_second > 0 else math.inf
     return Passage(after, max(growth, 0.0), max(kurtosis, 0.0), sensitivity, from_unit.slopes)

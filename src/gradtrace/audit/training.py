@@ -37,6 +37,26 @@ def signs_of_training(model: nn.Module) -> list[str]:
     return [f"{outliers[0]} has directions that stand out, as trained weights have: {_REFERENCE}"]
 
 
+def copied_layers(model: nn.Module) -> list[str]:
+    """A sentence where different layers hold the same weights, as all those of a fresh `nn.TransformerEncoder` do.
+
+    >>> from copy import deepcopy
+    >>> layer = torch.nn.Linear(4, 4)
+    >>> copied_layers(torch.nn.Sequential(layer, deepcopy(layer)))[0].split(":")[0]
+    '0.weight and 1 other weights hold the same numbers'
+    """
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for name, p in model.named_parameters():
+        if p.dim() >= 2 and p.numel() > 8 and p.is_floating_point():
+            sums = torch.stack((p.detach().double().sum(), p.detach().double().square().sum(), p.detach().flatten()[0]))
+            alike.setdefault((tuple(p.shape), *sums.tolist()), []).append(name)
+    for (_, _, square, _), names in alike.items():
+        if len(names) > 1 and square not in (0.0, float(model.get_parameter(names[0]).numel())):
+            told = f"{names[0]} and {len(names) - 1} other weights hold the same numbers: copies of one layer are not "
+            return [f"{told}independent, {_REFERENCE}; initialise each anew"]
+    return []
+
+
 def excess(weight: Tensor, num_steps: int = 12) -> float:
     """Largest singular value, by power iteration, over sigma (sqrt m + sqrt n).
 

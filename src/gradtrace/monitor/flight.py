@@ -8,11 +8,14 @@ that came to it is not, the loss is to blame.
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from gradtrace.diagnosis.rules.nonfinite import finding_of
 from gradtrace.measure.trace import trace
@@ -24,7 +27,7 @@ from gradtrace.tape.graph import walk
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from gradtrace.records.trace import Trace
 
@@ -116,7 +119,7 @@ class FlightRecorder:
 def _of_the_loss(loss: Tensor, step: int) -> Finding:
     """The module's output is finite: an op between it and the loss is evaluated where it must not be."""
     op = _singular_op(loss)
-    where = f" {op} is the first op whose numbers are not finite." if op else ""
+    where = f" {op[0].upper()}{op[1:]}." if op else ""
     value = float(loss.detach())
     what = f"the loss is {value}" if not math.isfinite(value) else "the gradient that the loss sends back is not finite"
     return Finding(
@@ -132,20 +135,35 @@ def _of_the_loss(loss: Tensor, step: int) -> Finding:
     )
 
 
-_SINGULAR = set(
-    "Log Log1P Log2 Log10 Sqrt Rsqrt Pow Div Acos Asin Atanh LinalgVectorNorm Norm Exp Reciprocal Std Var Atan2 "
-    "Lgamma".split()
-)
-"""Ops with a singularity or an overflow."""
+_SINGULAR: dict[str, tuple[str, Callable[[Tensor], Tensor], str]] = {
+    "Log": ("_saved_self", lambda x: x <= 0, "the logarithm of a number that is not positive"),
+    "Log2": ("_saved_self", lambda x: x <= 0, "the logarithm of a number that is not positive"),
+    "Log10": ("_saved_self", lambda x: x <= 0, "the logarithm of a number that is not positive"),
+    "Log1P": ("_saved_self", lambda x: x <= -1, "log1p of -1 or less"),
+    "Sqrt": ("_saved_result", lambda y: ~(y > 0), "the square root of zero, whose derivative is infinite, or of less"),
+    "Rsqrt": ("_saved_result", lambda y: ~torch.isfinite(y), "the reciprocal square root of zero or of less"),
+    "Reciprocal": ("_saved_result", lambda y: ~torch.isfinite(y), "a division by zero"),
+    "Div": ("_saved_other", lambda x: x == 0, "a division by zero"),
+    "Exp": ("_saved_result", lambda y: ~torch.isfinite(y), "an exponential that overflows"),
+    "LinalgVectorNorm": ("_saved_result", lambda y: y == 0, "the norm of a vector of zeros"),
+    "Acos": ("_saved_self", lambda x: x.abs() >= 1, "acos at 1 or beyond"),
+    "Asin": ("_saved_self", lambda x: x.abs() >= 1, "asin at 1 or beyond"),
+    "Pow": ("_saved_self", lambda x: x == 0, "a power of zero"),
+}
+"""Ops with a singularity: what the tape saved of them, where it is singular, and in words."""
 
 
 def _singular_op(loss: Tensor) -> str:
-    """Of the ops nearest to the loss, the first (in the order of the forward pass) that has a singularity."""
+    """Of the ops behind the loss, the first (in the order of the forward pass) that stands at its singularity."""
     if loss.grad_fn is None:
         return ""
-    nodes = walk([loss.grad_fn]).nodes[:64]
-    found = [base_name(node.name()) for node in nodes if base_name(node.name()).removesuffix("0") in _SINGULAR]
-    return found[-1].lower() if found else ""
+    for node in reversed(walk([loss.grad_fn]).nodes):
+        saved, is_singular, words = _SINGULAR.get(base_name(node.name()), ("", None, ""))
+        with contextlib.suppress(AttributeError, RuntimeError):
+            value = getattr(node, saved) if saved else None
+            if is_singular is not None and isinstance(value, torch.Tensor) and bool(is_singular(value.detach()).any()):
+                return words
+    return ""
 
 
 def _unexplained(loss: Tensor, step: int, why: str) -> Finding:

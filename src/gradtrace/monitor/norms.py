@@ -62,11 +62,19 @@ def norms(tensors: Sequence[Tensor | None]) -> Tensor:
     for i, tensor in given:
         groups.setdefault(tensor.device, []).append((i, tensor))
     for group in groups.values():
-        each = torch.stack([n.float() for n in torch._foreach_norm([t for _, t in group])]).to(device)
+        each = _each([t for _, t in group]).to(device)
         each = torch.where(torch.isnan(each), math.inf, each)
         if len(group) == len(tensors):
             return each
         found[torch.tensor([i for i, _ in group], device=device)] = each
+    return found
+
+
+def _each(tensors: list[Tensor]) -> Tensor:
+    """One fused kernel; squares that overflow float32 are summed again in float64, where looking costs nothing."""
+    found = torch.stack([norm.float() for norm in torch._foreach_norm(tensors)])
+    if found.device.type == "cpu" and not bool(torch.isfinite(found).all()):
+        found = torch.stack([torch.linalg.vector_norm(tensor, dtype=torch.float64).float() for tensor in tensors])
     return found
 
 

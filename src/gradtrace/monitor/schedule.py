@@ -1,8 +1,8 @@
-"""When to look, so that looking costs no more than its budget?
+"""When to take a whole trace, so that looking costs no more than its budget?
 
-Whole traces are wanted at steps 0, 1, 2, 4, 8, ... (what goes wrong early goes wrong fast), then every N. A trace is
-taken where all that was spent, with its own expected cost, stays within `budget` times the time trained so far; the
-first three are on credit. Norms are wanted at every step and are spaced alike where they alone would exceed half of it.
+Norms are taken at every step. Whole traces are wanted at steps 0, 1, 2, 4, 8, ... (early faults show early)
+and then as often as the budget allows: one is taken where all that was spent, with its own expected cost, stays within
+`budget` times the time trained so far; the first three are on credit.
 """
 
 from __future__ import annotations
@@ -12,17 +12,14 @@ import time
 GRACE = 3
 """Traces taken on credit: without them nothing would be known of the beginning, where most faults lie."""
 
-NORMS_SHARE = 0.5
-"""[fraction of the budget] For norms; the rest is for traces."""
-
 
 class Budget:
     """Keeps the account of one run.
 
     >>> budget = Budget(0.02, clock=iter(range(100)).__next__)
-    >>> budget.spend("norms", 0.01)
-    >>> budget.may_measure_norms(), budget.may_trace(1)
-    (True, True)
+    >>> budget.traced(0, 1.0)
+    >>> budget.may_trace(1), budget.may_trace(3)
+    (True, False)
     """
 
     def __init__(self, frac: float, every: int | None = None, clock=time.perf_counter) -> None:  # type: ignore[no-untyped-def]
@@ -46,18 +43,11 @@ class Budget:
         self._num_traces += 1
         self._last_trace = step
 
-    def may_measure_norms(self) -> bool:
-        """Whether the norms of this step fit."""
-        return (
-            self._spent["norms"] + self._last["norms"] <= NORMS_SHARE * self.frac * self._elapsed()
-            or not self._last["norms"]
-        )
-
     def may_trace(self, step: int) -> bool:
         """Whether a whole trace is wanted at `step`, and fits."""
         early = step & (step - 1) == 0  # 0, 1, 2, 4, 8, ...
         due = self._every is not None and step - self._last_trace >= self._every
-        affordable = self._spent["trace"] + self._last["trace"] <= (1 - NORMS_SHARE) * self.frac * self._elapsed()
+        affordable = sum(self._spent.values()) + self._last["trace"] <= self.frac * self._elapsed()
         if self._every is not None:
             return due or (early and step < self._every)
         return (early and self._num_traces < GRACE) or affordable

@@ -61,11 +61,11 @@ class Tally:
         self._versions |= {i: g._version for i, g in enumerate(gradients) if g is not None}
         return total(self._norms)
 
-    def before_step(self, columns: Sequence[int], *, measure: bool) -> None:
-        """An optimizer is about to move the parameters of `columns`; `measure` also what was not measured before."""
+    def before_step(self, columns: Sequence[int]) -> None:
+        """An optimizer is about to move the parameters of `columns`."""
         gradients = {i: self._watched.parameters[i].grad for i in columns}
         changed = any(g is not None and self._versions.get(i) != g._version for i, g in gradients.items())
-        if not changed or not (measure or self.is_measured):
+        if not changed:
             return
         found = norms([gradients.get(i) for i in range(len(self._watched.parameters))])
         if any(i in self._versions for i in columns):

@@ -1,7 +1,7 @@
 """Watch a training from inside: which step, which layer, since when, and why; and change nothing.
 
-Two tiers. At every step (or as many as the budget allows) fused norms of gradients, weights and updates; at sampled
-steps the whole trace. See `boundaries`, `tally`, `sample`, `schedule` and `flight` for the parts. A fault of ours is
+Two tiers. At every step fused norms of the gradients, and now and then of weights and updates; at sampled steps the
+whole trace. See `boundaries`, `tally`, `sample`, `schedule` and `flight` for the parts. A fault of ours is
 one warning, after which the training goes on unwatched.
 """
 
@@ -11,6 +11,7 @@ import math
 import time
 import uuid
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -33,6 +34,7 @@ from gradtrace.monitor.watched import Watched
 from gradtrace.records.exhibit import Exhibit
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.run import EventKind, RunEvent, RunHeader, Scalar, Series
+from gradtrace.records.vocabulary import Cause, Symptom
 from gradtrace.runs.writer import RunWriter
 
 if TYPE_CHECKING:
@@ -108,7 +110,7 @@ class Watch:
         self._active: set[int] = set()
         self._usual_backwards = 1
         self._last_update = -UPDATES_EVERY
-        self._is_bad = False
+        self._is_bad = self._is_left_out = False
         self._closed = False
 
     # ------------------------------------------------------------------------------------------------- what users call
@@ -172,8 +174,10 @@ class Watch:
     def before_backward(self, roots: Sequence[Tensor], create_graph: bool) -> None:
         """The loss is known, the gradients are not."""
         loss = roots[0]
-        if loss.device.type == "cpu" and loss.numel() == 1 and not math.isfinite(float(loss.detach())):
-            self._explain(loss)
+        if loss.device.type == "cpu" and loss.numel() == 1:
+            value = float(loss.detach())
+            if math.isnan(value) or (math.isinf(value) and self._scale is None):  # a scaler lets go of its own Infs
+                self._explain(loss)
         if self._sample is not None and not create_graph:
             self._sample.before_backward(loss)
 
@@ -183,7 +187,7 @@ class Watch:
         self._tally.add_loss(roots[0], scale)
         if self._sample is not None and (trace := self._sample.after_backward(scale)) is not None:
             self._keep(trace)
-        if self._tally.num_backwards >= self._usual_backwards and self._budget.may_measure_norms():
+        if self._tally.num_backwards >= self._usual_backwards:
             begun = time.perf_counter()
             norm = self._tally.measure_gradients(scale)
             if norm.device.type == "cpu" and scale is None and not math.isfinite(float(norm)):
@@ -193,7 +197,7 @@ class Watch:
     def before_step(self, optimizer: Optimizer) -> None:
         """Clipped and unscaled; the weights are still as the gradients saw them."""
         begun = time.perf_counter()
-        self._tally.before_step(self._watched.held_by(optimizer), measure=self._budget.may_measure_norms())
+        self._tally.before_step(self._watched.held_by(optimizer))
         early = self._step & (self._step - 1) == 0
         if not self._stepped and self._tally.is_measured and (early or self._step - self._last_update >= UPDATES_EVERY):
             self._tally.remember_weights()
@@ -219,13 +223,15 @@ class Watch:
     def step_left_out(self, optimizer: Optimizer) -> None:
         """By a scaler, for an overflow."""
         self._writer.event(RunEvent(self._step, EventKind.SKIPPED, "the GradScaler left the step out: overflow"))
+        self._is_left_out = True
         self.end_step()
 
     def end_step(self) -> None:
         """Send the numbers off, and begin anew."""
         begun = time.perf_counter()
         self._active |= self._stepped
-        what = (self._step, begun - self._began, self._tally.has_loss, self._is_bad)
+        told = self._tally.has_loss and not self._is_left_out  # a scaler that finds its scale is healthy
+        what = (self._step, begun - self._began, told, self._is_bad)
         self._ferry.send(what, self._tally.packed(self._scale))
         self._receive()
         self._usual_backwards = max(1, self._tally.num_backwards)
@@ -236,7 +242,8 @@ class Watch:
             self._budget.traced(self._step, self._sample.seconds)
             self._sample = None
         self._step += 1
-        self._tally, self._stepped, self._is_bad = Tally(self._watched), set(), False
+        self._tally, self._stepped = Tally(self._watched), set()
+        self._is_bad = self._is_left_out = False
         self._budget.spend("norms", time.perf_counter() - begun)
         self._arm()
 
@@ -259,10 +266,10 @@ class Watch:
             self._sample = Sample(self._watched.whole, list(self._watched.models.values()))
 
     def _receive(self, *, wait: bool = False) -> None:
-        for (step, seconds, has_loss, is_bad), values in self._ferry.arrived(wait=wait):
+        for (step, seconds, told, is_bad), values in self._ferry.arrived(wait=wait):
             scalars = values[: len(Scalar)]
             series = np.array(values[len(Scalar) :], np.float32).reshape(len(Series), -1)
-            bad = is_bad or any(map(math.isinf, values)) or (has_loss and math.isnan(scalars[0]))
+            bad = is_bad or (told and (math.isnan(scalars[0]) or any(map(math.isinf, values))))
             self._writer.append(step, seconds, scalars, series, nonfinite=bad)
             if self._feed:
                 self._feed.step(step, self._watched.names, scalars, series)
@@ -290,8 +297,13 @@ class Watch:
             raise NonfiniteError(self._nonfinite.message if self._nonfinite is not None else "the loss is not finite")
 
     def _judged(self) -> tuple[Finding, ...]:
-        found = [self._nonfinite] if self._nonfinite is not None else []
-        found += judge_run(self.run)
+        found = judge_run(self.run)
+        if self._nonfinite is not None:
+            over_time = [f for f in found if f.symptom is Symptom.NONFINITE]
+            found = [f for f in found if f not in over_time]
+            fast = any(f.cause is Cause.LEARNING_RATE for f in over_time)
+            ran_away = fast and self._nonfinite.cause is Cause.LARGE_WEIGHTS  # what grew did so step by step
+            found.insert(0, replace(self._nonfinite, cause=Cause.LEARNING_RATE) if ran_away else self._nonfinite)
         if self._traces and self._nonfinite is None:
             found += judge(Exhibit(traces=(self._traces[-1],), optimizers=self._header.optimizers)).findings
         return rank(found)

@@ -9,6 +9,8 @@ from gradtrace.records.trace import Trace
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from gradtrace.records.time import ThroughTime
@@ -82,6 +84,12 @@ class Diagnosis:
         from gradtrace.report.terminal import show
 
         show(self, console)
+
+    def report(self, path: str | Path) -> None:
+        """Write the report to `path`: one HTML file that needs no network."""
+        from gradtrace.report.html import write_report
+
+        write_report(path, self)
 
     def to_json(self) -> str:
         """The whole diagnosis as JSON text."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from gradtrace.runner.speech import say
 
 if TYPE_CHECKING:
+    from gradtrace.monitor.watch import Watch
     from gradtrace.runner.discovery import Discovery
     from gradtrace.runner.script import Script
-    from gradtrace.monitor.watch import Watch
 
 
 def tell(watch: Watch, script: Script, path: Path, report: Path | None) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
-_OURS = tuple(str(Path(__file__).resolve().parents[1] / package) + "/" for package in ("runner", "watch", "measure"))
+_PACKAGES = ("runner", "monitor", "measure", "tape")
+_OURS = tuple(str(Path(__file__).resolve().parents[1] / package) + "/" for package in _PACKAGES)
 """Not the whole of gradtrace: a script may call it, and then wants to see where that failed."""
 
 

@@ -19,9 +19,9 @@ from gradtrace.runner.speech import say
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from gradtrace.monitor.watch import Watch
     from torch.optim import Optimizer
 
+    from gradtrace.monitor.watch import Watch
     from gradtrace.runner.discovery import Discovery, Found
     from gradtrace.runner.script import Script
     from gradtrace.runner.view import View

@@ -53,6 +53,10 @@ class Effect:
     """Relative variance of the growth from unit to unit."""
     sensitivity: float = 0.0
     """d ln growth / d ln of the input's second moment."""
+    drift: float = 0.0
+    """Standard deviation of ln growth for reasons of its own."""
+    spread: float = 0.0
+    """Of a measured step: ln growth of a gradient that is the same at all places, less that of a random one."""
     largest_of: int = 0
     """Of so many neighbours the largest alone gets gradient (max pooling)."""
     activation: str = ""
@@ -63,6 +67,8 @@ class Effect:
     """How far ln growth of one network may lie off for what the next weights take back (norms, channel by channel)."""
     pooled: float = 0.0
     """Of an average over positions: 1 / the number of positions that it leaves."""
+    axes: tuple[Array, ...] = ()
+    """Of a convolution, per axis: how many taps join an input position to an output position [inputs, outputs]."""
     slopes: tuple[float, float] = (0.0, 0.0)
     """Of an activation: E[a']^2 and E[a' z]^2 / q over E[a'^2]: what follows 1, and z, of a gradient."""
     over_positions: float = 0.0

@@ -1,4 +1,4 @@
-"""Recurrences: nn.RNN, nn.LSTM, nn.GRU as one function through all layers and time steps, and their cells one by one.
+"""Recurrences: nn.RNN, nn.LSTM, nn.GRU, one function through all layers and time steps; for cells see `cells`.
 
 The theory is `gradtrace.theory.recurrence`; here second moments are read off, directions and layers put together, and
 the gradient is sent back from where it arrives: only the last step's output, say, or all of them.
@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from gradtrace.audit.rules.effect import Arrival, Effect, mean_square
+from gradtrace.audit.rules.cells import (
+    KINDS,
+    NUM_GATES,
+    carrying,
+    cell_of,
+    sigma_b2_of,
+    signal_of,
+    starts_of,
+    states_of,
+)
+from gradtrace.audit.rules.effect import Arrival, Effect
 from gradtrace.audit.signals import Signal
 from gradtrace.theory.recurrence import (
     CLASSES,
@@ -21,58 +31,18 @@ from gradtrace.theory.recurrence import (
     Flow,
     Inputs,
     Units,
-    offsets,
-    step,
     through_time,
 )
 from gradtrace.theory.through_time import Returned, back_through_time, band, growth_per_step, last_only, reverse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from gradtrace.audit.rules.effect import Scene
     from gradtrace.theory.gaussian import Array
 
-KINDS = {"rnn_tanh": "tanh", "rnn_relu": "relu", "lstm": "lstm", "gru": "gru"}
-NUM_GATES = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 3}
-ENOUGH_STEPS = 16
-"""Like this one, that tell a single cell's growth per time step."""
 NUDGE = 0.01
 """Relative change of Var(w_hh) by which the number of steps that the gradient has come is found."""
-
-
-def cell_of(kind: str, weights: Sequence[Tensor | None], projection: Tensor | None = None) -> Cell:
-    """The cell with these `weights`: w_ih [gates H, N], w_hh [gates H, P], b_ih, b_hh [gates H] or None."""
-    w_ih, w_hh, b_ih, b_hh = weights
-    assert w_ih is not None
-    assert w_hh is not None
-    gates = NUM_GATES[kind]
-    size = w_ih.shape[0] // gates
-    default = 1 / (3 * size)
-    into = np.array([mean_square(gate, default) for gate in w_ih.chunk(gates)])
-    back = np.array([mean_square(gate, default) for gate in w_hh.chunk(gates)])
-    bias, bias_back = (_classes(b, gates, size, seed) for seed, b in enumerate((b_ih, b_hh)))
-    if kind == "gru":  # the new state's two parts are pre-activations of their own
-        into, back = np.append(into, 0.0), np.array([back[0], back[1], 0.0, back[2]])
-        bias = np.concatenate((bias[:2] + bias_back[:2], bias[2:], bias_back[2:]))
-    else:
-        bias = bias + bias_back
-    projected = (1.0, 1.0)
-    if projection is not None:
-        second = mean_square(projection, default)
-        projected = (second * projection.shape[1], second * projection.shape[0])
-    return Cell(kind, into * w_ih.shape[1], back * w_hh.shape[1], into * size, back * size, bias, projected)
-
-
-def _classes(bias: Tensor | None, gates: int, size: int, seed: int) -> Array:
-    """The biases of as many units as there are classes [gates, CLASSES], evenly taken (or repeated)."""
-    if bias is None:
-        return np.zeros((gates, CLASSES))
-    if bias.is_meta:
-        return offsets(seed, gates) * math.sqrt(1 / (3 * size))
-    units = np.arange(CLASSES) * size // CLASSES if size >= CLASSES else np.arange(CLASSES) % size
-    rows: Array = bias.detach().double().reshape(gates, size).cpu().numpy()[:, units]
-    return rows
 
 
 @dataclass(slots=True, eq=False)
@@ -97,9 +67,9 @@ def sequence(scene: Scene) -> Effect | None:
     kind = KINDS[scene.step.function]
     axis = 1 if batch_first else 0
     num_steps, directions = x.shape[axis], 2 if both else 1
-    signal = _signal(scene, x)
+    signal = signal_of(scene, x)
     share, kept = _time_share(x, axis), 1 / (1 - dropout) if training and dropout < 1 else 1.0
-    starts, size = _starts(scene, states), weights[0].shape[0] // NUM_GATES[kind]
+    starts, size = starts_of(scene, states), weights[0].shape[0] // NUM_GATES[kind]
     layers: list[list[_Layer]] = []
     for index, group in enumerate(_grouped(weights, kind, has_biases, states, num_layers)):
         one = [
@@ -111,7 +81,7 @@ def sequence(scene: Scene) -> Effect | None:
         if index < num_layers - 1:
             signal = replace(signal, second=signal.second * kept)
     signal = replace(signal, features=int(scene.outputs[0].shape[-1]))
-    back = _Backward(layers, num_steps, kept, [scene.slot_of(t) for t in (x, *_states(states))])
+    back = _Backward(layers, num_steps, kept, [scene.slot_of(t) for t in (x, *states_of(states))])
     cells = [layer.cell for layer in layers[0]]
     weight = sum(float(cell.gradient_in.sum()) for cell in cells)
     single = _single(layers[0])
@@ -120,40 +90,15 @@ def sequence(scene: Scene) -> Effect | None:
         [signal, *_final(layers, signal, kind)],
         [{"weights": weight, "activation": single / weight if weight else 0.0} for _ in scene.inputs],
         fan=(int(x.shape[-1]), int(weights[1].shape[-1])),
-        units=_carrying(kind, int(weights[1].shape[-1])),
+        units=carrying(kind, int(weights[1].shape[-1])),
         num_layers=num_layers,
         gain=math.sqrt(float(cells[0].gradient_back.mean())),
-        sigma_b2=_sigma_b2(cells[0], _signal(scene, x).second),
+        sigma_b2=sigma_b2_of(cells[0], signal_of(scene, x).second),
         activation=kind,
         transport=back.arrival,
         time_growth=max(rates),
         num_steps=num_steps,
     )
-
-
-def _carrying(kind: str, size: int) -> int:
-    return max(size // 2, 1) if kind == "relu" else size
-
-
-def _sigma_b2(cell: Cell, second: float) -> float:
-    """What a plain recurrence has beside its state: the input's share of Var(z), and the bias."""
-    return float(np.mean(cell.bias**2) + cell.signal_in.mean() * second)
-
-
-def _signal(scene: Scene, tensor: Tensor) -> Signal:
-    slot = scene.slot_of(tensor)
-    if slot is not None:
-        return scene.signals[slot]
-    return Signal(second=mean_square(tensor, 1.0), features=int(tensor.shape[-1]))
-
-
-def _states(states: Any) -> tuple[Tensor, ...]:
-    return tuple(states) if isinstance(states, list | tuple) else (states,)
-
-
-def _starts(scene: Scene, states: Any) -> Units:
-    seconds = [_signal(scene, state).second if not state.is_meta else 0.0 for state in _states(states)]
-    return Units.of(*seconds)
 
 
 def _time_share(x: Tensor, axis: int) -> float:
@@ -172,7 +117,7 @@ def _grouped(
 ) -> list[list[tuple[list[Tensor | None], Tensor | None]]]:
     """Per layer, per direction: the four weights and an LSTM's projection."""
     size = weights[0].shape[0] // NUM_GATES[kind]
-    projected = kind == "lstm" and _states(states)[0].shape[-1] != size
+    projected = kind == "lstm" and states_of(states)[0].shape[-1] != size
     count = 2 + 2 * bool(has_biases) + projected
     cells = [weights[i : i + count] for i in range(0, len(weights), count)]
     parts: list[tuple[list[Tensor | None], Tensor | None]] = [
@@ -277,63 +222,3 @@ class _Backward:
             arriving = below
             arriving[:, 0] *= self._kept if index else 1.0  # two steps drop different units
         return [arriving, first_h, first_c]
-
-
-# ------------------------------------------------------------------------------------------------------- single cells
-
-
-def single_cell(scene: Scene) -> Effect | None:
-    """nn.RNNCell, nn.LSTMCell, nn.GRUCell: one time step; the state's moments per class of units are handed on."""
-    args = scene.step.args
-    kind = KINDS[scene.step.function.removesuffix("_cell")]
-    x, states = args[0], _states(args[1])
-    weights = (*args[2:6], *(None,) * (6 - len(args)))
-    signal = _signal(scene, x)
-    cell = cell_of(kind, weights)
-    one, two = next(
-        (s.units for s in (_signal(scene, state) for state in states) if s.units is not None),
-        (_starts(scene, states),) * 2,
-    )
-    after, flow = step(cell, Inputs(signal.second), one)
-    paired, _ = step(cell, Inputs(signal.second, min(max(signal.overlap, 0.0), signal.second)), two, scene.step.index)
-    signals: list[Signal | None] = [
-        Signal(float(second.mean()), float(mean.mean()), min(float(np.mean(pair**2)), float(second.mean())),
-               int(weights[1].shape[-1]), units=(after, paired))
-        for second, mean, pair in ((after.second, after.mean, paired.mean),
-                                   (after.cell_second, after.cell_mean, paired.cell_mean))
-    ]  # fmt: skip
-    slots = [scene.slot_of(tensor) for tensor in (x, *states)]
-    weight = float(cell.gradient_in.sum())
-    own = float(back_through_time(cell, [flow], last_only(1)).inputs[0, 0])
-    return Effect(
-        signals[: len(scene.outputs)],
-        [{"weights": weight, "activation": own / weight if weight else 0.0} for _ in scene.inputs],
-        fan=(int(weights[0].shape[1]), int(weights[1].shape[-1])),
-        gain=math.sqrt(float(cell.gradient_back.mean())),
-        sigma_b2=_sigma_b2(cell, signal.second),
-        activation=kind,
-        units=_carrying(kind, int(weights[1].shape[-1])),
-        transport=_cell_arrival(cell, flow, slots),
-        time_growth=growth_per_step(cell, [flow] * ENOUGH_STEPS),
-        num_steps=1,
-    )
-
-
-def _cell_arrival(cell: Cell, flow: Flow, slots: list[int | None]) -> Callable[[int, int, Array | None], Arrival]:
-    def arrival(slot: int, output: int, profile: Array | None) -> Arrival:
-        given = profile if profile is not None and len(profile) == CLASSES else np.ones(CLASSES)
-        state = given if output == 1 else flow.output_to_state[1] * given
-        received = flow.output_to_gates[1] * given if output == 0 else 0.0
-        gates = (flow.state_to_gates[1] * state + received).mean(axis=1)
-        which = slots.index(slot)
-        if which == 0:
-            shape = math.log(cell.gradient_in[0] / cell.signal_in[0])
-            return Arrival(float(cell.gradient_in @ gates), None, 0.0, shape)
-        carried = flow.state_to_state[1] * state
-        energies = carried if which == 2 else np.zeros(CLASSES) + float(cell.gradient_back @ gates)
-        if which == 1 and cell.kind != "lstm":
-            energies = energies + carried
-        growth = float(energies.mean())
-        return Arrival(growth, energies / growth if growth > 0 else None, 1.0)
-
-    return arrival

@@ -73,7 +73,7 @@ def multiply(scene: Scene) -> Effect | None:
         return None
     other = operands[1] if scene.slot_of(operands[0]) is not None else operands[0]
     if step.function in ("div", "truediv"):
-        if other is operands[0]:
+        if other is operands[0] or (isinstance(other, int | float) and other == 0):
             return None
         other = 1 / other
     if isinstance(other, Tensor) and other.is_meta:
@@ -117,9 +117,20 @@ def negate(scene: Scene) -> Effect | None:
 def average(scene: Scene) -> Effect | None:
     """A mean over K elements hands 1 / K of the gradient to each; the signal is as observed (neighbours are alike)."""
     ratio = scene.outputs[0].numel / scene.inputs[0].numel
-    shape = scene.inputs[0].shape
-    left = scene.outputs[0].numel / math.prod(shape[:2]) if len(shape) > 2 else 0.0
-    return Effect([None], [{"stride": ratio**2}], pooled=1 / left if left >= 1 else 0.0)
+    return Effect([None], [{"stride": ratio**2}], pooled=_pooled(scene))
+
+
+def _pooled(scene: Scene) -> float:
+    """1 / the number of positions (tokens) that an average leaves; 0 where it does not average over them."""
+    before, after = scene.inputs[0].shape, scene.outputs[0].shape
+    if len(before) < 3 or scene.inputs[0].numel <= scene.outputs[0].numel:
+        return 0.0
+    if scene.step.function == "mean":
+        axes = scene.step.argument(1, "dim")
+        axes = range(len(before)) if axes is None else (axes,) if isinstance(axes, int) else axes
+        positions = {1} if len(before) == 3 else set(range(2, len(before)))
+        return float(positions <= {axis % len(before) for axis in axes})
+    return math.prod(after[:2]) / scene.outputs[0].numel
 
 
 def total(scene: Scene) -> Effect | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradtrace.audit.rules import recurrent, structure, units, weights
+from gradtrace.audit.rules import cells, recurrent, structure, units, weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ _NAMES: dict[Callable[[Scene], Effect | None], str] = {
     weights.convolution: "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
     weights.embedding: "embedding embedding_bag",
     recurrent.sequence: "lstm gru rnn_tanh rnn_relu",
-    recurrent.single_cell: "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell",
+    cells.single_cell: "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell",
     units.activation: " ".join(sorted(units.ACTIVATIONS)),
     units.dropout: "dropout dropout1d dropout2d dropout3d",
     units.layer_norm: "layer_norm",
@@ -35,7 +35,7 @@ _NAMES: dict[Callable[[Scene], Effect | None], str] = {
     structure.pad: "pad",
     structure.move: "view reshape flatten unflatten permute transpose t squeeze unsqueeze expand expand_as contiguous "
     "clone getitem select narrow chunk split unbind movedim swapaxes repeat tile flip roll view_as to float "
-    "index_select channel_shuffle pixel_shuffle pixel_unshuffle T mT double type_as",
+    "index_select channel_shuffle pixel_shuffle pixel_unshuffle T mT double half bfloat16 type type_as",
 }
 
 RULES: dict[str, Callable[[Scene], Effect | None]] = {

@@ -91,6 +91,7 @@ def _normalised(
         mean=0.0 if removed else math.sqrt(gamma / divisor) * signal.mean,
         overlap=gamma * (signal.overlap - removed) / divisor + beta,
         features=signal.features,
+        places=signal.places,
     )
     return Effect([after], [{"norm": factor * signal.inverse_bias**averaged}], sensitivity=-1.0)
 
@@ -155,7 +156,7 @@ def batch_norm(scene: Scene) -> Effect | None:
     factor = (
         gamma / (variance + eps) * size * (size - 2) / ((size - 1) * (size - 3)) if size < 1e6 else gamma / variance
     )
-    after = Signal(gamma + beta, 0.0, beta - gamma / (size - 1), signal.features)
+    after = Signal(gamma + beta, 0.0, beta - gamma / (size - 1), signal.features, places=signal.places)
     scatter = _channel_scatter(scene.tensors[0])
     return Effect([after], [{"norm": factor}], sensitivity=-1.0, scatter=scatter, over_positions=1 / scene.batch_size)
 

@@ -105,16 +105,17 @@ def _per_axis(value: Any, num_axes: int) -> tuple[int, ...]:
     )
 
 
-def axis_hits(size: int, num_out: int, kernel: int, stride: int, padding: int, dilation: int, swap: bool) -> Array:
-    """Per tap of the kernel, how many (output, input) pairs it joins along one axis; the others fall on the border.
+def axis_taps(size: int, num_out: int, kernel: int, stride: int, padding: int, dilation: int, swap: bool) -> Array:
+    """Which tap joins which positions along one axis [taps, inputs, outputs]; the others fall on the border.
 
-    >>> axis_hits(8, 8, 3, 1, 1, 1, False)
+    >>> axis_taps(8, 8, 3, 1, 1, 1, False).sum(axis=(1, 2))
     array([7., 8., 7.])
     """
     if swap:  # a transposed convolution is a convolution with input and output exchanged
-        size, num_out = num_out, size
-    places = np.arange(num_out)[:, None] * stride - padding + np.arange(kernel) * dilation
-    return np.asarray(((places >= 0) & (places < size)).sum(axis=0), dtype=np.float64)
+        return axis_taps(num_out, size, kernel, stride, padding, dilation, False).transpose(0, 2, 1)
+    places = np.arange(num_out) * stride - padding + np.arange(kernel)[:, None] * dilation
+    joined = places[:, None, :] == np.arange(size)[:, None]
+    return np.asarray(joined, dtype=np.float64)
 
 
 def _energy(weight: Tensor, kernel: tuple[int, ...]) -> Array:
@@ -144,24 +145,48 @@ def convolution(scene: Scene) -> Effect | None:
         padding = same if padding == "same" else (0,) * axes
     padding = _per_axis(padding, axes)
     sizes_in, sizes_out = scene.inputs[0].shape[-axes:], scene.outputs[0].shape[-axes:]
-    hits = np.ones(())
+    hits, joined, energy = np.ones(()), [], _energy(weight, kernel)
     for axis in range(axes):
         geometry = (kernel[axis], stride[axis], padding[axis], dilation[axis], transposed)
-        hits = np.multiply.outer(hits, axis_hits(sizes_in[axis], sizes_out[axis], *geometry))
-    pairs = float((hits * _energy(weight, kernel)).sum())
-    return _convolved(scene, weight, bias, groups, pairs, math.prod(sizes_in), math.prod(sizes_out), transposed)
+        taps = axis_taps(sizes_in[axis], sizes_out[axis], *geometry)
+        hits = np.multiply.outer(hits, taps.sum(axis=(1, 2)))
+        along = energy.sum(axis=tuple(other for other in range(axes) if other != axis))
+        joined.append(np.einsum("kio,k->io", taps, along / along.mean()))
+    pairs = float((hits * energy).sum())
+    effect = _convolved(scene, weight, bias, groups, pairs, joined, transposed)
+    (signal,) = effect.signals
+    assert signal is not None
+    return replace(effect, axes=tuple(joined), signals=[replace(signal, places=_spread(scene, joined)[1])])
+
+
+def _spread(scene: Scene, joined: list[Array]) -> tuple[float, tuple[Array, ...]]:
+    """How much more of the signal is met than of an even one, and where it lies then, along each axis."""
+    before = scene.signals[0].places
+    if [len(at) for at in before] != [T.shape[0] for T in joined]:
+        before = tuple(np.ones(T.shape[0]) for T in joined)
+    after = [at @ T for at, T in zip(before, joined, strict=True)]
+    more = math.prod(float(at.sum() / T.sum()) for at, T in zip(after, joined, strict=True))
+    return more, tuple(at / at.mean() if at.mean() > 0 else np.ones_like(at) for at in after)
 
 
 def _convolved(
-    scene: Scene, weight: Tensor, bias: Any, groups: int, pairs: float, num_in: int, num_out: int, transposed: bool
+    scene: Scene,
+    weight: Tensor,
+    bias: Any,
+    groups: int,
+    pairs: float,
+    joined: list[Array],
+    transposed: bool,
 ) -> Effect:
+    num_in, num_out = (math.prod(T.shape[side] for T in joined) for side in (0, 1))
     a, b = weight.shape[:2]
     channels_in, channels_out = (a // groups, b) if transposed else (b, a // groups)
     taps = math.prod(weight.shape[2:])
     fan = (channels_in * taps, channels_out * taps)
     variance = mean_square(weight, 1 / (3 * b * taps))
     parts = {"weights": variance * fan[1], "stride": pairs / num_in / taps}
-    signal = _mixed(scene, variance * channels_in * pairs / num_out, weight, bias, (fan[0], channels_out * groups))
+    met = variance * channels_in * pairs / num_out * _spread(scene, joined)[0]
+    signal = _mixed(scene, met, weight, bias, (fan[0], channels_out * groups))
     return Effect(
         [replace(signal, features=channels_out * groups)],
         [parts],

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-<<<<<<< HEAD:src/gradtrace/monitor/sinks/wandb.py
-import numpy as np
-
 from gradtrace.monitor.sinks.sink import PREFIX, Sink
-=======
-from gradtrace.monitor.sinks.sink import PREFIX, Sink
->>>>>>> wt-b:src/gradtrace/watch/sinks/wandb.py
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,0 +1,98 @@
+"""The command line of training runs: run a script under watch, list, draw, export and compare what was kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gradtrace.commandline import in_a_sentence
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option("-m", "is_module", is_flag=True, help="SCRIPT is a module: gradtrace run -m package.module ...")
+@click.option("--path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Where to keep the run.  [default: gradtrace-runs/SCRIPT-DATE-TIME.db]")  # fmt: skip
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Write an HTML report at the end.")  # fmt: skip
+@click.option("--budget", type=click.FloatRange(0, min_open=True), default=0.02, show_default=True, metavar="FRAC",
+              help="What watching may cost, as a fraction of the time: it spaces the sampled steps.")  # fmt: skip
+@click.option("--every", type=click.IntRange(min=1), metavar="N", help="Trace every Nth step, whatever it costs.")
+@click.option("--on-nonfinite", type=click.Choice(["report", "stop", "skip"]), default="report", show_default=True,
+              help="At a NaN or Inf: go on, end the script, or leave out that optimizer step.")  # fmt: skip
+@click.option("--sink", "sinks", multiple=True, metavar="KIND[:PLACE]",
+              help="Also send the numbers to tensorboard, wandb, mlflow or trackio. May be repeated.")  # fmt: skip
+@click.option("--live/--no-live", default=None, help="Draw while it runs.  [default: if stderr is a terminal]")
+@click.argument("script")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@in_a_sentence
+def run(
+    script: str, arguments: tuple[str, ...], is_module: bool, path: Path | None, report: Path | None, **options: Any
+) -> None:
+    """Run a training SCRIPT unchanged, with its own ARGUMENTS, and watch its gradients.
+
+    Its output, exit code and signals are its own; what gradtrace has to say goes to stderr and into the run's file.
+    """
+    from gradtrace.monitor.sinks.choice import check_sink
+    from gradtrace.runner.program import run as run_program
+    from gradtrace.runner.script import Script, check_exists
+    from gradtrace.runner.watching import WatchOptions, default_path, watched
+
+    target = Script(script, arguments, is_module)
+    check_exists(target)
+    for sink in options["sinks"]:
+        check_sink(sink)
+    path, report = (path or default_path(target)).absolute(), report.absolute() if report else None
+    run_program(target, watched(target, WatchOptions(path=path, report=report, **options)))
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), default="gradtrace-runs", required=False)
+@in_a_sentence
+def runs(folder: Path) -> None:
+    """List the runs kept in FOLDER, the newest first."""
+    from gradtrace.report.run import list_runs as draw
+    from gradtrace.runs.reader import list_runs, read_run
+
+    found = list_runs(folder)
+    click.echo(draw([(path, read_run(path)) for path in found]) if found else f"There are no runs in {folder}.")
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--csv", "kind", flag_value="csv", default="csv", help="Comma-separated text (the default).")
+@click.option("--parquet", "kind", flag_value="parquet", help="Parquet; needs pip install pyarrow.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="By default beside FILE.")
+@in_a_sentence
+def export(file: str, kind: str, output: Path | None) -> None:
+    """Write the numbers of a run as a table: one line a step (or a few old ones pooled) and parameter."""
+    from gradtrace.runs.export import EXPORTS
+    from gradtrace.runs.reader import read_run
+
+    output = output or Path(file).with_suffix(f".{kind}")
+    num_lines = EXPORTS[kind](read_run(file), output)
+    click.echo(f"{num_lines} lines in {output}")
+
+
+@click.command()
+@click.argument("first", type=click.Path(dir_okay=False))
+@click.argument("second", type=click.Path(dir_okay=False))
+@in_a_sentence
+def compare(first: str, second: str) -> None:
+    """Set two runs side by side: losses, norms, findings, and the layers whose gradients differ most."""
+    from gradtrace.report.run import compare as draw
+    from gradtrace.runs.reader import read_run
+
+    click.echo(draw([(Path(path).name, read_run(path)) for path in (first, second)]))
+
+
+def show_run(file: str) -> None:
+    """Draw a run and its findings."""
+    from gradtrace.report.run import show_run as draw
+    from gradtrace.runs.reader import read_run
+
+    draw(read_run(file))
+
+
+COMMANDS = (run, runs, export, compare)

@@ -1,0 +1,109 @@
+"""How do the sections become one file? Rendered by jinja2 with every name escaped, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jinja2
+from markupsafe import Markup
+
+from gradtrace.errors import TraceFileError
+from gradtrace.report.html.activations import activations
+from gradtrace.report.html.assets import policy, scripts, style
+from gradtrace.report.html.flow import flow
+from gradtrace.report.html.formats import formats
+from gradtrace.report.html.provenance import provenance
+from gradtrace.report.html.section import Section, as_json
+from gradtrace.report.html.through_time import through_time as of_time
+from gradtrace.report.html.training import training
+from gradtrace.report.html.verdict import verdict
+from gradtrace.report.html.waterfall import waterfall
+from gradtrace.report.tables import main_trace
+from gradtrace.report.words import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gradtrace.records.finding import Diagnosis
+    from gradtrace.records.run import Run
+    from gradtrace.records.time import ThroughTime
+
+
+def write_report(
+    path: str | Path, diagnosis: Diagnosis, run: Run | None = None, *, through_time: Sequence[ThroughTime] = ()
+) -> None:
+    """Write the report of `diagnosis` (and of a run, and through time) to `path`: one file that needs no network.
+
+    Raises:
+        TraceFileError: the file cannot be written.
+    """
+    path = Path(path)
+    text = render(diagnosis, run, through_time=through_time)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise TraceFileError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def render(
+    diagnosis: Diagnosis,
+    run: Run | None = None,
+    *,
+    through_time: Sequence[ThroughTime] = (),
+    live: bool = False,
+) -> str:
+    """The page as text; a live one asks its server for news.
+
+    >>> from gradtrace.records.finding import Diagnosis
+    >>> render(Diagnosis(findings=())).startswith("<!doctype html>")
+    True
+    """
+    found = sections(diagnosis, run, through_time)
+    data = {plot.key: plot.data for section in found for plot in section.plots}
+    return _template().render(
+        title=clean(diagnosis.title),
+        live=live,
+        verdict=verdict(diagnosis, run),
+        sections=found,
+        provenance=provenance(diagnosis, run),
+        policy=policy(live=live),
+        style=Markup(style()),
+        scripts=[Markup(text) for text in scripts(live=live)],
+        data=Markup(as_json(data)),
+    )
+
+
+def sections(
+    diagnosis: Diagnosis, run: Run | None = None, through_time: Sequence[ThroughTime] = ()
+) -> tuple[Section, ...]:
+    """The sections that there is anything to say in, in the order of the page."""
+    trace = main_trace(diagnosis)
+    found: list[Section | None] = []
+    if trace is not None:
+        found += [make(trace) for make in (waterfall, flow, activations, formats)]
+    recorded = (diagnosis.through_time,) if diagnosis.through_time is not None else ()
+    found.append(of_time(through_time or recorded))
+    if run is not None:
+        found.append(training(run))
+    return tuple(section for section in found if section is not None)
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("gradtrace.report.html"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2")

@@ -1,0 +1,174 @@
+"""The sixth question: what happened during the run? Loss, gradient by depth and step, update ratios, events."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradtrace.records.run import EventKind, Run, Scalar, Series
+from gradtrace.report.html.activations import spread
+from gradtrace.report.html.pooling import edges, pooled, quantised, span
+from gradtrace.report.html.section import Plot, Section, Table
+from gradtrace.report.words import clean, short
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MOST_COLUMNS = 1000
+"""Steps side by side; more are pooled."""
+MOST_ROWS = 1000
+"""Parameters below each other; more are pooled."""
+MOST_CELLS = 500_000
+"""Of a map: 0.7 MB in the file for each of its two halves."""
+PICTURES = {
+    "Loss": (Scalar.LOSS,),
+    "Gradient norm": (Scalar.GRADIENT_NORM, Scalar.CLIPPED_NORM),
+}
+"""Title -> what is drawn; the other scalars are told under the pointer."""
+WORDS = {
+    Scalar.LOSS: "loss",
+    Scalar.GRADIENT_NORM: "gradient norm",
+    Scalar.CLIPPED_NORM: "after clipping",
+    Scalar.LEARNING_RATE: "learning rate",
+    Scalar.LOSS_SCALE: "loss scale",
+}
+MOST_EVENTS = 500
+TABLE_ROWS = 200
+
+
+def training(run: Run) -> Section | None:
+    """The run step by step; None where no step was watched."""
+    num_rows = len(run.steps.first)
+    if not num_rows:
+        return None
+    matrices = [i for i, parameter in enumerate(run.header.parameters) if len(parameter.shape) > 1]
+    chosen = np.array(matrices or range(len(run.header.parameters)), dtype=np.int64)
+    groups = edges(num_rows, MOST_COLUMNS)
+    plots = _scalars(run, groups)
+    if len(chosen):
+        plots += [
+            _map(run, Series.GRADIENT_NORM, "Gradient norm by depth and step", chosen, "gradient"),
+            _map(run, Series.UPDATE_RATIO, "Update by depth and step: |change of W| / |W|", chosen, "update"),
+        ]
+    return Section("run", "What happened during the run", _answer(run), tuple(plots), _notes(run))
+
+
+def _answer(run: Run) -> str:
+    low, high = run.steps.scalar(Scalar.LOSS)
+    last = int(run.steps.first[-1] + run.steps.count[-1])
+    told = [f"{last:,} steps"]
+    known = np.flatnonzero(~np.isnan(high))
+    if known.size:
+        told.append(f"loss from {short(float(high[known[0]]))} to {short(float(low[known[-1]]))}")
+    skipped = sum(event.kind is EventKind.SKIPPED for event in run.events)
+    nonfinite = int(run.steps.nonfinite.sum())
+    if skipped:
+        told.append(f"optimizer steps skipped: {skipped:,}")
+    if nonfinite:
+        told.append(f"steps with a NaN or Inf: {nonfinite:,}")
+    return "; ".join(told) + ("." if run.finished else ". The run is not finished, or was killed.")
+
+
+def _notes(run: Run) -> tuple[str, ...]:
+    if (run.steps.count > 1).any():
+        return ("Old steps are pooled: of several steps the smallest and the largest value are kept.",)
+    return ()
+
+
+def _scalars(run: Run, groups: NDArray[np.int64]) -> list[Plot]:
+    """The loss, and the norm of all gradients."""
+    lines = {name: _line(run, name, groups) for name in WORDS if not np.isnan(run.steps.scalar(name)[1]).all()}
+    drawn = [name for names in PICTURES.values() for name in names]
+    plots: list[Plot] = []
+    for title, names in PICTURES.items():
+        if not any(name in lines for name in names):
+            continue
+        data = {
+            "first": run.steps.first[groups[:-1]].tolist(),
+            "last": (run.steps.first + run.steps.count - 1)[groups[1:] - 1].tolist(),
+            "lines": [lines[name] for name in names if name in lines],
+            "told": [] if plots else [line for name, line in lines.items() if name not in drawn],
+            "linear": any(np.nanmin(run.steps.scalar(name)[0]) <= 0 for name in names if name in lines),
+            "events": [[event.step, event.kind.value, event.message] for event in _events(run)],
+            "onsets": [[f.step, f.symptom.value.replace("_", " ")] for f in run.findings if f.step is not None],
+            "controls": not plots,
+        }
+        reading = (
+            "Pull across a picture to zoom into a stretch of steps; all pictures of the run follow. The marks on top "
+            "are events: hover or focus them."
+        )
+        plots.append(Plot(f"scalars{len(plots)}", "steps", title, "" if plots else reading, data, _steps_table(run)))
+    return plots
+
+
+def _line(run: Run, name: Scalar, groups: NDArray[np.int64]) -> dict[str, Any]:
+    low, high = run.steps.scalar(name)
+    one = np.array([0, 1])
+    return {
+        "name": WORDS[name],
+        "low": pooled(low[None], one, groups, largest=False)[0].tolist(),
+        "high": pooled(high[None], one, groups, largest=True)[0].tolist(),
+    }
+
+
+def _events(run: Run) -> list[Any]:
+    """The events worth a mark, at most so many: samples are taken again and again and go first."""
+    events = sorted(run.events, key=lambda event: event.kind is EventKind.SAMPLE)[:MOST_EVENTS]
+    return sorted(events, key=lambda event: event.step)
+
+
+def _steps_table(run: Run) -> Table:
+    rows = []
+    for i in spread(len(run.steps.first), TABLE_ROWS):
+        first, count = int(run.steps.first[i]), int(run.steps.count[i])
+        steps = str(first) if count == 1 else f"{first} to {first + count - 1}"
+        cells = [_range(float(low[i]), float(high[i])) for low, high in (run.steps.scalar(name) for name in Scalar)]
+        rows.append((steps, *cells, str(int(run.steps.nonfinite[i]) or "")))
+    heads = (scalar.value.replace("_", " ") for scalar in Scalar)
+    return Table(("step", *heads, "not finite"), tuple(rows))
+
+
+def _range(low: float, high: float) -> str:
+    if math.isnan(low) and math.isnan(high):
+        return ""
+    return short(high) if low == high or math.isnan(low) else f"{short(low)} to {short(high)}"
+
+
+def _map(run: Run, series: Series, title: str, chosen: NDArray[np.int64], key: str) -> Plot:
+    """Parameters from the input (top) to the loss (bottom), as they were registered; pooled by max and by min."""
+    low, high = (half[:, chosen].T for half in run.steps.series(series))
+    rows = edges(len(chosen), MOST_ROWS)
+    columns = edges(low.shape[1], max(1, min(MOST_COLUMNS, MOST_CELLS // (len(rows) - 1))))
+    largest, smallest = pooled(high, rows, columns, largest=True), pooled(low, rows, columns, largest=False)
+    ends = span(largest, smallest)
+    names = [clean(run.header.parameters[i].name) for i in chosen]
+    data = {
+        "label": series.value.replace("_", " "),
+        "names": [names[a] if b - a == 1 else f"{names[a]} … {names[b - 1]}" for a, b in pairwise(rows)],
+        "first": run.steps.first[columns[:-1]].tolist(),
+        "last": (run.steps.first + run.steps.count - 1)[columns[1:] - 1].tolist(),
+        "low": ends[0],
+        "high": ends[1],
+        "events": sorted({event.step for event in run.events if event.kind is not EventKind.SAMPLE}),
+        "largest": quantised(largest, *ends).data,
+        "smallest": quantised(smallest, *ends).data,
+    }  # fmt: skip
+    reading = (
+        "A row is a weight, the first layers on top; a column is a step, or a few pooled. The largest of each pool "
+        "shows spikes, the smallest shows dips."
+    )
+    return Plot(key, "runmap", title, reading, data, _map_table(names, low, high))
+
+
+def _map_table(names: list[str], low: NDArray[Any], high: NDArray[Any]) -> Table:
+    """Per parameter: at the first and last step, and the extremes with infinities."""
+    with np.errstate(invalid="ignore"):
+        least, most = np.fmin.reduce(low, axis=1), np.fmax.reduce(high, axis=1)
+    rows = []
+    for i in spread(len(names), 5 * TABLE_ROWS):
+        numbers = (high[i, 0], high[i, -1], least[i], most[i])
+        rows.append((names[i], *(short(float(number)) for number in numbers)))
+    return Table(("parameter", "first", "last", "smallest", "largest"), tuple(rows))

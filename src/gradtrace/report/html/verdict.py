@@ -1,0 +1,139 @@
+"""The first question: is it ill, and what of? One sentence, then a card per finding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradtrace.records.vocabulary import Cause, Severity
+from gradtrace.report.html.phrases import CAUSES, SEVERITIES, SYMPTOMS
+from gradtrace.report.tables import main_trace, picture
+from gradtrace.report.words import clean, clean_lines, number, power, short
+
+if TYPE_CHECKING:
+    from gradtrace.records.finding import Diagnosis, Finding
+    from gradtrace.records.run import Run
+    from gradtrace.records.trace import Trace
+
+MOST_PLACES = 6
+"""Modules that a card names; the rest are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A remedy on a card."""
+
+    title: str
+    code: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A finding as it is shown."""
+
+    severity: str
+    kind: str
+    """'critical', 'warning' or 'info': the colour."""
+    title: str
+    message: str
+    places: tuple[str, ...]
+    num_more: int
+    source: str
+    since: str
+    numbers: tuple[str, ...]
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The top of the page."""
+
+    kind: str
+    """'healthy', or that of the worst finding."""
+    sentence: str
+    detail: str
+    facts: tuple[tuple[str, str], ...]
+    cards: tuple[Card, ...]
+
+
+def verdict(diagnosis: Diagnosis, run: Run | None = None) -> Verdict:
+    """The sentence that answers the first question, what was looked at, and the findings."""
+    trace = main_trace(diagnosis)
+    worst = max((f.severity for f in diagnosis.findings), key=lambda s: s.rank, default=Severity.INFO)
+    return Verdict(
+        kind="healthy" if diagnosis.healthy else worst.value,
+        sentence=_sentence(diagnosis),
+        detail=_health(diagnosis, trace) if diagnosis.healthy else _advice(diagnosis),
+        facts=_facts(diagnosis, trace, run),
+        cards=tuple(card(finding) for finding in diagnosis.findings),
+    )
+
+
+def _sentence(diagnosis: Diagnosis) -> str:
+    if not diagnosis.healthy:
+        return heading(diagnosis.findings[0]) + "."
+    if not diagnosis.traces and not diagnosis.findings:
+        return "No finding."
+    count = len(diagnosis.findings)
+    return "Healthy." if not count else f"Healthy, with {count} remark{'s' if count > 1 else ''}."
+
+
+def heading(finding: Finding) -> str:
+    """``The gradient vanishes: the derivative of the activation is small``."""
+    cause = "" if finding.cause is Cause.NONE else f": {CAUSES[finding.cause]}"
+    return SYMPTOMS[finding.symptom] + cause
+
+
+def _advice(diagnosis: Diagnosis) -> str:
+    """What to do first, and how much else there is."""
+    first, others = diagnosis.findings[0], len(diagnosis.findings) - 1
+    told = [clean(first.message)] if not first.remedies else [f"First change: {clean(first.remedies[0].title)}"]
+    if others:
+        told.append(f"{others} more finding{'s' if others > 1 else ''} below, ranked: the root cause comes first.")
+    return " ".join(told)
+
+
+def _health(diagnosis: Diagnosis, trace: Trace | None) -> str:
+    if trace is None or not (table := picture(trace)).rows:
+        return "No finding is above a remark."
+    told = f"{clean(table.rows[-1].last)}, the layer furthest from the loss, gets"
+    return f"{told} {power(table.network_decades)} times the gradient of the network's output."
+
+
+def _facts(diagnosis: Diagnosis, trace: Trace | None, run: Run | None) -> tuple[tuple[str, str], ...]:
+    facts = []
+    if trace is not None:
+        what = "Loss" if trace.probe == "loss" else "Gradient"
+        facts.append((what, short(trace.loss) if trace.probe == "loss" else "random, at the output"))
+        if trace.batch_size is not None:
+            facts.append(("Batch", str(trace.batch_size)))
+        facts.append(("Ops measured", f"{len(trace.ops):,}"))
+        weights = sum(parameter.numel for parameter in trace.parameters)
+        facts.append(("Parameters", f"{weights:,} in {len(trace.parameters):,} tensors"))
+    if diagnosis.losses:
+        facts.append(("Trained a copy", f"{len(diagnosis.losses)} steps, loss to {short(diagnosis.losses[-1])}"))
+    if run is not None and len(run.steps.first):
+        last = int(run.steps.first[-1] + run.steps.count[-1] - 1)
+        facts.append(("Run", f"step {last:,}, {'finished' if run.finished else 'not finished'}"))
+    return tuple(facts)
+
+
+def card(finding: Finding) -> Card:
+    """One finding, cleaned of control characters."""
+    places = tuple(clean(name) or "the model itself" for name in finding.where)
+    return Card(
+        severity=SEVERITIES[finding.severity],
+        kind=finding.severity.value,
+        title=heading(finding),
+        message=clean(finding.message),
+        places=places[:MOST_PLACES],
+        num_more=max(0, len(places) - MOST_PLACES),
+        source=clean(finding.source),
+        since="from the start" if finding.step is None else f"from training step {finding.step:,} on",
+        numbers=tuple(number(evidence) for evidence in finding.evidence),
+        changes=tuple(
+            Change(clean(remedy.title), "\n".join(clean_lines(remedy.code)), clean(remedy.source))
+            for remedy in finding.remedies
+        ),
+    )

@@ -1,0 +1,130 @@
+"""The second question: where on its way from the loss to the input is the gradient lost, and to what?
+
+Every layer's step is drawn from the decades before it to those behind it, factor by factor. Two lines go along: the
+bound, the product of max |a'| so far; and what theory expects of weights that know nothing of the gradient,
+
+    |L'(l-1)| = |L'(l)| rms(a') |W|_F / sqrt(fan_out),
+
+which is E[|W^T g|^2] = |W|_F^2 |g|^2 / fan_out for a g independent of W, for linear maps and (borders aside)
+convolutions; rms(a') is measured. Other factors are taken as measured. (S. Schoenholz et al., Deep information
+propagation, 2017, section 3.)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from gradtrace.measure.ledger import LedgerRow, ledger
+from gradtrace.measure.path import Paths, Step
+from gradtrace.records.vocabulary import Factor
+from gradtrace.report.html.phrases import FACTORS
+from gradtrace.report.html.section import Plot, Section, Table
+from gradtrace.report.html.tree import lines, tree
+from gradtrace.report.tables import BAND_DECADES, counts
+from gradtrace.report.words import clean, decades, power, short
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gradtrace.records.trace import Op, ParameterStats, Trace
+
+MATRIX_OPS = ("Addmm", "Mm", "Convolution", "MkldnnLinear", "CudnnConvolution")
+"""Beginnings of the names of ops whose weight has its outputs along the first axis of the parameter."""
+
+
+def waterfall(trace: Trace) -> Section | None:
+    """The way of the gradient from the loss to the earliest layer; None where no gradient reached a layer."""
+    paths = Paths(trace)
+    book = ledger(trace, paths)
+    if not book:
+        return None
+    expected = expected_decades(trace, paths, book)
+    output = book[0].product_log10 if book[0].module == "loss" else 0.0
+    factors = [factor for factor in Factor if any(counts(row.of(factor)) for row in book)]
+    names = [clean(row.module) or "model" for row in book]
+    data = {
+        "start": "loss" if trace.probe == "loss" else "output",
+        "band": [output - BAND_DECADES, output + BAND_DECADES],
+        "factors": [[factor.value, FACTORS[factor]] for factor in factors],
+        "lines": [
+            [line.label, line.first, line.last, line.level, line.parent, int(line.is_open), line.num_children]
+            for line in lines(tree(names))
+        ],
+        "rows": {
+            "name": names,
+            "source": [row.source for row in book],
+            "function": [row.function for row in book],
+            "gains": [[row.of(factor) for factor in factors] for row in book],
+            "after": [row.product_log10 for row in book],
+            "bound": [row.bound_log10 for row in book],
+            "expected": expected,
+            "norm": [row.gradient_norm for row in book],
+            "relative": [row.relative_gradient for row in book],
+        },
+    }
+    plot = Plot("waterfall", "waterfall", "Waterfall", _reading(), data, _table(book, names, factors, expected))
+    return Section("waterfall", "Where the gradient goes", _answer(trace, book, names, factors), (plot,))
+
+
+def expected_decades(trace: Trace, paths: Paths, book: Sequence[LedgerRow]) -> list[float]:
+    """Per row, the decades from the loss to behind it that theory expects; from the first row without one, NaN."""
+    parameters = {parameter.name: parameter for parameter in trace.parameters}
+    steps = {step.op: step for step in paths.path(book[-1].ops[-1])}
+    found, level = [], 0.0
+    for row in book:
+        for index in row.ops:
+            if (step := steps.get(index)) is not None:
+                level += _expected(trace.ops[index], step, parameters) + step.merge_log10
+        found.append(level)
+    return found
+
+
+def _expected(op: Op, step: Step, parameters: Mapping[str, ParameterStats]) -> float:
+    if op.activation is not None and op.factor is Factor.ACTIVATION and op.activation.derivative_rms > 0:
+        return math.log10(op.activation.derivative_rms)
+    if op.factor is Factor.WEIGHT and op.name.startswith(MATRIX_OPS) and "Transpose" not in op.site.module_type:
+        matrices = [p for name in op.weights if (p := parameters.get(name)) is not None and len(p.shape) > 1]
+        if len(matrices) == 1 and matrices[0].norm > 0 and math.isfinite(matrices[0].norm):
+            return math.log10(matrices[0].norm) - 0.5 * math.log10(matrices[0].shape[0])
+    return step.gain_log10
+
+
+def _answer(trace: Trace, book: Sequence[LedgerRow], names: Sequence[str], factors: Sequence[Factor]) -> str:
+    end, start = book[-1].product_log10, "loss" if trace.probe == "loss" else "output"
+    if not math.isfinite(end):
+        return f"From the {start} to {names[-1]}, {'nothing is left' if end < 0 else 'the numbers are not finite'}."
+    totals = [(FACTORS[f], math.fsum(row.of(f) for row in book)) for f in factors]
+    told = ", ".join(f"{name} {decades(total)}" for name, total in totals)
+    rows = f"{len(book):,} rows" if len(book) > 1 else "one row"
+    return f"From the {start} to {names[-1]} the gradient changes by {decades(end)} decades: {told} ({rows})."
+
+
+def _reading() -> str:
+    return (
+        "One row per layer, the loss on top, the input at the bottom. A decade is a factor of ten; to the left the "
+        "gradient shrinks, to the right it grows. Fold and unfold modules with a click or the arrow keys."
+    )
+
+
+def _table(
+    book: Sequence[LedgerRow], names: Sequence[str], factors: Sequence[Factor], expected: Sequence[float]
+) -> Table:
+    heads = [FACTORS[factor] for factor in factors]
+    columns = ("layer", "line", "|gradient|", *heads, "so far", "bound", "expected", "|dW| / |W|")
+    return Table(
+        columns,
+        tuple(
+            (
+                name,
+                clean(row.source),
+                short(row.gradient_norm),
+                *(decades(row.of(factor)) for factor in factors),
+                decades(row.product_log10),
+                power(row.bound_log10),
+                decades(level),
+                "" if math.isnan(row.relative_gradient) else short(row.relative_gradient),
+            )
+            for row, name, level in zip(book, names, expected, strict=True)
+        ),
+    )

@@ -1,0 +1,105 @@
+"""The pages that are looked at in a browser: name -> text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from tests.report.html.records import run, through_time
+from tests.report.samples import SAMPLES, residual
+from torch import nn
+
+import gradtrace
+from gradtrace.records.finding import Diagnosis
+from gradtrace.report.html import render
+
+NASTY = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
+"""A module's name."""
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.query, self.key, self.value = (nn.Linear(dim, dim) for _ in range(3))
+        self.out = nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+    def forward(self, x):
+        y = self.norm(x)
+        mixed = nn.functional.scaled_dot_product_attention(self.query(y), self.key(y), self.value(y))
+        x = x + self.out(mixed)
+        return x + self.mlp(x)
+
+
+def checked(model: nn.Module, inputs: torch.Tensor, title: str, num_classes: int = 4) -> Diagnosis:
+    labels = torch.arange(len(inputs)) % num_classes
+
+    def loss_fn(model, inputs):
+        outputs = model(inputs)
+        return nn.functional.cross_entropy(outputs.flatten(1, -2).mean(1) if outputs.ndim > 2 else outputs, labels)
+
+    return replace(gradtrace.check(model, loss_fn, [inputs]), title=title)
+
+
+def transformer() -> Diagnosis:
+    torch.manual_seed(0)
+    model = nn.Sequential(*[Attention(16) for _ in range(3)], nn.Linear(16, 4))
+    return checked(model, torch.randn(8, 5, 16), "net.py:transformer")
+
+
+def sigmoids() -> Diagnosis:
+    torch.manual_seed(0)
+    layers = [layer for _ in range(12) for layer in (nn.Linear(16, 16), nn.Sigmoid())]
+    return checked(nn.Sequential(*layers, nn.Linear(16, 4)), torch.randn(32, 16), "net.py:sigmoids")
+
+
+def dead() -> Diagnosis:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    with torch.no_grad():
+        model[2].bias[:28] = -100.0
+    return checked(model, torch.randn(64, 16), "net.py:dead")
+
+
+def broken() -> Diagnosis:
+    """The loss is NaN, and so is every gradient."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    inputs = torch.randn(16, 8)
+    return gradtrace.check(model, lambda model, x: (0 * model(x).relu().log()).mean(), [inputs])
+
+
+def nasty() -> Diagnosis:
+    """Everything that a name can carry, in the model, the run and the messages."""
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    for name in (
+        "<script>alert(0)</script>",
+        NASTY.replace(".", "·"),
+        "</style>",
+        "<!--",
+        "' onclick='alert(3)",
+        "&lt;",
+    ):
+        model.add_module(name, nn.Sequential(nn.Linear(8, 8), nn.Sigmoid()))
+    model.add_module("head", nn.Linear(8, 4))
+    return replace(SAMPLES["hostile"](), traces=checked(model, torch.randn(16, 8), NASTY).traces, title=NASTY)
+
+
+def of_sample(name: str) -> Callable[[], str]:
+    return lambda: render(SAMPLES[name]())
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "sigmoids": lambda: render(sigmoids()),
+    "transformer": lambda: render(transformer()),
+    "broken": lambda: render(broken()),
+    "dead": lambda: render(dead()),
+    "run": lambda: render(sigmoids(), run(), through_time=(through_time(),)),
+    "nasty": lambda: render(nasty(), run(9, 220, name=NASTY.replace(".", "·") + ".{}")),
+    "thousand": lambda: render(SAMPLES["thousand"](), run(1000, 500)),
+    "blocks": lambda: render(Diagnosis((), (residual(500),), title="five hundred blocks")),
+    **{name: of_sample(name) for name in SAMPLES if name != "thousand"},
+}

@@ -1,0 +1,235 @@
+"""The numbers behind the pictures: trees, ways, folds, pools and what theory expects."""
+
+from __future__ import annotations
+
+import base64
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.report.html.pages import Attention, checked, sigmoids, transformer
+from tests.report.html.records import SPIKE_LAYER, SPIKE_STEP, run
+from tests.report.samples import chain, residual
+from torch import nn
+
+import gradtrace
+from gradtrace.measure.ledger import ledger
+from gradtrace.measure.path import Paths
+from gradtrace.report.html.flow import MOST_STRETCHES, flow
+from gradtrace.report.html.folding import blocks, fold
+from gradtrace.report.html.formats import lost_frac
+from gradtrace.report.html.pooling import INFINITE, LEVELS, MISSING, ZERO, edges, pooled, quantised, span
+from gradtrace.report.html.tree import MOST_CHILDREN, MOST_OPEN, Node, lines, tree
+from gradtrace.report.html.waterfall import expected_decades, waterfall
+from gradtrace.report.html.ways import ways
+
+# --------------------------------------------------------------------------------------------------------------- tree
+
+names = st.lists(st.sampled_from("abc0129"), min_size=1, max_size=4).map(".".join)
+
+
+def leaves(nodes: tuple[Node, ...]) -> list[int]:
+    return [
+        row for node in nodes for row in (leaves(node.children) if node.children else range(node.first, node.last + 1))
+    ]
+
+
+@given(st.lists(names, min_size=1, max_size=120))
+def test_every_row_is_one_leaf_in_its_order(paths):
+    assert leaves(tree(paths)) == list(range(len(paths)))
+
+
+@given(st.lists(names, min_size=1, max_size=200))
+def test_a_node_spans_its_children_and_has_few(paths):
+    stack = list(tree(paths))
+    assert len(stack) <= MOST_CHILDREN
+    while stack:
+        node = stack.pop()
+        assert len(node.children) != 1
+        assert len(node.children) <= MOST_CHILDREN
+        if node.children:
+            assert (node.first, node.last) == (node.children[0].first, node.children[-1].last)
+            assert all(a.last + 1 == b.first for a, b in pairwise(node.children))
+        stack += node.children
+
+
+def test_a_thousand_layers_open_to_a_screen_or_two():
+    found = lines(tree([f"layers.{i}" for i in reversed(range(1000))]))
+    visible = [line for line in found if line.parent < 0 or found[line.parent].is_open]
+    assert MOST_CHILDREN / 2 < len(visible) <= MOST_OPEN
+    assert sum(line.num_children == 0 for line in found) == 1000
+
+
+# ---------------------------------------------------------------------------------------------------------- waterfall
+
+
+def test_the_rows_add_up_to_the_budget():
+    trace = sigmoids().traces[0]
+    paths = Paths(trace)
+    book = ledger(trace, paths)
+    section = waterfall(trace)
+    assert section is not None
+    rows = section.plots[0].data["rows"]
+    total = math.fsum(sum(gains) for gains in rows["gains"])
+    assert total == pytest.approx(paths.budget(book[-1].ops[-1]).total, abs=0.01)
+    assert rows["after"][-1] == pytest.approx(total, abs=0.01)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(256, 512), nn.Linear(512, 256)], ids=["wider", "narrower"])
+def test_theory_expects_what_fresh_weights_do(layer):
+    """Wide layers, fresh weights: E|W^T g|^2 = |W|^2 |g|^2 / fan_out, to a few parts in a hundred."""
+    model = nn.Sequential(
+        nn.Linear(64, layer.in_features), nn.Tanh(), layer, nn.Tanh(), nn.Linear(layer.out_features, 8)
+    )
+    trace = gradtrace.trace(model, lambda m, x: (m(x) * torch.randn(128, 8)).sum(), torch.randn(128, 64))
+    paths = Paths(trace)
+    book = ledger(trace, paths)
+    expected = expected_decades(trace, paths, book)
+    assert expected[-1] == pytest.approx(book[-1].product_log10, abs=0.05)
+    assert abs(book[-1].product_log10) > 0.1
+
+
+def test_theory_expects_what_fresh_convolutions_do():
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.Conv2d(64, 32, 3, padding=1)
+    )
+    trace = gradtrace.trace(model, lambda m, x: (m(x) * torch.randn(4, 32, 16, 16)).sum(), torch.randn(4, 3, 32, 32))
+    paths = Paths(trace)
+    book = ledger(trace, paths)
+    assert expected_decades(trace, paths, book)[-1] == pytest.approx(book[-1].product_log10, abs=0.05)  # borders
+
+
+# --------------------------------------------------------------------------------------------------------------- flow
+
+
+def graph_of(trace, name_of=lambda op: op.site.module or ""):
+    paths = Paths(trace)
+    return ways(paths, ledger(trace, paths)[-1].ops[-1], name_of)
+
+
+@pytest.mark.parametrize(
+    "trace", [residual(5), chain(9, 0.3, 2.0, "relu"), transformer().traces[0]], ids=["skips", "chain", "attention"]
+)
+def test_what_enters_a_stretch_is_what_it_carries(trace):
+    graph = graph_of(trace)
+    into = [0.0] * len(graph.stretches)
+    out = [0.0] * len(graph.stretches)
+    for way in graph.ways:
+        assert way.source < way.target
+        into[way.target] += way.carried
+        out[way.source] += way.carried
+    for i, stretch in enumerate(graph.stretches[1:-1], start=1):
+        assert into[i] == pytest.approx(stretch.carried)
+        assert out[i] == pytest.approx(stretch.carried)
+    assert out[0] == pytest.approx(1.0)
+    assert into[-1] == pytest.approx(1.0)
+
+
+def test_the_cosine_of_a_way_is_that_of_the_gradients():
+    """x + 3x: both ways point the same way, with shares of 1/4 and 3/4."""
+    model = nn.Linear(4, 4)
+
+    def loss_fn(model, x):
+        y = model(x).tanh()
+        return (y + 3 * y).sum()
+
+    graph = graph_of(gradtrace.trace(model, loss_fn, torch.randn(8, 4)), lambda op: op.name)
+    met = [way for way in graph.ways if way.share < 0.9]
+    assert sorted(way.share for way in met) == pytest.approx([0.25, 0.75])
+    assert [way.cosine for way in met] == pytest.approx([1.0, 1.0])
+
+
+def test_opposed_ways_have_negative_shares_and_still_carry_one():
+    model = nn.Linear(4, 4)
+
+    def loss_fn(model, x):
+        y = model(x).tanh()
+        return (3 * y - y).sum()
+
+    graph = graph_of(gradtrace.trace(model, loss_fn, torch.randn(8, 4)), lambda op: op.name)
+    met = [way for way in graph.ways if way.share < 0.9 or way.share > 1.1]
+    assert sorted(way.share for way in met) == pytest.approx([-0.5, 1.5])
+    assert sum(way.carried for way in met) == pytest.approx(1.0)
+    assert sorted(way.cosine for way in met) == pytest.approx([-1.0, 1.0])
+
+
+def test_attention_has_its_three_roles():
+    model = nn.Sequential(nn.Linear(8, 8), Attention(8), nn.Linear(8, 4))
+    section = flow(checked(model, torch.randn(4, 5, 8), "").traces[0])
+    assert section is not None
+    assert {link[-1] for link in section.plots[0].data["links"]} >= {"query", "key", "value"}
+
+
+@given(st.integers(2, 60), st.integers(1, 20))
+def test_folding_keeps_the_chain_whole(num_blocks, most):
+    graph = graph_of(residual(num_blocks))
+    drawn, found = fold(graph, most + 8)
+    assert [i for each in drawn for i in each.stretches].__len__() == len(graph.stretches)
+    assert sorted(i for each in drawn for i in each.stretches) == list(range(len(graph.stretches)))
+    into = [0.0] * len(drawn)
+    for way in found:
+        into[way.target] += way.carried
+    assert into[1:] == pytest.approx([1.0 if len(drawn) == 1 else sum(
+        w.carried for w in found if w.target == i) for i in range(1, len(drawn))])  # fmt: skip
+    assert into[-1] == pytest.approx(1.0)
+
+
+def test_five_hundred_blocks_are_a_picture_of_one_screen():
+    section = flow(residual(500))
+    assert section is not None
+    nodes = section.plots[0].data["nodes"]
+    assert len(nodes) <= MOST_STRETCHES
+    assert max(node[2] for node in nodes) > 10
+
+
+def test_a_block_ends_where_nothing_passes_by():
+    graph = graph_of(residual(4))
+    cut = blocks(graph)
+    assert all(block.last == after.first for block, after in pairwise(cut))
+    for block in cut:
+        for way in block.ways:
+            assert block.first <= way.source < way.target <= block.last
+
+
+# ------------------------------------------------------------------------------------------------ pools and histograms
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12), st.integers(1, 12))
+def test_a_spike_survives_any_pooling(num_rows, num_columns, most_rows, most_columns):
+    values = np.ones((num_rows, num_columns))
+    spike = (num_rows // 2, num_columns // 3)
+    values[spike] = 1e6
+    rows, columns = edges(num_rows, most_rows), edges(num_columns, most_columns)
+    largest, smallest = (pooled(values, rows, columns, largest=largest) for largest in (True, False))
+    assert largest.shape == (min(num_rows, most_rows), min(num_columns, most_columns))
+    assert (largest == 1e6).sum() == 1
+    alone = np.diff(rows)[np.argmax(rows > spike[0]) - 1] * np.diff(columns)[np.argmax(columns > spike[1]) - 1] == 1
+    assert (smallest == 1e6).sum() == alone
+
+
+def test_levels_keep_the_decades_and_name_what_has_none():
+    values = np.array([[1e-8, 1e-3, 1e2, 0.0, np.inf, np.nan]])
+    low, high = span(values)
+    assert (low, high) == (-8.0, 2.0)
+    codes = np.frombuffer(base64.b64decode(quantised(values, low, high).data), np.uint8)
+    assert codes[[3, 4, 5]].tolist() == [ZERO, INFINITE, MISSING]
+    decades = low + codes[:3] / (LEVELS - 1) * (high - low)
+    assert np.abs(decades - [-8, -3, 2]).max() <= 0.5 * (high - low) / (LEVELS - 1) + 1e-9
+
+
+def test_the_spike_of_the_run_is_where_it_was():
+    steps = run().steps
+    high = steps.series_high[:, 0, ::2].T
+    found = pooled(high, edges(high.shape[0], 24), edges(high.shape[1], 300), largest=True)
+    assert np.argwhere(np.isinf(found)).tolist() == [[SPIKE_LAYER, SPIKE_STEP]]
+
+
+def test_half_of_the_smallest_subnormal_is_lost():
+    """2^-25 rounds to nothing or to 2^-24, what is below 2^-25 to zero: as torch does."""
+    values = torch.tensor([2.0**-24, 1.5 * 2.0**-25, 1.5 * 2.0**-26, 2.0**-30])
+    counts = {math.floor(math.log2(float(x))): 1 for x in values}
+    assert lost_frac(counts, -24) == float((values.half() == 0).float().mean()) == 0.5
