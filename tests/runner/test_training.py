@@ -1,0 +1,296 @@
+"""Is a training the same under watch, bit for bit in what it prints, and is what it trains found and told?"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from tests.runner.test_process import assert_alike, python, under_watch
+
+from gradtrace.records.run import Scalar, Series
+from gradtrace.runs.reader import list_runs, read_run
+
+HEAD = """
+import torch
+from torch import nn
+
+def make(seed=0):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+def step(model, optimizer, inputs=None):
+    inputs = torch.randn(8, 4) if inputs is None else inputs
+    loss = model(inputs).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+"""
+
+NAMES = ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+TRAININGS = {
+    "plain": """
+        model, optimizer = make()
+        for _ in range(20):
+            print(step(model, optimizer).hex())
+        print(torch.rand(1).item().hex())
+    """,
+    "in_main": """
+        def main():
+            model, optimizer = make()
+            for _ in range(20):
+                print(step(model, optimizer).hex())
+        if __name__ == "__main__":
+            main()
+    """,
+    "in_a_thread": """
+        import threading
+        def main():
+            model, optimizer = make()
+            for _ in range(20):
+                print(step(model, optimizer).hex())
+        threading.Thread(target=main).start()
+    """,
+    "moved_after_the_optimizer": """
+        model, optimizer = make()
+        model.to(torch.float64)
+        for _ in range(20):
+            print(step(model, optimizer, torch.randn(8, 4, dtype=torch.float64)).hex())
+    """,
+    "environment": """
+        import os
+        print(torch.get_num_threads())
+        model, optimizer = make()
+        for _ in range(20):
+            print(step(model, optimizer).hex())
+    """,
+}
+
+
+def write(folder, body, head=HEAD):
+    (folder / "train.py").write_text(head + textwrap.dedent(body))
+
+
+def the_run(folder):
+    (path,) = list_runs(folder / "gradtrace-runs")
+    return read_run(path)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_prints_the_same_and_is_kept(name, tmp_path):
+    write(tmp_path, TRAININGS[name])
+    alone, watched = python("train.py", cwd=tmp_path), under_watch("train.py", cwd=tmp_path)
+    assert watched.stdout == alone.stdout
+    assert watched.returncode == alone.returncode == 0
+    run = the_run(tmp_path)
+    assert run.finished
+    assert run.header.command == ("train.py",)
+    assert [parameter.name for parameter in run.header.parameters] == NAMES
+    assert int(run.steps.first[-1] + run.steps.count[-1]) == 20
+    losses = [float.fromhex(line) for line in alone.stdout.decode().split() if "p" in line]
+    assert run.steps.scalar(Scalar.LOSS)[0].tolist() == pytest.approx(losses[:20], rel=1e-6)
+    assert (run.steps.series(Series.GRADIENT_NORM)[0] > 0).all()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["fork", "spawn"])
+def test_workers_of_a_loader(how, tmp_path):
+    body = f"""
+        class Numbers(torch.utils.data.Dataset):
+            def __len__(self):
+                return 64
+            def __getitem__(self, index):
+                return torch.full((4,), float(index)) / 64
+        if __name__ == "__main__":
+            model, optimizer = make()
+            for epoch in range(2):
+                for inputs in torch.utils.data.DataLoader(
+                    Numbers(), 8, shuffle=True, num_workers=2, multiprocessing_context="{how}"
+                ):
+                    print(step(model, optimizer, inputs).hex())
+    """
+    write(tmp_path, body)
+    alone, watched = python("train.py", cwd=tmp_path), under_watch("train.py", cwd=tmp_path)
+    assert (watched.stdout, watched.returncode) == (alone.stdout, 0)
+    assert int(the_run(tmp_path).steps.count.sum()) == 16
+
+
+def test_a_traceback_is_clean_and_the_run_is_kept(tmp_path):
+    write(
+        tmp_path,
+        """
+        model, optimizer = make()
+        for number in range(6):
+            step(model, optimizer, torch.randn(8, 5 if number == 5 else 4))
+        """,
+    )
+    alone, watched = python("train.py", cwd=tmp_path), under_watch("train.py", cwd=tmp_path)
+    assert watched.returncode == alone.returncode == 1
+    assert watched.stderr.startswith(alone.stderr)
+    run = the_run(tmp_path)
+    assert not run.finished
+    assert int(run.steps.count.sum()) == 5
+
+
+def test_a_traceback_from_within_backward_is_clean(tmp_path):
+    write(
+        tmp_path,
+        """
+        model, optimizer = make()
+        loss = model(torch.randn(8, 4)).mean()
+        loss.backward()
+        optimizer.step()
+        loss.backward()
+        """,
+    )
+    alone, watched = python("train.py", cwd=tmp_path), under_watch("train.py", cwd=tmp_path)
+    assert watched.stderr.startswith(alone.stderr)
+
+
+def test_ctrl_c_leaves_a_run_and_a_diagnosis(tmp_path):
+    write(
+        tmp_path,
+        """
+        import itertools, time
+        model, optimizer = make()
+        for number in itertools.count():
+            step(model, optimizer)
+            if number == 30:
+                print("trained", flush=True)
+            time.sleep(0.001)
+        """,
+    )
+    command = [sys.executable, "-m", "gradtrace", "run", "train.py"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"trained\n"
+        os.kill(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGINT
+    text = error.decode()
+    assert "KeyboardInterrupt" in text
+    assert "/gradtrace/runner/" not in text
+    assert "/gradtrace/watch/" not in text
+    assert "gradtrace: the run: gradtrace show gradtrace-runs/train-" in text
+    run = the_run(tmp_path)
+    assert int(run.steps.count.sum()) >= 31
+    assert not run.finished
+
+
+def test_sigterm_ends_it_at_once_and_the_run_can_be_read(tmp_path):
+    write(
+        tmp_path,
+        """
+        import os, signal, time
+        model, optimizer = make()
+        begun = time.monotonic()
+        while time.monotonic() - begun < 4:
+            step(model, optimizer)
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        """,
+    )
+    assert under_watch("train.py", cwd=tmp_path).returncode == -signal.SIGTERM
+    run = the_run(tmp_path)
+    assert not run.finished
+    assert len(run.steps.first)
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("print(1)", "train.py did not import torch"),
+        ("import torch\nraise SystemExit(3)", "train.py ended before its first backward pass"),
+        ("import torch\ntorch.nn.Linear(2, 2)(torch.ones(1, 2))", "train.py never called backward() in this process"),
+        (
+            "import torch\nmodel = torch.nn.Linear(2, 1)\nfor _ in range(3): model(torch.ones(1, 2)).sum().backward()",
+            "train.py called backward() 3 times, but no optimizer of torch.optim ever made a step",
+        ),
+        (
+            "import torch\nx = torch.ones(2).requires_grad_()\no = torch.optim.SGD([x])\nx.sum().backward()\no.step()",
+            "no torch.nn.Module was found that holds what the optimizers of train.py train",
+        ),
+    ],
+)
+def test_why_nothing_was_watched(body, sentence, tmp_path):
+    write(tmp_path, body, head="")
+    alone, watched = python("train.py", cwd=tmp_path), under_watch("train.py", cwd=tmp_path)
+    assert_alike(alone, watched)
+    assert watched.stderr.decode().startswith(f"gradtrace: nothing was watched: {sentence}")
+    assert watched.stderr.count(b"\n") == 1
+    assert not (tmp_path / "gradtrace-runs").exists()
+
+
+def test_an_optimizer_that_never_steps(tmp_path):
+    write(tmp_path, "model, optimizer = make()\nmodel(torch.ones(1, 4)).sum().backward()")
+    told = under_watch("train.py", cwd=tmp_path).stderr.decode()
+    assert "train.py called backward(), but its optimizers never made a step" in told
+
+
+def test_a_second_training_is_said_not_to_be_watched(tmp_path):
+    write(tmp_path, "for seed in range(3):\n    model, optimizer = make(seed)\n    step(model, optimizer)")
+    watched = under_watch("train.py", cwd=tmp_path)
+    assert watched.stderr.decode().count("only the first training of a script is watched") == 1
+    assert int(the_run(tmp_path).steps.count.sum()) == 1
+
+
+def test_the_environment_that_a_script_sets_counts(tmp_path):
+    write(tmp_path, "import os\nos.environ['OMP_NUM_THREADS'] = '1'\nimport torch\nprint(torch.get_num_threads())", "")
+    assert under_watch("train.py", cwd=tmp_path).stdout == b"1\n"
+
+
+DISTRIBUTED = """
+    import torch.distributed as dist
+    dist.init_process_group("gloo")
+    model, _ = make()
+    model = nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(10):
+        loss = step(model, optimizer, torch.randn(8, 4) + dist.get_rank())
+    if dist.get_rank() == 0:
+        print(loss.hex())
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.long
+def test_torchrun_with_two_processes(tmp_path):
+    write(tmp_path, DISTRIBUTED)
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint"]
+    alone = python(*launch, "localhost:0", "train.py", cwd=tmp_path)
+    watched = python(*launch, "localhost:0", "-m", "gradtrace", "run", "train.py", cwd=tmp_path)
+    assert (watched.stdout, watched.returncode) == (alone.stdout, 0)
+    run = the_run(tmp_path)
+    assert [parameter.name for parameter in run.header.parameters] == NAMES
+    assert int(run.steps.count.sum()) == 10
+
+
+@pytest.mark.long
+def test_accelerate_launch(tmp_path):
+    pytest.importorskip("accelerate", reason="accelerate is not installed: pip install accelerate")
+    write(
+        tmp_path,
+        """
+        from accelerate import Accelerator
+        accelerator = Accelerator(cpu=True)
+        model, optimizer = accelerator.prepare(*make())
+        for _ in range(10):
+            loss = model(torch.randn(8, 4)).square().mean()
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            optimizer.step()
+            print(loss.item().hex())
+        """,
+    )
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    alone = python(*launch, "train.py", cwd=tmp_path)
+    watched = python(*launch, "-m", "gradtrace", "run", "train.py", cwd=tmp_path)
+    assert (watched.stdout, watched.returncode) == (alone.stdout, 0)
+    assert int(the_run(tmp_path).steps.count.sum()) == 10
