@@ -1,13 +1,19 @@
-"""What does a user see of a script that raised? Its own traceback, without the frames of who ran and watched it."""
+"""What does a user see of a script that raised? Its own traceback, without the frames of who ran and watched it.
+
+Watching adds frames in between, where it stands in for ``backward`` or follows a forward pass. They are taken out,
+unless the error was raised there: by a script that calls gradtrace itself.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
 
-_PACKAGES = ("runner", "monitor", "measure", "tape")
-_OURS = tuple(str(Path(__file__).resolve().parents[1] / package) + "/" for package in _PACKAGES)
-"""Not the whole of gradtrace: a script may call it, and then wants to see where that failed."""
+from gradtrace.errors import NonfiniteError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_RUNNER = str(_PACKAGE / "runner") + "/"
+_WATCH = tuple(f"{_PACKAGE / name}/" for name in ("monitor", "measure", "tape"))
 
 
 def clean(error: BaseException) -> None:
@@ -19,19 +25,27 @@ def clean(error: BaseException) -> None:
         if one is None or id(one) in done:
             continue
         done.add(id(one))
-        one.__traceback__ = _without_ours(one.__traceback__)
+        one.__traceback__ = _without_ours(one.__traceback__, meant=isinstance(one, NonfiniteError))
         waiting += [one.__cause__, one.__context__]
         if isinstance(one, BaseExceptionGroup):
             waiting += one.exceptions
 
 
-def _without_ours(traceback: TracebackType | None) -> TracebackType | None:
-    kept = []
+def _without_ours(traceback: TracebackType | None, *, meant: bool) -> TracebackType | None:
+    """`meant`: the watch raised it to end the script, which sees where it was, not where in the watch."""
+    frames = []
     while traceback is not None:
-        if not traceback.tb_frame.f_code.co_filename.startswith(_OURS):
-            kept.append(traceback)
+        frames.append(traceback)
         traceback = traceback.tb_next
+    ours: tuple[str, ...] = (_RUNNER,)
+    if meant or (frames and not _file(frames[-1]).startswith(_WATCH)):
+        ours += _WATCH
     cleaned = None
-    for one in reversed(kept):
-        cleaned = TracebackType(cleaned, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    for one in reversed(frames):
+        if not _file(one).startswith(ours):
+            cleaned = TracebackType(cleaned, one.tb_frame, one.tb_lasti, one.tb_lineno)
     return cleaned
+
+
+def _file(traceback: TracebackType) -> str:
+    return traceback.tb_frame.f_code.co_filename

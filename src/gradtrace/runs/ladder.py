@@ -48,7 +48,7 @@ def capacity_for(num_parameters: int, max_bytes: int = MAX_BYTES) -> int:
     """Rows to a rung, so that full rungs of rows of so many parameters take `max_bytes`.
 
     >>> capacity_for(1000), capacity_for(10)
-    (345, 16384)
+    (347, 16384)
     """
     row_bytes = 2 * (3 * 4 * num_parameters + 5 * 8) + 64
     return max(32, min(MOST_ROWS, max_bytes // (MAX_RUNGS * row_bytes)))
