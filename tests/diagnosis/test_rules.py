@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -299,7 +300,8 @@ def test_a_mean_teacher_is_left_in_peace_unless_an_optimizer_holds_it() -> None:
     class Taught(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.student, self.teacher = mlp(2, nn.ReLU), mlp(2, nn.ReLU, seed=1)
+            self.student = mlp(2, nn.ReLU)
+            self.teacher = copy.deepcopy(self.student)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():

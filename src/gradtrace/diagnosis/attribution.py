@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.profile import Link, Profile, places
+from gradtrace.diagnosis.profile import Link, Profile, mean_loss, places
 from gradtrace.diagnosis.thresholds import (
     DOMINANT_FRAC,
     HEALTHY_DECADES,
@@ -51,8 +51,8 @@ def blame_loss(profile: Profile, paths: Paths) -> Blame:
     recurrent = _recurrent(profile, paths, Cause.RECURRENT_CONTRACTION)
     if recurrent is not None:
         return recurrent
-    total = sum(link.decades for link in profile.links)
-    worst = min(profile.links, key=lambda link: link.decades)
+    total = sum(link.decades - mean_loss(link) for link in profile.links)
+    worst = min(profile.links, key=lambda link: link.decades - mean_loss(link))
     if worst.decades <= min(-HEALTHY_DECADES, DOMINANT_FRAC * total) or math.isinf(worst.decades):
         return _blame_link(worst, profile, paths)
     activations = [link for link in profile.links if link.factor is Factor.ACTIVATION]
@@ -179,7 +179,7 @@ def is_flat(op: Op) -> bool:
 
 HALF_FLAT = set(
     "relu relu6 threshold gelu gelu_tanh silu mish elu selu celu softplus hardswish leaky_relu prelu rrelu logsigmoid "
-    "exp hardshrink softshrink".split()
+    "exp hardshrink softshrink clamp".split()
 )
 """Flat on one side by design: half of a centred pre-activation lies there, and that is healthy."""
 

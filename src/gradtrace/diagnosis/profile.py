@@ -11,9 +11,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.thresholds import HEALTHY_DECADES, RECURRENCE_CALLS
+from gradtrace.diagnosis.thresholds import HEALTHY_DECADES, LAYERS_PER_BLOCK, RECURRENCE_CALLS
 from gradtrace.measure.path import Paths
 from gradtrace.records.vocabulary import Factor
+from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from gradtrace.records.time import ThroughTime
@@ -66,7 +67,15 @@ class Profile:
     @property
     def lost(self) -> float:
         """Decades lost by both measures (negative), or 0."""
-        return min(0.0, max(self.decades_norm, self.decades_rms))
+        return min(0.0, max(self.decades_norm, self.decades_rms) - self.averaged)
+
+    @property
+    def averaged(self) -> float:
+        """Decades (negative) by which means over N positions shrink the norm, 1/sqrt(N), and which no weight feels.
+
+        Weights below are shared by the N positions and sum over them: N terms of g / N are g again.
+        """
+        return sum(mean_loss(link) for link in self.links)
 
     @property
     def gained(self) -> float:
@@ -97,6 +106,27 @@ class Profile:
     def path_ops(self) -> list[Op]:
         """The ops between the reference and the first layer, both included."""
         return [*{link.op.index: link.op for link in self.links}.values(), self.first]
+
+
+_MEANS = {"Mean", "AvgPool1D", "AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D"}
+_LEAVES_OUT = {"Mul", "Where", "MaskedFill"}
+"""Ops that pass nothing to an operand that is multiplied by zero or not taken."""
+
+
+def mean_loss(link: Link) -> float:
+    """What a mean over N positions alone takes, -log10(N) / 2; 0 for any other link."""
+    if base_name(link.op.name) not in _MEANS or link.factor is Factor.MERGE or not link.decades < 0.0:
+        return 0.0
+    received, passed = link.op.received, link.op.passed[0]
+    if received is None or passed is None or not received.numel:
+        return 0.0
+    return max(link.decades, -0.5 * math.log10(max(1.0, passed.numel / received.numel)))
+
+
+def left_out(profile: Profile) -> bool:
+    """Whether the way ends where a branch is multiplied by zero, or not taken: nothing of it enters these batches."""
+    stop = next((link.op for link in profile.links if link.decades == -math.inf), None)
+    return stop is not None and not stop.weights and base_name(stop.name) in _LEAVES_OUT
 
 
 def log10_ratio(a: float, b: float) -> float:
@@ -135,8 +165,41 @@ def profiles(trace: Trace, paths: Paths) -> tuple[Profile, ...]:
     firsts = [op for op in firsts if not _idle_use(op, trace)]
     firsts = _without_turns(firsts, trace)
     firsts.sort(key=lambda op: -above[op.index])
-    found = [_follow(trace, paths, op) for op in firsts[:MAX_PATHS]]
-    return tuple(profile for profile in found if profile is not None)
+    found = [profile for op in firsts[:MAX_PATHS] if (profile := _follow(trace, paths, op)) is not None]
+    found += [branch for profile in found for branch in _branches(trace, paths, profile)]
+    used = [profile for profile in found if not left_out(profile)]
+    return tuple(used or found)
+
+
+def _branches(trace: Trace, paths: Paths, main: Profile) -> list[Profile]:
+    """Ways deeper than a block that join the critical path below: a skip may feed the first layer past them."""
+    steps = paths.path(main.first.index)
+    on_path = {step.op for step in steps}
+    found = []
+    for target in (*(step.op for step in steps), main.first.index):
+        for source, _ in paths.arrivals[target]:
+            if source in on_path:
+                continue
+            way = [source]
+            while way[-1] not in on_path and (chosen := paths.chosen[way[-1]]) is not None:
+                way.append(chosen[0])
+            layers = [trace.ops[i] for i in reversed(way) if i not in on_path and is_layer(trace.ops[i])]
+            if len({op.weights for op in layers}) > LAYERS_PER_BLOCK:  # (turns of a loop are no depth)
+                found.append(_between(trace, paths, layers))
+    return sorted(found, key=lambda profile: profile.lost)[:MAX_PATHS]
+
+
+def _between(trace: Trace, paths: Paths, layers: list[Op]) -> Profile:
+    """The profile from the first to the last of `layers`, which lie on one way."""
+    steps = paths.path(layers[-1].index)
+    path = [trace.ops[step.op] for step in steps] + [layers[-1]]
+    links = []
+    for position in range(path.index(layers[0]), len(steps)):
+        step, op = steps[position], path[position]
+        links.append(Link(op, op.factor, step.gain_log10))
+        if step.merge_log10 != 0.0:
+            links.append(Link(path[position + 1], Factor.MERGE, step.merge_log10))
+    return Profile(tuple(layers), tuple(links), layers[0])
 
 
 def _idle_use(op: Op, trace: Trace) -> bool:

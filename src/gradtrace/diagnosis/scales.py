@@ -51,8 +51,11 @@ def _opens(op: Op, view: View, updates: dict[str, float], late: float) -> bool:
 
 def starts_at_zero(op: Op, view: View) -> bool:
     """Whether an operand of `op` (of a layer: not its bias) is a parameter of zeros that gets a gradient."""
-    vectors = not op.weights or op.factor is Factor.NORM
-    found = [p for p in operands(op, view) if vectors or len(p.shape) > 1]
+    if op.factor is Factor.NORM:  # its scale: its shift starts at zero in every network
+        scale = op.targets[1] if len(op.targets) > 1 else None
+        found = [p for p in operands(op, view) if scale is not None and p.name == view.trace.ops[scale[0]].parameter]
+    else:
+        found = [p for p in operands(op, view) if not op.weights or len(p.shape) > 1]
     return any(p.norm == 0.0 and p.gradient is not None and p.gradient.norm > 0.0 for p in found)
 
 

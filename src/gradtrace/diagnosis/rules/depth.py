@@ -57,7 +57,8 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
     rest = extent + held if math.isfinite(held) else 0.0
     severity = Severity.CRITICAL if rest >= CLEAR_DECADES else Severity.WARNING
     note = ""
-    gets_through = scene.probe is not None and _of_probe(scene.probe, symptom) < HEALTHY_DECADES
+    of_probe = _of_probe(scene.probe, symptom) if scene.probe is not None else math.inf
+    gets_through = of_probe < HEALTHY_DECADES and extent - of_probe >= HEALTHY_DECADES / 2
     if gets_through and math.isinf(extent):
         severity = Severity.WARNING
         note = " A random gradient gets through: this one is cancelled exactly, as by weights that are all alike."

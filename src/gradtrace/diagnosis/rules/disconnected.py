@@ -40,8 +40,11 @@ def _cut(scene: Scene) -> list[Finding]:
     cut = [p.name for p in missing if p.name in used]
     idle = [p.name for p in missing if p.name not in used]
     findings = []
-    twin = _taught_by(cut, traces[0], held_by_optimizers(scene))
-    if cut and twin is not None:
+    twin = _taught_by(cut, traces[0])
+    if cut and scene.exhibit.optimizers and not set(cut) & held_by_optimizers(scene):
+        message = f"{_count(cut)} ({_some(cut)}) get no gradient, and no optimizer holds them: they stay as they are."
+        findings.append(_finding(_modules(cut), Severity.INFO, message, [Evidence("idle", len(cut), "parameters")]))
+    elif cut and twin is not None and not scene.exhibit.optimizers:
         message = f"{_count(cut)} ({_some(cut)}) get no gradient: a copy of {twin or 'the model'}, like a mean teacher."
         findings.append(_finding(_modules(cut), Severity.INFO, message, [Evidence("copies", len(cut), "parameters")]))
     elif cut:
@@ -73,15 +76,15 @@ def held_by_optimizers(scene: Scene) -> set[str]:
     return {name for optimizer in scene.exhibit.optimizers for name in optimizer.parameters}
 
 
-def _taught_by(cut: list[str], trace: Trace, held: set[str]) -> str | None:
+def _taught_by(cut: list[str], trace: Trace) -> str | None:
     """The module of which all that is cut off is a copy, shape by shape; None: there is none.
 
     The weights of a mean (or momentum) teacher follow the other's and must not learn by themselves (Tarvainen & Valpola
     2017; He et al., MoCo, 2020).
     """
-    if not cut or held & set(cut):
+    if not cut:
         return None
-    shapes = {p.name: p.shape for p in trace.parameters}
+    shapes = {p.name: (p.shape, f"{p.norm:.6e}") for p in trace.parameters}
     learned = {p.name for p in trace.parameters if p.gradient is not None}
     prefix = ""
     for parts in zip(*(name.split(".")[:-1] for name in cut), strict=False):

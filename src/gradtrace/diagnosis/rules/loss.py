@@ -150,6 +150,8 @@ def _witness(layer: Op, view: View) -> Op | None:
         op = view.trace.ops[index]
         passed = [stats.norm for stats in op.passed if stats is not None]
         blocked = op.received is not None and op.received.norm > 0.0 and bool(passed) and not any(passed)
+        if op.factor is Factor.LOSS and op.activation is not None and op.activation.function == "relu" and blocked:
+            continue  # a hinge that every sample satisfies: it adds nothing to the loss, which is then not flat here
         squashed = op.activation is not None and op.activation.saturated_frac > SATURATED_MAJORITY
         if blocked or (squashed and (op.factor is Factor.LOSS or is_output(op, view))):
             return op

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.profile import is_layer, owner, place
 from gradtrace.diagnosis.rules.nonfinite import cause_of, finding_of
-from gradtrace.diagnosis.rules.units import dead_layers, is_first
+from gradtrace.diagnosis.rules.units import by_key, dead_layers, is_first
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.diagnosis.thresholds import (
     DIVERGED_FACTOR,
     HALF_FORMATS,
     INPUT_RMS,
+    SATURATED_MAJORITY,
     SUM_FACTOR,
     TARGET_RATIO,
     UPDATE_REPLACES,
@@ -63,7 +64,10 @@ def large_updates(training: Training) -> list[UpdateStats]:
 def diverged(training: Training) -> bool:
     """Whether the loss of the trial grew tenfold and stayed there (one spike that comes back is none)."""
     losses = [loss for loss in training.losses if math.isfinite(loss)]
-    return bool(losses) and max(losses[-2:]) - losses[0] > _tenfold(training)
+    if not losses or max(losses[-2:]) - losses[0] <= _tenfold(training):
+        return False
+    # at a minimum every step raises the loss, once; a step that overshoots does so again and again
+    return max(losses[-2:]) >= max(losses) or bool(large_updates(training))
 
 
 def spiked(training: Training) -> bool:
@@ -130,8 +134,11 @@ def _died(scene: Scene, training: Training) -> list[Finding]:
     """Layers that were alive at the start and are dead after the trial."""
     if training.after is None or not is_finite(training.after):
         return []
-    before = {(op.site.module, op.site.call) for op, _ in dead_layers(scene.traces)}
-    now = [(op, frac) for op, frac in dead_layers((training.after,)) if (op.site.module, op.site.call) not in before]
+    alive = {key: 1.0 - len(op.activation.dead_units) / max(op.activation.num_units, 1)
+             for key, op in by_key(scene.traces[0]).items() if op.activation is not None}  # fmt: skip
+    keys = {op.index: key for key, op in by_key(training.after).items()}
+    found = dead_layers((training.after,), rare=False)  # most of what was alive, on a batch alone, is not any more
+    now = [(op, frac) for op, frac in found if 1.0 - frac < SATURATED_MAJORITY * alive.get(keys[op.index], 1.0)]
     if not now:
         return []
     now.sort(key=lambda pair: (-pair[1], pair[0].sequence))
@@ -190,7 +197,8 @@ def target_distance(view: View) -> float:
             return 0.0
         if layer.forward.output_rms == 0.0:
             return 0.0  # an output layer that starts at zero has no scale yet
-        return 2.0 * abs(view.trace.loss) / (error.norm * math.sqrt(error.numel)) / layer.forward.output_rms
+        distance = 2.0 * abs(view.trace.loss) / (error.norm * math.sqrt(error.numel))
+        return distance / max(layer.forward.output_rms, 1.0)  # a last layer that starts small has no scale of its own
     return 0.0
 
 

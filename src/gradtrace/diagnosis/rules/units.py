@@ -6,6 +6,7 @@ close (but not so far that nothing could open them), and the output's own squash
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from gradtrace.diagnosis.thresholds import (
     ATTENTION_MIN_ROWS,
     CLOSED_GATE,
     DEAD_FRAC,
+    DEAD_SIGMAS,
     INPUT_RMS,
     MIN_SAMPLES,
     SATURATED_MAJORITY,
@@ -43,9 +45,10 @@ def judge(scene: Scene) -> list[Finding]:
     return [finding for finding in found if finding is not None]
 
 
-def dead_layers(traces: tuple[Trace, ...]) -> list[tuple[Op, float]]:
+def dead_layers(traces: tuple[Trace, ...], *, rare: bool = True) -> list[tuple[Op, float]]:
     """Ops most of whose units are dead on every sample of every trace, with the fraction."""
     common: dict[Key, set[int]] = {}
+    fired: Counter[Key] = Counter()
     found = {}
     for trace in traces:
         for key, op in by_key(trace).items():
@@ -53,6 +56,7 @@ def dead_layers(traces: tuple[Trace, ...]) -> list[tuple[Op, float]]:
             if a is None or a.function not in _DEADLY or op.factor is Factor.LOSS or not a.num_units:
                 continue
             common[key] = common.get(key, set(a.dead_units)) & set(a.dead_units)
+            fired[key] += round((1.0 - a.zero_frac) * a.num_samples * a.num_units)
             found[key] = (op, a)
     fracs = {key: len(common[key]) / a.num_units for key, (_, a) in found.items()}
     num_alike = sum(_samples_alike(fracs[key], a.num_units) for key, (_, a) in found.items())
@@ -61,9 +65,27 @@ def dead_layers(traces: tuple[Trace, ...]) -> list[tuple[Op, float]]:
         frac = fracs[key]
         least = DEAD_FRAC if _samples_differ(a) else dead_frac(a.num_units, num_alike)
         seen_enough = a.num_samples * len(traces) >= MIN_SAMPLES
-        if frac == 1.0 or (seen_enough and frac >= least):
+        if frac == 1.0 or (
+            seen_enough and frac >= max(least, _rare(fired[key], a.num_units, len(common[key])) if rare else 0.0)
+        ):
             layers.append((op, frac))
     return layers
+
+
+def _rare(num_fired: int, num_units: int, num_silent: int) -> float:
+    """The fraction of units that would be silent by chance if all fired as seldom as those that did fire.
+
+    How often a unit fires ~ Poisson(rate); those that fired show its zero-truncated mean, rate / (1 - exp(-rate)).
+    """
+    if num_units - num_silent < MIN_SAMPLES:
+        return 0.0
+    mean = num_fired / (num_units - num_silent)
+    low, rate = 0.0, mean
+    for _ in range(60):  # rate = mean * (1 - exp(-rate)), by bisection
+        middle = (low + rate) / 2
+        low, rate = (middle, rate) if mean * -math.expm1(-middle) > middle else (low, middle)
+    silent = math.exp(-rate)
+    return silent + DEAD_SIGMAS * math.sqrt(silent * (1.0 - silent) / num_units)
 
 
 def _dead(scene: Scene) -> Finding | None:
@@ -219,7 +241,11 @@ _BOUNDED = {"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign", "erf"}
 
 def gate_sites(view: View) -> set[tuple[str, str | None, str]]:
     """Where activations are gates, on any call: at the first step of a recurrence one may multiply a mere zero."""
-    return {_site(op) for op in view.trace.ops if op.activation is not None and is_gate(op, view)}
+    return {
+        _site(op)
+        for op in view.trace.ops
+        if op.activation is not None and (is_gate(op, view) or _of_parameter(op, view))
+    }
 
 
 def _site(op: Op) -> tuple[str, str | None, str]:
@@ -232,6 +258,17 @@ def is_gate(op: Op, view: View) -> bool:
         other = view.trace.ops[source]
         if other.name.startswith("Mul") and sum(target is not None for target in other.targets) > 1:
             return True
+    return False
+
+
+def _of_parameter(op: Op, view: View) -> bool:
+    """Whether an activation only keeps a parameter in bounds: softplus(rho) of a scale, sigmoid(a) of a mixture."""
+    target = op.targets[0] if op.targets else None
+    while target is not None:
+        below = view.trace.ops[target[0]]
+        if below.parameter is not None:
+            return True
+        target = below.targets[0] if below.factor is Factor.RESHAPE and len(below.targets) == 1 else None
     return False
 
 
