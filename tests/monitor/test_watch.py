@@ -103,6 +103,24 @@ def test_a_scaler_s_scale_is_taken_out_and_its_skips_are_told() -> None:
     assert 0.01 < np.nanmedian(norms) < 10
 
 
+def test_a_loop_without_an_optimizer_tells_its_steps() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(8, 4)
+    with gradtrace.watch(model) as watch:
+        for _ in range(5):
+            loss = model(torch.randn(16, 8)).square().mean()
+            loss.backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    assert parameter.grad is not None
+                    parameter -= 0.1 * parameter.grad
+                    parameter.grad = None
+            watch.step()
+    assert watch.run.steps.first.tolist() == [0, 1, 2, 3, 4]
+    assert np.isfinite(watch.run.steps.series(Series.GRADIENT_NORM)[0]).all()
+    assert np.isfinite(watch.run.steps.scalar(Scalar.LOSS)[0]).all()
+
+
 def test_several_optimizers_make_one_step() -> None:
     torch.manual_seed(0)
     _, _, watch = train(LOOPS["gan"](), 50, budget=10.0)

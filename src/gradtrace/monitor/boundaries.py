@@ -50,6 +50,7 @@ class Boundaries:
         self._handles: list[RemovableHandle] = []
         self._stepped: set[int] = set()
         self._depth = 0
+        self._is_listening = True
         for optimizer in optimizers:
             self._handles.append(optimizer.register_step_pre_hook(lambda one, *_: listener.before_step(one)))
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
@@ -60,6 +61,7 @@ class Boundaries:
 
     def remove(self) -> None:
         """Take every hook away."""
+        self._is_listening = False
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -73,7 +75,7 @@ class Boundaries:
 
         @functools.wraps(own)
         def stand_in(*args: Any, **kwargs: Any) -> Any:
-            return ours(own, *args, **kwargs) if self._handles else own(*args, **kwargs)
+            return ours(own, *args, **kwargs) if self._is_listening else own(*args, **kwargs)
 
         setattr(owner, name, stand_in)
         self._own.append((owner, name, own, stand_in))
