@@ -242,6 +242,21 @@ def test_a_rate_that_is_too_high_is_told_with_its_onset() -> None:
     assert 40 <= finding.step <= 45
 
 
+def test_a_weight_of_zeros_has_no_finite_update_ratio_and_is_healthy() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 4))
+    nn.init.zeros_(model[0].bias)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with gradtrace.watch(model, optimizer) as watch:
+        for _ in range(80):
+            x = torch.randn(32, 8)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), x[:, :4].argmax(1)).backward()
+            optimizer.step()
+    assert watch.diagnosis.findings == ()
+    assert not watch.run.steps.nonfinite.any()
+
+
 @pytest.mark.long
 def test_memory_stays_flat_over_20_000_steps() -> None:
     import resource

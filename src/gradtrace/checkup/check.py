@@ -107,14 +107,13 @@ def check(
 def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:
     import torch
 
-    given = (
-        [] if optimizer is None else [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
-    )
+    if optimizer is None:
+        return []
+    given: list[Any] = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
     for one in given:
         if not isinstance(one, torch.optim.Optimizer):
-            raise InputError(
-                f"optimizer must be a torch.optim.Optimizer or a list of them, but got {type(one).__name__}"
-            )
+            what = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
+            raise InputError(f"optimizer must be a torch.optim.Optimizer or a list of them, but got {what}")
     return given
 
 

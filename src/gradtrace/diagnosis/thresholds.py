@@ -135,5 +135,8 @@ SKIPPED_STEPS = 20
 SKIPPED_FRAC = 0.5
 """[fraction of the steps] Most: a healthy scaler doubles every 2000 steps and loses one."""
 
+SPIKE_WINDOW = 50
+"""[rows] that a norm is held against: their median has a standard error of 0.18 standard deviations."""
+
 SPIKE_CHANCE = 0.01
 """[probability] That the largest of n normal numbers exceeds sqrt(2 ln(n / p)) standard deviations is below p."""

@@ -269,7 +269,8 @@ class Watch:
         for (step, seconds, told, is_bad), values in self._ferry.arrived(wait=wait):
             scalars = values[: len(Scalar)]
             series = np.array(values[len(Scalar) :], np.float32).reshape(len(Series), -1)
-            bad = is_bad or (told and (math.isnan(scalars[0]) or any(map(math.isinf, values))))
+            loss, gradients = scalars[0], series[list(Series).index(Series.GRADIENT_NORM)]
+            bad = is_bad or (told and (not math.isfinite(loss) or bool(np.isinf(gradients).any())))
             self._writer.append(step, seconds, scalars, series, nonfinite=bad)
             if self._feed:
                 self._feed.step(step, self._watched.names, scalars, series)
@@ -302,7 +303,7 @@ class Watch:
             over_time = [f for f in found if f.symptom is Symptom.NONFINITE]
             found = [f for f in found if f not in over_time]
             fast = any(f.cause is Cause.LEARNING_RATE for f in over_time)
-            ran_away = fast and self._nonfinite.cause is Cause.LARGE_WEIGHTS  # what grew did so step by step
+            ran_away = fast and self._nonfinite.cause in (Cause.LARGE_WEIGHTS, Cause.UNSAFE_OP)  # step by step
             found.insert(0, replace(self._nonfinite, cause=Cause.LEARNING_RATE) if ran_away else self._nonfinite)
         if self._traces and self._nonfinite is None:
             found += judge(Exhibit(traces=(self._traces[-1],), optimizers=self._header.optimizers)).findings

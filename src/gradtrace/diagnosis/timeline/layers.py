@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradtrace.diagnosis.profile import owner
-from gradtrace.diagnosis.thresholds import CLEAR_DECADES, SPIKE_CHANCE
+from gradtrace.diagnosis.thresholds import CLEAR_DECADES, SPIKE_CHANCE, SPIKE_WINDOW
 from gradtrace.diagnosis.timeline.losses import last_rows
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Scalar, Series
@@ -96,22 +96,26 @@ def _spikes(run: Run) -> Finding | None:
     """Single steps far above the rest: a robust z-score of log norms, beyond what so many normal ones would reach."""
     _, high = run.steps.scalar(Scalar.GRADIENT_NORM)
     known = np.flatnonzero(np.isfinite(high) & (high > 0.0))
-    if len(known) < 50:
+    if len(known) <= SPIKE_WINDOW:
         return None
     logs = np.log10(high[known])
-    spread = 1.4826 * np.median(np.abs(logs - np.median(logs)))
-    limit = math.sqrt(2.0 * math.log(len(known) / SPIKE_CHANCE)) * max(spread, 0.05)
-    spikes = known[logs - np.median(logs) > max(limit, 1.0)]
+    before = np.lib.stride_tricks.sliding_window_view(logs[:-1], SPIKE_WINDOW)
+    above = logs[SPIKE_WINDOW:] - np.median(before, axis=1)  # the norm drifts: each row against those before it
+    spread = max(1.4826 * float(np.median(np.abs(above - np.median(above)))), 0.05)
+    limit = max(math.sqrt(2.0 * math.log(len(above) / SPIKE_CHANCE)) * spread, 1.0)
+    found = SPIKE_WINDOW + np.flatnonzero(above > limit)
+    spikes = known[found]
     if not len(spikes):
         return None
-    worst = int(spikes[np.argmax(high[spikes])])
+    place = int(found[np.argmax(above[found - SPIKE_WINDOW])])
+    worst, usual = int(known[place]), 10 ** float(np.median(logs[place - SPIKE_WINDOW : place]))
     return Finding(
         symptom=Symptom.EXPLODING,
         cause=Cause.LEARNING_RATE,
         where=("",),
         severity=Severity.INFO,
         message=f"The gradient norm spikes in {len(spikes)} rows, most at step {int(run.steps.first[worst])}: "
-        f"{high[worst]:.3g} where {10 ** float(np.median(logs)):.3g} is usual. Clipping keeps such steps small.",
+        f"{high[worst]:.3g} where {usual:.3g} was usual. Clipping keeps such steps small.",
         evidence=(Evidence("largest norm", float(high[worst])), Evidence("spikes", float(len(spikes)), "rows")),
         remedies=remedies_for(Symptom.EXPLODING, Cause.LEARNING_RATE),
         step=int(run.steps.first[worst]),
