@@ -60,10 +60,11 @@ def test_an_error_of_gradtrace_that_a_script_called_stays_whole():
     assert any("/gradtrace/measure/" in file for file in before)
 
 
-def test_the_end_that_the_watch_was_asked_for_shows_the_script():
-    scope: dict[str, object] = {"NonfiniteError": NonfiniteError}
-    exec(compile("def stop():\n    raise NonfiniteError('NaN at step 3')", WATCH, "exec"), scope)
-    with pytest.raises(NonfiniteError) as caught:
+@pytest.mark.parametrize("kind", [NonfiniteError, KeyboardInterrupt])
+def test_where_the_script_was_when_the_watch_ended_it_or_ctrl_c_came(kind):
+    scope: dict[str, object] = {"error": kind()}
+    exec(compile("def stop():\n    raise error", WATCH, "exec"), scope)
+    with pytest.raises(kind) as caught:
         scope["stop"]()
     clean(caught.value)
     assert files_of(caught.value)[-1] == __file__

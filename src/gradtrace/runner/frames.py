@@ -25,20 +25,22 @@ def clean(error: BaseException) -> None:
         if one is None or id(one) in done:
             continue
         done.add(id(one))
-        one.__traceback__ = _without_ours(one.__traceback__, meant=isinstance(one, NonfiniteError))
+        one.__traceback__ = _without_ours(
+            one.__traceback__, elsewhere=isinstance(one, NonfiniteError | KeyboardInterrupt)
+        )
         waiting += [one.__cause__, one.__context__]
         if isinstance(one, BaseExceptionGroup):
             waiting += one.exceptions
 
 
-def _without_ours(traceback: TracebackType | None, *, meant: bool) -> TracebackType | None:
-    """`meant`: the watch raised it to end the script, which sees where it was, not where in the watch."""
+def _without_ours(traceback: TracebackType | None, *, elsewhere: bool) -> TracebackType | None:
+    """`elsewhere`: what matters is where the script was, even if it was raised within the watch."""
     frames = []
     while traceback is not None:
         frames.append(traceback)
         traceback = traceback.tb_next
     ours: tuple[str, ...] = (_RUNNER,)
-    if meant or (frames and not _file(frames[-1]).startswith(_WATCH)):
+    if elsewhere or (frames and not _file(frames[-1]).startswith(_WATCH)):
         ours += _WATCH
     cleaned = None
     for one in reversed(frames):
