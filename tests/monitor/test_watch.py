@@ -121,6 +121,20 @@ def test_a_loop_without_an_optimizer_tells_its_steps() -> None:
     assert np.isfinite(watch.run.steps.scalar(Scalar.LOSS)[0]).all()
 
 
+def test_the_training_of_another_model_is_none_of_its_business() -> None:
+    torch.manual_seed(0)
+    mine, other = nn.Linear(8, 4), nn.Linear(8, 4)
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (mine, other)]
+    with gradtrace.watch(mine, optimizers[0]) as watch:
+        for _ in range(4):
+            for model, optimizer, factor in zip((mine, other), optimizers, (1.0, 1e6), strict=True):
+                optimizer.zero_grad()
+                (factor * model(torch.randn(16, 8)).square().mean()).backward()
+                optimizer.step()
+    assert len(watch.run.steps.first) == 4
+    assert (watch.run.steps.scalar(Scalar.LOSS)[1] < 10).all()
+
+
 def test_several_optimizers_make_one_step() -> None:
     torch.manual_seed(0)
     _, _, watch = train(LOOPS["gan"](), 50, budget=10.0)

@@ -109,6 +109,7 @@ class Watch:
         self._stepped: set[int] = set()
         self._active: set[int] = set()
         self._usual_backwards = 1
+        self._arrivals: list[tuple[int, int]] = []
         self._last_update = -UPDATES_EVERY
         self._is_bad = self._is_left_out = False
         self._closed = False
@@ -174,6 +175,7 @@ class Watch:
     def before_backward(self, roots: Sequence[Tensor], create_graph: bool) -> None:
         """The loss is known, the gradients are not."""
         loss = roots[0]
+        self._arrivals = self._watched.arrivals()
         if loss.device.type == "cpu" and loss.numel() == 1:
             value = float(loss.detach())
             if math.isnan(value) or (math.isinf(value) and self._scale is None):  # a scaler lets go of its own Infs
@@ -183,6 +185,8 @@ class Watch:
 
     def after_backward(self, roots: Sequence[Tensor]) -> None:
         """The gradients are there, and nobody has clipped them yet."""
+        if self._arrivals == self._watched.arrivals():
+            return  # of another model
         scale = self._scale
         self._tally.add_loss(roots[0], scale)
         if self._sample is not None and (trace := self._sample.after_backward(scale)) is not None:

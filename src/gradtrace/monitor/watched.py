@@ -50,6 +50,10 @@ class Watched:
             for i, (name, p) in enumerate(zip(self.names, self.parameters, strict=True))
         )
 
+    def arrivals(self) -> list[tuple[int, int]]:
+        """What differs after a backward pass that brought any of the parameters a gradient."""
+        return [(id(p.grad), -1 if p.grad is None else p.grad._version) for p in self.parameters]
+
     def held_by(self, optimizer: Optimizer) -> list[int]:
         """Columns of the parameters that `optimizer` moves."""
         held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
