@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 import sqlite3
 import threading
@@ -91,7 +92,7 @@ class RunWriter:
         self._finished = False
         self._connection: sqlite3.Connection | None = None
         self._disk = Ladder(capacity_for(len(header.parameters)))
-        self._last_flush = time.monotonic()
+        self._last_flush = -math.inf  # the first step is written at once
         self.next_step = 0
         """One after the last step that the file held already."""
         if self.path is not None:
