@@ -47,7 +47,7 @@ def test_training_is_bit_for_bit_the_same(name: str) -> None:
     assert [x for x in losses if not math.isnan(x)] == [x for x in watched if not math.isnan(x)]
     assert all(torch.equal(a, b) for a, b in zip(tensors, seen, strict=True))
     assert watch.run.notes == ()
-    assert watch._traces
+    assert watch.diagnosis.traces
     assert int(watch.run.steps.count.sum()) >= NUM_STEPS - 1
 
 
@@ -153,7 +153,7 @@ def test_a_whole_trace_of_a_training_step_agrees_with_one_of_our_own() -> None:
     with gradtrace.watch(model, optimizer) as watch:
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
-    (found,) = watch._traces
+    (found,) = watch.diagnosis.traces
     assert found.loss == expected.loss
     assert [op.name for op in found.ops] == [op.name for op in expected.ops]
     assert [op.received for op in found.ops] == [op.received for op in expected.ops]

@@ -1,179 +1,170 @@
 """The flight recorder: where was the first NaN or Inf born, in the step that has just brought it?
 
-Of the last step are kept: what the watched module was called with, the random state before, and the gradient that
-reached its output. With the weights still as they were, forward and backward run again under the microscope
-(`gradtrace.trace` with ``values=True``), without the user's loss. Where the module's output is finite and the gradient
-that came to it is not, the loss is to blame.
+The calls of the step are gone through in their order. The first whose own numbers are not finite, although what it was
+given is, is run again under the microscope (`replay`). Where all are finite, the loss's tape is read (`loss_tape`).
+A gradient is followed the other way: from the loss, whose part is known by what reached the models' outputs, down.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from gradtrace.diagnosis.rules.nonfinite import finding_of
-from gradtrace.measure.trace import trace
+from gradtrace.monitor.loss_tape import Suspect, site_on, suspects, value_of
+from gradtrace.monitor.replay import replay
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
-from gradtrace.tape.dataflow import tensors_in
-from gradtrace.tape.graph import walk
-from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Iterable, Sequence
 
-    from gradtrace.records.trace import Trace
+    from torch import Tensor
 
-MAX_BYTES = 256 * 2**20
-"""Inputs larger than that are not held on to for the sake of a replay."""
-
-
-@dataclass(slots=True)
-class Kept:
-    """What a replay of one forward call needs; inputs by reference, with their versions."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    versions: tuple[int, ...]
-    random_state: Tensor
-    output: Any = None
-    gradients: dict[int, Tensor] = field(default_factory=dict)
+    from gradtrace.monitor.calls import Call, Calls
+    from gradtrace.records.trace import Op, Trace
 
 
 class FlightRecorder:
-    """Keeps the last call of one module."""
+    """Explains one step: `before_backward`, then, if it went wrong, `explain`."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._kept: Kept | None = None
-        self._handles = [
-            model.register_forward_pre_hook(self._before, with_kwargs=True),
-            model.register_forward_hook(self._after),
-        ]
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._suspects: list[Suspect] = []
 
-    def close(self) -> None:
-        """Take the hooks away and let go of what is kept."""
-        while self._handles:
-            self._handles.pop().remove()
-        self._kept = None
+    def before_backward(self, loss: Tensor, *, is_finite: bool) -> None:
+        """Hold on to what the ops of the loss saved; of a loss that is not finite, to that of the whole tape."""
+        last = self._calls.last_number
+        if is_finite:
+            self._suspects = suspects(loss, last) if last >= 0 else []
+        else:
+            self._suspects = suspects(loss, -1, most=None)
 
     def forget(self) -> None:
-        """The weights have changed: no replay from before."""
-        self._kept = None
+        """The pass went well."""
+        self._suspects = []
 
-    def _before(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
-        if not torch.is_grad_enabled():
-            return
-        tensors = tensors_in((args, kwargs))
-        if sum(t.nbytes for t in tensors if t.layout is torch.strided) > MAX_BYTES:
-            self._kept = None
-            return
-        self._kept = Kept(args, kwargs, tuple(t._version for t in tensors), torch.get_rng_state())
+    def explain(self, loss: Tensor, step: int, ops: Sequence[Op]) -> tuple[Finding, Trace | None]:
+        """The finding, and the trace of the replay, if there was one; `ops` are those of the latest sample."""
+        value = value_of(loss)
+        found = self._in_a_call(forward=not math.isfinite(value))
+        if isinstance(found, Finding):
+            return replace(found, step=step, message=f"At step {step}: {found.message}"), None
+        if found is not None:
+            label, trace = found
+            return _labelled(finding_of(trace, step), label, step), trace
+        return self._in_the_loss(loss, step, ops), None
 
-    def _after(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        kept = self._kept
-        if kept is None or not torch.is_grad_enabled():
-            return
-        kept.output = output
-        gradients = kept.gradients
-        for index, tensor in enumerate(tensors_in(output)):
-            if tensor.requires_grad and tensor.is_floating_point():
-                tensor.register_hook(lambda gradient, index=index: gradients.__setitem__(index, gradient.detach()))
+    def _in_a_call(self, *, forward: bool) -> tuple[str, Trace] | Finding | None:
+        calls = [call for call in self._calls.held if call.is_intact]
+        for call in calls:
+            if any(t.grad_fn is None and not _is_number(t) for t in call.inputs):
+                return _of_the_batch(call)
+        if forward:
+            for call in calls:
+                if not math.isfinite((trace := replay(call, seeds=False)).loss):
+                    return call.label, trace
+            return None
+        for call in reversed(calls):
+            if call.gradients and all(map(_is_finite, call.gradients.values())):
+                trace = replay(call, seeds=True)
+                if trace.nonfinite is not None:
+                    return call.label, trace
+        return None
 
-    def explain(self, loss: Tensor, step: int) -> tuple[Finding, Trace | None]:
-        """The finding for a loss or gradient that is not finite, and the trace of the replay."""
-        kept = self._kept
-        if kept is None:
-            return _unexplained(loss, step, "the module's inputs were not kept"), None
-        if tuple(t._version for t in tensors_in((kept.args, kept.kwargs))) != kept.versions:
-            return _unexplained(loss, step, "its inputs were changed in place since"), None
-        outputs = [t for t in tensors_in(kept.output) if t.is_floating_point()]
-        born_inside = not all(bool(torch.isfinite(t).all()) for t in outputs)
-        arrived = [bool(torch.isfinite(g).all()) for g in kept.gradients.values()]
-        if not born_inside and (not arrived or not all(arrived)):
-            return _of_the_loss(loss, step), None
-        found = self._replay(kept, seeds=not born_inside)
-        return replace(finding_of(found, step), message=f"At step {step}: {finding_of(found, step).message}"), found
-
-    def _replay(self, kept: Kept, *, seeds: bool) -> Trace:
-        def total(model: nn.Module, batch: tuple[Any, Any]) -> Tensor:
-            torch.set_rng_state(kept.random_state)
-            output = tensors_in(model(*batch[0], **batch[1]))
-            parts = [
-                (t * (kept.gradients[i] if seeds and i in kept.gradients else 1.0)).sum()
-                for i, t in enumerate(output)
-                if t.requires_grad and t.is_floating_point() and (not seeds or i in kept.gradients)
-            ]
-            return torch.stack([part.float() for part in parts]).sum()
-
-        return trace(self._model, total, (kept.args, kept.kwargs), values=True)
+    def _in_the_loss(self, loss: Tensor, step: int, ops: Sequence[Op]) -> Finding:
+        value = value_of(loss)
+        forward = not math.isfinite(value)
+        arrived = [gradient for call in self._calls.held for gradient in call.gradients.values()]
+        if not self._calls.held:
+            why = "the model's inputs were not kept"
+        elif not all(call.is_intact for call in self._calls.held):
+            why = "the model's inputs were changed in place since"
+        elif not forward and arrived and all(map(_is_finite, arrived)):
+            why = "run again, the model's own backward pass is finite"
+        else:
+            why = ""
+        guilty = [(suspect, guilt) for suspect in self._suspects if (guilt := suspect.guilt) is not None]
+        if not guilty:
+            return _unexplained(value, step, why) if why else _of_the_loss(value, step, "", "", None, Cause.UNSAFE_OP)
+        suspect, guilt = guilty[-1 if forward else 0]
+        site = site_on(loss, suspect, ops)
+        if why and site.module is None and not site.source and self._calls.held:
+            return _unexplained(value, step, why)
+        return _of_the_loss(value, step, guilt.words, site.source, site.module, guilt.cause)
 
 
-def _of_the_loss(loss: Tensor, step: int) -> Finding:
-    """The module's output is finite: an op between it and the loss is evaluated where it must not be."""
-    op = _singular_op(loss)
-    where = f" {op[0].upper()}{op[1:]}." if op else ""
-    value = float(loss.detach())
-    what = f"the loss is {value}" if not math.isfinite(value) else "the gradient that the loss sends back is not finite"
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.detach()).all())
+
+
+def _is_number(tensor: Tensor) -> bool:
+    """Whether a tensor of the batch is finite, or a mask of zeros and -inf, as attention takes it."""
+    if _is_finite(tensor):
+        return True
+    strange = ~torch.isfinite(tensor)
+    return bool((tensor[strange] == -math.inf).all()) and not bool(tensor[~strange].any())
+
+
+def _labelled(finding: Finding, label: str, step: int) -> Finding:
+    """Module paths as the whole watch has them."""
+    where = finding.where
+    if label:
+        where = tuple(path if path == "loss" else f"{label}.{path}" if path else label for path in where)
+    among = f" (in {label})" if label else ""
+    return replace(finding, where=where, message=f"At step {step}{among}: {finding.message}")
+
+
+def _of_the_batch(call: Call) -> Finding:
+    which = [i for i, t in enumerate(call.inputs) if t.grad_fn is None and not _is_number(t)]
+    name = call.label or "the model"
     return Finding(
         symptom=Symptom.NONFINITE,
-        cause=Cause.UNSAFE_OP,
-        where=("loss",),
+        cause=Cause.INPUT_SCALE,
+        where=(call.label,),
         severity=Severity.CRITICAL,
-        message=f"At step {step} {what}, although the model's output is finite: it was born in the loss.{where}",
+        message=f"The batch itself holds NaN or Inf: input {_listed(i + 1 for i in which)} of {name}.",
+        evidence=(Evidence("inputs that are not finite", float(len(which)), "tensors"),),
+        remedies=remedies_for(Symptom.NONFINITE, Cause.INPUT_SCALE),
+    )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _of_the_loss(value: float, step: int, words: str, source: str, module: str | None, cause: Cause) -> Finding:
+    """An op behind the models' outputs (`module` None), or of a model none of whose calls was seen."""
+    forward = not math.isfinite(value)
+    what = f"the loss is {value}" if forward else "the loss is finite, the gradient that it sends back is not"
+    place = "in the loss, the model's output is finite" if module is None else f"in {module or 'the model'}"
+    at = f" ({source})" if source else ""
+    op = f": {words}{at}" if words else ""
+    return Finding(
+        symptom=Symptom.NONFINITE,
+        cause=cause,
+        where=("loss" if module is None else module,),
+        severity=Severity.CRITICAL,
+        message=f"At step {step} {what}; it was born in the {'forward' if forward else 'backward'} pass {place}{op}.",
         evidence=(Evidence("loss", value),),
-        remedies=remedies_for(Symptom.NONFINITE, Cause.UNSAFE_OP),
-        source="",
+        remedies=remedies_for(Symptom.NONFINITE, cause),
+        source=source,
         step=step,
     )
 
 
-_SINGULAR: dict[str, tuple[str, Callable[[Tensor], Tensor], str]] = {
-    "Log": ("_saved_self", lambda x: x <= 0, "the logarithm of a number that is not positive"),
-    "Log2": ("_saved_self", lambda x: x <= 0, "the logarithm of a number that is not positive"),
-    "Log10": ("_saved_self", lambda x: x <= 0, "the logarithm of a number that is not positive"),
-    "Log1P": ("_saved_self", lambda x: x <= -1, "log1p of -1 or less"),
-    "Sqrt": ("_saved_result", lambda y: ~(y > 0), "the square root of zero, whose derivative is infinite, or of less"),
-    "Rsqrt": ("_saved_result", lambda y: ~torch.isfinite(y), "the reciprocal square root of zero or of less"),
-    "Reciprocal": ("_saved_result", lambda y: ~torch.isfinite(y), "a division by zero"),
-    "Div": ("_saved_other", lambda x: x == 0, "a division by zero"),
-    "Exp": ("_saved_result", lambda y: ~torch.isfinite(y), "an exponential that overflows"),
-    "LinalgVectorNorm": ("_saved_result", lambda y: y == 0, "the norm of a vector of zeros"),
-    "Acos": ("_saved_self", lambda x: x.abs() >= 1, "acos at 1 or beyond"),
-    "Asin": ("_saved_self", lambda x: x.abs() >= 1, "asin at 1 or beyond"),
-    "Pow": ("_saved_self", lambda x: x == 0, "a power of zero"),
-}
-"""Ops with a singularity: what the tape saved of them, where it is singular, and in words."""
-
-
-def _singular_op(loss: Tensor) -> str:
-    """Of the ops behind the loss, the first (in the order of the forward pass) that stands at its singularity."""
-    if loss.grad_fn is None:
-        return ""
-    for node in reversed(walk([loss.grad_fn]).nodes):
-        saved, is_singular, words = _SINGULAR.get(base_name(node.name()), ("", None, ""))
-        with contextlib.suppress(AttributeError, RuntimeError):
-            value = getattr(node, saved) if saved else None
-            if is_singular is not None and isinstance(value, torch.Tensor) and bool(is_singular(value.detach()).any()):
-                return words
-    return ""
-
-
-def _unexplained(loss: Tensor, step: int, why: str) -> Finding:
+def _unexplained(value: float, step: int, why: str) -> Finding:
     return Finding(
         symptom=Symptom.NONFINITE,
         cause=Cause.UNSAFE_OP,
         where=("",),
         severity=Severity.CRITICAL,
         message=f"At step {step} the loss or a gradient is not finite; where it was born cannot be told: {why}.",
-        evidence=(Evidence("loss", float(loss.detach())),),
+        evidence=(Evidence("loss", value),),
         remedies=remedies_for(Symptom.NONFINITE, Cause.UNSAFE_OP),
         step=step,
     )

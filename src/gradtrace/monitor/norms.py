@@ -1,80 +1,67 @@
-"""The numbers of every step, by fused kernels on the device: norms of gradients, weights and updates.
+"""Norms of many tensors at once: one fused kernel a device and format, and right at both ends of float32's range.
 
-Nothing waits for the device: its numbers are copied to the host in the background and read some steps later.
+A sum of squares in float32 loses what is below 1e-19 and overflows above 1e+19. Where looking costs nothing (on the
+CPU), norms at either end are taken again in float64: a gradient of 1e-25 is vanishing, and not zero.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from torch import Tensor
+SMALLEST_SAFE = 1e-15
+"""Squares of entries that matter to such a norm are still normal numbers of float32 (above 1e-38)."""
 
-
-@dataclass(slots=True)
-class Ferry:
-    """Carries small tensors to the host: at once from the CPU, without waiting from elsewhere."""
-
-    _under_way: deque[tuple[Any, Tensor, Any]] = field(default_factory=deque)
-
-    def send(self, what: Any, tensor: Tensor) -> None:
-        """`tensor` will arrive under the name `what`."""
-        if tensor.device.type == "cpu":
-            self._under_way.append((what, tensor, None))
-            return
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
-        host.copy_(tensor, non_blocking=True)
-        arrived = torch.cuda.Event() if tensor.device.type == "cuda" else None
-        if arrived is not None:
-            arrived.record()
-        self._under_way.append((what, host, arrived))
-
-    def arrived(self, *, wait: bool = False) -> Iterator[tuple[Any, list[float]]]:
-        """What is there by now, in the order it was sent; `wait` for all."""
-        while self._under_way:
-            what, host, event = self._under_way[0]
-            if event is not None and not event.query():
-                if not wait:
-                    return
-                event.synchronize()
-            self._under_way.popleft()
-            yield what, host.reshape(-1).tolist()
+_LARGEST = torch.finfo(torch.float32).max
+_ACCUMULATE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @torch.no_grad()
 def norms(tensors: Sequence[Tensor | None]) -> Tensor:
     """The norm of each as one vector, on the device of the first: NaN where there is none, Inf where it holds a NaN.
 
-    >>> norms([torch.tensor([3.0, 4.0]), None, torch.tensor([float("nan")])])
-    tensor([5., nan, inf])
+    >>> norms([torch.tensor([3.0, 4.0]), None, torch.tensor([float("nan")]), torch.tensor([3e-25, 4e-25])])
+    tensor([5.0000e+00,        nan,        inf, 5.0000e-25])
     """
-    given = [(i, _plain(t)) for i, t in enumerate(tensors) if t is not None and t.numel()]
-    device = given[0][1].device if given else torch.device("cpu")
+    groups: dict[tuple[torch.device, torch.dtype], tuple[list[int], list[Tensor]]] = {}
+    for i, tensor in enumerate(tensors):
+        if tensor is None:
+            continue
+        if tensor.dtype not in _FLOATS or tensor.layout is not torch.strided or type(tensor) not in _PLAIN:
+            tensor = _plain(tensor)
+        places, members = groups.setdefault((tensor.device, tensor.dtype), ([], []))
+        places.append(i)
+        members.append(tensor)
+    each = [(places, _fused(members, dtype)) for (_, dtype), (places, members) in groups.items()]
+    if len(each) == 1 and len(each[0][0]) == len(tensors):
+        return each[0][1]
+    device = each[0][1].device if each else torch.device("cpu")
     found = torch.full((len(tensors),), math.nan, device=device)
-    groups: dict[torch.device, list[tuple[int, Tensor]]] = {}
-    for i, tensor in given:
-        groups.setdefault(tensor.device, []).append((i, tensor))
-    for group in groups.values():
-        each = _each([t for _, t in group]).to(device)
-        each = torch.where(torch.isnan(each), math.inf, each)
-        if len(group) == len(tensors):
-            return each
-        found[torch.tensor([i for i, _ in group], device=device)] = each
+    for places, values in each:
+        found[torch.tensor(places, device=device)] = values.to(device)
     return found
 
 
-def _each(tensors: list[Tensor]) -> Tensor:
-    """One fused kernel; squares that overflow float32 are summed again in float64, where looking costs nothing."""
-    found = torch.stack([norm.float() for norm in torch._foreach_norm(tensors)])
-    if found.device.type == "cpu" and not bool(torch.isfinite(found).all()):
-        found = torch.stack([torch.linalg.vector_norm(tensor, dtype=torch.float64).float() for tensor in tensors])
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _fused(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
+    found = torch.stack(torch._foreach_norm(tensors, 2, dtype=_ACCUMULATE.get(dtype))).float()
+    if found.device.type != "cpu":
+        return torch.where(torch.isnan(found), math.inf, found)
+    host = found.numpy()
+    if not (host.min(initial=1.0) >= SMALLEST_SAFE and host.max(initial=1.0) <= _LARGEST):
+        for i, norm in enumerate(host.tolist()):
+            if not SMALLEST_SAFE <= norm <= _LARGEST:
+                exact = float(torch.linalg.vector_norm(tensors[i], dtype=torch.float64))
+                host[i] = min(exact, _LARGEST) if math.isfinite(exact) else math.inf
     return found
 
 
@@ -84,4 +71,4 @@ def _plain(tensor: Tensor) -> Tensor:
     local = getattr(tensor, "to_local", None)
     tensor = local() if local is not None else tensor
     tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return tensor if tensor.is_floating_point() and tensor.element_size() > 1 else tensor.float()
+    return tensor if tensor.dtype in _FLOATS else tensor.float()

@@ -1,7 +1,7 @@
 """A whole trace of a real training step: hooks for that step alone, numbers and gradients as they would be without.
 
-The recorder is active inside of the watched modules' own forward calls (a function mode that outlived one could be left
-in the wrong order by the user's contexts); ops of the loss are on the tape all the same, and known by their nodes.
+The recorder is active from the first call of a watched module to the backward pass, so that the ops of the loss have
+their source lines too. In between it lies below the function modes of the user, which come and go above it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from gradtrace.measure.session import Backward, Forward, batch_size_of
 from gradtrace.measure.trace import environment
 from gradtrace.measure.untouched import paused_collection
 from gradtrace.tape.graph import Graph, release, walk
+from gradtrace.tape.private import lift_mode, sink_mode
 from gradtrace.tape.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -41,45 +42,40 @@ class Sample:
         self._deferred = Deferred()
         self._observer = ForwardObserver(self._deferred)
         self._recorder = Recorder(model, self._observer)
-        self._depth = 0
         self._batch_size: int | None = None
         self._under_way: tuple[Forward, GradientTap] | None = None
         self._handles: list[RemovableHandle] = []
         for root in roots:
             self._handles.append(root.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True))
-            self._handles.append(root.register_forward_hook(self._leave, always_call=True))
 
     def close(self) -> None:
-        """Take every hook away."""
+        """Take every hook away; more than once does no harm."""
         while self._handles:
             self._handles.pop().remove()
-        if self._depth:
-            self._depth = 0
-            self._recorder.__exit__(None, None, None)
+        self._leave_recorder()
         if self._under_way is not None:
             self._under_way[1].__exit__(None, None, None)
             self._under_way = None
 
     def _enter(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
         begun = time.perf_counter()
-        self._depth += 1
-        if self._depth == 1 and torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not self._recorder.entered and self._under_way is None:
             self._batch_size = self._batch_size or batch_size_of((args, kwargs))
             self._recorder.__enter__()
+            sink_mode(self._recorder)
         self.seconds += time.perf_counter() - begun
 
-    def _leave(self, _module: nn.Module, _args: Any, _output: Any) -> None:
-        begun = time.perf_counter()
-        self._depth = max(0, self._depth - 1)
-        if not self._depth and self._recorder.entered:
+    def _leave_recorder(self) -> None:
+        if self._recorder.entered:
             self._recorder.__exit__(None, None, None)
-        self.seconds += time.perf_counter() - begun
+        lift_mode(self._recorder)  # ``loss.backward`` is a torch function itself: torch puts back the mode it calls
 
     def before_backward(self, loss: Tensor) -> None:
         """Hook every node behind `loss`."""
+        begun = time.perf_counter()
+        self._leave_recorder()
         if loss.grad_fn is None or not self._recorder.visits:
             return
-        begun = time.perf_counter()
         graph = walk([loss.grad_fn])
         forward = Forward(
             self._model, loss, self._recorder, self._observer, self._deferred, self._batch_size, graph, {}
@@ -104,7 +100,7 @@ class Sample:
             names = [node.name() for node in forward.graph.nodes]
             tape = describe(forward, self._model)
             backward = Backward(forward.graph, names, tap, {})
-            notes = ["of a training step; functions of the loss are known by their nodes only"]
+            notes = ["of a training step"]
             notes += [f"the loss was scaled by {float(scale):g}"] if scale is not None else []
             trace = assemble(self._model, forward, backward, tape, "loss", tuple(notes), environment())
             forward.graph = Graph((), (), {})

@@ -1,23 +1,36 @@
-"""When to take a whole trace, so that looking costs no more than its budget?
+"""When to measure, so that looking costs no more than its budget?
 
-Norms are taken at every step. Whole traces are wanted at steps 0, 1, 2, 4, 8, ... (early faults show early)
-and then as often as the budget allows: one is taken where all that was spent, with its own expected cost, stays within
-`budget` times the time trained so far; the first three are on credit.
+Three things cost: the gradients' norms, wanted at every step; weights and updates, wanted at steps 0, 1, 2, 4, 8, ...
+and then every tenth; and whole traces, wanted at steps 0, 1, 2, 4, 8, ... and then as often as can be. Each is done
+where what it took so far stays within its share of the allowance
+
+    allowance(t) = budget (t + CREDIT_S / (1 + t / (2 CREDIT_S)))        t: seconds since the run began
+
+which lends half a second (at 2 %) to the beginning, where most faults lie, and takes it back by and by.
 """
 
 from __future__ import annotations
 
 import time
 
-GRACE = 3
-"""Traces taken on credit: without them nothing would be known of the beginning, where most faults lie."""
+TRACES_ON_CREDIT = 3
+"""Without them nothing would be known of the beginning of a run whose single steps take long."""
+
+CREDIT_S = 25.0
+"""[seconds of training] That early on, what they allow may be spent in advance."""
+
+UPDATES_EVERY = 10
+"""[steps] Between two measurements of weights and updates, which need a copy of the weights."""
+
+SHARES = {"norms": 0.6, "updates": 0.2, "findings": 0.1, "trace": 1.0}
+"""[fraction of the allowance] Each may take up to; all together no more than one."""
 
 
 class Budget:
     """Keeps the account of one run.
 
     >>> budget = Budget(0.02, clock=iter(range(100)).__next__)
-    >>> budget.traced(0, 1.0)
+    >>> budget.spend("trace", 1.0, step=0)
     >>> budget.may_trace(1), budget.may_trace(3)
     (True, False)
     """
@@ -27,35 +40,58 @@ class Budget:
         self._every = every
         self._clock = clock
         self._begun = clock()
-        self._spent = {"norms": 0.0, "trace": 0.0}
-        self._last = {"norms": 0.0, "trace": 0.0}
+        self._spent = dict.fromkeys(SHARES, 0.0)
+        self._last = dict.fromkeys(SHARES, 0.0)
         self._num_traces = 0
-        self._last_trace = -1
+        self._last_step = dict.fromkeys(SHARES, -UPDATES_EVERY)
 
-    def spend(self, what: str, seconds: float) -> None:
-        """`seconds` went into 'norms' or a 'trace'."""
+    def spend(self, what: str, seconds: float, step: int) -> None:
+        """`seconds` went at `step` into one of `SHARES`."""
         self._spent[what] += seconds
-        self._last[what] = seconds
+        if step == self._last_step[what]:
+            self._last[what] += seconds
+            return
+        self._last[what], self._last_step[what] = seconds, step
+        self._num_traces += what == "trace"
 
-    def traced(self, step: int, seconds: float) -> None:
-        """A whole trace was taken at `step`."""
-        self.spend("trace", seconds)
-        self._num_traces += 1
-        self._last_trace = step
+    def may_measure(self) -> bool:
+        """Whether the gradients' norms fit."""
+        return self._fits("norms")
+
+    def may_update(self, step: int) -> bool:
+        """Whether weights and updates are wanted at `step`, and fit."""
+        due = is_early(step) or step - self._last_step["updates"] >= UPDATES_EVERY
+        return due and self._fits("updates")
 
     def may_trace(self, step: int) -> bool:
         """Whether a whole trace is wanted at `step`, and fits."""
-        early = step & (step - 1) == 0  # 0, 1, 2, 4, 8, ...
-        due = self._every is not None and step - self._last_trace >= self._every
-        affordable = sum(self._spent.values()) + self._last["trace"] <= self.frac * self._elapsed()
         if self._every is not None:
-            return due or (early and step < self._every)
-        return (early and self._num_traces < GRACE) or affordable
+            return step - self._last_step["trace"] >= self._every or (is_early(step) and step < self._every)
+        return (is_early(step) and self._num_traces < TRACES_ON_CREDIT) or self._fits("trace")
+
+    def may_judge(self) -> bool:
+        """Whether there is time to look for findings."""
+        return self._fits("findings")
 
     @property
     def spent_frac(self) -> float:
-        """Of the time since the beginning, the fraction that looking took."""
+        """Of the time since the beginning, the fraction that looking took by its own account."""
         return sum(self._spent.values()) / max(self._elapsed(), 1e-9)
+
+    def _fits(self, what: str) -> bool:
+        elapsed = self._elapsed()
+        allowance = self.frac * (elapsed + CREDIT_S / (1.0 + elapsed / (2.0 * CREDIT_S)))
+        spent, all_spent = self._spent[what], sum(self._spent.values())
+        return max(spent / SHARES[what], all_spent) + self._last[what] <= allowance
 
     def _elapsed(self) -> float:
         return float(self._clock() - self._begun)
+
+
+def is_early(step: int) -> bool:
+    """0, 1, 2, 4, 8, ...
+
+    >>> [step for step in range(20) if is_early(step)]
+    [0, 1, 2, 4, 8, 16]
+    """
+    return step & (step - 1) == 0

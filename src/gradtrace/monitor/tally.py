@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from gradtrace.monitor.norms import norms
@@ -17,13 +18,18 @@ from gradtrace.records.run import Scalar, Series
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from gradtrace.monitor.ferry import Cargo
     from gradtrace.monitor.watched import Watched
+
+MOST_COPIED_BYTES = 128 * 2**20
+"""Of weights, held from before an optimizer's step until after it; of larger models a part each time, in turn."""
 
 
 class Tally:
-    """All tensors stay on their device until `packed` is sent."""
+    """All tensors stay on their device until `cargo` is sent; `scale` is a scaler's, or None."""
 
     def __init__(self, watched: Watched) -> None:
         self._watched = watched
@@ -31,7 +37,8 @@ class Tally:
         self._norms: Tensor | None = None
         self._clipped: Tensor | None = None
         self._weights: Tensor | None = None
-        self._before: list[Tensor] | None = None
+        self._copied: list[int] = []
+        self._before: list[Tensor] = []
         self._versions: dict[int, int] = {}
         self.num_backwards = 0
 
@@ -45,64 +52,99 @@ class Tally:
         """Whether any gradient's norm is known."""
         return self._norms is not None
 
+    @property
+    def is_updating(self) -> bool:
+        """Whether weights are held until the optimizer has moved them."""
+        return bool(self._before)
+
     def add_loss(self, root: Tensor, scale: Tensor | None) -> None:
         """A backward pass from `root`, which a scaler multiplied by `scale`."""
         self.num_backwards += 1
         if root.numel() == 1:
-            loss = root.detach().float().reshape(())
-            self._losses.append(loss / scale.to(loss.device).reshape(()) if scale is not None else loss)
+            loss = root.detach().float().reshape(1)
+            self._losses.append(loss if scale is None else loss / scale.to(loss.device).reshape(1))
 
     def measure_gradients(self, scale: Tensor | None) -> Tensor:
-        """Norms of all gradients that were not measured in this step yet; returns the norm of all together."""
+        """Norms of all gradients that were not measured in this step yet; returns those of all."""
         gradients = [parameter.grad for parameter in self._watched.parameters]
         found = norms(gradients)
-        found = found if scale is None else found / scale.to(found.device)
+        if scale is not None:
+            found = found / scale.to(found.device)
         self._norms = found if self._norms is None else torch.where(torch.isnan(self._norms), found, self._norms)
         self._versions |= {i: g._version for i, g in enumerate(gradients) if g is not None}
-        return total(self._norms)
+        return self._norms
 
     def before_step(self, columns: Sequence[int]) -> None:
         """An optimizer is about to move the parameters of `columns`."""
-        gradients = {i: self._watched.parameters[i].grad for i in columns}
-        changed = any(g is not None and self._versions.get(i) != g._version for i, g in gradients.items())
-        if not changed:
+        gradients = [(i, self._watched.parameters[i].grad) for i in columns]
+        if all(g is None or self._versions.get(i) == g._version for i, g in gradients):
             return
-        found = norms([gradients.get(i) for i in range(len(self._watched.parameters))])
-        if any(i in self._versions for i in columns):
-            self._clipped = total(found)
-        self._norms = found if self._norms is None else torch.where(torch.isnan(self._norms), found, self._norms)
+        held = dict(gradients)
+        found = norms([held.get(i) for i in range(len(self._watched.parameters))])
+        if self._norms is None:
+            self._norms = found
+        elif any(i in self._versions for i in columns):
+            self._clipped = found if self._clipped is None else torch.where(torch.isnan(found), self._clipped, found)
+            self._norms = torch.where(torch.isnan(self._norms), found, self._norms)
 
     @torch.no_grad()
     def remember_weights(self) -> None:
-        """So that `packed` can tell by how much the steps moved them."""
-        self._weights = norms(list(self._watched.parameters))
-        self._before = [parameter.detach().clone() for parameter in self._watched.parameters]
+        """So that `cargo` can tell by how much the steps moved them."""
+        self._copied = self._watched.next_columns(MOST_COPIED_BYTES)
+        self._before = [self._watched.parameters[i].detach().clone() for i in self._copied]
+        self._weights = self._spread(norms(self._before))
 
     @torch.no_grad()
-    def packed(self, scale: Tensor | None) -> Tensor:
-        """[len(Scalar) + len(Series) * parameters] in the order of `Scalar` and `Series`; NaN where not measured."""
-        device = self._norms.device if self._norms is not None else torch.device("cpu")
-        absent = torch.full((len(self._watched.parameters),), math.nan, device=device)
-        gradient = self._norms if self._norms is not None else absent
-        weight = self._weights if self._weights is not None else absent
-        update = absent
-        if self._before is not None:
-            update = norms(torch._foreach_sub([p.detach() for p in self._watched.parameters], self._before)) / weight
-        whole = total(gradient) if self._norms is not None else absent.new_tensor(math.nan)
-        scalars = {
-            Scalar.LOSS: torch.stack([loss.to(device) for loss in self._losses]).sum() if self._losses else None,
-            Scalar.LEARNING_RATE: absent.new_tensor(self._watched.learning_rate()),
-            Scalar.GRADIENT_NORM: whole,
-            Scalar.CLIPPED_NORM: self._clipped if self._clipped is not None else whole,
-            Scalar.LOSS_SCALE: scale.to(device, torch.float32).reshape(()) if scale is not None else None,
-        }
-        series = {Series.GRADIENT_NORM: gradient, Series.WEIGHT_NORM: weight, Series.UPDATE_RATIO: update}
-        missing = absent.new_tensor(math.nan)
-        first = torch.stack([missing if scalars[name] is None else scalars[name] for name in Scalar])  # type: ignore[misc]
-        return torch.cat([first, *(series[name].to(device) for name in Series)])
+    def cargo(self, scale: Tensor | None) -> list[Tensor | None]:
+        """The vectors that `row` takes: losses, gradients, clipped gradients, weights, updates, scale."""
+        moved = None
+        if self._before:
+            after = [self._watched.parameters[i].detach() for i in self._copied]
+            torch._foreach_sub_(self._before, after)
+            moved = self._spread(norms(self._before))
+            self._before = []
+        device = self._losses[0].device if self._losses else None
+        losses = torch.cat([loss.to(device) for loss in self._losses]) if self._losses else None
+        scaled = None if scale is None else scale.detach().float().reshape(1).clone()
+        return [losses, self._norms, self._clipped, self._weights, moved, scaled]
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """From the copied columns to all; NaN in the others."""
+        if len(self._copied) == len(self._watched.parameters):
+            return values
+        whole = torch.full((len(self._watched.parameters),), math.nan, device=values.device)
+        whole[torch.tensor(self._copied, device=values.device)] = values
+        return whole
 
 
-def total(each: Tensor) -> Tensor:
-    """The norm of all together; parameters without a gradient (NaN) do not count."""
-    whole: Tensor = torch.linalg.vector_norm(torch.where(torch.isnan(each), torch.zeros_like(each), each))
-    return whole
+def row(cargo: Cargo, learning_rate: float, num_parameters: int) -> tuple[list[float], NDArray[np.float32]]:
+    """What arrived as numbers in the order of `Scalar`, and a table [len(Series), parameters]; NaN: not measured."""
+    losses, gradients, clipped, weights, moved, scale = cargo
+    series = np.full((len(Series), num_parameters), np.nan, np.float32)
+    if gradients is not None:
+        series[0] = gradients
+    if weights is not None:
+        series[1] = weights
+        with np.errstate(divide="ignore", invalid="ignore"):
+            series[2] = math.nan if moved is None else moved / weights
+    whole = total(gradients)
+    scalars = {
+        Scalar.LOSS: math.nan if losses is None else float(losses.sum(dtype=np.float64)),
+        Scalar.LEARNING_RATE: learning_rate,
+        Scalar.GRADIENT_NORM: whole,
+        Scalar.CLIPPED_NORM: whole if clipped is None else total(clipped),
+        Scalar.LOSS_SCALE: math.nan if scale is None else float(scale[0]),
+    }
+    return [scalars[name] for name in Scalar], series
+
+
+def total(each: NDArray[np.float32] | None) -> float:
+    """The norm of all together; parameters without a gradient (NaN) do not count.
+
+    >>> total(np.array([3.0, np.nan, 4.0], np.float32))
+    5.0
+    """
+    if each is None:
+        return math.nan
+    squares = np.square(each, dtype=np.float64)
+    return math.sqrt(float(np.nansum(squares)))

@@ -12,7 +12,13 @@ from gradtrace.errors import InputError
 from gradtrace.records.run import WatchedParameter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
     from torch.optim import Optimizer
+
+MOST_SENTINEL_ELEMENTS = 2**14
+"""A gradient that takes no time to look at."""
 
 
 class Watched:
@@ -26,6 +32,8 @@ class Watched:
         self.models = _labelled(models)
         self.optimizers = _as_optimizers(optimizers)
         self.whole = _together(self.models)
+        self.roots = dict(self.models)
+        """Modules whose calls are looked at, under the paths that the whole has them by."""
         self.names: list[str] = []
         self.parameters: list[nn.Parameter] = []
         for label, model in self.models.items():
@@ -33,6 +41,7 @@ class Watched:
                 self.names.append(f"{label}.{name}" if label else name)
                 self.parameters.append(parameter)
         self._index = {id(parameter): i for i, parameter in enumerate(self.parameters)}
+        self._next = 0
 
     @property
     def compiled(self) -> bool:
@@ -41,6 +50,14 @@ class Watched:
             hasattr(model, "_orig_mod") or any(module._compiled_call_impl is not None for module in model.modules())
             for model in self.models.values()
         )
+
+    def descend(self) -> None:
+        """From the roots, which nobody calls, to their children."""
+        self.roots = {
+            f"{label}.{name}" if label else name: child
+            for label, root in self.roots.items()
+            for name, child in _callable_children(_original(root))
+        }
 
     def columns(self) -> tuple[WatchedParameter, ...]:
         """One a parameter."""
@@ -53,6 +70,23 @@ class Watched:
     def arrivals(self) -> list[tuple[int, int]]:
         """What differs after a backward pass that brought any of the parameters a gradient."""
         return [(id(p.grad), -1 if p.grad is None else p.grad._version) for p in self.parameters]
+
+    def next_columns(self, most_bytes: int) -> list[int]:
+        """As many parameters as fit into `most_bytes` (one at least), in turn: all in order where all fit."""
+        num = len(self.parameters)
+        chosen, size = list[int](), 0
+        for i in [*range(self._next, num), *range(self._next)]:
+            size += self.parameters[i].nbytes
+            if chosen and size > most_bytes:
+                break
+            chosen.append(i)
+        self._next = 0 if len(chosen) == num else (self._next + len(chosen)) % num
+        return sorted(chosen)
+
+    def sentinel(self) -> Tensor | None:
+        """The gradient of the first small parameter that has one: what is not finite on the way back ends up there."""
+        small = (p.grad for p in self.parameters if p.grad is not None and p.numel() <= MOST_SENTINEL_ELEMENTS)
+        return next(small, None)
 
     def held_by(self, optimizer: Optimizer) -> list[int]:
         """Columns of the parameters that `optimizer` moves."""
@@ -93,6 +127,14 @@ def _together(models: dict[str, nn.Module]) -> nn.Module:
     for label, model in models.items():
         whole._modules[label or "model"] = _original(model)
     return whole
+
+
+def _callable_children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList | nn.ModuleDict):
+            yield from ((f"{name}.{inner}", grandchild) for inner, grandchild in _callable_children(child))
+        else:
+            yield name, child
 
 
 def _original(model: nn.Module) -> nn.Module:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import overrides
+from torch.utils._device import DeviceContext
 
 if TYPE_CHECKING:
     from torch.autograd.graph import Node
+    from torch.overrides import TorchFunctionMode
 
 LEAF_SEQUENCE_NR = 2**63
 """Leaves (``AccumulateGrad``) carry the largest unsigned number: they have no place in the order."""
@@ -44,3 +48,36 @@ def inside_functorch() -> bool:
 def input_metadata(node: Node) -> Any:
     """Shape, dtype and device of each gradient that `node` receives."""
     return node._input_metadata
+
+
+def sink_mode(mode: TorchFunctionMode) -> None:
+    """Put an active function mode below those of the user in this thread, which may then come and go above it.
+
+    A default device (``torch.device`` as a context) stays at the very bottom, where torch itself looks for it.
+    """
+    others = [other for other in _modes() if other is not mode]
+    place = int(bool(others) and isinstance(others[0], DeviceContext))
+    _rearrange([*others[:place], mode, *others[place:]])
+
+
+def lift_mode(mode: TorchFunctionMode) -> None:
+    """Take a function mode away, wherever it lies; none of this thread's is left as it was."""
+    if any(other is mode for other in _modes()):
+        _rearrange([other for other in _modes() if other is not mode])
+
+
+def _modes() -> list[TorchFunctionMode]:
+    return list(overrides._get_current_function_mode_stack())
+
+
+def _rearrange(wanted: list[TorchFunctionMode]) -> None:
+    for _ in _modes():
+        overrides._pop_mode()
+    for mode in wanted:
+        overrides._push_mode(mode)
+
+
+def anything_compiled() -> bool:
+    """Whether torch.compile has compiled something in this process: a function mode would make it compile again."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return dynamo is not None and bool(getattr(dynamo, "counters", {}).get("frames"))

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradtrace.records.trace import Site
 from gradtrace.tape.dataflow import Dataflow, floats_in, tensors_in
-from gradtrace.tape.private import saved_hooks_active, sequence_nr
+from gradtrace.tape.private import lift_mode, saved_hooks_active, sequence_nr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,10 +105,10 @@ class Recorder(TorchFunctionMode):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        lift_mode(self)
         self.entered = False
-        for handle in self._handles:
-            handle.remove()
+        while self._handles:
+            self._handles.pop().remove()
         self.visits.sort(key=lambda visit: (visit.start, -visit.end))
 
     def _opener(self, path: str) -> Callable[[nn.Module, Any], None]:
@@ -134,7 +134,7 @@ class Recorder(TorchFunctionMode):
         """Run `func` unchanged, bracketed by sequence numbers and seen by the observer."""
         kwargs = kwargs or {}
         name = _name_of(func)
-        if name in _IGNORED and func is not torch.autograd.grad:
+        if (name in _IGNORED and func is not torch.autograd.grad) or not self.entered:  # left, in another thread
             return func(*args, **kwargs)
         frame = sys._getframe(1)
         source = source_of(frame)

@@ -1,0 +1,137 @@
+"""What the watched modules were called with in the step at hand: all that it takes to run a call again.
+
+Inputs are held by reference with their versions, the random state is copied, and of the output only the gradient that
+reached it: holding on to outputs would hold on to their tape. Nothing is held beyond the step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gradtrace.tape.dataflow import tensors_in
+from gradtrace.tape.private import node_sequence_nr
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+MOST_BYTES = 256 * 2**20
+"""Of inputs: calls with more are not held on to for the sake of a replay, older calls make room for later ones."""
+
+MOST_CALLS = 8
+"""Of a step; the later ones."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One forward call of a watched module."""
+
+    label: str
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    versions: tuple[int, ...]
+    random_states: tuple[Tensor, ...]
+    """Of the CPU, and of the GPU where the inputs are on one."""
+    autocast: tuple[str, torch.dtype] | None
+    """Device and format, where automatic mixed precision was on."""
+    nbytes: int
+    last_number: int = -1
+    """The largest sequence number of an output's op: later ones lie between the model and the loss."""
+    gradients: dict[int, Tensor] = field(default_factory=dict)
+    """By output tensor: the gradient that reached it, where one did."""
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """All tensors it was called with."""
+        return tensors_in((self.args, self.kwargs))
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether its inputs are still what they were."""
+        return tuple(tensor._version for tensor in self.inputs) == self.versions
+
+
+class Calls:
+    """Hooks on the watched modules; `close` takes them away."""
+
+    def __init__(self, models: Mapping[str, nn.Module]) -> None:
+        self.held: deque[Call] = deque(maxlen=MOST_CALLS)
+        self.num_calls = 0
+        self._open: list[Call | None] = []
+        self._handles = []
+        for label, model in models.items():
+            opener = _Opener(self, label)
+            self._handles.append(model.register_forward_pre_hook(opener, with_kwargs=True))
+            self._handles.append(model.register_forward_hook(self._after, always_call=True))
+
+    def close(self) -> None:
+        """Take the hooks away and let go of what is held."""
+        while self._handles:
+            self._handles.pop().remove()
+        self.forget()
+
+    def forget(self) -> None:
+        """The weights have changed: no replay from before."""
+        self.held.clear()
+
+    def went_well(self) -> None:
+        """A backward pass ended with finite gradients: what it left behind is of no use."""
+        for call in self.held:
+            call.gradients.clear()
+
+    @property
+    def last_number(self) -> int:
+        """The largest sequence number inside of the watched modules; -1 where none was called."""
+        return max((call.last_number for call in self.held), default=-1)
+
+    def before(self, label: str, model: nn.Module, args: Any, kwargs: Any) -> None:
+        """A watched module is called."""
+        self.num_calls += 1
+        if not torch.is_grad_enabled():
+            self._open.append(None)
+            return
+        tensors = tensors_in((args, kwargs))
+        nbytes = sum(tensor.nbytes for tensor in tensors if tensor.layout is torch.strided)
+        if nbytes > MOST_BYTES:
+            self._open.append(None)
+            return
+        while self.held and nbytes + sum(call.nbytes for call in self.held) > MOST_BYTES:
+            self.held.popleft()
+        versions = tuple(tensor._version for tensor in tensors)
+        states = [torch.get_rng_state()]
+        if any(tensor.is_cuda for tensor in tensors):
+            states.append(torch.cuda.get_rng_state())
+        call = Call(label, model, args, kwargs, versions, tuple(states), _autocast(tensors), nbytes)
+        self._open.append(call)
+        self.held.append(call)
+
+    def _after(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        call = self._open.pop() if self._open else None
+        if call is None or output is None:
+            return
+        gradients = call.gradients
+        for index, tensor in enumerate(tensors_in(output)):
+            if tensor.grad_fn is not None:
+                call.last_number = max(call.last_number, node_sequence_nr(tensor.grad_fn))
+            if tensor.requires_grad and tensor.is_floating_point():
+                tensor.register_hook(lambda gradient, index=index: gradients.__setitem__(index, gradient.detach()))
+
+
+def _autocast(tensors: list[Tensor]) -> tuple[str, torch.dtype] | None:
+    device = next((tensor.device.type for tensor in tensors), "cpu")
+    return (device, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Opener:
+    calls: Calls
+    label: str
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.calls.before(self.label, module, args, kwargs)

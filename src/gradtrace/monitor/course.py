@@ -1,0 +1,222 @@
+"""The course of a training, followed from one hook to the next: when a step is over, and what is measured in it.
+
+Two tiers: fused norms of the gradients at every step (and now and then of weights and updates), whole traces at
+sampled steps; `schedule` decides. `boundaries` tells what happens, `tally` measures, `logbook` keeps.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from gradtrace.errors import NonfiniteError
+from gradtrace.monitor.calls import Calls
+from gradtrace.monitor.ferry import Ferry
+from gradtrace.monitor.flight import FlightRecorder
+from gradtrace.monitor.sample import Sample
+from gradtrace.monitor.tally import Tally, total
+from gradtrace.records.run import EventKind
+from gradtrace.tape.private import anything_compiled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+    from torch.amp.grad_scaler import GradScaler
+    from torch.optim import Optimizer
+
+    from gradtrace.monitor.logbook import Logbook
+    from gradtrace.monitor.schedule import Budget
+    from gradtrace.monitor.watched import Watched
+
+JUDGE_EVERY_S = 5.0
+"""[seconds] Between two looks for findings while the run goes on."""
+
+
+class Course:
+    """From `begin` to `end`; the methods of a `boundaries.Listener` between them."""
+
+    def __init__(self, watched: Watched, logbook: Logbook, budget: Budget, on_nonfinite: str) -> None:
+        self._watched, self._logbook, self._budget = watched, logbook, budget
+        self._on_nonfinite = on_nonfinite
+        self._began = time.perf_counter()
+        self._last_judged = self._began
+        self._ferry = Ferry()
+        self._calls = Calls({} if watched.compiled else watched.roots)
+        self._flight = FlightRecorder(self._calls)
+        self._sample: Sample | None = None
+        self._scaler: GradScaler | None = None
+        self._active: set[int] = set()
+        self._usual_backwards = 1
+        self._no_scale_helps = False
+        self._arrivals: list[tuple[int, int]] = []
+        self.step = logbook.first_step
+        self._begin_step()
+
+    def end(self) -> None:
+        """Take every hook away, and keep what has arrived."""
+        if self._sample is not None:
+            self._sample.close()
+            self._sample = None
+        self._calls.close()
+        self._flight.forget()
+        self._receive(wait=True)
+
+    # -------------------------------------------------------------------------------------------------- what hooks tell
+
+    def before_backward(self, roots: Sequence[Tensor], create_graph: bool) -> None:
+        """The loss is known, the gradients are not."""
+        begun = time.perf_counter()
+        loss = roots[0]
+        self._arrivals = self._watched.arrivals()
+        self._is_loss_bad = False
+        if loss.device.type == "cpu" and loss.numel() == 1:
+            value = float(loss.detach())
+            # a scaler lets go of its own infinities
+            self._is_loss_bad = math.isnan(value) or (math.isinf(value) and self._scale is None)
+        if not self._logbook.is_explained:
+            self._flight.before_backward(loss, is_finite=not self._is_loss_bad)
+        self._spend("norms", begun)
+        if self._sample is not None and not create_graph:
+            self._sample.before_backward(loss)
+
+    def after_backward(self, roots: Sequence[Tensor]) -> None:
+        """The gradients are there, and nobody has clipped them yet."""
+        if self._arrivals == self._watched.arrivals():
+            return  # of another model
+        begun = time.perf_counter()
+        scale = self._scale
+        self._tally.add_loss(roots[0], scale)
+        bad = self._is_loss_bad
+        if self._tally.num_backwards >= self._usual_backwards and self._is_measuring():
+            norms = self._tally.measure_gradients(scale)
+            if norms.device.type == "cpu" or self._no_scale_helps:
+                settled = scale is None or self._no_scale_helps
+                bad = bad or (settled and not math.isfinite(total(norms.detach().cpu().numpy())))
+        self._spend("norms", begun)
+        if self._sample is not None and (trace := self._sample.after_backward(scale)) is not None:
+            begun = time.perf_counter()
+            self._logbook.trace(self.step, trace)
+            self._spend("trace", begun)
+        if bad:
+            self._explain(roots[0])
+        else:
+            self._calls.went_well()
+            self._flight.forget()
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Clipped and unscaled; the weights are still as the gradients saw them."""
+        begun = time.perf_counter()
+        if self._tally.is_measured:
+            self._tally.before_step(self._watched.held_by(optimizer))
+        self._spend("norms", begun)
+        if not self._stepped and self._tally.is_measured and self._budget.may_update(self.step):
+            begun = time.perf_counter()
+            self._tally.remember_weights()
+            self._spend("updates", begun)
+        if self._is_bad and self._on_nonfinite == "skip":
+            for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
+                parameter.grad = None
+            self._logbook.event(self.step, EventKind.SKIPPED, "this optimizer step was left out: not finite")
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """The weights have moved; with several optimizers a step is over when all have, or one does again."""
+        if id(optimizer) in self._stepped:
+            self.end_step()
+        self._stepped.add(id(optimizer))
+        self._no_scale_helps = False
+        if self._stepped >= self._active:
+            self.end_step()
+
+    def scaled_by(self, scaler: GradScaler) -> None:
+        """Losses are multiplied from now on."""
+        self._scaler = scaler
+
+    def step_left_out(self, optimizer: Optimizer) -> None:
+        """By a scaler, for an overflow."""
+        self._logbook.event(self.step, EventKind.SKIPPED, "the GradScaler left the step out: overflow")
+        self._is_left_out = True
+        scale = self._scale
+        self._no_scale_helps = scale is not None and float(scale) <= 1.0
+        self.end_step()
+
+    def end_step(self) -> None:
+        """Send the numbers off, and begin anew."""
+        begun = time.perf_counter()
+        self._active |= self._stepped
+        counts = self._tally.has_loss and not self._is_left_out  # a scaler that finds its scale is healthy
+        what = (self.step, begun - self._began, self._watched.learning_rate(), counts, self._is_bad)
+        updating = self._tally.is_updating
+        self._ferry.send(what, self._tally.cargo(self._scale))
+        self._spend("updates" if updating else "norms", begun)
+        begun = time.perf_counter()
+        self._receive()
+        self._usual_backwards = max(1, self._tally.num_backwards)
+        self._calls.forget()
+        if self._sample is not None:
+            self._sample.close()
+            self._budget.spend("trace", self._sample.seconds, self.step)
+            self._sample = None
+        self._spend("norms", begun)
+        self._judge_now_and_then()
+        self.step += 1
+        self._begin_step()
+
+    # ------------------------------------------------------------------------------------------------------- inside
+
+    def _begin_step(self) -> None:
+        self._tally, self._stepped = Tally(self._watched), set[int]()
+        self._is_bad = self._is_left_out = self._is_loss_bad = False
+        if self.step == self._logbook.first_step + 1 and not self._watched.compiled and not self._calls.num_calls:
+            self._look_at_the_parts()
+        if not self._watched.compiled and self._budget.may_trace(self.step):
+            if anything_compiled():
+                self._logbook.note(
+                    self.step, "functions are compiled: no whole traces are taken, they would compile again"
+                )
+                return
+            self._sample = Sample(self._watched.whole, list(self._watched.roots.values()))
+
+    def _look_at_the_parts(self) -> None:
+        """The module itself was never called: its children may be."""
+        self._watched.descend()
+        self._calls.close()
+        self._calls = Calls(self._watched.roots)
+        self._flight = FlightRecorder(self._calls)
+
+    def _is_measuring(self) -> bool:
+        """Whether norms are taken now: where the budget allows it, where steps may be left out, where a look is bad."""
+        if self._tally.is_measured or self._on_nonfinite != "report" or self._budget.may_measure():
+            return True
+        sentinel = self._watched.sentinel()
+        return sentinel is not None and sentinel.device.type == "cpu" and not math.isfinite(float(sentinel.sum()))
+
+    @property
+    def _scale(self) -> Tensor | None:
+        scaler = self._scaler
+        return getattr(scaler, "_scale", None) if scaler is not None and scaler.is_enabled() else None
+
+    def _receive(self, *, wait: bool = False) -> None:
+        for (step, seconds, learning_rate, counts, bad), cargo in self._ferry.arrived(wait=wait):
+            self._logbook.numbers(step, seconds, cargo, learning_rate, counts=counts, bad=bad)
+
+    def _explain(self, loss: Tensor) -> None:
+        """The first time: where was it born? From then on it is only counted."""
+        self._is_bad = True
+        if not self._logbook.is_explained:
+            finding, trace = self._flight.explain(loss, self.step, self._logbook.latest_ops)
+            self._logbook.nonfinite(self.step, finding, trace)
+        if self._on_nonfinite == "stop":
+            raise NonfiniteError(self._logbook.findings()[0].message)
+
+    def _judge_now_and_then(self) -> None:
+        begun = time.perf_counter()
+        if begun - self._last_judged < JUDGE_EVERY_S or not self._budget.may_judge():
+            return
+        self._logbook.judge(self.step)
+        self._last_judged = time.perf_counter()
+        self._spend("findings", begun)
+
+    def _spend(self, what: str, begun: float) -> None:
+        self._budget.spend(what, time.perf_counter() - begun, self.step)

@@ -1,0 +1,142 @@
+"""What is known of the run so far, kept, sent on and judged: the run's file, the sinks, the findings."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradtrace.diagnosis.judge import judge
+from gradtrace.diagnosis.ranking import rank
+from gradtrace.diagnosis.timeline.judge import judge_run
+from gradtrace.monitor.sinks.choice import as_sink
+from gradtrace.monitor.sinks.feed import Feed
+from gradtrace.monitor.tally import row
+from gradtrace.records.exhibit import Exhibit
+from gradtrace.records.finding import Diagnosis
+from gradtrace.records.run import EventKind, RunEvent, Series
+from gradtrace.records.vocabulary import Cause, Symptom
+from gradtrace.runs.writer import RunWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from gradtrace.monitor.ferry import Cargo
+    from gradtrace.records.finding import Finding
+    from gradtrace.records.run import Run, RunHeader
+    from gradtrace.records.trace import Op, Trace
+
+MOST_TRACES = 8
+"""Whole traces kept in memory: the first, and the latest."""
+
+_GRADIENT = list(Series).index(Series.GRADIENT_NORM)
+
+
+class Logbook:
+    """One run; nothing in here knows of hooks."""
+
+    def __init__(self, path: str | Path | None, header: RunHeader, sinks: Sequence[Any]) -> None:
+        self._header = header
+        self._names = [parameter.name for parameter in header.parameters]
+        self._writer = RunWriter(path, header)
+        self._feed = Feed([as_sink(sink, header.title) if isinstance(sink, str) else sink for sink in sinks], warn)
+        self.first_step = self._writer.next_step
+        self.traces: list[Trace] = []
+        self._nonfinite: Finding | None = None
+        self._told: set[tuple[str, ...]] = set()
+        if self.first_step:
+            self.event(self.first_step, EventKind.RESUMED, "the file was opened again")
+
+    @property
+    def run(self) -> Run:
+        """The run so far, as records."""
+        return self._writer.snapshot()
+
+    @property
+    def latest_ops(self) -> tuple[Op, ...]:
+        """Of the latest whole trace of a training step."""
+        return self.traces[-1].ops if self.traces else ()
+
+    def note(self, step: int, sentence: str) -> None:
+        """What a reader must know of the whole run."""
+        self._writer.note(step, sentence)
+
+    def event(self, step: int, kind: EventKind, message: str = "") -> None:
+        """Something that happened."""
+        self._writer.event(RunEvent(step, kind, message))
+
+    def numbers(self, step: int, time_s: float, cargo: Cargo, learning_rate: float, *, counts: bool, bad: bool) -> None:
+        """A step's vectors have arrived; `counts`: a NaN or Inf among them is none of a scaler that finds its scale."""
+        scalars, series = row(cargo, learning_rate, len(self._names))
+        nonfinite = bad or (counts and (not math.isfinite(scalars[0]) or bool(np.isinf(series[_GRADIENT]).any())))
+        self._writer.append(step, time_s, scalars, series, nonfinite=nonfinite)
+        if self._feed:
+            self._feed.step(step, self._names, scalars, series)
+
+    def trace(self, step: int, trace: Trace) -> None:
+        """A whole trace."""
+        self.traces.append(trace)
+        if len(self.traces) > MOST_TRACES:
+            del self.traces[1]
+        self._writer.trace(step, trace)
+        self.event(step, EventKind.SAMPLE)
+        self._feed.trace(step, trace)
+
+    def nonfinite(self, step: int, finding: Finding, trace: Trace | None) -> None:
+        """The first NaN or Inf, explained: a run may end with it, so that it goes to the file at once."""
+        self._nonfinite = finding
+        if trace is not None:
+            self.trace(step, trace)
+        self.event(step, EventKind.NONFINITE, finding.message)
+        self.judge(step)
+        self._writer.flush()
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether the first NaN or Inf has come."""
+        return self._nonfinite is not None
+
+    def judge(self, step: int) -> tuple[Finding, ...]:
+        """What is wrong by now; it goes to the file, and what is new to the sinks."""
+        found = self.findings()
+        self._writer.findings(found)
+        for finding in found:
+            key = (finding.symptom, finding.cause, *finding.where)
+            if key not in self._told:
+                self._told.add(key)
+                self._feed.finding(step, finding)
+        return found
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Over time, and in the latest whole trace; the birthplace of the first NaN in place of its mere onset."""
+        found = judge_run(self.run)
+        if self._nonfinite is not None:
+            over_time = [f for f in found if f.symptom is Symptom.NONFINITE]
+            found = [f for f in found if f not in over_time]
+            fast = any(f.cause is Cause.LEARNING_RATE for f in over_time)
+            ran_away = fast and self._nonfinite.cause in (Cause.LARGE_WEIGHTS, Cause.UNSAFE_OP)  # step by step
+            found.insert(0, replace(self._nonfinite, cause=Cause.LEARNING_RATE) if ran_away else self._nonfinite)
+        elif self.traces:
+            found += judge(Exhibit(traces=(self.traces[-1],), optimizers=self._header.optimizers)).findings
+        return rank(found)
+
+    def diagnosis(self) -> Diagnosis:
+        """The findings, with the first and the latest whole trace."""
+        return Diagnosis(self.findings(), tuple(self.traces[:1] + self.traces[1:][-1:]), title=self._header.title)
+
+    def close(self, step: int, *, finished: bool) -> None:
+        """Judge a last time, write the rest and let go of file and sinks."""
+        try:
+            self.judge(step)
+        finally:
+            self._writer.close(finished=finished)
+            self._feed.close()
+
+
+def warn(sentence: str) -> None:
+    """What a user must know at once."""
+    warnings.warn(f"gradtrace: {sentence}", RuntimeWarning, stacklevel=2)

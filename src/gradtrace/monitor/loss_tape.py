@@ -1,0 +1,158 @@
+"""Between the model and the loss: which op stands where it, or its derivative, is not a number?
+
+The user's loss cannot be run again, but its tape is at hand. Before a backward pass the values that the ops with a
+singularity saved are held on to (references, and only of what lies behind the model's output: a few ops); afterwards
+autograd has let go of them. They are looked at only if the pass went wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gradtrace.records.trace import Site
+from gradtrace.records.vocabulary import Cause
+from gradtrace.tape.graph import release, walk
+from gradtrace.tape.kinds import base_name
+from gradtrace.tape.private import node_sequence_nr
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch.autograd.graph import Node
+
+    from gradtrace.records.trace import Op
+
+MOST_NODES = 64
+"""Of a loss that goes well: a longer one is read where it starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Singularity:
+    """Where an op must not be evaluated or differentiated."""
+
+    saved: tuple[str, ...]
+    holds: Callable[..., bool]
+    """Whether it stands there, given what was saved."""
+    words: str
+    cause: Cause = Cause.UNSAFE_OP
+
+
+def _any(condition: Tensor) -> bool:
+    return bool(condition.any())
+
+
+def _bad(x: Tensor) -> bool:
+    return x.is_floating_point() and not bool(torch.isfinite(x).all())
+
+
+def _is_bad_power(x: Tensor, exponent: Any) -> bool:
+    if isinstance(exponent, Tensor):
+        return _any((x == 0) & (exponent < 1)) or _any((x < 0) & (exponent != exponent.round()))
+    power = float(exponent)
+    return (power < 1 and _any(x == 0)) or (not power.is_integer() and _any(x < 0))
+
+
+_LOG = "the logarithm of a number that is not positive"
+_TARGET = Singularity(("_saved_target",), _bad, "the target holds NaN or Inf", Cause.INPUT_SCALE)
+_DIVISION = "a division by zero"
+_NOTHING = "a mean over no target at all: all are ignored"
+
+SINGULARITIES: dict[str, Singularity] = {
+    "Log": Singularity(("_saved_self",), lambda x: _any(x <= 0), _LOG),
+    "Log2": Singularity(("_saved_self",), lambda x: _any(x <= 0), _LOG),
+    "Log10": Singularity(("_saved_self",), lambda x: _any(x <= 0), _LOG),
+    "Log1P": Singularity(("_saved_self",), lambda x: _any(x <= -1), "log1p of -1 or less"),
+    "Sqrt": Singularity(
+        ("_saved_result",), lambda y: _any(~(y > 0)),
+        "the square root of zero, whose derivative is infinite, or of less",
+    ),
+    "Rsqrt": Singularity(("_saved_result",), _bad, "the reciprocal square root of zero or of less"),
+    "Reciprocal": Singularity(("_saved_result",), _bad, _DIVISION),
+    "Div": Singularity(("_saved_other",), lambda x: _any(x == 0), _DIVISION),
+    "Exp": Singularity(("_saved_result",), _bad, "an exponential that overflows"),
+    "Expm1": Singularity(("_saved_result",), _bad, "an exponential that overflows"),
+    "Std": Singularity(("_saved_result",), _bad, "the standard deviation of a single number"),
+    "Abs": Singularity(("_saved_self",), _bad, "a value that is NaN or Inf already, as a target may be"),
+    "Acos": Singularity(("_saved_self",), lambda x: _any(x.abs() >= 1), "acos at 1 or beyond"),
+    "Asin": Singularity(("_saved_self",), lambda x: _any(x.abs() >= 1), "asin at 1 or beyond"),
+    "Atanh": Singularity(("_saved_self",), lambda x: _any(x.abs() >= 1), "atanh at 1 or beyond"),
+    "Pow": Singularity(
+        ("_saved_self", "_saved_exponent"), _is_bad_power, "a power of zero or less that has no finite derivative"
+    ),
+    "NllLoss": Singularity(("_saved_total_weight",), lambda w: float(w) == 0.0, _NOTHING),
+    "NllLoss2D": Singularity(("_saved_total_weight",), lambda w: float(w) == 0.0, _NOTHING),
+    "Mean": Singularity(("_saved_self_sym_numel",), lambda n: n == 0, "the mean of no number at all"),
+    "MseLoss": _TARGET,
+    "SmoothL1Loss": _TARGET,
+    "HuberLoss": _TARGET,
+    "BinaryCrossEntropy": _TARGET,
+    "BinaryCrossEntropyWithLogits": _TARGET,
+    "KlDiv": _TARGET,
+}  # fmt: skip
+"""By name of the node without ``Backward0``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """One op that can go wrong, and what it saved."""
+
+    name: str
+    number: int
+    """Its place in the order of the forward pass."""
+    saved: tuple[Any, ...]
+
+    @property
+    def guilt(self) -> Singularity | None:
+        """What is wrong with it, if anything."""
+        singularity = SINGULARITIES[base_name(self.name)]
+        with contextlib.suppress(RuntimeError, TypeError, ValueError):
+            if singularity.holds(*self.saved):
+                return singularity
+        return None
+
+
+def suspects(loss: Tensor, since: int, most: int | None = MOST_NODES) -> list[Suspect]:
+    """The ops behind `loss` that can go wrong and were recorded after number `since`, in the order of backward."""
+    found: list[Suspect] = []
+    seen: set[Node] = set()
+    stack = [loss.grad_fn]
+    while stack and (most is None or len(seen) < most):
+        node = stack.pop()
+        if node is None or node in seen or not since < (number := node_sequence_nr(node)) < 2**63:
+            continue
+        seen.add(node)
+        stack.extend(child for child, _ in node.next_functions)
+        name = node.name()
+        if (singularity := SINGULARITIES.get(base_name(name))) is not None:
+            with contextlib.suppress(AttributeError, RuntimeError):  # not saved, or freed already
+                found.append(Suspect(name, number, tuple(getattr(node, key) for key in singularity.saved)))
+    release(list(seen))
+    return sorted(found, key=lambda suspect: -suspect.number)
+
+
+def site_on(loss: Tensor, suspect: Suspect, ops: Sequence[Op]) -> Site:
+    """Where `suspect` is written, by the `ops` of an earlier trace of the same tape, as far as the two are alike."""
+    if loss.grad_fn is None:
+        return Site(None)
+    nodes = list(walk([loss.grad_fn]).nodes)
+    numbers = [node_sequence_nr(node) for node in nodes]
+    names = [node.name() for node in nodes]
+    release(nodes)
+    for number, name, op in zip(numbers, names, ops, strict=False):
+        if name != op.name:
+            break
+        if number == suspect.number:
+            return op.site
+    return Site(None)
+
+
+def value_of(loss: Tensor) -> float:
+    """The loss as a number; NaN where it is more than one."""
+    return float(loss.detach()) if loss.numel() == 1 else math.nan

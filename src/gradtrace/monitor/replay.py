@@ -1,0 +1,85 @@
+"""A call of the model once more, under the microscope, without a trace of it in the user's training.
+
+The weights are stood in for by leaves of their own over the same memory, and the buffers by copies: hooks on the
+user's parameters (an all-reduce, an optimizer in the backward pass) do not fire, and no version changes that a tape of
+the user's relies on. Inputs are cut off the tape they came with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gradtrace.measure.trace import trace
+from gradtrace.tape.dataflow import tensors_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gradtrace.monitor.calls import Call
+    from gradtrace.records.trace import Trace
+
+
+def replay(call: Call, *, seeds: bool) -> Trace:
+    """The call's trace, with every value looked at: from the gradient that reached its output, or from ones."""
+    model = getattr(call.model, "_orig_mod", call.model)
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module  # its own forward and hooks would wait for the other processes
+
+    def total(model: nn.Module, batch: tuple[Any, Any]) -> Tensor:
+        _set_random_states(call.random_states)
+        outputs = tensors_in(model(*batch[0], **batch[1]))
+        wanted = [i for i, t in enumerate(outputs) if t.requires_grad and t.is_floating_point()]
+        if seeds:
+            parts = [(outputs[i] * call.gradients[i]).float().sum() for i in wanted if i in call.gradients]
+        else:
+            parts = [outputs[i].float().sum() for i in wanted]
+        return torch.stack(parts).sum()
+
+    with stand_ins(model), contextlib.ExitStack() as stack:
+        if call.autocast is not None:
+            stack.enter_context(torch.autocast(*call.autocast))
+        return trace(model, total, (_cut_off(call.args), _cut_off(call.kwargs)), values=True)
+
+
+@contextlib.contextmanager
+def stand_ins(model: nn.Module) -> Iterator[None]:
+    """Other parameters over the same numbers, and copies of the buffers, until leaving."""
+    before: list[tuple[nn.Module, str, Any]] = []
+    others: dict[int, Any] = {}
+    for module in model.modules():
+        before += [(module, name, p) for name, p in module._parameters.items() if p is not None]
+        before += [(module, name, b) for name, b in module._buffers.items() if b is not None]
+    for _, _, tensor in before:
+        if id(tensor) not in others:
+            others[id(tensor)] = (
+                nn.Parameter(tensor.detach(), tensor.requires_grad)
+                if isinstance(tensor, nn.Parameter)
+                else tensor.detach().clone()
+            )
+    try:
+        for module, name, tensor in before:
+            setattr(module, name, others[id(tensor)])  # not past __setattr__: nn.RNN keeps a list of its own
+        yield
+    finally:
+        for module, name, tensor in before:
+            setattr(module, name, tensor)
+
+
+def _cut_off(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().requires_grad_(value.requires_grad)
+    if isinstance(value, dict):
+        return type(value)({key: _cut_off(item) for key, item in value.items()}) if type(value) is dict else value
+    if type(value) in (tuple, list):
+        return type(value)(_cut_off(item) for item in value)
+    return value
+
+
+def _set_random_states(states: tuple[Tensor, ...]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1])
