@@ -16,8 +16,6 @@ from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.private import node_sequence_nr
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor, nn
 
 MOST_BYTES = 256 * 2**20
@@ -49,7 +47,7 @@ class Call:
     @property
     def inputs(self) -> list[Tensor]:
         """All tensors it was called with."""
-        return tensors_in((self.args, self.kwargs))
+        return tensors_in(self.args) + tensors_in(self.kwargs)
 
     @property
     def is_intact(self) -> bool:
@@ -58,23 +56,13 @@ class Call:
 
 
 class Calls:
-    """Hooks on the watched modules; `close` takes them away."""
+    """Those of the step at hand, told by `Entrances`."""
 
-    def __init__(self, models: Mapping[str, nn.Module]) -> None:
+    def __init__(self) -> None:
         self.held: deque[Call] = deque(maxlen=MOST_CALLS)
         self.num_calls = 0
+        """Since the beginning."""
         self._open: list[Call | None] = []
-        self._handles = []
-        for label, model in models.items():
-            opener = _Opener(self, label)
-            self._handles.append(model.register_forward_pre_hook(opener, with_kwargs=True))
-            self._handles.append(model.register_forward_hook(self._after, always_call=True))
-
-    def close(self) -> None:
-        """Take the hooks away and let go of what is held."""
-        while self._handles:
-            self._handles.pop().remove()
-        self.forget()
 
     def forget(self) -> None:
         """The weights have changed: no replay from before."""
@@ -90,13 +78,13 @@ class Calls:
         """The largest sequence number inside of the watched modules; -1 where none was called."""
         return max((call.last_number for call in self.held), default=-1)
 
-    def before(self, label: str, model: nn.Module, args: Any, kwargs: Any) -> None:
+    def entered(self, label: str, model: nn.Module, args: Any, kwargs: Any) -> None:
         """A watched module is called."""
         self.num_calls += 1
         if not torch.is_grad_enabled():
             self._open.append(None)
             return
-        tensors = tensors_in((args, kwargs))
+        tensors = tensors_in(args) + (tensors_in(kwargs) if kwargs else [])
         nbytes = sum(tensor.nbytes for tensor in tensors if tensor.layout is torch.strided)
         if nbytes > MOST_BYTES:
             self._open.append(None)
@@ -104,14 +92,15 @@ class Calls:
         while self.held and nbytes + sum(call.nbytes for call in self.held) > MOST_BYTES:
             self.held.popleft()
         versions = tuple(tensor._version for tensor in tensors)
-        states = [torch.get_rng_state()]
+        states = [torch.default_generator.get_state()]
         if any(tensor.is_cuda for tensor in tensors):
             states.append(torch.cuda.get_rng_state())
         call = Call(label, model, args, kwargs, versions, tuple(states), _autocast(tensors), nbytes)
         self._open.append(call)
         self.held.append(call)
 
-    def _after(self, _module: nn.Module, _args: Any, output: Any) -> None:
+    def left(self, output: Any) -> None:
+        """It returned `output`, or raised (None)."""
         call = self._open.pop() if self._open else None
         if call is None or output is None:
             return
@@ -126,12 +115,3 @@ class Calls:
 def _autocast(tensors: list[Tensor]) -> tuple[str, torch.dtype] | None:
     device = next((tensor.device.type for tensor in tensors), "cpu")
     return (device, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Opener:
-    calls: Calls
-    label: str
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self.calls.before(self.label, module, args, kwargs)

@@ -7,28 +7,36 @@ sampled steps; `schedule` decides. `boundaries` tells what happens, `tally` meas
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
 from gradtrace.errors import NonfiniteError
 from gradtrace.monitor.calls import Calls
+from gradtrace.monitor.entrances import Entrances
 from gradtrace.monitor.ferry import Ferry
 from gradtrace.monitor.flight import FlightRecorder
 from gradtrace.monitor.sample import Sample
 from gradtrace.monitor.tally import Tally, total
+from gradtrace.monitor.updates import Updates
 from gradtrace.records.run import EventKind
 from gradtrace.tape.private import anything_compiled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.amp.grad_scaler import GradScaler
     from torch.optim import Optimizer
 
+    from gradtrace.monitor.entrances import Visitor
     from gradtrace.monitor.logbook import Logbook
     from gradtrace.monitor.schedule import Budget
     from gradtrace.monitor.watched import Watched
+
+RECEIVED_TOGETHER, RECEIVE_EVERY_S = 16, 0.25
+"""[steps, seconds] Numbers are kept waiting: what is done to many in a row is done while its code is in the cache."""
 
 JUDGE_EVERY_S = 5.0
 """[seconds] Between two looks for findings while the run goes on."""
@@ -40,10 +48,13 @@ class Course:
     def __init__(self, watched: Watched, logbook: Logbook, budget: Budget, on_nonfinite: str) -> None:
         self._watched, self._logbook, self._budget = watched, logbook, budget
         self._on_nonfinite = on_nonfinite
-        self._began = time.perf_counter()
-        self._last_judged = self._began
+        self._began = self._entered = time.perf_counter()
+        self._usual_spans: deque[float] = deque(maxlen=9)
+        self._last_judged = self._last_received = self._last_end = self._began
         self._ferry = Ferry()
-        self._calls = Calls({} if watched.compiled else watched.roots)
+        self._updates = Updates(watched)
+        self._calls = Calls()
+        self._entrances: Entrances | None = None
         self._flight = FlightRecorder(self._calls)
         self._sample: Sample | None = None
         self._scaler: GradScaler | None = None
@@ -51,19 +62,46 @@ class Course:
         self._usual_backwards = 1
         self._no_scale_helps = False
         self._arrivals: list[tuple[int, int]] = []
+        self._calls_before = 0
         self.step = logbook.first_step
         self._begin_step()
 
+    def begin(self, visitor: Visitor) -> None:
+        """Have `visitor` (this course, guarded) told of the models' calls."""
+        self._visitor = visitor
+        if not self._watched.compiled:
+            self._entrances = Entrances(self._watched.roots, visitor)
+
     def end(self) -> None:
         """Take every hook away, and keep what has arrived."""
+        if self._entrances is not None:
+            self._entrances.close()
         if self._sample is not None:
             self._sample.close()
             self._sample = None
-        self._calls.close()
+        self._calls.forget()
         self._flight.forget()
-        self._receive(wait=True)
+        self.receive(wait=True)
 
     # -------------------------------------------------------------------------------------------------- what hooks tell
+
+    def entered(self, label: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """A watched module is called."""
+        begun = time.perf_counter()
+        if self._entered <= self._last_end:  # the first call of this step
+            self._entered = begun
+        self._calls.entered(label, module, args, kwargs)
+        self._spend("norms", begun)
+        if self._sample is not None:
+            self._sample.entered(args, kwargs)
+
+    def left(self, _label: str, output: Any) -> None:
+        """It returned, or raised."""
+        if self._sample is not None:
+            self._sample.left()
+        begun = time.perf_counter()
+        self._calls.left(output)
+        self._spend("norms", begun)
 
     def before_backward(self, roots: Sequence[Tensor], create_graph: bool) -> None:
         """The loss is known, the gradients are not."""
@@ -83,10 +121,11 @@ class Course:
 
     def after_backward(self, roots: Sequence[Tensor]) -> None:
         """The gradients are there, and nobody has clipped them yet."""
-        if self._arrivals == self._watched.arrivals():
+        if self._arrivals == self._watched.arrivals() and self._calls.num_calls == self._calls_before:
             return  # of another model
+        self._calls_before = self._calls.num_calls
         begun = time.perf_counter()
-        scale = self._scale
+        span, scale = begun - self._entered, self._scale
         self._tally.add_loss(roots[0], scale)
         bad = self._is_loss_bad
         if self._tally.num_backwards >= self._usual_backwards and self._is_measuring():
@@ -95,9 +134,13 @@ class Course:
                 settled = scale is None or self._no_scale_helps
                 bad = bad or (settled and not math.isfinite(total(norms.detach().cpu().numpy())))
         self._spend("norms", begun)
-        if self._sample is not None and (trace := self._sample.after_backward(scale)) is not None:
+        if self._sample is None:
+            self._usual_spans.append(span)
+        elif (trace := self._sample.after_backward(scale)) is not None:
             begun = time.perf_counter()
             self._logbook.trace(self.step, trace)
+            slower = span - statistics.median(self._usual_spans) if self._usual_spans else 0.0
+            self._budget.spend("trace", max(slower, 0.0), self.step)  # in hooks, between the user's own ops
             self._spend("trace", begun)
         if bad:
             self._explain(roots[0])
@@ -147,11 +190,12 @@ class Course:
         self._active |= self._stepped
         counts = self._tally.has_loss and not self._is_left_out  # a scaler that finds its scale is healthy
         what = (self.step, begun - self._began, self._watched.learning_rate(), counts, self._is_bad)
-        updating = self._tally.is_updating
+        updating = self._updates.is_holding
         self._ferry.send(what, self._tally.cargo(self._scale))
         self._spend("updates" if updating else "norms", begun)
         begun = time.perf_counter()
-        self._receive()
+        if len(self._ferry) >= RECEIVED_TOGETHER or begun - self._last_received > RECEIVE_EVERY_S:
+            self.receive()
         self._usual_backwards = max(1, self._tally.num_backwards)
         self._calls.forget()
         if self._sample is not None:
@@ -162,13 +206,14 @@ class Course:
         self._judge_now_and_then()
         self.step += 1
         self._begin_step()
+        self._last_end = time.perf_counter()
 
     # ------------------------------------------------------------------------------------------------------- inside
 
     def _begin_step(self) -> None:
-        self._tally, self._stepped = Tally(self._watched), set[int]()
+        self._tally, self._stepped = Tally(self._watched, self._updates), set[int]()
         self._is_bad = self._is_left_out = self._is_loss_bad = False
-        if self.step == self._logbook.first_step + 1 and not self._watched.compiled and not self._calls.num_calls:
+        if self.step == self._logbook.first_step + 1 and self._entrances is not None and not self._calls.num_calls:
             self._look_at_the_parts()
         if not self._watched.compiled and self._budget.may_trace(self.step):
             if anything_compiled():
@@ -176,14 +221,14 @@ class Course:
                     self.step, "functions are compiled: no whole traces are taken, they would compile again"
                 )
                 return
-            self._sample = Sample(self._watched.whole, list(self._watched.roots.values()))
+            self._sample = Sample(self._watched.whole)
 
     def _look_at_the_parts(self) -> None:
         """The module itself was never called: its children may be."""
+        assert self._entrances is not None
+        self._entrances.close()
         self._watched.descend()
-        self._calls.close()
-        self._calls = Calls(self._watched.roots)
-        self._flight = FlightRecorder(self._calls)
+        self._entrances = Entrances(self._watched.roots, self._visitor)
 
     def _is_measuring(self) -> bool:
         """Whether norms are taken now: where the budget allows it, where steps may be left out, where a look is bad."""
@@ -197,7 +242,9 @@ class Course:
         scaler = self._scaler
         return getattr(scaler, "_scale", None) if scaler is not None and scaler.is_enabled() else None
 
-    def _receive(self, *, wait: bool = False) -> None:
+    def receive(self, *, wait: bool = False) -> None:
+        """Keep what has arrived; in the training's own thread."""
+        self._last_received = time.perf_counter()
         for (step, seconds, learning_rate, counts, bad), cargo in self._ferry.arrived(wait=wait):
             self._logbook.numbers(step, seconds, cargo, learning_rate, counts=counts, bad=bad)
 

@@ -46,6 +46,9 @@ class Ferry:
         sizes = [None if vector is None else vector.numel() for vector in vectors]
         self._under_way.append((what, sizes, host, landed))
 
+    def __len__(self) -> int:
+        return len(self._under_way)
+
     def arrived(self, *, wait: bool = False) -> Iterator[tuple[Any, Cargo]]:
         """What is there by now, in the order it was sent; `wait` for all."""
         while self._under_way:

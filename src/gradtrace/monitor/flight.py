@@ -8,17 +8,20 @@ A gradient is followed the other way: from the loss, whose part is known by what
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from gradtrace.diagnosis.rules.nonfinite import finding_of
+from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
 from gradtrace.monitor.loss_tape import Suspect, site_on, suspects, value_of
 from gradtrace.monitor.replay import replay
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.tape.recorder import source_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,14 +38,18 @@ class FlightRecorder:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._suspects: list[Suspect] = []
+        self._unsuspected = ""
+        """Name of the last op of a loss that holds no op with a singularity."""
 
     def before_backward(self, loss: Tensor, *, is_finite: bool) -> None:
         """Hold on to what the ops of the loss saved; of a loss that is not finite, to that of the whole tape."""
-        last = self._calls.last_number
-        if is_finite:
-            self._suspects = suspects(loss, last) if last >= 0 else []
-        else:
+        if not is_finite:
             self._suspects = suspects(loss, -1, most=None)
+            return
+        name, last = loss.grad_fn.name() if loss.grad_fn is not None else "", self._calls.last_number
+        if name != self._unsuspected and last >= 0:  # as a rule a loss is the same one at every step
+            self._suspects = suspects(loss, last)
+            self._unsuspected = "" if self._suspects else name
 
     def forget(self) -> None:
         """The pass went well."""
@@ -89,6 +96,10 @@ class FlightRecorder:
         else:
             why = ""
         guilty = [(suspect, guilt) for suspect in self._suspects if (guilt := suspect.guilt) is not None]
+        half = HALF_FORMATS.get(str(loss.dtype).removeprefix("torch."), (0, math.inf))[1] < GROWN
+        if math.isinf(value) and half:
+            words = f"larger than any number of {str(loss.dtype).removeprefix('torch.')}"
+            return _of_the_loss(value, step, words, "", None, Cause.NUMERIC_FORMAT)
         if not guilty:
             return _unexplained(value, step, why) if why else _of_the_loss(value, step, "", "", None, Cause.UNSAFE_OP)
         suspect, guilt = guilty[-1 if forward else 0]
@@ -138,12 +149,16 @@ def _listed(numbers: Iterable[int]) -> str:
 
 
 def _of_the_loss(value: float, step: int, words: str, source: str, module: str | None, cause: Cause) -> Finding:
-    """An op behind the models' outputs (`module` None), or of a model none of whose calls was seen."""
+    """An op behind the models' outputs (`module` None), or of a model none of whose calls was seen.
+
+    Where its line is not known, that of the call of backward is told: the loss is made above it.
+    """
+    called_at = source_of(sys._getframe()) if not source else ""
     forward = not math.isfinite(value)
     what = f"the loss is {value}" if forward else "the loss is finite, the gradient that it sends back is not"
     place = "in the loss, the model's output is finite" if module is None else f"in {module or 'the model'}"
-    at = f" ({source})" if source else ""
-    op = f": {words}{at}" if words else ""
+    at = f" ({source})" if source else f" (before the backward pass of {called_at})" if called_at else ""
+    op = f": {words}{at}" if words else at
     return Finding(
         symptom=Symptom.NONFINITE,
         cause=cause,
@@ -152,7 +167,7 @@ def _of_the_loss(value: float, step: int, words: str, source: str, module: str |
         message=f"At step {step} {what}; it was born in the {'forward' if forward else 'backward'} pass {place}{op}.",
         evidence=(Evidence("loss", value),),
         remedies=remedies_for(Symptom.NONFINITE, cause),
-        source=source,
+        source=source or called_at,
         step=step,
     )
 

@@ -15,20 +15,17 @@ class Guarded:
 
     def __init__(self, listener: Any, fail: Callable[[Exception], None]) -> None:
         self._listener, self._fail = listener, fail
-        self._guarded: dict[str, Callable[..., None]] = {}
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        if name not in self._guarded:
-            self._guarded[name] = self._guard(getattr(self._listener, name))
-        return self._guarded[name]
+        method, fail = getattr(self._listener, name), self._fail
 
-    def _guard(self, method: Callable[..., None]) -> Callable[..., None]:
         def guarded(*args: Any) -> None:
             try:
                 method(*args)
             except NonfiniteError:
                 raise
             except Exception as error:
-                self._fail(error)
+                fail(error)
 
+        setattr(self, name, guarded)  # found without us from now on
         return guarded

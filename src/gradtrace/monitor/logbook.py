@@ -47,7 +47,10 @@ class Logbook:
         self.first_step = self._writer.next_step
         self.traces: list[Trace] = []
         self._nonfinite: Finding | None = None
-        self._told: set[tuple[str, ...]] = set()
+        self._of_trace: tuple[Finding, ...] = ()
+        """Of the latest whole trace, since the step of the first trace in a row that shows it."""
+        self._unjudged: list[tuple[int, Trace]] = []
+        self._told: set[Key] = set()
         if self.first_step:
             self.event(self.first_step, EventKind.RESUMED, "the file was opened again")
 
@@ -79,6 +82,7 @@ class Logbook:
 
     def trace(self, step: int, trace: Trace) -> None:
         """A whole trace."""
+        self._unjudged.append((step, trace))
         self.traces.append(trace)
         if len(self.traces) > MOST_TRACES:
             del self.traces[1]
@@ -105,24 +109,34 @@ class Logbook:
         found = self.findings()
         self._writer.findings(found)
         for finding in found:
-            key = (finding.symptom, finding.cause, *finding.where)
-            if key not in self._told:
-                self._told.add(key)
+            if key_of(finding) not in self._told:
+                self._told.add(key_of(finding))
                 self._feed.finding(step, finding)
         return found
 
     def findings(self) -> tuple[Finding, ...]:
         """Over time, and in the latest whole trace; the birthplace of the first NaN in place of its mere onset."""
-        found = judge_run(self.run)
+        run = self.run
+        found = judge_run(run)
+        self._judge_traces(run)
         if self._nonfinite is not None:
             over_time = [f for f in found if f.symptom is Symptom.NONFINITE]
             found = [f for f in found if f not in over_time]
             fast = any(f.cause is Cause.LEARNING_RATE for f in over_time)
             ran_away = fast and self._nonfinite.cause in (Cause.LARGE_WEIGHTS, Cause.UNSAFE_OP)  # step by step
             found.insert(0, replace(self._nonfinite, cause=Cause.LEARNING_RATE) if ran_away else self._nonfinite)
-        elif self.traces:
-            found += judge(Exhibit(traces=(self.traces[-1],), optimizers=self._header.optimizers)).findings
+        else:
+            found += self._of_trace
         return rank(found)
+
+    def _judge_traces(self, run: Run) -> None:
+        """Those that came since the last time: only now is it known what their step's other backward passes brought."""
+        waiting, self._unjudged = self._unjudged, []
+        learning = _learning(run) if waiting else ()
+        for step, trace in waiting:
+            since = {key_of(finding): finding.step for finding in self._of_trace}
+            shown = Exhibit(traces=(trace,), optimizers=self._header.optimizers, learning=learning)
+            self._of_trace = tuple(replace(f, step=since.get(key_of(f), step)) for f in judge(shown).findings)
 
     def diagnosis(self) -> Diagnosis:
         """The findings, with the first and the latest whole trace."""
@@ -135,6 +149,21 @@ class Logbook:
         finally:
             self._writer.close(finished=finished)
             self._feed.close()
+
+
+def _learning(run: Run) -> tuple[str, ...]:
+    """Names of the parameters that got a gradient at any step."""
+    with np.errstate(invalid="ignore"):
+        seen = np.flatnonzero((run.steps.series(Series.GRADIENT_NORM)[1] > 0.0).any(axis=0))
+    return tuple(run.header.parameters[i].name for i in seen)
+
+
+Key = tuple[str, ...]
+
+
+def key_of(finding: Finding) -> Key:
+    """What makes two findings the same one, at another time."""
+    return finding.symptom, finding.cause, *finding.where
 
 
 def warn(sentence: str) -> None:

@@ -34,8 +34,7 @@ def norms(tensors: Sequence[Tensor | None]) -> Tensor:
     for i, tensor in enumerate(tensors):
         if tensor is None:
             continue
-        if tensor.dtype not in _FLOATS or tensor.layout is not torch.strided or type(tensor) not in _PLAIN:
-            tensor = _plain(tensor)
+        tensor = plain(tensor)
         places, members = groups.setdefault((tensor.device, tensor.dtype), ([], []))
         places.append(i)
         members.append(tensor)
@@ -65,7 +64,10 @@ def _fused(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
     return found
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def plain(tensor: Tensor) -> Tensor:
+    """The numbers that a tensor holds in this process, dense, real and of a format that kernels take."""
+    if tensor.dtype in _FLOATS and tensor.layout is torch.strided and type(tensor) in _PLAIN:
+        return tensor
     if tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values() if tensor.is_sparse else tensor.to_dense()
     local = getattr(tensor, "to_local", None)

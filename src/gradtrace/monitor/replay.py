@@ -34,7 +34,9 @@ def replay(call: Call, *, seeds: bool) -> Trace:
         outputs = tensors_in(model(*batch[0], **batch[1]))
         wanted = [i for i, t in enumerate(outputs) if t.requires_grad and t.is_floating_point()]
         if seeds:
-            parts = [(outputs[i] * call.gradients[i]).float().sum() for i in wanted if i in call.gradients]
+            # of value zero, whatever the sizes, and with the gradient that arrived
+            pairs = [(outputs[i], call.gradients[i]) for i in wanted if i in call.gradients]
+            parts = [((output - output.detach()) * gradient).float().sum() for output, gradient in pairs]
         else:
             parts = [outputs[i].float().sum() for i in wanted]
         return torch.stack(parts).sum()

@@ -25,10 +25,7 @@ from gradtrace.tape.private import lift_mode, sink_mode
 from gradtrace.tape.recorder import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor, nn
-    from torch.utils.hooks import RemovableHandle
 
     from gradtrace.records.trace import Trace
 
@@ -36,33 +33,42 @@ if TYPE_CHECKING:
 class Sample:
     """The trace of the next backward pass through `model`; `close` takes every hook away, whatever became of it."""
 
-    def __init__(self, model: nn.Module, roots: Sequence[nn.Module]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.seconds = 0.0
         self._model = model
         self._deferred = Deferred()
         self._observer = ForwardObserver(self._deferred)
         self._recorder = Recorder(model, self._observer)
+        self._depth = 0
         self._batch_size: int | None = None
         self._under_way: tuple[Forward, GradientTap] | None = None
-        self._handles: list[RemovableHandle] = []
-        for root in roots:
-            self._handles.append(root.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True))
 
     def close(self) -> None:
         """Take every hook away; more than once does no harm."""
-        while self._handles:
-            self._handles.pop().remove()
         self._leave_recorder()
         if self._under_way is not None:
             self._under_way[1].__exit__(None, None, None)
             self._under_way = None
 
-    def _enter(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
+    def entered(self, args: Any, kwargs: Any) -> None:
+        """A watched module is called."""
         begun = time.perf_counter()
-        if torch.is_grad_enabled() and not self._recorder.entered and self._under_way is None:
+        self._depth += 1
+        if self._depth == 1 and torch.is_grad_enabled() and self._under_way is None:
             self._batch_size = self._batch_size or batch_size_of((args, kwargs))
-            self._recorder.__enter__()
-            sink_mode(self._recorder)
+            if self._recorder.entered:
+                self._recorder.watch_modules()
+            else:
+                self._recorder.__enter__()
+                sink_mode(self._recorder)
+        self.seconds += time.perf_counter() - begun
+
+    def left(self) -> None:
+        """It returned: its modules are the user's alone again, which may be copied and saved."""
+        begun = time.perf_counter()
+        self._depth = max(0, self._depth - 1)
+        if not self._depth:
+            self._recorder.leave_modules()
         self.seconds += time.perf_counter() - begun
 
     def _leave_recorder(self) -> None:

@@ -1,8 +1,8 @@
 """When to measure, so that looking costs no more than its budget?
 
 Three things cost: the gradients' norms, wanted at every step; weights and updates, wanted at steps 0, 1, 2, 4, 8, ...
-and then every tenth; and whole traces, wanted at steps 0, 1, 2, 4, 8, ... and then as often as can be. Each is done
-where what it took so far stays within its share of the allowance
+and then every tenth; and whole traces, wanted at steps 0, 1, 2, 4, 8, ..., and sooner where they can be paid for. Each
+is done where what it took so far stays within its share of the allowance
 
     allowance(t) = budget (t + CREDIT_S / (1 + t / (2 CREDIT_S)))        t: seconds since the run began
 
@@ -42,7 +42,7 @@ class Budget:
         self._begun = clock()
         self._spent = dict.fromkeys(SHARES, 0.0)
         self._last = dict.fromkeys(SHARES, 0.0)
-        self._num_traces = 0
+        self._num_traces, self._last_trace_s = 0, 0.0
         self._last_step = dict.fromkeys(SHARES, -UPDATES_EVERY)
 
     def spend(self, what: str, seconds: float, step: int) -> None:
@@ -52,7 +52,9 @@ class Budget:
             self._last[what] += seconds
             return
         self._last[what], self._last_step[what] = seconds, step
-        self._num_traces += what == "trace"
+        if what == "trace":
+            self._num_traces += 1
+            self._last_trace_s = self._elapsed()
 
     def may_measure(self) -> bool:
         """Whether the gradients' norms fit."""
@@ -67,7 +69,10 @@ class Budget:
         """Whether a whole trace is wanted at `step`, and fits."""
         if self._every is not None:
             return step - self._last_step["trace"] >= self._every or (is_early(step) and step < self._every)
-        return (is_early(step) and self._num_traces < TRACES_ON_CREDIT) or self._fits("trace")
+        if is_early(step) and self._num_traces < TRACES_ON_CREDIT:
+            return True
+        saved_up = self._elapsed() - self._last_trace_s >= self._last["trace"] / self.frac
+        return (saved_up or step >= 2 * self._last_step["trace"]) and self._fits("trace")
 
     def may_judge(self) -> bool:
         """Whether there is time to look for findings."""

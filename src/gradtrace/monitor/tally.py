@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from gradtrace.monitor.norms import norms
+from gradtrace.monitor.watched import MOST_ARRIVALS
 from gradtrace.records.run import Scalar, Series
 
 if TYPE_CHECKING:
@@ -22,23 +23,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gradtrace.monitor.ferry import Cargo
+    from gradtrace.monitor.updates import Updates
     from gradtrace.monitor.watched import Watched
-
-MOST_COPIED_BYTES = 128 * 2**20
-"""Of weights, held from before an optimizer's step until after it; of larger models a part each time, in turn."""
 
 
 class Tally:
     """All tensors stay on their device until `cargo` is sent; `scale` is a scaler's, or None."""
 
-    def __init__(self, watched: Watched) -> None:
-        self._watched = watched
+    def __init__(self, watched: Watched, updates: Updates) -> None:
+        self._watched, self._updates = watched, updates
         self._losses: list[Tensor] = []
         self._norms: Tensor | None = None
         self._clipped: Tensor | None = None
         self._weights: Tensor | None = None
-        self._copied: list[int] = []
-        self._before: list[Tensor] = []
         self._versions: dict[int, int] = {}
         self.num_backwards = 0
 
@@ -51,11 +48,6 @@ class Tally:
     def is_measured(self) -> bool:
         """Whether any gradient's norm is known."""
         return self._norms is not None
-
-    @property
-    def is_updating(self) -> bool:
-        """Whether weights are held until the optimizer has moved them."""
-        return bool(self._before)
 
     def add_loss(self, root: Tensor, scale: Tensor | None) -> None:
         """A backward pass from `root`, which a scaler multiplied by `scale`."""
@@ -76,10 +68,11 @@ class Tally:
 
     def before_step(self, columns: Sequence[int]) -> None:
         """An optimizer is about to move the parameters of `columns`."""
-        gradients = [(i, self._watched.parameters[i].grad) for i in columns]
+        looked_at = columns[:: max(1, len(columns) // MOST_ARRIVALS)]
+        gradients = [(i, self._watched.parameters[i].grad) for i in looked_at]
         if all(g is None or self._versions.get(i) == g._version for i, g in gradients):
             return
-        held = dict(gradients)
+        held = {i: self._watched.parameters[i].grad for i in columns}
         found = norms([held.get(i) for i in range(len(self._watched.parameters))])
         if self._norms is None:
             self._norms = found
@@ -87,34 +80,17 @@ class Tally:
             self._clipped = found if self._clipped is None else torch.where(torch.isnan(found), self._clipped, found)
             self._norms = torch.where(torch.isnan(self._norms), found, self._norms)
 
-    @torch.no_grad()
     def remember_weights(self) -> None:
         """So that `cargo` can tell by how much the steps moved them."""
-        self._copied = self._watched.next_columns(MOST_COPIED_BYTES)
-        self._before = [self._watched.parameters[i].detach().clone() for i in self._copied]
-        self._weights = self._spread(norms(self._before))
+        self._weights = self._updates.before()
 
-    @torch.no_grad()
     def cargo(self, scale: Tensor | None) -> list[Tensor | None]:
         """The vectors that `row` takes: losses, gradients, clipped gradients, weights, updates, scale."""
-        moved = None
-        if self._before:
-            after = [self._watched.parameters[i].detach() for i in self._copied]
-            torch._foreach_sub_(self._before, after)
-            moved = self._spread(norms(self._before))
-            self._before = []
+        moved = self._updates.after() if self._updates.is_holding else None
         device = self._losses[0].device if self._losses else None
         losses = torch.cat([loss.to(device) for loss in self._losses]) if self._losses else None
         scaled = None if scale is None else scale.detach().float().reshape(1).clone()
         return [losses, self._norms, self._clipped, self._weights, moved, scaled]
-
-    def _spread(self, values: Tensor) -> Tensor:
-        """From the copied columns to all; NaN in the others."""
-        if len(self._copied) == len(self._watched.parameters):
-            return values
-        whole = torch.full((len(self._watched.parameters),), math.nan, device=values.device)
-        whole[torch.tensor(self._copied, device=values.device)] = values
-        return whole
 
 
 def row(cargo: Cargo, learning_rate: float, num_parameters: int) -> tuple[list[float], NDArray[np.float32]]:

@@ -5,6 +5,7 @@ A fault of ours is one warning, after which the training goes on unwatched.
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from typing import TYPE_CHECKING, Any, Self
@@ -74,12 +75,15 @@ class Watch:
 
     def start(self) -> Self:
         """Install the hooks."""
+        self._thread = threading.get_ident()
         if self._watched.compiled:
             sentence = "a model is compiled: norms are taken at every step, whole traces are not"
             self._logbook.note(self._logbook.first_step, sentence)
         budget = Budget(self._frac, self._every)
         self._course = Course(self._watched, self._logbook, budget, self._on_nonfinite)
-        self._boundaries = Boundaries(Guarded(self._course, self._fail), self._watched.optimizers)
+        guarded = Guarded(self._course, self._fail)
+        self._course.begin(guarded)
+        self._boundaries = Boundaries(guarded, self._watched.optimizers)
         return self
 
     def __enter__(self) -> Self:
@@ -109,11 +113,13 @@ class Watch:
     @property
     def run(self) -> Run:
         """The run so far, as records."""
+        self._receive()
         return self._logbook.run
 
     @property
     def diagnosis(self) -> Diagnosis:
         """What is wrong by now: over time, and in the first and the latest whole trace."""
+        self._receive()
         return self._logbook.diagnosis()
 
     def report(self, path: str | Path) -> None:
@@ -121,6 +127,10 @@ class Watch:
         from gradtrace.report.html import write_report
 
         write_report(path, self.diagnosis, self.run)
+
+    def _receive(self) -> None:
+        if self._course is not None and threading.get_ident() == self._thread and not self._closed:
+            Guarded(self._course, self._fail).receive()
 
     def _fail(self, error: Exception) -> None:
         """A fault of ours: one warning, and the training goes on unwatched."""

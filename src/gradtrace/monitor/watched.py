@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+MOST_ARRIVALS = 8
+"""Parameters that are looked at for whether a backward pass was theirs."""
+
 MOST_SENTINEL_ELEMENTS = 2**14
 """A gradient that takes no time to look at."""
 
@@ -42,6 +45,8 @@ class Watched:
                 self.parameters.append(parameter)
         self._index = {id(parameter): i for i, parameter in enumerate(self.parameters)}
         self._next = 0
+        self._stride = max(1, len(self.parameters) // MOST_ARRIVALS)
+        self._held: dict[int, tuple[int, list[int]]] = {}
 
     @property
     def compiled(self) -> bool:
@@ -68,8 +73,8 @@ class Watched:
         )
 
     def arrivals(self) -> list[tuple[int, int]]:
-        """What differs after a backward pass that brought any of the parameters a gradient."""
-        return [(id(p.grad), -1 if p.grad is None else p.grad._version) for p in self.parameters]
+        """What differs after a backward pass that brought the parameters gradients; of a few, spread over all."""
+        return [(id(p.grad), -1 if p.grad is None else p.grad._version) for p in self.parameters[:: self._stride]]
 
     def next_columns(self, most_bytes: int) -> list[int]:
         """As many parameters as fit into `most_bytes` (one at least), in turn: all in order where all fit."""
@@ -90,8 +95,13 @@ class Watched:
 
     def held_by(self, optimizer: Optimizer) -> list[int]:
         """Columns of the parameters that `optimizer` moves."""
-        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        return [self._index[id(parameter)] for parameter in held if id(parameter) in self._index]
+        num = sum(len(group["params"]) for group in optimizer.param_groups)
+        known = self._held.get(id(optimizer))
+        if known is None or known[0] != num:
+            held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            known = num, [self._index[id(parameter)] for parameter in held if id(parameter) in self._index]
+            self._held[id(optimizer)] = known
+        return known[1]
 
     def learning_rate(self) -> float:
         """The largest of all groups; NaN without an optimizer."""

@@ -72,4 +72,6 @@ class Exhibit:
     training: Training | None = None
     summed_over: float | None = None
     """By what the loss of half a batch must be multiplied to give that of the whole: 1 for a mean, 2 for a sum."""
+    learning: tuple[str, ...] = ()
+    """Parameters that other backward passes than those traced brought a gradient (a GAN has two in a step)."""
     refusals: tuple[str, ...] = field(default=())

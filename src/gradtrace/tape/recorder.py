@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _PACKAGE = Path(__file__).parent.parent
 _HIDDEN = (
     str(Path(torch.__file__).parent),
-    *(str(_PACKAGE / name) for name in ("tape", "measure", "checkup", "recurrence", "audit", "cli.py")),
+    *(str(_PACKAGE / name) for name in ("tape", "measure", "checkup", "recurrence", "audit", "monitor", "cli.py")),
 )
 
 
@@ -92,11 +92,7 @@ class Recorder(TorchFunctionMode):
         self.dataflow = Dataflow(model.named_parameters())
 
     def __enter__(self) -> Self:
-        for path, module in self._model.named_modules():
-            self._handles += (
-                module.register_forward_pre_hook(self._opener(path)),
-                module.register_forward_hook(self._closer(path), always_call=True),
-            )
+        self.watch_modules()
         super().__enter__()  # type: ignore[no-untyped-call]
         self.entered = True
         self._told_up_to = sequence_nr()
@@ -107,9 +103,22 @@ class Recorder(TorchFunctionMode):
     ) -> None:
         lift_mode(self)
         self.entered = False
+        self.leave_modules()
+        self.visits.sort(key=lambda visit: (visit.start, -visit.end))
+
+    def watch_modules(self) -> None:
+        """Hooks on every module, if there are none yet."""
+        if not self._handles:
+            for path, module in self._model.named_modules():
+                self._handles += (
+                    module.register_forward_pre_hook(self._opener(path)),
+                    module.register_forward_hook(self._closer(path), always_call=True),
+                )
+
+    def leave_modules(self) -> None:
+        """Take the hooks on modules away; functions are still seen."""
         while self._handles:
             self._handles.pop().remove()
-        self.visits.sort(key=lambda visit: (visit.start, -visit.end))
 
     def _opener(self, path: str) -> Callable[[nn.Module, Any], None]:
         def open_visit(module: nn.Module, _args: Any) -> None:

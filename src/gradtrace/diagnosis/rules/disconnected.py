@@ -35,6 +35,7 @@ def judge(scene: Scene) -> list[Finding]:
 def _cut(scene: Scene) -> list[Finding]:
     traces = scene.exhibit.traces
     learned = {p.name for trace in traces for p in trace.parameters if p.gradient is not None}
+    learned |= set(scene.exhibit.learning)
     missing = [p for p in traces[0].parameters if p.requires_grad and p.name not in learned]
     used = {p.name for trace in traces for p in trace.parameters if p.affects_loss}
     cut = [p.name for p in missing if p.name in used]
