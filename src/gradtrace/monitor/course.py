@@ -74,6 +74,7 @@ class Course:
 
     def end(self) -> None:
         """Take every hook away, and keep what has arrived."""
+        self.settle()
         if self._entrances is not None:
             self._entrances.close()
         if self._sample is not None:
@@ -87,6 +88,7 @@ class Course:
 
     def entered(self, label: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         """A watched module is called."""
+        self.settle()
         begun = time.perf_counter()
         if self._entered <= self._last_end:  # the first call of this step
             self._entered = begun
@@ -105,6 +107,7 @@ class Course:
 
     def before_backward(self, roots: Sequence[Tensor], create_graph: bool) -> None:
         """The loss is known, the gradients are not."""
+        self.settle()
         begun = time.perf_counter()
         loss = roots[0]
         self._arrivals = self._watched.arrivals()
@@ -138,7 +141,8 @@ class Course:
             self._usual_spans.append(span)
         elif (trace := self._sample.after_backward(scale)) is not None:
             begun = time.perf_counter()
-            self._logbook.trace(self.step, trace)
+            if scale is None or self._no_scale_helps or trace.nonfinite is None:  # a scaler lets go of an overflow
+                self._logbook.trace(self.step, trace)
             slower = span - statistics.median(self._usual_spans) if self._usual_spans else 0.0
             self._budget.spend("trace", max(slower, 0.0), self.step)  # in hooks, between the user's own ops
             self._spend("trace", begun)
@@ -158,7 +162,7 @@ class Course:
             begun = time.perf_counter()
             self._tally.remember_weights()
             self._spend("updates", begun)
-        if self._is_bad and self._on_nonfinite == "skip":
+        if self._on_nonfinite == "skip" and self._watched.is_spoilt(optimizer):
             for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
                 parameter.grad = None
             self._logbook.event(self.step, EventKind.SKIPPED, "this optimizer step was left out: not finite")
@@ -169,7 +173,11 @@ class Course:
             self.end_step()
         self._stepped.add(id(optimizer))
         self._no_scale_helps = False
-        if self._stepped >= self._active:
+        self._is_over = self._stepped >= self._active  # others may follow that were never seen before
+
+    def settle(self) -> None:
+        """Something new begins: end the step that is over."""
+        if self._is_over:
             self.end_step()
 
     def scaled_by(self, scaler: GradScaler) -> None:
@@ -186,6 +194,7 @@ class Course:
 
     def end_step(self) -> None:
         """Send the numbers off, and begin anew."""
+        self._is_over = False
         begun = time.perf_counter()
         self._active |= self._stepped
         counts = self._tally.has_loss and not self._is_left_out  # a scaler that finds its scale is healthy
@@ -212,7 +221,7 @@ class Course:
 
     def _begin_step(self) -> None:
         self._tally, self._stepped = Tally(self._watched, self._updates), set[int]()
-        self._is_bad = self._is_left_out = self._is_loss_bad = False
+        self._is_bad = self._is_left_out = self._is_loss_bad = self._is_over = False
         if self.step == self._logbook.first_step + 1 and self._entrances is not None and not self._calls.num_calls:
             self._look_at_the_parts()
         if not self._watched.compiled and self._budget.may_trace(self.step):
@@ -244,6 +253,7 @@ class Course:
 
     def receive(self, *, wait: bool = False) -> None:
         """Keep what has arrived; in the training's own thread."""
+        self.settle()
         self._last_received = time.perf_counter()
         for (step, seconds, learning_rate, counts, bad), cargo in self._ferry.arrived(wait=wait):
             self._logbook.numbers(step, seconds, cargo, learning_rate, counts=counts, bad=bad)

@@ -106,7 +106,8 @@ class FlightRecorder:
         site = site_on(loss, suspect, ops)
         if why and site.module is None and not site.source and self._calls.held:
             return _unexplained(value, step, why)
-        return _of_the_loss(value, step, guilt.words, site.source, site.module, guilt.cause)
+        words = f"{suspect.function}, {guilt.words}"
+        return _of_the_loss(value, step, words, site.source, site.module, guilt.cause)
 
 
 def _is_finite(tensor: Tensor) -> bool:

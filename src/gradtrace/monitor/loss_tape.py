@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,11 @@ class Suspect:
     number: int
     """Its place in the order of the forward pass."""
     saved: tuple[Any, ...]
+
+    @property
+    def function(self) -> str:
+        """Its name as one calls it."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", base_name(self.name)).lower()
 
     @property
     def guilt(self) -> Singularity | None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from gradtrace.errors import InputError
+from gradtrace.monitor.norms import norms
 from gradtrace.records.run import WatchedParameter
 
 if TYPE_CHECKING:
@@ -102,6 +103,11 @@ class Watched:
             known = num, [self._index[id(parameter)] for parameter in held if id(parameter) in self._index]
             self._held[id(optimizer)] = known
         return known[1]
+
+    def is_spoilt(self, optimizer: Optimizer) -> bool:
+        """Whether a gradient that `optimizer` would apply is not finite."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return bool(gradients) and not bool(torch.isfinite(norms(gradients)).all())
 
     def learning_rate(self) -> float:
         """The largest of all groups; NaN without an optimizer."""
