@@ -41,9 +41,20 @@ def rank(findings: list[Finding]) -> tuple[Finding, ...]:
 
 def _in_trial(finding: Finding) -> int:
     """What was there before the first step, then how the steps ran away, and last what that left behind."""
-    if finding.step is None:
+    if _was_there(finding):
         return 0
     return 1 if finding.symptom is Symptom.EXPLODING else 2
+
+
+def _was_there(finding: Finding) -> bool:
+    """Before the first step: seen without any, or in the first one of a run before it moved the weights."""
+    return finding.step is None or (finding.step == 0 and finding.cause is not Cause.LEARNING_RATE)
+
+
+def _because(finding: Finding, why: str) -> Finding:
+    """A remark with its reason, told once."""
+    message = finding.message if why in finding.message else f"{finding.message} ({why})"
+    return replace(finding, severity=Severity.INFO, message=message)
 
 
 _GROWTH = {Cause.LARGE_WEIGHTS, Cause.RESIDUAL_GROWTH, Cause.BATCHNORM_EXPLOSION, Cause.RECURRENT_EXPANSION}
@@ -58,12 +69,12 @@ def _growth_before_rate(findings: list[Finding]) -> list[Finding]:
     ratios = [e.value for f in ran for e in f.evidence if e.name == STEP_RATIO]
     for i, growth in enumerate(findings):
         extent = next((e.value for e in growth.evidence if e.name == EXTENT), 0.0)
-        structural = growth.symptom is Symptom.EXPLODING and growth.step is None and growth.cause in _GROWTH
+        structural = growth.symptom is Symptom.EXPLODING and _was_there(growth) and growth.cause in _GROWTH
         if structural and growth.severity is not Severity.INFO and ratios and ratios[0] / 10**extent < UPDATE_REPLACES:
             why = "this follows from the growing gradient above: without it the steps would be small enough"
             for j, f in enumerate(findings):
                 if f in ran:
-                    findings[j] = replace(f, severity=Severity.INFO, message=f"{f.message} ({why})")
+                    findings[j] = _because(f, why)
             findings[i] = replace(growth, severity=Severity.CRITICAL)
             break
     return findings
@@ -76,10 +87,10 @@ def _flat_before_vanishing(findings: list[Finding]) -> list[Finding]:
             continue
         for j, flat in enumerate(findings):
             if flat.symptom in (Symptom.SATURATED, Symptom.DEAD_UNITS) and set(lost.where) <= set(flat.where):
-                why = f"this follows from the {flat.symptom.value.replace('_', ' ')} units above"
+                why = f"this follows from the {flat.symptom.value.removesuffix('_units')} units above"
                 worse = max(flat.severity, lost.severity, key=lambda severity: severity.rank)
                 findings[j] = replace(flat, severity=worse)
-                findings[i] = replace(lost, severity=Severity.INFO, message=f"{lost.message} ({why})")
+                findings[i] = _because(lost, why)
                 break
     return findings
 
@@ -98,7 +109,7 @@ def _explain(finding: Finding, findings: list[Finding]) -> Finding:
     """A consequence of another finding becomes a remark, with the reason."""
     for other in findings:
         if other is not finding and other.severity is Severity.CRITICAL and (why := _follows(finding, other)):
-            return replace(finding, severity=Severity.INFO, message=f"{finding.message} ({why})")
+            return _because(finding, why)
     return finding
 
 

@@ -18,7 +18,7 @@ from gradtrace.measure.reduction import count, in_memory_order, sample, whole_no
 from gradtrace.measure.statistics import quantiles
 from gradtrace.records.trace import ActivationStats, ForwardStats
 from gradtrace.tape.activations import Activation, row_measure
-from gradtrace.tape.dataflow import tensors_in
+from gradtrace.tape.dataflow import WRITES, tensors_in
 from gradtrace.tape.derivatives import activation_of, activation_of_node
 from gradtrace.tape.private import inside_functorch
 
@@ -92,7 +92,8 @@ class ForwardObserver:
             seen.scales["output"] = self._deferred.put(whole_norm(output))
             seen.numels = (seen.numels[0], output.numel())
         if self._values:
-            seen.results = [handle for out in tensors_in(result) if (handle := self._extremes(out)) is not None]
+            made = operands[:1] if call.name in WRITES else tensors_in(result)
+            seen.results = [handle for out in made if (handle := self._extremes(out)) is not None]
             self.history.append((call, seen))
         call.observed = seen
 
@@ -103,6 +104,8 @@ class ForwardObserver:
         if not values.is_floating_point() or not values.numel() or values.layout is not torch.strided:
             return None
         low, high = torch.aminmax(values if values.element_size() > 1 else values.float())
+        if low.element_size() < 4:  # autocast refuses to stack a half format that is not its own
+            low, high = low.float(), high.float()
         return self._deferred.put(torch.stack((low, high)))
 
     def read_node(self, node: Node) -> Seen | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from gradtrace.records.vocabulary import Cause, Symptom
 from gradtrace.runs.writer import RunWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from gradtrace.monitor.ferry import Cargo
@@ -39,10 +38,12 @@ _GRADIENT = list(Series).index(Series.GRADIENT_NORM)
 class Logbook:
     """One run; nothing in here knows of hooks."""
 
-    def __init__(self, path: str | Path | None, header: RunHeader, sinks: Sequence[Any]) -> None:
+    def __init__(
+        self, path: str | Path | None, header: RunHeader, sinks: Sequence[Any], warn: Callable[[str], None]
+    ) -> None:
         self._header = header
         self._names = [parameter.name for parameter in header.parameters]
-        self._writer = RunWriter(path, header)
+        self._writer = RunWriter(path, header, warn=warn)
         self._feed = Feed([as_sink(sink, header.title) if isinstance(sink, str) else sink for sink in sinks], warn)
         self.first_step = self._writer.next_step
         self.traces: list[Trace] = []
@@ -164,8 +165,3 @@ Key = tuple[str, ...]
 def key_of(finding: Finding) -> Key:
     """What makes two findings the same one, at another time."""
     return finding.symptom, finding.cause, *finding.where
-
-
-def warn(sentence: str) -> None:
-    """What a user must know at once."""
-    warnings.warn(f"gradtrace: {sentence}", RuntimeWarning, stacklevel=2)

@@ -95,7 +95,6 @@ SINGULARITIES: dict[str, Singularity] = {
     "HuberLoss": _TARGET,
     "BinaryCrossEntropy": _TARGET,
     "BinaryCrossEntropyWithLogits": _TARGET,
-    "KlDiv": _TARGET,
 }  # fmt: skip
 """By name of the node without ``Backward0``."""
 

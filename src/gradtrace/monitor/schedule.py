@@ -2,7 +2,7 @@
 
 Three things cost: the gradients' norms, wanted at every step; weights and updates, wanted at steps 0, 1, 2, 4, 8, ...
 and then every tenth; and whole traces, wanted at steps 0, 1, 2, 4, 8, ..., and sooner where they can be paid for. Each
-is done where what it took so far stays within its share of the allowance
+is done where what it took so far, and will take this time, stays within its share of the allowance
 
     allowance(t) = budget (t + CREDIT_S / (1 + t / (2 CREDIT_S)))        t: seconds since the run began
 
@@ -22,8 +22,8 @@ CREDIT_S = 25.0
 UPDATES_EVERY = 10
 """[steps] Between two measurements of weights and updates, which need a copy of the weights."""
 
-SHARES = {"norms": 0.6, "updates": 0.2, "findings": 0.1, "trace": 1.0}
-"""[fraction of the allowance] Each may take up to; all together no more than one."""
+SHARES = {"norms": 0.55, "updates": 0.15, "findings": 0.05, "trace": 1.0}
+"""[fraction of the allowance] Each may take up to so much; whole traces what the others leave."""
 
 
 class Budget:
@@ -86,8 +86,8 @@ class Budget:
     def _fits(self, what: str) -> bool:
         elapsed = self._elapsed()
         allowance = self.frac * (elapsed + CREDIT_S / (1.0 + elapsed / (2.0 * CREDIT_S)))
-        spent, all_spent = self._spent[what], sum(self._spent.values())
-        return max(spent / SHARES[what], all_spent) + self._last[what] <= allowance
+        spent = sum(self._spent.values()) if what == "trace" else self._spent[what]
+        return spent + self._last[what] <= SHARES[what] * allowance
 
     def _elapsed(self) -> float:
         return float(self._clock() - self._begun)

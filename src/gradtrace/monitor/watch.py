@@ -16,13 +16,14 @@ from gradtrace.measure.trace import environment
 from gradtrace.monitor.boundaries import Boundaries
 from gradtrace.monitor.course import Course
 from gradtrace.monitor.guard import Guarded
-from gradtrace.monitor.logbook import Logbook, warn
+from gradtrace.monitor.logbook import Logbook
 from gradtrace.monitor.schedule import Budget
 from gradtrace.monitor.watched import Watched
 from gradtrace.records.run import RunHeader
+from gradtrace.runs.writer import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -48,6 +49,7 @@ class Watch:
         title: str = "",
         command: Sequence[str] = (),
         notes: Sequence[str] = (),
+        warn: Callable[[str], None] = warn,
     ) -> None:
         if on_nonfinite not in ON_NONFINITE:
             raise InputError(f"on_nonfinite must be one of {', '.join(ON_NONFINITE)}, but it is {on_nonfinite!r}")
@@ -66,7 +68,8 @@ class Watch:
             optimizers=tuple(describe_optimizer(one, self._watched.whole) for one in self._watched.optimizers),
             environment=environment(),
         )
-        self._logbook = Logbook(path, header, sinks)
+        self._warn = warn
+        self._logbook = Logbook(path, header, sinks, warn)
         for note in notes:
             self._logbook.note(self._logbook.first_step, note)
         self._course: Course | None = None
@@ -108,7 +111,7 @@ class Watch:
             self._detach()
             self._logbook.close(self._course.step if self._course is not None else 0, finished=finished)
         except Exception as error:
-            warn(f"the end of the run could not be judged ({type(error).__name__}: {error})")
+            self._warn(f"the end of the run could not be judged ({type(error).__name__}: {error})")
 
     @property
     def run(self) -> Run:
@@ -138,7 +141,7 @@ class Watch:
         step = self._course.step if self._course is not None else 0
         sentence = f"watching ended at step {step} by a fault of its own ({type(error).__name__}: {error})"
         self._logbook.note(step, sentence)
-        warn(f"{sentence}; the training goes on")
+        self._warn(f"{sentence}; the training goes on")
 
     def _detach(self) -> None:
         boundaries, self._boundaries = self._boundaries, None

@@ -48,6 +48,12 @@ MOST_TRACES = 200
 """Whole traces that a file keeps; then every second one of the older half goes."""
 
 
+def warn(sentence: str) -> None:
+    """What a user must know at once, as a warning of Python's."""
+    with contextlib.suppress(RuntimeWarning):  # where warnings are errors
+        warnings.warn(f"gradtrace: {sentence}", RuntimeWarning, stacklevel=4)
+
+
 def _safely(method: Callable[P, None]) -> Callable[P, None]:
     """In the process that began the run, one thread at a time; a fault ends the file, not the training."""
 
@@ -73,12 +79,21 @@ class RunWriter:
         path: the file; None: in memory only.
         header: what is known of the run.
         flush_every_s: seconds between two writings.
+        warn: takes the one sentence that is said when the file cannot be written.
     """
 
-    def __init__(self, path: str | Path | None, header: RunHeader, *, flush_every_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        path: str | Path | None,
+        header: RunHeader,
+        *,
+        flush_every_s: float = 2.0,
+        warn: Callable[[str], None] = warn,
+    ) -> None:
         self.path = Path(path).absolute() if path is not None else None
         self._header = header
         self._flush_every_s = flush_every_s
+        self._warn = warn
         self.lock = threading.RLock()
         self.owner = os.getpid()
         self._waiting: list[Row] = []
@@ -240,8 +255,7 @@ class RunWriter:
                 connection.close()
         sentence = f"{why}; the run is kept in memory only"
         self._notes += (sentence,)
-        with contextlib.suppress(RuntimeWarning):  # where warnings are errors
-            warnings.warn(f"gradtrace: {sentence}", RuntimeWarning, stacklevel=4)
+        self._warn(sentence)
 
 
 def _memory_rows(header: RunHeader) -> int:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _ESCAPES = {"item", "tolist", "numpy", "__array__", "__float__", "__int__", "__bool__"}
+WRITES = {"__setitem__", "copy_"}
+"""What they make is their first operand."""
 _ENTRANCES = {"tensor", "as_tensor", "from_numpy", "asarray", "FloatTensor"}
 
 
@@ -87,7 +89,7 @@ class Dataflow:
                 self.numbers[result] = parents[0]
         came_back = tuple(self.numbers[number] for number in numbers if number in self.numbers)
         outputs = tensors_in(result)
-        if function in ("__setitem__", "copy_") and inputs:
+        if function in WRITES and inputs:
             outputs = inputs[:1]
         for output in outputs:
             on_tape = any(tensor.requires_grad for tensor in inputs)
@@ -99,6 +101,13 @@ class Dataflow:
                 on_tape = bool(parents)
             index = self._add(output, parents)
             made.append(index)
+            base = output._base
+            if (
+                base is not None
+                and any(output is tensor for tensor in inputs)
+                and (old := self._find(base)) is not None
+            ):
+                made.append(self._add(base, (old, index)))  # written to through a view
             if on_tape and not output.requires_grad:
                 self._severed[index] = f"{function} ({where})" if where else function
 

@@ -1,0 +1,253 @@
+"""The birthplace of a NaN or Inf, on models and losses of many kinds; and nothing of the search is left in them."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import gradtrace
+from gradtrace.monitor.calls import Call
+from gradtrace.monitor.loss_tape import SINGULARITIES, suspects
+from gradtrace.monitor.replay import replay, stand_ins
+from gradtrace.records.vocabulary import Cause, Symptom
+
+BAD_STEP = 5
+
+
+class Net(nn.Module):
+    """Does `spoil` to its middle at the bad step."""
+
+    def __init__(self, spoil: Callable[[torch.Tensor], torch.Tensor] = lambda h: h) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+        self.drop, self.spoil, self.bad = nn.Dropout(0.2), spoil, False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.norm(self.drop(torch.tanh(self.first(x))))
+        return self.last(self.spoil(h) if self.bad else h)
+
+
+def run(
+    model: nn.Module, loss_fn: Callable[[torch.Tensor, bool], torch.Tensor], data: Any = None, **options: Any
+) -> gradtrace.monitor.watch.Watch:
+    torch.manual_seed(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with gradtrace.watch(model, optimizer, budget=10.0, **options) as watch:
+        for number in range(BAD_STEP + 2):
+            bad = number == BAD_STEP
+            for module in model.modules():
+                if isinstance(module, Net):
+                    module.bad = bad
+            x = torch.randn(12, 6)
+            optimizer.zero_grad()
+            loss_fn(model(data(x, bad) if data else x), bad).backward()
+            optimizer.step()
+    return watch
+
+
+def plain_loss(output: torch.Tensor, bad: bool) -> torch.Tensor:
+    return output.square().mean()
+
+
+def first_of(watch: Any) -> Any:
+    finding = watch.diagnosis.findings[0]
+    assert finding.symptom is Symptom.NONFINITE
+    assert finding.step == BAD_STEP
+    return finding
+
+
+def line_of(function: Callable[..., Any]) -> str:
+    return f"test_flight.py:{function.__code__.co_firstlineno}"
+
+
+LOSSES: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str, str, Cause]] = {
+    "log": (lambda y: (y * 0).sum().log(), "log", "forward", Cause.UNSAFE_OP),
+    "division": (lambda y: y.sum() / (y * 0).sum(), "division by zero", "forward", Cause.UNSAFE_OP),
+    "exp": (lambda y: (y + 100).exp().mean(), "exponential", "forward", Cause.UNSAFE_OP),
+    "sqrt": (lambda y: y.mean() + (y * 0).square().sum().sqrt(), "square root", "backward", Cause.UNSAFE_OP),
+    "power": (lambda y: y.mean() + (y * 0).square().sum() ** 0.25, "power", "backward", Cause.UNSAFE_OP),
+    "ignored": (lambda y: F.cross_entropy(y, torch.full((12,), -100)), "no target", "forward", Cause.UNSAFE_OP),
+    "nothing": (lambda y: y[:0].mean(), "mean of no number", "forward", Cause.UNSAFE_OP),
+    "target": (lambda y: F.mse_loss(y, y.detach() * math.nan), "the target holds", "forward", Cause.INPUT_SCALE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_number_born_in_the_loss(name: str) -> None:
+    spoiled, words, phase, cause = LOSSES[name]
+    finding = first_of(run(Net(), lambda y, bad: spoiled(y) if bad else plain_loss(y, bad)))
+    assert words in finding.message
+    assert f"in the {phase} pass in the loss" in finding.message
+    assert finding.cause is cause
+    assert finding.where == ("loss",)
+    assert "test_flight.py:" in finding.source
+
+
+def test_the_line_of_a_loss_that_was_traced_before_is_the_op_s_own() -> None:
+    def logarithm(y: torch.Tensor, bad: bool) -> torch.Tensor:
+        return (y.square().mean() * float(not bad)).log()
+
+    finding = first_of(run(Net(), logarithm))
+    assert finding.source.endswith(f"test_flight.py:{logarithm.__code__.co_firstlineno + 1}")
+
+
+PARTS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str, str]] = {
+    "log": (lambda h: torch.log(h * 0), "log", "The loss is NaN"),
+    "slice": (lambda h: _divided(h), "div", "The loss is NaN"),
+    "sqrt": (lambda h: h + (h * 0).square().sum(1, keepdim=True).sqrt(), "Sqrt", "The forward pass is finite"),
+}
+
+
+def _divided(h: torch.Tensor) -> torch.Tensor:
+    z = h.clone()
+    z[:, 2] /= 0.0
+    return z
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("labels", ["", "net"])
+def test_a_number_born_in_the_model(name: str, labels: str) -> None:
+    spoil, op, phase = PARTS[name]
+    model = Net(spoil)
+    if not labels:
+        finding = first_of(run(model, plain_loss))
+    else:
+        finding = first_of(run(nn.Sequential(model, nn.Linear(3, 3)), plain_loss))
+    assert op in finding.message
+    assert phase in finding.message
+    assert "test_flight.py:" in finding.source
+    assert finding.where == (("0",) if labels else ("",))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_batch_that_is_not_finite_is_told_as_such(value: float) -> None:
+    finding = first_of(run(Net(), plain_loss, lambda x, bad: x.masked_fill(x > 1.5, value) if bad else x))
+    assert finding.cause is Cause.INPUT_SCALE
+    assert "The batch itself" in finding.message
+
+
+def test_a_mask_of_minus_infinities_is_a_healthy_input() -> None:
+    attention = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+    mask = torch.full((5, 5), -math.inf).triu(1)
+    optimizer = torch.optim.SGD(attention.parameters(), lr=1e-3)
+    with gradtrace.watch(attention, optimizer, budget=10.0) as watch:
+        for number in range(6):
+            optimizer.zero_grad()
+            loss = attention(torch.randn(3, 5, 8), mask).square().mean()
+            (loss.log() if number < 5 else (loss * 0).log()).backward()
+            optimizer.step()
+    assert watch.diagnosis.findings[0].where == ("loss",)
+
+
+def test_with_two_models_the_one_that_brought_it_is_named_and_the_tape_is_left_whole() -> None:
+    torch.manual_seed(0)
+    one, two = Net(lambda h: torch.log(h * 0)), nn.Linear(3, 1)
+    optimizers = [torch.optim.SGD(model.parameters(), lr=1e-3) for model in (one, two)]
+    with gradtrace.watch({"one": one, "two": two}, optimizers, budget=10.0, on_nonfinite="skip") as watch:
+        for number in range(8):
+            one.bad = number == BAD_STEP
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            two(one(torch.randn(12, 6))).square().mean().backward()  # would raise, had the search freed its graph
+            for optimizer in optimizers:
+                optimizer.step()
+    finding = first_of(watch)
+    assert finding.where == ("one",)
+    assert "log" in finding.message
+    assert all(bool(p.isfinite().all()) for model in (one, two) for p in model.parameters())
+
+
+def test_parts_that_are_called_without_their_whole_are_looked_at() -> None:
+    torch.manual_seed(0)
+    encoder, head = Net(lambda h: torch.log(h * 0)), nn.Linear(3, 1)
+    model = nn.ModuleDict({"encoder": encoder, "heads": nn.ModuleList([head])})
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for number in range(7):
+            encoder.bad = number == BAD_STEP
+            optimizer.zero_grad()
+            head(encoder(torch.randn(12, 6))).square().mean().backward()
+            optimizer.step()
+    finding = first_of(watch)
+    assert finding.where == ("encoder",)
+    assert "test_flight.py:" in finding.source
+
+
+def test_modules_hold_nothing_of_ours_and_can_be_saved_and_copied_meanwhile() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    own = vars(nn.Sequential).get("__call__")
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for _ in range(4):
+            loss = plain_loss(model(torch.randn(4, 6)), False)
+            file = io.BytesIO()
+            torch.save(model, file)  # between forward and backward of a step that is traced
+            twin = copy.deepcopy(model)
+            loss.backward()
+            optimizer.step()
+            assert b"gradtrace" not in file.getvalue()
+            assert not any(m._forward_hooks or m._forward_pre_hooks for m in twin.modules())
+    assert len(watch.run.steps.first) == 4
+    assert vars(nn.Sequential).get("__call__") is own
+
+
+def test_a_replay_gives_the_gradient_that_was_there_and_touches_nothing() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    x = torch.randn(12, 6, requires_grad=True)
+    state = torch.get_rng_state()
+    output = model(x)
+    cotangent = torch.randn_like(output) * 1e30  # (output * cotangent).sum() alone would be near the end of float32
+    call = Call("", model, (x,), {}, (x._version,), (state,), None, x.nbytes, gradients={0: cotangent})
+    versions = [b._version for b in model.buffers()]
+    fired: list[int] = []
+    handles = [p.register_post_accumulate_grad_hook(lambda p: fired.append(1)) for p in model.parameters()]
+    trace = replay(call, seeds=True)
+    assert not fired
+    for handle in handles:
+        handle.remove()
+    assert [b._version for b in model.buffers()] == versions
+    assert trace.loss == 0.0
+    expected = torch.autograd.grad(output, list(model.parameters()), cotangent)  # its own tape is whole
+    found = {p.name: p.gradient.norm for p in trace.parameters if p.gradient is not None}
+    for (name, _), gradient in zip(model.named_parameters(), expected, strict=True):
+        assert found[name] == pytest.approx(float(gradient.double().norm()), rel=1e-4, abs=1e18)
+
+
+def test_stand_ins_serve_a_recurrent_layer_too() -> None:
+    model = nn.LSTM(3, 4)
+    own = list(model.parameters())
+    with stand_ins(model):
+        model(torch.randn(2, 1, 3))[0].sum().backward()
+        assert all(p.grad is not None for p in model.parameters())
+        assert all(p.data_ptr() == q.data_ptr() for p, q in zip(model.parameters(), own, strict=True))
+    assert all(p.grad is None for p in own)
+    assert all(p is q for p, q in zip(model.parameters(), own, strict=True))
+
+
+def test_suspects_are_the_ops_behind_the_model_only() -> None:
+    x = torch.rand(4, requires_grad=True)
+    inside = x.log()
+    last = inside.sum()
+    loss = (last.square() + 1.0).sqrt()
+    from gradtrace.tape.private import node_sequence_nr
+
+    since = node_sequence_nr(last.grad_fn)  # type: ignore[arg-type]
+    assert [s.function for s in suspects(loss, since)] == ["sqrt", "pow"]
+    assert [s.function for s in suspects(loss, -1)] == ["sqrt", "pow", "log"]
+    assert all(s.guilt is None for s in suspects(loss, -1))
+
+
+@pytest.mark.parametrize("name", SINGULARITIES)
+def test_every_singularity_names_an_op_that_autograd_knows(name: str) -> None:
+    assert any(hasattr(torch._C._functions, f"{name}Backward{i}") for i in ("", 0, 1)) or name in {
+        "Mean", "Std", "NllLoss", "NllLoss2D"
+    }  # fmt: skip

@@ -1,0 +1,74 @@
+"""The budget holds, whatever looking costs, and is spent where it tells most."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from gradtrace.monitor.schedule import CREDIT_S, Budget
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def simulate(num_steps: int, step_s: float, norms_s: float, trace_s: float, frac: float = 0.02):
+    clock = Clock()
+    budget = Budget(frac, clock=clock)
+    measured, traced = [], []
+    for step in range(num_steps):
+        if budget.may_trace(step):
+            traced.append(step)
+            clock.now += trace_s
+            budget.spend("trace", trace_s, step)
+        clock.now += step_s
+        if budget.may_measure():
+            measured.append(step)
+            clock.now += norms_s
+            budget.spend("norms", norms_s, step)
+    return budget, measured, traced, clock.now
+
+
+@pytest.mark.parametrize("norms_s", [1e-5, 1e-4, 1e-3, 5e-3])
+@pytest.mark.parametrize("trace_s", [1e-3, 0.05, 0.5])
+def test_a_long_run_keeps_to_its_budget(norms_s, trace_s) -> None:
+    budget, _, _, total_s = simulate(40_000, 0.01, norms_s, trace_s)
+    lent = 0.02 * CREDIT_S / (1 + total_s / (2 * CREDIT_S)) / total_s
+    assert budget.spent_frac <= 0.02 + lent + (trace_s + norms_s) / total_s
+    assert budget.spent_frac < 0.0235
+
+
+def test_norms_that_fit_are_taken_at_every_step() -> None:
+    _, measured, _, _ = simulate(5_000, 0.05, 0.0004, 0.1)
+    assert measured == list(range(5_000))
+
+
+def test_norms_that_do_not_fit_are_spread_and_not_starved_by_traces() -> None:
+    _, measured, traced, _ = simulate(20_000, 0.003, 0.0006, 0.06)  # a fifth of the step
+    assert measured[:300] == list(range(300))  # on credit
+    late = [b - a for a, b in pairwise(measured) if a > 10_000]
+    assert max(late) <= 40
+    assert len(traced) < 40
+
+
+def test_whole_traces_come_early_and_then_rarer() -> None:
+    _, _, traced, _ = simulate(600, 0.003, 0.0002, 0.02)
+    assert traced[:3] == [0, 1, 2]
+    assert traced[-1] >= 256
+    assert all(b >= min(2 * a, a + 300) for a, b in pairwise(traced[1:]))
+
+
+def test_every_so_many_steps_whatever_it_costs() -> None:
+    clock = Clock()
+    budget = Budget(1e-9, every=7, clock=clock)
+    traced = []
+    for step in range(30):
+        if budget.may_trace(step):
+            traced.append(step)
+            budget.spend("trace", 10.0, step)
+    assert traced == [0, 1, 2, 4, 11, 18, 25]
