@@ -99,17 +99,17 @@ def test_the_line_of_a_loss_that_was_traced_before_is_the_op_s_own() -> None:
     assert finding.source.endswith(f"test_flight.py:{logarithm.__code__.co_firstlineno + 1}")
 
 
-PARTS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str, str]] = {
-    "log": (lambda h: torch.log(h * 0), "log", "The loss is NaN"),
-    "slice": (lambda h: _divided(h), "div", "The loss is NaN"),
-    "sqrt": (lambda h: h + (h * 0).square().sum(1, keepdim=True).sqrt(), "Sqrt", "The forward pass is finite"),
-}
-
-
 def _divided(h: torch.Tensor) -> torch.Tensor:
     z = h.clone()
     z[:, 2] /= 0.0
     return z
+
+
+PARTS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str, str]] = {
+    "log": (lambda h: torch.log(h * 0), "log", "The loss is NaN"),
+    "slice": (_divided, "div", "The loss is NaN"),
+    "sqrt": (lambda h: h + (h * 0).square().sum(1, keepdim=True).sqrt(), "Sqrt", "The forward pass is finite"),
+}
 
 
 @pytest.mark.parametrize("name", PARTS)

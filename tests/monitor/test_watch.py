@@ -297,3 +297,94 @@ def test_bad_input_is_one_sentence() -> None:
         gradtrace.watch(model, on_nonfinite="panic")
     with pytest.raises(InputError, match="budget must be"):
         gradtrace.watch(model, budget=0.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's own
+@pytest.mark.parametrize("what", ["model", "in place", "part", "function", "loss"])
+def test_what_is_compiled_goes_the_same_and_is_not_compiled_again(what: str) -> None:
+    def compiled(thing: Any) -> Any:
+        return torch.compile(thing, fullgraph=True, backend="eager")
+
+    results, frames = [], []
+    for is_watched in (False, True):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        torch.manual_seed(0)
+        model: Any = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+        parameters, loss_fn = list(model.parameters()), lambda y: y.square().mean()
+        match what:
+            case "model":
+                model = compiled(model)
+            case "in place":
+                model.compile(backend="eager")
+            case "part":
+                model[0] = compiled(model[0])
+            case "function":
+                model[1] = Calling(compiled(torch.tanh))
+            case _:
+                loss_fn = compiled(loss_fn)
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        watch = gradtrace.watch(model, optimizer, budget=10.0).start() if is_watched else None
+        for _ in range(12):
+            optimizer.zero_grad()
+            loss_fn(model(torch.randn(16, 8))).backward()
+            optimizer.step()
+        results.append([p.detach().clone() for p in parameters])
+        frames.append(dict(torch._dynamo.utils.counters["frames"]))
+        if watch is not None:
+            watch.close()
+            assert "compile" in " ".join(watch.run.notes)
+            assert watch.run.samples == ()
+            assert np.isfinite(watch.run.steps.series(Series.GRADIENT_NORM)[0]).all()
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert frames[0] == frames[1]
+    torch._dynamo.reset()
+
+
+class Calling(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+def test_contexts_of_the_user_s_may_open_and_close_around_a_traced_step() -> None:
+    """The recorder outlives the forward pass: torch's own contexts are entered before it and left after, or between."""
+    from torch import overrides
+
+    model = nn.Linear(8, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for _ in range(5):
+            with torch.device("cpu"), overrides.BaseTorchFunctionMode():
+                output = model(torch.randn(16, 8))
+            with torch.device("cpu"):
+                loss = output.square().mean()
+            loss.backward()
+            optimizer.step()
+    assert overrides._get_current_function_mode_stack() == []
+    assert len(watch.run.samples) >= 3
+    ops = watch.diagnosis.traces[-1].ops
+    assert all(op.site.source for op in ops if op.name != "torch::autograd::AccumulateGrad")
+
+
+def test_findings_reach_the_file_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradtrace.monitor.course.JUDGE_EVERY_S", 0.0)
+    torch.manual_seed(0)
+    layers = [layer for _ in range(12) for layer in (nn.Linear(16, 16), nn.Sigmoid())]
+    model = nn.Sequential(*layers, nn.Linear(16, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    said: list[str] = []
+    with gradtrace.watch(model, optimizer, budget=10.0, path=tmp_path / "run.db"):
+        for _ in range(30):
+            x = torch.randn(32, 16)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), x[:, :4].argmax(1)).backward()
+            optimizer.step()
+            said += [finding.symptom for finding in read_run(tmp_path / "run.db").findings]
+    assert Symptom.VANISHING in said
+    (finding,) = [f for f in read_run(tmp_path / "run.db").findings if f.symptom is Symptom.VANISHING]
+    assert finding.step == 0  # there from the first step on

@@ -78,6 +78,11 @@ def _rearrange(wanted: list[TorchFunctionMode]) -> None:
 
 
 def anything_compiled() -> bool:
-    """Whether torch.compile has compiled something in this process: a function mode would make it compile again."""
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    return dynamo is not None and bool(getattr(dynamo, "counters", {}).get("frames"))
+    """Whether torch.compile was called in this process: what it made would compile again, or fail, under our mode."""
+    frames = sys.modules.get("torch._dynamo.eval_frame")  # optimizers import it as well
+    if frames is None:
+        return False
+    backends = getattr(frames, "cached_backends", None)
+    if backends is not None:
+        return any(backend is not None for backend in backends.values())  # None: of torch._dynamo.disable
+    return bool(getattr(sys.modules.get("torch._dynamo.utils"), "counters", {}).get("frames"))
