@@ -66,7 +66,7 @@ HEADINGS = (
 )  # fmt: skip
 
 LEGEND = (
-    "x bare: of the totals, with the 95 % interval; bare [ms]: the fastest block's step; median: of the rounds, without "
+    "x bare: of the totals, with the 95 % interval; bare [ms]: of the fastest block; median: of the rounds, without "
     "rare events; own account: what the watch says it took; steps measured: whose norms were taken."
 )
 
