@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from benchmarks.loops import tiny
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import gradtrace
@@ -70,7 +71,7 @@ def table(num_steps: int, *, watched: bool) -> Table:
     text = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     result = Table(title="under watch, into a file" if watched else "bare", title_justify="left")
     for name in HEADINGS:
-        result.add_column(name, justify="right")
+        result.add_column(escape(name), justify="right")
     for line in text.splitlines():
         result.add_row(*line.split("\t"))
     return result

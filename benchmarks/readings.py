@@ -7,6 +7,7 @@ core away most often per second: which these are does not depend on what a twin 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,15 +43,15 @@ class Reading:
 
 
 def read(watched: Turns, bare: Turns, calm: NDArray[np.bool_]) -> Reading:
-    wall = np.array([watched.wall_s, bare.wall_s])
-    cpu = np.array([watched.cpu_s, bare.cpu_s])
-    late = calm.copy()
-    late[: len(late) // 2] = False
+    wall = np.array([watched.wall_s, bare.wall_s], float)
+    cpu = np.array([watched.cpu_s, bare.cpu_s], float)
+    both = ~np.isnan(wall).any(0)
+    late = both & calm & (np.arange(len(calm)) >= len(calm) // 2)
     return Reading(
-        wall=ratio(*wall[:, calm]),
+        wall=ratio(*wall[:, both & calm]),
         second_half=ratio(*wall[:, late]),
-        cpu=ratio(*cpu),
-        typical=float(np.median(wall[0] / wall[1])),
+        cpu=ratio(*cpu[:, both]),
+        typical=float(np.median(wall[0, both] / wall[1, both])),
     )
 
 
@@ -60,6 +61,8 @@ def ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> Ratio:
     >>> ratio(np.array([2.0, 4.0]), np.array([1.0, 2.0]))
     Ratio(value=2.0, low=2.0, high=2.0)
     """
+    if not len(above):
+        return Ratio(math.nan, math.nan, math.nan)
     draws = np.random.default_rng(0).integers(0, len(above), (NUM_DRAWS, len(above)))
     drawn = above[draws].sum(1) / below[draws].sum(1)
     low, high = np.percentile(drawn, [2.5, 97.5])
@@ -68,6 +71,8 @@ def ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> Ratio:
 
 def calm_rounds(turns: list[Turns]) -> NDArray[np.bool_]:
     """All rounds but the tenth with most interruptions a second."""
-    wall = np.array([one.wall_s for one in turns]).sum(0)
-    rate = np.array([one.interruptions for one in turns]).sum(0) / wall
-    return rate <= np.quantile(rate, CALM_FRAC)
+    wall = np.array([one.wall_s for one in turns], float)
+    interruptions = np.array([one.interruptions for one in turns], float)
+    rate = np.nansum(interruptions, 0) / np.nansum(wall, 0)
+    calm: NDArray[np.bool_] = rate <= np.quantile(rate, CALM_FRAC)
+    return calm

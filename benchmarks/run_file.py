@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gradtrace.records.run import RunHeader, RunSteps, Series, WatchedParameter
@@ -112,7 +113,7 @@ def table(num_steps: int, num_parameters: int, console: Console) -> Table:
         "reading [s]": f"{reading:.2f}",
     }
     for name in cells:
-        result.add_column(name, justify="right")
+        result.add_column(escape(name), justify="right")
     result.add_row(*cells.values())
     return result
 

@@ -35,16 +35,19 @@ from torch.amp.grad_scaler import GradScaler
 
 WARM_UP_STEPS = 5
 
+SELDOM = {"bare again": 4}
+"""Twins that take part in every so manieth round only: what they tell needs no more."""
+
 _OWNERS = (torch.autograd, torch.Tensor, GradScaler, nn.Module, torch.optim.Optimizer)
 
 
 @dataclass(slots=True)
 class Turns:
-    """One twin's blocks, in the order of the rounds."""
+    """One twin's blocks, in the order of the rounds; None where it sat out."""
 
-    wall_s: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
-    interruptions: list[int] = field(default_factory=list)
+    wall_s: list[float | None] = field(default_factory=list)
+    cpu_s: list[float | None] = field(default_factory=list)
+    interruptions: list[int | None] = field(default_factory=list)
     """Times that the kernel gave the core to somebody else."""
     begin_s: float = 0.0
     end_s: float = 0.0
@@ -82,7 +85,7 @@ class Twin:
     """One copy of the loop, and who watches it."""
 
     def __init__(self, loop: str, way: str, folder: Path) -> None:
-        self.turns = Turns()
+        self.way, self.turns = way, Turns()
         self._loop: Loop = make(loop)
         self._clock, self._stand_ins = Clock(), StandIns()
         for _ in range(WARM_UP_STEPS):
@@ -106,6 +109,11 @@ class Twin:
             self.turns.cpu_s.append(time.process_time() - cpu)
             self.turns.interruptions.append(_interruptions() - interrupted)
 
+    def sit_out(self) -> None:
+        """No steps in this round."""
+        for times in (self.turns.wall_s, self.turns.cpu_s, self.turns.interruptions):
+            times.append(None)
+
     def end(self) -> None:
         begun = time.perf_counter()
         with self._stand_ins.there():
@@ -126,11 +134,14 @@ def race(loop: str, ways: list[str], num_steps: int, block: int) -> dict[str, Tu
         twins = [Twin(loop, way, Path(folder)) for way in ways]
         gc.collect()
         gc.freeze()  # a full collection costs what the whole process holds, all twins and torch: nobody's doing
-        for _ in range(max(1, num_steps // block)):
+        for round_ in range(max(1, num_steps // block)):
             for twin in order.sample(twins, len(twins)):
-                twin.turn(block)
+                if round_ % SELDOM.get(twin.way, 1):
+                    twin.sit_out()
+                else:
+                    twin.turn(block)
         for twin in twins:
-            twin.turns.same_weights = twin.has_the_weights_of(twins[0])
+            twin.turns.same_weights = twin.way in SELDOM or twin.has_the_weights_of(twins[0])
         for twin in reversed(twins):
             twin.end()
     return dict(zip(ways, (twin.turns for twin in twins), strict=True))

@@ -22,6 +22,7 @@ from benchmarks.readings import Reading, calm_rounds, read
 from benchmarks.twins import Turns
 from benchmarks.ways import AIMS, OURS, PEERS, is_installed
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 BLOCK = 10
@@ -80,7 +81,7 @@ def lines(loop: str, ways: tuple[str, ...], num_steps: int, block: int, threads:
         subprocess.run([sys.executable, "-W", "ignore::UserWarning", "-m", "benchmarks.twins", *arguments], check=True)
         turns = {way: Turns(**record) for way, record in json.loads(path.read_text()).items()}
     calm = calm_rounds(list(turns.values()))
-    bare_s = min(turns["bare"].wall_s) / block
+    bare_s = min(seconds for seconds in turns["bare"].wall_s if seconds) / block
     changed = [way for way in ways if not turns[way].same_weights]
     if changed:
         raise SystemExit(f"{loop}: the weights differ from the bare twin's under {', '.join(changed)}")
@@ -97,9 +98,9 @@ def heading(num_steps: int, threads: int) -> str:
 def as_table(loop: str, found: list[Line]) -> Table:
     table = Table(title=loop, title_justify="left")
     for i, name in enumerate(HEADINGS):
-        table.add_column(name, justify="right" if i else "left", no_wrap=i in (0, 2, 3, 4))
+        table.add_column(escape(name), justify="right" if i else "left", no_wrap=i in (0, 2, 3, 4))
     for line in found:
-        cells = line.cells()
+        cells = [escape(cell) for cell in line.cells()]
         if line.reached is not None:
             cells[2] = f"[green]{cells[2]}[/]" if line.reached else f"[red]{cells[2]}[/]"
         table.add_row(*cells, end_section=line.way == OURS[-1])
@@ -133,13 +134,13 @@ def main() -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=150)
     title = heading(options.steps, options.threads)
-    console.print(title)
+    console.print(title, highlight=False)
     texts = [title + "\n"]
     for loop in options.loop or LOOPS:
         found = measured(loop, options.steps, options.threads, peers=options.peers, console=console)
         console.print(as_table(loop, found))
         texts.append(as_markdown(loop, found))
-    console.print(LEGEND)
+    console.print(escape(LEGEND), highlight=False)
     if options.markdown is not None:
         options.markdown.write_text("\n".join([*texts, LEGEND + "\n"]), encoding="utf-8")
 
