@@ -134,16 +134,19 @@ def race(loop: str, ways: list[str], num_steps: int, block: int) -> dict[str, Tu
         twins = [Twin(loop, way, Path(folder)) for way in ways]
         gc.collect()
         gc.freeze()  # a full collection costs what the whole process holds, all twins and torch: nobody's doing
-        for round_ in range(max(1, num_steps // block)):
-            for twin in order.sample(twins, len(twins)):
-                if round_ % SELDOM.get(twin.way, 1):
-                    twin.sit_out()
-                else:
-                    twin.turn(block)
-        for twin in twins:
-            twin.turns.same_weights = twin.way in SELDOM or twin.has_the_weights_of(twins[0])
-        for twin in reversed(twins):
-            twin.end()
+        try:
+            for round_ in range(max(1, num_steps // block)):
+                for twin in order.sample(twins, len(twins)):
+                    if round_ % SELDOM.get(twin.way, 1):
+                        twin.sit_out()
+                    else:
+                        twin.turn(block)
+            for twin in twins:
+                twin.turns.same_weights = twin.way in SELDOM or twin.has_the_weights_of(twins[0])
+        finally:
+            gc.unfreeze()
+            for twin in reversed(twins):
+                twin.end()
     return dict(zip(ways, (twin.turns for twin in twins), strict=True))
 
 
