@@ -27,10 +27,10 @@ from gradtrace.runs.writer import RunWriter
 MOST_BYTES = 200e6
 FULL_STEPS = 1_000_000
 NUM_SPIKES = 100
-FLUSH_EVERY_S = 0.05
-"""Steps come a thousand times as fast as in a training: flushed as much more often, to hold no more rows in memory."""
+FLUSH_EVERY_S = 0.01
+"""Steps come hundreds of times as fast as in a training: flushed as much more often, so that as many wait as there."""
 
-STEPS_PER_REPORT = 20_000
+STEPS_PER_REPORT = 1000
 
 
 @dataclass(frozen=True, slots=True)
