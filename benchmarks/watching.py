@@ -70,7 +70,8 @@ HEADINGS = (
 LEGEND = (
     "x bare: of the totals, with the 95 % interval; bare [ms]: of the fastest block; median: of the rounds, without "
     "rare events; own account: what the watch says it took; steps measured: whose norms were taken. Watched twins "
-    "end with the very weights of the bare one where nothing else is said. Not installed: pip install 'gradtrace[peers]'."
+    "end with the very weights of the bare one, where nothing else is said. "
+    "Not installed: pip install 'gradtrace[peers]'."
 )
 
 
