@@ -57,12 +57,17 @@ class Turns:
     """Whether the weights are bit for bit those of the bare twin."""
 
 
-class StandIns:
-    """What a way put in the place of torch's own functions: there in its turn alone."""
+Place = tuple[Any, str]
+"""A module or class, and the name of a function in it."""
 
-    def __init__(self) -> None:
-        self._own = _functions()
-        self._theirs: dict[tuple[Any, str], Any] = {}
+
+class StandIns:
+    """What a way put in the place of functions of torch and of `model`'s classes: there in its turn alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._owners = dict.fromkeys([*_OWNERS, *(type(module) for module in model.modules())])
+        self._own = self._functions()
+        self._theirs: dict[Place, Any] = {}
 
     @contextlib.contextmanager
     def there(self) -> Iterator[None]:
@@ -71,14 +76,17 @@ class StandIns:
         try:
             yield
         finally:
-            now = _functions()
+            now = self._functions()
             self._theirs = {place: function for place, function in now.items() if self._own.get(place) is not function}
             for owner, name in self._theirs:
-                setattr(owner, name, self._own[owner, name])
+                if (owner, name) in self._own:
+                    setattr(owner, name, self._own[owner, name])
+                else:
+                    delattr(owner, name)
 
-
-def _functions() -> dict[tuple[Any, str], Any]:
-    return {(owner, name): value for owner in _OWNERS for name, value in vars(owner).items() if callable(value)}
+    def _functions(self) -> dict[Place, Any]:
+        functions = {(owner, name): one for owner in self._owners for name, one in vars(owner).items()}
+        return {place: one for place, one in functions.items() if callable(one)}
 
 
 class Twin:
@@ -87,7 +95,7 @@ class Twin:
     def __init__(self, loop: str, way: str, folder: Path) -> None:
         self.way, self.turns = way, Turns()
         self._loop: Loop = make(loop)
-        self._clock, self._stand_ins = Clock(), StandIns()
+        self._clock, self._stand_ins = Clock(), StandIns(self._loop.model)
         for _ in range(WARM_UP_STEPS):
             self._loop.step()
         self._stack = contextlib.ExitStack()
