@@ -64,13 +64,13 @@ class Line:
 
 HEADINGS = (
     "watched by", "bare [ms]", "time, x bare", "in the second half", "CPU time, x bare", "median", "own account",
-    "steps measured", "begin + end [ms]", "aim",
+    "measured", "begin + end [ms]", "aim",
 )  # fmt: skip
 
 LEGEND = (
     "x bare: of the totals, with the 95 % interval; bare [ms]: of the fastest block; median: of the rounds, without "
-    "rare events; own account: what the watch says it took; steps measured: whose norms were taken. Watched twins "
-    "end with the very weights of the bare one, where nothing else is said. "
+    "rare events; own account: what the watch says it took; measured: share of the steps whose norms were taken. "
+    "Watched twins end with the very weights of the bare one, where nothing else is said. "
     "Not installed: pip install 'gradtrace[peers]'."
 )
 
