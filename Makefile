@@ -20,7 +20,7 @@ help:
 	@echo "make test      lint, types, layers, tests, doctests, README (without the tests marked long)"
 	@echo "make test-all  the same with the tests marked long (as with CI=true)"
 	@echo "make casebook  the verdict on every network of known illness or health, and the totals"
-	@echo "make bench     what tracing costs, and how right the predictions are"
+	@echo "make bench     what tracing and watching cost (half an hour), and how right the predictions are"
 	@echo "make clean     remove .venv, caches and builds"
 
 demo: .venv/installed
@@ -47,6 +47,9 @@ casebook: .venv/installed
 
 bench: .venv/installed
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.watching --peers
+	@$(BIN)/python -m benchmarks.growth
+	@$(BIN)/python -m benchmarks.run_file
 
 clean:
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -25,7 +25,7 @@ from gradtrace.runs.database import remote_filesystem
 from gradtrace.runs.ladder import Ladder, capacity_for
 from gradtrace.runs.reader import is_run, list_runs, read_run, read_trace
 from gradtrace.runs.row import Row, pool
-from gradtrace.runs.writer import RunWriter
+from gradtrace.runs.writer import WAITING_BYTES, RunWriter
 
 NUM_PARAMETERS = 3
 
@@ -102,6 +102,18 @@ def test_a_million_steps_of_a_thousand_layers_stay_under_200_megabytes() -> None
         while (pair := ladder.crowded()) is not None:
             ladder.add(pair[0], 2 * (pair[1] - pair[0]))
     assert len(ladder) * (2 * (12 * 1000 + 40) + 200) < 200e6
+
+
+def test_rows_that_are_many_do_not_wait_and_the_log_does_not_keep_them(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "a.db", header(1000), flush_every_s=1e9)
+    write(writer, range(2000), num_parameters=1000)
+    rows = read_run(tmp_path / "a.db").steps
+    assert 2000 - (rows.first[-1] + rows.count[-1]) <= WAITING_BYTES // 12_000
+    size = (tmp_path / "a.db-wal").stat().st_size
+    writer.close()
+    assert size <= WAITING_BYTES * 5, (
+        "one writing with what it pools: each of its rows, and twice as large a pooled one"
+    )
 
 
 def test_parameters_found_later_are_columns_at_the_end(tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ CREATE TABLE IF NOT EXISTS findings (number INTEGER PRIMARY KEY, packed BLOB NOT
 CREATE TABLE IF NOT EXISTS traces (step INTEGER PRIMARY KEY, packed BLOB NOT NULL);
 """
 
+MOST_LOG_BYTES = 8 * 2**20
+"""What the write-ahead log may keep after its rows went to the database: a large transaction leaves a large file."""
+
 _REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "fuse.sshfs", "lustre", "beegfs", "ceph"}
 
 
@@ -38,6 +41,7 @@ def create(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA journal_size_limit={MOST_LOG_BYTES}")
         connection.executescript(SCHEMA)
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?), ('version', ?)", (FORMAT, str(VERSION)))
     except BaseException:

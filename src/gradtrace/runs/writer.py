@@ -41,6 +41,9 @@ P = ParamSpec("P")
 MEMORY_BYTES = 16 * 2**20
 """What the pooled rows may take that are kept in memory."""
 
+WAITING_BYTES = 4 * 2**20
+"""Rows that wait go to the file before their time, if they are more: what is written at once stays in the log."""
+
 MOST_EVENTS = 10_000
 """Events that a run keeps, the first ones."""
 
@@ -97,6 +100,7 @@ class RunWriter:
         self.lock = threading.RLock()
         self.owner = os.getpid()
         self._waiting: list[Row] = []
+        self._waiting_bytes = 0
         self._rows: dict[int, Row] = {}
         self._memory = Ladder(_memory_rows(header))
         self._events: list[RunEvent] = []
@@ -131,13 +135,14 @@ class RunWriter:
         values, table = np.array(scalars, np.float64), np.array(series, np.float32)
         row = Row(step, 1, time_s, int(nonfinite), values, values, table, table)
         self._waiting.append(row)
+        self._waiting_bytes += table.nbytes
         self._rows[step] = row
         self._memory.add(step)
         while (pair := self._memory.crowded()) is not None:
             joined = pool(*(self._rows.pop(first) for first in pair))
             self._rows[joined.first] = joined
             self._memory.add(joined.first, joined.count)
-        if time.monotonic() - self._last_flush > self._flush_every_s:
+        if self._waiting_bytes > WAITING_BYTES or time.monotonic() - self._last_flush > self._flush_every_s:
             self.flush()
 
     @_safely
@@ -182,7 +187,7 @@ class RunWriter:
     def flush(self) -> None:
         """Write what waits."""
         self._last_flush = time.monotonic()
-        rows, self._waiting = self._waiting, []
+        rows, self._waiting, self._waiting_bytes = self._waiting, [], 0
         events, self._unwritten_events = self._unwritten_events, []
         if self._connection is None:
             return

@@ -1,0 +1,195 @@
+"""The ways of watching a loop that are set side by side, each with what its own documentation says a loop should call.
+
+A way is a context around a twin of the loop; inside, `Watcher.step` is the loop's step as that way wants it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from benchmarks.loops import Loop
+
+import gradtrace
+import gradtrace.monitor.watch
+from gradtrace.monitor.schedule import Budget
+from gradtrace.records.run import Scalar
+from gradtrace.runs.reader import read_run
+
+
+class Clock:
+    """Seconds that one twin was stepping: it stands while the others do, or a budget would be earned by their time."""
+
+    def __init__(self) -> None:
+        self._total_s, self._since = 0.0, math.nan
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def stop(self) -> float:
+        """Seconds since `start`."""
+        elapsed, self._since = time.perf_counter() - self._since, math.nan
+        self._total_s += elapsed
+        return elapsed
+
+    def __call__(self) -> float:
+        running = not math.isnan(self._since)
+        return self._total_s + (time.perf_counter() - self._since if running else 0.0)
+
+
+@dataclass(slots=True)
+class Watcher:
+    """What a way hands out; the numbers are asked for after its end, and None where a way keeps no account."""
+
+    step: Callable[[], object]
+    spent_frac: Callable[[], float | None] = lambda: None
+    measured_frac: Callable[[], float | None] = lambda: None
+
+
+Way = Callable[[Loop, Path, Clock], AbstractContextManager[Watcher]]
+
+
+@contextlib.contextmanager
+def bare(loop: Loop, _folder: Path, _clock: Clock) -> Iterator[Watcher]:
+    yield Watcher(loop.step)
+
+
+class Uncurbed(Budget):
+    """Norms at every step and updates at every tenth, whatever they cost; no whole traces, which no option forbids."""
+
+    def may_trace(self, _step: int) -> bool:
+        return False
+
+    def may_judge(self) -> bool:
+        return False
+
+
+@contextlib.contextmanager
+def every_step_tier(loop: Loop, folder: Path, clock: Clock) -> Iterator[Watcher]:
+    """The flight recorder is part of it."""
+    with _watched(loop, folder / "tier.db", clock, Uncurbed, 1.0) as watcher:
+        yield watcher
+
+
+@contextlib.contextmanager
+def into_a_file(loop: Loop, folder: Path, clock: Clock) -> Iterator[Watcher]:
+    with _watched(loop, folder / "run.db", clock, Budget, 0.02) as watcher:
+        yield watcher
+
+
+@contextlib.contextmanager
+def in_memory(loop: Loop, _folder: Path, clock: Clock) -> Iterator[Watcher]:
+    with _watched(loop, None, clock, Budget, 0.02) as watcher:
+        yield watcher
+
+
+@contextlib.contextmanager
+def _watched(loop: Loop, path: Path | None, clock: Clock, kind: type[Budget], budget: float) -> Iterator[Watcher]:
+    kept: list[Budget] = []
+
+    def account(frac: float, every: int | None = None) -> Budget:
+        kept.append(kind(frac, every, clock=clock))
+        return kept[0]
+
+    watch = gradtrace.watch(loop.model, loop.optimizer, path=path, budget=budget)
+    with patch.object(gradtrace.monitor.watch, "Budget", account):
+        watch.start()
+    try:
+        yield Watcher(loop.step, lambda: spent, lambda: measured)
+    finally:
+        spent = kept[0].spent_frac
+        watch.close()
+        measured = None if path is None else _measured_frac(path)
+
+
+def _measured_frac(path: Path) -> float:
+    """Of the steps in a run's file, the fraction whose gradients' norms were taken."""
+    norms = read_run(path).steps.scalars_high[:, list(Scalar).index(Scalar.GRADIENT_NORM)]
+    return float(np.isfinite(norms).mean())
+
+
+@contextlib.contextmanager
+def anomaly_mode(loop: Loop, _folder: Path, _clock: Clock) -> Iterator[Watcher]:
+    def step() -> None:
+        with torch.autograd.set_detect_anomaly(True):
+            loop.step()
+
+    yield Watcher(step)
+
+
+@contextlib.contextmanager
+def wandb_watch(loop: Loop, folder: Path, _clock: Clock) -> Iterator[Watcher]:
+    os.environ |= {"WANDB_SILENT": "true", "WANDB_MODE": "offline", "WANDB_DIR": str(folder)}
+    import wandb
+
+    run = wandb.init(project="benchmark", mode="offline", dir=str(folder))
+    run.watch(loop.model, log="all", log_freq=1)
+    try:
+        yield Watcher(lambda: run.log({"loss": loop.step()}))
+    finally:
+        run.unwatch(loop.model)
+        run.finish()
+
+
+@contextlib.contextmanager
+def torchmortem(loop: Loop, _folder: Path, _clock: Clock) -> Iterator[Watcher]:
+    """Its default sampling takes the cheap statistics at every step, the dear ones at every 50th."""
+    from torchmortem import Autopsy
+
+    with Autopsy(loop.model, optimizer=loop.optimizer) as autopsy:
+        yield Watcher(lambda: autopsy.step(loss=loop.step()))
+
+
+@contextlib.contextmanager
+def neural_observatory(loop: Loop, _folder: Path, _clock: Clock) -> Iterator[Watcher]:
+    """Its defaults: activations and gradients at every step, parameters when a report is made."""
+    from neural_observatory import Observatory
+
+    logging.getLogger("neural_observatory").setLevel(logging.ERROR)
+    observatory = Observatory(loop.model)
+    observatory.watch()
+
+    def step() -> None:
+        observatory.step(step=loop.num_steps, epoch=0)
+        loop.step()
+
+    try:
+        yield Watcher(step)
+    finally:
+        observatory.stop()
+
+
+WAYS: dict[str, Way] = {
+    "bare": bare,
+    "bare again": bare,
+    "every-step tier": every_step_tier,
+    "watch, into a file": into_a_file,
+    "watch, in memory": in_memory,
+    "anomaly mode": anomaly_mode,
+    'wandb.watch(log="all")': wandb_watch,
+    "torchmortem": torchmortem,
+    "neural-observatory": neural_observatory,
+}
+
+OURS = ("every-step tier", "watch, into a file", "watch, in memory")
+
+AIMS = {"every-step tier": 1.03, "watch, into a file": 1.02, "watch, in memory": 1.02}
+
+PEERS = {"anomaly mode": "torch", 'wandb.watch(log="all")': "wandb", "torchmortem": "torchmortem",
+         "neural-observatory": "neural_observatory"}  # fmt: skip
+"""The module that each needs."""
+
+
+def is_installed(peer: str) -> bool:
+    return importlib.util.find_spec(PEERS[peer]) is not None
