@@ -358,7 +358,8 @@ def test_contexts_of_the_user_s_may_open_and_close_around_a_traced_step() -> Non
     model = nn.Linear(8, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with gradtrace.watch(model, optimizer, budget=10.0) as watch:
-        for _ in range(5):
+        for number in range(5):
+            torch.set_default_device("cpu" if number < 3 else None)
             with torch.device("cpu"), overrides.BaseTorchFunctionMode():
                 output = model(torch.randn(16, 8))
             with torch.device("cpu"):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import overrides
-from torch.utils._device import DeviceContext
 
 if TYPE_CHECKING:
     from torch.autograd.graph import Node
@@ -53,10 +52,11 @@ def input_metadata(node: Node) -> Any:
 def sink_mode(mode: TorchFunctionMode) -> None:
     """Put an active function mode below those of the user in this thread, which may then come and go above it.
 
-    A default device (``torch.device`` as a context) stays at the very bottom, where torch itself looks for it.
+    A default device (`torch.set_default_device`) stays at the very bottom, where torch itself looks for it.
     """
     others = [other for other in _modes() if other is not mode]
-    place = int(bool(others) and isinstance(others[0], DeviceContext))
+    default = getattr(getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None), "device_context", None)
+    place = int(bool(others) and others[0] is default)
     _rearrange([*others[:place], mode, *others[place:]])
 
 
