@@ -54,6 +54,10 @@ UPDATE_REPLACES = 1.0
 """[pure number] |update| / |weight|: above one a single step makes the weight another one. Healthy starts with Adam
 show 0.01 to 0.04, the folk rule is 0.001 (Karpathy 2015); both are far below."""
 
+UPDATE_HEALTHY = 0.04
+"""[pure number] |update| / |weight|: the largest of healthy starts with Adam at its usual rate of 1e-3 (measured: 0.01
+to 0.04)."""
+
 UPDATE_USUAL = 1e-3
 """[pure number] |update| / |weight| of a step that trains well (Karpathy 2015)."""
 
