@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR, SPIKE_WINDOW, SUSTAINED_ROWS, UPDATE_REPLACES
+from gradtrace.diagnosis.thresholds import (
+    DIVERGED_FACTOR,
+    HEALTHY_DECADES,
+    SPIKE_WINDOW,
+    SUSTAINED_FRAC,
+    SUSTAINED_ROWS,
+    UPDATE_REPLACES,
+)
 from gradtrace.records.run import Scalar, Series
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from gradtrace.records.run import Run
 
 
@@ -63,3 +72,10 @@ def before(run: Run, onset: int) -> Before:
         return Before(ratio, None)
     worst = int(np.nanargmax(near))
     return Before(ratio, int(run.steps.first[rows[-len(near) :][worst]]), float(near[worst]), usual)
+
+
+def had_faded(values: NDArray[np.float32]) -> bool:
+    """Whether a series that ends in zeros was small already in its last rows above zero, compared with its first."""
+    seen = values[values > 0.0]
+    width = max(SUSTAINED_ROWS, int(SUSTAINED_FRAC * len(seen)))
+    return bool(np.median(seen[-SUSTAINED_ROWS:]) < 10**-HEALTHY_DECADES * np.median(seen[:width]))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradtrace.diagnosis.profile import owner
-from gradtrace.diagnosis.thresholds import CLEAR_DECADES, DOMINANT_FRAC, HEALTHY_DECADES, SUSTAINED_ROWS
-from gradtrace.diagnosis.timeline.before import before
+from gradtrace.diagnosis.thresholds import CLEAR_DECADES, DOMINANT_FRAC
+from gradtrace.diagnosis.timeline.before import before, had_faded
 from gradtrace.diagnosis.timeline.losses import last_rows
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Scalar, Series
@@ -58,7 +58,7 @@ def _silent(run: Run) -> Finding | None:
     biases = {owner(names[i]) for i in np.flatnonzero(heard & ~matrices)}
     dead = not heard.any() or any(owner(names[i]) in biases for i in stopped)
     led_up = before(run, onset)
-    symptom, cause, why = _why_silent(dead, _had_faded(high[measured, column]), led_up)
+    symptom, cause, why = _why_silent(dead, had_faded(high[measured, column]), led_up)
     return Finding(
         symptom=symptom,
         cause=cause,
@@ -78,16 +78,9 @@ def _why_silent(dead: bool, faded: bool, led_up: Before) -> tuple[Symptom, Cause
     flat = Cause.LEARNING_RATE if led_up.replaced else Cause.SATURATED_PREACTIVATION
     if dead:
         return Symptom.DEAD_UNITS, flat, "the units in front are all at zero"
-    if faded or led_up.replaced or led_up.jump_step is not None:
+    if faded or led_up.replaced:
         return Symptom.VANISHING, flat, "units that it feeds are saturated and let nothing through"
     return Symptom.DISCONNECTED, Cause.DETACHED_GRAPH, "the loss does not reach it any more"
-
-
-def _had_faded(high: NDArray[np.float32]) -> bool:
-    """Whether a gradient was small already in its last rows, compared with its first."""
-    seen = high[high > 0.0]
-    last = np.median(seen[-SUSTAINED_ROWS:])
-    return bool(last < 10**-HEALTHY_DECADES * np.median(seen[: last_rows(len(seen))]))
 
 
 def _has_nothing_to_learn(run: Run, onset: int, width: int) -> bool:

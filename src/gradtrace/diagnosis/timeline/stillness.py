@@ -8,6 +8,7 @@ import numpy as np
 
 from gradtrace.diagnosis.profile import owner
 from gradtrace.diagnosis.thresholds import HALF_FORMATS
+from gradtrace.diagnosis.timeline.before import had_faded
 from gradtrace.diagnosis.timeline.losses import last_rows
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Series
@@ -29,7 +30,8 @@ def judge(run: Run) -> list[Finding]:
 def _unmoved(run: Run) -> Finding | None:
     """The update is exactly zero in all of the latest rows, the gradient is not, and its optimizer moves others.
 
-    An optimizer that moves nothing is between its turns, or at the end of its schedule.
+    An optimizer that moves nothing is between its turns, or at the end of its schedule. In float32 steps are rounded
+    away once training has converged, and fade before.
     """
     ratios = run.steps.series(Series.UPDATE_RATIO)[1]
     gradients = run.steps.series(Series.GRADIENT_NORM)[0]
@@ -42,11 +44,12 @@ def _unmoved(run: Run) -> Finding | None:
     still = (ratios[latest] == 0.0).all(axis=0) & (gradients[latest] > 0.0).all(axis=0)
     still &= (ratios[measured[:-width]] > 0.0).any(axis=0)
     columns = [i for i in _matrices(run) if still[i] and _others_move(run, i, moves)]
+    columns = [i for i in columns if _is_half(run, i) or not had_faded(ratios[measured, i])]
     if not columns:
         return None
     parameter = run.header.parameters[columns[0]]
     onset = _row_after(run, measured, ratios[measured, columns[0]] > 0.0)
-    rounded = parameter.dtype in HALF_FORMATS
+    rounded = _is_half(run, columns[0])
     symptom, cause = (
         (Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT) if rounded else (Symptom.DISCONNECTED, Cause.DETACHED_GRAPH)
     )
@@ -65,6 +68,10 @@ def _unmoved(run: Run) -> Finding | None:
         remedies=remedies_for(symptom, cause),
         step=onset,
     )
+
+
+def _is_half(run: Run, column: int) -> bool:
+    return run.header.parameters[column].dtype in HALF_FORMATS
 
 
 def _others_move(run: Run, column: int, moves: NDArray[np.bool_]) -> bool:
