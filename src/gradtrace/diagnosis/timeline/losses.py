@@ -125,27 +125,32 @@ def _largest_update(run: Run, onset: int) -> float:
     return float(seen.max()) if seen.size else 0.0
 
 
+def came_before(run: Run, onset: int) -> tuple[bool, str]:
+    """Whether the loss or the steps ran away in front of step `onset`, and what the rows before it say, in words."""
+    steps, low, high = _finite_losses(run)
+    earlier = np.abs(high[steps < onset])
+    led_up = before(run, onset)
+    if not len(earlier):
+        return led_up.replaced, f"Nothing came before it.{led_up.sentence if led_up.replaced else ''}"
+    grew = bool(len(earlier) > 1 and earlier[-SUSTAINED_ROWS:].max() > DIVERGED_FACTOR * np.median(earlier))
+    how = "grown" if grew else "been steady"
+    return grew or led_up.replaced, f"The loss had {how} (last {low[steps < onset][-1]:.4g}).{led_up.sentence}"
+
+
 def _not_finite(run: Run) -> Finding | None:
     bad = np.flatnonzero(run.steps.nonfinite)
     if not len(bad):
         return None
     onset = int(run.steps.first[bad[0]])
-    steps, low, high = _finite_losses(run)
-    earlier = np.abs(high[steps < onset])
-    grew = len(earlier) > 1 and earlier[-SUSTAINED_ROWS:].max() > DIVERGED_FACTOR * np.median(earlier)
-    led_up = before(run, onset)
-    cause = Cause.LEARNING_RATE if grew or led_up.replaced else Cause.UNSAFE_OP
-    last = f" (last {low[steps < onset][-1]:.4g})" if len(earlier) else ""
-    came = (
-        f"before, the loss had {'grown' if grew else 'been steady'}{last}" if len(earlier) else "nothing came before it"
-    )
+    ran_away, came = came_before(run, onset)
+    cause = Cause.LEARNING_RATE if ran_away else Cause.UNSAFE_OP
     return Finding(
         symptom=Symptom.NONFINITE,
         cause=cause,
         where=("",),
         severity=Severity.CRITICAL,
-        message=f"Since step {onset} the loss or a gradient is not finite, in {int(run.steps.nonfinite.sum())} steps; "
-        f"{came}.{led_up.sentence}",
+        message=f"Since step {onset} the loss or a gradient is not finite, in {int(run.steps.nonfinite.sum())} steps. "
+        f"{came}",
         evidence=(Evidence("steps that are not finite", float(run.steps.nonfinite.sum()), "steps"),),
         remedies=remedies_for(Symptom.NONFINITE, cause),
         step=onset,
