@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from gradtrace.commandline import in_a_sentence
+from gradtrace.errors import TraceFileError
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -55,12 +56,17 @@ def runs(folder: Path) -> None:
     from gradtrace.report.run import list_runs as draw
     from gradtrace.runs.reader import list_runs, read_run
 
-    found = list_runs(folder)
-    click.echo(draw([(path, read_run(path)) for path in found]) if found else f"There are no runs in {folder}.")
+    readable = []
+    for path in list_runs(folder):
+        try:
+            readable.append((path, read_run(path)))
+        except TraceFileError as error:
+            click.echo(f"gradtrace: {error}", err=True)
+    click.echo(draw(readable) if readable else f"There are no runs in {folder}.")
 
 
 @click.command()
-@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("file", type=click.Path())
 @click.option("--csv", "kind", flag_value="csv", default="csv", help="Comma-separated text (the default).")
 @click.option("--parquet", "kind", flag_value="parquet", help="Parquet; needs pip install pyarrow.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="By default beside FILE.")
@@ -76,8 +82,8 @@ def export(file: str, kind: str, output: Path | None) -> None:
 
 
 @click.command()
-@click.argument("first", type=click.Path(dir_okay=False))
-@click.argument("second", type=click.Path(dir_okay=False))
+@click.argument("first", type=click.Path())
+@click.argument("second", type=click.Path())
 @in_a_sentence
 def compare(first: str, second: str) -> None:
     """Set two runs side by side: losses, norms, findings, and the layers whose gradients differ most."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -11,7 +13,7 @@ import textwrap
 import pytest
 from tests.runner.test_process import assert_alike, python, under_watch
 
-from gradtrace.records.run import Scalar, Series
+from gradtrace.records.run import EventKind, Scalar, Series
 from gradtrace.runs.reader import list_runs, read_run
 
 HEAD = """
@@ -296,3 +298,160 @@ def test_accelerate_launch(tmp_path):
     watched = python(*launch, "-m", "gradtrace", "run", "train.py", cwd=tmp_path)
     assert (watched.stdout, watched.returncode) == (alone.stdout, 0)
     assert int(the_run(tmp_path).steps.count.sum()) == 10
+
+
+SOME_STEPS = "model, optimizer = make()\nfor _ in range(5): print(step(model, optimizer).hex())"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda path: path.write_text("my own notes"), "run.db is not the file of a run: it is no SQLite database"),
+        (lambda path: change(path, "CREATE TABLE accounts (name)"), "run.db is a database, but not of a gradtrace run"),
+    ],
+)
+def test_a_path_that_is_taken_is_left_alone_and_the_run_kept_beside(spoil, sentence, tmp_path):
+    write(tmp_path, SOME_STEPS)
+    spoil(tmp_path / "run.db")
+    before = (tmp_path / "run.db").read_bytes()
+    watched = under_watch("--path", "run.db", "train.py", cwd=tmp_path)
+    assert (watched.returncode, watched.stdout.count(b"\n")) == (0, 5)
+    assert f"{sentence}; this run is kept in run-2.db\n" in watched.stderr.decode()
+    assert (tmp_path / "run.db").read_bytes() == before
+    assert int(read_run(tmp_path / "run-2.db").steps.count.sum()) == 5
+
+
+def test_the_same_path_goes_on_and_another_model_is_kept_beside(tmp_path):
+    wider = SOME_STEPS.replace(
+        "make()", "make()\nmodel = nn.Linear(4, 3)\noptimizer = torch.optim.SGD(model.parameters())"
+    )
+    for body in (SOME_STEPS, SOME_STEPS, wider):
+        write(tmp_path, body)
+        watched = under_watch("--path", "run.db", "train.py", cwd=tmp_path)
+        assert watched.returncode == 0
+    assert int(read_run(tmp_path / "run.db").steps.count.sum()) == 10
+    assert "run.db holds the run of another model; this run is kept in run-2.db" in watched.stderr.decode()
+
+
+def test_a_report_s_folder_is_made_and_a_report_that_cannot_be_is_one_sentence(tmp_path):
+    write(tmp_path, SOME_STEPS)
+    (tmp_path / "file").write_text("")
+    for report, told in (
+        ("new/place/r.html", "gradtrace: the report: new/place/r.html"),
+        ("file/r.html", "cannot write"),
+    ):
+        watched = under_watch("--report", report, "train.py", cwd=tmp_path)
+        assert watched.returncode == 0
+        assert told in watched.stderr.decode()
+        assert "Error" not in watched.stderr.decode()
+    assert (tmp_path / "new" / "place" / "r.html").stat().st_size > 1000
+
+
+def test_a_scaler_that_scaled_before_the_first_backward_pass_is_known(tmp_path):
+    """The first steps overflow on purpose: none of it is a fault of the training."""
+    write(
+        tmp_path,
+        """
+        model, optimizer = make()
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+        for _ in range(20):
+            optimizer.zero_grad()
+            scaler.scale(4 * model(torch.randn(8, 4)).square().mean()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        """,
+    )
+    watched = under_watch("--path", "run.db", "train.py", cwd=tmp_path)
+    run = read_run(tmp_path / "run.db")
+    assert run.findings == (), watched.stderr.decode()
+    assert not run.steps.nonfinite.any()
+    assert run.steps.scalar(Scalar.LOSS)[1][0] < 100
+    assert {event.step for event in run.events if event.kind is EventKind.SKIPPED} >= {0}
+
+
+def test_what_the_script_saves_and_copies_holds_nothing_of_ours(tmp_path):
+    body = """
+        import copy, io, pickle
+        model, optimizer = make()
+        for _ in range(6):
+            step(model, optimizer)
+            file = io.BytesIO()
+            torch.save({"model": model, "optimizer": optimizer}, file)
+            print(len(file.getvalue()), b"gradtrace" in pickle.dumps(model), len(copy.deepcopy(model)._forward_hooks))
+    """
+    write(tmp_path, body)
+    assert_alike_stdout(tmp_path)
+
+
+def assert_alike_stdout(folder):
+    alone, watched = python("train.py", cwd=folder), under_watch("train.py", cwd=folder)
+    assert (watched.stdout, watched.returncode) == (alone.stdout, alone.returncode)
+
+
+def change(path, statement):
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+
+
+LIBRARIES = {
+    "lightning": """
+        import logging, warnings
+        warnings.filterwarnings("ignore")
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        import lightning
+        class Module(lightning.LightningModule):
+            def __init__(self):
+                super().__init__()
+                self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+            def training_step(self, batch, number):
+                loss = self.net(batch[0]).square().mean()
+                print(loss.item().hex())
+                return loss
+            def configure_optimizers(self):
+                return torch.optim.Adam(self.parameters(), 1e-2)
+        lightning.seed_everything(0)
+        data = torch.utils.data.TensorDataset(torch.randn(64, 4))
+        lightning.Trainer(
+            max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, gradient_clip_val=0.5, accumulate_grad_batches=2,
+        ).fit(Module(), torch.utils.data.DataLoader(data, 8))
+    """,
+    "transformers": """
+        import tempfile, warnings
+        warnings.filterwarnings("ignore")
+        from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments, set_seed
+        set_seed(0)
+        sizes = dict(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+        class Numbers(torch.utils.data.Dataset):
+            def __len__(self):
+                return 64
+            def __getitem__(self, number):
+                return {"input_ids": torch.arange(8) + number % 20, "labels": number % 2}
+        class Printing(Trainer):
+            def training_step(self, *args, **kwargs):
+                loss = super().training_step(*args, **kwargs)
+                print(loss.item().hex())
+                return loss
+            def log(self, *args, **kwargs):
+                pass
+        Printing(
+            model=BertForSequenceClassification(BertConfig(**sizes)), train_dataset=Numbers(),
+            args=TrainingArguments(
+                tempfile.mkdtemp(), num_train_epochs=2, per_device_train_batch_size=8, report_to=[], disable_tqdm=True,
+                use_cpu=True, save_strategy="no", logging_strategy="no", gradient_accumulation_steps=2,
+            ),
+        ).train()
+    """,
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_trainers_of_other_libraries(name, tmp_path):
+    pytest.importorskip(name, reason=f"{name} is not installed: pip install {name}")
+    write(tmp_path, LIBRARIES[name])
+    alone, watched = python("train.py", cwd=tmp_path), under_watch("train.py", cwd=tmp_path)
+    losses = [[line for line in run.stdout.splitlines() if b"0x" in line] for run in (alone, watched)]
+    assert losses[0] == losses[1]
+    assert (len(losses[1]), watched.returncode) == (16, 0)
+    assert int(the_run(tmp_path).steps.count.sum()) == 8

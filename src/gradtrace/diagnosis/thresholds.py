@@ -54,6 +54,10 @@ UPDATE_REPLACES = 1.0
 """[pure number] |update| / |weight|: above one a single step makes the weight another one. Healthy starts with Adam
 show 0.01 to 0.04, the folk rule is 0.001 (Karpathy 2015); both are far below."""
 
+UPDATE_HEALTHY = 0.1
+"""[pure number] |update| / |weight|: Adam moves each weight by its rate at most (Kingma & Ba 2015, sec. 2.1), and the
+default weights of PyTorch have an RMS of 1 / sqrt(3 fan_in): rate sqrt(3 fan_in) is 0.1 at 1e-3 and 3300 inputs."""
+
 UPDATE_USUAL = 1e-3
 """[pure number] |update| / |weight| of a step that trains well (Karpathy 2015)."""
 

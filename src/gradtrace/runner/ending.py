@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradtrace.runner.speech import say
+from gradtrace.runs.writer import IN_MEMORY
 
 if TYPE_CHECKING:
     from gradtrace.monitor.watch import Watch
@@ -25,9 +27,13 @@ def tell(watch: Watch, script: Script, path: Path, report: Path | None) -> None:
     console = Console(stderr=True)
     console.print()
     show(watch.diagnosis, console)
-    if path.exists():
+    if any(IN_MEMORY in note for note in watch.run.notes):
+        say("the run's file could not be written to its end, as told above")
+    elif path.exists():
         say(f"the run: gradtrace show {_short(path)}")
     if report is not None:
+        with contextlib.suppress(OSError):  # if it cannot be made, writing says so
+            report.parent.mkdir(parents=True, exist_ok=True)
         watch.report(report)
         say(f"the report: {_short(report)}")
 

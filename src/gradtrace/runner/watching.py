@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradtrace.errors import GradtraceError, TraceFileError
 from gradtrace.runner.ending import tell, why_nothing
 from gradtrace.runner.imports import after_import
 from gradtrace.runner.speech import say
@@ -49,12 +50,16 @@ class WatchOptions:
 
 def default_path(script: Script) -> Path:
     """``gradtrace-runs/train-20261123-163512.db``, a new one for each run."""
-    folder, stem = Path.cwd() / RUNS_FOLDER, f"{script.title}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path, number = folder / f"{stem}.db", 1
-    while path.exists():
+    return unused(Path.cwd() / RUNS_FOLDER / f"{script.title}-{time.strftime('%Y%m%d-%H%M%S')}.db")
+
+
+def unused(path: Path) -> Path:
+    """`path`, or with a number behind where there is such a file."""
+    found, number = path, 1
+    while found.exists():
         number += 1
-        path = folder / f"{stem}-{number}.db"
-    return path
+        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return found
 
 
 def watched(script: Script, options: WatchOptions) -> Callable[[BaseException | None], None]:
@@ -71,6 +76,7 @@ class Watching:
 
     def __init__(self, script: Script, options: WatchOptions) -> None:
         self._script, self._options = script, options
+        self._path = options.path
         self._discovery: Discovery | None = None
         self._watch: Watch | None = None
         self._view: View | None = None
@@ -102,10 +108,11 @@ class Watching:
             from gradtrace.monitor.watch import Watch
 
             options = self._options
+            self._path = _place_for(options.path, found)
             watch = Watch(
                 found.models,
                 found.optimizers,
-                path=options.path,
+                path=self._path,
                 budget=options.budget,
                 on_nonfinite=options.on_nonfinite,
                 every=options.every,
@@ -115,6 +122,7 @@ class Watching:
                 notes=found.notes,
             )
             watch.start()
+            _tell_scalers(watch)
             self._watch = watch
             self._expect_newcomers(found.optimizers)
             self._show(watch)
@@ -158,7 +166,7 @@ class Watching:
             self._view.close()
         if self._watch is not None:
             self._watch.close(finished=_is_success(error))
-            tell(self._watch, self._script, self._options.path, self._options.report)
+            tell(self._watch, self._script, self._path, self._options.report)
         elif not self._told_why_not:
             say(f"nothing was watched: {why_nothing(self._script, self._discovery, failed=not _is_success(error))}")
 
@@ -168,9 +176,43 @@ class Watching:
             yield
         except Exception as error:
             self._told_why_not = True
+            if isinstance(error, GradtraceError):
+                say(str(error))
+                return
             from gradtrace.target import describe
 
             say(f"watching failed, the script is not affected: {describe(error)}")
+
+
+def _place_for(path: Path, found: Found) -> Path:
+    """Where the run is kept: `path`, unless what is there already is no run that this one could go on with."""
+    from gradtrace.monitor.watched import Watched
+    from gradtrace.records.run import RunHeader
+    from gradtrace.runs.reader import is_same_model
+
+    if not path.is_file() or not path.stat().st_size:
+        return path
+    try:
+        parameters = Watched(found.models, found.optimizers).columns()
+        if is_same_model(path, RunHeader("", 0.0, parameters=parameters)):
+            return path
+        why = f"{path} holds the run of another model"
+    except TraceFileError as error:
+        why = str(error)
+    beside = unused(path)
+    say(f"{why}; this run is kept in {beside.name}")
+    return beside
+
+
+def _tell_scalers(watch: Watch) -> None:
+    """The loss of the first backward pass may be scaled already: what a scaler did before we looked is known to it."""
+    import gc
+
+    from torch.amp.grad_scaler import GradScaler
+
+    for scaler in [one for one in gc.get_objects() if issubclass(type(one), GradScaler)]:
+        if scaler.is_enabled() and scaler._scale is not None and watch._course is not None:
+            watch._course.scaled_by(scaler)
 
 
 def _is_first_process() -> bool:

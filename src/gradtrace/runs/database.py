@@ -35,15 +35,23 @@ def create(path: Path) -> sqlite3.Connection:
 
     Raises:
         OSError, sqlite3.Error: the folder cannot be written, the disk is full, it is no database.
+        TraceFileError: the file is another program's, or from a newer version; it is left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path, timeout=5.0, check_same_thread=False, isolation_level=None)
     try:
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            _check(path, dict(connection.execute("SELECT key, value FROM meta")))
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(f"PRAGMA journal_size_limit={MOST_LOG_BYTES}")
         connection.executescript(SCHEMA)
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?), ('version', ?)", (FORMAT, str(VERSION)))
+    except sqlite3.Error as error:
+        connection.close()
+        if path.is_file():
+            raise _told(path, error) from error
+        raise
     except BaseException:
         connection.close()
         raise
@@ -57,31 +65,58 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         TraceFileError: there is no such file, it is no run of ours, cut off, or from a newer version.
     """
     if not path.is_file():
-        raise TraceFileError(f"cannot read {path}: there is no such file")
-    with path.open("rb") as file:
-        if file.read(16) != b"SQLite format 3\0":
-            raise TraceFileError(f"{path} is not the file of a run: it is no SQLite database")
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+        raise TraceFileError(f"cannot read {path}: {'it is a folder' if path.is_dir() else 'there is no such file'}")
     try:
-        meta = dict(connection.execute("SELECT key, value FROM meta"))
-    except sqlite3.OperationalError as error:
-        connection.close()
-        if "no such table" in str(error):
-            raise TraceFileError(f"{path} is a database, but not of a gradtrace run") from error
-        raise TraceFileError(f"cannot read {path}: {error}") from error
+        with path.open("rb") as file:
+            if file.read(16) != b"SQLite format 3\0":
+                raise TraceFileError(f"{path} is not the file of a run: it is no SQLite database")
+    except OSError as error:
+        raise TraceFileError(f"cannot read {path}: {error.strerror or error}") from error
+    connection = _connect_to_read(path)
+    try:
+        _check(path, dict(connection.execute("SELECT key, value FROM meta")))
     except sqlite3.Error as error:
         connection.close()
-        raise TraceFileError(f"{path} is damaged or cut off: {error}") from error
-    if meta.get("format") != FORMAT or not meta.get("version", "").isdigit():
+        raise _told(path, error) from error
+    except TraceFileError:
         connection.close()
+        raise
+    return connection
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Without its log's shared memory where the folder is read-only, as long as all has been written into the file."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError:
+        log = path.with_name(f"{path.name}-wal")
+        if not (log.is_file() and log.stat().st_size):
+            connection.close()
+            return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+    except sqlite3.Error:
+        pass  # it is said at the first query that matters
+    return connection
+
+
+def _check(path: Path, meta: dict[str, str]) -> None:
+    """Raise `TraceFileError` unless this version reads such a run."""
+    if meta.get("format") != FORMAT or not meta.get("version", "").isdigit():
         raise TraceFileError(f"{path} is a database, but not of a gradtrace run")
     if int(meta["version"]) > VERSION:
-        connection.close()
         raise TraceFileError(
             f"{path} was written by a newer gradtrace (run format {meta['version']}; this one reads up to {VERSION}): "
             "upgrade it"
         )
-    return connection
+
+
+def _told(path: Path, error: sqlite3.Error) -> Exception:
+    """What SQLite says of a file, in a sentence; what it says of a disk or a folder, as it is."""
+    if "no such table: meta" in str(error) or "no such column" in str(error):
+        return TraceFileError(f"{path} is a database, but not of a gradtrace run")
+    if isinstance(error, sqlite3.OperationalError):
+        return TraceFileError(f"cannot open {path}: {error}")
+    return TraceFileError(f"{path} is damaged or cut off: {error}")
 
 
 def remote_filesystem(path: Path, mounts: Path = Path("/proc/mounts")) -> str | None:

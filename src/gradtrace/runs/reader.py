@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import struct
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,8 @@ def read_run(path: str | Path) -> Run:
         try:
             connection.execute("BEGIN")  # one moment for all tables, whatever is written meanwhile
             meta = dict(connection.execute("SELECT key, value FROM meta"))
+            if "header" not in meta:
+                raise TraceFileError(f"{path} is damaged or cut off: it has no header")
             header: RunHeader = decode(RunHeader, json.loads(meta["header"]))
             query = "SELECT first, count, time_s, nonfinite, packed FROM rows ORDER BY first"
             rows = [unpack(*columns) for columns in connection.execute(query)]
@@ -48,7 +51,9 @@ def read_run(path: str | Path) -> Run:
             events = [RunEvent(step, EventKind(kind), message) for step, kind, message in connection.execute(query)]
             packed = connection.execute("SELECT packed FROM findings WHERE number = 0").fetchone()
             samples = tuple(step for (step,) in connection.execute("SELECT step FROM traces ORDER BY step"))
-        except (sqlite3.Error, KeyError, LookupError, ValueError) as error:
+        except TraceFileError:
+            raise
+        except (sqlite3.Error, struct.error, LookupError, ValueError) as error:
             raise TraceFileError(f"{path} is damaged or cut off: {error}") from error
     notes = tuple(dict.fromkeys(event.message for event in events if event.kind is EventKind.NOTE))
     return Run(
@@ -76,10 +81,29 @@ def read_trace(path: str | Path, step: int) -> Trace:
             raise TraceFileError(f"{path} is damaged or cut off: {error}") from error
     if found is None:
         raise TraceFileError(f"{path} holds no trace of step {step}")
-    record = unpack_record(found[0], path)
+    record = _unpacked(found[0], path)
     if not isinstance(record, Trace):
         raise TraceFileError(f"{path} is damaged: what it holds of step {step} is no trace")
     return record
+
+
+def is_same_model(path: str | Path, header: RunHeader) -> bool:
+    """Whether a run with this `header` can go on in the file `path`: the parameters are those of the run within.
+
+    Raises:
+        TraceFileError: as `read_run`.
+    """
+    path = Path(path)
+    with closing(open_to_read(path)) as connection:
+        found = connection.execute("SELECT value FROM meta WHERE key = 'header'").fetchone()
+    if found is None:
+        return True
+    try:
+        kept: RunHeader = decode(RunHeader, json.loads(found[0]))
+    except ValueError as error:
+        raise TraceFileError(f"{path} is damaged or cut off: {error}") from error
+    pairs = zip(kept.parameters, header.parameters, strict=False)  # either may have found more of them
+    return all((a.name, a.shape) == (b.name, b.shape) for a, b in pairs)
 
 
 def list_runs(folder: str | Path) -> list[Path]:
@@ -91,5 +115,12 @@ def list_runs(folder: str | Path) -> list[Path]:
 def _findings(packed: tuple[bytes] | None, path: Path) -> tuple[Finding, ...]:
     if packed is None:
         return ()
-    record = unpack_record(packed[0], path)
+    record = _unpacked(packed[0], path)
     return record.findings if isinstance(record, Diagnosis) else ()
+
+
+def _unpacked(packed: bytes, path: Path) -> object:
+    try:
+        return unpack_record(packed, path)
+    except TraceFileError as error:
+        raise TraceFileError(f"{path} is damaged or cut off: a record within it cannot be read") from error

@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, ParamSpec
 
 import numpy as np
 
+from gradtrace.errors import TraceFileError
 from gradtrace.records.codec import encode
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.run import EventKind, Run, RunEvent, RunHeader
 from gradtrace.records.storage import pack
 from gradtrace.runs.database import create, remote_filesystem
 from gradtrace.runs.ladder import Ladder, capacity_for
+from gradtrace.runs.reader import is_same_model
 from gradtrace.runs.row import Row, pool, stack, unpack
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ WAITING_BYTES = 4 * 2**20
 
 MOST_EVENTS = 10_000
 """Events that a run keeps, the first ones."""
+
+IN_MEMORY = "the run is kept in memory only"
+"""What the note of a run ends in whose file could not be written (on)."""
 
 MOST_TRACES = 200
 """Whole traces that a file keeps; then every second one of the older half goes."""
@@ -69,6 +74,8 @@ def _safely(method: Callable[P, None]) -> Callable[P, None]:
         with writer.lock:
             try:
                 method(*args, **kwargs)
+            except TraceFileError as error:
+                writer.give_up(str(error))
             except (sqlite3.Error, OSError, ValueError) as error:
                 writer.give_up(f"cannot write {writer.path}: {error}")
 
@@ -232,7 +239,11 @@ class RunWriter:
         if kind is not None:
             self.give_up(f"{path} lies on a network file system ({kind}), where a run's file is not safe")
             return
-        self._connection = create(path)
+        connection = create(path)
+        if not is_same_model(path, self._header):
+            connection.close()
+            raise TraceFileError(f"{path} holds the run of another model")
+        self._connection = connection
         for first, count in self._connection.execute("SELECT first, count FROM rows ORDER BY first"):
             self._disk.add(first, count)
             self.next_step = first + count
@@ -258,7 +269,7 @@ class RunWriter:
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
-        sentence = f"{why}; the run is kept in memory only"
+        sentence = f"{why}; {IN_MEMORY}"
         self._notes += (sentence,)
         self._warn(sentence)
 

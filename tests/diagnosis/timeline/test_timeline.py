@@ -54,9 +54,48 @@ def test_a_healthy_run_raises_no_alarm_whatever_the_loss_s_scale(seed: int, scal
 def test_a_loss_that_runs_away_is_told_with_its_onset(scale: float) -> None:
     def change(arrays: Arrays) -> None:
         arrays["loss"][250:] *= 1e4
+        arrays["updates"][240:260:10] = 2.0
 
     (found,) = loud(made(change, scale=scale))
     assert (found.symptom, found.cause, found.step) == (Symptom.EXPLODING, Cause.LEARNING_RATE, 250)
+    assert found.severity is Severity.CRITICAL
+    assert "Updates of up to 2 times the weights" in found.message
+
+
+def test_a_loss_that_grows_although_no_step_is_large_is_a_remark_until_it_is_clear() -> None:
+    """A curriculum, bootstrapped targets; a thousandfold growth is none."""
+
+    def grows(arrays: Arrays) -> None:
+        arrays["loss"][250:] *= 1e3
+
+    def runs_off(arrays: Arrays) -> None:
+        arrays["loss"][250:] *= 1e6
+
+    (found,) = judge_run(made(grows))
+    assert (found.severity, found.cause, found.step) == (Severity.INFO, Cause.LOSS_FUNCTION, 250)
+    (found,) = loud(made(runs_off))
+    assert (found.severity, found.step) == (Severity.WARNING, 250)
+
+
+@pytest.mark.parametrize("first", [1, 3])
+def test_a_start_that_has_blown_up_already_is_no_measure(first: int) -> None:
+    def change(arrays: Arrays) -> None:
+        arrays["loss"][first:] = 1e5 * np.exp(-np.arange(NUM_STEPS - first) / 100)  # back to 1800 in the end
+        arrays["updates"][0] = 12.0
+
+    (found,) = loud(made(change))
+    assert (found.cause, found.step) == (Cause.LEARNING_RATE, first)
+
+
+def test_a_loss_that_swings_far_above_its_start_is_told_although_it_dips() -> None:
+    def change(arrays: Arrays) -> None:
+        arrays["loss"][1:] = 10 ** np.random.default_rng(1).uniform(0.6, 3.4, NUM_STEPS - 1)
+        arrays["updates"][0] = 12.0
+
+    (found,) = loud(made(change))
+    assert (found.symptom, found.cause) == (Symptom.EXPLODING, Cause.LEARNING_RATE)
+    assert found.step is not None
+    assert found.step <= 3
 
 
 def test_a_spike_that_comes_back_is_a_remark() -> None:
@@ -90,16 +129,140 @@ def test_a_layer_that_falls_behind_is_told_and_one_that_all_follow_is_not() -> N
     assert loud(made(all_alike)) == []
 
 
-def test_a_network_that_dies_is_told_and_one_frozen_layer_is_a_remark() -> None:
-    def dies(arrays: Arrays) -> None:
+def test_layers_that_fall_silent_are_told_and_one_alone_is_a_remark() -> None:
+    def most(arrays: Arrays) -> None:
         arrays["gradients"][100:, :4] = 0.0
 
     def one(arrays: Arrays) -> None:
         arrays["gradients"][100:, 3] = 0.0
 
-    (found,) = loud(made(dies))
-    assert (found.symptom, found.step) == (Symptom.DEAD_UNITS, 100)
+    (found,) = loud(made(most))
+    assert (found.symptom, found.step) == (Symptom.DISCONNECTED, 100)
     assert loud(made(one)) == []
+
+
+def with_biases(change: Callable[[Arrays], None]) -> Run:
+    """Layers of a weight and a bias each, in turn."""
+    run = made(change)
+    names = [f"layers.{i // 2}.{'bias' if i % 2 else 'weight'}" for i in range(NUM_LAYERS)]
+    shapes = [(8,) if i % 2 else (8, 8) for i in range(NUM_LAYERS)]
+    parameters = tuple(WatchedParameter(name, shape, "float32", 0) for name, shape in zip(names, shapes, strict=True))
+    return Run(RunHeader("0" * 32, 0.0, parameters=parameters), run.steps)
+
+
+def test_dead_units_a_cut_and_saturation_are_told_apart() -> None:
+    def dies(arrays: Arrays) -> None:
+        arrays["gradients"][100:, [0, 1, 2]] = 0.0  # the bias of the second layer still learns: its input is zero
+
+    def is_cut(arrays: Arrays) -> None:
+        arrays["gradients"][100:, [0, 1, 2, 3]] = 0.0
+
+    def saturates(arrays: Arrays) -> None:
+        arrays["gradients"][60:100, [0, 1, 2, 3]] *= 10 ** np.linspace(0, -8, 40)[:, None]
+        is_cut(arrays)
+
+    def is_thrown(arrays: Arrays) -> None:
+        arrays["updates"][90, :] = 30.0
+        dies(arrays)
+
+    wanted = [
+        (dies, Symptom.DEAD_UNITS, Cause.SATURATED_PREACTIVATION),
+        (is_cut, Symptom.DISCONNECTED, Cause.DETACHED_GRAPH),
+        (saturates, Symptom.VANISHING, Cause.SATURATED_PREACTIVATION),
+        (is_thrown, Symptom.DEAD_UNITS, Cause.LEARNING_RATE),
+    ]
+    for change, symptom, cause in wanted:
+        (found,) = loud(with_biases(change))
+        assert (found.symptom, found.cause, found.step) == (symptom, cause, 100)
+    assert "steps moved weights by up to 30 times" in found.message
+
+
+def test_a_satisfied_loss_is_healthy_and_a_flat_one_is_not() -> None:
+    def satisfied(arrays: Arrays) -> None:
+        arrays["gradients"][200:] = 0.0
+        arrays["loss"][200:] = 0.0
+
+    def flat(arrays: Arrays) -> None:
+        arrays["gradients"][200:] = 0.0
+        arrays["loss"][200:] = 0.9
+
+    assert judge_run(made(satisfied)) == []
+    assert {f.step for f in loud(made(flat))} == {200}
+    assert Symptom.DEAD_UNITS in {f.symptom for f in loud(made(flat))}
+
+
+def test_a_plateau_without_gradient_is_told_and_convergence_is_not() -> None:
+    def stuck(arrays: Arrays) -> None:
+        arrays["gradients"][220:] *= 1e-6
+        arrays["gradients"][300] *= 1e6  # one batch that is not flat
+        arrays["loss"][220:] = 1.7
+
+    def converges(arrays: Arrays) -> None:
+        arrays["gradients"] *= np.exp(-np.arange(NUM_STEPS) / 20)[:, None]
+        arrays["loss"] = 2.0 * np.exp(-np.arange(NUM_STEPS) / 20) + 0.7
+
+    (found,) = loud(made(stuck))
+    assert (found.symptom, found.step) == (Symptom.LOSS_SATURATED, 220)
+    assert judge_run(made(converges)) == []
+
+
+def test_a_weight_that_its_optimizer_lost_is_told() -> None:
+    def lost(arrays: Arrays) -> None:
+        arrays["updates"][200::10, 2] = 0.0
+
+    def schedule_ends(arrays: Arrays) -> None:
+        arrays["updates"][200::10] = 0.0
+
+    def frozen(arrays: Arrays) -> None:
+        arrays["updates"][200::10, 2] = 0.0
+        arrays["gradients"][200:, 2] = np.nan
+
+    (found,) = loud(made(lost))
+    assert (found.symptom, found.cause, found.where, found.step) == (
+        Symptom.DISCONNECTED, Cause.DETACHED_GRAPH, ("layers.2",), 200,
+    )  # fmt: skip
+    assert judge_run(made(schedule_ends)) == []
+    (found,) = judge_run(made(frozen))
+    assert (found.severity, found.symptom, found.step) == (Severity.INFO, Symptom.DISCONNECTED, 200)
+
+
+def test_weights_that_shrink_are_the_cause_of_what_vanishes() -> None:
+    def shrinks(arrays: Arrays) -> None:
+        arrays["weights"] *= 10 ** (-np.arange(NUM_STEPS) / 400)[:, None]
+        arrays["gradients"][:, 0] *= 10 ** (-5.0 * np.arange(NUM_STEPS) / 400)
+
+    (found,) = loud(made(shrinks))
+    assert (found.symptom, found.cause, found.where) == (Symptom.VANISHING, Cause.SMALL_WEIGHTS, ("layers.0",))
+
+
+def test_norms_that_overflow_are_judged_without_a_warning() -> None:
+    def overflows(arrays: Arrays) -> None:
+        arrays["gradients"][350:] = np.inf
+        arrays["nonfinite"][350:] = 1
+
+    assert [f.symptom for f in loud(made(overflows))] == [Symptom.NONFINITE]
+
+
+def test_a_spike_below_what_training_began_with_is_no_remark() -> None:
+    def change(arrays: Arrays) -> None:
+        arrays["gradients"] *= np.exp(-np.arange(NUM_STEPS) / 30)[:, None]
+        arrays["gradients"][300] *= 50
+
+    assert judge_run(made(change)) == []
+
+
+def test_what_lies_far_back_explains_no_nan() -> None:
+    """Weights that start at zero are replaced by their first step; an outlier was got over long ago."""
+
+    def change(arrays: Arrays) -> None:
+        arrays["updates"][0] = 5.0
+        arrays["loss"][20] *= 1e4
+        arrays["loss"][300:] = np.nan
+        arrays["nonfinite"][300:] = 1
+
+    found = next(f for f in judge_run(made(change)) if f.symptom is Symptom.NONFINITE)
+    assert (found.cause, found.step) == (Cause.UNSAFE_OP, 300)
+    assert "been steady" in found.message
 
 
 def test_what_came_before_a_nan_names_its_cause() -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.timeline import layers, losses, steps
+from gradtrace.diagnosis.timeline import layers, losses, plateau, spikes, steps, stillness
 
 if TYPE_CHECKING:
     from gradtrace.records.finding import Finding
     from gradtrace.records.run import Run
 
-RULES = (losses.judge, steps.judge, layers.judge)
+RULES = (losses.judge, plateau.judge, steps.judge, layers.judge, stillness.judge, spikes.judge)
 
 
 def judge_run(run: Run) -> list[Finding]:

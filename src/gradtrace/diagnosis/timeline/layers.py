@@ -1,4 +1,4 @@
-"""Which layers fall behind the others, and since when? And did single steps stand out?
+"""Which layers fall silent, or fall behind the others, and since when?
 
 A parameter's gradient is compared with the median of all at the same step, so that convergence, schedules and the scale
 of the loss, which move all alike, cancel out.
@@ -6,13 +6,13 @@ of the loss, which move all alike, cancel out.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradtrace.diagnosis.profile import owner
-from gradtrace.diagnosis.thresholds import CLEAR_DECADES, SPIKE_CHANCE, SPIKE_WINDOW
+from gradtrace.diagnosis.thresholds import CLEAR_DECADES, DOMINANT_FRAC
+from gradtrace.diagnosis.timeline.before import before, had_faded
 from gradtrace.diagnosis.timeline.losses import last_rows
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Scalar, Series
@@ -22,51 +22,85 @@ from gradtrace.remedies.catalogue import remedies_for
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gradtrace.diagnosis.timeline.before import Before
     from gradtrace.records.run import Run
 
 
 def judge(run: Run) -> list[Finding]:
-    """Layers that stopped, layers that fell behind by `CLEAR_DECADES`, and spikes (a remark)."""
-    columns = [i for i, parameter in enumerate(run.header.parameters) if len(parameter.shape) > 1]
-    low, high = (side[:, columns] for side in run.steps.series(Series.GRADIENT_NORM))
-    names = [run.header.parameters[i].name for i in columns]
-    found = [_stopped(run, low, high, names), _behind(run, high, names), _spikes(run)]
+    """Layers whose gradient is exactly zero now, and layers that fell behind by `CLEAR_DECADES`."""
+    found = [_silent(run), _behind(run)]
     return [finding for finding in found if finding is not None]
 
 
-def _stopped(run: Run, low: NDArray[np.float32], high: NDArray[np.float32], names: list[str]) -> Finding | None:
-    """Matrices with a gradient of exactly zero in all of the latest rows, and one before."""
+def _silent(run: Run) -> Finding | None:
+    """Matrices with a gradient of exactly zero in all of the latest rows, and one before.
+
+    The gradient of W in W x + b is that of b times x. Where b's is not zero and W's is, x is: the units in front are
+    dead. Where both are, nothing arrives: the layer is cut off, or saturated units behind it let nothing through, and
+    then the gradient has faded before, or a step was too large.
+    """
+    low, high = run.steps.series(Series.GRADIENT_NORM)
     measured = np.flatnonzero(~np.isnan(high).all(axis=1))
     width = last_rows(len(measured))
     if len(measured) < 2 * width:
         return None
-    silent = (high[measured[-width:]] == 0.0).all(axis=0)
-    stopped = np.flatnonzero(silent & (low[measured[:width]] > 0.0).any(axis=0))
+    latest = high[measured[-width:]]
+    silent, heard = (latest == 0.0).all(axis=0), (latest > 0.0).any(axis=0)
+    matrices = np.array([len(parameter.shape) > 1 for parameter in run.header.parameters])
+    stopped = np.flatnonzero(silent & matrices & (low[measured[:width]] > 0.0).any(axis=0))
     if not len(stopped):
         return None
+    names = [parameter.name for parameter in run.header.parameters]
     column = int(stopped[0])
     onset = int(run.steps.first[measured[np.flatnonzero(high[measured, column] > 0.0)[-1] + 1]])
-    most = 2 * len(stopped) >= len(names)
+    if not heard.any() and _has_nothing_to_learn(run, onset, width):
+        return None
+    biases = {owner(names[i]) for i in np.flatnonzero(heard & ~matrices)}
+    dead = not heard.any() or any(owner(names[i]) in biases for i in stopped)
+    led_up = before(run, onset)
+    symptom, cause, why = _why_silent(dead, had_faded(high[measured, column]), led_up)
     return Finding(
-        symptom=Symptom.DEAD_UNITS,
-        cause=Cause.SATURATED_PREACTIVATION,
+        symptom=symptom,
+        cause=cause,
         where=tuple(dict.fromkeys(owner(names[i]) for i in stopped)),
-        severity=Severity.WARNING if most else Severity.INFO,
-        message=f"Since step {onset} the gradient of {names[column]} is exactly zero ({len(stopped)} of {len(names)} "
-        "weights alike); before it was not: its units died, or the loss does not use it any more.",
+        severity=Severity.WARNING
+        if symptom is not Symptom.DISCONNECTED or 2 * len(stopped) >= matrices.sum()
+        else Severity.INFO,
+        message=f"Since step {onset} the gradient of {names[column]} is exactly zero, and before it was not "
+        f"({len(stopped)} of {matrices.sum()} weights alike): {why}.{led_up.sentence}",
         evidence=(Evidence("weights without gradient", float(len(stopped)), "weights"),),
-        remedies=remedies_for(Symptom.DEAD_UNITS, Cause.SATURATED_PREACTIVATION),
+        remedies=remedies_for(symptom, cause),
         step=onset,
     )
 
 
-def _behind(run: Run, high: NDArray[np.float32], names: list[str]) -> Finding | None:
-    measured = np.flatnonzero((high > 0.0).any(axis=1))
+def _why_silent(dead: bool, faded: bool, led_up: Before) -> tuple[Symptom, Cause, str]:
+    flat = Cause.LEARNING_RATE if led_up.replaced else Cause.SATURATED_PREACTIVATION
+    if dead:
+        return Symptom.DEAD_UNITS, flat, "the units in front are all at zero"
+    if faded or led_up.replaced:
+        return Symptom.VANISHING, flat, "units that it feeds are saturated and let nothing through"
+    return Symptom.DISCONNECTED, Cause.DETACHED_GRAPH, "the loss does not reach it any more"
+
+
+def _has_nothing_to_learn(run: Run, onset: int, width: int) -> bool:
+    """No parameter has a gradient, and the loss is no higher than it ever was: a hinge that is satisfied."""
+    low, high = run.steps.scalar(Scalar.LOSS)
+    earlier = low[run.steps.first < onset]
+    return bool(np.nanmax(high[-width:], initial=-np.inf) <= np.nanmin(earlier, initial=np.inf))
+
+
+def _behind(run: Run) -> Finding | None:
+    columns = [i for i, parameter in enumerate(run.header.parameters) if len(parameter.shape) > 1]
+    names = [run.header.parameters[i].name for i in columns]
+    high = run.steps.series(Series.GRADIENT_NORM)[1][:, columns]
+    usable = np.isfinite(high) & (high > 0.0)
+    measured = np.flatnonzero(usable.any(axis=1))
     width = last_rows(len(measured))
     if len(measured) < 2 * width or len(names) < 3:
         return None
-    with np.errstate(divide="ignore", invalid="ignore"):
-        decades = np.log10(np.where(high[measured] > 0.0, high[measured], np.nan))
+    decades = np.log10(np.where(usable, high, 1.0)[measured])
+    decades[~usable[measured]] = np.nan
     relative = decades - np.nanmedian(decades, axis=1, keepdims=True)
     known = ~np.isnan(relative[:width]).all(axis=0) & ~np.isnan(relative[-width:]).any(axis=0)
     if not known.any():
@@ -79,44 +113,26 @@ def _behind(run: Run, high: NDArray[np.float32], names: list[str]) -> Finding | 
         return None
     above = np.flatnonzero(relative[:, column] > start[column] - CLEAR_DECADES)
     onset = int(run.steps.first[measured[min(int(above[-1]) + 1, len(measured) - 1)]])
+    shrunk = _weights_shrank(run, columns)
+    cause = Cause.SMALL_WEIGHTS if shrunk >= DOMINANT_FRAC * fell[column] else Cause.SATURATED_PREACTIVATION
+    why = f" The weights have shrunk by {shrunk:.1f} decades together." if cause is Cause.SMALL_WEIGHTS else ""
     return Finding(
         symptom=Symptom.VANISHING,
-        cause=Cause.SATURATED_PREACTIVATION,
+        cause=cause,
         where=(owner(names[column]),),
         severity=Severity.WARNING,
         message=f"Since step {onset} the gradient of {names[column]} has fallen behind that of the other layers by "
-        f"{fell[column]:.1f} decades, compared with the start of the run.",
+        f"{fell[column]:.1f} decades, compared with the start of the run.{why or before(run, onset).sentence}",
         evidence=(Evidence("fallen behind", float(fell[column]), "decades"),),
-        remedies=remedies_for(Symptom.VANISHING, Cause.SATURATED_PREACTIVATION),
+        remedies=remedies_for(Symptom.VANISHING, cause),
         step=onset,
     )
 
 
-def _spikes(run: Run) -> Finding | None:
-    """Single steps far above the rest: a robust z-score of log norms, beyond what so many normal ones would reach."""
-    _, high = run.steps.scalar(Scalar.GRADIENT_NORM)
-    known = np.flatnonzero(np.isfinite(high) & (high > 0.0))
-    if len(known) <= SPIKE_WINDOW:
-        return None
-    logs = np.log10(high[known])
-    before = np.lib.stride_tricks.sliding_window_view(logs[:-1], SPIKE_WINDOW)
-    above = logs[SPIKE_WINDOW:] - np.median(before, axis=1)  # the norm drifts: each row against those before it
-    spread = max(1.4826 * float(np.median(np.abs(above - np.median(above)))), 0.05)
-    limit = max(math.sqrt(2.0 * math.log(len(above) / SPIKE_CHANCE)) * spread, 1.0)
-    found = SPIKE_WINDOW + np.flatnonzero(above > limit)
-    spikes = known[found]
-    if not len(spikes):
-        return None
-    place = int(found[np.argmax(above[found - SPIKE_WINDOW])])
-    worst, usual = int(known[place]), 10 ** float(np.median(logs[place - SPIKE_WINDOW : place]))
-    return Finding(
-        symptom=Symptom.EXPLODING,
-        cause=Cause.LEARNING_RATE,
-        where=("",),
-        severity=Severity.INFO,
-        message=f"The gradient norm spikes in {len(spikes)} rows, most at step {int(run.steps.first[worst])}: "
-        f"{high[worst]:.3g} where {usual:.3g} was usual. Clipping keeps such steps small.",
-        evidence=(Evidence("largest norm", float(high[worst])), Evidence("spikes", float(len(spikes)), "rows")),
-        remedies=remedies_for(Symptom.EXPLODING, Cause.LEARNING_RATE),
-        step=int(run.steps.first[worst]),
-    )
+def _weights_shrank(run: Run, columns: list[int]) -> float:
+    """[decades] The sum over all matrices: what a gradient on its way through them lost by it."""
+    norms: NDArray[np.float32] = run.steps.series(Series.WEIGHT_NORM)[1][:, columns]
+    measured = np.flatnonzero(np.isfinite(norms).all(axis=1) & (norms > 0.0).all(axis=1))
+    if len(measured) < 2:
+        return 0.0
+    return float(-np.log10(norms[measured[-1]] / norms[measured[0]]).sum())

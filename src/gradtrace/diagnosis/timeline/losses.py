@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR, SUSTAINED_FRAC, SUSTAINED_ROWS, UPDATE_REPLACES
+from gradtrace.diagnosis.thresholds import (
+    CLEAR_DECADES,
+    DIVERGED_FACTOR,
+    SPIKE_WINDOW,
+    SUSTAINED_FRAC,
+    SUSTAINED_ROWS,
+    UPDATE_HEALTHY,
+    UPDATE_REPLACES,
+)
+from gradtrace.diagnosis.timeline.before import before
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Scalar, Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -37,40 +46,95 @@ def _finite_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64], ND
 
 
 def _diverged(run: Run) -> Finding | None:
+    """The loss is far above its start in most of the latest rows, and nearly never as low.
+
+    A loss may also grow because the task gets harder (a curriculum, targets that are bootstrapped): then no step is
+    large. How grave it is, the steps tell.
+    """
     steps, low, high = _finite_losses(run)
     width = last_rows(len(steps))
     if len(steps) < 2 * width:
         return None
-    start = np.abs(high[:width]).max()  # the largest of the first: one small loss by chance is no measure
-    reference = np.median(high[:width])
-    limit = reference + (DIVERGED_FACTOR - 1.0) * start
-    if not (low[-width:] > limit).all():
+    start = high[: _num_start_rows(run, steps, high)]
+    limit = float(np.median(start) + (DIVERGED_FACTOR - 1.0) * np.abs(start).max())
+    latest = low[-width:]
+    if not (np.median(latest) > limit and np.quantile(latest, SUSTAINED_FRAC) > np.median(start)):
         return None
-    below = np.flatnonzero(low <= limit)
-    onset = int(steps[below[-1] + 1]) if len(below) else int(steps[0])
-    before = float(np.median(low[: max(int(below[-1]) + 1, 1)])) if len(below) else float(reference)
+    first = _first_above(low > limit, width)
+    onset = int(steps[first])
+    earlier, now = float(np.median(low[: max(first, 1)])), float(np.median(latest))
     ratio = _largest_update(run, onset)
-    told = f" Updates of {ratio:.2g} times the weights came before it." if ratio > UPDATE_REPLACES else ""
+    cause = Cause.LEARNING_RATE if ratio > UPDATE_HEALTHY else Cause.LOSS_FUNCTION
+    severity, told = _how_grave(ratio, growth=abs(now) / float(np.abs(start).max()))
     return Finding(
         symptom=Symptom.EXPLODING,
-        cause=Cause.LEARNING_RATE,
+        cause=cause,
         where=("",),
-        severity=Severity.CRITICAL,
-        message=f"Since step {onset} the loss is more than {DIVERGED_FACTOR:g} times what it was at the start: "
-        f"{before:.4g} before, {float(np.median(low[-width:])):.4g} now.{told}",
-        evidence=(Evidence("loss before", before), Evidence("loss now", float(np.median(low[-width:])))),
-        remedies=remedies_for(Symptom.EXPLODING, Cause.LEARNING_RATE),
+        severity=severity,
+        message=f"Since step {onset} the loss is mostly more than {DIVERGED_FACTOR:g} times what it was at the "
+        f"start: {earlier:.4g} before, {now:.4g} now. {told}",
+        evidence=(
+            Evidence("loss before", earlier),
+            Evidence("loss now", now),
+            Evidence("update to weight ratio", ratio),
+        ),
+        remedies=remedies_for(Symptom.EXPLODING, cause),
         step=onset,
     )
 
 
-def _largest_update(run: Run, until: int) -> float:
-    """The largest update-to-weight ratio of a matrix up to step `until`; 0 where none was measured."""
+def _first_above(above: NDArray[np.bool_], width: int) -> int:
+    """The first row from which on most of any `width` rows lie above: an oscillation dips below now and then."""
+    mostly = np.lib.stride_tricks.sliding_window_view(above, width).mean(axis=1) > 0.5
+    not_yet = np.flatnonzero(~mostly)
+    start = int(not_yet[-1]) + 1 if len(not_yet) else 0
+    return start + int(np.flatnonzero(above[start:])[0])
+
+
+def _num_start_rows(run: Run, steps: NDArray[np.int64], high: NDArray[np.float64]) -> int:
+    """The first rows, as several as one small loss by chance is no measure; none that steps had blown up already."""
+    size = np.abs(high)
+    for row in range(1, SUSTAINED_ROWS):
+        jumped = size[row] > DIVERGED_FACTOR * size[:row].max()
+        if jumped and _largest_update(run, int(steps[row])) > UPDATE_REPLACES:
+            return row
+    return SUSTAINED_ROWS
+
+
+def _how_grave(ratio: float, growth: float) -> tuple[Severity, str]:
+    """By the largest update-to-weight ratio from before the onset until now (0: not known), and the loss's growth."""
+    if ratio > UPDATE_REPLACES:
+        return Severity.CRITICAL, f"Updates of up to {ratio:.2g} times the weights go with it."
+    if ratio > UPDATE_HEALTHY:
+        return Severity.WARNING, f"The largest update was {ratio:.2g} of its weight, which is much."
+    told = (
+        f"No step was large (at most {ratio:.2g} of its weight)"
+        if ratio
+        else "By how much the steps moved is not known"
+    )
+    clear = growth >= 10**CLEAR_DECADES or not ratio
+    return (Severity.WARNING if clear else Severity.INFO), f"{told}: the targets may have grown, or the sign be wrong."
+
+
+def _largest_update(run: Run, onset: int) -> float:
+    """The largest update-to-weight ratio of a matrix from just before step `onset` on; 0 where none was measured."""
     matrices = [i for i, parameter in enumerate(run.header.parameters) if len(parameter.shape) > 1]
-    _, high = run.steps.series(Series.UPDATE_RATIO)
-    seen = high[run.steps.first <= until][:, matrices]
+    row = int(np.searchsorted(run.steps.first, onset, side="right"))
+    seen = run.steps.series(Series.UPDATE_RATIO)[1][max(0, row - SPIKE_WINDOW) :][:, matrices]
     seen = seen[np.isfinite(seen)]
     return float(seen.max()) if seen.size else 0.0
+
+
+def came_before(run: Run, onset: int) -> tuple[bool, str]:
+    """Whether the loss or the steps ran away in front of step `onset`, and what the rows before it say, in words."""
+    steps, low, high = _finite_losses(run)
+    earlier = np.abs(high[steps < onset])
+    led_up = before(run, onset)
+    if not len(earlier):
+        return led_up.replaced, f"Nothing came before it.{led_up.sentence if led_up.replaced else ''}"
+    grew = bool(len(earlier) > 1 and earlier[-SUSTAINED_ROWS:].max() > DIVERGED_FACTOR * np.median(earlier))
+    how = "grown" if grew else "been steady"
+    return grew or led_up.replaced, f"The loss had {how} (last {low[steps < onset][-1]:.4g}).{led_up.sentence}"
 
 
 def _not_finite(run: Run) -> Finding | None:
@@ -78,21 +142,15 @@ def _not_finite(run: Run) -> Finding | None:
     if not len(bad):
         return None
     onset = int(run.steps.first[bad[0]])
-    steps, low, high = _finite_losses(run)
-    earlier = steps < onset
-    grew = bool(earlier.any()) and high[earlier].max() > DIVERGED_FACTOR * max(np.abs(high[earlier][:1]).max(), 1e-30)
-    ratio = _largest_update(run, onset)
-    fast = grew or ratio > UPDATE_REPLACES
-    came = f"the loss had grown to {high[earlier].max():.4g}" if grew else "the loss had been steady"
-    last = f" (last {low[earlier][-1]:.4g})" if earlier.any() else ""
-    cause = Cause.LEARNING_RATE if fast else Cause.UNSAFE_OP
+    ran_away, came = came_before(run, onset)
+    cause = Cause.LEARNING_RATE if ran_away else Cause.UNSAFE_OP
     return Finding(
         symptom=Symptom.NONFINITE,
         cause=cause,
         where=("",),
         severity=Severity.CRITICAL,
-        message=f"Since step {onset} the loss or a gradient is not finite, in {int(run.steps.nonfinite.sum())} steps; "
-        f"before, {came}{last}.",
+        message=f"Since step {onset} the loss or a gradient is not finite, in {int(run.steps.nonfinite.sum())} steps. "
+        f"{came}",
         evidence=(Evidence("steps that are not finite", float(run.steps.nonfinite.sum()), "steps"),),
         remedies=remedies_for(Symptom.NONFINITE, cause),
         step=onset,

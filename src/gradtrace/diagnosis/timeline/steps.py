@@ -40,6 +40,8 @@ def _replaced(run: Run) -> Finding | None:
     below = np.flatnonzero(~(low[measured, worst] > UPDATE_REPLACES))
     onset = int(run.steps.first[measured[below[-1] + 1 if len(below) else 0]])
     ratio = float(low[measured[-1], worst])
+    earlier = low[measured[: below[-1] + 1], worst] if len(below) else np.empty(0)
+    came = f" Before, a step changed it by {np.nanmedian(earlier):.2g} times." if np.isfinite(earlier).any() else ""
     names = [run.header.parameters[columns[i]].name for i in stuck]
     return Finding(
         symptom=Symptom.EXPLODING,
@@ -47,7 +49,7 @@ def _replaced(run: Run) -> Finding | None:
         where=tuple(dict.fromkeys(owner(name) for name in names)),
         severity=Severity.WARNING,
         message=f"Since step {onset} every measured step changes {run.header.parameters[worst].name} by more than its "
-        f"own size ({ratio:.2g} times, {len(names)} weights alike): the steps are too large.",
+        f"own size ({ratio:.2g} times, {len(names)} weights alike): the steps are too large.{came}",
         evidence=(Evidence("update to weight ratio", ratio),),
         remedies=remedies_for(Symptom.EXPLODING, Cause.LEARNING_RATE),
         step=onset,
