@@ -17,7 +17,7 @@ class Clock:
         return self.now
 
 
-def simulate(num_steps: int, step_s: float, norms_s: float, trace_s: float, frac: float = 0.02):
+def simulate(num_steps: int, step_s: float, norms_s: float, trace_s: float, hooks_s: float = 0.0, frac: float = 0.02):
     clock = Clock()
     budget = Budget(frac, clock=clock)
     measured, traced = [], []
@@ -26,8 +26,9 @@ def simulate(num_steps: int, step_s: float, norms_s: float, trace_s: float, frac
             traced.append(step)
             clock.now += trace_s
             budget.spend("trace", trace_s, step)
-        clock.now += step_s
-        if budget.may_measure():
+        clock.now += step_s + hooks_s
+        budget.spend("hooks", hooks_s, step)
+        if budget.may_measure(step):
             measured.append(step)
             clock.now += norms_s
             budget.spend("norms", norms_s, step)
@@ -72,3 +73,11 @@ def test_every_so_many_steps_whatever_it_costs() -> None:
             traced.append(step)
             budget.spend("trace", 10.0, step)
     assert traced == [0, 1, 2, 4, 11, 18, 25]
+
+
+def test_however_dear_it_is_nobody_goes_blind() -> None:
+    """Hooks alone cost more than the budget: rows are then a fixed number to each e-fold of steps."""
+    _, measured, _, _ = simulate(5_000, 0.001, 0.001, 0.05, hooks_s=0.0003)
+    assert all(b - a <= b / 64 + 1 for a, b in pairwise(measured))
+    assert measured[-1] > 4_900
+    assert len(measured) < 600

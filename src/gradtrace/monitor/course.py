@@ -41,6 +41,9 @@ RECEIVED_TOGETHER, RECEIVE_EVERY_S = 16, 0.25
 JUDGE_EVERY_S = 5.0
 """[seconds] Between two looks for findings while the run goes on."""
 
+SELDOM_FRAC = 0.1
+"""[fraction of the steps] Fewer than so many with norms are worth a note."""
+
 
 class Course:
     """From `begin` to `end`; the methods of a `boundaries.Listener` between them."""
@@ -61,6 +64,7 @@ class Course:
         self._active: set[int] = set()
         self._usual_backwards = 1
         self._no_scale_helps = False
+        self._num_measured, self._is_measuring = 0, True
         self._arrivals: list[tuple[int, int]] = []
         self._calls_before = 0
         self.step = logbook.first_step
@@ -83,6 +87,9 @@ class Course:
         self._calls.forget()
         self._flight.forget()
         self.receive(wait=True)
+        if self._num_measured < SELDOM_FRAC * self._num_steps:
+            told = f"gradient norms were taken at {self._num_measured} of {self._num_steps} steps"
+            self._logbook.note(self.step, f"{told}: the budget allows no more")
 
     # -------------------------------------------------------------------------------------------------- what hooks tell
 
@@ -93,7 +100,7 @@ class Course:
         if self._entered <= self._last_end:  # the first call of this step
             self._entered = begun
         self._calls.entered(label, module, args, kwargs)
-        self._spend("norms", begun)
+        self._spend("hooks", begun)
         if self._sample is not None:
             self._sample.entered(args, kwargs)
 
@@ -103,7 +110,7 @@ class Course:
             self._sample.left()
         begun = time.perf_counter()
         self._calls.left(output)
-        self._spend("norms", begun)
+        self._spend("hooks", begun)
 
     def before_backward(self, roots: Sequence[Tensor], create_graph: bool) -> None:
         """The loss is known, the gradients are not."""
@@ -118,7 +125,7 @@ class Course:
             self._is_loss_bad = math.isnan(value) or (math.isinf(value) and self._scale is None)
         if not self._logbook.is_explained:
             self._flight.before_backward(loss, is_finite=not self._is_loss_bad)
-        self._spend("norms", begun)
+        self._spend("hooks", begun)
         if self._sample is not None and not create_graph:
             self._sample.before_backward(loss)
 
@@ -130,13 +137,16 @@ class Course:
         begun = time.perf_counter()
         span, scale = begun - self._entered, self._scale
         self._tally.add_loss(roots[0], scale)
+        self._is_measuring = self._is_measuring or self._looks_bad()
+        self._spend("hooks", begun)
         bad = self._is_loss_bad
-        if self._tally.num_backwards >= self._usual_backwards and self._is_measuring():
+        if self._tally.num_backwards >= self._usual_backwards and self._is_measuring:
+            begun = time.perf_counter()
             norms = self._tally.measure_gradients(scale)
             if norms.device.type == "cpu" or self._no_scale_helps:
                 settled = scale is None or self._no_scale_helps
                 bad = bad or (settled and not math.isfinite(total(norms.detach().cpu().numpy())))
-        self._spend("norms", begun)
+            self._spend("norms", begun)
         if self._sample is None:
             self._usual_spans.append(span)
         elif (trace := self._sample.after_backward(scale)) is not None:
@@ -144,7 +154,7 @@ class Course:
             if scale is None or self._no_scale_helps or trace.nonfinite is None:  # a scaler lets go of an overflow
                 self._logbook.trace(self.step, trace)
             slower = span - statistics.median(self._usual_spans) if self._usual_spans else 0.0
-            self._budget.spend("trace", max(slower, 0.0), self.step)  # in hooks, between the user's own ops
+            self._budget.spend("trace", max(slower, 0.0), self._num_steps)  # in hooks, between the user's own ops
             self._spend("trace", begun)
         if bad:
             self._explain(roots[0])
@@ -155,10 +165,10 @@ class Course:
     def before_step(self, optimizer: Optimizer) -> None:
         """Clipped and unscaled; the weights are still as the gradients saw them."""
         begun = time.perf_counter()
-        if self._tally.is_measured:
+        if self._is_measuring:
             self._tally.before_step(self._watched.held_by(optimizer))
-        self._spend("norms", begun)
-        if not self._stepped and self._tally.is_measured and self._budget.may_update(self.step):
+            self._spend("norms", begun)
+        if not self._stepped and self._is_measuring and self._budget.may_update(self._num_steps):
             begun = time.perf_counter()
             self._tally.remember_weights()
             self._spend("updates", begun)
@@ -197,11 +207,13 @@ class Course:
         self._is_over = False
         begun = time.perf_counter()
         self._active |= self._stepped
-        counts = self._tally.has_loss and not self._is_left_out  # a scaler that finds its scale is healthy
-        what = (self.step, begun - self._began, self._watched.learning_rate(), counts, self._is_bad)
-        updating = self._updates.is_holding
-        self._ferry.send(what, self._tally.cargo(self._scale))
-        self._spend("updates" if updating else "norms", begun)
+        if self._is_measuring or self._is_bad or self._is_left_out:
+            counts = self._tally.has_loss and not self._is_left_out  # a scaler that finds its scale is healthy
+            what = (self.step, begun - self._began, self._watched.learning_rate(), counts, self._is_bad)
+            account = "updates" if self._updates.is_holding else "norms"
+            self._ferry.send(what, self._tally.cargo(self._scale))
+            self._num_measured += self._tally.is_measured
+            self._spend(account, begun)
         begun = time.perf_counter()
         if len(self._ferry) >= RECEIVED_TOGETHER or begun - self._last_received > RECEIVE_EVERY_S:
             self.receive()
@@ -209,9 +221,9 @@ class Course:
         self._calls.forget()
         if self._sample is not None:
             self._sample.close()
-            self._budget.spend("trace", self._sample.seconds, self.step)
+            self._budget.spend("trace", self._sample.seconds, self._num_steps)
             self._sample = None
-        self._spend("norms", begun)
+        self._spend("hooks", begun)
         self._judge_now_and_then()
         self.step += 1
         self._begin_step()
@@ -221,10 +233,11 @@ class Course:
 
     def _begin_step(self) -> None:
         self._tally, self._stepped = Tally(self._watched, self._updates), set[int]()
+        self._is_measuring = self._on_nonfinite != "report" or self._budget.may_measure(self._num_steps)
         self._is_bad = self._is_left_out = self._is_loss_bad = self._is_over = False
-        if self.step == self._logbook.first_step + 1 and self._entrances is not None and not self._calls.num_calls:
+        if self._num_steps == 1 and self._entrances is not None and not self._calls.num_calls:
             self._look_at_the_parts()
-        if not self._watched.compiled and self._budget.may_trace(self.step):
+        if not self._watched.compiled and self._budget.may_trace(self._num_steps):
             if anything_compiled():
                 self._logbook.note(
                     self.step, "functions are compiled: no whole traces are taken, they would compile again"
@@ -239,12 +252,15 @@ class Course:
         self._watched.descend()
         self._entrances = Entrances(self._watched.roots, self._visitor)
 
-    def _is_measuring(self) -> bool:
-        """Whether norms are taken now: where the budget allows it, where steps may be left out, where a look is bad."""
-        if self._tally.is_measured or self._on_nonfinite != "report" or self._budget.may_measure():
-            return True
+    def _looks_bad(self) -> bool:
+        """Where norms are not taken: whether the gradient that all others flow into says that they should be."""
         sentinel = self._watched.sentinel()
         return sentinel is not None and sentinel.device.type == "cpu" and not math.isfinite(float(sentinel.sum()))
+
+    @property
+    def _num_steps(self) -> int:
+        """Of this run of the script."""
+        return self.step - self._logbook.first_step
 
     @property
     def _scale(self) -> Tensor | None:
@@ -276,4 +292,4 @@ class Course:
         self._spend("findings", begun)
 
     def _spend(self, what: str, begun: float) -> None:
-        self._budget.spend(what, time.perf_counter() - begun, self.step)
+        self._budget.spend(what, time.perf_counter() - begun, self._num_steps)

@@ -11,6 +11,7 @@ import numpy as np
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.timeline.judge import judge_run
+from gradtrace.diagnosis.timeline.losses import came_before
 from gradtrace.monitor.sinks.choice import as_sink
 from gradtrace.monitor.sinks.feed import Feed
 from gradtrace.monitor.tally import row
@@ -125,7 +126,9 @@ class Logbook:
             found = [f for f in found if f not in over_time]
             fast = any(f.cause is Cause.LEARNING_RATE for f in over_time)
             ran_away = fast and self._nonfinite.cause in (Cause.LARGE_WEIGHTS, Cause.UNSAFE_OP)  # step by step
-            found.insert(0, replace(self._nonfinite, cause=Cause.LEARNING_RATE) if ran_away else self._nonfinite)
+            birth = replace(self._nonfinite, cause=Cause.LEARNING_RATE) if ran_away else self._nonfinite
+            came = came_before(run, birth.step)[1] if birth.step is not None else ""
+            found.insert(0, replace(birth, message=f"{birth.message} {came}".rstrip()))
         else:
             found += self._of_trace
         return rank(found)

@@ -1,12 +1,14 @@
-"""When to measure, so that looking costs no more than its budget?
+"""When to measure, so that looking costs no more than its budget, and never nothing at all?
 
-Three things cost: the gradients' norms, wanted at every step; weights and updates, wanted at steps 0, 1, 2, 4, 8, ...
-and then every tenth; and whole traces, wanted at steps 0, 1, 2, 4, 8, ..., and sooner where they can be paid for. Each
-is done where what it took so far, and will take this time, stays within its share of the allowance
+Some of the cost cannot be helped (the hooks themselves). Of what is left go most to the gradients' norms, wanted at
+every step; some to weights and updates, wanted at steps 0, 1, 2, 4, 8, ... and then every tenth; and the rest to whole
+traces, wanted at steps 0, 1, 2, 4, 8, ..., and sooner where they can be paid for. Each is done where what it took so
+far, and will take this time, stays within its share of the allowance
 
     allowance(t) = budget (t + CREDIT_S / (1 + t / (2 CREDIT_S)))        t: seconds since the run began
 
-which lends half a second (at 2 %) to the beginning, where most faults lie, and takes it back by and by.
+which lends half a second (at 2 %) to the beginning, where most faults lie, and takes it back by and by. However dear
+it is, norms are taken at steps whose distance grows with their number, so that N steps have about 64 ln N rows.
 """
 
 from __future__ import annotations
@@ -22,8 +24,13 @@ CREDIT_S = 25.0
 UPDATES_EVERY = 10
 """[steps] Between two measurements of weights and updates, which need a copy of the weights."""
 
-SHARES = {"norms": 0.55, "updates": 0.15, "findings": 0.05, "trace": 1.0}
-"""[fraction of the allowance] Each may take up to so much; whole traces what the others leave."""
+SHARES = {"norms": 0.75, "updates": 0.15, "findings": 0.05}
+"""[fraction of the allowance, less what the hooks take] Each may take so much; whole traces what the others leave."""
+
+NORMS_PER_EFOLD, UPDATES_PER_EFOLD = 64, 16
+"""Measured at least so often while the number of steps grows e-fold: an onset is known to 2 % of its step."""
+
+_ACCOUNTS = ("hooks", *SHARES, "trace")
 
 
 class Budget:
@@ -40,13 +47,13 @@ class Budget:
         self._every = every
         self._clock = clock
         self._begun = clock()
-        self._spent = dict.fromkeys(SHARES, 0.0)
-        self._last = dict.fromkeys(SHARES, 0.0)
+        self._spent = dict.fromkeys(_ACCOUNTS, 0.0)
+        self._last = dict.fromkeys(_ACCOUNTS, 0.0)
         self._num_traces, self._last_trace_s = 0, 0.0
-        self._last_step = dict.fromkeys(SHARES, -UPDATES_EVERY)
+        self._last_step = dict.fromkeys(_ACCOUNTS, -UPDATES_EVERY)
 
     def spend(self, what: str, seconds: float, step: int) -> None:
-        """`seconds` went at `step` into one of `SHARES`."""
+        """`seconds` went at `step` into 'hooks', 'norms', 'updates', 'findings' or a 'trace'."""
         self._spent[what] += seconds
         if step == self._last_step[what]:
             self._last[what] += seconds
@@ -56,14 +63,15 @@ class Budget:
             self._num_traces += 1
             self._last_trace_s = self._elapsed()
 
-    def may_measure(self) -> bool:
-        """Whether the gradients' norms fit."""
-        return self._fits("norms")
+    def may_measure(self, step: int) -> bool:
+        """Whether the gradients' norms fit, or have not been taken for too long."""
+        return self._fits("norms") or step - self._last_step["norms"] >= step / NORMS_PER_EFOLD
 
     def may_update(self, step: int) -> bool:
-        """Whether weights and updates are wanted at `step`, and fit."""
-        due = is_early(step) or step - self._last_step["updates"] >= UPDATES_EVERY
-        return due and self._fits("updates")
+        """Whether weights and updates are wanted at `step`, and fit, or have not been measured for too long."""
+        since = step - self._last_step["updates"]
+        due = is_early(step) or since >= UPDATES_EVERY
+        return due and (self._fits("updates") or since >= max(UPDATES_EVERY, step / UPDATES_PER_EFOLD))
 
     def may_trace(self, step: int) -> bool:
         """Whether a whole trace is wanted at `step`, and fits."""
@@ -86,8 +94,9 @@ class Budget:
     def _fits(self, what: str) -> bool:
         elapsed = self._elapsed()
         allowance = self.frac * (elapsed + CREDIT_S / (1.0 + elapsed / (2.0 * CREDIT_S)))
-        spent = sum(self._spent.values()) if what == "trace" else self._spent[what]
-        return spent + self._last[what] <= SHARES[what] * allowance
+        if what == "trace":
+            return sum(self._spent.values()) + self._last[what] <= allowance
+        return self._spent[what] + self._last[what] <= SHARES[what] * (allowance - self._spent["hooks"])
 
     def _elapsed(self) -> float:
         return float(self._clock() - self._begun)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from torch.amp.grad_scaler import GradScaler
+
     from gradtrace.records.finding import Diagnosis
     from gradtrace.records.run import Run
 
@@ -101,6 +103,11 @@ class Watch:
         """The end of a step, where no optimizer of `torch.optim` steps; otherwise it is seen."""
         if self._course is not None and not self._closed:
             Guarded(self._course, self._fail).end_step()
+
+    def scaled_by(self, scaler: GradScaler) -> None:
+        """Losses are multiplied from now on; a scaler that begins under watch is seen."""
+        if self._course is not None:
+            self._course.scaled_by(scaler)
 
     def close(self, *, finished: bool = True) -> None:
         """Take every hook away and write the rest; more than once does no harm."""

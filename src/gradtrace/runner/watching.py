@@ -120,6 +120,7 @@ class Watching:
                 title=self._script.title,
                 command=self._script.command,
                 notes=found.notes,
+                warn=say,
             )
             watch.start()
             _tell_scalers(watch)
@@ -211,8 +212,8 @@ def _tell_scalers(watch: Watch) -> None:
     from torch.amp.grad_scaler import GradScaler
 
     for scaler in [one for one in gc.get_objects() if issubclass(type(one), GradScaler)]:
-        if scaler.is_enabled() and scaler._scale is not None and watch._course is not None:
-            watch._course.scaled_by(scaler)
+        if scaler.is_enabled() and scaler._scale is not None:
+            watch.scaled_by(scaler)
 
 
 def _is_first_process() -> bool:
