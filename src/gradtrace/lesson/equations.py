@@ -2,7 +2,8 @@
 
     L'(l-1) = L'(l) a'(l) f'(l)      prod_{k=1}^{L} a'(k)      sqrt{chi}      sigma_w^2      |W| <= 1
 
-A name may have a prime, a subscript and a superscript; braces group. (MathML Core, W3C, which browsers draw since 2023.)
+A name may have a prime, a subscript and a superscript; braces group, `quad` is a wide space. (MathML Core, W3C, which
+browsers draw since 2023.)
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def math(text: str, *, block: bool = False) -> Markup:
     """`text` as a math element; `block` puts it on a line of its own.
 
     >>> math("a'(z) <= 0.25")  # doctest: +ELLIPSIS
-    Markup('<math><mrow><msup><mi>a</mi><mo>′</mo></msup><mo stretchy="false">(</mo>...<mo>≤</mo><mn>0.25</mn></mrow></math>')
+    Markup('<math><mrow><mrow><mi>a</mi><mo ...>′</mo></mrow><mo ...>(</mo>...<mo>≤</mo><mn>0.25</mn></mrow></math>')
 
     Raises:
         ValueError: a brace is missing.
@@ -48,7 +49,7 @@ def _item(tokens: list[str]) -> Markup:
     base = _atom(tokens)
     if tokens and tokens[0] == "'":
         tokens.pop(0)
-        base = Markup("<msup>{}<mo>′</mo></msup>").format(base)
+        base = Markup('<mrow>{}<mo lspace="0" rspace="0">′</mo></mrow>').format(base)
     under, over = _script(tokens, "_"), _script(tokens, "^")
     if under and over:
         name = "munderover" if big else "msubsup"
@@ -76,6 +77,8 @@ def _atom(tokens: list[str]) -> Markup:
         return inner
     if token == "sqrt":
         return Markup("<msqrt>{}</msqrt>").format(_atom(tokens))
+    if token == "quad":
+        return Markup('<mspace width="2em"></mspace>')
     if token == "frac":
         return Markup("<mfrac>{}{}</mfrac>").format(_atom(tokens), _atom(tokens))
     shown = escape(SYMBOLS.get(token, token))
@@ -83,4 +86,6 @@ def _atom(tokens: list[str]) -> Markup:
         return Markup("<mn>{}</mn>").format(shown)
     if token[0].isalpha() and token not in (*_BIG, "partial"):
         return Markup("<mi>{}</mi>").format(shown)
-    return Markup('<mo stretchy="false">{}</mo>' if token in "()[]|" else "<mo>{}</mo>").format(shown)
+    if token == "|":
+        return Markup('<mo stretchy="false" lspace="0" rspace="0">|</mo>')
+    return Markup('<mo stretchy="false">{}</mo>' if token in "()[]" else "<mo>{}</mo>").format(shown)

@@ -1,9 +1,10 @@
-"""What does theory say of each activation that the lesson shows? Every number of its sentences that was not measured."""
+"""What does theory say of each activation of the lesson? Every number of its sentences that was not measured."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 from gradtrace.theory.activations import backward_gain, critical, max_slope, moments, saturation
 from gradtrace.theory.mean_field import chi, fixed_variance
@@ -65,6 +66,7 @@ class ActivationFacts:
         return math.sqrt(chi(function, sigma_w**2, min(settled, 1e12)))
 
 
+@cache
 def facts(key: str) -> ActivationFacts:
     """The facts of one activation.
 

@@ -7,12 +7,14 @@ the controls' first values, are those that a reader without JavaScript sees.
 from __future__ import annotations
 
 import base64
+import math
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.data import digits
 from gradtrace.lesson.chain import INPUT, TARGET
 from gradtrace.lesson.facts import NAMES, SATURATED_FRAC, facts
 from gradtrace.lesson.setting import DIGITS_A_STEP, INPUT_SIZE, NUM_CLASSES, NUM_DIGITS, NUM_PIXELS
+from gradtrace.lesson.words import percent
 from gradtrace.report.html.section import Plot, Table
 from gradtrace.report.html.waterfall import waterfall
 from gradtrace.report.words import decades, short
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
     from gradtrace.lesson.measured import Lesson, Measured, MeasuredInTime
 
 COMPARED = ("sigmoid", "tanh", "relu", "gelu")
+READINGS = {
+    "bound": "The last layer is on the right. A decade down is a factor of ten.",
+    "exploding": "The last layer is on the right. Red lines: where a number format ends, if the gradient is 1 there.",
+    "deep": "The last layer is on the right. With α = 0 there is no skip connection.",
+}
 GAIN_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 LARGEST_HALF = 65504.0
 """The largest number of float16."""
@@ -83,8 +90,15 @@ def _slopes() -> Plot:
         )
         for each in map(facts, NAMES)
     )  # fmt: skip
-    columns = ("activation", "max a′", "at z =", "saturated below", "saturated above", "layers until a thousandth, at best",
-               "E[a′²] for z ~ N(0, 1)")  # fmt: skip
+    columns = (
+        "activation",
+        "max a′",
+        "at z =",
+        "saturated below",
+        "saturated above",
+        "layers until a thousandth, at best",
+        "E[a′²] for z ~ N(0, 1)",
+    )
     data = {"rows": rows, "saturated_frac": SATURATED_FRAC, "setting": {"activation": "sigmoid", "z": 0.0}}
     return Plot("slopes", "slopes", "An activation and its slope",
                 "The shaded part is flat: there the slope is next to nothing.", data, Table(columns, rows))  # fmt: skip
@@ -96,16 +110,21 @@ def _of(measured: Iterable[Measured | MeasuredInTime]) -> list[dict[str, Any]]:
 
 def _decades(lesson: Lesson, key: str, name: str, title: str, *, limits: bool = False, **shown: bool) -> Plot:
     measured = lesson.networks[name]
-    formats = [["float16 ends", LARGEST_HALF], ["float32 ends", LARGEST_SINGLE]]
+    formats = {"float16 ends": LARGEST_HALF, "float32 ends": LARGEST_SINGLE}
     data = {
         "setting": measured.setting.as_dict(),
         "measured": _of(lesson.networks.values()) if key == "bound" else _of(_like(lesson, key)),
-        "limits": [[words, _log10(most)] for words, most in formats] if limits else [],
+        "limits": [[words, math.log10(most)] for words, most in formats.items()] if limits else [],
         **shown,
     }
-    reading = "The last layer is on the right. One step down is a factor of ten."
-    rows = [(str(l), short(norm), decades(d)) for l, (norm, d) in enumerate(zip(measured.norms, measured.decades, strict=True), 1)]  # fmt: skip
-    return Plot(key, "decades", title, reading, data, Table(("layer l", "|L′(l)|", "decades"), tuple(reversed(rows))))
+    reading = READINGS[key]
+    return Plot(key, "decades", title, reading, data, Table(("layer l", "|L′(l)|", "decades"), _rows(measured, 1)))
+
+
+def _rows(measured: Measured | MeasuredInTime, first: int) -> tuple[tuple[str, ...], ...]:
+    """From the last layer or step back to the first."""
+    both = enumerate(zip(measured.norms, measured.decades, strict=True), first)
+    return tuple(reversed([(str(l), short(norm), decades(change)) for l, (norm, change) in both]))
 
 
 def _like(lesson: Lesson, start: str) -> list[Measured]:
@@ -120,13 +139,14 @@ def _growth(lesson: Lesson) -> Plot:
         "Above the middle line a layer makes the gradient larger, below it smaller. Twenty layers raise it to the "
         "twentieth power.",
         {"setting": lesson.networks["sigmoid"].setting.as_dict()},
-        Table(("σ_w", "gain of one layer", "at best"), rows),
+        Table(("σ", "gain of one layer", "at best"), rows),
     )  # fmt: skip
 
 
 def _sizes(lesson: Lesson) -> Plot:
     measured = lesson.networks["sigmoid"]
-    rows = enumerate(zip(measured.saturated_frac, measured.derivative_rms, strict=True), 1)
+    both = enumerate(zip(measured.saturated_frac, measured.derivative_rms, strict=True), 1)
+    rows = tuple((str(l), percent(flat), short(rms)) for l, (flat, rms) in both)
     data = {
         "setting": measured.setting.as_dict() | {"layer": 10},
         "saturated_frac": SATURATED_FRAC,
@@ -136,8 +156,9 @@ def _sizes(lesson: Lesson) -> Plot:
     }
     return Plot(
         "sizes", "sizes", "Pre-activations over the slope",
-        "The bars say how many units of the layer have a pre-activation of that size. The curve says what their a′ is.",
-        data, Table(("layer l", "saturated", "rms of a′"), tuple((str(l), f"{100 * flat:.3g} %", short(rms)) for l, (flat, rms) in rows)),
+        "The bars say how many units of the layer have a pre-activation of that size (the tallest fills the picture). "
+        "The curve is a′ at that size, in parts of its maximum.",
+        data, Table(("layer l", "saturated", "rms of a′"), rows),
     )  # fmt: skip
 
 
@@ -163,10 +184,16 @@ def _training(lesson: Lesson) -> tuple[Plot, Plot]:
     layers = range(len(runs[0].update_ratios))
     ratios = tuple((str(l + 1), *(short(run.update_ratios[l]) for run in runs)) for l in layers)
     return (
-        Plot("losses", "losses", "The loss over the training", "Solid lines were trained in PyTorch under gradtrace.watch;"
-             " dashed ones in this page.", data, Table(("step", *names), losses)),
-        Plot("updates", "updates", "How far one step moves each layer", "The update ratio |new W − W| / |W|, on average "
-             "over the training. The first layer is on the left.", {}, Table(("layer l", *names), ratios)),
+        Plot(
+            "losses", "losses", "The loss over the training",
+            "Solid lines were trained in PyTorch under gradtrace.watch, dashed ones in this page.",
+            data, Table(("step", *names), losses),
+        ),
+        Plot(
+            "updates", "updates", "How far one step moves each layer",
+            "The update ratio |new W − W| / |W|, on average over the training. The first layer is on the left.",
+            {}, Table(("layer l", *names), ratios),
+        ),
     )  # fmt: skip
 
 
@@ -194,17 +221,10 @@ def _sameness(lesson: Lesson) -> Plot:
 
 def _recurrent(lesson: Lesson) -> Plot:
     measured = lesson.recurrent["middle"]
-    rows = [(str(t), short(norm), decades(d)) for t, (norm, d) in enumerate(zip(measured.norms, measured.decades, strict=True))]  # fmt: skip
     data = {
         "setting": measured.setting.as_dict(),
         "input_size": INPUT_SIZE,
         "measured": _of(lesson.recurrent.values()),
     }
     return Plot("recurrent", "recurrent", "Back through time", "The last time step is on the right.", data,
-                Table(("step t", "|L′(t)|", "decades"), tuple(reversed(rows))))  # fmt: skip
-
-
-def _log10(value: float) -> float:
-    import math
-
-    return math.log10(value)
+                Table(("step t", "|L′(t)|", "decades"), _rows(measured, 0)))  # fmt: skip

@@ -97,6 +97,8 @@ class MeasuredTraining:
     """Before each step."""
     update_ratios: tuple[float, ...]
     """|new W(l) - W(l)| / |W(l)|, the mean over the measured steps; l = 1 ... depth + 1, the readout last."""
+    difference: float
+    """How much the last hidden layer's output differs from digit to digit in the end: |h - mean h| / |h|."""
     ratio_steps: tuple[int, ...]
     """The steps at which updates were measured."""
 

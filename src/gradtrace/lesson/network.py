@@ -1,7 +1,4 @@
-"""What does gradtrace measure on the lesson's networks? Built in torch from the lesson's weights, traced, kept as numbers.
-
-The only file of the lesson, with `training`, that needs torch.
-"""
+"""What does gradtrace measure on the lesson's networks? Built in torch from the lesson's weights, and traced."""
 
 from __future__ import annotations
 
@@ -33,13 +30,19 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+def linear(W: Tensor) -> nn.Linear:
+    """The map y W^T of these very weights."""
+    made = nn.Linear(W.shape[1], W.shape[0], bias=False, dtype=W.dtype)
+    made.weight = nn.Parameter(W)
+    return made
+
+
 class Layer(nn.Module):
     """y(l) = a(W(l) y(l-1)), or with a skip connection y(l-1) + alpha W(l) a(y(l-1))."""
 
     def __init__(self, W: Tensor, activation: str, alpha: float) -> None:
         super().__init__()
-        self.linear = nn.Linear(*W.T.shape, bias=False, dtype=W.dtype)
-        self.linear.weight = nn.Parameter(W)
+        self.linear = linear(W)
         self.activation = ACTIVATIONS[activation]()
         self.alpha = alpha
 
@@ -62,11 +65,12 @@ def network(setting: Setting) -> nn.Sequential:
 def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """The mean of t y(L)."""
     inputs, starts = batch
-    return (starts * model(inputs)).mean()
+    outputs: Tensor = model(inputs)
+    return (starts * outputs).mean()
 
 
 def trace_of(setting: Setting) -> Trace:
-    """gradtrace's trace of a setting's network."""
+    """The trace of a setting's network."""
     batch = tuple(map(torch.from_numpy, setting.batch()))
     return gradtrace.trace(network(setting), loss_of, batch)
 
@@ -114,7 +118,8 @@ def measure_in_time(setting: RecurrentSetting) -> MeasuredInTime:
     cell.weight_ih_l0 = nn.Parameter(torch.eye(setting.width, dtype=x.dtype))
 
     def loss_fn(cell: Any, batch: Any) -> Tensor:
-        return (starts * cell(batch)[0][:, -1]).mean()
+        states: Tensor = cell(batch)[0]
+        return (starts * states[:, -1]).mean()
 
     record = gradtrace.through_time(cell, loss_fn, x)
     (chain,) = record.chains

@@ -1,4 +1,4 @@
-"""How does the lesson become one file? The report's house: its sheet, its scripts and its policy, and chapters of its own."""
+"""How does the lesson become one file? With the report's sheet, scripts and policy, and chapters of its own."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from gradtrace.lesson import presets
 from gradtrace.lesson.equations import math
 from gradtrace.lesson.facts import NAMES, PYTORCH_SIGMA_W, SATURATED_FRAC, facts
 from gradtrace.lesson.figures import figures
+from gradtrace.lesson.words import decades, exact, factor, lost, number, percent
 from gradtrace.report.html.assets import policy_of, read, shared_script
 from gradtrace.report.html.assets import style as report_style
 from gradtrace.report.html.page import write_text
 from gradtrace.report.html.section import as_json
-from gradtrace.report.words import decades, power, short
 
 if TYPE_CHECKING:
     from gradtrace.lesson.measured import Lesson
@@ -46,12 +46,12 @@ SCRIPTS = (
 """In the order in which they run, behind those that are shared with the report."""
 SHARED = ("vendor/d3.min.js", "page.js", "chart.js", "waterfall.js")
 CHAPTERS = (
-    ("step", "One step back"),
-    ("product", "A product"),
-    ("slope", "How large is a′?"),
-    ("bound", "The bound"),
-    ("offset", "What f′ must be"),
-    ("sizes", "Large and small"),
+    ("step", "Step"),
+    ("product", "Product"),
+    ("slope", "Slope"),
+    ("bound", "Bound"),
+    ("offset", "Offset"),
+    ("sizes", "Sizes"),
     ("learning", "Learning"),
     ("relu", "ReLU"),
     ("exploding", "Exploding"),
@@ -111,22 +111,17 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.globals["math"] = math
-    environment.filters |= {"short": short, "decades": decades, "times": times, "percent": percent, "setting": setting, "log10": log10}
+    environment.filters |= {
+        "number": number,
+        "exact": exact,
+        "decades": decades,
+        "lost": lost,
+        "factor": factor,
+        "percent": percent,
+        "setting": setting,
+        "log10": log10,
+    }
     return environment.get_template("lesson.html.j2")
-
-
-def times(value: float) -> str:
-    """10 to this many decades, as a factor: ``3.2e-12``."""
-    return power(value)
-
-
-def percent(frac: float) -> str:
-    """A share.
-
-    >>> percent(0.123456)
-    '12.3 %'
-    """
-    return f"{100 * frac:.3g} %"
 
 
 def log10(value: float) -> float:

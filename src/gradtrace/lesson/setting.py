@@ -1,10 +1,10 @@
-"""Which network? What the controls of a chapter say, and the weights that belong to it, drawn by the lesson's generator.
+"""Which network? What the controls of a chapter say, and the weights that belong to it.
 
     y(l) = a(W(l) y(l-1)),    or with a skip connection    y(l) = y(l-1) + alpha W(l) a(y(l-1)),        l = 1 ... L
 
 (the second as in K. He et al., Identity mappings in deep residual networks, 2016: nothing but a sum on the way through)
 with W(l) ~ N(0, sigma_w^2 / width), no biases and BATCH inputs y(0) ~ N(0, 1). The loss is the mean of t y(L) with
-random t: whatever the network does, the same gradient t starts its way back. `static/network.js` draws the same numbers.
+random t: whatever the network does, the same gradient starts its way back. `static/network.js` draws the same numbers.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class RecurrentSetting:
 
     def weights(self) -> Array:
         """W [width, width]."""
-        return self.sigma_w / self.width**0.5 * gaussians(self.seed, WEIGHTS, self.width, self.width)
+        scale: float = self.sigma_w / self.width**0.5
+        return scale * gaussians(self.seed, WEIGHTS, self.width, self.width)
 
     def batch(self) -> tuple[Array, Array]:
         """Inputs [BATCH, num_steps, width] and the loss's t [BATCH, width]."""
@@ -93,7 +94,7 @@ class TrainingSetting:
     depth: int = 10
     sigma_w: float = 1.0
     optimizer: str = "SGD"
-    learning_rate: float = 0.1
+    learning_rate: float = 0.02
     width: int = 24
     seed: int = 1
     num_steps: int = 200

@@ -6,13 +6,14 @@ import itertools
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
 import gradtrace
 from gradtrace.data import digits
 from gradtrace.lesson.measured import MeasuredTraining
-from gradtrace.lesson.network import ACTIVATIONS
+from gradtrace.lesson.network import ACTIVATIONS, linear
 from gradtrace.lesson.setting import DIGITS_A_STEP, NUM_DIGITS, TrainingSetting
 from gradtrace.records.run import Scalar, Series
 from gradtrace.theory.gaussian import Array
@@ -20,11 +21,12 @@ from gradtrace.theory.gaussian import Array
 OPTIMIZERS = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam}
 
 
-def batches() -> list[tuple[Array, Array]]:
+def batches() -> list[tuple[Array, NDArray[np.int64]]]:
     """Pixels in [-1, 1] and labels, DIGITS_A_STEP at a time."""
     pixels, labels = digits()
-    pixels, labels = 2 * pixels[:NUM_DIGITS].astype(np.float64) - 1, labels[:NUM_DIGITS]
-    return [(pixels[i : i + DIGITS_A_STEP], labels[i : i + DIGITS_A_STEP]) for i in range(0, NUM_DIGITS, DIGITS_A_STEP)]
+    x = 2 * pixels.astype(np.float64) - 1
+    starts = range(0, NUM_DIGITS, DIGITS_A_STEP)
+    return [(x[i : i + DIGITS_A_STEP], labels[i : i + DIGITS_A_STEP]) for i in starts]
 
 
 def train(setting: TrainingSetting) -> MeasuredTraining:
@@ -32,9 +34,7 @@ def train(setting: TrainingSetting) -> MeasuredTraining:
     model = nn.Sequential()
     weights = setting.weights()
     for l, W in enumerate(weights, 1):
-        linear = nn.Linear(*W.T.shape, bias=False, dtype=torch.float64)
-        linear.weight = nn.Parameter(torch.from_numpy(W))
-        model.add_module(f"layer{l}", linear)
+        model.add_module(f"layer{l}", linear(torch.from_numpy(W)))
         if l < len(weights):
             model.add_module(f"activation{l}", ACTIVATIONS[setting.activation]())
     optimizer = OPTIMIZERS[setting.optimizer](model.parameters(), lr=setting.learning_rate)
@@ -49,4 +49,16 @@ def train(setting: TrainingSetting) -> MeasuredTraining:
     ratios = steps.series_high[:, list(Series).index(Series.UPDATE_RATIO)]
     known = np.isfinite(ratios).any(axis=1)
     measured_steps = tuple(np.flatnonzero(known).tolist())
-    return MeasuredTraining(setting, tuple(losses.tolist()), tuple(ratios[known].mean(axis=0).tolist()), measured_steps)
+    return MeasuredTraining(
+        setting=setting,
+        losses=tuple(losses.tolist()),
+        update_ratios=tuple(ratios[known].mean(axis=0).tolist()),
+        difference=_difference(model[:-1]),
+        ratio_steps=measured_steps,
+    )
+
+
+def _difference(hidden: nn.Module) -> float:
+    with torch.no_grad():
+        h = hidden(torch.from_numpy(np.concatenate([pixels for pixels, _ in batches()])))
+    return float((h - h.mean(dim=0)).norm() / h.norm())

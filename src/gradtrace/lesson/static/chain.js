@@ -32,7 +32,7 @@ gt.plots.chain = (place, data) => {
       told.push([`L′(${l - 1}) = L′(${l}) · a′(${l}) · f′(${l}) = ${n(gradients[l])} · ${n(slopes[l - 1])} · ${n(weights[l - 1])}`, gradients[l - 1], l - 1]);
     lines.replaceChildren(...told.slice(0, shown).map(([words, value, l]) => gt.make("li", {}, gt.make("span", {}, `${words} = `), gt.make("b", {}, n(value)),
       measured ? gt.make("span", { class: "check" }, `gradtrace: ${n(gt.number(measured.gradients[l - 1]))}`) : "")));
-    said.textContent = `The loss is ${n(loss)}. Of the gradient at layer ${depth}, ${gt.percent(Math.abs(gradients[1] / gradients[depth]))} arrive at layer 1; its weight gets dL/dW(1) = L′(1) a′(1) y(0) = ${n(result.learns[0])}.`;
+    said.textContent = `The loss is ${n(loss)}. Of the gradient at layer ${depth}, ${gt.percent(Math.abs(gradients[1] / gradients[depth]))} arrive at layer 1; its weight gets dL/dW(1) = L′(1) a′(1) y(0) = ${gt.nice(result.learns[0])}.`;
     write(() => [["layer l", "y(l)", "a′(l)", "f′(l) = W(l)", "L′(l)", "dL/dW(l)", ...(measured ? ["L′(l) by gradtrace", "dL/dW(l) by gradtrace"] : [])],
       d3.range(depth, 0, -1).map((l) => [String(l), n(ys[l]), n(slopes[l - 1]), n(weights[l - 1]), n(gradients[l]), n(result.learns[l - 1]),
         ...(measured ? [n(gt.number(measured.gradients[l - 1])), n(gt.number(measured.learns[l - 1]))] : [])])]);
@@ -40,8 +40,8 @@ gt.plots.chain = (place, data) => {
 
   /* Above, the values on their way forward; below, a bar for each gradient, and the factors between them. */
   function draw(width) {
-    const rem = gt.rem(), height = 15 * rem, { ys, slopes, weights, gradients } = result, x = d3.scalePoint().domain(d3.range(depth + 1)).range([1.75 * rem, width - 1.75 * rem]);
-    const most = Math.max(...gradients.slice(1).map(Math.abs), 1e-300), top = 3.5 * rem, floor = height - 2 * rem, y = d3.scaleLinear().domain([0, most]).range([floor, top + 3.5 * rem]);
+    const rem = gt.rem(), height = 16 * rem, { ys, slopes, weights, gradients } = result, x = d3.scalePoint().domain(d3.range(depth + 1)).range([1.75 * rem, width - 1.75 * rem]);
+    const most = Math.max(...gradients.slice(1).map(Math.abs), 1e-300), top = 3.5 * rem, floor = height - 3.5 * rem, y = d3.scaleLinear().domain([0, most]).range([floor, top + 3.5 * rem]);
     const picture = gt.svg("svg", { width, height, role: "img", "aria-label": "Values going forward above, gradients coming back below" });
     const word = (at, up, words, look = "", anchor = "middle") => picture.append(gt.svg("text", { x: at, y: up, "text-anchor": anchor, class: look }, words));
     for (let l = 0; l <= depth; l += 1) {
@@ -54,9 +54,9 @@ gt.plots.chain = (place, data) => {
         const bar = y(Math.abs(gradients[l]));
         picture.append(gt.svg("rect", { class: "bar", x: at - 0.9 * rem, width: 1.8 * rem, y: bar, height: floor - bar }));
         word(at, bar - 0.35 * rem, gt.short(gradients[l]), "strong");
-        if (l < depth) word((at + x(l + 1)) / 2, floor - 0.5 * rem, `← ×${gt.short(slopes[l] * weights[l])}`, "factor");
+        if (l < depth) word((at + x(l + 1)) / 2, height - 0.625 * rem, `← ×${gt.short(slopes[l] * weights[l])}`, "factor");
       }
-      if (l) word(at, height - 0.75 * rem, `L′(${l})`);
+      if (l) word(at, floor + 1.25 * rem, `L′(${l})`);
     }
     picture.append(gt.svg("line", { class: "axis", x1: x(0), x2: width - 0.5 * rem, y1: floor, y2: floor }));
     return picture;

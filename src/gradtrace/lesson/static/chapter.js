@@ -21,7 +21,7 @@ gt.showValues = (form) => {
   for (const field of gt.controls(form)) {
     const shown = form.querySelector(`output[for="${field.id}"]`);
     if (!shown) continue;
-    shown.textContent = gt.short(gt.valueOf(field));
+    shown.textContent = String(gt.valueOf(field));
     field.setAttribute("aria-valuetext", shown.textContent);
   }
 };
@@ -64,7 +64,7 @@ gt.tableOf = (figure) => {
 
 /* `base` holds what has no control; compute(setting) -> result; draw(width, result) -> picture; told(result) -> sentence; table(result) -> [columns, rows]. */
 gt.chapter = (place, base, { compute, draw, told, table, legend }) => {
-  const figure = place.closest("figure"), form = figure.querySelector("form"), said = figure.querySelector(".told"), write = gt.tableOf(figure);
+  const figure = place.closest("figure"), form = figure.querySelector("form") ?? figure.closest("section").querySelector("form"), said = figure.querySelector(".told"), write = gt.tableOf(figure);
   const words = gt.make("div");
   let result = compute(gt.read(form, base));
   place.append(words);
@@ -83,9 +83,12 @@ gt.measuredAt = (measured, setting) =>
   measured.find((one) => Object.entries(one.setting).every(([name, value]) => setting[name] === undefined || setting[name] === value));
 
 gt.dots = (axes, points) => {
-  for (const [x, y] of points)
+  for (const [x, y] of points.filter((_, i) => (points.length - 1 - i) % Math.ceil(points.length / 32) === 0))
     if (Number.isFinite(y)) axes.inside.append(gt.svg("circle", { class: "measured", cx: axes.x(x), cy: axes.y(y), r: 0.22 * gt.rem() }));
 };
+
+/* A number in a sentence: 0.25, or 9.1 × 10⁻⁹. */
+gt.nice = (value) => (value === 0 || !Number.isFinite(value) || (Math.abs(value) >= 0.01 && Math.abs(value) < 1e4) ? gt.short(value) : (value < 0 ? "−" : "") + gt.times(Math.log10(Math.abs(value))));
 
 /* A scale over these decades, with a decade of air, whole numbers at the ends. */
 gt.decadeAxis = (values, least = 1) => {
@@ -97,7 +100,7 @@ gt.wholeTicks = (low, high, width) => d3.ticks(low, high, Math.max(2, width / (5
 /* A factor of so many decades: 0.25, or 9.9 × 10⁻¹³. */
 gt.times = (decades) => {
   if (!Number.isFinite(decades)) return decades < 0 ? "0" : "∞";
-  if (Math.abs(decades) < 2.5) return gt.short(10 ** decades);
+  if (Math.abs(decades) < 2) return gt.short(10 ** decades);
   const digits = Number((10 ** (decades - Math.floor(decades))).toPrecision(2));
   return digits === 10 ? `1 × ${gt.power(Math.floor(decades) + 1)}` : `${digits} × ${gt.power(Math.floor(decades))}`;
 };

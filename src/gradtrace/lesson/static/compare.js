@@ -11,14 +11,14 @@ gt.plots.compare = (place, data) => {
       });
       return { setting, lines, layers: d3.range(1, setting.depth + 1) };
     },
-    legend: ({ lines }) => [...lines.map((line, i) => [`thin ${looks[i]}`, `${gt.functions[line.activation].name}, σ_w = ${gt.short(line.sigma_w)}`]), ...(lines.some((line) => line.measured) ? [["dot-swatch", "measured by gradtrace"]] : [])],
+    legend: ({ lines }) => [...lines.map((line, i) => [`thin ${looks[i]}`, `${gt.functions[line.activation].name}, σ = ${gt.short(line.sigma_w)}`]), ...(lines.some((line) => line.measured) ? [["dot-swatch", "measured by gradtrace"]] : [])],
     draw: (width, { lines, layers }) => {
-      const axes = gt.axes(width, 20 * gt.rem(), { scale: d3.scaleLinear().domain([1, layers.length]), label: "← the gradient goes from the last layer to the first: layer l", format: String, ticks: gt.wholeTicks(1, layers.length, width) },
+      const axes = gt.axes(width, 20 * gt.rem(), { scale: d3.scaleLinear().domain([1, layers.length]), label: "← layer l, the way of the gradient", format: String, ticks: gt.wholeTicks(1, layers.length, width) },
         gt.decadeAxis(lines.flatMap((line) => line.whole)), "Gradient by layer for several activations");
       gt.level(axes, 0, "level", "");
       lines.forEach((line, i) => {
         gt.line(axes, line.whole.map((value, l) => [l + 1, value]), looks[i]);
-        if (line.measured) gt.dots(axes, line.measured.decades.map((value, l) => [l + 1, gt.number(value)]).filter((_, l) => l % 3 === 0));
+        if (line.measured) gt.dots(axes, line.measured.decades.map((value, l) => [l + 1, gt.number(value)]));
       });
       gt.follow(axes, layers, (l) => [`layer ${layers[l]}`, lines.map((line) => [gt.functions[line.activation].name, gt.times(line.whole[l])])]);
       return axes.picture;

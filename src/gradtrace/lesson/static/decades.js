@@ -26,7 +26,7 @@
       },
       legend: (result) => [
         ["thin ink", "gradient |L′(l)|"],
-        ...(plain ? [] : [["thin dashed two", "activations alone: product of a′"], ["thin dashed one", "weights alone: product of f′"]]),
+        ...(plain || result.setting.alpha ? [] : [["thin dashed two", "activations alone: product of a′"], ["thin dashed one", "weights alone: product of f′"]]),
         ...(data.bound ? [["thin bound", "bound of the activations: (max a′)ᵏ"]] : []),
         ...(result.twin ? [["thin four", "the same without skip connections"]] : []),
         ["thin dashed expected", "theory for wide layers"],
@@ -36,7 +36,7 @@
         const { layers, whole, slopes, weights, bound, expected, measured, twin } = result, rem = gt.rem(), depth = layers.length;
         const seen = [...whole, ...expected, ...(plain ? [] : [...slopes, ...weights]), ...(data.bound ? bound : []), ...(twin ? twin.whole : [])];
         const limits = (data.limits ?? []).filter(([, at]) => at < 1.6 * Math.max(4, ...seen.filter(Number.isFinite)));
-        const axes = gt.axes(width, 20 * rem, { scale: d3.scaleLinear().domain([1, Math.max(depth, 2)]), label: "← the gradient goes from the last layer to the first: layer l", format: String, ticks: gt.wholeTicks(1, depth, width) },
+        const axes = gt.axes(width, 20 * rem, { scale: d3.scaleLinear().domain([1, Math.max(depth, 2)]), label: "← layer l, the way of the gradient", format: String, ticks: gt.wholeTicks(1, depth, width) },
           gt.decadeAxis([...seen, ...limits.map(([, at]) => at)]), `Gradient by layer in decades; ${told(result)}`);
         gt.level(axes, 0, "level", "");
         for (const [words, at] of limits) gt.level(axes, at, "limit", words);
@@ -64,7 +64,8 @@
       const parts = setting.alpha ? "" : ` Activations ${gt.decades(slopes[0])}, weights ${gt.decades(weights[0])}.`;
       const checked = measured ? ` gradtrace, tracing this network in PyTorch: ${gt.decades(gt.number(measured.decades[0]))}.` : "";
       const other = twin ? ` Without skip connections: ${gt.decades(twin.whole[0])}.` : "";
-      return `Over ${count} factors the gradient changes ${gt.times(total)}-fold: ${gt.decades(total)} decades.${parts}${left}${other}${checked}`;
+      const whatIsLeft = total < 0 ? `${gt.times(total)} of the gradient is left` : `the gradient grows ${gt.times(total)}-fold`;
+      return `Over ${count} layers ${whatIsLeft}: ${gt.decades(total)} decades.${parts}${left}${other}${checked}`;
     }
   };
 })();

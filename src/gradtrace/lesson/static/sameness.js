@@ -18,16 +18,16 @@ gt.plots.sameness = (place, data) => {
   const of = (setting) => gt.run(setting).ys.map((y) => gt.cosines(y, setting.width));
   gt.chapter(place, data.setting, {
     compute: (setting) => ({ setting, plain: of({ ...setting, alpha: 0 }), skip: of(setting), layers: d3.range(setting.depth + 1) }),
-    legend: () => [["thin four", "plain stack"], ["thin ink", "with skip connections"]],
-    draw: (width, { plain, skip, layers }) => {
+    legend: ({ setting }) => [["thin four", "plain stack"], ...(setting.alpha ? [["thin ink", "with skip connections"]] : [])],
+    draw: (width, { setting, plain, skip, layers }) => {
       const axes = gt.axes(width, 15 * gt.rem(), { scale: d3.scaleLinear().domain([0, layers.length - 1]), label: "layer l", format: String, ticks: gt.wholeTicks(0, layers.length - 1, width) }, { scale: d3.scaleLinear().domain([Math.min(-0.1, ...plain, ...skip), 1.05]), format: gt.short, ticks: [0, 0.25, 0.5, 0.75, 1] }, "Mean cosine between the outputs of two inputs, by layer");
       gt.level(axes, 1, "level", "all inputs look the same");
       gt.line(axes, plain.map((value, l) => [l, value]), "four");
-      gt.line(axes, skip.map((value, l) => [l, value]), "ink");
+      if (setting.alpha) gt.line(axes, skip.map((value, l) => [l, value]), "ink");
       gt.follow(axes, layers, (l) => [l ? `output of layer ${l}` : "input", [["plain stack", gt.short(plain[l])], ["with skip connections", gt.short(skip[l])]]]);
       return axes.picture;
     },
-    told: ({ plain, skip, layers }) => `Behind ${layers.length - 1} layers the outputs of two different inputs have a cosine of ${gt.short(plain.at(-1))}; with skip connections, of ${gt.short(skip.at(-1))}.`,
+    told: ({ setting, plain, skip, layers }) => `Behind ${layers.length - 1} layers the outputs of two different inputs have a cosine of ${gt.short(plain.at(-1))}${setting.alpha ? `; with skip connections, of ${gt.short(skip.at(-1))}` : ""}.`,
     table: ({ plain, skip, layers }) => [["layer l", "plain stack", "with skip connections"], layers.map((layer) => [String(layer), gt.short(plain[layer]), gt.short(skip[layer])])],
   });
 };

@@ -16,7 +16,7 @@ gt.plots.sizes = (place, data) => {
       }
       return { setting, name, counts, slope, most, num: z.length, flat: flat / z.length, rms: Math.sqrt(square / z.length), beyond: beyond / z.length, lost: whole[0], gain: steps[Math.min(setting.layer, zs.length) - 1], measured: gt.measuredAt(data.measured, setting) };
     },
-    legend: ({ measured }) => [["bar-swatch", "pre-activations z of the layer (the ends hold all beyond)"], ["thin two", "a′(z), in parts of its maximum"], ...(measured ? [] : [])],
+    legend: () => [["bar-swatch", "pre-activations z of the layer (the ends hold all beyond)"], ["thin two", "a′(z), in parts of its maximum"]],
     draw: (width, { counts, slope, num, most, name }) => {
       const highest = Math.max(...counts) / num, axes = gt.axes(width, 18 * gt.rem(), { scale: d3.scaleLinear().domain([-EDGE, EDGE]), label: "pre-activation z", format: String }, { scale: d3.scaleLinear().domain([0, 1.08]), format: gt.percent, ticks: [0, 0.25, 0.5, 0.75, 1] }, `Pre-activations over the derivative of ${name}`);
       const x = (i) => axes.x(-EDGE + i * 2 * EDGE / BINS), floor = axes.y(0);

@@ -56,7 +56,7 @@ gt.batches = (data) => {
 
 (() => {
   const LOOKS = ["two", "one", "three", "four", "five"], MOST = LOOKS.length;
-  const name = ({ activation, depth, sigma_w, optimizer, learning_rate }) => `${gt.functions[activation].name}, ${depth} layers, σ_w ${gt.short(sigma_w)}, ${optimizer} ${gt.short(learning_rate)}`;
+  const name = ({ activation, depth, sigma_w, optimizer, learning_rate }) => `${gt.functions[activation].name}, ${depth} layers, σ ${gt.short(sigma_w)}, ${optimizer} ${gt.short(learning_rate)}`;
   const legend = () => gt.training.runs.map((run, i) => [`thin ${LOOKS[i]}${run.measured ? "" : " dashed"}`, `${name(run.setting)}${run.measured ? " (PyTorch, watched by gradtrace)" : ""}`]);
   const told = () => gt.training.followers.forEach((follow) => follow());
   const end = (run) => run.losses.findLast(() => true);
@@ -92,7 +92,7 @@ gt.batches = (data) => {
     form.addEventListener("submit", train);
     form.addEventListener("reset", (event) => { event.preventDefault(); serial += 1; button.disabled = false; gt.training.runs = measured(); told(); say(); });
     for (const each of form.closest("section").querySelectorAll(`[data-for="${form.id}"]`)) each.addEventListener("click", train);
-    const say = () => { said.textContent = gt.training.runs.map((run) => (run.losses.length ? `${name(run.setting)}: loss ${gt.short(run.losses[0])} → ${gt.short(end(run))}, first layer's update ratio ${gt.short(run.ratios[0])}` : "")).filter(Boolean).join(". ") + "."; };
+    const say = () => { said.textContent = gt.training.runs.map((run) => (run.losses.length ? `${name(run.setting)}: loss ${gt.short(run.losses[0])} → ${gt.short(end(run))}, first layer's update ratio ${gt.nice(run.ratios[0])}` : "")).filter(Boolean).join(". ") + "."; };
     say();
     picture(place, (width) => {
       const { runs } = gt.training, seen = runs.flatMap((run) => run.losses).filter(Number.isFinite), high = Math.min(5, Math.max(2.6, ...seen)), steps = data.setting.num_steps;
