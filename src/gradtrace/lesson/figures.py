@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gradtrace.data import digits
 from gradtrace.lesson.chain import INPUT, TARGET
 from gradtrace.lesson.facts import NAMES, SATURATED_FRAC, facts
-from gradtrace.lesson.setting import DIGITS_A_STEP, INPUT_SIZE, NUM_CLASSES, NUM_DIGITS, NUM_PIXELS
+from gradtrace.lesson.setting import INPUT_SIZE, NUM_CLASSES, NUM_DIGITS, NUM_PIXELS
 from gradtrace.lesson.words import percent
 from gradtrace.report.html.section import Plot, Table
 from gradtrace.report.html.waterfall import waterfall
@@ -176,7 +176,6 @@ def _training(lesson: Lesson) -> tuple[Plot, Plot]:
         "labels": labels[:NUM_DIGITS].tolist(),
         "pixels": NUM_PIXELS,
         "classes": NUM_CLASSES,
-        "batch": DIGITS_A_STEP,
     }
     names = tuple(NAMES[run.setting.activation] for run in runs)
     steps = range(0, runs[0].setting.num_steps, 10)

@@ -85,7 +85,7 @@ INPUT_SIZE = 0.3
 
 @dataclass(frozen=True, slots=True)
 class TrainingSetting:
-    """A training on NUM_DIGITS handwritten digits: `depth` hidden layers, a linear readout, no biases.
+    """A training on NUM_DIGITS handwritten digits, all at every step: `depth` hidden layers, a linear readout, no biases.
 
     W(1) ~ N(0, sigma_w^2 / 64), the other hidden ones N(0, sigma_w^2 / width), the readout N(0, 1 / width).
     """
@@ -94,7 +94,7 @@ class TrainingSetting:
     depth: int = 10
     sigma_w: float = 1.0
     optimizer: str = "SGD"
-    learning_rate: float = 0.02
+    learning_rate: float = 0.05
     width: int = 24
     seed: int = 1
     num_steps: int = 200
@@ -114,5 +114,5 @@ class TrainingSetting:
         return asdict(self)
 
 
-NUM_DIGITS, DIGITS_A_STEP = 200, 50
+NUM_DIGITS = 200
 NUM_PIXELS, NUM_CLASSES = 64, 10

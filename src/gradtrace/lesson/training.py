@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gradtrace
 from gradtrace.data import digits
 from gradtrace.lesson.measured import MeasuredTraining
 from gradtrace.lesson.network import ACTIVATIONS, linear
-from gradtrace.lesson.setting import DIGITS_A_STEP, NUM_DIGITS, TrainingSetting
+from gradtrace.lesson.setting import NUM_DIGITS, TrainingSetting
 from gradtrace.records.run import Scalar, Series
 from gradtrace.theory.gaussian import Array
 
 OPTIMIZERS = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam}
 
 
-def batches() -> list[tuple[Array, NDArray[np.int64]]]:
-    """Pixels in [-1, 1] and labels, DIGITS_A_STEP at a time."""
+def examples() -> tuple[Array, NDArray[np.int64]]:
+    """Pixels in [-1, 1] and labels."""
     pixels, labels = digits()
-    x = 2 * pixels.astype(np.float64) - 1
-    starts = range(0, NUM_DIGITS, DIGITS_A_STEP)
-    return [(x[i : i + DIGITS_A_STEP], labels[i : i + DIGITS_A_STEP]) for i in starts]
+    return 2 * pixels[:NUM_DIGITS].astype(np.float64) - 1, labels[:NUM_DIGITS]
 
 
 def train(setting: TrainingSetting) -> MeasuredTraining:
@@ -38,9 +34,9 @@ def train(setting: TrainingSetting) -> MeasuredTraining:
         if l < len(weights):
             model.add_module(f"activation{l}", ACTIVATIONS[setting.activation]())
     optimizer = OPTIMIZERS[setting.optimizer](model.parameters(), lr=setting.learning_rate)
-    stream = itertools.cycle([(torch.from_numpy(x), torch.from_numpy(y)) for x, y in batches()])
+    pixels, labels = map(torch.from_numpy, examples())
     with gradtrace.watch(model, optimizer, every=2 * setting.num_steps) as watch:
-        for pixels, labels in itertools.islice(stream, setting.num_steps):
+        for _ in range(setting.num_steps):
             optimizer.zero_grad()
             F.cross_entropy(model(pixels), labels).backward()
             optimizer.step()
@@ -53,12 +49,12 @@ def train(setting: TrainingSetting) -> MeasuredTraining:
         setting=setting,
         losses=tuple(losses.tolist()),
         update_ratios=tuple(ratios[known].mean(axis=0).tolist()),
-        difference=_difference(model[:-1]),
+        difference=_difference(model[:-1], pixels),
         ratio_steps=measured_steps,
     )
 
 
-def _difference(hidden: nn.Module) -> float:
+def _difference(hidden: nn.Module, pixels: Tensor) -> float:
     with torch.no_grad():
-        h = hidden(torch.from_numpy(np.concatenate([pixels for pixels, _ in batches()])))
+        h = hidden(pixels)
     return float((h - h.mean(dim=0)).norm() / h.norm())

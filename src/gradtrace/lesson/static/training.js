@@ -34,9 +34,9 @@ gt.trainStep = (layers, { x, labels }, setting, state) => {
 
 /* A whole training, `each` called now and then so that the page can breathe; resolves to {losses, ratios}. */
 gt.train = async (setting, data, each = () => true) => {
-  const layers = gt.trainee(setting, data.pixels, data.classes), batches = gt.batches(data), state = { count: 0, moments: [] }, losses = [], kept = [];
+  const layers = gt.trainee(setting, data.pixels, data.classes), batch = gt.examples(data), state = { count: 0, moments: [] }, losses = [], kept = [];
   for (let step = 0; step < setting.num_steps; step += 1) {
-    const { loss, ratios } = gt.trainStep(layers, batches[step % batches.length], setting, state);
+    const { loss, ratios } = gt.trainStep(layers, batch, setting, state);
     losses.push(loss);
     if (data.ratio_steps.includes(step)) kept.push(ratios);
     if (step % 10 === 9) {
@@ -48,11 +48,8 @@ gt.train = async (setting, data, each = () => true) => {
   function average(rows) { return rows.length ? rows[0].map((_, l) => d3.mean(rows, (row) => row[l])) : []; }
 };
 
-gt.batches = (data) => {
-  const codes = Uint8Array.from(atob(data.images), (c) => c.charCodeAt(0)), labels = data.labels, count = data.batch;
-  return d3.range(labels.length / count).map((i) => ({
-    x: Float64Array.from(codes.subarray(i * count * data.pixels, (i + 1) * count * data.pixels), (code) => code / 8 - 1), labels: labels.slice(i * count, (i + 1) * count) }));
-};
+/* Pixels in [-1, 1], of counts from 0 to 16. */
+gt.examples = (data) => ({ x: Float64Array.from(atob(data.images), (c) => c.charCodeAt(0) / 8 - 1), labels: data.labels });
 
 (() => {
   const LOOKS = ["two", "one", "three", "four", "five"], MOST = LOOKS.length;
