@@ -85,7 +85,7 @@ INPUT_SIZE = 0.3
 
 @dataclass(frozen=True, slots=True)
 class TrainingSetting:
-    """A training on NUM_DIGITS handwritten digits, all at every step: `depth` hidden layers, a linear readout, no biases.
+    """A training on NUM_DIGITS handwritten digits, all at every step: `depth` hidden layers, a readout, no biases.
 
     W(1) ~ N(0, sigma_w^2 / 64), the other hidden ones N(0, sigma_w^2 / width), the readout N(0, 1 / width).
     """
