@@ -40,7 +40,7 @@ def test_importing_does_not_import_torch(module):
     assert (result.stdout.strip(), result.stderr) == ("False", "")
 
 
-@pytest.mark.parametrize("command", [[], ["check"], ["show"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["check"], ["show"], ["demo"], ["lesson"]])
 def test_help_answers_without_torch(command):
     code = (
         "import sys\nfrom gradtrace.cli import main\n"

@@ -13,7 +13,7 @@ import re
 from markupsafe import Markup, escape
 
 SYMBOLS = {
-    "sigma": "σ", "alpha": "α", "chi": "χ", "phi": "φ", "eta": "η", "Delta": "Δ", "max": "max", "sum": "∑", "prod": "∏",
+    "sigma": "σ", "alpha": "α", "chi": "χ", "phi": "φ", "eta": "η", "Delta": "Δ", "sum": "∑", "prod": "∏",
     "<=": "≤", ">=": "≥", "*": "·", "-": "−", "->": "→", "~~": "≈", "...": "…", "partial": "∂", "tanh": "tanh",
 }  # fmt: skip
 _TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|[A-Za-z]+|<=|>=|->|~~|\.\.\.|\S)")
@@ -84,6 +84,8 @@ def _atom(tokens: list[str]) -> Markup:
     shown = escape(SYMBOLS.get(token, token))
     if token[0].isdigit():
         return Markup("<mn>{}</mn>").format(shown)
+    if token == "max":
+        return Markup('<mi>max</mi><mspace width="0.17em"></mspace>')
     if token[0].isalpha() and token not in (*_BIG, "partial"):
         return Markup("<mi>{}</mi>").format(shown)
     if token == "|":

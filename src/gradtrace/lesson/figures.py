@@ -48,7 +48,7 @@ def figures(lesson: Lesson) -> dict[str, Plot]:
         _sizes(lesson),
         *_training(lesson),
         _compare(lesson),
-        _decades(lesson, "exploding", "exploding", "Exploding", parts=True, limits=True),
+        _decades(lesson, "exploding", "exploding", "A product of large factors", parts=True, limits=True),
         _decades(lesson, "deep", "deep_skip_scaled", "A hundred layers", twin=True),
         _sameness(lesson),
         _recurrent(lesson),
@@ -190,7 +190,7 @@ def _training(lesson: Lesson) -> tuple[Plot, Plot]:
         ),
         Plot(
             "updates", "updates", "How far one step moves each layer",
-            "The update ratio |new W − W| / |W|, on average over the training. The first layer is on the left.",
+            "The update ratio |new W − W| / |W|, on average over the training; above a hundred is drawn as a hundred.",
             {}, Table(("layer l", *names), ratios),
         ),
     )  # fmt: skip

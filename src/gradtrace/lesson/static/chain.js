@@ -26,13 +26,13 @@ gt.plots.chain = (place, data) => {
   function show() {
     next.disabled = shown === depth;
     redraw();
-    const { gradients, slopes, weights, ys, loss, measured } = result, n = gt.short;
+    const { gradients, slopes, weights, ys, loss, measured } = result, n = gt.nice;
     const told = [[`L′(${depth}) = 2 (y(${depth}) − t) = 2 (${n(ys[depth])} − ${n(target)})`, gradients[depth], depth]];
     for (let l = depth; l > 1; l -= 1)
       told.push([`L′(${l - 1}) = L′(${l}) · a′(${l}) · f′(${l}) = ${n(gradients[l])} · ${n(slopes[l - 1])} · ${n(weights[l - 1])}`, gradients[l - 1], l - 1]);
     lines.replaceChildren(...told.slice(0, shown).map(([words, value, l]) => gt.make("li", {}, gt.make("span", {}, `${words} = `), gt.make("b", {}, n(value)),
       measured ? gt.make("span", { class: "check" }, `gradtrace: ${n(gt.number(measured.gradients[l - 1]))}`) : "")));
-    said.textContent = `The loss is ${n(loss)}. Of the gradient at layer ${depth}, ${gt.percent(Math.abs(gradients[1] / gradients[depth]))} arrive at layer 1; its weight gets dL/dW(1) = L′(1) a′(1) y(0) = ${gt.nice(result.learns[0])}.`;
+    said.textContent = `The loss is ${n(loss)}. What arrives at layer 1 is ${gt.nice(Math.abs(gradients[1] / gradients[depth]))} of the gradient at layer ${depth}. Its weight gets dL/dW(1) = L′(1) a′(1) y(0) = ${gt.nice(result.learns[0])}.`;
     write(() => [["layer l", "y(l)", "a′(l)", "f′(l) = W(l)", "L′(l)", "dL/dW(l)", ...(measured ? ["L′(l) by gradtrace", "dL/dW(l) by gradtrace"] : [])],
       d3.range(depth, 0, -1).map((l) => [String(l), n(ys[l]), n(slopes[l - 1]), n(weights[l - 1]), n(gradients[l]), n(result.learns[l - 1]),
         ...(measured ? [n(gt.number(measured.gradients[l - 1])), n(gt.number(measured.learns[l - 1]))] : [])])]);

@@ -64,7 +64,7 @@
       const parts = setting.alpha ? "" : ` Activations ${gt.decades(slopes[0])}, weights ${gt.decades(weights[0])}.`;
       const checked = measured ? ` gradtrace, tracing this network in PyTorch: ${gt.decades(gt.number(measured.decades[0]))}.` : "";
       const other = twin ? ` Without skip connections: ${gt.decades(twin.whole[0])}.` : "";
-      const whatIsLeft = total < 0 ? `${gt.times(total)} of the gradient is left` : `the gradient grows ${gt.times(total)}-fold`;
+      const whatIsLeft = Math.abs(total) < 0.05 ? "the gradient keeps its size" : total < 0 ? `${gt.times(total)} of the gradient is left` : `the gradient grows ${gt.times(total)}-fold`;
       return `Over ${count} layers ${whatIsLeft}: ${gt.decades(total)} decades.${parts}${left}${other}${checked}`;
     }
   };

@@ -89,7 +89,7 @@ gt.examples = (data) => ({ x: Float64Array.from(atob(data.images), (c) => c.char
     form.addEventListener("submit", train);
     form.addEventListener("reset", (event) => { event.preventDefault(); serial += 1; button.disabled = false; gt.training.runs = measured(); told(); say(); });
     for (const each of form.closest("section").querySelectorAll(`[data-for="${form.id}"]`)) each.addEventListener("click", train);
-    const say = () => { said.textContent = gt.training.runs.map((run) => (run.losses.length ? `${name(run.setting)}: loss ${gt.short(run.losses[0])} → ${gt.short(end(run))}, first layer's update ratio ${gt.nice(run.ratios[0])}` : "")).filter(Boolean).join(". ") + "."; };
+    const say = () => { said.textContent = gt.training.runs.map((run) => (run.losses.length ? `${name(run.setting)}: loss ${gt.short(run.losses[0])} → ${gt.short(end(run))}, update ratio of the first layer ${gt.nice(run.ratios[0])}` : "")).filter(Boolean).join("\n"); };
     say();
     picture(place, (width) => {
       const { runs } = gt.training, seen = runs.flatMap((run) => run.losses).filter(Number.isFinite), high = Math.min(5, Math.max(2.6, ...seen)), steps = data.setting.num_steps;
@@ -102,7 +102,7 @@ gt.examples = (data) => ({ x: Float64Array.from(atob(data.images), (c) => c.char
   };
 
   gt.plots.updates = (place) => {
-    const log = (value) => (value > 0 && Number.isFinite(value) ? Math.log10(value) : NaN), layers = () => d3.range(1, Math.max(...gt.training.runs.map((run) => run.ratios.length)) + 1);
+    const log = (value) => (value > 0 && Number.isFinite(value) ? Math.min(2, Math.log10(value)) : NaN), layers = () => d3.range(1, Math.max(...gt.training.runs.map((run) => run.ratios.length)) + 1);
     picture(place, (width) => {
       const { runs } = gt.training, seen = runs.flatMap((run) => run.ratios.map(log)).filter(Number.isFinite), scale = d3.scaleLinear().domain([Math.floor(Math.min(-4, ...seen)), Math.ceil(Math.max(-1, ...seen))]), all = layers();
       const axes = gt.axes(width, 17 * gt.rem(), { scale: d3.scaleLinear().domain([1, all.length]), label: "layer l (the last is the readout)", format: String, ticks: gt.wholeTicks(1, all.length, width) }, { scale, ticks: gt.decadeTicks(scale, 7), format: gt.decadeLabel }, "Update ratio by layer");
