@@ -48,7 +48,8 @@ def test_the_dots_lie_on_the_line(visit):
     page = visit()
     apart = page.evaluate(
         """() => [...document.querySelectorAll("#plot-bound circle.measured")].map((dot) => {
-          const line = document.querySelector("#plot-bound path.ink"), [x, y] = [dot.cx, dot.cy].map((at) => at.baseVal.value);
+          const line = document.querySelector("#plot-bound path.ink");
+          const [x, y] = [dot.cx, dot.cy].map((at) => at.baseVal.value);
           const points = line.getAttribute("d").slice(1).split("L").map((p) => p.split(",").map(Number));
           return Math.min(...points.filter(([a]) => Math.abs(a - x) < 0.5).map(([, b]) => Math.abs(b - y)));
         })"""
