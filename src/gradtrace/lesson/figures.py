@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gradtrace.data import digits
 from gradtrace.lesson.chain import INPUT, TARGET
 from gradtrace.lesson.facts import NAMES, SATURATED_FRAC, facts
-from gradtrace.lesson.setting import INPUT_SIZE, NUM_CLASSES, NUM_DIGITS, NUM_PIXELS
+from gradtrace.lesson.setting import INPUT_SIZE, NUM_CLASSES, NUM_DIGITS, NUM_PIXELS, RATIO_EVERY
 from gradtrace.lesson.words import percent
 from gradtrace.report.html.section import Plot, Table
 from gradtrace.report.html.waterfall import waterfall
@@ -171,7 +171,7 @@ def _training(lesson: Lesson) -> tuple[Plot, Plot]:
         "measured": [
             {"setting": run.setting.as_dict(), "losses": run.losses, "ratios": run.update_ratios} for run in runs
         ],
-        "ratio_steps": runs[0].ratio_steps,
+        "ratio_every": RATIO_EVERY,
         "images": base64.b64encode(images).decode(),
         "labels": labels[:NUM_DIGITS].tolist(),
         "pixels": NUM_PIXELS,
@@ -185,12 +185,13 @@ def _training(lesson: Lesson) -> tuple[Plot, Plot]:
     return (
         Plot(
             "losses", "losses", "The loss over the training",
-            "Solid lines were trained in PyTorch under gradtrace.watch, dashed ones in this page.",
+            "Solid lines were trained in PyTorch, dashed ones in this page.",
             data, Table(("step", *names), losses),
         ),
         Plot(
             "updates", "updates", "How far one step moves each layer",
-            "The update ratio |new W − W| / |W|, on average over the training; above a hundred is drawn as a hundred.",
+            "The update ratio |new W − W| / |W|, on average over the training: dots as gradtrace measured it. "
+            "Above a hundred is drawn as a hundred.",
             {}, Table(("layer l", *names), ratios),
         ),
     )  # fmt: skip

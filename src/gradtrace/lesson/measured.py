@@ -90,17 +90,15 @@ class MeasuredInTime:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredTraining:
-    """One training under watch."""
+    """One training."""
 
     setting: TrainingSetting
     losses: tuple[float, ...]
     """Before each step."""
     update_ratios: tuple[float, ...]
-    """|new W(l) - W(l)| / |W(l)|, the mean over the measured steps; l = 1 ... depth + 1, the readout last."""
+    """|new W(l) - W(l)| / |W(l)|, the mean over every RATIO_EVERY-th step; l = 1 ... depth + 1, the readout last."""
     difference: float
     """How much the last hidden layer's output differs from digit to digit in the end: |h - mean h| / |h|."""
-    ratio_steps: tuple[int, ...]
-    """The steps at which updates were measured."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,4 +115,6 @@ class TrainingSetting:
 
 
 NUM_DIGITS = 200
+RATIO_EVERY = 20
+"""Steps between two measurements of how far a step moves each layer."""
 NUM_PIXELS, NUM_CLASSES = 64, 10

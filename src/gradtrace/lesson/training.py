@@ -1,4 +1,8 @@
-"""What does gradtrace.watch see while a setting's network learns digits? Losses, and |new W - W| / |W| by layer."""
+"""How does a setting's network learn digits, and how far does a step move each layer? Trained in torch, and traced.
+
+Gradient descent moves W by the learning rate times dL/dW, so that |new W - W| / |W| is the learning rate times the
+relative gradient |dL/dW| / |W| of gradtrace's trace, taken of every RATIO_EVERY-th step.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,10 @@ import gradtrace
 from gradtrace.data import digits
 from gradtrace.lesson.measured import MeasuredTraining
 from gradtrace.lesson.network import ACTIVATIONS, linear
-from gradtrace.lesson.setting import NUM_DIGITS, TrainingSetting
-from gradtrace.records.run import Scalar, Series
+from gradtrace.lesson.setting import NUM_DIGITS, RATIO_EVERY, TrainingSetting
 from gradtrace.theory.gaussian import Array
 
-OPTIMIZERS = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam}
+Batch = tuple[Tensor, Tensor]
 
 
 def examples() -> tuple[Array, NDArray[np.int64]]:
@@ -25,33 +28,43 @@ def examples() -> tuple[Array, NDArray[np.int64]]:
     return 2 * pixels[:NUM_DIGITS].astype(np.float64) - 1, labels[:NUM_DIGITS]
 
 
-def train(setting: TrainingSetting) -> MeasuredTraining:
-    """Train the setting's network under watch."""
-    model = nn.Sequential()
-    weights = setting.weights()
+def learner(setting: TrainingSetting) -> nn.Sequential:
+    """The network of a setting in float64: layer1, activation1, ..., and the readout as the last layer."""
+    model, weights = nn.Sequential(), setting.weights()
     for l, W in enumerate(weights, 1):
         model.add_module(f"layer{l}", linear(torch.from_numpy(W)))
         if l < len(weights):
             model.add_module(f"activation{l}", ACTIVATIONS[setting.activation]())
-    optimizer = OPTIMIZERS[setting.optimizer](model.parameters(), lr=setting.learning_rate)
-    pixels, labels = map(torch.from_numpy, examples())
-    with gradtrace.watch(model, optimizer, every=2 * setting.num_steps) as watch:
-        for _ in range(setting.num_steps):
-            optimizer.zero_grad()
-            F.cross_entropy(model(pixels), labels).backward()
-            optimizer.step()
-    steps = watch.run.steps
-    losses = steps.scalars_high[:, list(Scalar).index(Scalar.LOSS)]
-    ratios = steps.series_high[:, list(Series).index(Series.UPDATE_RATIO)]
-    known = np.isfinite(ratios).any(axis=1)
-    measured_steps = tuple(np.flatnonzero(known).tolist())
-    return MeasuredTraining(
-        setting=setting,
-        losses=tuple(losses.tolist()),
-        update_ratios=tuple(ratios[known].mean(axis=0).tolist()),
-        difference=_difference(model[:-1], pixels),
-        ratio_steps=measured_steps,
-    )
+    return model
+
+
+def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+    """Cross-entropy."""
+    pixels, labels = batch
+    return F.cross_entropy(model(pixels), labels)
+
+
+def train(setting: TrainingSetting) -> MeasuredTraining:
+    """Train the setting's network by gradient descent, and trace it."""
+    assert setting.optimizer == "SGD", "of other optimizers the trace does not say how far a step moves"
+    model, (pixels, labels) = learner(setting), map(torch.from_numpy, examples())
+    optimizer = torch.optim.SGD(model.parameters(), lr=setting.learning_rate)
+    losses, ratios = [], []
+    for step in range(setting.num_steps):
+        if step % RATIO_EVERY == 0:
+            ratios.append(_update_ratios(model, (pixels, labels), setting.learning_rate))
+        loss = loss_of(model, (pixels, labels))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    average = tuple(np.mean(ratios, axis=0).tolist())
+    return MeasuredTraining(setting, tuple(losses), average, _difference(model[:-1], pixels))
+
+
+def _update_ratios(model: nn.Module, batch: Batch, learning_rate: float) -> list[float]:
+    parameters = gradtrace.trace(model, loss_of, batch).parameters
+    return [learning_rate * p.gradient.norm / p.norm for p in parameters if p.gradient is not None]
 
 
 def _difference(hidden: nn.Module, pixels: Tensor) -> float:

@@ -38,7 +38,7 @@ gt.train = async (setting, data, each = () => true) => {
   for (let step = 0; step < setting.num_steps; step += 1) {
     const { loss, ratios } = gt.trainStep(layers, batch, setting, state);
     losses.push(loss);
-    if (data.ratio_steps.includes(step)) kept.push(ratios);
+    if (step % data.ratio_every === 0) kept.push(ratios);
     if (step % 10 === 9) {
       if (!each({ setting, losses, ratios: average(kept) })) break;
       await new Promise((done) => setTimeout(done));
@@ -54,7 +54,7 @@ gt.examples = (data) => ({ x: Float64Array.from(atob(data.images), (c) => c.char
 (() => {
   const LOOKS = ["two", "one", "three", "four", "five"], MOST = LOOKS.length;
   const name = ({ activation, depth, sigma_w, optimizer, learning_rate }) => `${gt.functions[activation].name}, ${depth} layers, σ ${gt.short(sigma_w)}, ${optimizer} ${gt.short(learning_rate)}`;
-  const legend = () => gt.training.runs.map((run, i) => [`thin ${LOOKS[i]}${run.measured ? "" : " dashed"}`, `${name(run.setting)}${run.measured ? " (PyTorch, watched by gradtrace)" : ""}`]);
+  const legend = () => gt.training.runs.map((run, i) => [`thin ${LOOKS[i]}${run.measured ? "" : " dashed"}`, `${name(run.setting)}${run.measured ? " (PyTorch)" : ""}`]);
   const told = () => gt.training.followers.forEach((follow) => follow());
   const end = (run) => run.losses.findLast(() => true);
 
