@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from gradtrace.lesson import measurement
-from gradtrace.lesson.chain import INPUT, TARGET, WEIGHTS, measure_chain
+from gradtrace.lesson.chain import measure_chain
 from gradtrace.lesson.facts import facts
 from gradtrace.lesson.network import measure
 from gradtrace.lesson.presets import DEEP, NETWORKS, RECURRENT
-from gradtrace.lesson.setting import Setting
+from gradtrace.lesson.setting import CHAIN_INPUT, CHAIN_TARGET, CHAIN_WEIGHTS, Setting
 from gradtrace.theory import backprop
 
 EXACT = 1e-9
@@ -56,8 +56,8 @@ def test_every_recurrence_agrees_with_the_equations_at_every_step(lesson, name):
 
 
 def test_the_chain_of_single_units_agrees_with_the_equations(lesson):
-    layers = [backprop.Layer(np.array([[w]]), np.zeros(1), "sigmoid") for w in WEIGHTS]
-    oracle = backprop.backward(layers, np.array([[INPUT]]), np.array([[TARGET]]))
+    layers = [backprop.Layer(np.array([[w]]), np.zeros(1), "sigmoid") for w in CHAIN_WEIGHTS]
+    oracle = backprop.backward(layers, np.array([[CHAIN_INPUT]]), np.array([[CHAIN_TARGET]]))
     assert lesson.chain == measure_chain()
     assert lesson.chain.loss == pytest.approx(oracle.loss, rel=EXACT)
     assert lesson.chain.gradients == pytest.approx([float(layer.gradient[0, 0]) for layer in oracle.layers], rel=EXACT)

@@ -11,19 +11,16 @@ from torch.nn import functional as F
 import gradtrace
 from gradtrace.lesson.measured import MeasuredChain
 from gradtrace.lesson.network import Layer
+from gradtrace.lesson.setting import CHAIN_INPUT, CHAIN_TARGET, CHAIN_WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-INPUT, TARGET = 1.0, 0.0
-WEIGHTS = (1.5, 2.0, 1.2, 1.8)
-"""W(1) ... W(4): all positive, so that norms are the values themselves."""
 
-
-def measure_chain(activation: str = "sigmoid", weights: tuple[float, ...] = WEIGHTS) -> MeasuredChain:
+def measure_chain(activation: str = "sigmoid", weights: tuple[float, ...] = CHAIN_WEIGHTS) -> MeasuredChain:
     """L'(l) and dL/dW(l) of every layer; the loss is (y - t)^2."""
     layers = [Layer(torch.full((1, 1), w, dtype=torch.float64), activation, 0.0) for w in weights]
-    x, target = (torch.full((1, 1), value, dtype=torch.float64) for value in (INPUT, TARGET))
+    x, target = (torch.full((1, 1), value, dtype=torch.float64) for value in (CHAIN_INPUT, CHAIN_TARGET))
 
     def loss_fn(model: Any, batch: Any) -> Tensor:
         return F.mse_loss(model(batch), target)

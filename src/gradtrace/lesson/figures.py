@@ -11,9 +11,16 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.data import digits
-from gradtrace.lesson.chain import INPUT, TARGET
 from gradtrace.lesson.facts import NAMES, SATURATED_FRAC, facts
-from gradtrace.lesson.setting import INPUT_SIZE, NUM_CLASSES, NUM_DIGITS, NUM_PIXELS, RATIO_EVERY
+from gradtrace.lesson.setting import (
+    CHAIN_INPUT,
+    CHAIN_TARGET,
+    INPUT_SIZE,
+    NUM_CLASSES,
+    NUM_DIGITS,
+    NUM_PIXELS,
+    RATIO_EVERY,
+)
 from gradtrace.lesson.words import percent
 from gradtrace.report.html.section import Plot, Table
 from gradtrace.report.html.waterfall import waterfall
@@ -59,8 +66,8 @@ def figures(lesson: Lesson) -> dict[str, Plot]:
 def _chain(lesson: Lesson) -> Plot:
     chain = lesson.chain
     data = {
-        "input": INPUT,
-        "target": TARGET,
+        "input": CHAIN_INPUT,
+        "target": CHAIN_TARGET,
         "depth": len(chain.weights),
         "setting": chain.setting,
         "measured": [{"setting": chain.setting, "gradients": chain.gradients, "learns": chain.learns}],

@@ -118,3 +118,7 @@ NUM_DIGITS = 200
 RATIO_EVERY = 20
 """Steps between two measurements of how far a step moves each layer."""
 NUM_PIXELS, NUM_CLASSES = 64, 10
+
+CHAIN_INPUT, CHAIN_TARGET = 1.0, 0.0
+CHAIN_WEIGHTS = (1.5, 2.0, 1.2, 1.8)
+"""W(1) ... W(4) of the layers of one unit: all positive, so that norms are the values themselves."""
