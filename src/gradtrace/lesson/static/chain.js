@@ -54,7 +54,7 @@ gt.plots.chain = (place, data) => {
         const bar = y(Math.abs(gradients[l]));
         picture.append(gt.svg("rect", { class: "bar", x: at - 0.9 * rem, width: 1.8 * rem, y: bar, height: floor - bar }));
         word(at, bar - 0.35 * rem, gt.short(gradients[l]), "strong");
-        if (l < depth) word((at + x(l + 1)) / 2, height - 0.625 * rem, `← ×${gt.short(slopes[l] * weights[l])}`, "factor");
+        if (l < depth) word((at + x(l + 1)) / 2, height - 0.625 * rem, `${width < 28 * rem ? "" : "← "}×${gt.short(slopes[l] * weights[l])}`, "factor");
       }
       if (l) word(at, floor + 1.25 * rem, `L′(${l})`);
     }
