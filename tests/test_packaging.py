@@ -69,7 +69,10 @@ def test_the_version_is_said_once():
     assert gradtrace.__version__ == metadata.version("gradtrace")
 
 
-@pytest.mark.parametrize("name", ["py.typed", "data/digits.npz", "data/README.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["py.typed", "data/digits.npz", "data/README.md", "lesson/static/network.js", "lesson/templates/lesson.html.j2"],
+)
 def test_the_package_carries(name):
     assert resources.files(gradtrace).joinpath(name).is_file()
 
