@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from gradtrace.lesson.equations import math as mathml
+from gradtrace.lesson.equations import mathml
 from gradtrace.lesson.facts import NAMES, PYTORCH_SIGMA_W, facts
 from gradtrace.lesson.generator import gaussians, uniforms
 

@@ -20,10 +20,10 @@ _TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|[A-Za-z]+|<=|>=|->|~~|\.\.\.|\S)")
 _BIG = ("sum", "prod")
 
 
-def math(text: str, *, block: bool = False) -> Markup:
+def mathml(text: str, *, block: bool = False) -> Markup:
     """`text` as a math element; `block` puts it on a line of its own.
 
-    >>> math("a'(z) <= 0.25")  # doctest: +ELLIPSIS
+    >>> mathml("a'(z) <= 0.25")  # doctest: +ELLIPSIS
     Markup('<math><mrow><mrow><mi>a</mi><mo ...>′</mo></mrow><mo ...>(</mo>...<mo>≤</mo><mn>0.25</mn></mrow></math>')
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math as maths
+import math
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 import gradtrace
 from gradtrace.lesson import presets
-from gradtrace.lesson.equations import math
+from gradtrace.lesson.equations import mathml
 from gradtrace.lesson.facts import NAMES, PYTORCH_SIGMA_W, SATURATED_FRAC, facts
 from gradtrace.lesson.figures import figures
 from gradtrace.lesson.words import decades, exact, factor, lost, number, percent
@@ -110,7 +110,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["math"] = math
+    environment.globals["math"] = mathml
     environment.filters |= {
         "number": number,
         "exact": exact,
@@ -126,7 +126,7 @@ def _template() -> jinja2.Template:
 
 def log10(value: float) -> float:
     """Where a value stands on a slider of decades."""
-    return round(maths.log10(value), 4)
+    return round(math.log10(value), 4)
 
 
 def setting(values: dict[str, Any]) -> str:
