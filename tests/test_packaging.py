@@ -40,7 +40,7 @@ def test_importing_does_not_import_torch(module):
     assert (result.stdout.strip(), result.stderr) == ("False", "")
 
 
-@pytest.mark.parametrize("command", [[], ["check"], ["show"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["check"], ["show"], ["demo"], ["lesson"]])
 def test_help_answers_without_torch(command):
     code = (
         "import sys\nfrom gradtrace.cli import main\n"
@@ -69,7 +69,10 @@ def test_the_version_is_said_once():
     assert gradtrace.__version__ == metadata.version("gradtrace")
 
 
-@pytest.mark.parametrize("name", ["py.typed", "data/digits.npz", "data/README.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["py.typed", "data/digits.npz", "data/README.md", "lesson/static/network.js", "lesson/templates/lesson.html.j2"],
+)
 def test_the_package_carries(name):
     assert resources.files(gradtrace).joinpath(name).is_file()
 

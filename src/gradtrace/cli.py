@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradtrace.cli_run import COMMANDS, show_run
+from gradtrace import cli_lesson, cli_run
+from gradtrace.cli_run import show_run
 from gradtrace.commandline import in_a_sentence, progress_bar, seed_all, working
 from gradtrace.errors import InputError
 from gradtrace.records.vocabulary import Severity
@@ -213,7 +214,7 @@ def _demo_case(name: str) -> None:
 
 def _demo_lecture() -> None:
     from gradtrace.demo import NUM_STEPS, networks, train
-    from gradtrace.report.lesson import compare
+    from gradtrace.report.trained import compare
 
     with working() as say:
         targets = networks()
@@ -223,8 +224,8 @@ def _demo_lecture() -> None:
         click.echo("\n" + "-" * 80)
     with progress_bar() as progress:
         task = progress.add_task(f"training both for {NUM_STEPS} steps", total=NUM_STEPS * len(targets))
-        lessons = [train(target, lambda: progress.advance(task)) for target in targets]
-    click.echo(compare(lessons, NUM_STEPS))
+        outcomes = [train(target, lambda: progress.advance(task)) for target in targets]
+    click.echo(compare(outcomes, NUM_STEPS))
 
 
 def _demo_in_time() -> None:
@@ -364,5 +365,5 @@ def _save_trace(diagnosis: Diagnosis, path: str) -> None:
     click.echo(f"Saved the trace: gradtrace show {path}", err=True)
 
 
-for command in COMMANDS:
+for command in (*cli_run.COMMANDS, *cli_lesson.COMMANDS):
     main.add_command(command)

@@ -22,7 +22,7 @@ LEARNING_RATE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class Outcome:
     """What a moment of training did."""
 
     name: str
@@ -73,7 +73,7 @@ def _cross_entropy(model: Any, batch: Any) -> Any:
     return F.cross_entropy(model(pixels), labels)
 
 
-def train(target: Target, advance: Callable[[], None] = lambda: None) -> Lesson:
+def train(target: Target, advance: Callable[[], None] = lambda: None) -> Outcome:
     """A few hundred steps, in place; `advance` is called after each."""
     import torch
 
@@ -91,4 +91,4 @@ def train(target: Target, advance: Callable[[], None] = lambda: None) -> Lesson:
         hits = sum(int((target.model(pixels).argmax(1) == labels).sum()) for pixels, labels in target.batches)
         change = [float((weight - old).norm() / old.norm()) for weight, old in zip(weights, before, strict=True)]
     num_examples = sum(len(labels) for _, labels in target.batches)
-    return Lesson(target.name, float(losses[0]), float(losses[-1]), hits / num_examples, change[0], change[-1])
+    return Outcome(target.name, float(losses[0]), float(losses[-1]), hits / num_examples, change[0], change[-1])

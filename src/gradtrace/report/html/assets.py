@@ -10,6 +10,10 @@ import base64
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _STATIC = Path(__file__).with_name("static")
 
@@ -33,29 +37,39 @@ LIVE_SCRIPT = "live.js"
 @cache
 def scripts(*, live: bool = False) -> tuple[str, ...]:
     """The text of every script; a live page has one more."""
-    return tuple(_read(name) for name in (*SCRIPTS, *((LIVE_SCRIPT,) if live else ())))
+    return tuple(shared_script(name) for name in (*SCRIPTS, *((LIVE_SCRIPT,) if live else ())))
+
+
+def shared_script(name: str) -> str:
+    """The text of one script of the report's; the lesson uses some of them too."""
+    return read(_STATIC / name)
 
 
 @cache
 def style() -> str:
     """The style sheet."""
-    return _read("report.css")
+    return read(_STATIC / "report.css")
 
 
-def _read(name: str) -> str:
-    text = _STATIC.joinpath(name).read_text(encoding="utf-8").strip()
-    assert not any(end in text for end in ("</script", "</style", "<!--")), f"{name} would end its element"
+def read(path: Path) -> str:
+    """A script or a sheet as it stands in its element."""
+    text = path.read_text(encoding="utf-8").strip()
+    assert not any(end in text for end in ("</script", "</style", "<!--")), f"{path.name} would end its element"
     return text
 
 
 @cache
 def policy(*, live: bool = False) -> str:
     """The Content-Security-Policy of the page; a live page may also ask its own server for news."""
-    connect = "'self'" if live else "'none'"
+    return policy_of(style(), scripts(live=live), connect="'self'" if live else "'none'")
+
+
+def policy_of(style: str, scripts: Sequence[str], connect: str = "'none'") -> str:
+    """The policy of a page with this sheet and these scripts."""
     told = {
         "default-src": "'none'",
-        "script-src": " ".join(_hash(text) for text in scripts(live=live)),
-        "style-src": _hash(style()),
+        "script-src": " ".join(_hash(text) for text in scripts),
+        "style-src": _hash(style),
         "img-src": "data:",
         "connect-src": connect,
         "base-uri": "'none'",

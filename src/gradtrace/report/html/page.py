@@ -41,8 +41,15 @@ def write_report(
     Raises:
         TraceFileError: the file cannot be written.
     """
-    path = Path(path)
-    text = render(diagnosis, run, through_time=through_time)
+    write_text(Path(path), render(diagnosis, run, through_time=through_time))
+
+
+def write_text(path: Path, text: str) -> None:
+    """The whole file or nothing.
+
+    Raises:
+        TraceFileError: the file cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")

@@ -27,17 +27,17 @@ class Trained(Protocol):
     def last_layer_change(self) -> float: ...  # noqa: D102
 
 
-def compare(lessons: Sequence[Trained], num_steps: int) -> str:
+def compare(networks: Sequence[Trained], num_steps: int) -> str:
     """A table of at most 80 columns, one network a row."""
     lines = [
         f"After {num_steps} steps of the same optimizer (change of the weights W: |new - old| / |old|):",
         "",
         f"{'':<24} {'loss':>12} {'accuracy':>9}   {'change: first':>14} {'last layer':>11}",
     ]
-    for lesson in lessons:
-        loss = f"{lesson.first_loss:.2f} -> {lesson.last_loss:.2f}"
+    for network in networks:
+        loss = f"{network.first_loss:.2f} -> {network.last_loss:.2f}"
         lines.append(
-            f"{lesson.name:<24} {loss:>12} {lesson.accuracy_frac:>9.0%}   "
-            f"{short(lesson.first_layer_change):>14} {short(lesson.last_layer_change):>11}"
+            f"{network.name:<24} {loss:>12} {network.accuracy_frac:>9.0%}   "
+            f"{short(network.first_layer_change):>14} {short(network.last_layer_change):>11}"
         )
     return "\n".join(lines)

@@ -1,0 +1,29 @@
+"""The command line of the lesson: the lecture on back propagation, written as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gradtrace.commandline import in_a_sentence, working
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default="lesson.html",
+              show_default=True, metavar="PATH", help="Where to.")  # fmt: skip
+@in_a_sentence
+def lesson(output: Path) -> None:
+    """Write the lecture on back propagation: one HTML page, offline, that computes as its controls move.
+
+    Why early layers do not learn, from one multiplication to a hundred layers; measured by gradtrace beside.
+    """
+    with working() as say:
+        say("measuring")
+        from gradtrace.lesson import write_lesson
+
+        write_lesson(output)
+    click.echo(output)
+
+
+COMMANDS = (lesson,)
