@@ -19,12 +19,13 @@ from torch import nn
 import gradtrace
 from gradtrace.measure.ledger import ledger
 from gradtrace.measure.path import Paths
+from gradtrace.report.expectation import expected_decades
 from gradtrace.report.html.flow import MOST_STRETCHES, flow
 from gradtrace.report.html.folding import blocks, fold
 from gradtrace.report.html.formats import lost_frac
 from gradtrace.report.html.pooling import INFINITE, LEVELS, MISSING, ZERO, edges, pooled, quantised, span
 from gradtrace.report.html.tree import MOST_CHILDREN, MOST_OPEN, Node, lines, tree
-from gradtrace.report.html.waterfall import expected_decades, waterfall
+from gradtrace.report.html.waterfall import waterfall
 from gradtrace.report.html.ways import ways
 
 # --------------------------------------------------------------------------------------------------------------- tree
