@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import click
 
 from gradtrace.commandline import in_a_sentence
-from gradtrace.errors import TraceFileError
+from gradtrace.errors import GradtraceError, TraceFileError
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -96,9 +97,12 @@ def compare(first: str, second: str) -> None:
 def show_run(file: str) -> None:
     """Draw a run and its findings."""
     from gradtrace.report.run import show_run as draw
-    from gradtrace.runs.reader import read_run
+    from gradtrace.runs.reader import read_run, read_trace
 
-    draw(read_run(file))
+    run, trace = read_run(file), None
+    with contextlib.suppress(GradtraceError):  # a trace that cannot be read takes nothing from the run
+        trace = read_trace(file, run.samples[-1]) if run.samples else None
+    draw(run, trace=trace)
 
 
 COMMANDS = (run, runs, export, compare)

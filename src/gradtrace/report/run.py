@@ -11,7 +11,7 @@ from rich.console import Console
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.run import EventKind, Scalar, Series
 from gradtrace.report.live import draw_live
-from gradtrace.report.terminal import show
+from gradtrace.report.terminal import show, show_formats
 from gradtrace.report.words import clean, short, shorten
 
 if TYPE_CHECKING:
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gradtrace.records.run import Run
+    from gradtrace.records.trace import Trace
 
 _HEIGHT = 24
 _MOST_LAYERS = 12
 
 
-def show_run(run: Run, console: Console | None = None) -> None:
-    """Print loss, gradient by depth and step, then the findings."""
+def show_run(run: Run, console: Console | None = None, trace: Trace | None = None) -> None:
+    """Print loss, gradient by depth and step, the findings, and what half precision would lose of a `trace` of it."""
     console = console or Console()
     for line in draw_live(run, console.width, _HEIGHT, ascii_only=console.options.ascii_only):
         console.print(line, soft_wrap=True)
@@ -33,6 +34,8 @@ def show_run(run: Run, console: Console | None = None) -> None:
         show(Diagnosis(run.findings, title=run.header.title), console)
     else:
         console.print("No finding." if run.finished else "No finding so far.")
+    if trace is not None:
+        show_formats(trace, console)
     for note in run.notes:
         console.print(f"not seen: {clean(note)}", style="dim", markup=False)
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gradtrace.records.vocabulary import Cause, Factor, Severity
+from gradtrace.report.number_formats import short_words
 from gradtrace.report.picture import LOOKS, draw
 from gradtrace.report.tables import Picture, main_trace, picture, probe_trace, relative_range, unseen
 from gradtrace.report.through_time import section
@@ -40,8 +41,8 @@ def show_trace(trace: Trace, console: Console | None = None) -> None:
     """Print the picture of one trace, unjudged."""
     console = console or Console()
     width, table = min(console.width, MAX_WIDTH), picture(trace)
-    lines = [_title("trace", trace), *_picture(table, width, console.options.ascii_only), *_notes(trace, width)]
-    _print(console, lines)
+    drawn = _picture(table, width, console.options.ascii_only)
+    _print(console, [_title("trace", trace), *drawn, *_formats(trace, width), *_notes(trace, width)])
 
 
 def _print(console: Console, lines: Iterable[Text]) -> None:
@@ -77,6 +78,8 @@ def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool) -> Iterator[T
     if diagnosis.losses:
         told = f"loss {diagnosis.losses[0]:#.3g} to {diagnosis.losses[-1]:#.3g}"
         yield Text(f"Trained a copy for {len(diagnosis.losses)} steps: {told}.")
+    if trace is not None:
+        yield from _formats(trace, width)
     if diagnosis.refusals:
         yield Text("\nNot judged", "bold")
         for refusal in diagnosis.refusals:
@@ -192,6 +195,17 @@ def _code(lines: list[str], width: int) -> Iterator[Text]:
     for line in lines:
         for part in textwrap.wrap(line, width - indent, subsequent_indent="    ", break_on_hyphens=False):
             yield Text(" " * indent).append(part, "bold")
+
+
+def _formats(trace: Trace, width: int) -> Iterator[Text]:
+    """What half precision would lose, where it would lose something."""
+    for sentence in short_words(trace):
+        yield from (Text(line) for line in textwrap.wrap(sentence, width, break_on_hyphens=False))
+
+
+def show_formats(trace: Trace, console: Console) -> None:
+    """Print what half precision would lose of its gradients, where it would lose something."""
+    _print(console, _formats(trace, min(console.width, MAX_WIDTH)))
 
 
 def _notes(trace: Trace, width: int) -> Iterator[Text]:

@@ -63,7 +63,7 @@ def test_the_bars_add_up_to_the_way_of_the_gradient():
     found = bars(diagnosis.plot())
     table = picture(diagnosis.traces[0])
     assert math.fsum(bar.get_width() for bar in found) == pytest.approx(table.rows[-1].after, abs=0.01)
-    by_colour = {}
+    by_colour: dict[str, float] = {}
     for bar in found:
         colour = matplotlib.colors.to_hex(bar.get_facecolor())
         by_colour[colour] = by_colour.get(colour, 0.0) + bar.get_width()

@@ -22,7 +22,6 @@ from gradtrace.measure.path import Paths
 from gradtrace.report.expectation import expected_decades
 from gradtrace.report.html.flow import MOST_STRETCHES, flow
 from gradtrace.report.html.folding import blocks, fold
-from gradtrace.report.html.formats import lost_frac
 from gradtrace.report.html.pooling import INFINITE, LEVELS, MISSING, ZERO, edges, pooled, quantised, span
 from gradtrace.report.html.tree import MOST_CHILDREN, MOST_OPEN, Node, lines, tree
 from gradtrace.report.html.waterfall import waterfall
@@ -227,10 +226,3 @@ def test_the_spike_of_the_run_is_where_it_was():
     high = steps.series_high[:, 0, ::2].T
     found = pooled(high, edges(high.shape[0], 24), edges(high.shape[1], 300), largest=True)
     assert np.argwhere(np.isinf(found)).tolist() == [[SPIKE_LAYER, SPIKE_STEP]]
-
-
-def test_half_of_the_smallest_subnormal_is_lost():
-    """2^-25 rounds to nothing or to 2^-24, what is below 2^-25 to zero: as torch does."""
-    values = torch.tensor([2.0**-24, 1.5 * 2.0**-25, 1.5 * 2.0**-26, 2.0**-30])
-    counts = {math.floor(math.log2(float(x))): 1 for x in values}
-    assert lost_frac(counts, -24) == float((values.half() == 0).float().mean()) == 0.5
