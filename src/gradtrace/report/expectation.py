@@ -5,6 +5,9 @@
 which is E[|W^T g|^2] = |W|_F^2 |g|^2 / fan_out for a g independent of W, for linear maps and (borders aside)
 convolutions; rms(a') is measured. Other factors are taken as measured. (S. Schoenholz et al., Deep information
 propagation, 2017, section 3.)
+
+Measured a' and |W|_F make it an oracle at any step of a training. A `Prediction` has a' from mean-field theory and
+holds for fresh weights alone; where it leaves the measurement one could not tell trained weights from a wrong a'.
 """
 
 from __future__ import annotations

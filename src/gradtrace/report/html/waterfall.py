@@ -72,7 +72,10 @@ def _answer(trace: Trace, book: Sequence[LedgerRow], names: Sequence[str], facto
 def _reading() -> str:
     return (
         "One row per layer, the loss on top, the input at the bottom. A decade is a factor of ten; to the left the "
-        "gradient shrinks, to the right it grows. Fold and unfold modules with a click or the arrow keys."
+        "gradient shrinks, to the right it grows. Fold and unfold modules with a click or the arrow keys. The dashed "
+        "line is what weights of this size would do if they knew nothing of the gradient, from the measured a': where "
+        "the bars leave it, training (or the data) has turned the weights to the gradient or away from it. It holds "
+        "at any step; what a fresh design does, with its interval, is said by gradtrace predict."
     )
 
 
