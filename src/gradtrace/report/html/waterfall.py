@@ -73,9 +73,8 @@ def _reading() -> str:
     return (
         "One row per layer, the loss on top, the input at the bottom. A decade is a factor of ten; to the left the "
         "gradient shrinks, to the right it grows. Fold and unfold modules with a click or the arrow keys. The dashed "
-        "line is what weights of this size would do if they knew nothing of the gradient, from the measured a': where "
-        "the bars leave it, training (or the data) has turned the weights to the gradient or away from it. It holds "
-        "at any step; what a fresh design does, with its interval, is said by gradtrace predict."
+        "line is what weights of this size would do if they knew nothing of the gradient, with a' as measured: it holds "
+        "at any step of a training. (What the design does when fresh, with its interval: gradtrace predict.)"
     )
 
 

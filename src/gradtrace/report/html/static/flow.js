@@ -5,12 +5,10 @@ gt.plots.flow = (place, data) => {
     ({ index, label, look, count, carried: gt.number(carried), norm: gt.number(norm), inside: gt.number(inside), source, functions }));
   const links = data.links.map(([source, target, carried, share, cos, norm, total, role], index) =>
     ({ index, source, target, value: Math.max(gt.number(carried), 1e-6), carried, share: gt.number(share), cos: gt.number(cos), norm: gt.number(norm), total: gt.number(total), role }));
-  const looks = [...new Set(nodes.map((node) => node.look))];
-  const words = Object.fromEntries(gt.data.waterfall.factors);
   const branched = links.length >= nodes.length, frame = gt.make("div", { class: `flow${branched ? "" : " low"}`, tabindex: "0", role: "region", "aria-label": "Flow of the gradient; scrolls" });
   const clear = gt.make("button", { type: "button", hidden: "" }, "Show all ways");
   clear.addEventListener("click", () => mark(-1));
-  place.append(gt.legend([...looks.map((look) => [look, words[look] ?? look]), ["against", "works against the sum"]]), clear, frame);
+  place.append(gt.legend([...data.looks, ["against", "works against the sum"]]), clear, frame);
   let boxes = [], ways = [], marked = -1;
   gt.fitted(place, () => { draw(); mark(marked); });
 
@@ -47,6 +45,8 @@ gt.plots.flow = (place, data) => {
       return group;
     });
     for (const part of graph.links) groups[part.way].append(gt.svg("path", { d: ribbon(part, shift) }));
+    for (const part of graph.links) if (part.role === "skip" && !part.source.lane && part.target.lane && part.width > 3 * rem)
+      picture.append(gt.svg("text", { class: "skip-word", x: part.y1 + shift, y: (part.target.x0 + part.target.x1) / 2, dy: "0.35em", "text-anchor": "middle" }, "skip"));
     ways = groups;
     boxes = graph.nodes.filter((node) => !node.lane).map((node) => {
       const box = gt.svg("g", { class: "box", tabindex: "0", role: "button", "aria-pressed": "false", "data-node": node.index,
@@ -68,9 +68,10 @@ gt.plots.flow = (place, data) => {
     frame.replaceChildren(picture);
   }
 
-  /* From box to box, and through a lane, with upright ends: as wide at both ends as what it carries. */
+  /* From box to box, and through a lane, with upright ends: as wide at both ends as what it carries. Parts of one way
+     overlap by a pixel, or a seam would show. */
   function ribbon(part, shift) {
-    const half = Math.max(part.width, 1) / 2, top = part.source.lane ? part.source.x0 : part.source.x1, bottom = part.target.x0;
+    const half = Math.max(part.width, 1) / 2, top = part.source.lane ? part.source.x0 - 1 : part.source.x1, bottom = part.target.x0;
     const [a, b] = [part.y0 + shift, part.y1 + shift];
     const start = part.source.lane ? `M${a - half},${top}V${part.source.x1}` : `M${a - half},${top}`, from = part.source.x1, bend = (from + bottom) / 2;
     return `${start}C${a - half},${bend} ${b - half},${bend} ${b - half},${bottom}H${b + half}C${b + half},${bend} ${a + half},${bend} ${a + half},${from}V${top}Z`;
