@@ -269,7 +269,10 @@ class HeadsApart(nn.Module):
         self.out = nn.Linear(8, 8)
 
     def forward(self, x):
-        mixed = [(q(x) @ k(x).transpose(-2, -1) / 2).softmax(-1) @ v(x) for q, k, v in self.heads]
+        mixed = []
+        for head in self.heads:
+            q, k, v = (layer(x) for layer in head)
+            mixed.append((q @ k.transpose(-2, -1) / 2).softmax(-1) @ v)
         return self.out(torch.cat(mixed, -1))
 
 

@@ -73,8 +73,8 @@ def _reading() -> str:
     return (
         "One row per layer, the loss on top, the input at the bottom. A decade is a factor of ten; to the left the "
         "gradient shrinks, to the right it grows. Fold and unfold modules with a click or the arrow keys. The dashed "
-        "line is what weights of this size would do if they knew nothing of the gradient, with a' as measured: it holds "
-        "at any step of a training. (What the design does when fresh, with its interval: gradtrace predict.)"
+        "line is what weights of this size would do if they knew nothing of the gradient, with a' as measured: it "
+        "holds at any step of a training. (What the design does when fresh, with its interval: gradtrace predict.)"
     )
 
 
