@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from gradtrace.commandline import in_a_sentence
+from gradtrace.commandline import in_a_sentence, screen_width
 from gradtrace.errors import GradtraceError, TraceFileError
 
 
@@ -63,7 +63,7 @@ def runs(folder: Path) -> None:
             readable.append((path, read_run(path)))
         except TraceFileError as error:
             click.echo(f"gradtrace: {error}", err=True)
-    click.echo(draw(readable) if readable else f"There are no runs in {folder}.")
+    click.echo(draw(readable, screen_width()) if readable else f"There are no runs in {folder}.")
 
 
 @click.command()
@@ -91,7 +91,7 @@ def compare(first: str, second: str) -> None:
     from gradtrace.report.run import compare as draw
     from gradtrace.runs.reader import read_run
 
-    click.echo(draw([(Path(path).name, read_run(path)) for path in (first, second)]))
+    click.echo(draw([(Path(path).name, read_run(path)) for path in (first, second)], screen_width()))
 
 
 def show_run(file: str) -> None:

@@ -47,7 +47,15 @@ _NUM_AROUND = 4 + _NUM_FINDINGS
 
 def draw_live(run: Run, width: int, height: int, *, ascii_only: bool = False) -> list[Text]:
     """Exactly `height` lines (seven or more) of at most `width` cells, whatever the run holds."""
-    names, num_map = _layers(run), height - _NUM_AROUND
+    lines = draw_picture(run, width, height - _NUM_AROUND, ascii_only=ascii_only)
+    lines += [told(finding) for finding in _worst(run)] or [Text("nothing found so far", "#009e73")]
+    lines += [Text()] * (height - len(lines))
+    return [_fitted(line, width, ascii_only) for line in lines]
+
+
+def draw_picture(run: Run, width: int, num_map: int, *, ascii_only: bool = False) -> list[Text]:
+    """Heading, loss, gradient norm, and at most `num_map` lines of the gradient by depth; no findings."""
+    names = _layers(run)
     margin = max(_LABEL + _NUMBER + 1, min(max(map(len, names), default=0) + 1, _MAX_NAME, width // 4))
     columns = column_of_steps(run.steps, max(width - margin, 8))
     lines = [_heading(run)]
@@ -57,10 +65,7 @@ def draw_live(run: Run, width: int, height: int, *, ascii_only: bool = False) ->
     ]
     if len(columns) and names:
         lines += _map(run, columns, margin, num_map, ascii_only)
-    lines += [_scale(ascii_only)]
-    lines += [told(finding) for finding in _worst(run)] or [Text("nothing found so far", "green")]
-    lines += [Text()] * (height - len(lines))
-    return [_fitted(line, width, ascii_only) for line in lines]
+    return [_fitted(line, width, ascii_only) for line in [*lines, _scale(ascii_only)]]
 
 
 def told(finding: Finding) -> Text:
@@ -136,7 +141,7 @@ def _curve(run: Run, name: Scalar, label: str, columns: NDArray[np.int64], margi
     line = Text(label.ljust(_LABEL), "bold").append(value.rjust(_NUMBER), "not bold")
     line.pad_right(margin - len(line))
     curve = pooled(run.steps.scalar(name)[1], columns).tolist()
-    return line.append(sparkline(curve, ascii_only=ascii_only), "not bold #56B4E9")
+    return line.append(sparkline(curve, ascii_only=ascii_only), "not bold #0072b2")
 
 
 def _map(run: Run, columns: NDArray[np.int64], margin: int, num_lines: int, ascii_only: bool) -> list[Text]:
