@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.number_formats import FormatLoss, LossScale, format_loss, loss_scale, parameter_gradients
 from gradtrace.diagnosis.thresholds import FLUSHED_FRAC, HALF_FORMATS
-from gradtrace.report.words import clean, listed
+from gradtrace.report.words import clean, listed, shorten
 
 if TYPE_CHECKING:
     from gradtrace.records.trace import Trace
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 SHORT_NAMES = {"float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "fp8 e4m3", "float8_e5m2": "fp8 e5m2"}
 SCALED = "the loss was scaled by"
 """How the note of a trace taken under a GradScaler begins."""
+MOST_NAME = 40
+"""Cells of a parameter's name within a sentence."""
 SMALLEST_SHARE = 0.005
 """[fraction] From here on a share is one per cent when it is rounded to whole ones."""
 
@@ -83,7 +85,11 @@ def short_words(trace: Trace) -> list[str]:
         most = [n for n, lost in each.items() if max(lost.flushed_frac, lost.overflow_frac) > FLUSHED_FRAC]
         if not most and max(whole.flushed_frac, whole.overflow_frac) < SMALLEST_SHARE:
             continue
-        where = f", most of {listed(most)}" if most and len(most) < len(each) else ""
+        where = (
+            f", most of {listed([shorten(clean(n), MOST_NAME) for n in most])}"
+            if most and len(most) < len(each)
+            else ""
+        )
         scale = loss_scale([g for _, g in gradients], name)
         assert scale is not None
         already = "".join(f" ({clean(note)} already)" for note in trace.coverage.notes if note.startswith(SCALED))
