@@ -34,7 +34,7 @@ gt.plots.flow = (place, data) => {
     const rem = gt.rem(), room = frame.clientWidth - 1.25 * rem, graph = lanes();
     const abreast = Math.max(...d3.rollup(graph.nodes, (v) => v.length, (node) => node.level).values());
     const gap = abreast > 1 ? Math.min(11 * rem, room * 0.5 / (abreast - 1)) : 0;
-    const wide = Math.min(18 * rem, room * 0.3) + gap * (abreast - 1), height = Math.max(graph.numLevels * 2.5 * rem, 4 * rem);
+    const wide = Math.min(18 * rem, room * 0.3) + gap * (abreast - 1), height = Math.max(graph.numLevels * step(graph.numLevels) * rem, 4 * rem);
     d3.sankey().nodeAlign((node) => node.level).nodeWidth(0.625 * rem).nodePadding(gap).iterations(graph.nodes.length > 400 ? 2 : 12)
       .extent([[0, 0], [height, wide]])(graph);
     const picture = gt.svg("svg", { width: room, height: height + rem, role: "group", "aria-label": "Flow of the gradient" });
@@ -66,6 +66,11 @@ gt.plots.flow = (place, data) => {
       return box;
     });
     frame.replaceChildren(picture);
+  }
+
+  /* Room for a box, in rem; on paper so much that all fit on a page below the heading, if they can. */
+  function step(numLevels) {
+    return document.documentElement.matches(".on-paper") ? Math.max(1, Math.min(1.5, 42 / numLevels)) : 2.5;
   }
 
   /* From box to box, and through a lane, with upright ends: as wide at both ends as what it carries. Parts of one way
