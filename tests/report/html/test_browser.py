@@ -309,7 +309,7 @@ def test_paper_is_white_in_dark_mode_too(visit):
     page = visit("run", dark=True)
     look = """() => [gt.colour('paper').join(), gt.colour('weight').join(),
                      getComputedStyle(document.querySelector('.masthead')).backgroundColor,
-                     [...document.querySelector('#formats canvas').getContext('2d').getImageData(0, 0, 1, 1).data].join()]"""
+                     document.querySelector('#formats canvas').getContext('2d').getImageData(0, 0, 1, 1).data.join()]"""
     dark = page.evaluate(look)
     page.emulate_media(media="print", color_scheme="dark")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
