@@ -96,13 +96,14 @@ def compare(first: str, second: str) -> None:
 
 def show_run(file: str) -> None:
     """Draw a run and its findings."""
+    from gradtrace.diagnosis.timeline.standing import standing
     from gradtrace.report.run import show_run as draw
     from gradtrace.runs.reader import read_run, read_trace
 
     run, trace = read_run(file), None
     with contextlib.suppress(GradtraceError):  # a trace that cannot be read takes nothing from the run
         trace = read_trace(file, run.samples[-1]) if run.samples else None
-    draw(run, trace=trace)
+    draw(standing(run, trace), trace=trace)
 
 
 COMMANDS = (run, runs, export, compare)
