@@ -114,7 +114,7 @@ def _stretch_label(ops: Sequence[Op], indices: Sequence[int], operand: str) -> s
 def _does(ops: Sequence[Op], indices: Sequence[int]) -> str:
     """The function that says most; '' for the loss, and for one that is the whole module."""
     weightiest = max(indices, key=lambda i: _weight(ops[i]))
-    name = clean(_function(ops[weightiest]))
+    name = clean(_function(ops[weightiest])).strip("_")
     return "" if ops[weightiest].site.module is None or name.endswith("_forward") else name
 
 
