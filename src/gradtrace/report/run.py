@@ -31,7 +31,9 @@ _STATE = 38
 def show_run(run: Run, console: Console | None = None, trace: Trace | None = None) -> None:
     """Print loss, gradient by depth and step, the findings, and what half precision would lose of a `trace` of it."""
     console = console or Console()
-    for line in draw_picture(run, console.width, _MAP_LINES, ascii_only=console.options.ascii_only):
+    looks = {"ascii_only": console.options.ascii_only,
+             "in_colour": console.color_system is not None and not console.no_color}  # fmt: skip
+    for line in draw_picture(run, console.width, _MAP_LINES, **looks):
         line.rstrip()
         console.print(line, soft_wrap=True)
     console.print()
