@@ -54,6 +54,7 @@ gt.plots.flow = (place, data) => {
       gt.svg("rect", { class: node.look, x: node.y0 + shift, y: node.x0, width: Math.max(node.y1 - node.y0, 3), height: node.x1 - node.x0, rx: 2 }));
       const beside = Math.min(room, ...graph.nodes.filter((other) => other.level === node.level && other.y0 > node.y1).map((other) => other.y0));
       const text = clip(node.label, (beside - node.y1 - rem) / (0.47 * rem));
+      if (text && text !== node.label) box.setAttribute("aria-label", `${text} (${box.getAttribute("aria-label")})`);  // what is seen comes first
       if (text) box.append(gt.svg("text", { class: "halo", x: Math.max(node.y1, node.y0 + 3) + shift + 0.375 * rem, y: (node.x0 + node.x1) / 2, dy: "0.35em" }, text));
       box.addEventListener("click", () => mark(marked === node.index ? -1 : node.index));
       box.addEventListener("keydown", (event) => {
