@@ -135,8 +135,10 @@ def test_no_figure_goes_through_pyplot():
 
 def test_two_networks_go_into_one_figure():
     figure = paper.new_figure(2, 3.0)
-    for axes, name in zip(figure.subplots(1, 2), ("vanishing", "healthy"), strict=True):
-        assert SAMPLES[name]().plot(axes=axes) is figure
+    traces = (SAMPLES["vanishing"]().traces[0], chain(3, 0.2, 0.5, "sigmoid", name=NASTY))
+    for axes, trace in zip(figure.subplots(1, 2), traces, strict=True):
+        assert trace.plot(axes=axes) is figure
+    assert not any(text.get_parse_math() for axes in figure.axes for text in axes.get_yticklabels())
     assert all(axes.get_legend() is not None for axes in figure.axes)
     saved(figure, "pdf")
 

@@ -127,6 +127,7 @@ def label_decades(axes: Axes, axis: Literal["x", "y"], most: int) -> None:
     low, high = sorted(axes.get_xlim() if axis == "x" else axes.get_ylim())
     places, words = labelled_ticks(low, high, most)
     (axes.set_xticks if axis == "x" else axes.set_yticks)(places, words)
+    axes.tick_params(axis=axis, labelsize=LOOK[f"{axis}tick.labelsize"])
 
 
 def labelled_ticks(low: float, high: float, most: int) -> tuple[list[float], list[str]]:
@@ -148,6 +149,9 @@ def labelled_ticks(low: float, high: float, most: int) -> tuple[list[float], lis
 
 
 def label_rows(axes: Axes, names: Sequence[str]) -> None:
-    """One name for each row, from the top."""
+    """One name for each row, from the top; in the reader's own axes too it shows as it is."""
     axes.set_yticks(range(len(names)), names)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, labelsize=LOOK["ytick.labelsize"])
+    for text in axes.get_yticklabels():
+        text.set_parse_math(False)
+        text.set_usetex(False)

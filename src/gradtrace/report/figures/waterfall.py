@@ -16,7 +16,7 @@ from gradtrace.measure.path import Paths
 from gradtrace.records.vocabulary import Factor
 from gradtrace.report.expectation import expected_decades
 from gradtrace.report.figures.palette import BAND, BOUND, EXPECTED, FACTOR_COLOURS, INK, LINE, SOFT
-from gradtrace.report.figures.paper import WIDTHS_IN, Columns, label_decades, label_rows, looking, new_figure
+from gradtrace.report.figures.paper import LOOK, WIDTHS_IN, Columns, label_decades, label_rows, looking, new_figure
 from gradtrace.report.html.phrases import FACTORS
 from gradtrace.report.picture import row_name
 from gradtrace.report.tables import BAND_DECADES, Picture, Row, counts, main_trace, picture
@@ -102,7 +102,7 @@ def _draw(axes: Axes, trace: Trace, table: Picture, letters: int) -> None:
     axes.set_ylim(len(table.rows) - 0.5, -0.5)
     label_rows(axes, [row_name(row, letters) for row in table.rows])
     label_decades(axes, "x", 7)
-    axes.set_xlabel(f"gradient, relative to the {table.start}")
+    axes.set_xlabel(f"gradient, relative to the {table.start}", size=LOOK["axes.labelsize"])
     axes.grid(axis="x", color=LINE, zorder=0.5)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
