@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+from collections import OrderedDict
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
-from tests.report.samples import SAMPLES
+from tests.report.html.records import run as run_of
+from tests.report.samples import SAMPLES, chain, through_time
+from torch import nn
 
 import gradtrace
 from gradtrace.cli import main
@@ -16,6 +22,7 @@ from gradtrace.errors import InputError
 from gradtrace.records.finding import Diagnosis, Finding
 from gradtrace.records.storage import load, save
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.runs.writer import RunWriter
 
 NET = """
 import torch
@@ -287,3 +294,34 @@ def test_through_time_measures_keeps_and_shows(tmp_path):
     assert CliRunner().invoke(main, ["show", kept]).stdout == result.stdout
     as_json = CliRunner().invoke(main, ["through-time", target, "--json", "--at", "input", "--time-axis", "0"])
     assert json.loads(as_json.stdout)["positions"] == "the input"
+
+
+@pytest.mark.parametrize("make", ["trace", "prediction", "through_time", "run"])
+def test_any_encoding_of_standard_output_will_do(make, tmp_path):
+    """Names in any script, on a terminal that knows ASCII alone: question marks, and no error."""
+    name = "编码器.{}.eine_ganz_besonders_lange_bezeichnung_für_eine_schicht_im_netz"
+    path = tmp_path / "läuft.gz"
+    if make == "run":
+        recorded = run_of(4, 30, name=name)
+        writer = RunWriter(path, recorded.header)
+        for step in range(30):
+            writer.append(step, 0.1 * step, recorded.steps.scalars_high[step], recorded.steps.series_high[step],
+                          nonfinite=False)  # fmt: skip
+        writer.findings(recorded.findings)
+        writer.close()
+    else:
+        {
+            "trace": lambda: chain(5, 0.2, 0.5, "sigmoid", name=name),
+            "prediction": lambda: gradtrace.predict(
+                nn.Sequential(OrderedDict([(name.replace(".", "·"), nn.Linear(4, 4)), ("σ", nn.Tanh())])),
+                torch.ones(2, 4),
+            ),
+            "through_time": through_time,
+        }[make]().save(path)
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "gradtrace", "show", str(path)]
+    result = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=120)
+    assert (result.returncode, result.stderr) == (0, b"")
+    lines = result.stdout.decode("ascii").splitlines()
+    assert len(lines) > 3
+    assert max(map(len, lines)) <= 80

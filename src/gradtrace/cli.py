@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import click
 
 from gradtrace import cli_lesson, cli_run
 from gradtrace.cli_run import show_run
-from gradtrace.commandline import in_a_sentence, progress_bar, seed_all, working
+from gradtrace.commandline import any_encoding_will_do, in_a_sentence, progress_bar, screen_width, seed_all, working
 from gradtrace.errors import InputError
 from gradtrace.records.vocabulary import Severity
 
@@ -24,11 +23,14 @@ _UNHEALTHY = 1
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="gradtrace", message="gradtrace %(version)s")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Look inside the backward pass: where does the gradient vanish or explode, why, and what to change?
 
     Exit code 0: healthy; 1: a finding at or above --fail-on; 2: wrong usage or bad input.
     """
+    if context.invoked_subcommand != "run":  # whose standard output is the script's own
+        any_encoding_will_do()
 
 
 @main.command()
@@ -326,9 +328,8 @@ def activations(names: tuple[str, ...]) -> None:
     from torch.nn.init import calculate_gain
 
     known = ("sigmoid", "tanh", "relu", "leaky_relu", "selu")
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
     gains = {name: calculate_gain(name) for name in known}  # type: ignore[arg-type]
-    click.echo(activations_text(rows, {"identity": 1.0} | gains, width))
+    click.echo(activations_text(rows, {"identity": 1.0} | gains, screen_width()))
 
 
 # --------------------------------------------------------------------------------------------------------- the work

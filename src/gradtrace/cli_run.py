@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gradtrace.commandline import in_a_sentence
-from gradtrace.errors import TraceFileError
+from gradtrace.commandline import in_a_sentence, screen_width
+from gradtrace.errors import GradtraceError, TraceFileError
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -62,7 +63,7 @@ def runs(folder: Path) -> None:
             readable.append((path, read_run(path)))
         except TraceFileError as error:
             click.echo(f"gradtrace: {error}", err=True)
-    click.echo(draw(readable) if readable else f"There are no runs in {folder}.")
+    click.echo(draw(readable, screen_width()) if readable else f"There are no runs in {folder}.")
 
 
 @click.command()
@@ -90,15 +91,19 @@ def compare(first: str, second: str) -> None:
     from gradtrace.report.run import compare as draw
     from gradtrace.runs.reader import read_run
 
-    click.echo(draw([(Path(path).name, read_run(path)) for path in (first, second)]))
+    click.echo(draw([(Path(path).name, read_run(path)) for path in (first, second)], screen_width()))
 
 
 def show_run(file: str) -> None:
     """Draw a run and its findings."""
+    from gradtrace.diagnosis.timeline.standing import standing
     from gradtrace.report.run import show_run as draw
-    from gradtrace.runs.reader import read_run
+    from gradtrace.runs.reader import read_run, read_trace
 
-    draw(read_run(file))
+    run, trace = read_run(file), None
+    with contextlib.suppress(GradtraceError):  # a trace that cannot be read takes nothing from the run
+        trace = read_trace(file, run.samples[-1]) if run.samples else None
+    draw(standing(run, trace), trace=trace)
 
 
 COMMANDS = (run, runs, export, compare)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,17 @@ def in_a_sentence(command: Callable[..., None]) -> Callable[..., None]:
             sys.exit(OUR_FAULT)
 
     return run
+
+
+def screen_width() -> int:
+    """Cells of the terminal (or $COLUMNS); of a file or a pipe 120."""
+    return shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+
+
+def any_encoding_will_do() -> None:
+    """A character that standard output cannot say becomes a question mark, and no error."""
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # a stream of somebody's own
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
 
 
 def seed_all(number: int) -> None:

@@ -53,10 +53,10 @@ def test_training_is_bit_for_bit_the_same(name: str) -> None:
 
 def test_nothing_is_left_behind() -> None:
     parts = mlp()
-    own = torch.autograd.backward, GradScaler.scale, GradScaler.step
+    own = torch.Tensor.backward, torch.autograd.backward, GradScaler.scale, GradScaler.step
     (model,) = parts[0].values()
     train(parts, 5, budget=0.5)
-    assert (torch.autograd.backward, GradScaler.scale, GradScaler.step) == own
+    assert (torch.Tensor.backward, torch.autograd.backward, GradScaler.scale, GradScaler.step) == own
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert not parts[1][0]._optimizer_step_post_hooks
     assert not parts[1][0]._optimizer_step_pre_hooks
@@ -389,3 +389,9 @@ def test_findings_reach_the_file_while_the_run_goes_on(tmp_path: Path, monkeypat
     assert Symptom.VANISHING in said
     (finding,) = [f for f in read_run(tmp_path / "run.db").findings if f.symptom is Symptom.VANISHING]
     assert finding.step == 0  # there from the first step on
+
+
+@pytest.fixture(autouse=True)
+def no_mode_stays_behind() -> Any:
+    yield
+    assert torch.overrides._get_current_function_mode_stack() == []

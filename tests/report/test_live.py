@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
 import pytest
 from rich.cells import cell_len
+from rich.console import Console
 
 from gradtrace.records.finding import Finding
 from gradtrace.records.run import Run, RunHeader, RunSteps, Scalar, Series, WatchedParameter
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.report.live import draw_live, summary, told
-from gradtrace.report.strip import column_of_steps, heat, layer_decades, rows_of_layers, sparkline
+from gradtrace.report.run import show_run
+from gradtrace.report.strip import ASCII_HEAT, column_of_steps, heat, layer_decades, rows_of_layers, sparkline
 
 FINDING = Finding(
     Symptom.VANISHING, Cause.ACTIVATION_DERIVATIVE, ("0",), Severity.CRITICAL, "It falls by [bold] 0.6 decades.", step=7
@@ -139,3 +142,22 @@ def test_sparklines_turn_logarithmic_over_decades():
 def test_plain_lines():
     assert summary(run(4)) == "step 3, loss 0.125, gradient 1, 2.67 steps/s"
     assert told(FINDING).plain == "CRITICAL vanishing since step 7: It falls by [bold] 0.6 decades."
+
+
+@pytest.mark.parametrize("in_colour", [False, True])
+def test_without_colour_the_map_is_of_characters(in_colour):
+    lines = [line.plain for line in draw_live(run(num_layers=6), 60, 14, in_colour=in_colour)]
+    cells = {line[-1:] for line in lines[3:9]}
+    if in_colour:
+        assert cells == {"▀"}
+    else:
+        assert len(cells) > 3
+        assert cells <= set(ASCII_HEAT)
+    assert "▁" in lines[1]  # the curves stay what they were
+
+
+def test_a_run_in_a_file_is_read_without_colour():
+    file = io.StringIO()
+    show_run(run(num_layers=6), Console(file=file, width=80, _environ={}))
+    assert "▀" not in file.getvalue()
+    assert "#####" in file.getvalue()

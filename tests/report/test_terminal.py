@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 from tests.report.samples import SAMPLES, chain
 
-from gradtrace.report.terminal import show, show_trace
+from gradtrace.records.trace import Trace
+from gradtrace.report.picture import LOOKS
+from gradtrace.report.terminal import STYLES, show, show_trace
 
 GOLDEN = Path(__file__).with_name("golden")
 REWRITE = os.environ.get("GRADTRACE_REWRITE") == "1"
@@ -98,3 +101,44 @@ def test_a_trace_is_drawn_without_a_verdict():
     text = text_of(console)
     assert "layers.0" in text
     assert "Healthy" not in text
+
+
+WIDE = "decoder_block_{}_网络.eine_sehr_lange_bezeichnung_für_eine_schicht"
+
+
+def drawn_of(trace: Trace, width: int, encoding: str = "utf-8") -> list[str]:
+    console = console_of(width, encoding=encoding)
+    show_trace(trace, console)
+    return text_of(console).splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_wide_characters_take_two_cells(width):
+    lines = drawn_of(chain(12, 0.2, 0.6, "sigmoid", name=WIDE), width)
+    assert max(map(cell_len, lines)) <= width
+    ends = {cell_len(line) for line in lines if line.startswith("…")}
+    assert len(ends) == 1
+
+
+def test_long_names_keep_what_tells_them_apart():
+    lines = drawn_of(chain(12, 0.2, 0.6, "sigmoid", name=WIDE), 80)
+    assert len({line.split()[0] for line in lines if line.startswith("…")}) == 12
+
+
+def test_columns_stay_in_line_without_unicode():
+    trace = chain(12, 0.2, 0.6, "sigmoid", name=WIDE)
+    plain, ascii_only = drawn_of(trace, 80), drawn_of(trace, 80, "ascii")
+    assert [cell_len(line) for line in plain] == [len(line) for line in ascii_only]
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.1, relative luminance."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("style", [*(look.style for look in LOOKS.values()), *STYLES.values()])
+def test_colours_are_read_on_black_and_on_white(style):
+    level = luminance(style.removeprefix("bold "))
+    assert min((level + 0.05) / 0.05, 1.05 / (level + 0.05)) >= 3.0

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 class Listener(Protocol):
     """What is told of a training loop."""
 
+    def forward_is_over(self) -> None:
+        """``loss.backward`` was called: what looks at functions of torch would see itself from here on."""
+
     def before_backward(self, roots: Sequence[torch.Tensor], create_graph: bool) -> None:
         """A backward pass begins."""
 
@@ -55,6 +58,7 @@ class Boundaries:
             self._handles.append(optimizer.register_step_pre_hook(lambda one, *_: listener.before_step(one)))
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
         self._own: list[tuple[Any, str, Any, Any]] = []
+        self._stand_in(torch.Tensor, "backward", self._tensor_backward)
         self._stand_in(torch.autograd, "backward", self._backward)
         self._stand_in(GradScaler, "scale", self._scale)
         self._stand_in(GradScaler, "step", self._scaler_step)
@@ -79,6 +83,11 @@ class Boundaries:
 
         setattr(owner, name, stand_in)
         self._own.append((owner, name, own, stand_in))
+
+    def _tensor_backward(self, own: Callable[..., Any], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not self._depth:
+            self._listener.forward_is_over()
+        return own(tensor, *args, **kwargs)
 
     def _backward(self, own: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
         if self._depth:  # a backward pass inside of one: a reentrant checkpoint's

@@ -112,6 +112,11 @@ class Course:
         self._calls.left(output)
         self._spend("hooks", begun)
 
+    def forward_is_over(self) -> None:
+        """``loss.backward`` was called."""
+        if self._sample is not None:
+            self._sample.end_forward()
+
     def before_backward(self, roots: Sequence[Tensor], create_graph: bool) -> None:
         """The loss is known, the gradients are not."""
         self.settle()

@@ -21,7 +21,7 @@ from gradtrace.measure.session import Backward, Forward, batch_size_of
 from gradtrace.measure.trace import environment
 from gradtrace.measure.untouched import paused_collection
 from gradtrace.tape.graph import Graph, release, walk
-from gradtrace.tape.private import lift_mode, sink_mode
+from gradtrace.tape.private import sink_mode
 from gradtrace.tape.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Sample:
 
     def close(self) -> None:
         """Take every hook away; more than once does no harm."""
-        self._leave_recorder()
+        self.end_forward()
         if self._under_way is not None:
             self._under_way[1].__exit__(None, None, None)
             self._under_way = None
@@ -71,15 +71,15 @@ class Sample:
             self._recorder.leave_modules()
         self.seconds += time.perf_counter() - begun
 
-    def _leave_recorder(self) -> None:
+    def end_forward(self) -> None:
+        """Leave the recorder, before ``loss.backward``: after a torch function, torch puts the mode back that it called."""
         if self._recorder.entered:
             self._recorder.__exit__(None, None, None)
-        lift_mode(self._recorder)  # ``loss.backward`` is a torch function itself: torch puts back the mode it calls
 
     def before_backward(self, loss: Tensor) -> None:
         """Hook every node behind `loss`."""
         begun = time.perf_counter()
-        self._leave_recorder()
+        self.end_forward()
         if loss.grad_fn is None or not self._recorder.visits:
             return
         graph = walk([loss.grad_fn])

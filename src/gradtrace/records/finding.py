@@ -11,9 +11,12 @@ from gradtrace.records.vocabulary import Cause, Severity, Symptom
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from rich.console import Console
 
     from gradtrace.records.time import ThroughTime
+    from gradtrace.report.figures.paper import Columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,16 @@ class Diagnosis:
         from gradtrace.report.html import write_report
 
         write_report(path, self)
+
+    def plot(self, *, columns: Columns = 1, axes: Axes | None = None) -> Figure:
+        """The waterfall of its first trace for a paper, as `Trace.plot`: ``diagnosis.plot().savefig("x.pdf")``.
+
+        Raises:
+            InputError: there is nothing to draw, or matplotlib is not installed (``pip install gradtrace[figures]``).
+        """
+        from gradtrace.report.figures import plot_diagnosis
+
+        return plot_diagnosis(self, columns=columns, axes=axes)
 
     def to_json(self) -> str:
         """The whole diagnosis as JSON text."""

@@ -41,11 +41,15 @@ class LyapunovSpectrum:
         """Predicted log10 of the gradient's growth over `num_steps` steps: exp(lambda T)."""
         return self.largest * num_steps / math.log(10)
 
+    @property
+    def name(self) -> str:
+        """``rnn``, ``rnn layer 1, backward``."""
+        name = (self.module or "the model") + (f" layer {self.layer}" if self.layer else "")
+        return name + (", backward" if self.direction == "backward" else "")
+
     def sentence(self) -> str:
         """What the largest exponent means."""
-        name = (self.module or "the model") + (f" layer {self.layer}" if self.layer else "")
-        name += ", backward" if self.direction == "backward" else ""
-        told = f"{name}: largest Lyapunov exponent {self.largest:+.4f} +- {self.errors[0]:.4f} nats a step"
+        told = f"{self.name}: largest Lyapunov exponent {self.largest:+.4f} +- {self.errors[0]:.4f} nats a step"
         if abs(self.largest) <= 2 * self.errors[0]:
             return f"{told}: not told from 0, the edge on which gradients keep their size."
         rate = abs(1 / self.largest)

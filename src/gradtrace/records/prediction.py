@@ -148,9 +148,12 @@ class Prediction:
         from rich.console import Console as Terminal
 
         from gradtrace.report.prediction import to_text
+        from gradtrace.report.words import ascii_text
 
         target = console or Terminal()
-        target.print(to_text(self, min(target.width, 140)), markup=False, highlight=False, soft_wrap=True)
+        text = to_text(self, min(target.width, 140))
+        text = ascii_text(text) if target.options.ascii_only else text
+        target.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def save(self, path: str | Path) -> None:
         """Write it as gzipped JSON; read it back with `gradtrace.load`, draw it with `gradtrace show`."""

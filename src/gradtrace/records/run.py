@@ -15,9 +15,11 @@ import numpy as np
 from gradtrace.records.exhibit import OptimizerStats
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from gradtrace.records.finding import Finding
+    from gradtrace.report.figures.paper import Columns
 
 
 class Scalar(StrEnum):
@@ -158,3 +160,13 @@ class Run:
     """False while it runs, and for a run that was killed."""
     notes: tuple[str, ...] = field(default=())
     """What could not be seen."""
+
+    def plot(self, *, columns: Columns = 1) -> Figure:
+        """Loss, and gradient norm by weight and step, for a paper: a matplotlib figure one or two columns wide.
+
+        Raises:
+            InputError: no step was watched, or matplotlib is not installed (``pip install gradtrace[figures]``).
+        """
+        from gradtrace.report.figures import plot_run
+
+        return plot_run(self, columns=columns)

@@ -31,7 +31,10 @@ from gradtrace.records.lyapunov import LyapunovSpectrum
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from matplotlib.figure import Figure
     from rich.console import Console
+
+    from gradtrace.report.figures.paper import Columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,16 @@ class ThroughTime:
         console = console or Terminal()
         text = to_text(self, min(console.width, 120), ascii_only=console.options.ascii_only)
         console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    def plot(self, *, columns: Columns = 2) -> Figure:
+        """Gradient by step, by lag and as a map, for a paper: a matplotlib figure one or two columns wide.
+
+        Raises:
+            InputError: there is nothing to draw, or matplotlib is not installed (``pip install gradtrace[figures]``).
+        """
+        from gradtrace.report.figures import plot_through_time
+
+        return plot_through_time(self, columns=columns)
 
     def save(self, path: str | Path) -> None:
         """Write it as gzipped JSON; read it back with `gradtrace.load`."""

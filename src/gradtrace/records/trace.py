@@ -20,6 +20,11 @@ from gradtrace.records.vocabulary import Factor
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from gradtrace.report.figures.paper import Columns
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -220,6 +225,23 @@ class Trace:
         from gradtrace.records.storage import save
 
         save(self, path)
+
+    def plot(self, *, columns: Columns = 1, axes: Axes | None = None) -> Figure:
+        """The waterfall for a paper: a matplotlib figure one or two columns wide, or drawn into `axes`.
+
+        >>> import torch, gradtrace
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+        >>> trace = gradtrace.trace(model, lambda model, x: model(x).mean(), torch.ones(2, 4))
+        >>> trace.plot(columns=2).savefig("waterfall.pdf")  # doctest: +SKIP
+        >>> float(trace.plot(columns=2).get_figwidth())
+        7.2
+
+        Raises:
+            InputError: there is nothing to draw, or matplotlib is not installed (``pip install gradtrace[figures]``).
+        """
+        from gradtrace.report.figures import plot_waterfall
+
+        return plot_waterfall(self, columns=columns, axes=axes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,9 +45,21 @@ _NUM_AROUND = 4 + _NUM_FINDINGS
 """Lines besides the map: heading, loss, gradient, scale, findings."""
 
 
-def draw_live(run: Run, width: int, height: int, *, ascii_only: bool = False) -> list[Text]:
+def draw_live(run: Run, width: int, height: int, *, ascii_only: bool = False, in_colour: bool = True) -> list[Text]:
     """Exactly `height` lines (seven or more) of at most `width` cells, whatever the run holds."""
-    names, num_map = _layers(run), height - _NUM_AROUND
+    lines = draw_picture(run, width, height - _NUM_AROUND, ascii_only=ascii_only, in_colour=in_colour)
+    lines += [told(finding) for finding in _worst(run)] or [Text("nothing found so far", "#009e73")]
+    lines += [Text()] * (height - len(lines))
+    return [_fitted(line, width, ascii_only) for line in lines]
+
+
+def draw_picture(run: Run, width: int, num_map: int, *, ascii_only: bool = False, in_colour: bool = True) -> list[Text]:
+    """Heading, loss, gradient norm, and at most `num_map` lines of the gradient by depth; no findings.
+
+    Without colour the map is of characters, whatever the encoding.
+    """
+    in_characters = ascii_only or not in_colour
+    names = _layers(run)
     margin = max(_LABEL + _NUMBER + 1, min(max(map(len, names), default=0) + 1, _MAX_NAME, width // 4))
     columns = column_of_steps(run.steps, max(width - margin, 8))
     lines = [_heading(run)]
@@ -56,11 +68,8 @@ def draw_live(run: Run, width: int, height: int, *, ascii_only: bool = False) ->
         for name, label in ((Scalar.LOSS, "loss"), (Scalar.GRADIENT_NORM, "gradient"))
     ]
     if len(columns) and names:
-        lines += _map(run, columns, margin, num_map, ascii_only)
-    lines += [_scale(ascii_only)]
-    lines += [told(finding) for finding in _worst(run)] or [Text("nothing found so far", "green")]
-    lines += [Text()] * (height - len(lines))
-    return [_fitted(line, width, ascii_only) for line in lines]
+        lines += _map(run, columns, margin, num_map, in_characters)
+    return [_fitted(line, width, ascii_only) for line in [*lines, _scale(in_characters)]]
 
 
 def told(finding: Finding) -> Text:
@@ -136,27 +145,27 @@ def _curve(run: Run, name: Scalar, label: str, columns: NDArray[np.int64], margi
     line = Text(label.ljust(_LABEL), "bold").append(value.rjust(_NUMBER), "not bold")
     line.pad_right(margin - len(line))
     curve = pooled(run.steps.scalar(name)[1], columns).tolist()
-    return line.append(sparkline(curve, ascii_only=ascii_only), "not bold #56B4E9")
+    return line.append(sparkline(curve, ascii_only=ascii_only), "not bold #0072b2")
 
 
-def _map(run: Run, columns: NDArray[np.int64], margin: int, num_lines: int, ascii_only: bool) -> list[Text]:
+def _map(run: Run, columns: NDArray[np.int64], margin: int, num_lines: int, in_characters: bool) -> list[Text]:
     """Each line begins with the name of the uppermost layer in it."""
     names, decades = layer_decades(run, columns)
     lines = []
-    for layers, cells in heat(decades, num_lines, ascii_only=ascii_only):
+    for layers, cells in heat(decades, num_lines, ascii_only=in_characters):
         name = shorten(clean(names[layers[-1]]), margin - 1)
         lines.append(Text(set_cell_size(name, margin)).append(cells))
     return lines
 
 
-def _scale(ascii_only: bool) -> Text:
-    """What the colours mean."""
-    shades = ASCII_HEAT if ascii_only else COLOURS
+def _scale(in_characters: bool) -> Text:
+    """What the colours, or the characters, mean."""
+    shades = ASCII_HEAT if in_characters else COLOURS
     last = len(shades) - 1
     line = Text("gradient per weight, output on top: ", "dim")
     for decade in range(0, int(SPAN_DECADES) + 1, 2):
         place = round(last * (1 - decade / SPAN_DECADES))
-        line.append(shades[place] if ascii_only else "■", "" if ascii_only else f"not dim {shades[place]}")
+        line.append(shades[place] if in_characters else "■", "" if in_characters else f"not dim {shades[place]}")
         line.append(" most  " if decade == 0 else f" 1e-{decade}  ")
     return line.append("of it")
 

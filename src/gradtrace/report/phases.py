@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 COLUMNS, ROWS = 60, 14
 
 
+def _number(value: float, digits: int, cell: int) -> str:
+    """With a blank in front of it, whatever its exponent."""
+    text = f"{value:.{digits}g}".replace("nan", "-")
+    return text if len(text) < cell else f"{value:.1e}"
+
+
 def activations_text(rows: Sequence[ActivationRow], torch_gains: Mapping[str, float], width: int = 120) -> str:
     """One line per activation, `torch.nn.init.calculate_gain` in the last column ('-': it does not know it)."""
     wide = width >= 12 + 9 * 11
@@ -31,7 +37,7 @@ def activations_text(rows: Sequence[ActivationRow], torch_gains: Mapping[str, fl
     for row in rows:
         numbers = (row.max_slope, row.at, row.second, row.slope_second, row.forward_gain, row.backward_gain,
                    row.sigma_w2, row.sigma_b2, torch_gains.get(row.name, math.nan))  # fmt: skip
-        told = [f"{numbers[place] + 0.0:.{digits}g}".replace("nan", "-") for place in kept]
+        told = [_number(numbers[place] + 0.0, digits, cell) for place in kept]
         lines.append(row.name.ljust(12) + "".join(number.rjust(cell) for number in told))
     notes = (
         "Moments at q = 1. Gains, sqrt(fan Var(w)): fwd keeps the signal (fan_in), bwd the gradient (fan_out), torch "

@@ -4,7 +4,8 @@
     layers.2   ━━━━━━━━━━━━━aaf           small letters: what this layer took, by factor
     layers.1   ━━━━━━━━━━━━━FF            capitals: what it added
 
-Letters tell the factors apart without colour; the colours are those of Okabe and Ito (2008), for any eye.
+Letters tell the factors apart without colour; the colours are those of the page, after Okabe and Ito (2008), for any
+eye, with a contrast of 3:1 or more against black and against white.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ class Look:
 
 
 LOOKS: dict[Factor, Look] = {
-    Factor.ACTIVATION: Look("a", "#E69F00", "a'", "activations"),
-    Factor.WEIGHT: Look("f", "#56B4E9", "f'", "weights"),
-    Factor.NORM: Look("n", "#009E73", "norm", "norms"),
-    Factor.ATTENTION: Look("t", "#CC79A7", "attn", "attention"),
-    Factor.MERGE: Look("m", "#F0E442", "merge", "merges"),
-    Factor.RESHAPE: Look("r", "grey62", "rest", "reshaping"),
-    Factor.LOSS: Look("l", "grey62", "rest", "loss"),
-    Factor.OTHER: Look("o", "grey62", "rest", "other ops"),
+    Factor.ACTIVATION: Look("a", "#d55e00", "a'", "activations"),
+    Factor.WEIGHT: Look("f", "#0072b2", "f'", "weights"),
+    Factor.NORM: Look("n", "#009e73", "norm", "norms"),
+    Factor.ATTENTION: Look("t", "#b35a92", "attn", "attention"),
+    Factor.MERGE: Look("m", "#9a8500", "merge", "merges"),
+    Factor.RESHAPE: Look("r", "#767d86", "rest", "reshaping"),
+    Factor.LOSS: Look("l", "#767d86", "rest", "loss"),
+    Factor.OTHER: Look("o", "#767d86", "rest", "other ops"),
 }
 
 _NUMBER = 6
@@ -115,14 +116,14 @@ def row_name(row: Row, width: int) -> str:
         return shorten(first, width)
     if first == last:
         whole = f"{first} ({row.num_layers} layers)"
-        return whole if len(whole) <= width else shorten(first, width)
+        return whole if cell_len(whole) <= width else shorten(first, width)
     whole = f"{first} … {last} ({row.num_layers} alike)"
-    if len(whole) <= width:
+    if cell_len(whole) <= width:
         return whole
     pairs = zip(first.split("."), last.split("."), strict=False)
     num_shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     tail = f"…{'.'.join(last.split('.')[num_shared:])} ×{row.num_layers}"
-    return shorten(first, max(width - len(tail), 4)) + tail
+    return shorten(first, max(width - cell_len(tail), 4)) + tail
 
 
 def _legend(table: Picture, layout: Layout) -> Text:
@@ -171,7 +172,7 @@ def _line(row: Row, layout: Layout) -> Text:
 def bar(row: Row, layout: Layout) -> Text:
     """One bar of exactly `layout.bar` cells."""
     if math.isnan(row.after):
-        return Text("not finite".ljust(layout.bar)[: layout.bar], "bold red")
+        return Text("not finite".ljust(layout.bar)[: layout.bar], "bold #d0362b")
     before, after = layout.cell(row.before), layout.cell(row.after)
     text = Text(layout.body * min(before, after), "bold")
     for factor, num_cells in _split(row, after - before):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
+
 from gradtrace.records.prediction import PARTS
-from gradtrace.report.words import clean, decades, shorten
+from gradtrace.report.words import clean, decades, padded, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from gradtrace.records.prediction import Initialisation, LayerPrediction, Prediction
 
-CELL = 11
+CELL, NARROW_CELL = 11, 9
+"""Width of a column of numbers, and in a terminal of 80."""
 """Width of a number in the table."""
 MOST_ROWS = 40
 """Layers shown; the middle of a longer list is left out and counted."""
@@ -38,10 +40,10 @@ def _lines(prediction: Prediction, width: int) -> Iterator[str]:
     yield told
     yield ""
     for sentence in prediction.sentences:
-        yield from textwrap.wrap(clean(sentence), width)
+        yield from wrapped(clean(sentence), width)
     told = ", ".join(f"{f.format} {_depth(f.depth)}" for f in prediction.formats)
     if any(math.isfinite(f.depth) for f in prediction.formats):
-        yield from textwrap.wrap(f"Gradients of a mean loss are zero after so many layers: {told}.", width)
+        yield from wrapped(f"Gradients of a mean loss are zero after so many layers: {told}.", width)
     for title, lines in (
         ("Theory and measurement disagree", [d.message for d in prediction.disagreements]),
         ("Without a rule", prediction.gaps),
@@ -50,7 +52,7 @@ def _lines(prediction: Prediction, width: int) -> Iterator[str]:
         if lines:
             yield f"\n{title}"
         for line in lines[:8]:
-            yield from textwrap.wrap(clean(line), width, initial_indent="  ", subsequent_indent="    ")
+            yield from ("  " + each for each in wrapped(clean(line), width - 2, "  "))
         if len(lines) > 8:
             yield f"  and {len(lines) - 8} more"
 
@@ -62,25 +64,28 @@ def _depth(depth: float) -> str:
 def _table(layers: Sequence[LayerPrediction], width: int) -> Iterator[str]:
     """One line per layer; where that is too wide, the growth's parts stand on a line of their own."""
     parts = [part for part in PARTS if any(abs(getattr(x.split, part) - 1) > 5e-4 for x in layers)]
-    size = min(max([len(x.module or "model") for x in layers] + [6]), 28)
+    size = min(max([cell_len(x.module or "model") for x in layers] + [6]), 28)
     inline = size + 12 + CELL * (len(parts) + 5) <= width
+    cell = CELL if size + 12 + CELL * 5 <= width else NARROW_CELL
+    size = max(min(size, width - 12 - cell * 5), 12)
     heads = ["growth", *(parts if inline else []), "decades", "measured", "corr.", "measured"]
-    yield "layer".ljust(size) + " activation".ljust(12) + "".join(head.rjust(CELL) for head in heads)
+    yield "layer".ljust(size) + " activation".ljust(12) + "".join(head.rjust(cell) for head in heads)
     for layer in layers[: MOST_ROWS // 2]:
-        yield from _row(layer, parts, size, inline)
+        yield from _row(layer, parts, (size, cell), inline)
     if len(layers) > MOST_ROWS:
         yield f"... {len(layers) - MOST_ROWS} layers ..."
     for layer in layers[max(MOST_ROWS // 2, len(layers) - MOST_ROWS // 2) :]:
-        yield from _row(layer, parts, size, inline)
+        yield from _row(layer, parts, (size, cell), inline)
 
 
-def _row(layer: LayerPrediction, parts: Sequence[str], size: int, inline: bool) -> Iterator[str]:
+def _row(layer: LayerPrediction, parts: Sequence[str], widths: tuple[int, int], inline: bool) -> Iterator[str]:
+    size, cell = widths
     numbers = [f"{layer.split.growth:.3g}"]
     numbers += [f"{getattr(layer.split, part):.3g}" for part in parts] if inline else []
     numbers += [decades(layer.decades), decades(layer.measured_decades)]
     numbers += [f"{layer.correlation:.3f}", f"{layer.measured_correlation:.3f}"]
-    told = "".join(n.replace("nan", "-").replace("NaN", "-").rjust(CELL) for n in numbers)
-    yield shorten(clean(layer.module or "model"), size).ljust(size) + f" {layer.activation}".ljust(12) + told
+    told = "".join(n.replace("nan", "-").replace("NaN", "-").rjust(cell) for n in numbers)
+    yield padded(clean(layer.module or "model"), size) + f" {layer.activation}".ljust(12) + told
     factors = [(part, getattr(layer.split, part)) for part in parts]
     split = " x ".join(f"{part} {factor:.3g}" for part, factor in factors if abs(factor - 1) > 5e-4)
     if split and not inline:

@@ -6,54 +6,70 @@ import time
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
-from gradtrace.records.finding import Diagnosis
 from gradtrace.records.run import EventKind, Scalar, Series
-from gradtrace.report.live import draw_live
-from gradtrace.report.terminal import show
-from gradtrace.report.words import clean, short, shorten
+from gradtrace.report.live import draw_picture
+from gradtrace.report.terminal import show_findings, show_formats
+from gradtrace.report.words import ascii_text, clean, padded, short, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from gradtrace.records.run import Run
+    from gradtrace.records.trace import Trace
 
-_HEIGHT = 24
+_MAP_LINES = 18
 _MOST_LAYERS = 12
+_STATE = 38
+"""Cells of what follows the name of a run's file, the state left out."""
 
 
-def show_run(run: Run, console: Console | None = None) -> None:
-    """Print loss, gradient by depth and step, then the findings."""
+def show_run(run: Run, console: Console | None = None, trace: Trace | None = None) -> None:
+    """Print loss, gradient by depth and step, the findings, and what half precision would lose of a `trace` of it."""
     console = console or Console()
-    for line in draw_live(run, console.width, _HEIGHT, ascii_only=console.options.ascii_only):
+    looks = {"ascii_only": console.options.ascii_only,
+             "in_colour": console.color_system is not None and not console.no_color}  # fmt: skip
+    for line in draw_picture(run, console.width, _MAP_LINES, **looks):
+        line.rstrip()
         console.print(line, soft_wrap=True)
-    if run.findings:
-        show(Diagnosis(run.findings, title=run.header.title), console)
-    else:
+    console.print()
+    show_findings(run.findings, console)
+    if not run.findings:
         console.print("No finding." if run.finished else "No finding so far.")
+    if trace is not None:
+        show_formats(trace, console)
     for note in run.notes:
-        console.print(f"not seen: {clean(note)}", style="dim", markup=False)
+        line = Text(f"not seen: {clean(note)}", "dim")
+        console.print(Text(ascii_text(line.plain), "dim") if console.options.ascii_only else line)
 
 
-def list_runs(found: Sequence[tuple[Path, Run]]) -> str:
+def list_runs(found: Sequence[tuple[Path, Run]], width: int = 120) -> str:
     """One line a run: file, when, steps, last loss, state and findings."""
-    lines = [f"{'file':<40} {'begun':<16} {'steps':>9} {'loss':>10}  state"]
-    for path, run in found:
+    states = [_state(run) for _, run in found]
+    longest = max(cell_len(str(path)) for path, _ in found) if found else 4
+    name = max(min(longest, width - _STATE - max(map(len, states), default=0) - 3), 12)
+    lines = [f"{padded('file', name)} {'begun':<16} {'steps':>9} {'loss':>10}  state"]
+    for (path, run), state in zip(found, states, strict=True):
         begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.header.started))
-        state = "finished" if run.finished else "running or ended early"
-        told = f", {len(run.findings)} findings" if len(run.findings) > 1 else ", 1 finding" if run.findings else ""
         lines.append(
-            f"{shorten(str(path), 40):<40} {begun:<16} {int(run.steps.count.sum()):>9} {_last(run, Scalar.LOSS):>10}  "
-            f"{state}{told}"
+            f"{padded(clean(str(path)), name)} {begun:<16} {int(run.steps.count.sum()):>9} "
+            f"{_last(run, Scalar.LOSS):>10}  {state}"
         )
     return "\n".join(lines)
 
 
-def compare(runs: Sequence[tuple[str, Run]]) -> str:
+def _state(run: Run) -> str:
+    state = "finished" if run.finished else "not finished"
+    return f"{state}, {len(run.findings)} finding{'s' if len(run.findings) > 1 else ''}" if run.findings else state
+
+
+def compare(runs: Sequence[tuple[str, Run]], width: int = 120) -> str:
     """Two runs side by side, then the layers whose gradients differ most."""
-    (name_a, a), (name_b, b) = runs
+    (name_a, a), (name_b, b) = ((clean(name), run) for name, run in runs)
     rows: list[tuple[str, ...]] = [("", name_a, name_b)]
     rows.append(("steps", *(str(int(run.steps.count.sum())) for run in (a, b))))
     for scalar in (Scalar.LOSS, Scalar.GRADIENT_NORM, Scalar.LEARNING_RATE):
@@ -62,22 +78,27 @@ def compare(runs: Sequence[tuple[str, Run]]) -> str:
     skipped = [sum(event.kind is EventKind.SKIPPED for event in run.events) for run in (a, b)]
     rows.append(("steps left out", *map(str, skipped)))
     rows.append(("findings", *(str(len(run.findings)) for run in (a, b))))
-    lines = [f"{label:<22} {shorten(x, 26):>26} {shorten(y, 26):>26}" for label, x, y in rows]
-    for name, run in runs:
-        lines += [f"{name}: {finding.severity.value} {clean(finding.message)}" for finding in run.findings]
-    return "\n".join([*lines, *_differences(a, b)])
+    lines = [f"{label:<22} {padded(x, 26, right=True)} {padded(y, 26, right=True)}" for label, x, y in rows]
+    for name, run in ((name_a, a), (name_b, b)):
+        for finding in run.findings:
+            symptom = finding.symptom.value.replace("_", " ")
+            lines += ["", *wrapped(f"{name}: {finding.severity.value.upper()} {symptom}: {clean(finding.message)}",
+                                   width, "  ")]  # fmt: skip
+    return "\n".join([*lines, "", *_differences(a, b, width)])
 
 
-def _differences(a: Run, b: Run) -> list[str]:
+def _differences(a: Run, b: Run, width: int) -> list[str]:
     """Of the parameters that both have: decades between the median gradient norms, the largest first."""
     medians = [_medians(run) for run in (a, b)]
     common = [name for name in medians[0] if name in medians[1]]
     apart = sorted(((medians[1][n] - medians[0][n], n) for n in common), key=lambda pair: -abs(pair[0]))
     apart = [pair for pair in apart if abs(pair[0]) >= 0.1][:_MOST_LAYERS]
     if not apart:
-        return ["The gradients of all layers that both have agree within 0.1 decades (medians over the run)."]
+        return wrapped(
+            "The gradients of all layers that both have agree within 0.1 decades (medians over the run).", width
+        )
     head = "Gradient norms that differ most, in decades (second over first, medians over the run):"
-    return [head, *(f"  {decades:+6.2f}  {clean(name)}" for decades, name in apart)]
+    return [*wrapped(head, width), *(f"  {decades:+6.2f}  {clean(name)}" for decades, name in apart)]
 
 
 def _medians(run: Run) -> dict[str, float]:

@@ -6,24 +6,40 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from gradtrace.records.vocabulary import Cause, Factor, Severity
+from gradtrace.report.number_formats import short_words
 from gradtrace.report.picture import LOOKS, draw
 from gradtrace.report.tables import Picture, main_trace, picture, probe_trace, relative_range, unseen
 from gradtrace.report.through_time import section
-from gradtrace.report.words import ascii_text, clean, clean_lines, decades, listed, number, power, short
+from gradtrace.report.words import (
+    ascii_text,
+    clean,
+    clean_lines,
+    decades,
+    listed,
+    number,
+    power,
+    short,
+    shorten,
+    wrapped,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from gradtrace.records.finding import Diagnosis, Finding
     from gradtrace.records.time import ThroughTime
     from gradtrace.records.trace import Trace
 
-STYLES = {Severity.CRITICAL: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold blue"}
+STYLES = {Severity.CRITICAL: "bold #d0362b", Severity.WARNING: "bold #b07000", Severity.INFO: "bold #2a7fc1"}
+"""Read on black as on white: a terminal does not say which it is."""
 MAX_WIDTH = 120
+MOST_NAME = 48
+"""Cells of a layer's name within a sentence."""
 _INDENT = 3
 _LABEL = 10
 TIME_CHAINS, TIME_ROWS = 2, 8
@@ -40,8 +56,15 @@ def show_trace(trace: Trace, console: Console | None = None) -> None:
     """Print the picture of one trace, unjudged."""
     console = console or Console()
     width, table = min(console.width, MAX_WIDTH), picture(trace)
-    lines = [_title("trace", trace), *_picture(table, width, console.options.ascii_only), *_notes(trace, width)]
-    _print(console, lines)
+    drawn = _picture(table, width, console.options.ascii_only)
+    _print(console, [_title("trace", trace), *drawn, *_formats(trace, width), *_notes(trace, width)])
+
+
+def show_findings(findings: Sequence[Finding], console: Console) -> None:
+    """Print them as `show` does, without a picture."""
+    width = min(console.width, MAX_WIDTH)
+    for place, finding in enumerate(findings, start=1):
+        _print(console, [*_finding(place, finding, width), Text()])
 
 
 def _print(console: Console, lines: Iterable[Text]) -> None:
@@ -77,6 +100,8 @@ def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool) -> Iterator[T
     if diagnosis.losses:
         told = f"loss {diagnosis.losses[0]:#.3g} to {diagnosis.losses[-1]:#.3g}"
         yield Text(f"Trained a copy for {len(diagnosis.losses)} steps: {told}.")
+    if trace is not None:
+        yield from _formats(trace, width)
     if diagnosis.refusals:
         yield Text("\nNot judged", "bold")
         for refusal in diagnosis.refusals:
@@ -111,7 +136,7 @@ def _picture(table: Picture, width: int, ascii_only: bool) -> Iterator[Text]:
 
 
 def _budget(table: Picture) -> Text:
-    line = Text(f"From the {table.start} to {clean(table.rows[-1].last)}: ").append(
+    line = Text(f"From the {table.start} to {shorten(clean(table.rows[-1].last), MOST_NAME)}: ").append(
         decades(table.rows[-1].after), "bold"
     )
     line.append(" decades = ")
@@ -150,11 +175,12 @@ def _through_time(record: ThroughTime, width: int, ascii_only: bool) -> Iterator
 def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None) -> Text:
     told = []
     if table is not None and table.rows:
-        told.append(f"{clean(table.rows[-1].last)} gets {power(table.network_decades)} times the output's gradient")
+        name = shorten(clean(table.rows[-1].last), MOST_NAME)
+        told.append(f"{name} gets {power(table.network_decades)} times the output's gradient")
     if trace is not None and (ratios := relative_range(trace)) is not None:
         told.append(f"|dW|/|W| {short(ratios[0])} to {short(ratios[1])}")
     told.append("no finding" if not diagnosis.findings else "nothing above info")
-    return Text("Healthy", "bold green").append(": " + "; ".join(told) + ".")
+    return Text("Healthy", "bold #009e73").append(": " + "; ".join(told) + ".")
 
 
 def _finding(place: int, finding: Finding, width: int) -> Iterator[Text]:
@@ -171,14 +197,14 @@ def _finding(place: int, finding: Finding, width: int) -> Iterator[Text]:
         yield from _paragraph("; ".join(number(evidence) for evidence in finding.evidence), width, "numbers")
     for remedy in finding.remedies:
         told = f"{clean(remedy.title)} ({clean(remedy.source)})" if remedy.source else clean(remedy.title)
-        yield from _paragraph(told, width, "change", "bold green")
+        yield from _paragraph(told, width, "change", "bold #009e73")
         yield from _code(clean_lines(remedy.code), width)
 
 
 def _paragraph(text: str, width: int, label: str = "", style: str = "dim") -> Iterator[Text]:
     """With a label in the margin, wrapping under itself."""
     indent = _INDENT + (_LABEL if label else 0)
-    lines = textwrap.wrap(text, max(width - indent, 20), break_on_hyphens=False) or [""]
+    lines = wrapped(text, max(width - indent, 20))
     margin = Text(" " * _INDENT).append(label.ljust(_LABEL), style) if label else Text(" " * _INDENT)
     yield margin.append(lines[0], "")
     yield from (Text(" " * indent + line) for line in lines[1:])
@@ -187,11 +213,22 @@ def _paragraph(text: str, width: int, label: str = "", style: str = "dim") -> It
 def _code(lines: list[str], width: int) -> Iterator[Text]:
     """Below the text of its remedy, or further to the left where it is too wide for that."""
     indent = _INDENT + _LABEL + 2
-    if max(map(len, lines), default=0) > width - indent:
+    if max(map(cell_len, lines), default=0) > width - indent:
         indent = _INDENT
     for line in lines:
         for part in textwrap.wrap(line, width - indent, subsequent_indent="    ", break_on_hyphens=False):
             yield Text(" " * indent).append(part, "bold")
+
+
+def _formats(trace: Trace, width: int) -> Iterator[Text]:
+    """What half precision would lose, where it would lose something."""
+    for sentence in short_words(trace):
+        yield from (Text(line) for line in wrapped(sentence, width))
+
+
+def show_formats(trace: Trace, console: Console) -> None:
+    """Print what half precision would lose of its gradients, where it would lose something."""
+    _print(console, _formats(trace, min(console.width, MAX_WIDTH)))
 
 
 def _notes(trace: Trace, width: int) -> Iterator[Text]:

@@ -7,11 +7,10 @@ t=90  ━━━━━━━━━━━━━━━━━━━       -2.31    a
 from __future__ import annotations
 
 import math
-import textwrap
 from typing import TYPE_CHECKING
 
 from gradtrace.records.lyapunov import certificate
-from gradtrace.report.words import ascii_text, clean, decades, short
+from gradtrace.report.words import ascii_text, clean, decades, short, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,7 +70,7 @@ def _maps(record: ThroughTime) -> list[Reach]:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False)
+    return wrapped(text, width, "  ")
 
 
 # ------------------------------------------------------------------------------------------------------ one recurrence
@@ -169,7 +168,9 @@ def _heat_map(reach: Reach, name: str, letter: str, width: int) -> Iterator[str]
     columns = min(longest, MOST_COLUMNS, width - 11)
     kept = sorted({round(i) for i in _spaced(len(reach.rows) - 1, MOST_ROWS)})
     span = max(MIN_SPAN, min(9.0, -min((x for x in reach.curve() if math.isfinite(x)), default=0.0)))
-    yield from _wrapped(f"|dL_t/d{letter}_s| of {name}: t down, s across; a shade is {span / 9:.2g} decades", width)
+    shade = f"{span / 9:.2g}"
+    told = "one decade" if shade == "1" else f"{shade} decades"
+    yield from _wrapped(f"|dL_t/d{letter}_s| of {name}: t down, s across; a shade is {told}", width)
     for index in reversed(kept):
         row, best = reach.rows[index], max((x for x in reach.rows[index] if math.isfinite(x)), default=0.0)
         line = ""

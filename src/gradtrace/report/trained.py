@@ -30,7 +30,7 @@ class Trained(Protocol):
 def compare(networks: Sequence[Trained], num_steps: int) -> str:
     """A table of at most 80 columns, one network a row."""
     lines = [
-        f"After {num_steps} steps of the same optimizer (change of the weights W: |new - old| / |old|):",
+        f"After {num_steps} steps of the same optimizer (change of weights: |new - old| / |old|):",
         "",
         f"{'':<24} {'loss':>12} {'accuracy':>9}   {'change: first':>14} {'last layer':>11}",
     ]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.cells import cell_len
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,12 +78,13 @@ def clean(text: str) -> str:
 
 
 def ascii_text(text: str) -> str:
-    """As many characters as before, for terminals that know no others.
+    """As many cells as before, for terminals that know no other characters.
 
-    >>> ascii_text("layers.9…0 ×10, Schicht für Schicht")
-    'layers.9~0 x10, Schicht f?r Schicht'
+    >>> ascii_text("layers.9…0 ×10, Schicht für 层")
+    'layers.9~0 x10, Schicht f?r ??'
     """
-    return text.translate({ord("…"): "~", ord("×"): "x"}).encode("ascii", "replace").decode()
+    text = text.translate({ord("…"): "~", ord("×"): "x", ord("━"): "="})
+    return "".join(character if character.isascii() else "?" * cell_len(character) for character in text)
 
 
 def clean_lines(text: str) -> list[str]:
@@ -89,12 +93,79 @@ def clean_lines(text: str) -> list[str]:
 
 
 def shorten(text: str, width: int) -> str:
-    """The end of a path tells more than its beginning.
+    """To `width` cells: the end of a path tells more than its beginning, and each of its parts more than none of it.
 
     >>> shorten("transformer.h.11.attn.c_attn", 16)
     '….11.attn.c_attn'
+    >>> shorten("decoder_block_number_13.self_attention_projection", 20)
+    '…umber_13.…rojection'
     """
-    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
+    if cell_len(text) <= width:
+        return text
+    head, dot, last = text.rpartition(".")
+    if not dot or cell_len(last) < max(width - 8, width // 2):
+        return _tail(text, width)
+    kept = max(width // 2, width - 1 - cell_len(head))
+    return f"{shorten(head, width - 1 - kept)}.{_tail(last, kept)}"
+
+
+def _tail(text: str, width: int) -> str:
+    """The end of a text that is too wide."""
+    while text and cell_len(text) > width - 1:
+        text = text[1:]
+    return f"…{text}"
+
+
+def padded(text: str, width: int, *, right: bool = False) -> str:
+    """Shortened to `width` cells and filled up with blanks, on the left for what stands `right`.
+
+    >>> padded("layers.0", 10) + "|", padded("层.0", 6, right=True)
+    ('layers.0  |', '  层.0')
+    """
+    text = shorten(text, width)
+    blanks = " " * (width - cell_len(text))
+    return blanks + text if right else text + blanks
+
+
+def wrapped(text: str, width: int, rest: str = "") -> list[str]:
+    """Lines of at most `width` cells, `rest` in front of all but the first; only what is wider than a line is cut.
+
+    >>> wrapped("the gradient of 编码器.块 vanishes", 14)
+    ['the gradient', 'of 编码器.块', 'vanishes']
+    >>> wrapped("at encoder.block_13.attention", 16, "  ")
+    ['at encoder.', '  block_13.', '  attention']
+    """
+    lines: list[str] = []
+    line, room = "", width
+    for word in text.split(" "):
+        for part in _pieces(word, width - cell_len(rest)):
+            joined = f"{line} {part.text}" if line and part.is_first else line + part.text
+            if line and cell_len(joined) > room:
+                lines.append(line.rstrip())
+                line, room = part.text, width - cell_len(rest)
+            else:
+                line = joined
+    lines.append(line)
+    return [lines[0], *(rest + each for each in lines[1:])]
+
+
+class _Piece(NamedTuple):
+    text: str
+    is_first: bool
+
+
+def _pieces(word: str, width: int) -> list[_Piece]:
+    """The word, or where it is wider than a line its parts: behind points, slashes and low lines, or anywhere."""
+    if cell_len(word) <= width:
+        return [_Piece(word, True)]
+    found = []
+    for part in re.findall(r"[^./_]*[./_]?", word):
+        while cell_len(part) > width:
+            end = next(i for i in range(len(part), 0, -1) if cell_len(part[:i]) <= max(width, 2))
+            found.append(part[:end])
+            part = part[end:]
+        found += [part] if part else []
+    return [_Piece(part, i == 0) for i, part in enumerate(found)]
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

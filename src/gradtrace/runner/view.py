@@ -84,7 +84,8 @@ class PictureView(View):
         if self._place is None:
             self._closing.set()
             return
-        lines = draw_live(run, self._place.width, self._place.height, ascii_only=not _writes_unicode())
+        looks = {"ascii_only": not _writes_unicode(), "in_colour": self._console.color_system is not None}
+        lines = draw_live(run, self._place.width, self._place.height, **looks)
         with self._console.capture() as captured:
             for line in lines:
                 self._console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -132,7 +133,8 @@ def _terminal() -> int | None:
 def _colours() -> Any:
     from rich.console import Console
 
-    return Console(stderr=True).color_system
+    console = Console(stderr=True)
+    return None if console.no_color else console.color_system
 
 
 def _writes_unicode() -> bool:

@@ -304,6 +304,22 @@ def test_printing_shows_the_pictures_and_hides_the_controls(visit):
     assert page.locator(".waterfall").is_visible()
 
 
+def test_paper_is_white_in_dark_mode_too(visit):
+    """Text, lines and canvases: all are drawn anew in the colours of the light page, and back."""
+    page = visit("run", dark=True)
+    look = """() => [gt.colour('paper').join(), gt.colour('weight').join(),
+                     getComputedStyle(document.querySelector('.masthead')).backgroundColor,
+                     document.querySelector('#formats canvas').getContext('2d').getImageData(0, 0, 1, 1).data.join()]"""
+    dark = page.evaluate(look)
+    page.emulate_media(media="print", color_scheme="dark")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    paper, weight, masthead, cell = page.evaluate(look)
+    assert (paper, weight, masthead, cell) == ("255,255,255", "0,114,178", "rgb(252, 235, 233)", "255,255,255,255")
+    page.emulate_media(media="screen", color_scheme="dark")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(look) == dark
+
+
 def test_pictures_fit_on_paper(visit):
     page = visit("run", width=1440)
     page.evaluate("dispatchEvent(new Event('beforeprint'))")

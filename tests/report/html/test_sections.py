@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,13 +20,16 @@ from torch import nn
 import gradtrace
 from gradtrace.measure.ledger import ledger
 from gradtrace.measure.path import Paths
+from gradtrace.records.run import Series
+from gradtrace.report.expectation import expected_decades
 from gradtrace.report.html.flow import MOST_STRETCHES, flow
 from gradtrace.report.html.folding import blocks, fold
-from gradtrace.report.html.formats import lost_frac
+from gradtrace.report.html.meetings import named
 from gradtrace.report.html.pooling import INFINITE, LEVELS, MISSING, ZERO, edges, pooled, quantised, span
+from gradtrace.report.html.training import training
 from gradtrace.report.html.tree import MOST_CHILDREN, MOST_OPEN, Node, lines, tree
-from gradtrace.report.html.waterfall import expected_decades, waterfall
-from gradtrace.report.html.ways import ways
+from gradtrace.report.html.waterfall import waterfall
+from gradtrace.report.html.ways import Way, ways
 
 # --------------------------------------------------------------------------------------------------------------- tree
 
@@ -228,8 +232,79 @@ def test_the_spike_of_the_run_is_where_it_was():
     assert np.argwhere(np.isinf(found)).tolist() == [[SPIKE_LAYER, SPIKE_STEP]]
 
 
-def test_half_of_the_smallest_subnormal_is_lost():
-    """2^-25 rounds to nothing or to 2^-24, what is below 2^-25 to zero: as torch does."""
-    values = torch.tensor([2.0**-24, 1.5 * 2.0**-25, 1.5 * 2.0**-26, 2.0**-30])
-    counts = {math.floor(math.log2(float(x))): 1 for x in values}
-    assert lost_frac(counts, -24) == float((values.half() == 0).float().mean()) == 0.5
+def test_skips_and_branches_are_told_apart():
+    section = flow(residual(3))
+    assert section is not None
+    table = section.plots[0].table
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert {row["as"] for row in rows if row["from"].endswith("Add") and row["to"].endswith("Add")} == {"skip"}
+    assert {row["as"] for row in rows if row["from"].endswith(("mlp", "attn"))} == {"branch"}
+
+
+def test_a_projected_shortcut_is_a_branch_like_the_other():
+    found = [Way(0, 1, 0.5, 0.5, 1.0, 2.0), Way(0, 2, 0.5, 0.5, 1.0, 2.0), Way(1, 3, 0.5, 0.5, 1.0, 2.0),
+             Way(2, 3, 0.5, 0.5, 1.0, 2.0), Way(3, 4, 1.0, 1.0, 2.0, 2.0, "query")]  # fmt: skip
+    assert [way.role for way in named(found)] == ["", "", "", "", "query"]
+
+
+class FusedHeads(nn.Module):
+    """A head is a slice of one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = (q @ k.transpose(-2, -1) / 2).softmax(-1) @ v
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class HeadsApart(nn.Module):
+    """A head is a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList([nn.ModuleList([nn.Linear(8, 4) for _ in range(3)]) for _ in range(2)])
+        self.out = nn.Linear(8, 8)
+
+    def forward(self, x):
+        mixed = []
+        for head in self.heads:
+            q, k, v = (layer(x) for layer in head)
+            mixed.append((q @ k.transpose(-2, -1) / 2).softmax(-1) @ v)
+        return self.out(torch.cat(mixed, -1))
+
+
+def flow_of(attention: nn.Module):
+    model = nn.Sequential(nn.Linear(8, 8), attention)
+    section = flow(gradtrace.trace(model, lambda m, x: m(x).square().mean(), torch.randn(4, 5, 8)))
+    assert section is not None
+    return section
+
+
+def test_queries_keys_and_values_have_boxes_and_shared_heads_are_said():
+    section = flow_of(FusedHeads())
+    labels = [node[0] for node in section.plots[0].data["nodes"]]
+    assert {"1 · query", "1 · key", "1 · value", "1 · softmax"} <= set(labels)
+    assert "(1: 2 heads)" in section.notes[0]
+
+
+def test_heads_that_are_modules_have_their_own_ways():
+    section = flow_of(HeadsApart())
+    labels = [node[0] for node in section.plots[0].data["nodes"]]
+    assert {f"1.heads.{head}.{part}" for head in range(2) for part in range(3)} <= set(labels)
+    assert section.notes == ()
+
+
+def test_a_map_measured_now_and_then_has_no_gaps():
+    whole = run(3, 20)
+    sparse = whole.steps.series_high.copy()
+    sparse[np.arange(20) % 5 != 0, list(Series).index(Series.UPDATE_RATIO)] = np.nan
+    section = training(replace(whole, steps=replace(whole.steps, series_low=sparse, series_high=sparse)))
+    assert section is not None
+    plots = {plot.key: plot for plot in section.plots}
+    assert (plots["update"].data["first"], plots["update"].data["last"]) == ([0, 5, 10, 15], [4, 9, 14, 19])
+    assert MISSING not in base64.b64decode(plots["update"].data["largest"])
+    assert "measured at 4 of 20 steps" in plots["update"].reading
+    assert len(plots["gradient"].data["first"]) == 20

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.judge import judge_trace
+from gradtrace.diagnosis.timeline.standing import standing
 from gradtrace.errors import TraceFileError
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.prediction import Prediction
@@ -62,7 +63,8 @@ def is_run(path: Path) -> bool:
 
 
 def open_run(path: Path) -> Opened:
-    """The run in `path`, its findings, and the latest whole trace."""
+    """The run in `path`, its findings (those so far, where it goes on), and the latest whole trace."""
     run = read_run(path)
     traces = (read_trace(path, run.samples[-1]),) if run.samples else ()
+    run = standing(run, traces[0] if traces else None)
     return Opened(Diagnosis(run.findings, traces, title=run.header.title or path.name), run)

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 
 from gradtrace.measure.ledger import ledger
 from gradtrace.measure.path import Paths, decades_between, norm_of
+from gradtrace.records.vocabulary import Factor
 from gradtrace.report.html.folding import Drawn, fold
+from gradtrace.report.html.meetings import named
+from gradtrace.report.html.phrases import FACTORS
+from gradtrace.report.html.roles import ROLES, fused_heads
 from gradtrace.report.html.section import Plot, Section, Table
 from gradtrace.report.html.ways import Way, Ways, ways
 from gradtrace.report.words import clean, decades, short
@@ -35,9 +39,13 @@ def flow(trace: Trace) -> Section | None:
     if not book:
         return None
     graph, drawn, found = _drawable(paths, book[-1].ops[-1])
-    labels = [_label(trace.ops, graph, each) for each in drawn]
+    found = named(found)
+    operands = {way.target: way.role for way in found if way.role in ROLES}
+    labels = [_label(trace.ops, graph, each, operands.get(i, "")) for i, each in enumerate(drawn)]
+    nodes = [_node(trace.ops, graph, each, label) for each, label in zip(drawn, labels, strict=True)]
     data = {
-        "nodes": [_node(trace.ops, graph, each, label) for each, label in zip(drawn, labels, strict=True)],
+        "nodes": nodes,
+        "looks": _looks(nodes),
         "chosen": _chosen(graph, drawn),
         "links": [
             [way.source, way.target, way.carried, way.share, way.cosine, way.norm, way.total, way.role] for way in found
@@ -45,7 +53,7 @@ def flow(trace: Trace) -> Section | None:
     }
     target = clean(book[-1].module) or "the model"
     plot = Plot("flow", "flow", "Flow", _reading(target), data, _table(labels, found, drawn))
-    return Section("flow", "By which ways it comes", _answer(graph, target), (plot,), _notes(graph, drawn))
+    return Section("flow", "By which ways it comes", _answer(graph, target), (plot,), _notes(paths, graph, drawn))
 
 
 def _drawable(paths: Paths, target: int) -> tuple[Ways, list[Drawn], list[Way]]:
@@ -86,20 +94,40 @@ def _block(op: Op) -> str:
 # ---------------------------------------------------------------------------------------------------------- the words
 
 
-def _label(ops: Sequence[Op], graph: Ways, each: Drawn) -> str:
-    first = _stretch_label(ops, graph.stretches[each.stretches[0]].ops)
+def _label(ops: Sequence[Op], graph: Ways, each: Drawn, operand: str) -> str:
+    first = _stretch_label(ops, graph.stretches[each.stretches[0]].ops, operand)
     return first if len(each.stretches) == 1 else f"{first} ×{len(each.stretches)}"
 
 
-def _stretch_label(ops: Sequence[Op], indices: Sequence[int]) -> str:
-    """Its layers, or else its modules: ``499.fc2 … fc1``."""
+def _stretch_label(ops: Sequence[Op], indices: Sequence[int], operand: str) -> str:
+    """Its layers, ``499.fc2 … fc1``; without any its module and what it does there, ``499.attn · query``."""
     layers = [clean(_module(ops[i])) for i in indices if ops[i].weights]
     names = layers or [clean(_module(ops[i])) for i in indices]
     first, last = names[0].split("."), names[-1].split(".")
     if first == last:
-        return names[0] or "model"
+        does = operand or ("" if layers else _does(ops, indices))
+        return f"{names[0] or 'model'} · {does}" if does else names[0] or "model"
     num_shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
     return f"{names[0] or 'model'} … {'.'.join(last[num_shared:]) or names[-1] or 'model'}"
+
+
+def _does(ops: Sequence[Op], indices: Sequence[int]) -> str:
+    """The function that says most; '' for the loss, and for one that is the whole module."""
+    weightiest = max(indices, key=lambda i: _weight(ops[i]))
+    name = clean(_function(ops[weightiest])).strip("_")
+    return "" if ops[weightiest].site.module is None or name.endswith("_forward") else name
+
+
+def _function(op: Op) -> str:
+    return op.function or op.name.removesuffix("Backward0")
+
+
+def _weight(op: Op) -> int:
+    """What an op counts for the look of its stretch, and in its name."""
+    return 8 if op.weights else 4 if op.factor in _TELLING or "softmax" in op.function else 1
+
+
+_TELLING = (Factor.ACTIVATION, Factor.NORM, Factor.ATTENTION, Factor.LOSS)
 
 
 def _node(ops: Sequence[Op], graph: Ways, each: Drawn, label: str) -> list[object]:
@@ -109,11 +137,22 @@ def _node(ops: Sequence[Op], graph: Ways, each: Drawn, label: str) -> list[objec
     source = next((ops[i].site.source for i in stretch.ops if ops[i].site.source), "")
     sizes: dict[str, int] = {}
     for i in stretch.ops:
-        sizes[ops[i].factor.value] = sizes.get(ops[i].factor.value, 0) + (8 if ops[i].weights else 1)
+        sizes[ops[i].factor.value] = sizes.get(ops[i].factor.value, 0) + _weight(ops[i])
     look = max(sizes, key=lambda name: sizes[name])
-    functions = list(dict.fromkeys(ops[i].function or ops[i].name.removesuffix("Backward0") for i in stretch.ops))
+    functions = list(dict.fromkeys(_function(ops[i]) for i in stretch.ops))
     told = ", ".join(functions[:6]) + (" ..." if len(functions) > 6 else "")
     return [label, look, len(each.stretches), stretch.carried, norm_of(first), inside, source, told]
+
+
+def _looks(nodes: Sequence[Sequence[object]]) -> list[list[str]]:
+    """For the legend: each colour that occurs and its words; what is grey shares one."""
+    found = [factor for factor in Factor if any(node[1] == factor.value for node in nodes)]
+    plain = [factor for factor in found if factor in _GREY]
+    coloured = [[factor.value, FACTORS[factor]] for factor in found if factor not in _GREY]
+    return coloured + ([[plain[0].value, ", ".join(FACTORS[factor] for factor in plain)]] if plain else [])
+
+
+_GREY = (Factor.RESHAPE, Factor.LOSS, Factor.OTHER)
 
 
 def _chosen(graph: Ways, drawn: Sequence[Drawn]) -> list[int]:
@@ -142,12 +181,19 @@ def _answer(graph: Ways, target: str) -> str:
 def _reading(target: str) -> str:
     return (
         f"The loss on top, {target} at the bottom. The width of a way is the fraction of {target}'s gradient that came "
-        "by it. Click on a box to mark its critical path, the way that brings the most."
+        "by it: past a branch (a skip), through it, by query, key or value of attention. Click on a box to mark its "
+        "critical path, the way that brings the most."
     )
 
 
-def _notes(graph: Ways, drawn: Sequence[Drawn]) -> tuple[str, ...]:
+def _notes(paths: Paths, graph: Ways, drawn: Sequence[Drawn]) -> tuple[str, ...]:
     notes = []
+    if heads := fused_heads(paths.ops):
+        name, count = next(iter(heads.items()))
+        more = f", and {len(heads) - 1} more" if len(heads) > 1 else ""
+        held = f"{clean(name) or 'the model'}: {count} heads{more}"
+        notes.append(f"Heads are not drawn apart where one tensor holds them all ({held}): the trace has one norm of "
+                     "it. Heads that are modules have ways of their own.")  # fmt: skip
     if (most := max(len(each.stretches) for each in drawn)) > 1:
         notes.append(f"Blocks of one shape are folded, up to {most} into one; their shares are means.")
     if graph.num_left_out:

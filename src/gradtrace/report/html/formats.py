@@ -1,7 +1,6 @@
 """Do the gradients fit into the number format? Histograms of log2 |g| against the limits of each format.
 
-Limits are the smallest subnormal and the largest number (IEEE 754; OCP 8-bit floating point specification, 2023); what
-is below half the smallest subnormal rounds to zero.
+What each format loses, and which loss scale saves it, comes from `diagnosis.number_formats`.
 """
 
 from __future__ import annotations
@@ -9,29 +8,29 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.number_formats import format_loss, parameter_gradients
 from gradtrace.diagnosis.thresholds import HALF_FORMATS
 from gradtrace.report.html.section import Plot, Section, Table
+from gradtrace.report.number_formats import SHORT_NAMES, share, told
 from gradtrace.report.words import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from gradtrace.records.trace import ParameterStats, Trace
+    from gradtrace.records.trace import TensorStats, Trace
 
 MOST_ROWS = 64
 """Rows that are drawn; neighbours are joined."""
-SHORT_NAMES = {"float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "fp8 e4m3", "float8_e5m2": "fp8 e5m2"}
 
 
 def formats(trace: Trace) -> Section | None:
     """The gradients of the parameters as histograms; None where none was counted."""
-    held = [(p, dict(p.gradient.log2_counts)) for p in trace.parameters if p.gradient and p.gradient.log2_counts]
+    held = parameter_gradients(trace)
     if not held:
         return None
     size = math.ceil(len(held) / MOST_ROWS)
     groups = [held[i : i + size] for i in range(0, len(held), size)]
-    exponents = [e for _, counts in held for e in counts]
-    low, high = min(exponents), max(exponents)
+    low, high = min(g.log2_counts[0][0] for _, g in held), max(g.log2_counts[-1][0] for _, g in held)
     data = {
         "low": low,
         "high": high,
@@ -44,54 +43,36 @@ def formats(trace: Trace) -> Section | None:
     reading = (
         "A row is a parameter, a column a power of two, the darker the more of its gradient's entries are that large. "
         "The upright lines are the smallest number of each format (0 ←), and the largest (→ inf): what lies beyond is "
-        f"lost in it, unless the loss is scaled. {note}"
+        f"lost in it, unless the loss is scaled: that moves every row by the same way. {note}"
     )
     plot = Plot("formats", "formats", "Gradients in powers of two", reading.strip(), data, _table(held))
-    return Section("formats", "Whether numbers fit their format", _answer(held), (plot,))
+    answer, *notes = told(trace)
+    return Section("formats", "Whether numbers fit their format", answer, (plot,), tuple(notes))
 
 
-def _label(group: Sequence[tuple[ParameterStats, Mapping[int, int]]]) -> str:
-    first, last = clean(group[0][0].name), clean(group[-1][0].name)
+def _label(group: Sequence[tuple[str, TensorStats]]) -> str:
+    first, last = clean(group[0][0]), clean(group[-1][0])
     return first if first == last else f"{first} … {last}"
 
 
-def _fractions(group: Sequence[tuple[ParameterStats, Mapping[int, int]]], low: int, high: int) -> list[float]:
+def _fractions(group: Sequence[tuple[str, TensorStats]], low: int, high: int) -> list[float]:
     sums = [0] * (high - low + 1)
-    for _, counts in group:
-        for exponent, count in counts.items():
+    for _, stats in group:
+        for exponent, count in stats.log2_counts:
             sums[exponent - low] += count
     total = sum(sums)
     return [round(count / total, 4) if total else 0.0 for count in sums]
 
 
-def lost_frac(counts: Mapping[int, int], smallest: int) -> float:
-    """Of the entries that are not zero, the fraction below half of 2^smallest.
-
-    >>> lost_frac({-30: 1, -25: 1, -20: 2}, -24)
-    0.25
-    """
-    total = sum(counts.values())
-    return sum(count for exponent, count in counts.items() if exponent < smallest - 1) / total if total else 0.0
-
-
-def _answer(held: Sequence[tuple[ParameterStats, Mapping[int, int]]]) -> str:
-    whole: dict[int, int] = {}
-    for _, counts in held:
-        for exponent, count in counts.items():
-            whole[exponent] = whole.get(exponent, 0) + count
-    used = ", ".join(dict.fromkeys(clean(p.gradient.dtype) for p, _ in held if p.gradient))
-    told = [f"{SHORT_NAMES[name]} {lost_frac(whole, smallest):.1%}" for name, (smallest, _) in HALF_FORMATS.items()]
-    fate = f"so many of their entries would become zero: {', '.join(told)}."
-    return f"Gradients are {used}. In a smaller format, without loss scaling, {fate}"
-
-
-def _table(held: Sequence[tuple[ParameterStats, Mapping[int, int]]]) -> Table:
-    heads = tuple(f"lost in {SHORT_NAMES[name]}" for name in HALF_FORMATS)
+def _table(held: Sequence[tuple[str, TensorStats]]) -> Table:
+    lost = {name: [format_loss([stats], name) for _, stats in held] for name in HALF_FORMATS}
+    over = [name for name, each in lost.items() if any(one.overflow_frac for one in each)]
+    heads = (*(f"0 in {SHORT_NAMES[name]}" for name in HALF_FORMATS), *(f"above {SHORT_NAMES[name]}" for name in over))
     rows = []
-    for parameter, counts in held:
-        assert parameter.gradient is not None
-        lost = (f"{lost_frac(counts, smallest):.1%}" for smallest, _ in HALF_FORMATS.values())
-        zeros = f"{parameter.gradient.zero_frac:.1%}"
-        rows.append((clean(parameter.name), clean(parameter.gradient.dtype), f"2^{min(counts)}", f"2^{max(counts)}",
-                     zeros, *lost))  # fmt: skip
+    for place, (name, stats) in enumerate(held):
+        shares = [lost[each][place].flushed_frac for each in HALF_FORMATS]
+        shares += [lost[each][place].overflow_frac for each in over]
+        bins = stats.log2_counts
+        rows.append((clean(name), clean(stats.dtype), f"2^{bins[0][0]}", f"2^{bins[-1][0]}", f"{stats.zero_frac:.1%}",
+                     *map(share, shares)))  # fmt: skip
     return Table(("parameter", "format", "smallest", "largest", "exact zeros", *heads), tuple(rows))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from gradtrace.records.vocabulary import Factor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gradtrace.measure.path import Paths
     from gradtrace.records.trace import Op
 
@@ -32,6 +34,21 @@ def role(paths: Paths, op: int, slot: int) -> str:
     if other is not None and _is_softmax_below(paths, other[0]):
         return "value"
     return ROLES[slot] if _is_softmax_above(paths, op) else ""
+
+
+def fused_heads(ops: Sequence[Op]) -> dict[str, int]:
+    """Module -> number of its heads that share one tensor [batch, heads, ...]; what is measured is all of them.
+
+    >>> fused_heads([])
+    {}
+    """
+    found = {}
+    for op in ops:
+        if op.name.startswith("ScaledDotProduct") or (_is_softmax(op) and op.factor is Factor.ATTENTION):
+            shape = next((stats.shape for stats in op.passed if stats is not None), ())
+            if len(shape) == 4 and shape[1] > 1:
+                found[op.site.module or ""] = shape[1]
+    return found
 
 
 def _is_softmax_below(paths: Paths, index: int) -> bool:

@@ -119,5 +119,4 @@ def _exponents(spectrum: LyapunovSpectrum, number: int) -> Plot:
         ("rank", "nats per step", "+-"), tuple((str(i), f"{x:+.5f}", f"{e:.5f}") for i, (x, e) in enumerate(rows, 1))
     )
     reading = f"Above zero a direction grows, below it shrinks; bars are standard errors. {clean(spectrum.sentence())}"
-    name = clean(spectrum.module) or "the model"
-    return Plot(f"exponents{number}", "exponents", f"{name}: Lyapunov exponents", reading, data, table)
+    return Plot(f"exponents{number}", "exponents", f"{clean(spectrum.name)}: Lyapunov exponents", reading, data, table)

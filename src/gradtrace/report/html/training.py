@@ -35,6 +35,10 @@ WORDS = {
     Scalar.LEARNING_RATE: "learning rate",
     Scalar.LOSS_SCALE: "loss scale",
 }
+MAPS = {
+    Series.GRADIENT_NORM: ("Gradient norm by depth and step", "gradient"),
+    Series.UPDATE_RATIO: ("Update by depth and step: |change of W| / |W|", "update"),
+}
 MOST_EVENTS = 500
 TABLE_ROWS = 200
 
@@ -48,11 +52,9 @@ def training(run: Run) -> Section | None:
     chosen = np.array(matrices or range(len(run.header.parameters)), dtype=np.int64)
     groups = edges(num_rows, MOST_COLUMNS)
     plots = _scalars(run, groups)
-    if len(chosen):
-        plots += [
-            _map(run, Series.GRADIENT_NORM, "Gradient norm by depth and step", chosen, "gradient"),
-            _map(run, Series.UPDATE_RATIO, "Update by depth and step: |change of W| / |W|", chosen, "update"),
-        ]
+    for series, (title, key) in MAPS.items():
+        if not np.isnan(run.steps.series(series)[1][:, chosen]).all():
+            plots.append(_map(run, series, title, chosen, key))
     return Section("run", "What happened during the run", _answer(run), tuple(plots), _notes(run))
 
 
@@ -140,6 +142,9 @@ def _range(low: float, high: float) -> str:
 def _map(run: Run, series: Series, title: str, chosen: NDArray[np.int64], key: str) -> Plot:
     """Parameters from the input (top) to the loss (bottom), as they were registered; pooled by max and by min."""
     low, high = (half[:, chosen].T for half in run.steps.series(series))
+    seen = np.flatnonzero(~np.isnan(high).all(axis=0))  # of a step without a number the one before it is shown
+    low, high, first = low[:, seen], high[:, seen], run.steps.first[seen]
+    last = np.append(first[1:] - 1, run.steps.first[-1] + run.steps.count[-1] - 1)
     rows = edges(len(chosen), MOST_ROWS)
     columns = edges(low.shape[1], max(1, min(MOST_COLUMNS, MOST_CELLS // (len(rows) - 1))))
     largest, smallest = pooled(high, rows, columns, largest=True), pooled(low, rows, columns, largest=False)
@@ -148,8 +153,8 @@ def _map(run: Run, series: Series, title: str, chosen: NDArray[np.int64], key: s
     data = {
         "label": series.value.replace("_", " "),
         "names": [names[a] if b - a == 1 else f"{names[a]} … {names[b - 1]}" for a, b in pairwise(rows)],
-        "first": run.steps.first[columns[:-1]].tolist(),
-        "last": (run.steps.first + run.steps.count - 1)[columns[1:] - 1].tolist(),
+        "first": first[columns[:-1]].tolist(),
+        "last": last[columns[1:] - 1].tolist(),
         "low": ends[0],
         "high": ends[1],
         "events": sorted({event.step for event in run.events if event.kind is not EventKind.SAMPLE}),
@@ -160,6 +165,8 @@ def _map(run: Run, series: Series, title: str, chosen: NDArray[np.int64], key: s
         "A row is a weight, the first layers on top; a column is a step, or a few pooled. The largest of each pool "
         "shows spikes, the smallest shows dips."
     )
+    if len(seen) < len(run.steps.first):
+        reading += f" It was measured at {len(seen):,} of {len(run.steps.first):,} steps and is drawn up to the next."
     return Plot(key, "runmap", title, reading, data, _map_table(names, low, high))
 
 

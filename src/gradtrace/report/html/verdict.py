@@ -63,20 +63,20 @@ def verdict(diagnosis: Diagnosis, run: Run | None = None) -> Verdict:
     worst = max((f.severity for f in diagnosis.findings), key=lambda s: s.rank, default=Severity.INFO)
     return Verdict(
         kind="healthy" if diagnosis.healthy else worst.value,
-        sentence=_sentence(diagnosis),
+        sentence=_sentence(diagnosis, goes_on=run is not None and not run.finished),
         detail=_health(diagnosis, trace) if diagnosis.healthy else _advice(diagnosis),
         facts=_facts(diagnosis, trace, run),
         cards=tuple(card(finding) for finding in diagnosis.findings),
     )
 
 
-def _sentence(diagnosis: Diagnosis) -> str:
+def _sentence(diagnosis: Diagnosis, *, goes_on: bool) -> str:
     if not diagnosis.healthy:
         return heading(diagnosis.findings[0]) + "."
     if not diagnosis.traces and not diagnosis.findings:
         return "No finding."
-    count = len(diagnosis.findings)
-    return "Healthy." if not count else f"Healthy, with {count} remark{'s' if count > 1 else ''}."
+    count, so_far = len(diagnosis.findings), " so far" if goes_on else ""
+    return f"Healthy{so_far}." if not count else f"Healthy{so_far}, with {count} remark{'s' if count > 1 else ''}."
 
 
 def heading(finding: Finding) -> str:

@@ -1,13 +1,7 @@
 """The second question: where on its way from the loss to the input is the gradient lost, and to what?
 
 Every layer's step is drawn from the decades before it to those behind it, factor by factor. Two lines go along: the
-bound, the product of max |a'| so far; and what theory expects of weights that know nothing of the gradient,
-
-    |L'(l-1)| = |L'(l)| rms(a') |W|_F / sqrt(fan_out),
-
-which is E[|W^T g|^2] = |W|_F^2 |g|^2 / fan_out for a g independent of W, for linear maps and (borders aside)
-convolutions; rms(a') is measured. Other factors are taken as measured. (S. Schoenholz et al., Deep information
-propagation, 2017, section 3.)
+bound, the product of max |a'| so far, and what theory expects (`report.expectation`).
 """
 
 from __future__ import annotations
@@ -16,8 +10,9 @@ import math
 from typing import TYPE_CHECKING
 
 from gradtrace.measure.ledger import LedgerRow, ledger
-from gradtrace.measure.path import Paths, Step
+from gradtrace.measure.path import Paths
 from gradtrace.records.vocabulary import Factor
+from gradtrace.report.expectation import expected_decades
 from gradtrace.report.html.phrases import FACTORS
 from gradtrace.report.html.section import Plot, Section, Table
 from gradtrace.report.html.tree import lines, tree
@@ -25,12 +20,9 @@ from gradtrace.report.tables import BAND_DECADES, counts
 from gradtrace.report.words import clean, decades, power, short
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from gradtrace.records.trace import Op, ParameterStats, Trace
-
-MATRIX_OPS = ("Addmm", "Mm", "Convolution", "MkldnnLinear", "CudnnConvolution")
-"""Beginnings of the names of ops whose weight has its outputs along the first axis of the parameter."""
+    from gradtrace.records.trace import Trace
 
 
 def waterfall(trace: Trace) -> Section | None:
@@ -67,29 +59,6 @@ def waterfall(trace: Trace) -> Section | None:
     return Section("waterfall", "Where the gradient goes", _answer(trace, book, names, factors), (plot,))
 
 
-def expected_decades(trace: Trace, paths: Paths, book: Sequence[LedgerRow]) -> list[float]:
-    """Per row, the decades from the loss to behind it that theory expects; from the first row without one, NaN."""
-    parameters = {parameter.name: parameter for parameter in trace.parameters}
-    steps = {step.op: step for step in paths.path(book[-1].ops[-1])}
-    found, level = [], 0.0
-    for row in book:
-        for index in row.ops:
-            if (step := steps.get(index)) is not None:
-                level += _expected(trace.ops[index], step, parameters) + step.merge_log10
-        found.append(level)
-    return found
-
-
-def _expected(op: Op, step: Step, parameters: Mapping[str, ParameterStats]) -> float:
-    if op.activation is not None and op.factor is Factor.ACTIVATION and op.activation.derivative_rms > 0:
-        return math.log10(op.activation.derivative_rms)
-    if op.factor is Factor.WEIGHT and op.name.startswith(MATRIX_OPS) and "Transpose" not in op.site.module_type:
-        matrices = [p for name in op.weights if (p := parameters.get(name)) is not None and len(p.shape) > 1]
-        if len(matrices) == 1 and matrices[0].norm > 0 and math.isfinite(matrices[0].norm):
-            return math.log10(matrices[0].norm) - 0.5 * math.log10(matrices[0].shape[0])
-    return step.gain_log10
-
-
 def _answer(trace: Trace, book: Sequence[LedgerRow], names: Sequence[str], factors: Sequence[Factor]) -> str:
     end, start = book[-1].product_log10, "loss" if trace.probe == "loss" else "output"
     if not math.isfinite(end):
@@ -103,7 +72,9 @@ def _answer(trace: Trace, book: Sequence[LedgerRow], names: Sequence[str], facto
 def _reading() -> str:
     return (
         "One row per layer, the loss on top, the input at the bottom. A decade is a factor of ten; to the left the "
-        "gradient shrinks, to the right it grows. Fold and unfold modules with a click or the arrow keys."
+        "gradient shrinks, to the right it grows. Fold and unfold modules with a click or the arrow keys. The dashed "
+        "line is what weights of this size would do if they knew nothing of the gradient, with a' as measured: it "
+        "holds at any step of a training. (What the design does when fresh, with its interval: gradtrace predict.)"
     )
 
 

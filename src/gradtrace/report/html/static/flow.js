@@ -5,12 +5,10 @@ gt.plots.flow = (place, data) => {
     ({ index, label, look, count, carried: gt.number(carried), norm: gt.number(norm), inside: gt.number(inside), source, functions }));
   const links = data.links.map(([source, target, carried, share, cos, norm, total, role], index) =>
     ({ index, source, target, value: Math.max(gt.number(carried), 1e-6), carried, share: gt.number(share), cos: gt.number(cos), norm: gt.number(norm), total: gt.number(total), role }));
-  const looks = [...new Set(nodes.map((node) => node.look))];
-  const words = Object.fromEntries(gt.data.waterfall.factors);
   const branched = links.length >= nodes.length, frame = gt.make("div", { class: `flow${branched ? "" : " low"}`, tabindex: "0", role: "region", "aria-label": "Flow of the gradient; scrolls" });
   const clear = gt.make("button", { type: "button", hidden: "" }, "Show all ways");
   clear.addEventListener("click", () => mark(-1));
-  place.append(gt.legend([...looks.map((look) => [look, words[look] ?? look]), ["against", "works against the sum"]]), clear, frame);
+  place.append(gt.legend([...data.looks, ["against", "works against the sum"]]), clear, frame);
   let boxes = [], ways = [], marked = -1;
   gt.fitted(place, () => { draw(); mark(marked); });
 
@@ -36,7 +34,7 @@ gt.plots.flow = (place, data) => {
     const rem = gt.rem(), room = frame.clientWidth - 1.25 * rem, graph = lanes();
     const abreast = Math.max(...d3.rollup(graph.nodes, (v) => v.length, (node) => node.level).values());
     const gap = abreast > 1 ? Math.min(11 * rem, room * 0.5 / (abreast - 1)) : 0;
-    const wide = Math.min(18 * rem, room * 0.3) + gap * (abreast - 1), height = Math.max(graph.numLevels * 2.5 * rem, 4 * rem);
+    const wide = Math.min(18 * rem, room * 0.3) + gap * (abreast - 1), height = Math.max(graph.numLevels * step(graph.numLevels) * rem, 4 * rem);
     d3.sankey().nodeAlign((node) => node.level).nodeWidth(0.625 * rem).nodePadding(gap).iterations(graph.nodes.length > 400 ? 2 : 12)
       .extent([[0, 0], [height, wide]])(graph);
     const picture = gt.svg("svg", { width: room, height: height + rem, role: "group", "aria-label": "Flow of the gradient" });
@@ -47,6 +45,8 @@ gt.plots.flow = (place, data) => {
       return group;
     });
     for (const part of graph.links) groups[part.way].append(gt.svg("path", { d: ribbon(part, shift) }));
+    for (const part of graph.links) if (part.role === "skip" && !part.source.lane && part.target.lane && part.width > 3 * rem)
+      picture.append(gt.svg("text", { class: "skip-word", x: part.y1 + shift, y: (part.target.x0 + part.target.x1) / 2, dy: "0.35em", "text-anchor": "middle" }, "skip"));
     ways = groups;
     boxes = graph.nodes.filter((node) => !node.lane).map((node) => {
       const box = gt.svg("g", { class: "box", tabindex: "0", role: "button", "aria-pressed": "false", "data-node": node.index,
@@ -54,6 +54,7 @@ gt.plots.flow = (place, data) => {
       gt.svg("rect", { class: node.look, x: node.y0 + shift, y: node.x0, width: Math.max(node.y1 - node.y0, 3), height: node.x1 - node.x0, rx: 2 }));
       const beside = Math.min(room, ...graph.nodes.filter((other) => other.level === node.level && other.y0 > node.y1).map((other) => other.y0));
       const text = clip(node.label, (beside - node.y1 - rem) / (0.47 * rem));
+      if (text && text !== node.label) box.setAttribute("aria-label", `${text} (${box.getAttribute("aria-label")})`);  // what is seen comes first
       if (text) box.append(gt.svg("text", { class: "halo", x: Math.max(node.y1, node.y0 + 3) + shift + 0.375 * rem, y: (node.x0 + node.x1) / 2, dy: "0.35em" }, text));
       box.addEventListener("click", () => mark(marked === node.index ? -1 : node.index));
       box.addEventListener("keydown", (event) => {
@@ -68,9 +69,15 @@ gt.plots.flow = (place, data) => {
     frame.replaceChildren(picture);
   }
 
-  /* From box to box, and through a lane, with upright ends: as wide at both ends as what it carries. */
+  /* Room for a box, in rem; on paper so much that all fit on a page below the heading, if they can. */
+  function step(numLevels) {
+    return document.documentElement.matches(".on-paper") ? Math.max(1, Math.min(1.5, 42 / numLevels)) : 2.5;
+  }
+
+  /* From box to box, and through a lane, with upright ends: as wide at both ends as what it carries. Parts of one way
+     overlap by a pixel, or a seam would show. */
   function ribbon(part, shift) {
-    const half = Math.max(part.width, 1) / 2, top = part.source.lane ? part.source.x0 : part.source.x1, bottom = part.target.x0;
+    const half = Math.max(part.width, 1) / 2, top = part.source.lane ? part.source.x0 - 1 : part.source.x1, bottom = part.target.x0;
     const [a, b] = [part.y0 + shift, part.y1 + shift];
     const start = part.source.lane ? `M${a - half},${top}V${part.source.x1}` : `M${a - half},${top}`, from = part.source.x1, bend = (from + bottom) / 2;
     return `${start}C${a - half},${bend} ${b - half},${bend} ${b - half},${bottom}H${b + half}C${b + half},${bend} ${a + half},${bend} ${a + half},${from}V${top}Z`;

@@ -49,8 +49,8 @@ gt.power = (exponent) =>
 const redraws = [];
 gt.fitted = (place, draw) => {
   let width = 0;
-  const again = () => {
-    if (place.clientWidth === 0 || place.clientWidth === width) return;
+  const again = (always = false) => {
+    if (place.clientWidth === 0 || (place.clientWidth === width && always !== true)) return;
     width = place.clientWidth;
     draw(width);
   };
@@ -62,7 +62,7 @@ gt.fitted = (place, draw) => {
 for (const [event, onPaper] of [["beforeprint", true], ["afterprint", false]])
   addEventListener(event, () => {
     document.documentElement.classList.toggle("on-paper", onPaper);
-    redraws.forEach((again) => again());
+    redraws.forEach((again) => again(true));  // in the colours of paper, and back
   });
 
 /* ------------------------------------------------------------------------------------------------------------ tip */

@@ -61,7 +61,7 @@ gt.plots.waterfall = (place, data) => {
     body.replaceChildren(...shown.map(line));
     const cell = axisCell.clientWidth || 300;
     x = d3.scaleLinear().domain(domain).range([1.25 * rem, cell - 1.25 * rem]);
-    axisCell.append(axis(cell));
+    axisCell.append(gt.make("span", { class: "unseen" }, "gradient"), axis(cell));
     shown.forEach((i, k) => body.rows[k].cells[1].append(bar(i, cell, k === shown.length - 1)));
     if (!shown.includes(focused)) focused = 0;
     body.querySelector(`[data-line="${focused}"]`)?.setAttribute("tabindex", "0");
