@@ -72,7 +72,7 @@ class Sample:
         self.seconds += time.perf_counter() - begun
 
     def end_forward(self) -> None:
-        """Leave the recorder, before ``loss.backward``: after a torch function, torch puts the mode back that it called."""
+        """Leave the recorder before ``loss.backward``: after a torch function, torch puts back the mode it called."""
         if self._recorder.entered:
             self._recorder.__exit__(None, None, None)
 
