@@ -9,11 +9,12 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 CI ?=
+DOCS_ARGS ?=
 PYTEST_ARGS ?=
 MARKS := $(if $(filter true 1,$(CI)),,-m "not long")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench casebook clean
+.PHONY: help demo test test-all lint bench casebook docs pictures clean
 
 help:
 	@echo "make demo      a network of sigmoids that does not learn, looked into; and its twin that does"
@@ -21,6 +22,8 @@ help:
 	@echo "make test-all  the same with the tests marked long (as with CI=true)"
 	@echo "make casebook  the verdict on every network of known illness or health, and the totals"
 	@echo "make bench     what tracing and watching cost (half an hour), and how right the predictions are"
+	@echo "make docs      the documentation, tutorials executed, warnings as errors: docs/_build/html/index.html"
+	@echo "make pictures  the pictures of README.md and of the documentation, drawn anew (needs chromium)"
 	@echo "make clean     remove .venv, caches and builds"
 
 demo: .venv/installed
@@ -51,8 +54,16 @@ bench: .venv/installed
 	@$(BIN)/python -m benchmarks.growth
 	@$(BIN)/python -m benchmarks.run_file
 
+# Written from scratch (-E), since tables, gallery and tutorials come from the code and not from the pages.
+docs: .venv/installed-docs
+	@$(BIN)/python -m sphinx -E -W --keep-going -q -d docs/_build/doctrees $(DOCS_ARGS) docs docs/_build/html
+	@echo "Written: docs/_build/html/index.html"
+
+pictures: .venv/browser
+	@$(BIN)/python docs/pictures.py
+
 clean:
-	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist docs/_build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: installed again only when the dependencies may have changed. The sources are linked, not copied.
@@ -66,6 +77,11 @@ clean:
 .venv/installed-dev: .venv/installed
 	@echo "Adding the test tools to .venv ..."
 	@$(PIP) install -qq --editable ".[dev]" --constraint constraints.txt
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	@echo "Adding the documentation tools to .venv ..."
+	@$(PIP) install -qq --editable ".[docs]" --constraint constraints.txt
 	@touch $@
 
 # The report is tested in a real browser: chromium, from the system or (as root on Debian) from its packages.

@@ -128,11 +128,18 @@ def _labelled(models: Any) -> dict[str, nn.Module]:
 
 
 def _as_optimizers(optimizers: Any) -> list[Optimizer]:
-    found = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers or ())
+    single = isinstance(_own(optimizers), torch.optim.Optimizer)
+    found = [_own(one) for one in ([optimizers] if single else optimizers or ())]
     for one in found:
         if not isinstance(one, torch.optim.Optimizer):
             raise InputError(f"optimizer must be a torch.optim.Optimizer, but it is {type(one).__name__}")
     return found
+
+
+def _own(optimizer: Any) -> Any:
+    """The optimizer inside of a wrapper that hands on to it (accelerate's, Lightning's) and fires no hooks of its own."""
+    inner = getattr(optimizer, "optimizer", None)
+    return _own(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
 
 
 def _together(models: dict[str, nn.Module]) -> nn.Module:
