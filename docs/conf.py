@@ -10,6 +10,12 @@ DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS / "extensions"))
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # `!gradtrace`
 
+# kernels of the tutorials have a profile of their own: not the reader's, and without a word about sockets
+PROFILE = DOCS / "_build" / "ipython" / "profile_default"
+PROFILE.mkdir(parents=True, exist_ok=True)
+(PROFILE / "ipython_kernel_config.py").write_text('c.IPKernelApp.log_level = "ERROR"\n', encoding="utf-8")
+os.environ["IPYTHONDIR"] = str(PROFILE.parent)
+
 import gradtrace  # noqa: E402
 
 project = "gradtrace"
@@ -31,6 +37,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "extensions"]
 default_role = "code"
+smartquotes = False  # `--fail-on` has two dashes, and a' a prime
 nitpicky = True
 nitpick_ignore_regex = [  # types of other libraries: no network at build, so no inventories of theirs
     ("py:.*", r"(torch|nn|np|numpy|rich|collections|pathlib|types)\..*"),

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from gradtrace.records.trace import Trace
     from gradtrace.report.tables import Picture, Row
 
-WIDTH, NAME, NUMBER, ROW = 344, 118, 46, 16
+WIDTH, NAME, NUMBER, ROW = 344, 124, 46, 15
 """Pixels: of the whole, of the names on the left and the numbers on the right, of a row."""
-NAME_CHARACTERS = 16
-MAX_ROWS, MAX_REMARKS = 14, 3
+NAME_CHARACTERS = 17
+MAX_ROWS, MAX_REMARKS = 26, 3
 CURVE_HEIGHT = 64
 MIN_SPAN = 4.0
 
@@ -93,7 +93,7 @@ def waterfall(table: Picture, remarks: list[tuple[str, str]]) -> str:
         marks.append(_label(NAME, height + 12, clean(what), "start", "bad"))
         height += ROW
     for level, anchor in ((axis.low, "start"), (axis.high, "end")):
-        marks.append(_label(axis.x(level), height + 13, f"{level:+.0f}", anchor))
+        marks.append(_label(axis.x(level), height + 13, f"{level:+.0f}" if level else "0", anchor))
     marks.append(_label((NAME + WIDTH - NUMBER) / 2, height + 13, "decades", "middle"))
     last = table.rows[-1]
     told = f"From the {table.start} to {clean(last.last)}: {decades(last.after)} decades"

@@ -36,10 +36,10 @@ def _card(one: Shown) -> str:
     mark = "right" if one.is_right else "wrong"
     message = f"\n\n> {plain(one.message)}" if one.message else ""
     return (
-        f"## `{one.name}`\n\n{plain(one.about)}{steps}\n\n"
-        f'<figure class="case">{one.picture}</figure>\n\n'
-        f"Truth: {truth}.<br>\nVerdict: {verdict}, {mark}.{message}\n\n"
-        f"[Source: {plain(one.source)}]{{.source}}"
+        f"## `{one.name}`\n\n{plain(one.about)}{steps}\n\n::::{{div}} case\n\n"
+        f"<figure>{one.picture}</figure>\n\n:::{{div}} told\n\n"
+        f"Truth: {truth}.\n\nVerdict: {verdict}, {mark}.{message}\n\n"
+        f"[Source: {plain(one.source)}]{{.source}}\n\n:::\n::::"
     )
 
 

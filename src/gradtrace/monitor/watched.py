@@ -137,7 +137,7 @@ def _as_optimizers(optimizers: Any) -> list[Optimizer]:
 
 
 def _own(optimizer: Any) -> Any:
-    """The optimizer inside of a wrapper that hands on to it (accelerate's, Lightning's) and fires no hooks of its own."""
+    """The optimizer inside of a wrapper that hands on to it (accelerate's, Lightning's): it alone fires hooks."""
     inner = getattr(optimizer, "optimizer", None)
     return _own(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
 
