@@ -15,6 +15,7 @@ PROFILE = DOCS / "_build" / "ipython" / "profile_default"
 PROFILE.mkdir(parents=True, exist_ok=True)
 (PROFILE / "ipython_kernel_config.py").write_text('c.IPKernelApp.log_level = "ERROR"\n', encoding="utf-8")
 os.environ["IPYTHONDIR"] = str(PROFILE.parent)
+os.environ["JUPYTER_COLUMNS"] = "92"  # what fits beside the navigation
 
 import gradtrace  # noqa: E402
 
@@ -46,7 +47,7 @@ nitpick_ignore_regex = [  # types of other libraries: no network at build, so no
 ]
 suppress_warnings = ["config.cache"]
 
-myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
 

@@ -15,6 +15,7 @@ from gradtrace.records.vocabulary import Factor
 from gradtrace.report.picture import row_name
 from gradtrace.report.tables import BAND_DECADES, main_trace, picture
 from gradtrace.report.words import clean, decades, shorten
+from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +76,7 @@ def _remarks(trace: Trace) -> list[tuple[str, str]]:
     found = [(name, "no gradient") for name in list(cut)[:MAX_REMARKS]]
     found += [("…", f"no gradient in {len(cut) - MAX_REMARKS} more")] if len(cut) > MAX_REMARKS else []
     if (birth := trace.nonfinite) is not None:
-        found.append((birth.site.module or "loss", f"born here: {birth.op}, {birth.phase}"))
+        found.append((birth.site.module or "loss", f"born here: {base_name(birth.op)}, {birth.phase}"))
     return found
 
 
@@ -92,9 +93,10 @@ def waterfall(table: Picture, remarks: list[tuple[str, str]]) -> str:
         marks.append(_label(0, height + 12, shorten(clean(where), NAME_CHARACTERS), "start", "name"))
         marks.append(_label(NAME, height + 12, clean(what), "start", "bad"))
         height += ROW
-    for level, anchor in ((axis.low, "start"), (axis.high, "end")):
-        marks.append(_label(axis.x(level), height + 13, f"{level:+.0f}" if level else "0", anchor))
-    marks.append(_label((NAME + WIDTH - NUMBER) / 2, height + 13, "decades", "middle"))
+    if math.isfinite(table.rows[0].after):
+        for level, anchor in ((axis.low, "start"), (axis.high, "end")):
+            marks.append(_label(axis.x(level), height + 13, f"{level:+.0f}" if level else "0", anchor))
+        marks.append(_label((NAME + WIDTH - NUMBER) / 2, height + 13, "decades", "middle"))
     last = table.rows[-1]
     told = f"From the {table.start} to {clean(last.last)}: {decades(last.after)} decades"
     return _svg(marks, height + 18, told)

@@ -68,16 +68,20 @@ def show_findings(findings: Sequence[Finding], console: Console) -> None:
 
 
 def _print(console: Console, lines: Iterable[Text]) -> None:
-    """Wrapped here, so that no line ends in blanks; one blank line at most between two others."""
-    width, blank = min(console.width, MAX_WIDTH), False
+    """Wrapped here, so that no line ends in blanks; one blank line at most between two others.
+
+    Printed at once, so that it is one block in a notebook.
+    """
+    width, blank, parts = min(console.width, MAX_WIDTH), False, list[Text]()
     for line in lines:
         for part in line.wrap(console, width) or [Text()]:
             part.rstrip()
             if console.options.ascii_only:
                 part.plain = ascii_text(part.plain)
             if part.plain or not blank:
-                console.print(part, markup=False, highlight=False, emoji=False, soft_wrap=True)
+                parts.append(part)
             blank = not part.plain
+    console.print(Text("\n").join(parts), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool) -> Iterator[Text]:

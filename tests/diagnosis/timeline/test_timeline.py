@@ -44,6 +44,14 @@ def loud(run: Run) -> list[Finding]:
     return [finding for finding in judge_run(run) if finding.severity is not Severity.INFO]
 
 
+def test_a_run_that_ended_in_infinities_is_judged_without_a_warning() -> None:
+    def change(arrays: Arrays) -> None:
+        arrays["gradients"][-100:] = np.inf
+        arrays["nonfinite"][-100:] = 1
+
+    assert {finding.symptom for finding in judge_run(made(change))} >= {Symptom.NONFINITE}
+
+
 @given(st.integers(0, 10_000), st.sampled_from([1e-6, 1.0, 1e6]))
 @settings(max_examples=60, deadline=None)
 def test_a_healthy_run_raises_no_alarm_whatever_the_loss_s_scale(seed: int, scale: float) -> None:
