@@ -32,11 +32,11 @@ demo: .venv/installed
 	@echo "What to look at: the bars, one per layer: how many decades the gradient lost on its way from the loss."
 	@echo "Then your own:   $(BIN)/gradtrace check path/to/file.py:factory      ($(BIN)/gradtrace --help)"
 
-# pytest comes last: its closing line is the last word.
-test: lint .venv/browser
+# pytest comes last: its closing line is the last word. Among the long tests is a build of the documentation.
+test: lint .venv/browser $(if $(MARKS),,.venv/installed-docs)
 	@$(BIN)/python -m pytest --quiet $(MARKS) $(PYTEST_ARGS)
 
-test-all: lint .venv/browser
+test-all: lint .venv/browser .venv/installed-docs
 	@$(BIN)/python -m pytest --quiet $(PYTEST_ARGS)
 
 lint: .venv/installed-dev
@@ -60,7 +60,7 @@ docs: .venv/installed-docs
 	@echo "Written: docs/_build/html/index.html"
 
 pictures: .venv/browser
-	@$(BIN)/python docs/pictures.py
+	@$(BIN)/python -m docs.pictures
 
 clean:
 	rm -rf .venv build dist docs/_build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

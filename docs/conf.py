@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-sys.path.insert(0, str(DOCS / "extensions"))
+sys.path.insert(0, str(DOCS.parent))
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # `!gradtrace`
 
 # kernels of the tutorials have a profile of their own: not the reader's, and without a word about sockets
@@ -30,11 +30,7 @@ extensions = [
     "sphinx_click",
     "sphinx_copybutton",
     "sphinx_design",
-    # ours, in extensions/
-    "from_code",
-    "mathml",
-    "plain_docstrings",
-    "written_reports",
+    *(f"docs.extensions.{name}" for name in ("from_code", "mathml", "plain_docstrings", "written_reports")),
 ]
 exclude_patterns = ["_build", "extensions"]
 default_role = "code"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from extensions.written_reports import write_run
+from docs.extensions.written_reports import write_run
 from PIL import Image
 from playwright.sync_api import sync_playwright
 from rich.console import Console

@@ -2,7 +2,7 @@
 
 Checked once, and kept until the code changes. One of them as JSON:
 
-    python docs/extensions/cases.py deep_sigmoid
+    python -m docs.extensions.cases deep_sigmoid
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 
-from drawing import draw
+from docs.extensions.drawing import draw
 
 import gradtrace
 from gradtrace.casebook import CASES

@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-import code_tables
-import gallery
+from docs.extensions import code_tables, gallery
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,13 +6,13 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING
 
-from cases import shown
-from code_tables import plain
+from docs.extensions.cases import shown
+from docs.extensions.code_tables import plain
 
 from gradtrace.casebook import CASES
 
 if TYPE_CHECKING:
-    from cases import Shown
+    from docs.extensions.cases import Shown
 
 
 def family(name: str) -> str:

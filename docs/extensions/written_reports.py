@@ -38,11 +38,13 @@ def write_run(path: Path) -> None:
     from gradtrace.casebook import CASES
 
     case = CASES["rate_conv"].build()
-    with torch.random.fork_rng(devices=[]), gradtrace.watch(case.model, case.optimizer, every=10) as watch:
+    optimizer = case.optimizer
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    with gradtrace.watch(case.model, optimizer, budget=1.0, every=10) as watch:
         for step in range(40):
-            case.optimizer.zero_grad()
+            optimizer.zero_grad()
             case.loss_fn(case.model, case.batches[step % len(case.batches)]).backward()
-            case.optimizer.step()
+            optimizer.step()
     watch.report(path)
 
 
