@@ -144,6 +144,28 @@ def test_several_optimizers_make_one_step() -> None:
     assert np.isfinite(watch.run.steps.series(Series.GRADIENT_NORM)[0][5:]).all()
 
 
+class Wrapped(torch.optim.Optimizer):
+    """As accelerate's: an optimizer by name, which hands on to another and fires no hooks of its own."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def step(self, closure: Any = None) -> None:
+        self.optimizer.step(closure)
+
+
+@pytest.mark.parametrize("given", [lambda one: one, lambda one: [one]], ids=["alone", "in a list"])
+def test_an_optimizer_in_a_wrapper_is_the_one_that_steps(given: Any) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = Wrapped(torch.optim.SGD(model.parameters(), lr=0.1))
+    with gradtrace.watch(model, given(optimizer)) as watch:
+        for _ in range(3):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+    assert watch.run.steps.first.tolist() == [0, 1, 2]
+    assert watch.run.header.optimizers[0].kind == "SGD"
+
+
 def test_a_whole_trace_of_a_training_step_agrees_with_one_of_our_own() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 32), nn.Sigmoid(), nn.Linear(32, 4))
