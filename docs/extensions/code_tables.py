@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import re
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.diagnosis import rules as rule_files
@@ -20,6 +21,8 @@ from gradtrace.theory.table import activation_rows
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results.md"
 
 
 def plain(text: str) -> str:
@@ -115,6 +118,13 @@ def op_kinds() -> str:
     for name, factor in kinds.KINDS.items():
         known.setdefault(factor.value, []).append(f"`{name}`")
     return "\n\n".join(f"`{factor}` ({len(names)})\n: {' '.join(sorted(names))}" for factor, names in known.items())
+
+
+def measured() -> str:
+    """What the benchmarks measured last, where their results are kept; else nothing."""
+    if not RESULTS.is_file():
+        return ""
+    return re.sub(r"^#+ ", "### ", RESULTS.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
 def _tree(module: ModuleType) -> ast.Module:

@@ -19,6 +19,7 @@ WRITERS: dict[str, Callable[..., str]] = {
     "casebook-overview": gallery.overview,
     "casebook-totals": gallery.totals,
     "enum": code_tables.enum,
+    "measured": code_tables.measured,
     "op-kinds": code_tables.op_kinds,
     "remedies": code_tables.remedies,
     "rules": code_tables.rules,

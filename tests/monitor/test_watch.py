@@ -150,8 +150,8 @@ class Wrapped(torch.optim.Optimizer):
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
 
-    def step(self, closure: Any = None) -> None:
-        self.optimizer.step(closure)
+    def step(self, closure: Any = None) -> Any:
+        return self.optimizer.step(closure)
 
 
 @pytest.mark.parametrize("given", [lambda one: one, lambda one: [one]], ids=["alone", "in a list"])
