@@ -165,5 +165,7 @@ def test_it_builds_without_a_warning_and_needs_no_network(tmp_path):
         assert asked == [], page
     assert "activation_derivative" in built["tutorials/first_diagnosis.md"]
     assert "<math" in built["explanation/identity.md"]
-    for name in re.findall(r'href="(reports/\w+\.html)"', PAGES["report.md"]):
+    names = re.findall(r'href="(reports/\w+\.html)"', PAGES["report.md"] + PAGES["lesson.md"])
+    assert len(names) == 3
+    for name in names:
         assert (tmp_path / "html" / name).stat().st_size > 100_000

@@ -1,7 +1,8 @@
-"""Real pages to click on, written at build: the report of the sigmoids and the one of a watched run.
+"""Real pages to click on, written at build: the lesson, the report of the sigmoids and the one of a watched run.
 
 Beside the pages:
 
+    reports/lesson.html        what `gradtrace lesson` writes
     reports/sigmoids.html      what `gradtrace demo` judges, as `diagnosis.report` writes it
     reports/run.html           a training that diverges, as `watch.report` writes it
 """
@@ -15,7 +16,10 @@ from typing import Any
 
 def write_all(folder: Path) -> None:
     """Write them into `folder`."""
+    from gradtrace.lesson import write_lesson
+
     folder.mkdir(parents=True, exist_ok=True)
+    write_lesson(folder / "lesson.html")
     write_sigmoids(folder / "sigmoids.html")
     write_run(folder / "run.html")
 
