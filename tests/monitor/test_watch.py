@@ -103,6 +103,31 @@ def test_a_scaler_s_scale_is_taken_out_and_its_skips_are_told() -> None:
     assert 0.01 < np.nanmedian(norms) < 10
 
 
+def test_a_scheduler_and_averaged_weights_in_between_change_no_number() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(8, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    averaged, expected = copy.deepcopy(model.state_dict()), []
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(16, 8)).square().mean().backward()
+            before = model.weight.detach().clone()
+            optimizer.step()
+            expected.append(float((model.weight.detach() - before).norm() / before.norm()))
+            scheduler.step()
+            own = copy.deepcopy(model.state_dict())
+            model.load_state_dict(averaged)  # validation with other weights
+            with torch.no_grad():
+                model(torch.randn(16, 8))
+            model.load_state_dict(own)
+    ratios = watch.run.steps.series(Series.UPDATE_RATIO)[0][:, 0]
+    for step in (0, 1, 2, 4):
+        assert ratios[step] == pytest.approx(expected[step], rel=1e-4)
+    assert watch.run.steps.scalar(Scalar.LEARNING_RATE)[0] == pytest.approx([0.1, 0.05, 0.025, 0.0125, 0.00625])
+
+
 def test_a_loop_without_an_optimizer_tells_its_steps() -> None:
     torch.manual_seed(0)
     model = nn.Linear(8, 4)

@@ -170,6 +170,8 @@ class Course:
     def before_step(self, optimizer: Optimizer) -> None:
         """Clipped and unscaled; the weights are still as the gradients saw them."""
         begun = time.perf_counter()
+        if not self._stepped:
+            self._learning_rate = self._watched.learning_rate()  # a scheduler may change it before the step is over
         if self._is_measuring:
             self._tally.before_step(self._watched.held_by(optimizer))
             self._spend("norms", begun)
@@ -189,6 +191,10 @@ class Course:
         self._stepped.add(id(optimizer))
         self._no_scale_helps = False
         self._is_over = self._stepped >= self._active  # others may follow that were never seen before
+        if self._is_over and self._updates.is_holding:
+            begun = time.perf_counter()
+            self._tally.compare_weights()
+            self._spend("updates", begun)
 
     def settle(self) -> None:
         """Something new begins: end the step that is over."""
@@ -214,11 +220,10 @@ class Course:
         self._active |= self._stepped
         if self._is_measuring or self._is_bad or self._is_left_out:
             counts = self._tally.has_loss and not self._is_left_out  # a scaler that finds its scale is healthy
-            what = (self.step, begun - self._began, self._watched.learning_rate(), counts, self._is_bad)
-            account = "updates" if self._updates.is_holding else "norms"
-            self._ferry.send(what, self._tally.cargo(self._scale))
+            what = (self.step, begun - self._began, self._learning_rate, counts, self._is_bad)
+            self._ferry.send(what, self._tally.cargo())
             self._num_measured += self._tally.is_measured
-            self._spend(account, begun)
+            self._spend("norms", begun)
         begun = time.perf_counter()
         if len(self._ferry) >= RECEIVED_TOGETHER or begun - self._last_received > RECEIVE_EVERY_S:
             self.receive()
@@ -239,6 +244,7 @@ class Course:
     def _begin_step(self) -> None:
         self._tally, self._stepped = Tally(self._watched, self._updates), set[int]()
         self._is_measuring = self._on_nonfinite != "report" or self._budget.may_measure(self._num_steps)
+        self._learning_rate = math.nan
         self._is_bad = self._is_left_out = self._is_loss_bad = self._is_over = False
         if self._num_steps == 1 and self._entrances is not None and not self._calls.num_calls:
             self._look_at_the_parts()

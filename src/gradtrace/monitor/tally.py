@@ -36,6 +36,8 @@ class Tally:
         self._norms: Tensor | None = None
         self._clipped: Tensor | None = None
         self._weights: Tensor | None = None
+        self._moved: Tensor | None = None
+        self._scale: Tensor | None = None
         self._versions: dict[int, int] = {}
         self.num_backwards = 0
 
@@ -52,6 +54,8 @@ class Tally:
     def add_loss(self, root: Tensor, scale: Tensor | None) -> None:
         """A backward pass from `root`, which a scaler multiplied by `scale`."""
         self.num_backwards += 1
+        if scale is not None:
+            self._scale = scale.detach().float().reshape(1).clone()  # which the scaler will change
         if root.numel() == 1:
             loss = root.detach().float().reshape(1)
             self._losses.append(loss if scale is None else loss / scale.to(loss.device).reshape(1))
@@ -81,16 +85,20 @@ class Tally:
             self._norms = torch.where(torch.isnan(self._norms), found, self._norms)
 
     def remember_weights(self) -> None:
-        """So that `cargo` can tell by how much the steps moved them."""
+        """Before the optimizer's step."""
         self._weights = self._updates.before()
 
-    def cargo(self, scale: Tensor | None) -> list[Tensor | None]:
+    def compare_weights(self) -> None:
+        """After it: by how much did it move them?"""
+        self._moved = self._updates.after()
+
+    def cargo(self) -> list[Tensor | None]:
         """The vectors that `row` takes: losses, gradients, clipped gradients, weights, updates, scale."""
-        moved = self._updates.after() if self._updates.is_holding else None
+        if self._updates.is_holding:  # an optimizer that began and never ended
+            self.compare_weights()
         device = self._losses[0].device if self._losses else None
         losses = torch.cat([loss.to(device) for loss in self._losses]) if self._losses else None
-        scaled = None if scale is None else scale.detach().float().reshape(1).clone()
-        return [losses, self._norms, self._clipped, self._weights, moved, scaled]
+        return [losses, self._norms, self._clipped, self._weights, self._moved, self._scale]
 
 
 def row(cargo: Cargo, learning_rate: float, num_parameters: int) -> tuple[list[float], NDArray[np.float32]]:
