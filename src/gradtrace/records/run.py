@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from gradtrace.report.figures.paper import Columns
 
 
+_UNCLIPPED = 0.999
+"""[fraction of the norm] Clipping that bites leaves less; rounding leaves more."""
+
+
 class Scalar(StrEnum):
     """What is known of a step as a whole; the order is the order of the columns."""
 
@@ -131,6 +135,20 @@ class RunSteps:
         """(smallest, largest) [rows, parameters]."""
         layer = list(Series).index(name)
         return self.series_low[:, layer], self.series_high[:, layer]
+
+    @property
+    def num_steps(self) -> int:
+        """From the first row to the last, steps between rows that were not measured included."""
+        return int(self.first[-1] + self.count[-1] - self.first[0]) if len(self.first) else 0
+
+    @property
+    def clipping(self) -> tuple[float, float] | None:
+        """(fraction of the rows in which clipping bit, median factor it left there); None where it never did."""
+        whole, left = self.scalar(Scalar.GRADIENT_NORM)[1], self.scalar(Scalar.CLIPPED_NORM)[1]
+        known = np.isfinite(whole) & np.isfinite(left) & (whole > 0.0)
+        factors = left[known] / whole[known]
+        bit = factors < _UNCLIPPED
+        return (float(bit.mean()), float(np.median(factors[bit]))) if bit.any() else None
 
     @classmethod
     def empty(cls, num_parameters: int) -> RunSteps:

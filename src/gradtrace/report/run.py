@@ -13,7 +13,7 @@ from rich.text import Text
 from gradtrace.records.run import EventKind, Scalar, Series
 from gradtrace.report.live import draw_picture
 from gradtrace.report.terminal import show_findings, show_formats
-from gradtrace.report.words import ascii_text, clean, padded, short, wrapped
+from gradtrace.report.words import ascii_text, clean, clipping_told, padded, short, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +38,8 @@ def show_run(run: Run, console: Console | None = None, trace: Trace | None = Non
         console.print(line, soft_wrap=True)
     console.print()
     show_findings(run.findings, console)
+    if clipped := clipping_told(run.steps.clipping):
+        console.print(f"{clipped[0].upper()}{clipped[1:]}.", highlight=False)
     if not run.findings:
         console.print("No finding." if run.finished else "No finding so far.")
     if trace is not None:
@@ -56,7 +58,7 @@ def list_runs(found: Sequence[tuple[Path, Run]], width: int = 120) -> str:
     for (path, run), state in zip(found, states, strict=True):
         begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.header.started))
         lines.append(
-            f"{padded(clean(str(path)), name)} {begun:<16} {int(run.steps.count.sum()):>9} "
+            f"{padded(clean(str(path)), name)} {begun:<16} {run.steps.num_steps:>9} "
             f"{_last(run, Scalar.LOSS):>10}  {state}"
         )
     return "\n".join(lines)
@@ -71,7 +73,7 @@ def compare(runs: Sequence[tuple[str, Run]], width: int = 120) -> str:
     """Two runs side by side, then the layers whose gradients differ most."""
     (name_a, a), (name_b, b) = ((clean(name), run) for name, run in runs)
     rows: list[tuple[str, ...]] = [("", name_a, name_b)]
-    rows.append(("steps", *(str(int(run.steps.count.sum())) for run in (a, b))))
+    rows.append(("steps", *(str(run.steps.num_steps) for run in (a, b))))
     for scalar in (Scalar.LOSS, Scalar.GRADIENT_NORM, Scalar.LEARNING_RATE):
         rows.append((f"last {scalar.value.replace('_', ' ')}", _last(a, scalar), _last(b, scalar)))
     rows.append(("smallest loss", *(_smallest(run) for run in (a, b))))

@@ -172,3 +172,15 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     """``a, b, c and 17 more``."""
     told = ", ".join(clean(name) or "the model" for name in names[:most])
     return told + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def clipping_told(clipping: tuple[float, float] | None) -> str:
+    """How often clipping bites, and how hard; '' where it never does.
+
+    >>> clipping_told((0.83, 0.21))
+    'clipping bit in 83 % of the steps and left 0.21 of the norm (median)'
+    """
+    if clipping is None:
+        return ""
+    frac, factor = clipping
+    return f"clipping bit in {100 * frac:.2g} % of the steps and left {short(factor)} of the norm (median)"

@@ -12,7 +12,7 @@ from gradtrace.records.run import EventKind, Run, Scalar, Series
 from gradtrace.report.html.activations import spread
 from gradtrace.report.html.pooling import edges, pooled, quantised, span
 from gradtrace.report.html.section import Plot, Section, Table
-from gradtrace.report.words import clean, short
+from gradtrace.report.words import clean, clipping_told, short
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,6 +67,8 @@ def _answer(run: Run) -> str:
         told.append(f"loss from {short(float(high[known[0]]))} to {short(float(low[known[-1]]))}")
     skipped = sum(event.kind is EventKind.SKIPPED for event in run.events)
     nonfinite = int(run.steps.nonfinite.sum())
+    if clipped := clipping_told(run.steps.clipping):
+        told.append(clipped)
     if skipped:
         told.append(f"optimizer steps skipped: {skipped:,}")
     if nonfinite:
