@@ -124,7 +124,7 @@ class Course:
         loss = roots[0]
         self._arrivals = self._watched.arrivals()
         self._is_loss_bad = False
-        if loss.device.type == "cpu" and loss.numel() == 1:
+        if self._may_look_at(loss) and loss.numel() == 1:
             value = float(loss.detach())
             # a scaler lets go of its own infinities
             self._is_loss_bad = math.isnan(value) or (math.isinf(value) and self._scale is None)
@@ -148,7 +148,7 @@ class Course:
         if self._tally.num_backwards >= self._usual_backwards and self._is_measuring:
             begun = time.perf_counter()
             norms = self._tally.measure_gradients(scale)
-            if norms.device.type == "cpu" or self._no_scale_helps:
+            if self._may_look_at(norms):
                 settled = scale is None or self._no_scale_helps
                 bad = bad or (settled and not math.isfinite(total(norms.detach().cpu().numpy())))
             self._spend("norms", begun)
@@ -262,6 +262,10 @@ class Course:
         self._entrances.close()
         self._watched.descend()
         self._entrances = Entrances(self._watched.roots, self._visitor)
+
+    def _may_look_at(self, tensor: Tensor) -> bool:
+        """Whether its numbers may be read now: elsewhere than on the CPU that waits for the device."""
+        return tensor.device.type == "cpu" or self._no_scale_helps or self._on_nonfinite != "report"
 
     def _looks_bad(self) -> bool:
         """Where norms are not taken: whether the gradient that all others flow into says that they should be."""

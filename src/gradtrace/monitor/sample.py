@@ -106,8 +106,7 @@ class Sample:
             names = [node.name() for node in forward.graph.nodes]
             tape = describe(forward, self._model)
             backward = Backward(forward.graph, names, tap, {})
-            notes = ["of a training step"]
-            notes += [f"the loss was scaled by {float(scale):g}"] if scale is not None else []
+            notes = [f"the loss was scaled by {float(scale):g}"] if scale is not None else []
             trace = assemble(self._model, forward, backward, tape, "loss", tuple(notes), environment())
             forward.graph = Graph((), (), {})
             del forward, tap, backward, tape
