@@ -38,7 +38,10 @@ smartquotes = False  # `--fail-on` has two dashes, and a' a prime
 nitpicky = True
 nitpick_ignore_regex = [  # types of other libraries: no network at build, so no inventories of theirs
     ("py:.*", r"(torch|nn|np|numpy|rich|collections|pathlib|types)\..*"),
-    ("py:.*", r"(Any|Callable|Console|Iterable|NDArray|Optimizer|Path|Sequence|Tensor|Generator|Self|TracebackType)"),
+    (
+        "py:.*",
+        r"(Any|Axes|Callable|Columns|Figure|Console|Iterable|NDArray|Optimizer|Path|Sequence|Tensor|Generator|Self|TracebackType)",
+    ),
     ("py:.*", r"(StrEnum|enum\..*|optional)"),
 ]
 suppress_warnings = ["config.cache"]

@@ -73,7 +73,8 @@ def test_init(net, tmp_path) -> None:
     assert (tmp_path / "w.pt").exists()
 
 
-def test_activations(net) -> None:
+def test_activations(net, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     lines = net("activations").stdout.splitlines()
     tanh = next(line for line in lines if line.startswith("tanh "))
     gelu = next(line for line in lines if line.startswith("gelu "))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradtrace.runner.speech import say
-from gradtrace.runs.writer import IN_MEMORY
 
 if TYPE_CHECKING:
     from gradtrace.monitor.watch import Watch
@@ -23,6 +22,7 @@ def tell(watch: Watch, script: Script, path: Path, report: Path | None) -> None:
     from rich.console import Console
 
     from gradtrace.report.terminal import show
+    from gradtrace.runs.writer import IN_MEMORY
 
     console = Console(stderr=True)
     console.print()
