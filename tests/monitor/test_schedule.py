@@ -40,7 +40,9 @@ def simulate(num_steps: int, step_s: float, norms_s: float, trace_s: float, hook
 def test_a_long_run_keeps_to_its_budget(norms_s, trace_s) -> None:
     budget, _, _, total_s = simulate(40_000, 0.01, norms_s, trace_s)
     lent = 0.02 * CREDIT_S / (1 + total_s / (2 * CREDIT_S)) / total_s
-    assert budget.spent_frac <= 0.02 + lent + (trace_s + norms_s) / total_s
+    assert (
+        budget.spent_frac <= 0.02 + lent + (10 * trace_s + norms_s) / total_s
+    )  # ten traces are taken whatever they cost
     assert budget.spent_frac < 0.0235
 
 
@@ -51,17 +53,18 @@ def test_norms_that_fit_are_taken_at_every_step() -> None:
 
 def test_norms_that_do_not_fit_are_spread_and_not_starved_by_traces() -> None:
     _, measured, traced, _ = simulate(20_000, 0.003, 0.0006, 0.06)  # a fifth of the step
-    assert measured[:300] == list(range(300))  # on credit
+    assert measured[:150] == list(range(150))  # on credit
     late = [b - a for a, b in pairwise(measured) if a > 10_000]
     assert max(late) <= 40
     assert len(traced) < 40
 
 
 def test_whole_traces_come_early_and_then_rarer() -> None:
-    _, _, traced, _ = simulate(600, 0.003, 0.0002, 0.02)
-    assert traced[:3] == [0, 1, 2]
-    assert traced[-1] >= 256
-    assert all(b >= min(2 * a, a + 300) for a, b in pairwise(traced[1:]))
+    _, _, traced, _ = simulate(600, 0.003, 0.0002, 0.02)  # too dear for its budget
+    assert traced == [0, 1, 2, 8, 32, 128, 512]
+    _, _, traced, _ = simulate(600, 0.1, 0.0002, 0.01)  # cheap beside its step
+    assert traced[:5] == [0, 1, 2, 4, 8]
+    assert all(b - a <= 200 for a, b in pairwise(traced))
 
 
 def test_every_so_many_steps_whatever_it_costs() -> None:

@@ -1,14 +1,15 @@
 """When to measure, so that looking costs no more than its budget, and never nothing at all?
 
-Some of the cost cannot be helped (the hooks themselves). Of what is left go most to the gradients' norms, wanted at
-every step; some to weights and updates, wanted at steps 0, 1, 2, 4, 8, ... and then every tenth; and the rest to whole
-traces, wanted at steps 0, 1, 2, 4, 8, ..., and sooner where they can be paid for. Each is done where what it took so
-far, and will take this time, stays within its share of the allowance
+Some of the cost cannot be helped (the hooks themselves). Of what is left, shares go to the gradients' norms, wanted at
+every step; to weights and updates, wanted at steps 0, 1, 2, 4, 8, ... and then every tenth; and to whole traces, wanted
+at steps 0, 1, 2, 4, 8, ..., and sooner where they can be paid for. Each is done where what it took so far, and will
+take this time, stays within its share of the allowance
 
     allowance(t) = budget (t + CREDIT_S / (1 + t / (2 CREDIT_S)))        t: seconds since the run began
 
-which lends half a second (at 2 %) to the beginning, where most faults lie, and takes it back by and by. However dear
-it is, norms are taken at steps whose distance grows with their number, so that N steps have about 64 ln N rows.
+which lends a fifth of a second (at 2 %) to the beginning, where most faults lie, and takes it back by and by. However dear
+it is, norms are taken at steps whose distance grows with their number, so that N steps have about 64 ln N rows, and
+whole traces at steps 8, 32, 128, ...
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ import time
 TRACES_ON_CREDIT = 3
 """Without them nothing would be known of the beginning of a run whose single steps take long."""
 
-CREDIT_S = 25.0
+CREDIT_S = 10.0
 """[seconds of training] That early on, what they allow may be spent in advance."""
 
 UPDATES_EVERY = 10
 """[steps] Between two measurements of weights and updates, which need a copy of the weights."""
 
-SHARES = {"norms": 0.75, "updates": 0.15, "findings": 0.05}
-"""[fraction of the allowance, less what the hooks take] Each may take so much; whole traces what the others leave."""
+SHARES = {"norms": 0.55, "updates": 0.1, "findings": 0.05, "trace": 0.3}
+"""[fraction of the allowance, less what the hooks take] Each may take so much: none can starve another."""
 
 NORMS_PER_EFOLD, UPDATES_PER_EFOLD = 64, 16
 """Measured at least so often while the number of steps grows e-fold: an onset is known to 2 % of its step."""
 
-_ACCOUNTS = ("hooks", *SHARES, "trace")
+TRACES_APART = 4
+"""A whole trace is taken at least where the number of steps is so many times that at the last one."""
+
+_ACCOUNTS = ("hooks", *SHARES)
 
 
 class Budget:
@@ -79,8 +83,9 @@ class Budget:
             return step - self._last_step["trace"] >= self._every or (is_early(step) and step < self._every)
         if is_early(step) and self._num_traces < TRACES_ON_CREDIT:
             return True
+        last = self._last_step["trace"]
         saved_up = self._elapsed() - self._last_trace_s >= self._last["trace"] / self.frac
-        return (saved_up or step >= 2 * self._last_step["trace"]) and self._fits("trace")
+        return step >= TRACES_APART * last > 0 or ((saved_up or step >= 2 * last) and self._fits("trace"))
 
     def may_judge(self) -> bool:
         """Whether there is time to look for findings."""
@@ -94,8 +99,6 @@ class Budget:
     def _fits(self, what: str) -> bool:
         elapsed = self._elapsed()
         allowance = self.frac * (elapsed + CREDIT_S / (1.0 + elapsed / (2.0 * CREDIT_S)))
-        if what == "trace":
-            return sum(self._spent.values()) + self._last[what] <= allowance
         return self._spent[what] + self._last[what] <= SHARES[what] * (allowance - self._spent["hooks"])
 
     def _elapsed(self) -> float:
