@@ -7,9 +7,9 @@ take this time, stays within its share of the allowance
 
     allowance(t) = budget (t + CREDIT_S / (1 + t / (2 CREDIT_S)))        t: seconds since the run began
 
-which lends a fifth of a second (at 2 %) to the beginning, where most faults lie, and takes it back by and by. However dear
-it is, norms are taken at steps whose distance grows with their number, so that N steps have about 64 ln N rows, and
-whole traces at steps 8, 32, 128, ...
+which lends a fifth of a second (at 2 %) to the beginning, where most faults lie, and takes it back by and by. However
+dear it is, norms are taken at steps whose distance grows with their number, so that N steps have about 64 ln N rows,
+and whole traces at steps 8, 32, 128, ...
 """
 
 from __future__ import annotations
