@@ -8,6 +8,7 @@ scale, and that a step was left out by the optimizer's hooks that do not fire.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -28,6 +29,9 @@ class Listener(Protocol):
 
     def before_backward(self, roots: Sequence[torch.Tensor], create_graph: bool) -> None:
         """A backward pass begins."""
+
+    def backward_failed(self) -> None:
+        """It raised."""
 
     def after_backward(self, roots: Sequence[torch.Tensor]) -> None:
         """It ended, and gradients have arrived."""
@@ -54,8 +58,10 @@ class Boundaries:
         self._stepped: set[int] = set()
         self._depth = 0
         self._is_listening = True
+        self._in_hook = False
+        self._watched = {id(optimizer) for optimizer in optimizers}
         for optimizer in optimizers:
-            self._handles.append(optimizer.register_step_pre_hook(lambda one, *_: listener.before_step(one)))
+            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
         self._own: list[tuple[Any, str, Any, Any]] = []
         self._stand_in(torch.Tensor, "backward", self._tensor_backward)
@@ -66,9 +72,9 @@ class Boundaries:
     def remove(self) -> None:
         """Take every hook away."""
         self._is_listening = False
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        if not self._in_hook:  # torch iterates over the hooks of a step while one of them runs
+            while self._handles:
+                self._handles.pop().remove()
         for owner, name, own, ours in self._own:
             if getattr(owner, name) is ours:
                 setattr(owner, name, own)
@@ -90,22 +96,40 @@ class Boundaries:
         return own(tensor, *args, **kwargs)
 
     def _backward(self, own: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._depth:  # a backward pass inside of one: a reentrant checkpoint's
+        if isinstance(tensors, Iterable) and not isinstance(tensors, torch.Tensor):
+            tensors = tuple(tensors)  # a generator can be read once
+        given = tensors if isinstance(tensors, tuple) else (tensors,)
+        roots = [root for root in given if isinstance(root, torch.Tensor)]
+        if self._depth or not roots:  # a backward pass inside of one: a reentrant checkpoint's
             return own(tensors, *args, **kwargs)
-        roots = [tensors] if isinstance(tensors, torch.Tensor) else [t for t in tensors if isinstance(t, torch.Tensor)]
         create_graph = bool(kwargs.get("create_graph", args[2] if len(args) > 2 else False))
         self._listener.before_backward(roots, create_graph)
         self._depth += 1
         try:
             result = own(tensors, *args, **kwargs)
+        except BaseException:
+            self._listener.backward_failed()
+            raise
         finally:
             self._depth -= 1
         self._listener.after_backward(roots)
         return result
 
+    def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
+        self._tell(self._listener.before_step, optimizer)
+
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         self._stepped.add(id(optimizer))
-        self._listener.after_step(optimizer)
+        self._tell(self._listener.after_step, optimizer)
+
+    def _tell(self, listener: Callable[[Optimizer], None], optimizer: Optimizer) -> None:
+        if not self._is_listening:
+            return
+        self._in_hook = True
+        try:
+            listener(optimizer)
+        finally:
+            self._in_hook = False
 
     def _scale(self, own: Callable[..., Any], scaler: GradScaler, *args: Any, **kwargs: Any) -> Any:
         result = own(scaler, *args, **kwargs)
@@ -116,7 +140,7 @@ class Boundaries:
         self, own: Callable[..., Any], scaler: GradScaler, optimizer: Optimizer, *args: Any, **kw: Any
     ) -> Any:
         self._stepped.discard(id(optimizer))
-        result = own(scaler, optimizer, *args)
-        if id(optimizer) not in self._stepped and scaler.is_enabled():
+        result = own(scaler, optimizer, *args, **kw)
+        if id(optimizer) in self._watched - self._stepped and scaler.is_enabled():
             self._listener.step_left_out(optimizer)
         return result

@@ -108,7 +108,8 @@ class Calls:
         for index, tensor in enumerate(tensors_in(output)):
             if tensor.grad_fn is not None:
                 call.last_number = max(call.last_number, node_sequence_nr(tensor.grad_fn))
-            if tensor.requires_grad and tensor.is_floating_point():
+            kept = tensor.grad_fn is not None and tensor.nbytes <= MOST_BYTES  # a leaf would keep the hook for ever
+            if kept and tensor.is_floating_point():
                 tensor.register_hook(lambda gradient, index=index: gradients.__setitem__(index, gradient.detach()))
 
 

@@ -63,7 +63,8 @@ class Course:
         self._scaler: GradScaler | None = None
         self._active: set[int] = set()
         self._usual_backwards = 1
-        self._no_scale_helps = False
+        self._no_scale_helps = self._is_replaying = False
+        self._last_loss: Tensor | None = None
         self._num_measured, self._is_measuring = 0, True
         self._arrivals: list[tuple[int, int]] = []
         self._calls_before = 0
@@ -77,8 +78,15 @@ class Course:
             self._entrances = Entrances(self._watched.roots, visitor)
 
     def end(self) -> None:
-        """Take every hook away, and keep what has arrived."""
-        self.settle()
+        """Keep what has arrived, and take every hook away."""
+        self.receive(wait=True)
+        self.leave()
+        if self._num_measured < SELDOM_FRAC * self._num_steps:
+            told = f"gradient norms were taken at {self._num_measured} of {self._num_steps} steps"
+            self._logbook.note(self.step, f"{told}: the budget allows no more")
+
+    def leave(self) -> None:
+        """Take every hook away; more than once does no harm."""
         if self._entrances is not None:
             self._entrances.close()
         if self._sample is not None:
@@ -86,15 +94,13 @@ class Course:
             self._sample = None
         self._calls.forget()
         self._flight.forget()
-        self.receive(wait=True)
-        if self._num_measured < SELDOM_FRAC * self._num_steps:
-            told = f"gradient norms were taken at {self._num_measured} of {self._num_steps} steps"
-            self._logbook.note(self.step, f"{told}: the budget allows no more")
 
     # -------------------------------------------------------------------------------------------------- what hooks tell
 
     def entered(self, label: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         """A watched module is called."""
+        if self._is_replaying:
+            return
         self.settle()
         begun = time.perf_counter()
         if self._entered <= self._last_end:  # the first call of this step
@@ -106,6 +112,8 @@ class Course:
 
     def left(self, _label: str, output: Any) -> None:
         """It returned, or raised."""
+        if self._is_replaying:
+            return
         if self._sample is not None:
             self._sample.left()
         begun = time.perf_counter()
@@ -134,6 +142,14 @@ class Course:
         if self._sample is not None and not create_graph:
             self._sample.before_backward(loss)
 
+    def backward_failed(self) -> None:
+        """It raised: nothing of its tape is held on to."""
+        if self._sample is not None:
+            self._sample.close()
+            self._sample = None
+        self._calls.forget()
+        self._flight.forget()
+
     def after_backward(self, roots: Sequence[Tensor]) -> None:
         """The gradients are there, and nobody has clipped them yet."""
         if self._arrivals == self._watched.arrivals() and self._calls.num_calls == self._calls_before:
@@ -142,6 +158,7 @@ class Course:
         begun = time.perf_counter()
         span, scale = begun - self._entered, self._scale
         self._tally.add_loss(roots[0], scale)
+        self._last_loss = roots[0].detach()
         self._is_measuring = self._is_measuring or self._looks_bad()
         self._spend("hooks", begun)
         bad = self._is_loss_bad
@@ -161,6 +178,7 @@ class Course:
             slower = span - statistics.median(self._usual_spans) if self._usual_spans else 0.0
             self._budget.spend("trace", max(slower, 0.0), self._num_steps)  # in hooks, between the user's own ops
             self._spend("trace", begun)
+            self._end_sample()  # one backward pass is enough, however many the step has
         if bad:
             self._explain(roots[0])
         else:
@@ -173,8 +191,13 @@ class Course:
         if not self._stepped:
             self._learning_rate = self._watched.learning_rate()  # a scheduler may change it before the step is over
         if self._is_measuring:
-            self._tally.before_step(self._watched.held_by(optimizer))
+            is_new = not self._tally.is_measured
+            norms = self._tally.before_step(self._watched.held_by(optimizer))
             self._spend("norms", begun)
+            if is_new and norms is not None and self._scale is None and self._may_look_at(norms):
+                bad = not math.isfinite(total(norms.detach().cpu().numpy()))
+                if bad and not self._is_bad and self._last_loss is not None:
+                    self._explain(self._last_loss)  # fewer backward passes than usual: nobody looked yet
         if not self._stepped and self._is_measuring and self._budget.may_update(self._num_steps):
             begun = time.perf_counter()
             self._tally.remember_weights()
@@ -229,10 +252,7 @@ class Course:
             self.receive()
         self._usual_backwards = max(1, self._tally.num_backwards)
         self._calls.forget()
-        if self._sample is not None:
-            self._sample.close()
-            self._budget.spend("trace", self._sample.seconds, self._num_steps)
-            self._sample = None
+        self._end_sample()
         self._spend("hooks", begun)
         self._judge_now_and_then()
         self.step += 1
@@ -255,6 +275,12 @@ class Course:
                 )
                 return
             self._sample = Sample(self._watched.whole)
+
+    def _end_sample(self) -> None:
+        if self._sample is not None:
+            self._sample.close()
+            self._budget.spend("trace", self._sample.seconds, self._num_steps)
+            self._sample = None
 
     def _look_at_the_parts(self) -> None:
         """The module itself was never called: its children may be."""
@@ -293,7 +319,11 @@ class Course:
         """The first time: where was it born? From then on it is only counted."""
         self._is_bad = True
         if not self._logbook.is_explained:
-            finding, trace = self._flight.explain(loss, self.step, self._logbook.latest_ops)
+            self._is_replaying = True  # its calls are none of the training's
+            try:
+                finding, trace = self._flight.explain(loss, self.step, self._logbook.latest_ops)
+            finally:
+                self._is_replaying = False
             self._logbook.nonfinite(self.step, finding, trace)
         if self._on_nonfinite == "stop":
             raise NonfiniteError(self._logbook.findings()[0].message)

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import nn
+
+from gradtrace.tape.private import inside_functorch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,7 +59,7 @@ class Entrances:
             # looked up anew at every call: torch.fx stands in for nn.Module's
             inner: Callable[..., Any] = own.__get__(module) if own is not None else super(kind, module).__call__  # type: ignore[misc]
             label = labels.get(id(module))
-            if label is None:
+            if label is None or torch.compiler.is_compiling() or inside_functorch():
                 return inner(*args, **kwargs)
             visitor.entered(label, module, args, kwargs)
             output = None

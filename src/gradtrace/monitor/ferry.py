@@ -39,10 +39,10 @@ class Ferry:
         device = next(vector.device for vector in given if vector.device.type != "cpu")
         packed = torch.cat([vector.to(device, non_blocking=True) for vector in given])
         host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=device.type == "cuda")
-        host.copy_(packed, non_blocking=True)
+        host.copy_(packed, non_blocking=device.type == "cuda")
         landed = torch.cuda.Event() if device.type == "cuda" else None
         if landed is not None:
-            landed.record()
+            landed.record(torch.cuda.current_stream(device))
         sizes = [None if vector is None else vector.numel() for vector in vectors]
         self._under_way.append((what, sizes, host, landed))
 

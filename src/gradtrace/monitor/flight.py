@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 
 from gradtrace.diagnosis.rules.nonfinite import finding_of
 from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
@@ -73,14 +74,15 @@ class FlightRecorder:
                 return _of_the_batch(call)
         if forward:
             for call in calls:
-                if not math.isfinite((trace := replay(call, seeds=False)).loss):
-                    return call.label, trace
+                found = _replayed(call, seeds=False)
+                if found is not None and found[1]:
+                    return call.label, found[0]
             return None
         for call in reversed(calls):
             if call.gradients and all(map(_is_finite, call.gradients.values())):
-                trace = replay(call, seeds=True)
-                if trace.nonfinite is not None:
-                    return call.label, trace
+                found = _replayed(call, seeds=True)
+                if found is not None and found[0].nonfinite is not None:
+                    return call.label, found[0]
         return None
 
     def _in_the_loss(self, loss: Tensor, step: int, ops: Sequence[Op]) -> Finding:
@@ -108,6 +110,18 @@ class FlightRecorder:
             return _unexplained(value, step, why)
         words = f"{suspect.function}, {guilt.words}"
         return _of_the_loss(value, step, words, site.source, site.module, guilt.cause)
+
+
+def _replayed(call: Call, *, seeds: bool) -> tuple[Trace, bool] | None:
+    """None where a call cannot be run again: others would have to take part, or it does not take to it."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        together = [m for m in call.model.modules() if isinstance(m, torch.nn.SyncBatchNorm)]
+        if together or any(hasattr(parameter, "to_local") for parameter in call.model.parameters()):
+            return None
+    try:
+        return replay(call, seeds=seeds)
+    except Exception:  # the user's forward, in a situation that it was not written for
+        return None
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -8,6 +8,7 @@ the user's relies on. Inputs are cut off the tape they came with.
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
     from gradtrace.records.trace import Trace
 
 
-def replay(call: Call, *, seeds: bool) -> Trace:
-    """The call's trace, with every value looked at: from the gradient that reached its output, or from ones."""
+def replay(call: Call, *, seeds: bool) -> tuple[Trace, bool]:
+    """The call's trace, with every value looked at: from the gradient that reached its output, or from ones.
+
+    Also whether its output holds a NaN or +Inf (-Inf is how logits are masked).
+    """
+    bad: list[bool] = []
     model = getattr(call.model, "_orig_mod", call.model)
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model = model.module  # its own forward and hooks would wait for the other processes
@@ -32,6 +37,7 @@ def replay(call: Call, *, seeds: bool) -> Trace:
     def total(model: nn.Module, batch: tuple[Any, Any]) -> Tensor:
         _set_random_states(call.random_states)
         outputs = tensors_in(model(*batch[0], **batch[1]))
+        bad.extend(bool((torch.isnan(t) | (t == math.inf)).any()) for t in outputs if t.is_floating_point())
         wanted = [i for i, t in enumerate(outputs) if t.requires_grad and t.is_floating_point()]
         if seeds:
             # of value zero, whatever the sizes, and with the gradient that arrived
@@ -44,7 +50,7 @@ def replay(call: Call, *, seeds: bool) -> Trace:
     with stand_ins(model), contextlib.ExitStack() as stack:
         if call.autocast is not None:
             stack.enter_context(torch.autocast(*call.autocast))
-        return trace(model, total, (_cut_off(call.args), _cut_off(call.kwargs)), values=True)
+        return trace(model, total, (_cut_off(call.args), _cut_off(call.kwargs)), values=True), any(bad)
 
 
 @contextlib.contextmanager

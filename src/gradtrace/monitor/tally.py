@@ -70,12 +70,12 @@ class Tally:
         self._versions |= {i: g._version for i, g in enumerate(gradients) if g is not None}
         return self._norms
 
-    def before_step(self, columns: Sequence[int]) -> None:
-        """An optimizer is about to move the parameters of `columns`."""
+    def before_step(self, columns: Sequence[int]) -> Tensor | None:
+        """An optimizer is about to move the parameters of `columns`; returns norms that were taken now."""
         looked_at = columns[:: max(1, len(columns) // MOST_ARRIVALS)]
         gradients = [(i, self._watched.parameters[i].grad) for i in looked_at]
         if all(g is None or self._versions.get(i) == g._version for i, g in gradients):
-            return
+            return None
         held = {i: self._watched.parameters[i].grad for i in columns}
         found = norms([held.get(i) for i in range(len(self._watched.parameters))])
         if self._norms is None:
@@ -83,6 +83,7 @@ class Tally:
         elif any(i in self._versions for i in columns):
             self._clipped = found if self._clipped is None else torch.where(torch.isnan(found), self._clipped, found)
             self._norms = torch.where(torch.isnan(self._norms), found, self._norms)
+        return found
 
     def remember_weights(self) -> None:
         """Before the optimizer's step."""

@@ -152,9 +152,15 @@ class Watch:
 
     def _detach(self) -> None:
         boundaries, self._boundaries = self._boundaries, None
-        if boundaries is not None and self._course is not None:
-            boundaries.remove()
+        if boundaries is None or self._course is None:
+            return
+        try:
             self._course.end()
+        except Exception as error:
+            self._warn(f"the last steps are lost ({type(error).__name__}: {error})")
+        finally:
+            boundaries.remove()
+            self._course.leave()
 
 
 def watch(
