@@ -32,7 +32,7 @@ class Tally:
 
     def __init__(self, watched: Watched, updates: Updates) -> None:
         self._watched, self._updates = watched, updates
-        self._losses: list[Tensor] = []
+        self._loss: Tensor | None = None
         self._norms: Tensor | None = None
         self._clipped: Tensor | None = None
         self._weights: Tensor | None = None
@@ -44,7 +44,7 @@ class Tally:
     @property
     def has_loss(self) -> bool:
         """Whether backward was called on a single number."""
-        return bool(self._losses)
+        return self._loss is not None
 
     @property
     def is_measured(self) -> bool:
@@ -58,7 +58,8 @@ class Tally:
             self._scale = scale.detach().float().reshape(1).clone()  # which the scaler will change
         if root.numel() == 1:
             loss = root.detach().float().reshape(1)
-            self._losses.append(loss if scale is None else loss / scale.to(loss.device).reshape(1))
+            loss = loss.clone() if scale is None else loss / scale.to(loss.device).reshape(1)
+            self._loss = loss if self._loss is None else self._loss + loss.to(self._loss.device)
 
     def measure_gradients(self, scale: Tensor | None) -> Tensor:
         """Norms of all gradients that were not measured in this step yet; returns those of all."""
@@ -94,12 +95,10 @@ class Tally:
         self._moved = self._updates.after()
 
     def cargo(self) -> list[Tensor | None]:
-        """The vectors that `row` takes: losses, gradients, clipped gradients, weights, updates, scale."""
+        """The vectors that `row` takes: loss, gradients, clipped gradients, weights, updates, scale."""
         if self._updates.is_holding:  # an optimizer that began and never ended
             self.compare_weights()
-        device = self._losses[0].device if self._losses else None
-        losses = torch.cat([loss.to(device) for loss in self._losses]) if self._losses else None
-        return [losses, self._norms, self._clipped, self._weights, self._moved, self._scale]
+        return [self._loss, self._norms, self._clipped, self._weights, self._moved, self._scale]
 
 
 def row(cargo: Cargo, learning_rate: float, num_parameters: int) -> tuple[list[float], NDArray[np.float32]]:
