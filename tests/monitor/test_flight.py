@@ -134,9 +134,10 @@ def test_a_batch_that_is_not_finite_is_told_as_such(value: float) -> None:
     assert "The batch itself" in finding.message
 
 
-def test_a_mask_of_minus_infinities_is_a_healthy_input() -> None:
+@pytest.mark.parametrize("bias", [0.0, -0.5])
+def test_a_mask_of_minus_infinities_is_a_healthy_input(bias: float) -> None:
     attention = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
-    mask = torch.full((5, 5), -math.inf).triu(1)
+    mask = torch.full((5, 5), -math.inf).triu(1) + bias  # as of ALiBi
     optimizer = torch.optim.SGD(attention.parameters(), lr=1e-3)
     with gradtrace.watch(attention, optimizer, budget=10.0) as watch:
         for number in range(6):

@@ -129,11 +129,8 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _is_number(tensor: Tensor) -> bool:
-    """Whether a tensor of the batch is finite, or a mask of zeros and -inf, as attention takes it."""
-    if _is_finite(tensor):
-        return True
-    strange = ~torch.isfinite(tensor)
-    return bool((tensor[strange] == -math.inf).all()) and not bool(tensor[~strange].any())
+    """Whether a tensor of the batch is finite, -inf apart: attention takes it as a mask, beside biases too."""
+    return _is_finite(tensor) or bool((tensor[~torch.isfinite(tensor)] == -math.inf).all())
 
 
 def _labelled(finding: Finding, label: str, step: int) -> Finding:
