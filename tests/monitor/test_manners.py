@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
 import gradtrace
-from gradtrace.records.run import EventKind
+from gradtrace.records.run import EventKind, Scalar
 from gradtrace.records.vocabulary import Symptom
 
 
@@ -175,3 +177,47 @@ def test_a_loop_that_never_ends_a_step_is_traced_once() -> None:
         for _ in range(30):
             model(torch.randn(4, 6)).square().mean().backward()
     assert watch.run.samples == (0,)
+
+
+def test_two_watches_may_end_in_the_order_they_began_in() -> None:
+    model, optimizer = parts()
+    own = torch.Tensor.backward, torch.autograd.backward, GradScaler.scale, GradScaler.step
+    first = gradtrace.watch(model, optimizer).start()
+    second = gradtrace.watch(model, optimizer).start()
+    for number in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(4, 6)).square().mean().backward()
+        optimizer.step()
+        if number == 1:
+            first.close()
+    second.close()
+    assert (len(first.run.steps.first), len(second.run.steps.first)) == (2, 3)
+    assert (torch.Tensor.backward, torch.autograd.backward, GradScaler.scale, GradScaler.step) == own
+    assert "__call__" not in vars(type(model))
+
+
+class ScalerOfItsOwn(GradScaler):
+    """As the one of sharded models, it has methods of its own for what the base does."""
+
+    def scale(self, outputs: torch.Tensor) -> torch.Tensor:
+        if self._scale is None:
+            self._lazy_init_scale_growth_tracker(outputs.device)
+        return outputs * self._scale
+
+    def step(self, optimizer: torch.optim.Optimizer) -> Any:
+        return super().step(optimizer)
+
+
+def test_a_scaler_of_a_derived_class_is_seen_and_its_skips_told_once() -> None:
+    model, optimizer = parts()
+    scaler = ScalerOfItsOwn("cpu", init_scale=1024.0)
+    with gradtrace.watch(model, optimizer) as watch:
+        for number in range(4):
+            optimizer.zero_grad()
+            factor = math.inf if number == 2 else 1.0
+            scaler.scale(model(torch.ones(4, 6)).square().mean() * factor).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert watch.diagnosis.healthy
+    assert [event.step for event in watch.run.events if event.kind is EventKind.SKIPPED] == [2]
+    assert watch.run.steps.scalars_high[0, list(Scalar).index(Scalar.LOSS_SCALE)] == 1024.0

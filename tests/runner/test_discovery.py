@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torch.nn.modules import module as hooks
 from torch.optim import optimizer as optimizer_hooks
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from gradtrace.monitor.interposed import interpose
 from gradtrace.runner.discovery import Discovery, Found, reached_leaves
 
 
@@ -22,7 +24,7 @@ def discovered():
 
     def discover(train):
         found: list[Found] = []
-        discovery = Discovery(found.append)
+        discovery = Discovery(found.append, lambda optimizer: None)
         made.append(discovery)
         try:
             train()
@@ -234,16 +236,48 @@ def test_tensors_without_a_module_are_told(discovered):
     assert found.notes == ("not watched: 1 trained tensor outside of any nn.Parameter",)
 
 
-def test_what_a_script_imported_by_name_still_reaches_a_later_watch(monkeypatch):
-    own = torch.autograd.backward
-    discovery = Discovery(lambda found: None)
+def test_what_a_script_imported_by_name_still_reaches_a_later_watch():
+    own, seen, removers = torch.autograd.backward, [], []
+
+    def look(own, *args, **kwargs):
+        seen.append(args)
+        return own(*args, **kwargs)
+
+    discovery = Discovery(
+        lambda found: removers.append(interpose(torch.autograd, "backward", look)), lambda optimizer: None
+    )
     imported = torch.autograd.backward
-    discovery.remove()
+    model = mlp(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    imported(loss for loss in [model(torch.ones(3, 2)).sum()])
+    assert len(seen) == 1  # the pass that it was discovered at
+    imported(model(torch.ones(3, 2)).sum())
+    optimizer.step()
+    assert len(seen) == 2
+    removers.pop()()
     assert torch.autograd.backward is own
-    calls = []
-    monkeypatch.setattr(torch.autograd, "backward", lambda *a, **k: calls.append(a))
-    imported(torch.ones(()))
-    assert len(calls) == 1
+    discovery.remove()
+
+
+def test_hooks_come_and_go_while_torch_goes_through_its_own():
+    """Found at an optimizer's step: torch iterates over its global hooks, of which none may be added or taken away."""
+    model, others = mlp(2, 1), []
+    optimizer, newcomers = torch.optim.SGD(model.parameters(), lr=0.1), []
+    discovery = Discovery(lambda found: None, newcomers.append)
+    later = register_optimizer_step_pre_hook(lambda optimizer, args, kwargs: others.append(optimizer))
+    try:
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        optimizer.step()
+        second = torch.optim.Adam(model.parameters())
+        second.step()
+        second.step()
+    finally:
+        later.remove()
+        discovery.remove()
+    assert others == [optimizer, optimizer, second, second]
+    assert newcomers == [second]
 
 
 def test_reached_leaves_are_those_that_backward_fills():

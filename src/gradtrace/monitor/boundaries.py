@@ -7,15 +7,16 @@ scale, and that a step was left out by the optimizer's hooks that do not fire.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.amp.grad_scaler import GradScaler
 
+from gradtrace.monitor.interposed import interpose
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch.optim import Optimizer
     from torch.utils.hooks import RemovableHandle
@@ -63,11 +64,12 @@ class Boundaries:
         for optimizer in optimizers:
             self._handles.append(optimizer.register_step_pre_hook(self._before_step))
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
-        self._own: list[tuple[Any, str, Any, Any]] = []
-        self._stand_in(torch.Tensor, "backward", self._tensor_backward)
-        self._stand_in(torch.autograd, "backward", self._backward)
-        self._stand_in(GradScaler, "scale", self._scale)
-        self._stand_in(GradScaler, "step", self._scaler_step)
+        self._removers = [
+            interpose(torch.Tensor, "backward", self._tensor_backward),
+            interpose(torch.autograd, "backward", self._backward),
+            *(interpose(kind, "scale", self._scale) for kind in _scalers() if "scale" in vars(kind)),
+            *(interpose(kind, "step", self._scaler_step) for kind in _scalers() if "step" in vars(kind)),
+        ]
 
     def remove(self) -> None:
         """Take every hook away."""
@@ -75,23 +77,11 @@ class Boundaries:
         if not self._in_hook:  # torch iterates over the hooks of a step while one of them runs
             while self._handles:
                 self._handles.pop().remove()
-        for owner, name, own, ours in self._own:
-            if getattr(owner, name) is ours:
-                setattr(owner, name, own)
-        self._own = [entry for entry in self._own if getattr(entry[0], entry[1]) is entry[3]]
-
-    def _stand_in(self, owner: Any, name: str, ours: Callable[..., Any]) -> None:
-        own = getattr(owner, name)
-
-        @functools.wraps(own)
-        def stand_in(*args: Any, **kwargs: Any) -> Any:
-            return ours(own, *args, **kwargs) if self._is_listening else own(*args, **kwargs)
-
-        setattr(owner, name, stand_in)
-        self._own.append((owner, name, own, stand_in))
+        while self._removers:
+            self._removers.pop()()
 
     def _tensor_backward(self, own: Callable[..., Any], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not self._depth:
+        if self._is_listening and not self._depth:
             self._listener.forward_is_over()
         return own(tensor, *args, **kwargs)
 
@@ -108,11 +98,13 @@ class Boundaries:
         try:
             result = own(tensors, *args, **kwargs)
         except BaseException:
-            self._listener.backward_failed()
+            if self._is_listening:
+                self._listener.backward_failed()
             raise
         finally:
             self._depth -= 1
-        self._listener.after_backward(roots)
+        if self._is_listening:
+            self._listener.after_backward(roots)
         return result
 
     def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
@@ -133,7 +125,8 @@ class Boundaries:
 
     def _scale(self, own: Callable[..., Any], scaler: GradScaler, *args: Any, **kwargs: Any) -> Any:
         result = own(scaler, *args, **kwargs)
-        self._listener.scaled_by(scaler)
+        if self._is_listening:
+            self._listener.scaled_by(scaler)
         return result
 
     def _scaler_step(
@@ -141,6 +134,16 @@ class Boundaries:
     ) -> Any:
         self._stepped.discard(id(optimizer))
         result = own(scaler, optimizer, *args, **kw)
-        if id(optimizer) in self._watched - self._stepped and scaler.is_enabled():
+        if self._is_listening and id(optimizer) in self._watched - self._stepped and scaler.is_enabled():
+            self._stepped.add(id(optimizer))  # told once, where the method of a derived class calls this one
             self._listener.step_left_out(optimizer)
         return result
+
+
+def _scalers() -> Iterator[type[GradScaler]]:
+    """The class and all that derive from it so far, as the one of sharded models does."""
+    waiting = [GradScaler]
+    while waiting:
+        kind = waiting.pop()
+        yield kind
+        waiting += kind.__subclasses__()

@@ -6,6 +6,7 @@ reached it: holding on to outputs would hold on to their tape. Nothing is held b
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,7 @@ class Calls:
                 call.last_number = max(call.last_number, node_sequence_nr(tensor.grad_fn))
             kept = tensor.grad_fn is not None and tensor.nbytes <= MOST_BYTES  # a leaf would keep the hook for ever
             if kept and tensor.is_floating_point():
-                tensor.register_hook(lambda gradient, index=index: gradients.__setitem__(index, gradient.detach()))
+                tensor.register_hook(functools.partial(gradients.__setitem__, index))
 
 
 def _autocast(tensors: list[Tensor]) -> tuple[str, torch.dtype] | None:

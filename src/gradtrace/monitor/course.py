@@ -12,6 +12,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from gradtrace.diagnosis.scene import is_finite
 from gradtrace.errors import NonfiniteError
 from gradtrace.monitor.calls import Calls
 from gradtrace.monitor.entrances import Entrances
@@ -66,8 +67,10 @@ class Course:
         self._no_scale_helps = self._is_replaying = False
         self._last_loss: Tensor | None = None
         self._num_measured, self._is_measuring = 0, True
-        self._arrivals: list[tuple[int, int]] = []
+        self._arrivals: list[tuple[int, int]] | None = None
+        self._loss_value: float | None = None
         self._calls_before = 0
+        self._hooks_s = 0.0
         self.step = logbook.first_step
         self._begin_step()
 
@@ -106,7 +109,7 @@ class Course:
         if self._entered <= self._last_end:  # the first call of this step
             self._entered = begun
         self._calls.entered(label, module, args, kwargs)
-        self._spend("hooks", begun)
+        self._hooks_s += time.perf_counter() - begun
         if self._sample is not None:
             self._sample.entered(args, kwargs)
 
@@ -118,7 +121,7 @@ class Course:
             self._sample.left()
         begun = time.perf_counter()
         self._calls.left(output)
-        self._spend("hooks", begun)
+        self._hooks_s += time.perf_counter() - begun
 
     def forward_is_over(self) -> None:
         """``loss.backward`` was called."""
@@ -130,15 +133,16 @@ class Course:
         self.settle()
         begun = time.perf_counter()
         loss = roots[0]
-        self._arrivals = self._watched.arrivals()
-        self._is_loss_bad = False
+        is_called = self._calls.num_calls != self._calls_before
+        self._arrivals = None if is_called else self._watched.arrivals()
+        self._loss_value, self._is_loss_bad = None, False
         if self._may_look_at(loss) and loss.numel() == 1:
-            value = float(loss.detach())
+            self._loss_value = value = loss.item()
             # a scaler lets go of its own infinities
             self._is_loss_bad = math.isnan(value) or (math.isinf(value) and self._scale is None)
         if not self._logbook.is_explained:
             self._flight.before_backward(loss, is_finite=not self._is_loss_bad)
-        self._spend("hooks", begun)
+        self._hooks_s += time.perf_counter() - begun
         if self._sample is not None and not create_graph:
             self._sample.before_backward(loss)
 
@@ -152,17 +156,18 @@ class Course:
 
     def after_backward(self, roots: Sequence[Tensor]) -> None:
         """The gradients are there, and nobody has clipped them yet."""
-        if self._arrivals == self._watched.arrivals() and self._calls.num_calls == self._calls_before:
+        begun = time.perf_counter()
+        if self._arrivals is not None and self._arrivals == self._watched.arrivals():
             return  # of another model
         self._calls_before = self._calls.num_calls
-        begun = time.perf_counter()
         span, scale = begun - self._entered, self._scale
-        self._tally.add_loss(roots[0], scale)
-        self._last_loss = roots[0].detach()
+        self._tally.add_loss(roots[0], self._loss_value, scale)
         self._is_measuring = self._is_measuring or self._looks_bad()
-        self._spend("hooks", begun)
         bad = self._is_loss_bad
-        if self._tally.num_backwards >= self._usual_backwards and self._is_measuring:
+        self._hooks_s += time.perf_counter() - begun
+        if self._is_measuring and self._tally.num_backwards < self._usual_backwards:
+            self._last_loss = roots[0].detach()
+        elif self._is_measuring:
             begun = time.perf_counter()
             norms = self._tally.measure_gradients(scale)
             if self._may_look_at(norms):
@@ -173,7 +178,7 @@ class Course:
             self._usual_spans.append(span)
         elif (trace := self._sample.after_backward(scale)) is not None:
             begun = time.perf_counter()
-            if scale is None or self._no_scale_helps or trace.nonfinite is None:  # a scaler lets go of an overflow
+            if scale is None or self._no_scale_helps or is_finite(trace):  # a scaler lets go of an overflow
                 self._logbook.trace(self.step, trace)
             slower = span - statistics.median(self._usual_spans) if self._usual_spans else 0.0
             self._budget.spend("trace", max(slower, 0.0), self._num_steps)  # in hooks, between the user's own ops
@@ -253,11 +258,12 @@ class Course:
         self._usual_backwards = max(1, self._tally.num_backwards)
         self._calls.forget()
         self._end_sample()
-        self._spend("hooks", begun)
-        self._judge_now_and_then()
+        self._judge_now_and_then(begun)
         self.step += 1
         self._begin_step()
         self._last_end = time.perf_counter()
+        self._budget.spend("hooks", self._hooks_s + self._last_end - begun, self._num_steps)
+        self._hooks_s = 0.0
 
     # ------------------------------------------------------------------------------------------------------- inside
 
@@ -268,7 +274,7 @@ class Course:
         self._is_bad = self._is_left_out = self._is_loss_bad = self._is_over = False
         if self._num_steps == 1 and self._entrances is not None and not self._calls.num_calls:
             self._look_at_the_parts()
-        if not self._watched.compiled and self._budget.may_trace(self._num_steps):
+        if self._budget.may_trace(self._num_steps) and not self._watched.compiled:
             if anything_compiled():
                 self._logbook.note(
                     self.step, "functions are compiled: no whole traces are taken, they would compile again"
@@ -328,10 +334,10 @@ class Course:
         if self._on_nonfinite == "stop":
             raise NonfiniteError(self._logbook.findings()[0].message)
 
-    def _judge_now_and_then(self) -> None:
-        begun = time.perf_counter()
-        if begun - self._last_judged < JUDGE_EVERY_S or not self._budget.may_judge():
+    def _judge_now_and_then(self, now: float) -> None:
+        if now - self._last_judged < JUDGE_EVERY_S or not self._budget.may_judge():
             return
+        begun = time.perf_counter()
         self._logbook.judge(self.step)
         self._last_judged = time.perf_counter()
         self._spend("findings", begun)

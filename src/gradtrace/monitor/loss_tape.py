@@ -43,6 +43,8 @@ class Singularity:
     """Whether it stands there, given what was saved."""
     words: str
     cause: Cause = Cause.UNSAFE_OP
+    shows: bool = False
+    """Whether the op's own value, and not only its derivative, is no number there."""
 
 
 def _any(condition: Tensor) -> bool:
@@ -61,7 +63,7 @@ def _is_bad_power(x: Tensor, exponent: Any) -> bool:
 
 
 _LOG = "the logarithm of a number that is not positive"
-_TARGET = Singularity(("_saved_target",), _bad, "the target holds NaN or Inf", Cause.INPUT_SCALE)
+_TARGET = Singularity(("_saved_target",), _bad, "the target holds NaN or Inf", Cause.INPUT_SCALE, shows=True)
 _DIVISION = "a division by zero"
 _NOTHING = "a mean over no target at all: all are ignored"
 
@@ -87,9 +89,9 @@ SINGULARITIES: dict[str, Singularity] = {
     "Pow": Singularity(
         ("_saved_self", "_saved_exponent"), _is_bad_power, "a power of zero or less that has no finite derivative"
     ),
-    "NllLoss": Singularity(("_saved_total_weight",), lambda w: float(w) == 0.0, _NOTHING),
-    "NllLoss2D": Singularity(("_saved_total_weight",), lambda w: float(w) == 0.0, _NOTHING),
-    "Mean": Singularity(("_saved_self_sym_numel",), lambda n: n == 0, "the mean of no number at all"),
+    "NllLoss": Singularity(("_saved_total_weight",), lambda w: float(w) == 0.0, _NOTHING, shows=True),
+    "NllLoss2D": Singularity(("_saved_total_weight",), lambda w: float(w) == 0.0, _NOTHING, shows=True),
+    "Mean": Singularity(("_saved_self_sym_numel",), lambda n: n == 0, "the mean of no number at all", shows=True),
     "MseLoss": _TARGET,
     "SmoothL1Loss": _TARGET,
     "HuberLoss": _TARGET,
@@ -124,7 +126,10 @@ class Suspect:
 
 
 def suspects(loss: Tensor, since: int, most: int | None = MOST_NODES) -> list[Suspect]:
-    """The ops behind `loss` that can go wrong and were recorded after number `since`, in the order of backward."""
+    """The ops behind `loss` that can go wrong and were recorded after number `since`, in the order of backward.
+
+    With `most`, `loss` is finite: its last op is none of them if that would show.
+    """
     found: list[Suspect] = []
     seen: set[Node] = set()
     stack = [loss.grad_fn]
@@ -135,7 +140,8 @@ def suspects(loss: Tensor, since: int, most: int | None = MOST_NODES) -> list[Su
         seen.add(node)
         stack.extend(child for child, _ in node.next_functions)
         name = node.name()
-        if (singularity := SINGULARITIES.get(base_name(name))) is not None:
+        singularity = SINGULARITIES.get(base_name(name))
+        if singularity is not None and not (most is not None and singularity.shows and node is loss.grad_fn):
             with contextlib.suppress(AttributeError, RuntimeError):  # not saved, or freed already
                 found.append(Suspect(name, number, tuple(getattr(node, key) for key in singularity.saved)))
     release(list(seen))

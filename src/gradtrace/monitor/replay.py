@@ -41,7 +41,7 @@ def replay(call: Call, *, seeds: bool) -> tuple[Trace, bool]:
         wanted = [i for i, t in enumerate(outputs) if t.requires_grad and t.is_floating_point()]
         if seeds:
             # of value zero, whatever the sizes, and with the gradient that arrived
-            pairs = [(outputs[i], call.gradients[i]) for i in wanted if i in call.gradients]
+            pairs = [(outputs[i], call.gradients[i].detach()) for i in wanted if i in call.gradients]
             parts = [((output - output.detach()) * gradient).float().sum() for output, gradient in pairs]
         else:
             parts = [outputs[i].float().sum() for i in wanted]

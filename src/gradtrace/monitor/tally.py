@@ -32,7 +32,7 @@ class Tally:
 
     def __init__(self, watched: Watched, updates: Updates) -> None:
         self._watched, self._updates = watched, updates
-        self._loss: Tensor | None = None
+        self._loss: Tensor | float | None = None
         self._norms: Tensor | None = None
         self._clipped: Tensor | None = None
         self._weights: Tensor | None = None
@@ -51,15 +51,20 @@ class Tally:
         """Whether any gradient's norm is known."""
         return self._norms is not None
 
-    def add_loss(self, root: Tensor, scale: Tensor | None) -> None:
-        """A backward pass from `root`, which a scaler multiplied by `scale`."""
+    def add_loss(self, root: Tensor, value: float | None, scale: Tensor | None) -> None:
+        """A backward pass from `root`, of `value` if that may be known, which a scaler multiplied by `scale`."""
         self.num_backwards += 1
         if scale is not None:
             self._scale = scale.detach().float().reshape(1).clone()  # which the scaler will change
-        if root.numel() == 1:
+        if root.numel() != 1:
+            return
+        loss: Tensor | float
+        if value is not None:
+            loss = value if scale is None else value / float(scale)
+        else:
             loss = root.detach().float().reshape(1)
             loss = loss.clone() if scale is None else loss / scale.to(loss.device).reshape(1)
-            self._loss = loss if self._loss is None else self._loss + loss.to(self._loss.device)
+        self._loss = loss if self._loss is None else self._loss + loss
 
     def measure_gradients(self, scale: Tensor | None) -> Tensor:
         """Norms of all gradients that were not measured in this step yet; returns those of all."""
@@ -98,7 +103,8 @@ class Tally:
         """The vectors that `row` takes: loss, gradients, clipped gradients, weights, updates, scale."""
         if self._updates.is_holding:  # an optimizer that began and never ended
             self.compare_weights()
-        return [self._loss, self._norms, self._clipped, self._weights, self._moved, self._scale]
+        loss = torch.tensor([self._loss]) if isinstance(self._loss, float) else self._loss
+        return [loss, self._norms, self._clipped, self._weights, self._moved, self._scale]
 
 
 def row(cargo: Cargo, learning_rate: float, num_parameters: int) -> tuple[list[float], NDArray[np.float32]]:

@@ -10,7 +10,6 @@ Dynamo would trace a global module hook into the graph (or refuse, with ``fullgr
 
 from __future__ import annotations
 
-import functools
 import gc
 import weakref
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from gradtrace.monitor.interposed import interpose
 from gradtrace.runner.names import label_models, name_leftovers
 
 if TYPE_CHECKING:
@@ -38,30 +38,35 @@ class Found:
 
 
 class Discovery:
-    """Waits for the first backward pass towards parameters that an optimizer holds, and calls `then` just before it."""
+    """Waits for the first backward pass towards parameters that an optimizer holds, and calls `then` just before it.
 
-    def __init__(self, then: Callable[[Found], None]) -> None:
-        self._then = then
+    Afterwards it looks at optimizers alone, and calls `newcomer` with the first that steps and was not found.
+    """
+
+    def __init__(self, then: Callable[[Found], None], newcomer: Callable[[Optimizer], None]) -> None:
+        self._then, self._newcomer = then, newcomer
         self._called: dict[int, weakref.ref[nn.Module]] | None = {}
-        self._own_backward, self._own_compile = torch.autograd.backward, torch.compile
-        self._handles = [nn.modules.module.register_module_forward_pre_hook(self._note)]
-        self._handles.append(register_optimizer_step_pre_hook(self._at_step))
-        self._active = True
+        self._known: set[int] | None = None
+        """Identities of the optimizers, once they are found."""
+        self._calls = nn.modules.module.register_module_forward_pre_hook(self._note)
+        self._steps = register_optimizer_step_pre_hook(self._at_step)
+        self._removers = [
+            interpose(torch.autograd, "backward", self._at_backward),
+            interpose(torch, "compile", self._at_compile),
+        ]
         self.num_backwards = 0
         self.num_steps = 0
-        self._backward = torch.autograd.backward = _standing_for(torch.autograd.backward, self._at_backward)
-        self._compile = torch.compile = _standing_for(torch.compile, self._at_compile)
 
     def remove(self) -> None:
         """Take every hook away; more than once does no harm."""
-        self._active = False
-        for handle in self._handles:
-            handle.remove()
-        if torch.autograd.backward is self._backward:
-            torch.autograd.backward = self._own_backward
-        if torch.compile is self._compile:
-            torch.compile = self._own_compile
+        self._look_no_more()
+        self._steps.remove()
+
+    def _look_no_more(self) -> None:
+        self._calls.remove()
         self._called = None
+        while self._removers:
+            self._removers.pop()()
 
     # ---------------------------------------------------------------------------------------------------- the hooks
 
@@ -69,44 +74,41 @@ class Discovery:
         if self._called is not None and id(module) not in self._called:
             self._called[id(module)] = weakref.ref(module)
 
-    def _at_compile(self, *args: Any, **kwargs: Any) -> Any:
-        if self._active:
-            self._handles[0].remove()
-            self._called = None
-        return self._own_compile(*args, **kwargs)
+    def _at_compile(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._calls.remove()
+        self._called = None
+        return own(*args, **kwargs)
 
-    def _at_backward(self, tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        """A script may have imported this function by name: it passes on what comes later too."""
-        if self._active:
-            self.num_backwards += 1
-            self._look(reached_leaves([tensors] if isinstance(tensors, torch.Tensor) else list(tensors)))
-        return (self._own_backward if torch.autograd.backward is self._backward else torch.autograd.backward)(
-            tensors, *args, **kwargs
-        )
+    def _at_backward(self, own: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        tensors = tensors if isinstance(tensors, torch.Tensor) else tuple(tensors)  # a generator can be read once
+        self.num_backwards += 1
+        self._look(reached_leaves([tensors] if isinstance(tensors, torch.Tensor) else tensors))
+        # this pass is the watch's already
+        return (own if self._known is None else torch.autograd.backward)(tensors, *args, **kwargs)
 
     def _at_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """For scripts that fill ``.grad`` without ``backward``, and for optimizers made after it."""
-        self.num_steps += 1
-        self._look([leaf for leaf in _held_by(optimizer) if leaf.grad is not None])
+        """For scripts that fill ``.grad`` without ``backward``, and for optimizers made after it.
+
+        Torch goes through all such hooks here: none may come or go meanwhile.
+        """
+        if self._known is None:
+            self.num_steps += 1
+            self._look([leaf for leaf in _held_by(optimizer) if leaf.grad is not None])
+        elif id(optimizer) not in self._known:
+            self._known.add(id(optimizer))
+            self._newcomer(optimizer)
 
     def _look(self, leaves: Sequence[torch.Tensor]) -> None:
         found = find(leaves, self._called_modules())
         if found is not None:
-            self.remove()
+            self._known = {id(optimizer) for optimizer in found.optimizers}
             self._then(found)
+            self._look_no_more()  # last: a script may have imported `backward` by name, which goes on being looked at
 
     def _called_modules(self) -> list[nn.Module] | None:
         if self._called is None:
             return None
         return [module for ref in self._called.values() if (module := ref()) is not None]
-
-
-def _standing_for(own: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(own)
-    def stand_in(*args: Any, **kwargs: Any) -> Any:
-        return ours(*args, **kwargs)
-
-    return stand_in
 
 
 # --------------------------------------------------------------------------------------------------------- the search

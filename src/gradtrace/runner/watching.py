@@ -10,7 +10,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gradtrace.errors import GradtraceError, TraceFileError
 from gradtrace.runner.ending import tell, why_nothing
@@ -80,8 +80,7 @@ class Watching:
         self._discovery: Discovery | None = None
         self._watch: Watch | None = None
         self._view: View | None = None
-        self._newcomers: Any = None
-        self._told_why_not = False
+        self._has_noticed = self._told_why_not = False
         os.register_at_fork(after_in_child=self._forget)
 
     def await_training(self) -> None:
@@ -89,7 +88,7 @@ class Watching:
         with self._fail_open():
             from gradtrace.runner.discovery import Discovery
 
-            self._discovery = Discovery(self._start)
+            self._discovery = Discovery(self._start, self._notice)
 
     def finish(self, error: BaseException | None) -> None:
         """Close the run's file and tell what was seen; after Ctrl-C too. A second Ctrl-C ends that as well."""
@@ -125,23 +124,15 @@ class Watching:
             watch.start()
             _tell_scalers(watch)
             self._watch = watch
-            self._expect_newcomers(found.optimizers)
             self._show(watch)
 
-    def _expect_newcomers(self, known: tuple[Optimizer, ...]) -> None:
-        from torch.optim.optimizer import register_optimizer_step_pre_hook
-
-        identities = {id(optimizer) for optimizer in known}
-
-        def notice(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            if id(optimizer) not in identities:
-                self._newcomers.remove()
-                say(
-                    f"{type(optimizer).__name__} began to step, which was not there at the first backward pass: "
-                    "only the first training of a script is watched"
-                )
-
-        self._newcomers = register_optimizer_step_pre_hook(notice)
+    def _notice(self, optimizer: Optimizer) -> None:
+        if self._watch is not None and not self._has_noticed:
+            self._has_noticed = True
+            say(
+                f"{type(optimizer).__name__} began to step, which was not there at the first backward pass: "
+                "only the first training of a script is watched"
+            )
 
     def _show(self, watch: Watch) -> None:
         from gradtrace.runner.view import open_view
@@ -158,8 +149,6 @@ class Watching:
     def _remove_hooks(self) -> None:
         if self._discovery is not None:
             self._discovery.remove()
-        if self._newcomers is not None:
-            self._newcomers.remove()
 
     def _finish(self, error: BaseException | None) -> None:
         self._remove_hooks()
