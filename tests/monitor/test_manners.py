@@ -199,7 +199,7 @@ def test_two_watches_may_end_in_the_order_they_began_in() -> None:
 class ScalerOfItsOwn(GradScaler):
     """As the one of sharded models, it has methods of its own for what the base does."""
 
-    def scale(self, outputs: torch.Tensor) -> torch.Tensor:
+    def scale(self, outputs: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         if self._scale is None:
             self._lazy_init_scale_growth_tracker(outputs.device)
         return outputs * self._scale

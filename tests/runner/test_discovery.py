@@ -262,7 +262,8 @@ def test_what_a_script_imported_by_name_still_reaches_a_later_watch():
 def test_hooks_come_and_go_while_torch_goes_through_its_own():
     """Found at an optimizer's step: torch iterates over its global hooks, of which none may be added or taken away."""
     model, others = mlp(2, 1), []
-    optimizer, newcomers = torch.optim.SGD(model.parameters(), lr=0.1), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    newcomers: list[torch.optim.Optimizer] = []
     discovery = Discovery(lambda found: None, newcomers.append)
     later = register_optimizer_step_pre_hook(lambda optimizer, args, kwargs: others.append(optimizer))
     try:

@@ -86,10 +86,11 @@ class Boundaries:
         return own(tensor, *args, **kwargs)
 
     def _backward(self, own: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(tensors, Iterable) and not isinstance(tensors, torch.Tensor):
-            tensors = tuple(tensors)  # a generator can be read once
-        given = tensors if isinstance(tensors, tuple) else (tensors,)
-        roots = [root for root in given if isinstance(root, torch.Tensor)]
+        if isinstance(tensors, torch.Tensor):
+            roots = [tensors]
+        else:
+            tensors = tuple(tensors) if isinstance(tensors, Iterable) else tensors  # a generator can be read once
+            roots = [root for root in tensors if isinstance(root, torch.Tensor)] if isinstance(tensors, tuple) else []
         if self._depth or not roots:  # a backward pass inside of one: a reentrant checkpoint's
             return own(tensors, *args, **kwargs)
         create_graph = bool(kwargs.get("create_graph", args[2] if len(args) > 2 else False))

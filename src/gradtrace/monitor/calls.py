@@ -86,17 +86,21 @@ class Calls:
             self._open.append(None)
             return
         tensors = tensors_in(args) + (tensors_in(kwargs) if kwargs else [])
-        nbytes = sum(tensor.nbytes for tensor in tensors if tensor.layout is torch.strided)
+        nbytes, versions, device = 0, [], "cpu"
+        for tensor in tensors:
+            nbytes += tensor.nbytes if tensor.layout is torch.strided else 0
+            versions.append(tensor._version)
+            device = tensor.device.type if device == "cpu" else device
         if nbytes > MOST_BYTES:
             self._open.append(None)
             return
         while self.held and nbytes + sum(call.nbytes for call in self.held) > MOST_BYTES:
             self.held.popleft()
-        versions = tuple(tensor._version for tensor in tensors)
         states = [torch.default_generator.get_state()]
-        if any(tensor.is_cuda for tensor in tensors):
+        if device == "cuda":
             states.append(torch.cuda.get_rng_state())
-        call = Call(label, model, args, kwargs, versions, tuple(states), _autocast(tensors), nbytes)
+        autocast = (device, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
+        call = Call(label, model, args, kwargs, tuple(versions), tuple(states), autocast, nbytes)
         self._open.append(call)
         self.held.append(call)
 
@@ -107,13 +111,9 @@ class Calls:
             return
         gradients = call.gradients
         for index, tensor in enumerate(tensors_in(output)):
-            if tensor.grad_fn is not None:
-                call.last_number = max(call.last_number, node_sequence_nr(tensor.grad_fn))
-            kept = tensor.grad_fn is not None and tensor.nbytes <= MOST_BYTES  # a leaf would keep the hook for ever
-            if kept and tensor.is_floating_point():
+            node = tensor.grad_fn
+            if node is None:  # a leaf would keep the hook for ever
+                continue
+            call.last_number = max(call.last_number, node_sequence_nr(node))
+            if tensor.is_floating_point() and tensor.nbytes <= MOST_BYTES:
                 tensor.register_hook(functools.partial(gradients.__setitem__, index))
-
-
-def _autocast(tensors: list[Tensor]) -> tuple[str, torch.dtype] | None:
-    device = next((tensor.device.type for tensor in tensors), "cpu")
-    return (device, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None

@@ -104,7 +104,8 @@ class Course:
         """A watched module is called."""
         if self._is_replaying:
             return
-        self.settle()
+        if self._is_over:
+            self.end_step()
         begun = time.perf_counter()
         if self._entered <= self._last_end:  # the first call of this step
             self._entered = begun
@@ -130,7 +131,8 @@ class Course:
 
     def before_backward(self, roots: Sequence[Tensor], create_graph: bool) -> None:
         """The loss is known, the gradients are not."""
-        self.settle()
+        if self._is_over:
+            self.end_step()
         begun = time.perf_counter()
         loss = roots[0]
         is_called = self._calls.num_calls != self._calls_before
@@ -224,11 +226,6 @@ class Course:
             self._tally.compare_weights()
             self._spend("updates", begun)
 
-    def settle(self) -> None:
-        """Something new begins: end the step that is over."""
-        if self._is_over:
-            self.end_step()
-
     def scaled_by(self, scaler: GradScaler) -> None:
         """Losses are multiplied from now on."""
         self._scaler = scaler
@@ -316,7 +313,8 @@ class Course:
 
     def receive(self, *, wait: bool = False) -> None:
         """Keep what has arrived; in the training's own thread."""
-        self.settle()
+        if self._is_over:
+            self.end_step()
         self._last_received = time.perf_counter()
         for (step, seconds, learning_rate, counts, bad), cargo in self._ferry.arrived(wait=wait):
             self._logbook.numbers(step, seconds, cargo, learning_rate, counts=counts, bad=bad)

@@ -8,7 +8,7 @@ take this time, stays within its share of the allowance
     allowance(t) = budget (t + CREDIT_S / (1 + t / (2 CREDIT_S)))        t: seconds since the run began
 
 which lends a fifth of a second (at 2 %) to the beginning, where most faults lie, and takes it back by and by. However
-dear it is, norms are taken at steps whose distance grows with their number, so that N steps have about 64 ln N rows,
+dear it is, norms are taken at steps whose distance grows with their number, so that N steps have about 32 ln N rows,
 and whole traces at steps 8, 32, 128, ...
 """
 
@@ -28,8 +28,8 @@ UPDATES_EVERY = 10
 SHARES = {"norms": 0.55, "updates": 0.1, "findings": 0.05, "trace": 0.3}
 """[fraction of the allowance, less what the hooks take] Each may take so much: none can starve another."""
 
-NORMS_PER_EFOLD, UPDATES_PER_EFOLD = 64, 16
-"""Measured at least so often while the number of steps grows e-fold: an onset is known to 2 % of its step."""
+NORMS_PER_EFOLD, UPDATES_PER_EFOLD = 32, 16
+"""Measured at least so often while the number of steps grows e-fold: an onset is known to 3 % of its step."""
 
 TRACES_APART = 4
 """A whole trace is taken at least where the number of steps is so many times that at the last one."""

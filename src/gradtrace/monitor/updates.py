@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gradtrace.monitor.watched import Watched
 
-MOST_COPIED_FRAC, MIN_COPIED_BYTES = 1 / 16, 16 * 2**20
+MOST_COPIED_FRAC, MIN_COPIED_BYTES = 1 / 16, 4 * 2**20
 """Of the weights, that are copied: of models beyond the smaller number a part each time, in turn."""
 
 CACHED_BYTES = 2**19
