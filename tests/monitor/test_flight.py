@@ -15,24 +15,59 @@ from torch import nn
 
 import gradtrace
 from gradtrace.monitor.calls import Call
+from gradtrace.monitor.ferry import Ferry
 from gradtrace.monitor.loss_tape import SINGULARITIES, suspects
 from gradtrace.monitor.replay import replay, stand_ins
 from gradtrace.records.vocabulary import Cause, Symptom
 
 BAD_STEP = 5
 
+MARK = 7.0
+
+
+class Landing:
+    """Of numbers from a device that is far behind: they are there when somebody waits for them."""
+
+    def query(self) -> bool:
+        return False
+
+    def synchronize(self) -> None:
+        pass
+
+
+class SlowFerry(Ferry):
+    """Carries from the CPU as if that were such a device."""
+
+    def send(self, what: Any, vectors: Any) -> None:
+        super().send(what, vectors)
+        self._under_way.append((*self._under_way.pop()[:3], Landing()))
+
+
+@pytest.fixture(params=["at once", "a step later"], autouse=True)
+def looks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host may look at numbers, or would have to wait for them."""
+    if request.param != "at once":
+        monkeypatch.setattr("gradtrace.monitor.course.is_ahead", lambda device: True)
+        monkeypatch.setattr("gradtrace.monitor.hindsight.Ferry", SlowFerry)
+
 
 class Net(nn.Module):
-    """Does `spoil` to its middle at the bad step."""
+    """Does `spoil` to its middle where the batch is marked."""
 
     def __init__(self, spoil: Callable[[torch.Tensor], torch.Tensor] = lambda h: h) -> None:
         super().__init__()
         self.first, self.norm, self.last = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
-        self.drop, self.spoil, self.bad = nn.Dropout(0.2), spoil, False
+        self.drop, self.spoil = nn.Dropout(0.2), spoil
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.norm(self.drop(torch.tanh(self.first(x))))
-        return self.last(self.spoil(h) if self.bad else h)
+        return self.last(self.spoil(h) if bool(x[0, 0] == MARK) else h)
+
+
+def batch(bad: bool) -> torch.Tensor:
+    x = torch.randn(12, 6)
+    x[0, 0] = MARK if bad else 0.0
+    return x
 
 
 def run(
@@ -43,10 +78,7 @@ def run(
     with gradtrace.watch(model, optimizer, budget=10.0, **options) as watch:
         for number in range(BAD_STEP + 2):
             bad = number == BAD_STEP
-            for module in model.modules():
-                if isinstance(module, Net):
-                    module.bad = bad
-            x = torch.randn(12, 6)
+            x = batch(bad)
             optimizer.zero_grad()
             loss_fn(model(data(x, bad) if data else x), bad).backward()
             optimizer.step()
@@ -154,10 +186,9 @@ def test_with_two_models_the_one_that_brought_it_is_named_and_the_tape_is_left_w
     optimizers = [torch.optim.SGD(model.parameters(), lr=1e-3) for model in (one, two)]
     with gradtrace.watch({"one": one, "two": two}, optimizers, budget=10.0, on_nonfinite="skip") as watch:
         for number in range(8):
-            one.bad = number == BAD_STEP
             for optimizer in optimizers:
                 optimizer.zero_grad()
-            two(one(torch.randn(12, 6))).square().mean().backward()  # would raise, had the search freed its graph
+            two(one(batch(number == BAD_STEP))).square().mean().backward()  # raises if the search freed its graph
             for optimizer in optimizers:
                 optimizer.step()
     finding = first_of(watch)
@@ -173,9 +204,8 @@ def test_parts_that_are_called_without_their_whole_are_looked_at() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     with gradtrace.watch(model, optimizer, budget=10.0) as watch:
         for number in range(7):
-            encoder.bad = number == BAD_STEP
             optimizer.zero_grad()
-            head(encoder(torch.randn(12, 6))).square().mean().backward()
+            head(encoder(batch(number == BAD_STEP))).square().mean().backward()
             optimizer.step()
     finding = first_of(watch)
     assert finding.where == ("encoder",)
@@ -252,3 +282,66 @@ def test_every_singularity_names_an_op_that_autograd_knows(name: str) -> None:
     assert any(hasattr(torch._C._functions, f"{name}Backward{i}") for i in ("", 0, 1)) or name in {
         "Mean", "Std", "NllLoss", "NllLoss2D"
     }  # fmt: skip
+
+
+def test_of_two_that_move_in_turn_each_is_run_again_with_the_weights_of_its_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A generator's pass sees what its critic has just become, and its own weights of before."""
+    torch.manual_seed(0)
+    one, two = Net(lambda h: torch.log(h * 0)), nn.Linear(3, 1)
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (one, two)]
+    seen: list[float] = []
+    own = replay
+
+    def spied(call: Call, **options: Any) -> Any:
+        weights = options["weights"]
+        parts = [p for model in (one, two) for p in model.parameters()]
+        seen.append(float(sum(weights.get(id(p), p).detach().double().square().sum() for p in parts)))
+        return own(call, **options)
+
+    monkeypatch.setattr("gradtrace.monitor.flight.replay", spied)
+    at_the_pass: list[float] = []
+    with gradtrace.watch({"one": one, "two": two}, optimizers, budget=10.0) as watch:
+        for number in range(BAD_STEP + 3):
+            for of_two in (True, False):
+                for optimizer in optimizers:
+                    optimizer.zero_grad()
+                if not of_two and number == BAD_STEP:
+                    parts = [p for model in (one, two) for p in model.parameters()]
+                    at_the_pass.append(float(sum(p.detach().double().square().sum() for p in parts)))
+                (two(one(batch(not of_two and number == BAD_STEP))) - float(of_two)).square().mean().backward()
+                optimizers[int(of_two)].step()
+    assert watch.diagnosis.findings[0].where == ("one",)
+    assert seen[0] == at_the_pass[0]
+    assert not all(bool(p.isfinite().all()) for p in one.parameters())
+
+
+def test_of_passes_that_add_up_the_bad_one_is_run_again() -> None:
+    torch.manual_seed(0)
+    model = Net(lambda h: torch.log(h * 0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for number in range(BAD_STEP + 2):
+            optimizer.zero_grad()
+            for part in range(3):
+                plain_loss(model(batch(number == BAD_STEP and part == 1)), False).backward()
+            optimizer.step()
+    finding = first_of(watch)
+    assert "log" in finding.message
+    assert "test_flight.py:" in finding.source
+
+
+def test_a_run_that_ends_at_once_is_explained_all_the_same() -> None:
+    torch.manual_seed(0)
+    model = Net(lambda h: torch.log(h * 0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for number in range(BAD_STEP + 1):
+            optimizer.zero_grad()
+            loss = plain_loss(model(batch(number == BAD_STEP)), False)
+            loss.backward()
+            if not math.isfinite(float(loss.detach())):
+                break
+            optimizer.step()
+    assert "log" in first_of(watch).message

@@ -17,7 +17,9 @@ from gradtrace.errors import NonfiniteError
 from gradtrace.monitor.calls import Calls
 from gradtrace.monitor.entrances import Entrances
 from gradtrace.monitor.ferry import Ferry
-from gradtrace.monitor.flight import FlightRecorder
+from gradtrace.monitor.flight import FlightRecorder, explain
+from gradtrace.monitor.hindsight import Hindsight, is_ahead, verdict
+from gradtrace.monitor.replay import NONE
 from gradtrace.monitor.sample import Sample
 from gradtrace.monitor.tally import Tally, total
 from gradtrace.monitor.updates import Updates
@@ -25,13 +27,14 @@ from gradtrace.records.run import EventKind
 from gradtrace.tape.private import anything_compiled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
     from torch.amp.grad_scaler import GradScaler
     from torch.optim import Optimizer
 
     from gradtrace.monitor.entrances import Visitor
+    from gradtrace.monitor.flight import Passage
     from gradtrace.monitor.logbook import Logbook
     from gradtrace.monitor.schedule import Budget
     from gradtrace.monitor.watched import Watched
@@ -60,11 +63,13 @@ class Course:
         self._calls = Calls()
         self._entrances: Entrances | None = None
         self._flight = FlightRecorder(self._calls)
+        self._hindsight = Hindsight(watched)
         self._sample: Sample | None = None
         self._scaler: GradScaler | None = None
         self._active: set[int] = set()
         self._usual_backwards = 1
         self._no_scale_helps = self._is_replaying = False
+        self._may_look = True
         self._last_loss: Tensor | None = None
         self._num_measured, self._is_measuring = 0, True
         self._arrivals: list[tuple[int, int]] | None = None
@@ -83,6 +88,7 @@ class Course:
     def end(self) -> None:
         """Keep what has arrived, and take every hook away."""
         self.receive(wait=True)
+        self._look_back(self._hindsight.at_last())
         self.leave()
         if self._num_measured < SELDOM_FRAC * self._num_steps:
             told = f"gradient norms were taken at {self._num_measured} of {self._num_steps} steps"
@@ -97,6 +103,7 @@ class Course:
             self._sample = None
         self._calls.forget()
         self._flight.forget()
+        self._hindsight.forget()
 
     # -------------------------------------------------------------------------------------------------- what hooks tell
 
@@ -138,12 +145,13 @@ class Course:
         is_called = self._calls.num_calls != self._calls_before
         self._arrivals = None if is_called else self._watched.arrivals()
         self._loss_value, self._is_loss_bad = None, False
-        if self._may_look_at(loss) and loss.numel() == 1:
+        self._may_look = self._may_look_at(loss)
+        if self._may_look and loss.numel() == 1:
             self._loss_value = value = loss.item()
             # a scaler lets go of its own infinities
             self._is_loss_bad = math.isnan(value) or (math.isinf(value) and self._scale is None)
         if not self._logbook.is_explained:
-            self._flight.before_backward(loss, is_finite=not self._is_loss_bad)
+            self._flight.before_backward(loss, is_finite=not self._is_loss_bad if self._may_look else None)
         self._hooks_s += time.perf_counter() - begun
         if self._sample is not None and not create_graph:
             self._sample.before_backward(loss)
@@ -165,7 +173,7 @@ class Course:
         span, scale = begun - self._entered, self._scale
         self._tally.add_loss(roots[0], self._loss_value, scale)
         self._is_measuring = self._is_measuring or self._looks_bad()
-        bad = self._is_loss_bad
+        bad, norms = self._is_loss_bad, None
         self._hooks_s += time.perf_counter() - begun
         if self._is_measuring and self._tally.num_backwards < self._usual_backwards:
             self._last_loss = roots[0].detach()
@@ -187,16 +195,26 @@ class Course:
             self._spend("trace", begun)
             self._end_sample()  # one backward pass is enough, however many the step has
         if bad:
-            self._explain(roots[0])
+            self._explain(self._flight.passage(roots[0], self.step))
+            return
+        if not self._may_look and scale is None and not self._logbook.is_explained:
+            begun = time.perf_counter()
+            found = verdict(roots[0], self._watched.sentinel(), norms)
+            self._hindsight.add(self._flight.passage(roots[0].detach(), self.step), found)
+            self._hooks_s += time.perf_counter() - begun
         else:
             self._calls.went_well()
-            self._flight.forget()
+        self._flight.forget()
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Clipped and unscaled; the weights are still as the gradients saw them."""
         begun = time.perf_counter()
         if not self._stepped:
             self._learning_rate = self._watched.learning_rate()  # a scheduler may change it before the step is over
+        if self._hindsight.is_waiting:
+            self._look_back(self._hindsight.before_step(optimizer))
+            self._spend("hooks", begun)
+            begun = time.perf_counter()
         if self._is_measuring:
             is_new = not self._tally.is_measured
             norms = self._tally.before_step(self._watched.held_by(optimizer))
@@ -204,7 +222,9 @@ class Course:
             if is_new and norms is not None and self._scale is None and self._may_look_at(norms):
                 bad = not math.isfinite(total(norms.detach().cpu().numpy()))
                 if bad and not self._is_bad and self._last_loss is not None:
-                    self._explain(self._last_loss)  # fewer backward passes than usual: nobody looked yet
+                    self._explain(
+                        self._flight.passage(self._last_loss, self.step)
+                    )  # fewer backward passes than usual: nobody looked yet
         if not self._stepped and self._is_measuring and self._budget.may_update(self._num_steps):
             begun = time.perf_counter()
             self._tally.remember_weights()
@@ -242,6 +262,8 @@ class Course:
         """Send the numbers off, and begin anew."""
         self._is_over = False
         begun = time.perf_counter()
+        if self._hindsight.is_waiting and not self._stepped:  # whoever moves the weights is not seen
+            self._look_back(self._hindsight.at_last())
         self._active |= self._stepped
         if self._is_measuring or self._is_bad or self._is_left_out:
             counts = self._tally.has_loss and not self._is_left_out  # a scaler that finds its scale is healthy
@@ -293,13 +315,14 @@ class Course:
         self._entrances = Entrances(self._watched.roots, self._visitor)
 
     def _may_look_at(self, tensor: Tensor) -> bool:
-        """Whether its numbers may be read now: elsewhere than on the CPU that waits for the device."""
-        return tensor.device.type == "cpu" or self._no_scale_helps or self._on_nonfinite != "report"
+        """Whether its numbers may be read now, or else have to be waited for."""
+        ahead = is_ahead(tensor.device) and self._hindsight.fits
+        return not ahead or self._no_scale_helps or self._on_nonfinite != "report"
 
     def _looks_bad(self) -> bool:
         """Where norms are not taken: whether the gradient that all others flow into says that they should be."""
         sentinel = self._watched.sentinel()
-        return sentinel is not None and sentinel.device.type == "cpu" and not math.isfinite(float(sentinel.sum()))
+        return sentinel is not None and not is_ahead(sentinel.device) and not math.isfinite(float(sentinel.sum()))
 
     @property
     def _num_steps(self) -> int:
@@ -316,19 +339,24 @@ class Course:
         if self._is_over:
             self.end_step()
         self._last_received = time.perf_counter()
-        for (step, seconds, learning_rate, counts, bad), cargo in self._ferry.arrived(wait=wait):
+        for (step, seconds, learning_rate, counts, bad), cargo in self._ferry.arrived(len(self._ferry) if wait else 0):
             self._logbook.numbers(step, seconds, cargo, learning_rate, counts=counts, bad=bad)
 
-    def _explain(self, loss: Tensor) -> None:
+    def _look_back(self, found: tuple[Passage, Mapping[int, Tensor]] | None) -> None:
+        if found is not None:
+            self._explain(*found)
+            self._hindsight.forget()
+
+    def _explain(self, passage: Passage, weights: Mapping[int, Tensor] = NONE) -> None:
         """The first time: where was it born? From then on it is only counted."""
-        self._is_bad = True
+        self._is_bad |= passage.step == self.step
         if not self._logbook.is_explained:
             self._is_replaying = True  # its calls are none of the training's
             try:
-                finding, trace = self._flight.explain(loss, self.step, self._logbook.latest_ops)
+                finding, trace = explain(passage, self._logbook.latest_ops, weights)
             finally:
                 self._is_replaying = False
-            self._logbook.nonfinite(self.step, finding, trace)
+            self._logbook.nonfinite(passage.step, finding, trace)
         if self._on_nonfinite == "stop":
             raise NonfiniteError(self._logbook.findings()[0].message)
 

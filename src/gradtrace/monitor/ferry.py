@@ -49,14 +49,15 @@ class Ferry:
     def __len__(self) -> int:
         return len(self._under_way)
 
-    def arrived(self, *, wait: bool = False) -> Iterator[tuple[Any, Cargo]]:
-        """What is there by now, in the order it was sent; `wait` for all."""
+    def arrived(self, wait: int = 0) -> Iterator[tuple[Any, Cargo]]:
+        """What is there by now, in the order it was sent; `wait` for the first so many."""
         while self._under_way:
             what, sizes, host, landed = self._under_way[0]
             if landed is not None and not landed.query():
-                if not wait:
+                if wait <= 0:
                     return
                 landed.synchronize()
+            wait -= 1
             self._under_way.popleft()
             yield what, host if isinstance(host, list) else _split(host, sizes)
 

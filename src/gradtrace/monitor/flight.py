@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,15 +17,16 @@ import torch.distributed as dist
 
 from gradtrace.diagnosis.rules.nonfinite import finding_of
 from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
-from gradtrace.monitor.loss_tape import Suspect, site_on, suspects, value_of
+from gradtrace.monitor.loss_tape import Suspect, site_on, suspects
 from gradtrace.monitor.replay import replay
 from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.trace import Site
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 from gradtrace.tape.recorder import source_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -33,8 +34,28 @@ if TYPE_CHECKING:
     from gradtrace.records.trace import Op, Trace
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A backward pass, and what it takes to find out where its NaN was born, at once or some time later."""
+
+    step: int
+    loss: Tensor
+    """As it was, or detached: then its tape is gone."""
+    calls: tuple[Call, ...]
+    """Of the models, in their order."""
+    suspects: tuple[Suspect, ...]
+    """Of the loss's ops."""
+    called_at: str
+    """``file.py:12`` of the call of backward."""
+
+    @property
+    def value(self) -> float:
+        """The loss as a number; NaN where it is more than one."""
+        return float(self.loss.detach()) if self.loss.numel() == 1 else math.nan
+
+
 class FlightRecorder:
-    """Explains one step: `before_backward`, then, if it went wrong, `explain`."""
+    """Explains a backward pass: `before_backward`, then, if it went wrong, `explain` its `passage`."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -42,84 +63,99 @@ class FlightRecorder:
         self._unsuspected = ""
         """Name of the last op of a loss that holds no op with a singularity."""
 
-    def before_backward(self, loss: Tensor, *, is_finite: bool) -> None:
-        """Hold on to what the ops of the loss saved; of a loss that is not finite, to that of the whole tape."""
-        if not is_finite:
+    def before_backward(self, loss: Tensor, *, is_finite: bool | None) -> None:
+        """Hold on to what the ops of the loss saved; of a loss that is not finite, to that of the whole tape.
+
+        None: whether it is finite is not known.
+        """
+        if is_finite is False:
             self._suspects = suspects(loss, -1, most=None)
             return
         name, last = loss.grad_fn.name() if loss.grad_fn is not None else "", self._calls.last_number
         if name != self._unsuspected and last >= 0:  # as a rule a loss is the same one at every step
-            self._suspects = suspects(loss, last)
+            self._suspects = suspects(loss, last, is_finite=is_finite is True)
             self._unsuspected = "" if self._suspects else name
 
     def forget(self) -> None:
         """The pass went well."""
         self._suspects = []
 
-    def explain(self, loss: Tensor, step: int, ops: Sequence[Op]) -> tuple[Finding, Trace | None]:
-        """The finding, and the trace of the replay, if there was one; `ops` are those of the latest sample."""
-        value = value_of(loss)
-        found = self._in_a_call(forward=not math.isfinite(value))
-        if isinstance(found, Finding):
-            return replace(found, step=step, message=f"At step {step}: {found.message}"), None
-        if found is not None:
-            label, trace = found
-            return _labelled(finding_of(trace, step), label, step), trace
-        return self._in_the_loss(loss, step, ops), None
+    def passage(self, loss: Tensor, step: int) -> Passage:
+        """The one at hand, with all that was seen of it."""
+        return Passage(step, loss, tuple(self._calls.held), tuple(self._suspects), source_of(sys._getframe()))
 
-    def _in_a_call(self, *, forward: bool) -> tuple[str, Trace] | Finding | None:
-        calls = [call for call in self._calls.held if call.is_intact]
+
+def explain(passage: Passage, ops: Sequence[Op], weights: Mapping[int, Tensor]) -> tuple[Finding, Trace | None]:
+    """The finding, and the trace of the replay, if there was one.
+
+    Args:
+        passage: A backward pass that was not finite.
+        ops: Of the latest sample.
+        weights: What weights were that have moved since, by the parameter's identity.
+    """
+    step = passage.step
+    found = _in_a_call(passage, weights)
+    if isinstance(found, Finding):
+        return replace(found, step=step, message=f"At step {step}: {found.message}"), None
+    if found is not None:
+        label, trace = found
+        return _labelled(finding_of(trace, step), label, step), trace
+    return _in_the_loss(passage, ops), None
+
+
+def _in_a_call(passage: Passage, weights: Mapping[int, Tensor]) -> tuple[str, Trace] | Finding | None:
+    calls = [call for call in passage.calls if call.is_intact]
+    for call in calls:
+        if any(t.grad_fn is None and not _is_number(t) for t in call.inputs):
+            return _of_the_batch(call)
+    if not math.isfinite(passage.value):
         for call in calls:
-            if any(t.grad_fn is None and not _is_number(t) for t in call.inputs):
-                return _of_the_batch(call)
-        if forward:
-            for call in calls:
-                found = _replayed(call, seeds=False)
-                if found is not None and found[1]:
-                    return call.label, found[0]
-            return None
-        for call in reversed(calls):
-            if call.gradients and all(map(_is_finite, call.gradients.values())):
-                found = _replayed(call, seeds=True)
-                if found is not None and found[0].nonfinite is not None:
-                    return call.label, found[0]
+            found = _replayed(call, seeds=False, weights=weights)
+            if found is not None and found[1]:
+                return call.label, found[0]
         return None
-
-    def _in_the_loss(self, loss: Tensor, step: int, ops: Sequence[Op]) -> Finding:
-        value = value_of(loss)
-        forward = not math.isfinite(value)
-        arrived = [gradient for call in self._calls.held for gradient in call.gradients.values()]
-        if not self._calls.held:
-            why = "the model's inputs were not kept"
-        elif not all(call.is_intact for call in self._calls.held):
-            why = "the model's inputs were changed in place since"
-        elif not forward and arrived and all(map(_is_finite, arrived)):
-            why = "run again, the model's own backward pass is finite"
-        else:
-            why = ""
-        guilty = [(suspect, guilt) for suspect in self._suspects if (guilt := suspect.guilt) is not None]
-        half = HALF_FORMATS.get(str(loss.dtype).removeprefix("torch."), (0, math.inf))[1] < GROWN
-        if math.isinf(value) and half:
-            words = f"larger than any number of {str(loss.dtype).removeprefix('torch.')}"
-            return _of_the_loss(value, step, words, "", None, Cause.NUMERIC_FORMAT)
-        if not guilty:
-            return _unexplained(value, step, why) if why else _of_the_loss(value, step, "", "", None, Cause.UNSAFE_OP)
-        suspect, guilt = guilty[-1 if forward else 0]
-        site = site_on(loss, suspect, ops)
-        if why and site.module is None and not site.source and self._calls.held:
-            return _unexplained(value, step, why)
-        words = f"{suspect.function}, {guilt.words}"
-        return _of_the_loss(value, step, words, site.source, site.module, guilt.cause)
+    for call in reversed(calls):
+        if call.gradients and all(map(_is_finite, call.gradients.values())):
+            found = _replayed(call, seeds=True, weights=weights)
+            if found is not None and found[0].nonfinite is not None:
+                return call.label, found[0]
+    return None
 
 
-def _replayed(call: Call, *, seeds: bool) -> tuple[Trace, bool] | None:
+def _in_the_loss(passage: Passage, ops: Sequence[Op]) -> Finding:
+    loss, value = passage.loss, passage.value
+    forward = not math.isfinite(value)
+    arrived = [gradient for call in passage.calls for gradient in call.gradients.values()]
+    if not passage.calls:
+        why = "the model's inputs were not kept"
+    elif not all(call.is_intact for call in passage.calls):
+        why = "the model's inputs were changed in place since"
+    elif not forward and arrived and all(map(_is_finite, arrived)):
+        why = "run again, the model's own backward pass is finite"
+    else:
+        why = ""
+    guilty = [(suspect, guilt) for suspect in passage.suspects if (guilt := suspect.guilt) is not None]
+    half = HALF_FORMATS.get(str(loss.dtype).removeprefix("torch."), (0, math.inf))[1] < GROWN
+    if math.isinf(value) and half:
+        words = f"larger than any number of {str(loss.dtype).removeprefix('torch.')}"
+        return _of_the_loss(passage, words, Site(None), Cause.NUMERIC_FORMAT)
+    if not guilty:
+        return _unexplained(passage, why) if why else _of_the_loss(passage, "", Site(None), Cause.UNSAFE_OP)
+    suspect, guilt = guilty[-1 if forward else 0]
+    site = site_on(loss, suspect, ops)
+    if why and site.module is None and not site.source and passage.calls:
+        return _unexplained(passage, why)
+    return _of_the_loss(passage, f"{suspect.function}, {guilt.words}", site, guilt.cause)
+
+
+def _replayed(call: Call, *, seeds: bool, weights: Mapping[int, Tensor]) -> tuple[Trace, bool] | None:
     """None where a call cannot be run again: others would have to take part, or it does not take to it."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         together = [m for m in call.model.modules() if isinstance(m, torch.nn.SyncBatchNorm)]
         if together or any(hasattr(parameter, "to_local") for parameter in call.model.parameters()):
             return None
     try:
-        return replay(call, seeds=seeds)
+        return replay(call, seeds=seeds, weights=weights)
     except Exception:  # the user's forward, in a situation that it was not written for
         return None
 
@@ -160,12 +196,13 @@ def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _of_the_loss(value: float, step: int, words: str, source: str, module: str | None, cause: Cause) -> Finding:
-    """An op behind the models' outputs (`module` None), or of a model none of whose calls was seen.
+def _of_the_loss(passage: Passage, words: str, site: Site, cause: Cause) -> Finding:
+    """An op behind the models' outputs (no module), or of a model none of whose calls was seen.
 
     Where its line is not known, that of the call of backward is told: the loss is made above it.
     """
-    called_at = source_of(sys._getframe()) if not source else ""
+    value, step, source, module = passage.value, passage.step, site.source, site.module
+    called_at = passage.called_at if not source else ""
     forward = not math.isfinite(value)
     what = f"the loss is {value}" if forward else "the loss is finite, the gradient that it sends back is not"
     place = "in the loss, the model's output is finite" if module is None else f"in {module or 'the model'}"
@@ -184,7 +221,8 @@ def _of_the_loss(value: float, step: int, words: str, source: str, module: str |
     )
 
 
-def _unexplained(value: float, step: int, why: str) -> Finding:
+def _unexplained(passage: Passage, why: str) -> Finding:
+    value, step = passage.value, passage.step
     return Finding(
         symptom=Symptom.NONFINITE,
         cause=Cause.UNSAFE_OP,

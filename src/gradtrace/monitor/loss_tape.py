@@ -8,7 +8,6 @@ autograd has let go of them. They are looked at only if the pass went wrong.
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -125,10 +124,10 @@ class Suspect:
         return None
 
 
-def suspects(loss: Tensor, since: int, most: int | None = MOST_NODES) -> list[Suspect]:
+def suspects(loss: Tensor, since: int, *, most: int | None = MOST_NODES, is_finite: bool = False) -> list[Suspect]:
     """The ops behind `loss` that can go wrong and were recorded after number `since`, in the order of backward.
 
-    With `most`, `loss` is finite: its last op is none of them if that would show.
+    Of a loss that `is_finite` the last op is none of them where it would show.
     """
     found: list[Suspect] = []
     seen: set[Node] = set()
@@ -141,7 +140,7 @@ def suspects(loss: Tensor, since: int, most: int | None = MOST_NODES) -> list[Su
         stack.extend(child for child, _ in node.next_functions)
         name = node.name()
         singularity = SINGULARITIES.get(base_name(name))
-        if singularity is not None and not (most is not None and singularity.shows and node is loss.grad_fn):
+        if singularity is not None and not (is_finite and singularity.shows and node is loss.grad_fn):
             with contextlib.suppress(AttributeError, RuntimeError):  # not saved, or freed already
                 found.append(Suspect(name, number, tuple(getattr(node, key) for key in singularity.saved)))
     release(list(seen))
@@ -149,9 +148,13 @@ def suspects(loss: Tensor, since: int, most: int | None = MOST_NODES) -> list[Su
 
 
 def site_on(loss: Tensor, suspect: Suspect, ops: Sequence[Op]) -> Site:
-    """Where `suspect` is written, by the `ops` of an earlier trace of the same tape, as far as the two are alike."""
+    """Where `suspect` is written, by the `ops` of an earlier trace of the same tape, as far as the two are alike.
+
+    Where the tape is gone (`loss` is detached), by its name, if there was one op of that name.
+    """
     if loss.grad_fn is None:
-        return Site(None)
+        namesakes = [op for op in ops if op.name == suspect.name]
+        return namesakes[0].site if len(namesakes) == 1 else Site(None)
     nodes = list(walk([loss.grad_fn]).nodes)
     numbers = [node_sequence_nr(node) for node in nodes]
     names = [node.name() for node in nodes]
@@ -162,8 +165,3 @@ def site_on(loss: Tensor, suspect: Suspect, ops: Sequence[Op]) -> Site:
         if number == suspect.number:
             return op.site
     return Site(None)
-
-
-def value_of(loss: Tensor) -> float:
-    """The loss as a number; NaN where it is more than one."""
-    return float(loss.detach()) if loss.numel() == 1 else math.nan

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,16 +19,19 @@ from gradtrace.measure.trace import trace
 from gradtrace.tape.dataflow import tensors_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from gradtrace.monitor.calls import Call
     from gradtrace.records.trace import Trace
 
+NONE: Mapping[int, Tensor] = MappingProxyType({})
 
-def replay(call: Call, *, seeds: bool) -> tuple[Trace, bool]:
+
+def replay(call: Call, *, seeds: bool, weights: Mapping[int, Tensor] = NONE) -> tuple[Trace, bool]:
     """The call's trace, with every value looked at: from the gradient that reached its output, or from ones.
 
-    Also whether its output holds a NaN or +Inf (-Inf is how logits are masked).
+    Also whether its output holds a NaN or +Inf (-Inf is how logits are masked). `weights`, by the parameter's identity,
+    are what they were where an optimizer has moved them since.
     """
     bad: list[bool] = []
     model = getattr(call.model, "_orig_mod", call.model)
@@ -47,15 +51,15 @@ def replay(call: Call, *, seeds: bool) -> tuple[Trace, bool]:
             parts = [outputs[i].float().sum() for i in wanted]
         return torch.stack(parts).sum()
 
-    with stand_ins(model), contextlib.ExitStack() as stack:
+    with stand_ins(model, weights), contextlib.ExitStack() as stack:
         if call.autocast is not None:
             stack.enter_context(torch.autocast(*call.autocast))
         return trace(model, total, (_cut_off(call.args), _cut_off(call.kwargs)), values=True), any(bad)
 
 
 @contextlib.contextmanager
-def stand_ins(model: nn.Module) -> Iterator[None]:
-    """Other parameters over the same numbers, and copies of the buffers, until leaving."""
+def stand_ins(model: nn.Module, weights: Mapping[int, Tensor] = NONE) -> Iterator[None]:
+    """Other parameters over the same numbers (or over `weights`), and copies of the buffers, until leaving."""
     before: list[tuple[nn.Module, str, Any]] = []
     others: dict[int, Any] = {}
     for module in model.modules():
@@ -64,7 +68,7 @@ def stand_ins(model: nn.Module) -> Iterator[None]:
     for _, _, tensor in before:
         if id(tensor) not in others:
             others[id(tensor)] = (
-                nn.Parameter(tensor.detach(), tensor.requires_grad)
+                nn.Parameter(weights.get(id(tensor), tensor).detach(), tensor.requires_grad)
                 if isinstance(tensor, nn.Parameter)
                 else tensor.detach().clone()
             )
