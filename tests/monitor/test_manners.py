@@ -5,14 +5,17 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
+from torch.utils.checkpoint import checkpoint
 
 import gradtrace
+from gradtrace.errors import InputError
 from gradtrace.records.run import EventKind, Scalar
 from gradtrace.records.vocabulary import Symptom
 
@@ -221,3 +224,75 @@ def test_a_scaler_of_a_derived_class_is_seen_and_its_skips_told_once() -> None:
     assert watch.diagnosis.healthy
     assert [event.step for event in watch.run.events if event.kind is EventKind.SKIPPED] == [2]
     assert watch.run.steps.scalars_high[0, list(Scalar).index(Scalar.LOSS_SCALE)] == 1024.0
+
+
+def test_a_lazy_module_is_one_clear_sentence() -> None:
+    with pytest.raises(InputError, match=r"0\.weight has no shape yet"):
+        gradtrace.watch(nn.Sequential(nn.LazyLinear(3)))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_scripted_parts_are_watched_and_not_traced() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.ReLU())))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(4, 6)).square().mean().backward()
+            optimizer.step()
+    assert watch.run.steps.num_steps == 5
+    assert watch.run.notes == ("parts are scripted (torch.jit): no whole traces are taken",)
+
+
+def test_forward_in_a_thread_of_its_own_leaves_no_mode_behind() -> None:
+    model, optimizer = parts()
+    modes: list[Any] = []
+
+    def forward() -> torch.Tensor:
+        loss = model(torch.randn(4, 6)).square().mean()
+        modes.append(torch.overrides._get_current_function_mode_stack())
+        return loss
+
+    with gradtrace.watch(model, optimizer, budget=10.0, every=1) as watch, ThreadPoolExecutor(1) as pool:
+        for _ in range(4):
+            optimizer.zero_grad()
+            pool.submit(forward).result().backward()
+            optimizer.step()
+    assert modes == [[]] * 4
+    assert watch.run.steps.num_steps == 4
+    assert watch.run.notes == ()
+
+
+def test_a_training_in_a_thread_of_its_own_is_traced() -> None:
+    model, optimizer = parts()
+
+    def train() -> None:
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(torch.randn(4, 6)).square().mean().backward()
+            optimizer.step()
+
+    with gradtrace.watch(model, optimizer, budget=10.0, every=1) as watch, ThreadPoolExecutor(1) as pool:
+        pool.submit(train).result()
+    assert [event.step for event in watch.run.events if event.kind is EventKind.SAMPLE] == [1, 2, 3]
+
+
+def test_a_checkpointed_loss_is_not_run_again_for_our_sake() -> None:
+    model, optimizer = parts()
+    counts: list[int] = []
+
+    def loss_fn(y: torch.Tensor) -> torch.Tensor:
+        counts.append(1)
+        return (y.square().mean() + 1.0).sqrt().log()
+
+    def train() -> int:
+        counts.clear()
+        for _ in range(8):
+            optimizer.zero_grad()
+            checkpoint(loss_fn, model(torch.randn(4, 6)), use_reentrant=False).backward()
+            optimizer.step()
+        return len(counts)
+
+    bare = train()
+    with gradtrace.watch(model, optimizer, budget=10.0):
+        assert train() == bare

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,8 @@ class Course:
         self._loss_value: float | None = None
         self._calls_before = 0
         self._hooks_s = 0.0
+        self._thread = threading.get_ident()
+        """Of the latest backward pass: the tape is recorded only where it is walked as well."""
         self.step = logbook.first_step
         self._begin_step()
 
@@ -118,14 +121,14 @@ class Course:
             self._entered = begun
         self._calls.entered(label, module, args, kwargs)
         self._hooks_s += time.perf_counter() - begun
-        if self._sample is not None:
+        if self._sample is not None and threading.get_ident() == self._thread:
             self._sample.entered(args, kwargs)
 
     def left(self, _label: str, output: Any) -> None:
         """It returned, or raised."""
         if self._is_replaying:
             return
-        if self._sample is not None:
+        if self._sample is not None and threading.get_ident() == self._thread:
             self._sample.left()
         begun = time.perf_counter()
         self._calls.left(output)
@@ -141,7 +144,7 @@ class Course:
         if self._is_over:
             self.end_step()
         begun = time.perf_counter()
-        loss = roots[0]
+        loss, self._thread = roots[0], threading.get_ident()
         is_called = self._calls.num_calls != self._calls_before
         self._arrivals = None if is_called else self._watched.arrivals()
         self._loss_value, self._is_loss_bad = None, False
@@ -293,13 +296,22 @@ class Course:
         self._is_bad = self._is_left_out = self._is_loss_bad = self._is_over = False
         if self._num_steps == 1 and self._entrances is not None and not self._calls.num_calls:
             self._look_at_the_parts()
-        if self._budget.may_trace(self._num_steps) and not self._watched.compiled:
-            if anything_compiled():
-                self._logbook.note(
-                    self.step, "functions are compiled: no whole traces are taken, they would compile again"
-                )
+        if self._budget.may_trace(self._num_steps):
+            begun = time.perf_counter()
+            why_not = self._why_not_traced()
+            if not why_not:
+                self._sample = Sample(self._watched.whole)
                 return
-            self._sample = Sample(self._watched.whole)
+            self._logbook.note(self.step, why_not)
+            self._spend("trace", begun)  # and it is long before that is asked again
+
+    def _why_not_traced(self) -> str:
+        """Why no step can be traced; empty where one can."""
+        if self._watched.compiled:
+            return "a model is compiled: norms are taken, whole traces are not"
+        if anything_compiled():
+            return "functions are compiled: no whole traces are taken, they would compile again"
+        return "parts are scripted (torch.jit): no whole traces are taken" if self._watched.scripted else ""
 
     def _end_sample(self) -> None:
         if self._sample is not None:

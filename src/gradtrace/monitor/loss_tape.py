@@ -20,7 +20,7 @@ from gradtrace.records.trace import Site
 from gradtrace.records.vocabulary import Cause
 from gradtrace.tape.graph import release, walk
 from gradtrace.tape.kinds import base_name
-from gradtrace.tape.private import node_sequence_nr
+from gradtrace.tape.private import is_packed, node_sequence_nr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,6 +141,8 @@ def suspects(loss: Tensor, since: int, *, most: int | None = MOST_NODES, is_fini
         name = node.name()
         singularity = SINGULARITIES.get(base_name(name))
         if singularity is not None and not (is_finite and singularity.shows and node is loss.grad_fn):
+            if any(is_packed(node, key) for key in singularity.saved):
+                continue  # looking would run a checkpointed part again
             with contextlib.suppress(AttributeError, RuntimeError):  # not saved, or freed already
                 found.append(Suspect(name, number, tuple(getattr(node, key) for key in singularity.saved)))
     release(list(seen))

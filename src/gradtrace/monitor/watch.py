@@ -81,9 +81,6 @@ class Watch:
     def start(self) -> Self:
         """Install the hooks."""
         self._thread = threading.get_ident()
-        if self._watched.compiled:
-            sentence = "a model is compiled: norms are taken at every step, whole traces are not"
-            self._logbook.note(self._logbook.first_step, sentence)
         budget = Budget(self._frac, self._every)
         self._course = Course(self._watched, self._logbook, budget, self._on_nonfinite)
         guarded = Guarded(self._course, self._fail)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from gradtrace.errors import InputError
 from gradtrace.monitor.norms import norms
@@ -29,7 +30,7 @@ class Watched:
     """Models and optimizers as they were given.
 
     Raises:
-        InputError: something is no module, or no optimizer.
+        InputError: something is no module, or no optimizer, or a parameter has no shape yet.
     """
 
     def __init__(self, models: Any, optimizers: Any) -> None:
@@ -43,6 +44,9 @@ class Watched:
         for label, model in self.models.items():
             for name, parameter in _original(model).named_parameters():
                 self.names.append(f"{label}.{name}" if label else name)
+                if is_lazy(parameter):
+                    hint = "run one batch through the model before it is watched"
+                    raise InputError(f"{self.names[-1]} has no shape yet (a lazy module): {hint}")
                 self.parameters.append(parameter)
         self._index = {id(parameter): i for i, parameter in enumerate(self.parameters)}
         self._next = 0
@@ -56,6 +60,11 @@ class Watched:
             hasattr(model, "_orig_mod") or any(module._compiled_call_impl is not None for module in model.modules())
             for model in self.models.values()
         )
+
+    @property
+    def scripted(self) -> bool:
+        """Whether a part is scripted or traced by ``torch.jit``, and takes no hooks."""
+        return any(isinstance(module, torch.jit.ScriptModule) for module in self.whole.modules())
 
     def descend(self) -> None:
         """From the roots, which nobody calls, to their children."""

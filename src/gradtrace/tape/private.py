@@ -38,6 +38,11 @@ def saved_hooks_active() -> bool:
     return read is not None and read(True) is not None
 
 
+def is_packed(node: Node, key: str) -> bool:
+    """Whether hooks packed what `node` saved under `key` (``_saved_self``): reading it may recompute a forward."""
+    return getattr(getattr(node, f"_raw{key}", None), "unpack_hook", None) is not None
+
+
 def inside_functorch() -> bool:
     """Whether vmap, grad or jvp of torch.func is running: tensors are wrapped and must not be measured."""
     read = getattr(torch._C._functorch, "peek_interpreter_stack", None)
