@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gradtrace.errors import InputError, TraceFileError
 from gradtrace.records.run import Scalar, Series
 
@@ -12,25 +14,37 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from gradtrace.records.run import Run
+
+LINES_TOGETHER = 2**16
+"""Made and written at once."""
 
 
 def columns() -> list[str]:
-    """Names of the table's columns; of pooled rows the smallest and the largest value."""
-    numbers = [f"{name.value}_{end}" for name in (*Scalar, *Series) for end in ("min", "max")]
+    """Names of the table's columns; of pooled rows the smallest and the largest value.
+
+    >>> columns()[9:11], columns()[15:17]
+    (['total_gradient_norm_min', 'total_gradient_norm_max'], ['gradient_norm_min', 'gradient_norm_max'])
+    """
+    totals = [f"total_{name.value}" if name.value.endswith("_norm") else name.value for name in Scalar]
+    numbers = [f"{name}_{end}" for name in (*totals, *(name.value for name in Series)) for end in ("min", "max")]
     return ["step", "num_steps", "time_s", "nonfinite", "parameter", *numbers]
 
 
-def lines(run: Run) -> Iterator[list[Any]]:
-    """The table's lines."""
+def blocks(run: Run) -> Iterator[dict[str, NDArray[Any]]]:
+    """The table's columns, some thousand lines at a time: a long run has millions."""
     steps = run.steps
-    names = [parameter.name for parameter in run.header.parameters]
-    for row in range(len(steps.first)):
-        head = [int(steps.first[row]), int(steps.count[row]), float(steps.time_s[row]), int(steps.nonfinite[row])]
-        whole = [float(v) for pair in zip(steps.scalars_low[row], steps.scalars_high[row], strict=True) for v in pair]
-        for i, name in enumerate(names):
-            pairs = zip(steps.series_low[row, :, i], steps.series_high[row, :, i], strict=True)
-            yield [*head, name, *whole, *(float(v) for pair in pairs for v in pair)]
+    names = np.array([parameter.name for parameter in run.header.parameters], dtype=np.str_)
+    many = max(1, LINES_TOGETHER // max(1, len(names)))
+    for start in range(0, len(steps.first) if len(names) else 0, many):
+        rows = slice(start, start + many)
+        whole = [steps.first, steps.count, steps.time_s, steps.nonfinite]
+        scalars = [end[:, i] for i in range(len(Scalar)) for end in (steps.scalars_low, steps.scalars_high)]
+        series = [end[rows, i].ravel() for i in range(len(Series)) for end in (steps.series_low, steps.series_high)]
+        head, numbers = ([np.repeat(column[rows], len(names)) for column in some] for some in (whole, scalars))
+        yield dict(zip(columns(), [*head, np.tile(names, len(steps.first[rows])), *numbers, *series], strict=True))
 
 
 def to_csv(run: Run, path: Path) -> int:
@@ -44,8 +58,10 @@ def to_csv(run: Run, path: Path) -> int:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(columns())
-            for number, line in enumerate(lines(run), 1):  # noqa: B007 - the last one is the count
-                writer.writerow(line)
+            for block in blocks(run):
+                lines = list(zip(*(column.tolist() for column in block.values()), strict=True))
+                writer.writerows(lines)
+                number += len(lines)
     except OSError as error:
         raise TraceFileError(f"cannot write {path}: {error.strerror or error}") from error
     return number
@@ -63,13 +79,19 @@ def to_parquet(run: Run, path: Path) -> int:
         import pyarrow.parquet
     except ImportError as error:
         raise InputError("Parquet needs pyarrow: pip install pyarrow (or export as --csv)") from error
-    table = list(lines(run))
-    arrays = list(zip(*table, strict=True)) or [() for _ in columns()]
+    kinds = {name: pyarrow.string() if name == "parameter" else pyarrow.float64() for name in columns()}
+    kinds |= {name: pyarrow.int64() for name in ("step", "num_steps", "nonfinite")}
+    schema = pyarrow.schema(list(kinds.items()))
+    number = 0
     try:
-        pyarrow.parquet.write_table(pyarrow.table(dict(zip(columns(), arrays, strict=True))), path)
+        with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+            for block in blocks(run):
+                arrays = [pyarrow.array(column).cast(kinds[name]) for name, column in block.items()]
+                writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
+                number += len(arrays[0])
     except OSError as error:
-        raise TraceFileError(f"cannot write {path}: {error}") from error
-    return len(table)
+        raise TraceFileError(f"cannot write {path}: {error.strerror or error}") from error
+    return number
 
 
 EXPORTS: dict[str, Callable[[Run, Path], int]] = {"csv": to_csv, "parquet": to_parquet}
