@@ -31,20 +31,20 @@ class Listener(Protocol):
     def before_backward(self, roots: Sequence[torch.Tensor], create_graph: bool) -> None:
         """A backward pass begins."""
 
-    def backward_failed(self) -> None:
+    def backward_failed(self, roots: Sequence[torch.Tensor]) -> None:
         """It raised."""
 
     def after_backward(self, roots: Sequence[torch.Tensor]) -> None:
         """It ended, and gradients have arrived."""
 
-    def before_step(self, optimizer: Optimizer) -> None:
-        """An optimizer is about to step."""
+    def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
+        """An optimizer is about to step; with a closure its backward passes are still to come."""
 
     def after_step(self, optimizer: Optimizer) -> None:
         """It has stepped."""
 
-    def scaled_by(self, scaler: GradScaler) -> None:
-        """A scaler multiplies losses."""
+    def scaled_by(self, scaler: GradScaler, num_losses: int) -> None:
+        """A scaler has multiplied so many losses."""
 
     def step_left_out(self, optimizer: Optimizer) -> None:
         """A scaler found the gradients not finite and did not let the optimizer step."""
@@ -100,7 +100,7 @@ class Boundaries:
             result = own(tensors, *args, **kwargs)
         except BaseException:
             if self._is_listening:
-                self._listener.backward_failed()
+                self._listener.backward_failed(roots)
             raise
         finally:
             self._depth -= 1
@@ -108,26 +108,27 @@ class Boundaries:
             self._listener.after_backward(roots)
         return result
 
-    def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
-        self._tell(self._listener.before_step, optimizer)
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        has_closure = any(map(callable, args[1:])) or callable(kwargs.get("closure"))
+        self._tell(self._listener.before_step, optimizer, has_closure)
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         self._stepped.add(id(optimizer))
         self._tell(self._listener.after_step, optimizer)
 
-    def _tell(self, listener: Callable[[Optimizer], None], optimizer: Optimizer) -> None:
+    def _tell(self, listener: Callable[..., None], *what: Any) -> None:
         if not self._is_listening:
             return
         self._in_hook = True
         try:
-            listener(optimizer)
+            listener(*what)
         finally:
             self._in_hook = False
 
     def _scale(self, own: Callable[..., Any], scaler: GradScaler, *args: Any, **kwargs: Any) -> Any:
         result = own(scaler, *args, **kwargs)
         if self._is_listening:
-            self._listener.scaled_by(scaler)
+            self._listener.scaled_by(scaler, len(result) if isinstance(result, list | tuple) else 1)
         return result
 
     def _scaler_step(

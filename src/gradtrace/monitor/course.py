@@ -6,11 +6,13 @@ sampled steps; `schedule` decides. `boundaries` tells what happens, `tally` meas
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.diagnosis.scene import is_finite
@@ -18,11 +20,11 @@ from gradtrace.errors import NonfiniteError
 from gradtrace.monitor.calls import Calls
 from gradtrace.monitor.entrances import Entrances
 from gradtrace.monitor.ferry import Ferry
-from gradtrace.monitor.flight import FlightRecorder, explain
+from gradtrace.monitor.flight import FlightRecorder, explain, is_all_finite
 from gradtrace.monitor.hindsight import Hindsight, is_ahead, verdict
 from gradtrace.monitor.replay import NONE
 from gradtrace.monitor.sample import Sample
-from gradtrace.monitor.tally import Tally, total
+from gradtrace.monitor.tally import Passes, Tally, total
 from gradtrace.monitor.updates import Updates
 from gradtrace.records.run import EventKind
 from gradtrace.tape.private import anything_compiled
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from gradtrace.monitor.logbook import Logbook
     from gradtrace.monitor.schedule import Budget
     from gradtrace.monitor.watched import Watched
+    from gradtrace.records.trace import Trace
 
 RECEIVED_TOGETHER, RECEIVE_EVERY_S = 16, 0.25
 """[steps, seconds] Numbers are kept waiting: what is done to many in a row is done while its code is in the cache."""
@@ -67,16 +70,24 @@ class Course:
         self._hindsight = Hindsight(watched)
         self._sample: Sample | None = None
         self._scaler: GradScaler | None = None
-        self._active: set[int] = set()
-        self._usual_backwards = 1
-        self._no_scale_helps = self._is_replaying = False
+        self._num_scaled = 0
+        """Losses that a scaler has multiplied and nobody has called backward on yet."""
+        self._active = {id(optimizer) for optimizer in watched.optimizers}
+        """Optimizers that stepped in the row before."""
+        self._usual_backwards: dict[int, int] = {}
+        """Passes before the first, second, ... optimizer's step of a row, the last time."""
+        self._inside: Optimizer | None = None
+        """The optimizer whose closure is running, and how many passes that has made."""
+        self._num_inside = 0
+        self._no_scale_helps = self._is_replaying = self._is_in_backward = self._has_moved = False
         self._may_look = True
-        self._last_loss: Tensor | None = None
+        self._last_roots: tuple[Tensor, ...] = ()
         self._num_measured, self._is_measuring = 0, True
         self._arrivals: list[tuple[int, int]] | None = None
         self._loss_value: float | None = None
         self._calls_before = 0
         self._hooks_s = 0.0
+        self._num_changes = watched.num_changes
         self._thread = threading.get_ident()
         """Of the latest backward pass: the tape is recorded only where it is walked as well."""
         self.step = logbook.first_step
@@ -90,6 +101,8 @@ class Course:
 
     def end(self) -> None:
         """Keep what has arrived, and take every hook away."""
+        if self._stepped:
+            self.end_step()
         self.receive(wait=True)
         self._look_back(self._hindsight.at_last())
         self.leave()
@@ -144,23 +157,29 @@ class Course:
         if self._is_over:
             self.end_step()
         begun = time.perf_counter()
-        loss, self._thread = roots[0], threading.get_ident()
+        self._thread, self._is_in_backward, self._has_moved = threading.get_ident(), True, False
         is_called = self._calls.num_calls != self._calls_before
         self._arrivals = None if is_called else self._watched.arrivals()
         self._loss_value, self._is_loss_bad = None, False
-        self._may_look = self._may_look_at(loss)
-        if self._may_look and loss.numel() == 1:
-            self._loss_value = value = loss.item()
+        self._may_look = self._may_look_at(roots[0])
+        if self._may_look and all(root.numel() == 1 for root in roots):
+            self._loss_value = value = sum(abs(v) if isinstance(v := root.item(), complex) else v for root in roots)
             # a scaler lets go of its own infinities
             self._is_loss_bad = math.isnan(value) or (math.isinf(value) and self._scale is None)
+        elif self._may_look and self._scale is None:
+            self._is_loss_bad = not all(map(is_all_finite, roots))
         if not self._logbook.is_explained:
-            self._flight.before_backward(loss, is_finite=not self._is_loss_bad if self._may_look else None)
+            self._flight.before_backward(roots, is_finite=not self._is_loss_bad if self._may_look else None)
         self._hooks_s += time.perf_counter() - begun
         if self._sample is not None and not create_graph:
-            self._sample.before_backward(loss)
+            self._sample.before_backward(roots[0])
 
-    def backward_failed(self) -> None:
-        """It raised: nothing of its tape is held on to."""
+    def backward_failed(self, roots: Sequence[Tensor]) -> None:
+        """It raised, as anomaly mode does at a NaN: nothing of its tape is held on to."""
+        self._is_in_backward = False
+        if self._is_loss_bad:
+            with contextlib.suppress(NonfiniteError):  # the user's own error is on its way
+                self._explain(self._passage(roots))
         if self._sample is not None:
             self._sample.close()
             self._sample = None
@@ -170,106 +189,109 @@ class Course:
     def after_backward(self, roots: Sequence[Tensor]) -> None:
         """The gradients are there, and nobody has clipped them yet."""
         begun = time.perf_counter()
+        self._is_in_backward = False
         if self._arrivals is not None and self._arrivals == self._watched.arrivals():
+            self._flight.forget()
             return  # of another model
         self._calls_before = self._calls.num_calls
         span, scale = begun - self._entered, self._scale
-        self._tally.add_loss(roots[0], self._loss_value, scale)
-        self._is_measuring = self._is_measuring or self._looks_bad()
-        bad, norms = self._is_loss_bad, None
+        self._num_scaled = max(0, self._num_scaled - 1)
+        is_last = self._count(roots, scale)
+        measures = self._is_measuring or self._wants_norms
+        is_odd = not (measures and is_last) and self._looks_bad()
+        self._is_measuring |= is_odd
         self._hooks_s += time.perf_counter() - begun
-        if self._is_measuring and self._tally.num_backwards < self._usual_backwards:
-            self._last_loss = roots[0].detach()
-        elif self._is_measuring:
+        bad, norms, settled = self._is_loss_bad, None, scale is None or self._no_scale_helps
+        if is_last and (measures or is_odd):
             begun = time.perf_counter()
-            norms = self._tally.measure_gradients(scale)
+            norms = self._passes.measure(scale)
             if self._may_look_at(norms):
-                settled = scale is None or self._no_scale_helps
                 bad = bad or (settled and not math.isfinite(total(norms.detach().cpu().numpy())))
             self._spend("norms", begun)
+        elif measures or is_odd:
+            self._last_roots = tuple(root.detach() for root in roots)
+            bad = bad or (settled and is_odd)
         if self._sample is None:
             self._usual_spans.append(span)
         elif (trace := self._sample.after_backward(scale)) is not None:
-            begun = time.perf_counter()
-            if scale is None or self._no_scale_helps or is_finite(trace):  # a scaler lets go of an overflow
-                self._logbook.trace(self.step, trace)
-            slower = span - statistics.median(self._usual_spans) if self._usual_spans else 0.0
-            self._budget.spend("trace", max(slower, 0.0), self._num_steps)  # in hooks, between the user's own ops
-            self._spend("trace", begun)
-            self._end_sample()  # one backward pass is enough, however many the step has
+            self._keep_trace(trace, scale, span)
         if bad:
-            self._explain(self._flight.passage(roots[0], self.step))
-            return
-        if not self._may_look and scale is None and not self._logbook.is_explained:
+            self._explain(self._passage(roots))
+        elif not self._may_look and scale is None and not self._logbook.is_explained:
             begun = time.perf_counter()
-            found = verdict(roots[0], self._watched.sentinel(), norms)
-            self._hindsight.add(self._flight.passage(roots[0].detach(), self.step), found)
+            passage = replace(self._passage([root.detach() for root in roots]), world=self._hindsight.world())
+            self._look_back(self._hindsight.add(passage, verdict(roots, self._watched.sentinel(), norms)))
             self._hooks_s += time.perf_counter() - begun
         else:
             self._calls.went_well()
         self._flight.forget()
+        if self._inside is not None:
+            self._leave_out_if_spoilt(self._inside)
 
-    def before_step(self, optimizer: Optimizer) -> None:
-        """Clipped and unscaled; the weights are still as the gradients saw them."""
+    def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
+        """Clipped and unscaled (a closure runs later); the weights are still as the gradients saw them."""
+        self._has_moved |= self._is_in_backward
+        if id(optimizer) in self._stepped:
+            self.end_step(goes_on=True)
         begun = time.perf_counter()
         if not self._stepped:
             self._learning_rate = self._watched.learning_rate()  # a scheduler may change it before the step is over
         if self._hindsight.is_waiting:
-            self._look_back(self._hindsight.before_step(optimizer))
-            self._spend("hooks", begun)
-            begun = time.perf_counter()
-        if self._is_measuring:
-            is_new = not self._tally.is_measured
-            norms = self._tally.before_step(self._watched.held_by(optimizer))
-            self._spend("norms", begun)
-            if is_new and norms is not None and self._scale is None and self._may_look_at(norms):
-                bad = not math.isfinite(total(norms.detach().cpu().numpy()))
-                if bad and not self._is_bad and self._last_loss is not None:
-                    self._explain(
-                        self._flight.passage(self._last_loss, self.step)
-                    )  # fewer backward passes than usual: nobody looked yet
+            self._look_back(self._hindsight.before_step(optimizer, has_closure))
+            self._hooks_s += time.perf_counter() - begun
+        if has_closure:
+            self._inside, self._num_inside = optimizer, 0
+        else:
+            self._take_passes(optimizer)
+            self._leave_out_if_spoilt(optimizer)
         if not self._stepped and self._is_measuring and self._budget.may_update(self._num_steps):
             begun = time.perf_counter()
             self._tally.remember_weights()
             self._spend("updates", begun)
-        if self._on_nonfinite == "skip" and self._watched.is_spoilt(optimizer):
-            for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
-                parameter.grad = None
-            self._logbook.event(self.step, EventKind.SKIPPED, "this optimizer step was left out: not finite")
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """The weights have moved; with several optimizers a step is over when all have, or one does again."""
-        if id(optimizer) in self._stepped:
-            self.end_step()
+        """The weights have moved; with several optimizers a step is over when all of the last one have."""
+        if self._inside is optimizer:
+            self._take_passes(optimizer)
+            self._inside = None
         self._stepped.add(id(optimizer))
         self._no_scale_helps = False
-        self._is_over = self._stepped >= self._active  # others may follow that were never seen before
+        self._is_over = self._stepped >= self._active
         if self._is_over and self._updates.is_holding:
             begun = time.perf_counter()
             self._tally.compare_weights()
             self._spend("updates", begun)
 
-    def scaled_by(self, scaler: GradScaler) -> None:
-        """Losses are multiplied from now on."""
+    def scaled_by(self, scaler: GradScaler, num_losses: int = 1) -> None:
+        """So many losses are multiplied."""
         self._scaler = scaler
+        self._num_scaled += num_losses
 
     def step_left_out(self, optimizer: Optimizer) -> None:
         """By a scaler, for an overflow."""
+        if id(optimizer) in self._stepped:
+            self.end_step(goes_on=True)
         self._logbook.event(self.step, EventKind.SKIPPED, "the GradScaler left the step out: overflow")
         self._is_left_out = True
-        scale = self._scale
+        scale = getattr(self._scaler, "_scale", None)
         self._no_scale_helps = scale is not None and float(scale) <= 1.0
-        self.end_step()
+        self._stepped.add(id(optimizer))
+        self._is_over = self._stepped >= self._active
 
-    def end_step(self) -> None:
-        """Send the numbers off, and begin anew."""
-        self._is_over = False
+    def end_step(self, goes_on: bool = False) -> None:
+        """Send the numbers off, and begin anew; `goes_on`: with the passes since the last optimizer's step."""
+        self._is_over, passes = False, self._passes
+        goes_on = goes_on and not passes.is_taken and passes.num > 0
         begun = time.perf_counter()
         if self._hindsight.is_waiting and not self._stepped:  # whoever moves the weights is not seen
             self._look_back(self._hindsight.at_last())
-        self._active |= self._stepped
+        if not goes_on and not passes.is_taken and passes.num:
+            self._usual_backwards[len(self._stepped)] = passes.num
+            self._tally.take(passes, measured=self._is_measuring)
+        self._active = self._stepped or self._active
         if self._is_measuring or self._is_bad or self._is_left_out:
-            counts = self._tally.has_loss and not self._is_left_out  # a scaler that finds its scale is healthy
+            # a scaler that finds its scale is healthy
+            counts = not self._is_left_out and (self._tally.has_loss or self._scaler is None)
             what = (self.step, begun - self._began, self._learning_rate, counts, self._is_bad)
             self._ferry.send(what, self._tally.cargo())
             self._num_measured += self._tally.is_measured
@@ -277,23 +299,32 @@ class Course:
         begun = time.perf_counter()
         if len(self._ferry) >= RECEIVED_TOGETHER or begun - self._last_received > RECEIVE_EVERY_S:
             self.receive()
-        self._usual_backwards = max(1, self._tally.num_backwards)
-        self._calls.forget()
-        self._end_sample()
+        if not goes_on:
+            self._num_scaled = 0
+            self._calls.forget()
+            self._end_sample()
         self._judge_now_and_then(begun)
         self.step += 1
-        self._begin_step()
+        self._begin_step(passes if goes_on else None)
         self._last_end = time.perf_counter()
         self._budget.spend("hooks", self._hooks_s + self._last_end - begun, self._num_steps)
         self._hooks_s = 0.0
 
     # ------------------------------------------------------------------------------------------------------- inside
 
-    def _begin_step(self) -> None:
+    def _begin_step(self, passes: Passes | None = None) -> None:
         self._tally, self._stepped = Tally(self._watched, self._updates), set[int]()
-        self._is_measuring = self._on_nonfinite != "report" or self._budget.may_measure(self._num_steps)
+        self._passes = passes or Passes(self._watched)
+        looks_always = self._on_nonfinite != "report"
+        if passes is not None:
+            self._is_measuring = looks_always or passes.norms is not None
+        else:
+            self._is_measuring = looks_always or self._budget.may_measure(self._num_steps)
+        self._wants_norms = False
         self._learning_rate = math.nan
-        self._is_bad = self._is_left_out = self._is_loss_bad = self._is_over = False
+        self._is_bad = self._is_left_out = self._is_over = False
+        if self._sample is not None:
+            return
         if self._num_steps == 1 and self._entrances is not None and not self._calls.num_calls:
             self._look_at_the_parts()
         if self._budget.may_trace(self._num_steps):
@@ -312,6 +343,62 @@ class Course:
         if anything_compiled():
             return "functions are compiled: no whole traces are taken, they would compile again"
         return "parts are scripted (torch.jit): no whole traces are taken" if self._watched.scripted else ""
+
+    def _count(self, roots: Sequence[Tensor], scale: Tensor | None) -> bool:
+        """Add a pass to those since the last optimizer's step; whether as many are there as the last time.
+
+        Of an optimizer's closure the first pass counts: that of the weights before the step.
+        """
+        if self._passes.is_taken:  # of this row, or of the next one
+            self._passes = Passes(self._watched)
+            self._wants_norms = self._is_measuring or self._budget.may_measure(self._num_steps)
+        if self._inside is not None:
+            self._num_inside += 1
+            if self._num_inside > 1:
+                return False
+        self._passes.add(roots, self._loss_value, scale)
+        return self._passes.num >= self._usual_backwards.get(len(self._stepped), 1)
+
+    def _take_passes(self, optimizer: Optimizer) -> None:
+        """What came since the last step goes to the row, with what became of it before this one."""
+        begun, passes = time.perf_counter(), self._passes
+        if passes.num and not passes.is_taken:
+            self._usual_backwards[len(self._stepped)] = passes.num
+        told, held = self._watched.told_by(optimizer), self._watched.held_by(optimizer)
+        if self._watched.num_changes != self._num_changes:  # parameters were added to an optimizer
+            self._num_changes = self._watched.num_changes
+            self._logbook.trained(self._watched.columns(), self._watched.described())
+        is_new = passes.norms is None
+        self._tally.take(passes, told, measured=self._is_measuring)
+        if not self._is_measuring or self._num_inside > 1:
+            return
+        # a fused optimizer takes the scale out by itself
+        found = passes.measure_again(held, getattr(optimizer, "grad_scale", None))
+        if found is not None:
+            (self._tally.take_norms if is_new else self._tally.clip)(found, held)
+        self._spend("norms", begun)
+        if is_new and found is not None and self._scale is None and self._may_look_at(found):
+            bad = not math.isfinite(total(found.detach().cpu().numpy()))
+            if bad and not self._is_bad and self._last_roots:
+                self._explain(self._passage(self._last_roots))  # fewer backward passes than usual: nobody looked yet
+
+    def _leave_out_if_spoilt(self, optimizer: Optimizer) -> None:
+        if self._on_nonfinite == "skip" and self._watched.is_spoilt(optimizer):
+            for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
+                parameter.grad = None
+            self._logbook.event(self.step, EventKind.SKIPPED, "this optimizer step was left out: not finite")
+
+    def _passage(self, roots: Sequence[Tensor]) -> Passage:
+        return self._flight.passage(roots, self.step, self._loss_value, has_moved=self._has_moved)
+
+    def _keep_trace(self, trace: Trace, scale: Tensor | None, span: float) -> None:
+        begun = time.perf_counter()
+        if scale is None or self._no_scale_helps or is_finite(trace):  # a scaler lets go of an overflow
+            self._logbook.trace(self.step, trace)
+        slower = span - statistics.median(self._usual_spans) if self._usual_spans else 0.0
+        self._budget.spend("trace", max(slower, 0.0), self._num_steps)  # in hooks, between the user's own ops
+        self._spend("trace", begun)
+        self._end_sample()  # one backward pass is enough, however many the step has
 
     def _end_sample(self) -> None:
         if self._sample is not None:
@@ -343,8 +430,11 @@ class Course:
 
     @property
     def _scale(self) -> Tensor | None:
+        """What the loss at hand was multiplied by; None: it was not."""
         scaler = self._scaler
-        return getattr(scaler, "_scale", None) if scaler is not None and scaler.is_enabled() else None
+        if scaler is None or not self._num_scaled or not scaler.is_enabled():
+            return None
+        return getattr(scaler, "_scale", None)
 
     def receive(self, *, wait: bool = False) -> None:
         """Keep what has arrived; in the training's own thread."""

@@ -7,6 +7,7 @@ A gradient is followed the other way: from the loss, whose part is known by what
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from dataclasses import dataclass, replace
@@ -17,12 +18,14 @@ import torch.distributed as dist
 
 from gradtrace.diagnosis.rules.nonfinite import finding_of
 from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
+from gradtrace.monitor.hindsight import is_ahead
 from gradtrace.monitor.loss_tape import Suspect, site_on, suspects
 from gradtrace.monitor.replay import replay
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.trace import Site
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.tape.private import node_sequence_nr
 from gradtrace.tape.recorder import source_of
 
 if TYPE_CHECKING:
@@ -31,7 +34,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gradtrace.monitor.calls import Call, Calls
+    from gradtrace.monitor.hindsight import World
     from gradtrace.records.trace import Op, Trace
+
+
+MOST_LOSSES = 64
+"""Of different make, that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +49,25 @@ class Passage:
     step: int
     loss: Tensor
     """As it was, or detached: then its tape is gone."""
+    value: float
+    """Of the loss; NaN where it is more than one number."""
+    is_finite: bool
+    """Whether the loss is."""
     calls: tuple[Call, ...]
     """Of the models, in their order."""
     suspects: tuple[Suspect, ...]
     """Of the loss's ops."""
     called_at: str
     """``file.py:12`` of the call of backward."""
+    has_moved: bool = False
+    """Whether an optimizer stepped within the pass: the weights that it began with are gone."""
+    world: World | None = None
+    """What may have changed by the time that it is looked at, where that is later."""
 
     @property
-    def value(self) -> float:
-        """The loss as a number; NaN where it is more than one."""
-        return float(self.loss.detach()) if self.loss.numel() == 1 else math.nan
+    def nbytes(self) -> int:
+        """Of the inputs that are held."""
+        return sum(call.nbytes for call in self.calls)
 
 
 class FlightRecorder:
@@ -60,29 +76,46 @@ class FlightRecorder:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._suspects: list[Suspect] = []
-        self._unsuspected = ""
-        """Name of the last op of a loss that holds no op with a singularity."""
+        self._unsuspected: set[tuple[str, int]] = set()
+        """Losses without an op that has a singularity: name of the last op, number of ops behind the model."""
 
-    def before_backward(self, loss: Tensor, *, is_finite: bool | None) -> None:
+    def before_backward(self, roots: Sequence[Tensor], *, is_finite: bool | None) -> None:
         """Hold on to what the ops of the loss saved; of a loss that is not finite, to that of the whole tape.
 
         None: whether it is finite is not known.
         """
         if is_finite is False:
-            self._suspects = suspects(loss, -1, most=None)
+            self._suspects = [suspect for root in roots for suspect in suspects(root, -1, most=None)]
             return
-        name, last = loss.grad_fn.name() if loss.grad_fn is not None else "", self._calls.last_number
-        if name != self._unsuspected and last >= 0:  # as a rule a loss is the same one at every step
-            self._suspects = suspects(loss, last, is_finite=is_finite is True)
-            self._unsuspected = "" if self._suspects else name
+        self._suspects, last = [], self._calls.last_number
+        for root in roots if last >= 0 else ():
+            if root.grad_fn is None:
+                continue
+            key = root.grad_fn.name(), node_sequence_nr(root.grad_fn) - last
+            if key in self._unsuspected:  # as a rule a loss is the same one at every step
+                continue
+            found = suspects(root, last, is_finite=is_finite is True)
+            self._suspects += found
+            if not found and len(self._unsuspected) < MOST_LOSSES:
+                self._unsuspected.add(key)
 
     def forget(self) -> None:
         """The pass went well."""
         self._suspects = []
 
-    def passage(self, loss: Tensor, step: int) -> Passage:
-        """The one at hand, with all that was seen of it."""
-        return Passage(step, loss, tuple(self._calls.held), tuple(self._suspects), source_of(sys._getframe()))
+    def passage(self, roots: Sequence[Tensor], step: int, value: float | None, *, has_moved: bool) -> Passage:
+        """The one at hand, with all that was seen of it; `value` None: nobody knows it yet."""
+        bad = [] if value is None and is_ahead(roots[0].device) else [r for r in roots if not is_all_finite(r)]
+        return Passage(
+            step=step,
+            loss=bad[0] if bad else roots[0],
+            value=math.nan if value is None else value,
+            is_finite=not bad,
+            calls=tuple(self._calls.held),
+            suspects=tuple(self._suspects),
+            called_at=source_of(sys._getframe()),
+            has_moved=has_moved,
+        )
 
 
 def explain(passage: Passage, ops: Sequence[Op], weights: Mapping[int, Tensor]) -> tuple[Finding, Trace | None]:
@@ -94,46 +127,33 @@ def explain(passage: Passage, ops: Sequence[Op], weights: Mapping[int, Tensor]) 
         weights: What weights were that have moved since, by the parameter's identity.
     """
     step = passage.step
-    found = _in_a_call(passage, weights)
-    if isinstance(found, Finding):
-        return replace(found, step=step, message=f"At step {step}: {found.message}"), None
-    if found is not None:
-        label, trace = found
-        return _labelled(finding_of(trace, step), label, step), trace
-    return _in_the_loss(passage, ops), None
-
-
-def _in_a_call(passage: Passage, weights: Mapping[int, Tensor]) -> tuple[str, Trace] | Finding | None:
     calls = [call for call in passage.calls if call.is_intact]
     for call in calls:
         if any(t.grad_fn is None and not _is_number(t) for t in call.inputs):
-            return _of_the_batch(call)
-    if not math.isfinite(passage.value):
-        for call in calls:
-            found = _replayed(call, seeds=False, weights=weights)
-            if found is not None and found[1]:
-                return call.label, found[0]
-        return None
-    for call in reversed(calls):
-        if call.gradients and all(map(_is_finite, call.gradients.values())):
-            found = _replayed(call, seeds=True, weights=weights)
-            if found is not None and found[0].nonfinite is not None:
-                return call.label, found[0]
-    return None
+            found = _of_the_batch(call)
+            return replace(found, step=step, message=f"At step {step}: {found.message}"), None
+    why = "an optimizer moved the weights within the backward pass" if passage.has_moved else ""
+    with passage.world.restored() if passage.world is not None else contextlib.nullcontext():
+        for call in () if why else calls if not passage.is_finite else calls[::-1]:
+            if passage.is_finite and not (call.gradients and all(map(is_all_finite, call.gradients.values()))):
+                continue
+            replayed = _replayed(call, seeds=passage.is_finite, weights=weights)
+            if replayed is None:
+                why = "the model could not be run again"
+            elif (replayed[0].nonfinite is not None) if passage.is_finite else replayed[1]:
+                return _labelled(finding_of(replayed[0], step), call.label, step), replayed[0]
+    return _in_the_loss(passage, ops, why), None
 
 
-def _in_the_loss(passage: Passage, ops: Sequence[Op]) -> Finding:
-    loss, value = passage.loss, passage.value
-    forward = not math.isfinite(value)
+def _in_the_loss(passage: Passage, ops: Sequence[Op], why: str) -> Finding:
+    loss, value, forward = passage.loss, passage.value, not passage.is_finite
     arrived = [gradient for call in passage.calls for gradient in call.gradients.values()]
     if not passage.calls:
         why = "the model's inputs were not kept"
     elif not all(call.is_intact for call in passage.calls):
         why = "the model's inputs were changed in place since"
-    elif not forward and arrived and all(map(_is_finite, arrived)):
+    elif not why and not forward and arrived and all(map(is_all_finite, arrived)):
         why = "run again, the model's own backward pass is finite"
-    else:
-        why = ""
     guilty = [(suspect, guilt) for suspect in passage.suspects if (guilt := suspect.guilt) is not None]
     half = HALF_FORMATS.get(str(loss.dtype).removeprefix("torch."), (0, math.inf))[1] < GROWN
     if math.isinf(value) and half:
@@ -160,13 +180,14 @@ def _replayed(call: Call, *, seeds: bool, weights: Mapping[int, Tensor]) -> tupl
         return None
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_all_finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or Inf."""
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor.detach()).all())
 
 
 def _is_number(tensor: Tensor) -> bool:
     """Whether a tensor of the batch is finite, -inf apart: attention takes it as a mask, beside biases too."""
-    return _is_finite(tensor) or bool((tensor[~torch.isfinite(tensor)] == -math.inf).all())
+    return is_all_finite(tensor) or bool((tensor[~torch.isfinite(tensor)] == -math.inf).all())
 
 
 def _labelled(finding: Finding, label: str, step: int) -> Finding:
@@ -203,7 +224,7 @@ def _of_the_loss(passage: Passage, words: str, site: Site, cause: Cause) -> Find
     """
     value, step, source, module = passage.value, passage.step, site.source, site.module
     called_at = passage.called_at if not source else ""
-    forward = not math.isfinite(value)
+    forward = not passage.is_finite
     what = f"the loss is {value}" if forward else "the loss is finite, the gradient that it sends back is not"
     place = "in the loss, the model's output is finite" if module is None else f"in {module or 'the model'}"
     at = f" ({source})" if source else f" (before the backward pass of {called_at})" if called_at else ""

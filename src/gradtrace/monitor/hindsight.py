@@ -7,12 +7,15 @@ takes to run the pass again: its calls, and the weights as they were, copied on 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from gradtrace.monitor.ferry import Ferry
+from gradtrace.monitor.norms import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +26,15 @@ if TYPE_CHECKING:
     from gradtrace.monitor.flight import Passage
     from gradtrace.monitor.watched import Watched
 
+    Bad = tuple[Passage, Mapping[int, Tensor]] | None
+    """A pass that was not finite, and what weights were that have moved since, by the parameter's identity."""
+
 MOST_KEPT_BYTES = 256 * 2**20
 """Of trained weights. The steps of larger models are so long that waiting once in each does not matter."""
+
+
+MOST_WAITING = 8
+"""Passes. A device that is farther behind than the last of them has work to do while the host waits."""
 
 
 def is_ahead(device: torch.device) -> bool:
@@ -33,19 +43,56 @@ def is_ahead(device: torch.device) -> bool:
 
 
 @torch.no_grad()
-def verdict(loss: Tensor, gradient: Tensor | None, norms: Tensor | None) -> Tensor:
-    """[1], on the device: above 0 if the loss, a gradient or one of the norms (NaN: not measured) is not finite.
+def verdict(roots: Sequence[Tensor], gradient: Tensor | None, norms: Tensor | None) -> Tensor:
+    """[3], on the device: above 0 if a root, the gradient or a norm is not finite; above 0 if a root is not; the loss.
 
     >>> one, bad = torch.ones(2), torch.tensor([1.0, torch.inf])
-    >>> [float(v) for v in (verdict(one, one, None), verdict(one, bad, None), verdict(one, one, bad))]
-    [0.0, 1.0, 1.0]
+    >>> [v.tolist() for v in (verdict([one], bad, None), verdict([bad], one, None), verdict([one], one, bad))]
+    [[1.0, 0.0, 2.0], [1.0, 1.0, inf], [1.0, 0.0, 2.0]]
     """
-    found = (~torch.isfinite(loss)).any().float()
+    device = roots[0].device
+    whole = torch.stack([root.detach().float().sum().to(device) for root in roots]).sum()
+    in_loss = torch.stack([(~torch.isfinite(root)).any().to(device) for root in roots]).any()
+    found = in_loss
     if gradient is not None:
-        found = found + (~torch.isfinite(gradient)).any().to(found)
+        found = found | (~torch.isfinite(plain(gradient))).any().to(device)
     if norms is not None:
-        found = found + torch.isinf(norms).any().to(found)
-    return found.reshape(1)
+        found = found | torch.isinf(norms).any().to(device)
+    return torch.stack([found.float(), in_loss.float(), whole])
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Switches of modules and parameters that a training turns between its passes."""
+
+    modules: Sequence[nn.Module]
+    training: tuple[bool, ...]
+    parameters: Sequence[Tensor]
+    requires_grad: tuple[bool, ...]
+
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[None]:
+        """As they were, until leaving."""
+        now = World.of(self.modules, self.parameters)
+        self._set()
+        try:
+            yield
+        finally:
+            now._set()
+
+    @classmethod
+    def of(cls, modules: Sequence[nn.Module], parameters: Sequence[Tensor]) -> World:
+        """As they are."""
+        training = tuple([module.training for module in modules])
+        return cls(modules, training, parameters, tuple([parameter.requires_grad for parameter in parameters]))
+
+    def _set(self) -> None:
+        for module, training in zip(self.modules, self.training, strict=True):
+            if module.training is not training:
+                module.training = training
+        for parameter, flag in zip(self.parameters, self.requires_grad, strict=True):
+            if parameter.requires_grad is not flag:
+                parameter.requires_grad_(flag)
 
 
 @dataclass(slots=True)
@@ -65,6 +112,9 @@ class Hindsight:
         self._watched = watched
         self._ferry = Ferry()
         self._kept: dict[int, _Kept] = {}
+        self._held: list[int] = []
+        """[bytes] Of the inputs of each pass that waits."""
+        self._modules = list(watched.whole.modules())
         self._num_passes = self._num_judged = 0
         self.fits = sum(p.nbytes for p in watched.parameters if p.requires_grad) <= MOST_KEPT_BYTES
         """Whether the weights are few enough to be kept."""
@@ -74,17 +124,26 @@ class Hindsight:
         """Whether any pass is."""
         return len(self._ferry) > 0
 
-    def add(self, passage: Passage, found: Tensor) -> None:
-        """A pass has been sent on its way, and behind it its `verdict`."""
+    def world(self) -> World:
+        """As it is for the pass at hand."""
+        return World.of(self._modules, self._watched.parameters)
+
+    def add(self, passage: Passage, found: Tensor) -> Bad:
+        """A pass has been sent on its way, and behind it its `verdict`; the oldest are judged where many wait."""
         self._ferry.send((self._num_passes, passage), [found])
         self._num_passes += 1
+        self._held.append(passage.nbytes)
+        wait = max(0, len(self._held) - MOST_WAITING)
+        while wait < len(self._held) - 1 and sum(self._held[wait:]) > MOST_KEPT_BYTES:
+            wait += 1
+        return self._first_bad(wait)
 
     def forget(self) -> None:
         """Nothing is held any longer."""
-        self._ferry, self._kept = Ferry(), {}
+        self._ferry, self._kept, self._held = Ferry(), {}, []
         self._num_judged = self._num_passes
 
-    def before_step(self, optimizer: Optimizer) -> tuple[Passage, Mapping[int, Tensor]] | None:
+    def before_step(self, optimizer: Optimizer, has_closure: bool) -> Bad:
         """Its weights move once more: what of the passes that saw the kept ones? Then these are kept.
 
         Returns the first pass that was not finite, and the weights that have moved since, by the parameter's identity.
@@ -92,18 +151,20 @@ class Hindsight:
         kept = self._kept.get(id(optimizer))
         found = self._first_bad(kept.num_passes - self._num_judged if kept is not None else 0)
         if found is None:
-            self._keep(optimizer)
+            self._keep(optimizer, int(has_closure))
         return found
 
-    def at_last(self) -> tuple[Passage, Mapping[int, Tensor]] | None:
+    def at_last(self) -> Bad:
         """What of all passes so far? Waits for them."""
         return self._first_bad(len(self._ferry))
 
-    def _first_bad(self, wait: int) -> tuple[Passage, Mapping[int, Tensor]] | None:
+    def _first_bad(self, wait: int) -> Bad:
         for (number, passage), (found,) in self._judged(wait):
             self._num_judged = number + 1
+            del self._held[0]
             if found[0] > 0.0:
-                return passage, dict(self._moved_since(number))
+                told = replace(passage, value=float(found[2]), is_finite=not found[1] > 0.0)
+                return told, dict(self._moved_since(number))
         return None
 
     def _judged(self, wait: int) -> Iterator[tuple[tuple[int, Passage], Sequence[Tensor]]]:
@@ -115,7 +176,8 @@ class Hindsight:
                 yield from ((id(weight), copy) for weight, copy in zip(kept.weights, kept.copies, strict=True))
 
     @torch.no_grad()
-    def _keep(self, optimizer: Optimizer) -> None:
+    def _keep(self, optimizer: Optimizer, num_to_come: int) -> None:
+        """`num_to_come`: passes of a closure that will see these weights."""
         weights: list[Tensor] = [self._watched.parameters[i] for i in self._watched.held_by(optimizer)]
         if not weights:
             return
@@ -123,4 +185,4 @@ class Hindsight:
         if kept is None or [id(w) for w in kept.weights] != [id(w) for w in weights]:
             kept = self._kept[id(optimizer)] = _Kept(weights, [torch.empty_like(w) for w in weights], 0)
         torch._foreach_copy_(kept.copies, kept.weights)
-        kept.num_passes = self._num_passes
+        kept.num_passes = self._num_passes + num_to_come

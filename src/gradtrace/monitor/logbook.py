@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gradtrace.monitor.ferry import Cargo
+    from gradtrace.records.exhibit import OptimizerStats
     from gradtrace.records.finding import Finding
-    from gradtrace.records.run import Run, RunHeader
+    from gradtrace.records.run import Run, RunHeader, WatchedParameter
     from gradtrace.records.trace import Op, Trace
 
 MOST_TRACES = 8
@@ -65,6 +66,11 @@ class Logbook:
     def latest_ops(self) -> tuple[Op, ...]:
         """Of the latest whole trace of a training step."""
         return self.traces[-1].ops if self.traces else ()
+
+    def trained(self, parameters: tuple[WatchedParameter, ...], optimizers: tuple[OptimizerStats, ...]) -> None:
+        """Which optimizer holds which parameters is another thing by now."""
+        self._header = replace(self._header, parameters=parameters, optimizers=optimizers)
+        self._writer.header(self._header)
 
     def note(self, step: int, sentence: str) -> None:
         """What a reader must know of the whole run."""

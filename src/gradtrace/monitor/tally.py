@@ -1,7 +1,7 @@
-"""The numbers of one step, gathered between its first backward pass and its last optimizer step.
+"""The numbers of one step: of its backward passes, and of what its optimizers made of them.
 
-A gradient is measured when its backward passes are over (as many as the step before had) and before anyone clips it. A
-gradient whose version has changed until the optimizer is called was clipped or unscaled: it is measured again there.
+A gradient is measured when the backward passes before an optimizer's step are over (as many as the last time), before
+anyone clips it. One that has changed by the time the optimizer is called was clipped or unscaled: it is measured again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from gradtrace.monitor.norms import norms
-from gradtrace.monitor.watched import MOST_ARRIVALS
 from gradtrace.records.run import Scalar, Series
 
 if TYPE_CHECKING:
@@ -27,8 +26,58 @@ if TYPE_CHECKING:
     from gradtrace.monitor.watched import Watched
 
 
+class Passes:
+    """The backward passes between two optimizer steps; tensors stay on their device, `scale` is a scaler's, or None."""
+
+    def __init__(self, watched: Watched) -> None:
+        self._watched = watched
+        self.loss: Tensor | float | None = None
+        self.scale: Tensor | None = None
+        self.norms: Tensor | None = None
+        self._seen: dict[int, tuple[int, int]] = {}
+        """What told the gradients apart from others when they were measured, by column."""
+        self.num = 0
+        self.is_taken = False
+        """Whether an optimizer has stepped since: the next pass is one of others."""
+
+    def add(self, roots: Sequence[Tensor], value: float | None, scale: Tensor | None) -> None:
+        """A pass from `roots`, of `value` together if that may be known, which a scaler multiplied by `scale`."""
+        self.num += 1
+        if scale is not None:
+            self.scale = scale.detach().float().reshape(1).clone()  # which the scaler will change
+        if any(root.numel() != 1 for root in roots):
+            return
+        loss: Tensor | float
+        if value is not None:
+            loss = value if scale is None else value / float(scale)
+        else:
+            loss = (
+                torch.stack([root.detach().float().reshape(()).to(roots[0].device) for root in roots]).sum().reshape(1)
+            )
+            loss = loss if scale is None else loss / scale.to(loss.device).reshape(1)
+        self.loss = loss if self.loss is None else self.loss + loss
+
+    def measure(self, scale: Tensor | None) -> Tensor:
+        """Norms of all gradients as they are now."""
+        gradients = [parameter.grad for parameter in self._watched.parameters]
+        self.norms = found = _unscaled(norms(gradients), scale)
+        self._seen = {i: (id(g), g._version) for i, g in enumerate(gradients) if g is not None}
+        return found
+
+    def measure_again(self, columns: Sequence[int], scale: Tensor | None) -> Tensor | None:
+        """Norms of the gradients of `columns`, if any is another than it was; NaN for the other columns."""
+        gradients = {i: self._watched.parameters[i].grad for i in columns}
+        if all(g is None or self._seen.get(i) == (id(g), g._version) for i, g in gradients.items()):
+            return None
+        return _unscaled(norms([gradients.get(i) for i in range(len(self._watched.parameters))]), scale)
+
+
+def _unscaled(found: Tensor, scale: Tensor | None) -> Tensor:
+    return found if scale is None else found / scale.to(found.device)
+
+
 class Tally:
-    """All tensors stay on their device until `cargo` is sent; `scale` is a scaler's, or None."""
+    """A row of the run in the making."""
 
     def __init__(self, watched: Watched, updates: Updates) -> None:
         self._watched, self._updates = watched, updates
@@ -38,8 +87,6 @@ class Tally:
         self._weights: Tensor | None = None
         self._moved: Tensor | None = None
         self._scale: Tensor | None = None
-        self._versions: dict[int, int] = {}
-        self.num_backwards = 0
 
     @property
     def has_loss(self) -> bool:
@@ -51,45 +98,23 @@ class Tally:
         """Whether any gradient's norm is known."""
         return self._norms is not None
 
-    def add_loss(self, root: Tensor, value: float | None, scale: Tensor | None) -> None:
-        """A backward pass from `root`, of `value` if that may be known, which a scaler multiplied by `scale`."""
-        self.num_backwards += 1
-        if scale is not None:
-            self._scale = scale.detach().float().reshape(1).clone()  # which the scaler will change
-        if root.numel() != 1:
-            return
-        loss: Tensor | float
-        if value is not None:
-            loss = value if scale is None else value / float(scale)
-        else:
-            loss = root.detach().float().reshape(1)
-            loss = loss.clone() if scale is None else loss / scale.to(loss.device).reshape(1)
-        self._loss = loss if self._loss is None else self._loss + loss
+    def take(self, passes: Passes, columns: Sequence[int] | None = None, *, measured: bool = True) -> None:
+        """What `passes` brought to the parameters of `columns` (None: to all); their loss counts once."""
+        if not passes.is_taken:
+            passes.is_taken = True
+            self._scale = passes.scale if passes.scale is not None else self._scale
+            if passes.loss is not None:
+                self._loss = passes.loss if self._loss is None else self._loss + passes.loss
+        if measured and passes.norms is not None:
+            self._norms = self._merged(self._norms, passes.norms, columns)
 
-    def measure_gradients(self, scale: Tensor | None) -> Tensor:
-        """Norms of all gradients that were not measured in this step yet; returns those of all."""
-        gradients = [parameter.grad for parameter in self._watched.parameters]
-        found = norms(gradients)
-        if scale is not None:
-            found = found / scale.to(found.device)
-        self._norms = found if self._norms is None else torch.where(torch.isnan(self._norms), found, self._norms)
-        self._versions |= {i: g._version for i, g in enumerate(gradients) if g is not None}
-        return self._norms
+    def take_norms(self, found: Tensor, columns: Sequence[int]) -> None:
+        """Those of gradients that nobody measured before an optimizer was called."""
+        self._norms = self._merged(self._norms, found, columns)
 
-    def before_step(self, columns: Sequence[int]) -> Tensor | None:
-        """An optimizer is about to move the parameters of `columns`; returns norms that were taken now."""
-        looked_at = columns[:: max(1, len(columns) // MOST_ARRIVALS)]
-        gradients = [(i, self._watched.parameters[i].grad) for i in looked_at]
-        if all(g is None or self._versions.get(i) == g._version for i, g in gradients):
-            return None
-        held = {i: self._watched.parameters[i].grad for i in columns}
-        found = norms([held.get(i) for i in range(len(self._watched.parameters))])
-        if self._norms is None:
-            self._norms = found
-        elif any(i in self._versions for i in columns):
-            self._clipped = found if self._clipped is None else torch.where(torch.isnan(found), self._clipped, found)
-            self._norms = torch.where(torch.isnan(self._norms), found, self._norms)
-        return found
+    def clip(self, found: Tensor, columns: Sequence[int]) -> None:
+        """The norms of `columns` as their optimizer is given them."""
+        self._clipped = self._merged(self._clipped, found, columns)
 
     def remember_weights(self) -> None:
         """Before the optimizer's step."""
@@ -103,8 +128,23 @@ class Tally:
         """The vectors that `row` takes: loss, gradients, clipped gradients, weights, updates, scale."""
         if self._updates.is_holding:  # an optimizer that began and never ended
             self.compare_weights()
-        loss = torch.tensor([self._loss]) if isinstance(self._loss, float) else self._loss
-        return [loss, self._norms, self._clipped, self._weights, self._moved, self._scale]
+        loss = self._loss
+        vector = torch.tensor([loss], dtype=torch.float32, device="cpu") if isinstance(loss, float) else loss
+        clipped = self._clipped
+        if clipped is not None and self._norms is not None:
+            clipped = torch.where(torch.isnan(clipped), self._norms, clipped)
+        return [vector, self._norms, clipped, self._weights, self._moved, self._scale]
+
+    def _merged(self, known: Tensor | None, found: Tensor, columns: Sequence[int] | None) -> Tensor:
+        num = len(self._watched.parameters)
+        if columns is None or len(columns) == num:
+            return found if known is None else torch.where(torch.isnan(found), known, found)
+        merged = (
+            torch.full((num,), math.nan, dtype=found.dtype, device=found.device) if known is None else known.clone()
+        )
+        places = torch.tensor(columns, device=found.device)
+        merged[places] = found[places]
+        return merged
 
 
 def row(cargo: Cargo, learning_rate: float, num_parameters: int) -> tuple[list[float], NDArray[np.float32]]:

@@ -10,7 +10,6 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Self
 
-from gradtrace.checkup.trial import describe_optimizer
 from gradtrace.errors import InputError
 from gradtrace.measure.trace import environment
 from gradtrace.monitor.boundaries import Boundaries
@@ -67,7 +66,7 @@ class Watch:
             command=tuple(command),
             title=title or " and ".join(type(model).__name__ for model in self._watched.models.values()),
             parameters=self._watched.columns(),
-            optimizers=tuple(describe_optimizer(one, self._watched.whole) for one in self._watched.optimizers),
+            optimizers=self._watched.described(),
             environment=environment(),
         )
         self._warn = warn

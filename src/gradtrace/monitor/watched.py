@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from gradtrace.checkup.trial import describe_optimizer
 from gradtrace.errors import InputError
-from gradtrace.monitor.norms import norms
+from gradtrace.monitor.norms import norms, plain
 from gradtrace.records.run import WatchedParameter
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
     from torch.optim import Optimizer
+
+    from gradtrace.records.exhibit import OptimizerStats
 
 MOST_ARRIVALS = 8
 """Parameters that are looked at for whether a backward pass was theirs."""
@@ -52,6 +55,9 @@ class Watched:
         self._next = 0
         self._stride = max(1, len(self.parameters) // MOST_ARRIVALS)
         self._held: dict[int, tuple[int, list[int]]] = {}
+        self._told: dict[int, tuple[int, list[int]]] = {}
+        self.num_changes = 0
+        """Times that an optimizer was found to hold other parameters than before."""
 
     @property
     def compiled(self) -> bool:
@@ -82,6 +88,10 @@ class Watched:
             for i, (name, p) in enumerate(zip(self.names, self.parameters, strict=True))
         )
 
+    def described(self) -> tuple[OptimizerStats, ...]:
+        """The optimizers as records."""
+        return tuple(describe_optimizer(one, self.whole) for one in self.optimizers)
+
     def arrivals(self) -> list[tuple[int, int]]:
         """What differs after a backward pass that brought the parameters gradients; of a few, spread over all."""
         return [(id(p.grad), -1 if p.grad is None else p.grad._version) for p in self.parameters[:: self._stride]]
@@ -101,7 +111,7 @@ class Watched:
     def sentinel(self) -> Tensor | None:
         """The gradient of the first small parameter that has one: what is not finite on the way back ends up there."""
         small = (p.grad for p in self.parameters if p.grad is not None and p.numel() <= MOST_SENTINEL_ELEMENTS)
-        return next(small, None)
+        return next(map(plain, small), None)
 
     def held_by(self, optimizer: Optimizer) -> list[int]:
         """Columns of the parameters that `optimizer` moves."""
@@ -111,6 +121,19 @@ class Watched:
             held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             known = num, [self._index[id(parameter)] for parameter in held if id(parameter) in self._index]
             self._held[id(optimizer)] = known
+            self.num_changes += 1
+        return known[1]
+
+    def told_by(self, optimizer: Optimizer) -> list[int] | None:
+        """Columns whose gradients count when `optimizer` steps: its own, and those that none holds; None: all."""
+        if len(self.optimizers) == 1:
+            return None
+        known = self._told.get(id(optimizer))
+        if known is None or known[0] != self.num_changes:
+            others = {i for other in self.optimizers if other is not optimizer for i in self.held_by(other)}
+            others -= set(self.held_by(optimizer))
+            known = self.num_changes, [i for i in range(len(self.parameters)) if i not in others]
+            self._told[id(optimizer)] = known
         return known[1]
 
     def is_spoilt(self, optimizer: Optimizer) -> bool:
