@@ -137,6 +137,8 @@ def explain(passage: Passage, ops: Sequence[Op], weights: Mapping[int, Tensor]) 
         for call in () if why else calls if not passage.is_finite else calls[::-1]:
             if passage.is_finite and not (call.gradients and all(map(is_all_finite, call.gradients.values()))):
                 continue
+            if not passage.is_finite and not all(map(_is_number, call.inputs)):
+                continue  # born before it
             replayed = _replayed(call, seeds=passage.is_finite, weights=weights)
             if replayed is None:
                 why = "the model could not be run again"

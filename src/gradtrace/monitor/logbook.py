@@ -11,14 +11,14 @@ import numpy as np
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.timeline.judge import judge_run
-from gradtrace.diagnosis.timeline.losses import came_before
+from gradtrace.diagnosis.timeline.losses import came_before, falls_since
 from gradtrace.monitor.sinks.choice import as_sink
 from gradtrace.monitor.sinks.feed import Feed
 from gradtrace.monitor.tally import row
 from gradtrace.records.exhibit import Exhibit
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.run import EventKind, RunEvent, Series
-from gradtrace.records.vocabulary import Cause, Symptom
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.runs.writer import RunWriter
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class Logbook:
         self._of_trace: tuple[Finding, ...] = ()
         """Of the latest whole trace, since the step of the first trace in a row that shows it."""
         self._unjudged: list[tuple[int, Trace]] = []
+        self._traced: list[int] = []
+        """Steps of the whole traces that were judged."""
         self._told: set[Key] = set()
         if self.first_step:
             self.event(self.first_step, EventKind.RESUMED, "the file was opened again")
@@ -68,8 +70,10 @@ class Logbook:
         return self.traces[-1].ops if self.traces else ()
 
     def trained(self, parameters: tuple[WatchedParameter, ...], optimizers: tuple[OptimizerStats, ...]) -> None:
-        """Which optimizer holds which parameters is another thing by now."""
-        self._header = replace(self._header, parameters=parameters, optimizers=optimizers)
+        """Which optimizer holds which parameters is another thing by now; who has lost one stays its last holder."""
+        pairs = zip(self._header.parameters, parameters, strict=True)
+        held = tuple(now if now.optimizer is not None else before for before, now in pairs)
+        self._header = replace(self._header, parameters=held, optimizers=optimizers)
         self._writer.header(self._header)
 
     def note(self, step: int, sentence: str) -> None:
@@ -136,8 +140,19 @@ class Logbook:
             came = came_before(run, birth.step)[1] if birth.step is not None else ""
             found.insert(0, replace(birth, message=f"{birth.message} {came}".rstrip()))
         else:
-            found += self._of_trace
+            found += [self._in_time(finding, run, found) for finding in self._of_trace]
         return rank(found)
+
+    def _in_time(self, finding: Finding, run: Run, over_time: Sequence[Finding]) -> Finding:
+        """A trace is a look now and then: since when, the numbers of every step may know; and whether it does harm."""
+        steps = [step for step in self._traced if finding.step is not None and step < finding.step]
+        if steps:
+            between = [f.step for f in over_time if f.step is not None and steps[-1] < f.step < (finding.step or 0)]
+            finding = replace(finding, step=min(between, default=finding.step))
+        if finding.symptom is Symptom.SATURATED and finding.step is not None and falls_since(run, finding.step):
+            note = "The loss has kept falling since."
+            finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
+        return finding
 
     def _judge_traces(self, run: Run) -> None:
         """Those that came since the last time: only now is it known what their step's other backward passes brought."""
@@ -146,6 +161,7 @@ class Logbook:
         for step, trace in waiting:
             since = {key_of(finding): finding.step for finding in self._of_trace}
             shown = Exhibit(traces=(trace,), optimizers=self._header.optimizers, learning=learning)
+            self._traced.append(step)
             self._of_trace = tuple(replace(f, step=since.get(key_of(f), step)) for f in judge(shown).findings)
 
     def diagnosis(self) -> Diagnosis:

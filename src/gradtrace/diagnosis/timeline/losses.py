@@ -83,6 +83,17 @@ def _diverged(run: Run) -> Finding | None:
     )
 
 
+def falls_since(run: Run, step: int) -> bool:
+    """Whether the loss has halved at least since `step`, and is about as low as it ever was."""
+    steps, low, high = _finite_losses(run)
+    width = last_rows(len(steps))
+    before, after = high[steps <= step][-width:], low[steps > step]
+    if not len(before) or len(after) < 2 * width or low.min() < 0.0:
+        return False
+    smooth = np.median(np.lib.stride_tricks.sliding_window_view(after, width), axis=1)
+    return bool(smooth[-1] <= np.median(before) / 2.0 and smooth[-1] <= 2.0 * smooth.min())
+
+
 def _first_above(above: NDArray[np.bool_], width: int) -> int:
     """The first row from which on most of any `width` rows lie above: an oscillation dips below now and then."""
     mostly = np.lib.stride_tricks.sliding_window_view(above, width).mean(axis=1) > 0.5

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradtrace.diagnosis.profile import owner
-from gradtrace.diagnosis.thresholds import HALF_FORMATS
+from gradtrace.diagnosis.thresholds import HALF_FORMATS, HEALTHY_DECADES
 from gradtrace.diagnosis.timeline.before import had_faded
 from gradtrace.diagnosis.timeline.losses import last_rows
 from gradtrace.records.finding import Evidence, Finding
@@ -31,7 +31,7 @@ def _unmoved(run: Run) -> Finding | None:
     """The update is exactly zero in all of the latest rows, the gradient is not, and its optimizer moves others.
 
     An optimizer that moves nothing is between its turns, or at the end of its schedule. In float32 steps are rounded
-    away once training has converged, and fade before.
+    away once training has converged, and fade before, or where the gradient has vanished: other rules tell of that.
     """
     ratios = run.steps.series(Series.UPDATE_RATIO)[1]
     gradients = run.steps.series(Series.GRADIENT_NORM)[0]
@@ -45,6 +45,11 @@ def _unmoved(run: Run) -> Finding | None:
     still &= (ratios[measured[:-width]] > 0.0).any(axis=0)
     columns = [i for i in _matrices(run) if still[i] and _others_move(run, i, moves)]
     columns = [i for i in columns if _is_half(run, i) or not had_faded(ratios[measured, i])]
+    with np.errstate(invalid="ignore"):
+        moved = np.where(ratios[measured] > 0.0, gradients[measured], np.nan)
+    columns = [
+        i for i in columns if np.median(gradients[latest, i]) > 10.0**-HEALTHY_DECADES * np.nanmedian(moved[:, i])
+    ]
     if not columns:
         return None
     parameter = run.header.parameters[columns[0]]
