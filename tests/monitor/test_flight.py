@@ -345,3 +345,19 @@ def test_a_run_that_ends_at_once_is_explained_all_the_same() -> None:
                 break
             optimizer.step()
     assert "log" in first_of(watch).message
+
+
+def test_a_number_born_between_two_modules_is_not_the_batch_s() -> None:
+    torch.manual_seed(0)
+    parts = nn.ModuleDict({"embedding": nn.Embedding(5, 4), "out": nn.Linear(4, 1)})
+    optimizer = torch.optim.SGD(parts.parameters(), lr=1e-3)
+    with gradtrace.watch(parts, optimizer, budget=10.0) as watch:
+        for number in range(BAD_STEP + 2):
+            optimizer.zero_grad()
+            mask = torch.full((6, 3, 1), float(number != BAD_STEP))
+            h = (parts["embedding"](torch.randint(0, 5, (6, 3))) * mask).sum(1) / mask.sum(1)
+            parts["out"](h).square().mean().backward()
+            optimizer.step()
+    finding = first_of(watch)
+    assert finding.cause is Cause.UNSAFE_OP
+    assert "division by zero" in finding.message or "in front of out, which was given it" in finding.message

@@ -132,22 +132,23 @@ def explain(passage: Passage, ops: Sequence[Op], weights: Mapping[int, Tensor]) 
         if any(t.grad_fn is None and not _is_number(t) for t in call.inputs):
             found = _of_the_batch(call)
             return replace(found, step=step, message=f"At step {step}: {found.message}"), None
-    why = "an optimizer moved the weights within the backward pass" if passage.has_moved else ""
+    why, between = "an optimizer moved the weights within the backward pass" if passage.has_moved else "", ""
     with passage.world.restored() if passage.world is not None else contextlib.nullcontext():
         for call in () if why else calls if not passage.is_finite else calls[::-1]:
             if passage.is_finite and not (call.gradients and all(map(is_all_finite, call.gradients.values()))):
                 continue
             if not passage.is_finite and not all(map(_is_number, call.inputs)):
-                continue  # born before it
+                between = between or f"in front of {call.label or 'the model'}, which was given it"
+                continue
             replayed = _replayed(call, seeds=passage.is_finite, weights=weights)
             if replayed is None:
                 why = "the model could not be run again"
             elif (replayed[0].nonfinite is not None) if passage.is_finite else replayed[1]:
                 return _labelled(finding_of(replayed[0], step), call.label, step), replayed[0]
-    return _in_the_loss(passage, ops, why), None
+    return _in_the_loss(passage, ops, why, between), None
 
 
-def _in_the_loss(passage: Passage, ops: Sequence[Op], why: str) -> Finding:
+def _in_the_loss(passage: Passage, ops: Sequence[Op], why: str, between: str) -> Finding:
     loss, value, forward = passage.loss, passage.value, not passage.is_finite
     arrived = [gradient for call in passage.calls for gradient in call.gradients.values()]
     if not passage.calls:
@@ -161,6 +162,8 @@ def _in_the_loss(passage: Passage, ops: Sequence[Op], why: str) -> Finding:
     if math.isinf(value) and half:
         words = f"larger than any number of {str(loss.dtype).removeprefix('torch.')}"
         return _of_the_loss(passage, words, Site(None), Cause.NUMERIC_FORMAT)
+    if not guilty and between:
+        return _unexplained(passage, f"it was born {between}")
     if not guilty:
         return _unexplained(passage, why) if why else _of_the_loss(passage, "", Site(None), Cause.UNSAFE_OP)
     suspect, guilt = guilty[-1 if forward else 0]

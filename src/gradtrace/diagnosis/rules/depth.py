@@ -65,9 +65,11 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
     elif gets_through:
         severity = Severity.INFO
         note = " A random gradient at the output gets through unharmed: it is this loss's gradient, not the network."
-    elif lost and not blame.num_calls and _harmless(scene, profile, rest - extent):
+    elif lost and not (blame.num_calls and severity is Severity.CRITICAL) and _harmless(scene, profile, rest - extent):
         severity = Severity.INFO
         note = f" {scene.exhibit.optimizers[0].kind} evens this out: the gradient stays well above its eps."
+        if blame.num_calls:
+            note = " Later steps teach the same weights."
     elif lost and blame.injected:
         severity = Severity.INFO
         note = " Each application is given the same input anew: an iteration towards a fixed point contracts by design."
@@ -102,7 +104,8 @@ def _probe_evidence(scene: Scene, symptom: Symptom) -> list[Evidence]:
 def _harmless(scene: Scene, profile: Profile, held: float) -> bool:
     """Every optimizer is adaptive and the early weights' gradient stays above eps and the format's smallest number.
 
-    Not so where one weight is applied again and again: its gradient is scaled as a whole, the early part stays small.
+    One weight that is applied again and again is scaled as a whole: where hardly anything is left of the early part,
+    nothing evens that out.
     The gradient as it is once the `held` decades (negative) are not held back any more.
     """
     optimizers = scene.exhibit.optimizers

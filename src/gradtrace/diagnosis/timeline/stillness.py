@@ -45,10 +45,8 @@ def _unmoved(run: Run) -> Finding | None:
     still &= (ratios[measured[:-width]] > 0.0).any(axis=0)
     columns = [i for i in _matrices(run) if still[i] and _others_move(run, i, moves)]
     columns = [i for i in columns if _is_half(run, i) or not had_faded(ratios[measured, i])]
-    with np.errstate(invalid="ignore"):
-        moved = np.where(ratios[measured] > 0.0, gradients[measured], np.nan)
     columns = [
-        i for i in columns if np.median(gradients[latest, i]) > 10.0**-HEALTHY_DECADES * np.nanmedian(moved[:, i])
+        i for i in columns if _is_half(run, i) or _could_move(ratios[measured, i], gradients[measured, i], width)
     ]
     if not columns:
         return None
@@ -73,6 +71,14 @@ def _unmoved(run: Run) -> Finding | None:
         remedies=remedies_for(symptom, cause),
         step=onset,
     )
+
+
+def _could_move(ratios: NDArray[np.float32], gradients: NDArray[np.float32], width: int) -> bool:
+    """Whether its steps were more than rounding, and the gradient of the latest rows is still about what made them."""
+    moved = ratios > 0.0
+    usual = float(np.median(gradients[moved]))
+    vanished = float(np.median(gradients[-width:])) <= 10.0**-HEALTHY_DECADES * usual
+    return not vanished and float(np.median(ratios[moved])) > float(np.finfo(np.float32).eps)
 
 
 def _is_half(run: Run, column: int) -> bool:

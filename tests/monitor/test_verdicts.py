@@ -1,0 +1,72 @@
+"""What the whole traces of a training show, seen together with the numbers of every step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import gradtrace
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.SGD])
+def test_no_optimizer_evens_out_one_weight_applied_again_and_again(kind: type[torch.optim.Optimizer]) -> None:
+    """Only the last step's part moves the recurrent weight, however the optimizer scales the whole."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"rnn": nn.RNN(2, 16, batch_first=True), "out": nn.Linear(16, 2)})
+    nn.init.orthogonal_(model["rnn"].weight_hh_l0, gain=0.4)
+    optimizer = kind(model.parameters(), lr=1e-3)  # type: ignore[call-arg]
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for _ in range(6):
+            x = torch.randn(16, 40, 2)
+            optimizer.zero_grad()
+            F.cross_entropy(model["out"](model["rnn"](x)[0][:, -1]), (x[:, 0, 0] > 0).long()).backward()
+            optimizer.step()
+    finding = watch.diagnosis.findings[0]
+    assert (finding.symptom, finding.cause) == (Symptom.VANISHING, Cause.RECURRENT_CONTRACTION)
+    assert finding.severity is Severity.CRITICAL
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 4))
+
+
+def test_what_a_trace_shows_began_where_the_numbers_of_every_step_say() -> None:
+    """The weights grow at a step between two whole traces, which see them at their next one."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    teacher = torch.randn(8, 4)
+    with gradtrace.watch(model, optimizer, every=40, budget=10.0) as watch:
+        for number in range(170):
+            if number == 90:
+                with torch.no_grad():
+                    model[0].weight.mul_(300.0)
+                    model[4].weight.mul_(100.0)  # the loss jumps, and the gradient with it
+            x = torch.randn(64, 8)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), (x @ teacher).argmax(1)).backward()
+            optimizer.step()
+    finding = next(f for f in watch.diagnosis.findings if f.symptom is Symptom.SATURATED)
+    assert finding.step is not None
+    assert 90 <= finding.step <= 92
+
+
+def test_saturation_is_a_remark_while_the_loss_keeps_falling() -> None:
+    """A regression on signs, which a saturated tanh fits best."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 1))
+    with torch.no_grad():
+        model[0].weight.mul_(12.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for _ in range(500):
+            x = torch.randn(64, 4)
+            optimizer.zero_grad()
+            (model(x) - x[:, :1].sign()).square().mean().backward()
+            optimizer.step()
+    finding = next(f for f in watch.diagnosis.findings if f.symptom is Symptom.SATURATED)
+    assert finding.severity is Severity.INFO
+    assert "kept falling" in finding.message
