@@ -176,6 +176,20 @@ def test_lbfgs_calls_backward_within_its_step(discovered):
     assert discovered(lambda: optimizer.step(closure)).optimizers == (optimizer,)
 
 
+def test_a_pass_from_an_edge_of_the_tape(discovered):
+    model = mlp(2, 1)
+    optimizer = sgd(model)
+
+    def train():
+        edge = torch.autograd.graph.get_gradient_edge(model(torch.ones(3, 2)).sum())
+        torch.autograd.backward(edge, torch.ones(()))
+        assert model[0].weight.grad is not None
+
+    found = discovered(train)
+    assert found.models == {"": model}
+    assert found.optimizers == (optimizer,)
+
+
 def test_gradients_set_by_hand(discovered):
     model = mlp(2, 1)
     optimizer = sgd(model)

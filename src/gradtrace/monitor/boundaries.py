@@ -7,16 +7,17 @@ scale, and that a step was left out by the optimizer's hooks that do not fire.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.amp.grad_scaler import GradScaler
+from torch.autograd.graph import GradientEdge
 
 from gradtrace.monitor.interposed import interpose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch.optim import Optimizer
     from torch.utils.hooks import RemovableHandle
@@ -86,11 +87,8 @@ class Boundaries:
         return own(tensor, *args, **kwargs)
 
     def _backward(self, own: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(tensors, torch.Tensor):
-            roots = [tensors]
-        else:
-            tensors = tuple(tensors) if isinstance(tensors, Iterable) else tensors  # a generator can be read once
-            roots = [root for root in tensors if isinstance(root, torch.Tensor)] if isinstance(tensors, tuple) else []
+        tensors, roots = read_roots(tensors)
+        roots = [root for root in roots if isinstance(root, torch.Tensor)]
         if self._depth or not roots:  # a backward pass inside of one: a reentrant checkpoint's
             return own(tensors, *args, **kwargs)
         create_graph = bool(kwargs.get("create_graph", args[2] if len(args) > 2 else False))
@@ -140,6 +138,19 @@ class Boundaries:
             self._stepped.add(id(optimizer))  # told once, where the method of a derived class calls this one
             self._listener.step_left_out(optimizer)
         return result
+
+
+def read_roots(tensors: Any) -> tuple[Any, list[Any]]:
+    """What ``backward`` was called with, to hand on (a generator can be read once), and the roots that are in it.
+
+    >>> read_roots(root for root in "ab")
+    (('a', 'b'), ['a', 'b'])
+    """
+    if isinstance(tensors, Iterator):
+        tensors = tuple(tensors)
+    if isinstance(tensors, torch.Tensor | GradientEdge):  # an edge is a tuple of something else
+        return tensors, [tensors]
+    return tensors, list(tensors) if isinstance(tensors, Iterable) else []
 
 
 def _scalers() -> Iterator[type[GradScaler]]:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import GradientEdge
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from gradtrace.monitor.boundaries import read_roots
 from gradtrace.monitor.interposed import interpose
 from gradtrace.runner.names import label_models, name_leftovers
 
@@ -80,9 +82,9 @@ class Discovery:
         return own(*args, **kwargs)
 
     def _at_backward(self, own: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        tensors = tensors if isinstance(tensors, torch.Tensor) else tuple(tensors)  # a generator can be read once
+        tensors, roots = read_roots(tensors)
         self.num_backwards += 1
-        self._look(reached_leaves([tensors] if isinstance(tensors, torch.Tensor) else tensors))
+        self._look(reached_leaves(roots))
         # this pass is the watch's already
         return (own if self._known is None else torch.autograd.backward)(tensors, *args, **kwargs)
 
@@ -137,14 +139,15 @@ def find(leaves: Sequence[torch.Tensor], called: list[nn.Module] | None) -> Foun
     return Found(models, tuple(optimizers), notes) if models else None
 
 
-def reached_leaves(tensors: Iterable[Any]) -> list[torch.Tensor]:
-    """The tensors that backward from `tensors` would give a gradient to.
+def reached_leaves(roots: Iterable[Any]) -> list[torch.Tensor]:
+    """The tensors that backward from `roots`, tensors or edges of the tape, would give a gradient to.
 
     >>> w, x = torch.ones(2, requires_grad=True), torch.ones(2)
     >>> [leaf is w for leaf in reached_leaves([(w * x).sum()])]
     [True]
     """
-    waiting = [tensor.grad_fn for tensor in tensors if isinstance(tensor, torch.Tensor)]
+    waiting = [root.grad_fn for root in roots if isinstance(root, torch.Tensor)]
+    waiting += [root.node for root in roots if isinstance(root, GradientEdge)]
     seen, leaves = set(waiting), []
     while waiting:
         node = waiting.pop()
