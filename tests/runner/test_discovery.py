@@ -17,6 +17,10 @@ from gradtrace.monitor.interposed import interpose
 from gradtrace.runner.discovery import Discovery, Found, reached_leaves
 
 
+def fail(error: Exception) -> None:
+    raise error
+
+
 @pytest.fixture
 def discovered():
     """Run a function under discovery; its models, optimizers and notes."""
@@ -24,7 +28,7 @@ def discovered():
 
     def discover(train):
         found: list[Found] = []
-        discovery = Discovery(found.append, lambda optimizer: None)
+        discovery = Discovery(found.append, lambda optimizer: None, fail)
         made.append(discovery)
         try:
             train()
@@ -190,6 +194,51 @@ def test_a_pass_from_an_edge_of_the_tape(discovered):
     assert found.optimizers == (optimizer,)
 
 
+def test_methods_of_the_script_s_own_classes_are_not_asked(discovered):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.head = nn.Linear(2, 3), nn.Linear(3, 1)
+
+        def parameters(self, lr):  # type: ignore[override]
+            return [{"params": list(self.head.parameters()), "lr": lr}]
+
+        def named_parameters(self, lr):  # type: ignore[override]
+            return self.parameters(lr)
+
+        def named_modules(self, lr):  # type: ignore[override]
+            raise AssertionError
+
+        def forward(self, x):
+            return self.head(self.encoder(x))
+
+    bystander, generator, critic = Own(), Own(), mlp(2, 1)
+    optimizers = [torch.optim.SGD([*generator.parameters(0.1), *bystander.parameters(0.1)]), sgd(critic)]
+
+    def train():
+        (generator(torch.ones(3, 2)).sum() + critic(torch.ones(3, 2)).sum()).backward()
+
+    found = discovered(train)
+    assert found.models["generator"] is generator
+    assert found.models["critic"] is critic
+    assert set(found.optimizers) == set(optimizers)
+
+
+def test_a_fault_of_the_search_ends_it_and_nothing_else(monkeypatch):
+    faults: list[Exception] = []
+    own = torch.autograd.backward
+    monkeypatch.setattr("gradtrace.runner.discovery.label_models", lambda *_: 1 / 0)
+    model = mlp(2, 1)
+    optimizer = sgd(model)
+    discovery = Discovery(lambda found: None, lambda optimizer: None, faults.append)
+    for _ in range(3):
+        model(torch.ones(3, 2)).sum().backward()
+        assert torch.autograd.backward is own
+        optimizer.step()
+    discovery.remove()
+    assert [type(fault) for fault in faults] == [ZeroDivisionError]
+
+
 def test_gradients_set_by_hand(discovered):
     model = mlp(2, 1)
     optimizer = sgd(model)
@@ -258,7 +307,7 @@ def test_what_a_script_imported_by_name_still_reaches_a_later_watch():
         return own(*args, **kwargs)
 
     discovery = Discovery(
-        lambda found: removers.append(interpose(torch.autograd, "backward", look)), lambda optimizer: None
+        lambda found: removers.append(interpose(torch.autograd, "backward", look)), lambda optimizer: None, fail
     )
     imported = torch.autograd.backward
     model = mlp(2, 1)
@@ -278,7 +327,7 @@ def test_hooks_come_and_go_while_torch_goes_through_its_own():
     model, others = mlp(2, 1), []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     newcomers: list[torch.optim.Optimizer] = []
-    discovery = Discovery(lambda found: None, newcomers.append)
+    discovery = Discovery(lambda found: None, newcomers.append, fail)
     later = register_optimizer_step_pre_hook(lambda optimizer, args, kwargs: others.append(optimizer))
     try:
         for parameter in model.parameters():

@@ -22,6 +22,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from gradtrace.monitor.boundaries import read_roots
 from gradtrace.monitor.interposed import interpose
+from gradtrace.runner.anatomy import named_parameters, named_parts
 from gradtrace.runner.names import label_models, name_leftovers
 
 if TYPE_CHECKING:
@@ -42,11 +43,17 @@ class Found:
 class Discovery:
     """Waits for the first backward pass towards parameters that an optimizer holds, and calls `then` just before it.
 
-    Afterwards it looks at optimizers alone, and calls `newcomer` with the first that steps and was not found.
+    Afterwards it looks at optimizers alone, and calls `newcomer` with each that steps and was not found. A fault of the
+    search, which touches what the script made, goes to `fail` and ends it.
     """
 
-    def __init__(self, then: Callable[[Found], None], newcomer: Callable[[Optimizer], None]) -> None:
-        self._then, self._newcomer = then, newcomer
+    def __init__(
+        self,
+        then: Callable[[Found], None],
+        newcomer: Callable[[Optimizer], None],
+        fail: Callable[[Exception], None],
+    ) -> None:
+        self._then, self._newcomer, self._fail = then, newcomer, fail
         self._called: dict[int, weakref.ref[nn.Module]] | None = {}
         self._known: set[int] | None = None
         """Identities of the optimizers, once they are found."""
@@ -84,7 +91,7 @@ class Discovery:
     def _at_backward(self, own: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
         tensors, roots = read_roots(tensors)
         self.num_backwards += 1
-        self._look(reached_leaves(roots))
+        self._look(lambda: reached_leaves(roots))
         # this pass is the watch's already
         return (own if self._known is None else torch.autograd.backward)(tensors, *args, **kwargs)
 
@@ -95,13 +102,19 @@ class Discovery:
         """
         if self._known is None:
             self.num_steps += 1
-            self._look([leaf for leaf in _held_by(optimizer) if leaf.grad is not None])
+            self._look(lambda: [leaf for leaf in _held_by(optimizer) if leaf.grad is not None])
         elif id(optimizer) not in self._known:
             self._known.add(id(optimizer))
             self._newcomer(optimizer)
 
-    def _look(self, leaves: Sequence[torch.Tensor]) -> None:
-        found = find(leaves, self._called_modules())
+    def _look(self, leaves: Callable[[], Sequence[torch.Tensor]]) -> None:
+        try:
+            found = find(leaves(), self._called_modules())
+        except Exception as error:
+            self._known = set()
+            self._look_no_more()
+            self._fail(error)
+            return
         if found is not None:
             self._known = {id(optimizer) for optimizer in found.optimizers}
             self._then(found)
@@ -125,15 +138,16 @@ def find(leaves: Sequence[torch.Tensor], called: list[nn.Module] | None) -> Foun
     """
     modules, optimizers = _living()
     called = modules if called is None else called
-    owned = {id(parameter) for module in called for parameter in module.parameters()}
+    owned = {id(parameter) for module in called for _, parameter in named_parameters(module)}
     reached = {id(leaf) for leaf in leaves}
     if not any(id(held) in reached for optimizer in optimizers for held in _held_by(optimizer)):
         return None
     optimizers = [one for one in optimizers if any(id(held) in reached | owned for held in _held_by(one))]
     trained = {id(held): held for optimizer in optimizers for held in _held_by(optimizer)}
-    roots = [_unwrapped(root) for root in _outermost(called) if any(id(p) in trained for p in root.parameters())]
+    outermost = [root for root in _outermost(called) if any(id(p) in trained for _, p in named_parameters(root))]
+    roots = [_unwrapped(root) for root in outermost]
     models = label_models(roots, modules)
-    covered = {id(parameter) for root in roots for parameter in root.parameters()}
+    covered = {id(parameter) for root in roots for _, parameter in named_parameters(root)}
     left_over, notes = name_leftovers([held for key, held in trained.items() if key not in covered], modules)
     models |= left_over
     return Found(models, tuple(optimizers), notes) if models else None
@@ -185,7 +199,7 @@ def _outermost(modules: list[nn.Module]) -> list[nn.Module]:
     inner: set[int] = set()
     for module in modules:
         if id(module) not in inner:
-            inner |= {id(part) for part in module.modules()} - {id(module)}
+            inner |= {id(part) for _, part in named_parts(module)} - {id(module)}
     return [module for module in modules if id(module) not in inner]
 
 
