@@ -309,3 +309,21 @@ def test_backward_from_an_edge_of_the_tape_is_torch_s_business() -> None:
             optimizer.step()
     assert watch.run.notes == ()
     assert watch.run.steps.num_steps == 3
+
+
+def hooks_of(optimizer: torch.optim.Optimizer) -> int:
+    return len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)  # type: ignore[attr-defined]
+
+
+def test_a_watch_is_begun_once_and_ends_once() -> None:
+    model, optimizer = parts()
+    own = torch.autograd.backward
+    watch = gradtrace.watch(model, optimizer).start()
+    with watch:
+        assert hooks_of(optimizer) == 2
+        model(torch.randn(4, 6)).sum().backward()
+        optimizer.step()
+    assert (torch.autograd.backward, hooks_of(optimizer)) == (own, 0)
+    with pytest.raises(InputError, match="this watch is closed"), watch:
+        pass
+    assert (torch.autograd.backward, hooks_of(optimizer)) == (own, 0)

@@ -78,7 +78,11 @@ class Watch:
         self._closed = False
 
     def start(self) -> Self:
-        """Install the hooks."""
+        """Install the hooks; once is enough. A watch that is closed raises `InputError`."""
+        if self._closed:
+            raise InputError("this watch is closed: a training that goes on needs a new gradtrace.watch(...)")
+        if self._course is not None:
+            return self
         self._thread = threading.get_ident()
         budget = Budget(self._frac, self._every)
         self._course = Course(self._watched, self._logbook, budget, self._on_nonfinite)
