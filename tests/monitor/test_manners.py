@@ -26,6 +26,10 @@ def parts() -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.SGD(model.parameters(), lr=0.1)
 
 
+def hooks_of(optimizer: torch.optim.Optimizer) -> int:
+    return len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)  # type: ignore[attr-defined]
+
+
 def test_a_generator_of_losses_is_read_once_and_by_torch() -> None:
     model, optimizer = parts()
     with gradtrace.watch(model, optimizer, budget=10.0) as watch:
@@ -86,6 +90,7 @@ def test_a_fault_within_an_optimizer_s_hook_leaves_the_hooks_behind_it_alone(mon
     optimizer.step()
     watch.close()
     assert called == [1, 1]
+    assert hooks_of(optimizer) == 1
 
 
 def test_a_parameter_that_is_an_output_keeps_no_hook() -> None:
@@ -311,10 +316,6 @@ def test_backward_from_an_edge_of_the_tape_is_torch_s_business() -> None:
     assert watch.run.steps.num_steps == 3
 
 
-def hooks_of(optimizer: torch.optim.Optimizer) -> int:
-    return len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)  # type: ignore[attr-defined]
-
-
 def test_a_watch_is_begun_once_and_ends_once() -> None:
     model, optimizer = parts()
     own = torch.autograd.backward
@@ -327,3 +328,21 @@ def test_a_watch_is_begun_once_and_ends_once() -> None:
     with pytest.raises(InputError, match="this watch is closed"), watch:
         pass
     assert (torch.autograd.backward, hooks_of(optimizer)) == (own, 0)
+
+
+@pytest.mark.parametrize("moment", ["pre", "post"])
+def test_a_watch_may_be_closed_from_within_a_step_s_hook(moment: str) -> None:
+    model, optimizer = parts()
+    watch = gradtrace.watch(model, optimizer, budget=10.0)
+    register = getattr(optimizer, f"register_step_{moment}_hook")
+    called: list[int] = []
+    register(lambda *_: watch.close())
+    watch.start()
+    register(lambda *_: watch.close())
+    register(lambda *_: called.append(1))
+    for _ in range(2):
+        model(torch.randn(4, 6)).sum().backward()
+        optimizer.step()
+    assert called == [1, 1]
+    watch.close()
+    assert hooks_of(optimizer) == 3

@@ -75,7 +75,7 @@ class Watch:
             self._logbook.note(self._logbook.first_step, note)
         self._course: Course | None = None
         self._boundaries: Boundaries | None = None
-        self._closed = False
+        self._is_over = self._closed = False
 
     def start(self) -> Self:
         """Install the hooks; once is enough. A watch that is closed raises `InputError`."""
@@ -112,10 +112,12 @@ class Watch:
     def close(self, *, finished: bool = True) -> None:
         """Take every hook away and write the rest; more than once does no harm."""
         if self._closed:
+            self._sweep()
             return
         self._closed = True
         try:
             self._detach()
+            self._sweep()
             self._logbook.close(self._course.step if self._course is not None else 0, finished=finished)
         except Exception as error:
             self._warn(f"the end of the run could not be judged ({type(error).__name__}: {error})")
@@ -139,6 +141,7 @@ class Watch:
         write_report(path, self.diagnosis, self.run)
 
     def _receive(self) -> None:
+        self._sweep()
         if self._course is not None and threading.get_ident() == self._thread and not self._closed:
             Guarded(self._course, self._fail).receive()
 
@@ -151,16 +154,21 @@ class Watch:
         self._warn(f"{sentence}; the training goes on")
 
     def _detach(self) -> None:
-        boundaries, self._boundaries = self._boundaries, None
-        if boundaries is None or self._course is None:
+        if self._course is None or self._is_over:
             return
+        self._is_over = True
         try:
             self._course.end()
         except Exception as error:
             self._warn(f"the last steps are lost ({type(error).__name__}: {error})")
         finally:
-            boundaries.remove()
+            self._sweep()
             self._course.leave()
+
+    def _sweep(self) -> None:
+        """Once more at every later occasion: within an optimizer's step, not every hook can be taken away."""
+        if self._is_over and self._boundaries is not None:
+            self._boundaries.remove()
 
 
 def watch(
