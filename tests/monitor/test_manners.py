@@ -346,3 +346,27 @@ def test_a_watch_may_be_closed_from_within_a_step_s_hook(moment: str) -> None:
     assert called == [1, 1]
     watch.close()
     assert hooks_of(optimizer) == 3
+
+
+def test_a_watch_that_cannot_begin_leaves_nothing_behind() -> None:
+    class Closed(torch.optim.SGD):
+        def register_step_post_hook(self, hook: Any) -> Any:
+            raise NotImplementedError
+
+    class ReadOnly(type):
+        def __setattr__(cls, name: str, value: Any) -> None:
+            raise AttributeError(name)
+
+    class Fixed(nn.Linear, metaclass=ReadOnly):
+        pass
+
+    model, _ = parts()
+    optimizer = Closed(model.parameters(), lr=0.1)
+    own = torch.Tensor.backward, torch.autograd.backward, GradScaler.scale, GradScaler.step
+    with pytest.raises(NotImplementedError):
+        gradtrace.watch(model, optimizer).start()
+    with pytest.raises(AttributeError):
+        gradtrace.watch({"a": model, "b": Fixed(6, 2)}).start()
+    assert (torch.Tensor.backward, torch.autograd.backward, GradScaler.scale, GradScaler.step) == own
+    assert "__call__" not in vars(type(model))
+    assert hooks_of(optimizer) == 0

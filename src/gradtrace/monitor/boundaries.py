@@ -62,15 +62,23 @@ class Boundaries:
         self._stepped: set[int] = set()
         self._depth = 0
         self._watched = {id(optimizer) for optimizer in optimizers}
+        self._removers: list[Callable[[], None]] = []
+        try:
+            self._install(optimizers)
+        except BaseException:
+            self.remove()
+            raise
+
+    def _install(self, optimizers: Sequence[Optimizer]) -> None:
         for optimizer in optimizers:
             self._handles.append(optimizer.register_step_pre_hook(self._before_step))
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
-        self._removers = [
-            interpose(torch.Tensor, "backward", self._tensor_backward),
-            interpose(torch.autograd, "backward", self._backward),
-            *(interpose(kind, "scale", self._scale) for kind in _scalers() if "scale" in vars(kind)),
-            *(interpose(kind, "step", self._scaler_step) for kind in _scalers() if "step" in vars(kind)),
-        ]
+        self._removers.append(interpose(torch.Tensor, "backward", self._tensor_backward))
+        self._removers.append(interpose(torch.autograd, "backward", self._backward))
+        for kind in _scalers():
+            for name, handler in (("scale", self._scale), ("step", self._scaler_step)):
+                if name in vars(kind):
+                    self._removers.append(interpose(kind, name, handler))
 
     def remove(self) -> None:
         """Take every hook away; where a step is under way an optimizer's stay, deaf, until this is called again."""

@@ -84,11 +84,14 @@ class Watch:
         if self._course is not None:
             return self
         self._thread = threading.get_ident()
-        budget = Budget(self._frac, self._every)
-        self._course = Course(self._watched, self._logbook, budget, self._on_nonfinite)
+        self._course = Course(self._watched, self._logbook, Budget(self._frac, self._every), self._on_nonfinite)
         guarded = Guarded(self._course, self._fail)
-        self._course.begin(guarded)
-        self._boundaries = Boundaries(guarded, self._watched.optimizers)
+        try:
+            self._course.begin(guarded)
+            self._boundaries = Boundaries(guarded, self._watched.optimizers)
+        except BaseException:  # an optimizer, or a class, that takes no hooks
+            self.close(finished=False)
+            raise
         return self
 
     def __enter__(self) -> Self:
