@@ -14,7 +14,7 @@ from torch.optim import optimizer as optimizer_hooks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradtrace.monitor.interposed import interpose
-from gradtrace.runner.discovery import Discovery, Found, reached_leaves
+from gradtrace.runner.discovery import Discovery, Found, _living, reached_leaves
 
 
 def fail(error: Exception) -> None:
@@ -284,6 +284,42 @@ def test_without_an_optimizer_nothing_is_found_but_counted(discovered):
         model(torch.ones(3, 2)).sum().backward()
 
     assert discovered(train) is None
+
+
+def test_where_nothing_is_found_it_is_seldom_looked_for(discovered, monkeypatch):
+    looks: list[int] = []
+    model, image = mlp(2, 1), torch.ones(3, 2, requires_grad=True)
+
+    def counted():
+        looks.append(1)
+        return _living()
+
+    monkeypatch.setattr("gradtrace.runner.discovery._living", counted)
+
+    def train():
+        for _ in range(40):
+            model(torch.ones(3, 2)).sum().backward()
+        assert len(looks) == 6
+        optimizer = torch.optim.SGD([image], lr=0.1)
+        for _ in range(40):
+            image.grad = torch.ones_like(image)
+            optimizer.step()
+        assert len(looks) == 12
+
+    assert discovered(train) is None
+
+
+def test_a_training_that_begins_late_is_found_at_its_first_step(discovered):
+    model = mlp(2, 1)
+
+    def train():
+        for _ in range(5):
+            model(torch.ones(3, 2)).sum().backward()
+        optimizer = sgd(model)
+        model(torch.ones(3, 2)).sum().backward()
+        optimizer.step()
+
+    assert discovered(train).models == {"": model}
 
 
 def test_tensors_without_a_module_are_told(discovered):

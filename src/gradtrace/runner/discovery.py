@@ -41,7 +41,7 @@ class Found:
 
 
 class Discovery:
-    """Waits for the first backward pass towards parameters that an optimizer holds, and calls `then` just before it.
+    """Waits for a backward pass towards parameters that an optimizer holds, and calls `then` just before it.
 
     Afterwards it looks at optimizers alone, and calls `newcomer` with each that steps and was not found. A fault of the
     search, which touches what the script made, goes to `fail` and ends it.
@@ -91,7 +91,8 @@ class Discovery:
     def _at_backward(self, own: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
         tensors, roots = read_roots(tensors)
         self.num_backwards += 1
-        self._look(lambda: reached_leaves(roots))
+        if _is_power_of_two(self.num_backwards):
+            self._look(lambda: reached_leaves(roots))
         # this pass is the watch's already
         return (own if self._known is None else torch.autograd.backward)(tensors, *args, **kwargs)
 
@@ -102,7 +103,8 @@ class Discovery:
         """
         if self._known is None:
             self.num_steps += 1
-            self._look(lambda: [leaf for leaf in _held_by(optimizer) if leaf.grad is not None])
+            if _is_power_of_two(self.num_steps):
+                self._look(lambda: [leaf for leaf in _held_by(optimizer) if leaf.grad is not None])
         elif id(optimizer) not in self._known:
             self._known.add(id(optimizer))
             self._newcomer(optimizer)
@@ -174,6 +176,11 @@ def reached_leaves(roots: Iterable[Any]) -> list[torch.Tensor]:
                 seen.add(child)
                 waiting.append(child)
     return leaves
+
+
+def _is_power_of_two(number: int) -> bool:
+    """When to look: each look goes through all objects there are, and there may be nothing to find."""
+    return number & (number - 1) == 0
 
 
 def _living() -> tuple[list[nn.Module], list[Optimizer]]:
