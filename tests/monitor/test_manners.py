@@ -370,3 +370,23 @@ def test_a_watch_that_cannot_begin_leaves_nothing_behind() -> None:
     assert (torch.Tensor.backward, torch.autograd.backward, GradScaler.scale, GradScaler.step) == own
     assert "__call__" not in vars(type(model))
     assert hooks_of(optimizer) == 0
+
+
+@pytest.mark.parametrize("is_faulty", [False, True])
+def test_a_watch_that_has_ended_holds_no_model(is_faulty: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimizer = parts()
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(4, 6)).square().mean().backward()
+            optimizer.step()
+        if is_faulty:
+            monkeypatch.setattr("gradtrace.monitor.watched.Watched.learning_rate", lambda *_: 1 / 0)
+            model(torch.randn(4, 6)).square().mean().backward()
+            with pytest.warns(RuntimeWarning, match="watching ended at step 3"):
+                optimizer.step()
+    gone = weakref.ref(model), weakref.ref(optimizer)
+    del model, optimizer
+    gc.collect()
+    assert [one() for one in gone] == [None, None]
+    assert watch.run.steps.num_steps == 3
