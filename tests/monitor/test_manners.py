@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -16,8 +17,13 @@ from torch.utils.checkpoint import checkpoint
 
 import gradtrace
 from gradtrace.errors import InputError
+from gradtrace.monitor.sinks.sink import Sink
 from gradtrace.records.run import EventKind, Scalar
 from gradtrace.records.vocabulary import Symptom
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 
 def parts() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -390,3 +396,46 @@ def test_a_watch_that_has_ended_holds_no_model(is_faulty: bool, monkeypatch: pyt
     gc.collect()
     assert [one() for one in gone] == [None, None]
     assert watch.run.steps.num_steps == 3
+
+
+def test_a_forked_process_is_not_watched_and_sends_nothing(tmp_path: Path) -> None:
+    class ToFile(Sink):
+        def scalars(self, step: int, values: Mapping[str, float]) -> None:
+            self.write(f"{step}")
+
+        def close(self) -> None:
+            self.write("closed")
+
+        def write(self, what: str) -> None:
+            with (tmp_path / "sent").open("a") as file:
+                file.write(f"{os.getpid() == parent} {what}\n")
+
+    def train() -> None:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(4, 6)).square().mean().backward()
+            optimizer.step()
+
+    parent = os.getpid()
+    model, optimizer = parts()
+    own = torch.autograd.backward
+    with gradtrace.watch(model, optimizer, budget=10.0, sinks=[ToFile()]) as watch:
+        train()
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                if torch.autograd.backward is own and not hooks_of(optimizer) and "__call__" not in vars(type(model)):
+                    model(torch.randn(4, 6)).square().mean().item()  # no backward: its threads are the parent's
+                    optimizer.step()
+                    watch.step()
+                    watch.close()
+                    code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        train()
+    assert watch.run.steps.num_steps == 6
+    sent = (tmp_path / "sent").read_text().splitlines()
+    assert {line.split()[0] for line in sent} == {"True"}
+    assert sent[-1] == "True closed"

@@ -5,9 +5,12 @@ A fault of ours is one warning, after which the training goes on unwatched.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 import uuid
+import weakref
 from typing import TYPE_CHECKING, Any, Self
 
 from gradtrace.errors import InputError
@@ -78,6 +81,7 @@ class Watch:
         self._boundaries: Boundaries | None = None
         self._step = self._logbook.first_step
         self._closed = False
+        _WATCHES.add(self)
 
     def start(self) -> Self:
         """Install the hooks; once is enough. A watch that is closed raises `InputError`."""
@@ -160,6 +164,16 @@ class Watch:
         self._logbook.note(self._step, sentence)
         self._warn(f"{sentence}; the training goes on")
 
+    def leave_to_parent(self) -> None:
+        """In a forked process: take every hook away, and write and send nothing, now or later."""
+        course, self._course = self._course, None
+        self._closed, self._watched = True, None
+        with contextlib.suppress(Exception):
+            self._sweep()
+        if course is not None:
+            with contextlib.suppress(Exception):
+                course.leave()
+
     def _detach(self) -> None:
         course, self._course = self._course, None
         if course is None:
@@ -177,6 +191,19 @@ class Watch:
         """Again at every later occasion: within an optimizer's step, not every hook can be taken away."""
         if self._course is None and self._boundaries is not None:
             self._boundaries.remove()
+
+
+_WATCHES: weakref.WeakSet[Watch] = weakref.WeakSet()
+"""All there are: a forked process leaves them to its parent."""
+
+
+def _leave_to_parent() -> None:
+    for one in list(_WATCHES):
+        one.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def watch(
