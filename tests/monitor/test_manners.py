@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import math
 import os
+import pickle
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from types import CellType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -439,3 +441,26 @@ def test_a_forked_process_is_not_watched_and_sends_nothing(tmp_path: Path) -> No
     sent = (tmp_path / "sent").read_text().splitlines()
     assert {line.split()[0] for line in sent} == {"True"}
     assert sent[-1] == "True closed"
+
+
+class Named(nn.Linear):
+    """Of a module, so that it can be pickled."""
+
+
+def copied(value: Any) -> Any:
+    """As cloudpickle does it to the functions of a class of ``__main__``: by value, with all that they hold."""
+    if not isinstance(value, FunctionType) or not value.__closure__:
+        return pickle.loads(pickle.dumps(value))
+    cells = tuple(CellType(copied(cell.cell_contents)) for cell in value.__closure__)
+    return FunctionType(value.__code__, value.__globals__, closure=cells)
+
+
+def test_a_class_may_be_pickled_by_value_while_its_calls_are_seen() -> None:
+    model = Named(6, 2)
+    x = torch.randn(4, 6)
+    with gradtrace.watch(model, budget=10.0) as watch:
+        call = copied(vars(Named)["__call__"])
+        assert call(model, x).equal(model(x))
+        watch.step()
+    assert call(model, x).equal(model(x))
+    assert "__call__" not in vars(Named)
