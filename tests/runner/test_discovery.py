@@ -14,7 +14,11 @@ from torch.optim import optimizer as optimizer_hooks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradtrace.monitor.interposed import interpose
-from gradtrace.runner.discovery import Discovery, Found, reached_leaves
+from gradtrace.runner.discovery import Discovery, Found, _living, reached_leaves
+
+
+def fail(error: Exception) -> None:
+    raise error
 
 
 @pytest.fixture
@@ -24,7 +28,7 @@ def discovered():
 
     def discover(train):
         found: list[Found] = []
-        discovery = Discovery(found.append, lambda optimizer: None)
+        discovery = Discovery(found.append, lambda optimizer: None, fail)
         made.append(discovery)
         try:
             train()
@@ -176,6 +180,65 @@ def test_lbfgs_calls_backward_within_its_step(discovered):
     assert discovered(lambda: optimizer.step(closure)).optimizers == (optimizer,)
 
 
+def test_a_pass_from_an_edge_of_the_tape(discovered):
+    model = mlp(2, 1)
+    optimizer = sgd(model)
+
+    def train():
+        edge = torch.autograd.graph.get_gradient_edge(model(torch.ones(3, 2)).sum())
+        torch.autograd.backward(edge, torch.ones(()))
+        assert model[0].weight.grad is not None
+
+    found = discovered(train)
+    assert found.models == {"": model}
+    assert found.optimizers == (optimizer,)
+
+
+def test_methods_of_the_script_s_own_classes_are_not_asked(discovered):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.head = nn.Linear(2, 3), nn.Linear(3, 1)
+
+        def parameters(self, lr):  # type: ignore[override]
+            return [{"params": list(self.head.parameters()), "lr": lr}]
+
+        def named_parameters(self, lr):  # type: ignore[override]
+            return self.parameters(lr)
+
+        def named_modules(self, lr):  # type: ignore[override]
+            raise AssertionError
+
+        def forward(self, x):
+            return self.head(self.encoder(x))
+
+    bystander, generator, critic = Own(), Own(), mlp(2, 1)
+    optimizers = [torch.optim.SGD([*generator.parameters(0.1), *bystander.parameters(0.1)]), sgd(critic)]
+
+    def train():
+        (generator(torch.ones(3, 2)).sum() + critic(torch.ones(3, 2)).sum()).backward()
+
+    found = discovered(train)
+    assert found.models["generator"] is generator
+    assert found.models["critic"] is critic
+    assert set(found.optimizers) == set(optimizers)
+
+
+def test_a_fault_of_the_search_ends_it_and_nothing_else(monkeypatch):
+    faults: list[Exception] = []
+    own = torch.autograd.backward
+    monkeypatch.setattr("gradtrace.runner.discovery.label_models", lambda *_: 1 / 0)
+    model = mlp(2, 1)
+    optimizer = sgd(model)
+    discovery = Discovery(lambda found: None, lambda optimizer: None, faults.append)
+    for _ in range(3):
+        model(torch.ones(3, 2)).sum().backward()
+        assert torch.autograd.backward is own
+        optimizer.step()
+    discovery.remove()
+    assert [type(fault) for fault in faults] == [ZeroDivisionError]
+
+
 def test_gradients_set_by_hand(discovered):
     model = mlp(2, 1)
     optimizer = sgd(model)
@@ -223,6 +286,42 @@ def test_without_an_optimizer_nothing_is_found_but_counted(discovered):
     assert discovered(train) is None
 
 
+def test_where_nothing_is_found_it_is_seldom_looked_for(discovered, monkeypatch):
+    looks: list[int] = []
+    model, image = mlp(2, 1), torch.ones(3, 2, requires_grad=True)
+
+    def counted():
+        looks.append(1)
+        return _living()
+
+    monkeypatch.setattr("gradtrace.runner.discovery._living", counted)
+
+    def train():
+        for _ in range(40):
+            model(torch.ones(3, 2)).sum().backward()
+        assert len(looks) == 6
+        optimizer = torch.optim.SGD([image], lr=0.1)
+        for _ in range(40):
+            image.grad = torch.ones_like(image)
+            optimizer.step()
+        assert len(looks) == 12
+
+    assert discovered(train) is None
+
+
+def test_a_training_that_begins_late_is_found_at_its_first_step(discovered):
+    model = mlp(2, 1)
+
+    def train():
+        for _ in range(5):
+            model(torch.ones(3, 2)).sum().backward()
+        optimizer = sgd(model)
+        model(torch.ones(3, 2)).sum().backward()
+        optimizer.step()
+
+    assert discovered(train).models == {"": model}
+
+
 def test_tensors_without_a_module_are_told(discovered):
     model, image = mlp(2, 1), torch.ones(3, 2, requires_grad=True)
     optimizer = torch.optim.SGD([*model.parameters(), image], lr=0.1)
@@ -244,7 +343,7 @@ def test_what_a_script_imported_by_name_still_reaches_a_later_watch():
         return own(*args, **kwargs)
 
     discovery = Discovery(
-        lambda found: removers.append(interpose(torch.autograd, "backward", look)), lambda optimizer: None
+        lambda found: removers.append(interpose(torch.autograd, "backward", look)), lambda optimizer: None, fail
     )
     imported = torch.autograd.backward
     model = mlp(2, 1)
@@ -264,7 +363,7 @@ def test_hooks_come_and_go_while_torch_goes_through_its_own():
     model, others = mlp(2, 1), []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     newcomers: list[torch.optim.Optimizer] = []
-    discovery = Discovery(lambda found: None, newcomers.append)
+    discovery = Discovery(lambda found: None, newcomers.append, fail)
     later = register_optimizer_step_pre_hook(lambda optimizer, args, kwargs: others.append(optimizer))
     try:
         for parameter in model.parameters():

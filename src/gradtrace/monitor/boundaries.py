@@ -7,18 +7,21 @@ scale, and that a step was left out by the optimizer's hooks that do not fire.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.amp.grad_scaler import GradScaler
+from torch.autograd.graph import GradientEdge
+from torch.optim import Optimizer
 
 from gradtrace.monitor.interposed import interpose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from types import FrameType
 
-    from torch.optim import Optimizer
     from torch.utils.hooks import RemovableHandle
 
 
@@ -54,44 +57,47 @@ class Boundaries:
     """All hooks of one watch; `remove` is idempotent, and what others installed since then stays."""
 
     def __init__(self, listener: Listener, optimizers: Sequence[Optimizer]) -> None:
-        self._listener = listener
+        self._listener: Listener | None = listener
         self._handles: list[RemovableHandle] = []
         self._stepped: set[int] = set()
         self._depth = 0
-        self._is_listening = True
-        self._in_hook = False
         self._watched = {id(optimizer) for optimizer in optimizers}
+        self._removers: list[Callable[[], None]] = []
+        try:
+            self._install(optimizers)
+        except BaseException:
+            self.remove()
+            raise
+
+    def _install(self, optimizers: Sequence[Optimizer]) -> None:
         for optimizer in optimizers:
             self._handles.append(optimizer.register_step_pre_hook(self._before_step))
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
-        self._removers = [
-            interpose(torch.Tensor, "backward", self._tensor_backward),
-            interpose(torch.autograd, "backward", self._backward),
-            *(interpose(kind, "scale", self._scale) for kind in _scalers() if "scale" in vars(kind)),
-            *(interpose(kind, "step", self._scaler_step) for kind in _scalers() if "step" in vars(kind)),
-        ]
+        self._removers.append(interpose(torch.Tensor, "backward", self._tensor_backward))
+        self._removers.append(interpose(torch.autograd, "backward", self._backward))
+        for kind in _scalers():
+            for name, handler in (("scale", self._scale), ("step", self._scaler_step)):
+                if name in vars(kind):
+                    self._removers.append(interpose(kind, name, handler))
 
     def remove(self) -> None:
-        """Take every hook away."""
-        self._is_listening = False
-        if not self._in_hook:  # torch iterates over the hooks of a step while one of them runs
-            while self._handles:
-                self._handles.pop().remove()
+        """Take every hook away; where a step is under way an optimizer's stay, deaf, until this is called again."""
+        self._listener = None
         while self._removers:
             self._removers.pop()()
+        if self._handles and not _is_stepping():
+            while self._handles:
+                self._handles.pop().remove()
 
     def _tensor_backward(self, own: Callable[..., Any], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if self._is_listening and not self._depth:
+        if self._listener is not None and not self._depth:
             self._listener.forward_is_over()
         return own(tensor, *args, **kwargs)
 
     def _backward(self, own: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(tensors, torch.Tensor):
-            roots = [tensors]
-        else:
-            tensors = tuple(tensors) if isinstance(tensors, Iterable) else tensors  # a generator can be read once
-            roots = [root for root in tensors if isinstance(root, torch.Tensor)] if isinstance(tensors, tuple) else []
-        if self._depth or not roots:  # a backward pass inside of one: a reentrant checkpoint's
+        tensors, roots = read_roots(tensors)
+        roots = [root for root in roots if isinstance(root, torch.Tensor)]
+        if self._listener is None or self._depth or not roots:  # one inside of another: a reentrant checkpoint's
             return own(tensors, *args, **kwargs)
         create_graph = bool(kwargs.get("create_graph", args[2] if len(args) > 2 else False))
         self._listener.before_backward(roots, create_graph)
@@ -99,35 +105,28 @@ class Boundaries:
         try:
             result = own(tensors, *args, **kwargs)
         except BaseException:
-            if self._is_listening:
+            if self._listener is not None:
                 self._listener.backward_failed(roots)
             raise
         finally:
             self._depth -= 1
-        if self._is_listening:
+        if self._listener is not None:
             self._listener.after_backward(roots)
         return result
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        has_closure = any(map(callable, args[1:])) or callable(kwargs.get("closure"))
-        self._tell(self._listener.before_step, optimizer, has_closure)
+        if self._listener is not None:
+            has_closure = any(map(callable, args[1:])) or callable(kwargs.get("closure"))
+            self._listener.before_step(optimizer, has_closure)
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         self._stepped.add(id(optimizer))
-        self._tell(self._listener.after_step, optimizer)
-
-    def _tell(self, listener: Callable[..., None], *what: Any) -> None:
-        if not self._is_listening:
-            return
-        self._in_hook = True
-        try:
-            listener(*what)
-        finally:
-            self._in_hook = False
+        if self._listener is not None:
+            self._listener.after_step(optimizer)
 
     def _scale(self, own: Callable[..., Any], scaler: GradScaler, *args: Any, **kwargs: Any) -> Any:
         result = own(scaler, *args, **kwargs)
-        if self._is_listening:
+        if self._listener is not None:
             self._listener.scaled_by(scaler, len(result) if isinstance(result, list | tuple) else 1)
         return result
 
@@ -136,10 +135,31 @@ class Boundaries:
     ) -> Any:
         self._stepped.discard(id(optimizer))
         result = own(scaler, optimizer, *args, **kw)
-        if self._is_listening and id(optimizer) in self._watched - self._stepped and scaler.is_enabled():
+        if self._listener is not None and id(optimizer) in self._watched - self._stepped and scaler.is_enabled():
             self._stepped.add(id(optimizer))  # told once, where the method of a derived class calls this one
             self._listener.step_left_out(optimizer)
         return result
+
+
+def read_roots(tensors: Any) -> tuple[Any, list[Any]]:
+    """What ``backward`` was called with, to hand on (a generator can be read once), and the roots that are in it.
+
+    >>> read_roots(root for root in "ab")
+    (('a', 'b'), ['a', 'b'])
+    """
+    if isinstance(tensors, Iterator):
+        tensors = tuple(tensors)
+    if isinstance(tensors, torch.Tensor | GradientEdge):  # an edge is a tuple of something else
+        return tensors, [tensors]
+    return tensors, list(tensors) if isinstance(tensors, Iterable) else []
+
+
+def _is_stepping() -> bool:
+    """Whether this is within an optimizer's step, where torch may be going through its hooks: none may go meanwhile."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__") != Optimizer.__module__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _scalers() -> Iterator[type[GradScaler]]:

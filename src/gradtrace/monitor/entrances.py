@@ -34,8 +34,13 @@ class Entrances:
         self._visitor = visitor
         self._labels = {id(module): label for label, module in modules.items()}
         self._kept = list(modules.values())  # so that no other object takes their identities
-        kinds = dict.fromkeys(type(module) for module in modules.values())
-        self._removers = [interpose(kind, "__call__", self._call) for kind in kinds]
+        self._removers: list[Callable[[], None]] = []
+        try:
+            for kind in dict.fromkeys(type(module) for module in modules.values()):
+                self._removers.append(interpose(kind, "__call__", self._call))
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Give every class its own back."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,6 +72,10 @@ class _StandIn:
 
         self._function = function
         setattr(owner, name, function)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A class of ``__main__`` is pickled by value (cloudpickle) with the function in it: elsewhere nobody looks."""
+        return SimpleNamespace, (), {"handlers": ()}
 
     @property
     def is_in_place(self) -> bool:

@@ -5,9 +5,12 @@ A fault of ours is one warning, after which the training goes on unwatched.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 import uuid
+import weakref
 from typing import TYPE_CHECKING, Any, Self
 
 from gradtrace.errors import InputError
@@ -58,15 +61,16 @@ class Watch:
             raise InputError(f"budget must be a fraction of the time above 0, but it is {budget!r}")
         if every is not None and every < 1:
             raise InputError(f"every must be a number of steps, 1 or more, but it is {every!r}")
-        self._watched = Watched(models, optimizers)
+        watched = Watched(models, optimizers)
+        self._watched: Watched | None = watched
         self._frac, self._every, self._on_nonfinite = budget, every, on_nonfinite
         header = RunHeader(
             identity=uuid.uuid4().hex,
             started=time.time(),
             command=tuple(command),
-            title=title or " and ".join(type(model).__name__ for model in self._watched.models.values()),
-            parameters=self._watched.columns(),
-            optimizers=self._watched.described(),
+            title=title or " and ".join(type(model).__name__ for model in watched.models.values()),
+            parameters=watched.columns(),
+            optimizers=watched.described(),
             environment=environment(),
         )
         self._warn = warn
@@ -75,16 +79,26 @@ class Watch:
             self._logbook.note(self._logbook.first_step, note)
         self._course: Course | None = None
         self._boundaries: Boundaries | None = None
+        self._step = self._logbook.first_step
         self._closed = False
+        _WATCHES.add(self)
 
     def start(self) -> Self:
-        """Install the hooks."""
+        """Install the hooks; once is enough. A watch that is closed raises `InputError`."""
+        if self._closed:
+            raise InputError("this watch is closed: a training that goes on needs a new gradtrace.watch(...)")
+        if self._watched is None:
+            return self
+        watched, self._watched = self._watched, None
         self._thread = threading.get_ident()
-        budget = Budget(self._frac, self._every)
-        self._course = Course(self._watched, self._logbook, budget, self._on_nonfinite)
+        self._course = Course(watched, self._logbook, Budget(self._frac, self._every), self._on_nonfinite)
         guarded = Guarded(self._course, self._fail)
-        self._course.begin(guarded)
-        self._boundaries = Boundaries(guarded, self._watched.optimizers)
+        try:
+            self._course.begin(guarded)
+            self._boundaries = Boundaries(guarded, watched.optimizers)
+        except BaseException:  # an optimizer, or a class, that takes no hooks
+            self.close(finished=False)
+            raise
         return self
 
     def __enter__(self) -> Self:
@@ -97,7 +111,7 @@ class Watch:
 
     def step(self) -> None:
         """The end of a step, where no optimizer of `torch.optim` steps; otherwise it is seen."""
-        if self._course is not None and not self._closed:
+        if self._course is not None:
             Guarded(self._course, self._fail).end_step()
 
     def scaled_by(self, scaler: GradScaler) -> None:
@@ -106,13 +120,15 @@ class Watch:
             self._course.scaled_by(scaler)
 
     def close(self, *, finished: bool = True) -> None:
-        """Take every hook away and write the rest; more than once does no harm."""
+        """Take every hook away, let go of models and optimizers, and write the rest; more than once does no harm."""
         if self._closed:
+            self._sweep()
             return
-        self._closed = True
+        self._closed, self._watched = True, None
         try:
             self._detach()
-            self._logbook.close(self._course.step if self._course is not None else 0, finished=finished)
+            self._sweep()
+            self._logbook.close(self._step, finished=finished)
         except Exception as error:
             self._warn(f"the end of the run could not be judged ({type(error).__name__}: {error})")
 
@@ -135,28 +151,59 @@ class Watch:
         write_report(path, self.diagnosis, self.run)
 
     def _receive(self) -> None:
-        if self._course is not None and threading.get_ident() == self._thread and not self._closed:
+        self._sweep()
+        if self._course is not None and threading.get_ident() == self._thread:
             Guarded(self._course, self._fail).receive()
 
     def _fail(self, error: Exception) -> None:
         """A fault of ours: one warning, and the training goes on unwatched."""
+        if self._course is None:  # it has ended already, in another thread or within this very step
+            return
         self._detach()
-        step = self._course.step if self._course is not None else 0
-        sentence = f"watching ended at step {step} by a fault of its own ({type(error).__name__}: {error})"
-        self._logbook.note(step, sentence)
+        sentence = f"watching ended at step {self._step} by a fault of its own ({type(error).__name__}: {error})"
+        self._logbook.note(self._step, sentence)
         self._warn(f"{sentence}; the training goes on")
 
+    def leave_to_parent(self) -> None:
+        """In a forked process: take every hook away, and write and send nothing, now or later."""
+        course, self._course = self._course, None
+        self._closed, self._watched = True, None
+        with contextlib.suppress(Exception):
+            self._sweep()
+        if course is not None:
+            with contextlib.suppress(Exception):
+                course.leave()
+
     def _detach(self) -> None:
-        boundaries, self._boundaries = self._boundaries, None
-        if boundaries is None or self._course is None:
+        course, self._course = self._course, None
+        if course is None:
             return
         try:
-            self._course.end()
+            course.end()
         except Exception as error:
             self._warn(f"the last steps are lost ({type(error).__name__}: {error})")
         finally:
-            boundaries.remove()
-            self._course.leave()
+            self._step = course.step
+            self._sweep()
+            course.leave()
+
+    def _sweep(self) -> None:
+        """Again at every later occasion: within an optimizer's step, not every hook can be taken away."""
+        if self._course is None and self._boundaries is not None:
+            self._boundaries.remove()
+
+
+_WATCHES: weakref.WeakSet[Watch] = weakref.WeakSet()
+"""All there are: a forked process leaves them to its parent."""
+
+
+def _leave_to_parent() -> None:
+    for one in list(_WATCHES):
+        one.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def watch(

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import GradientEdge
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from gradtrace.monitor.boundaries import read_roots
 from gradtrace.monitor.interposed import interpose
+from gradtrace.runner.anatomy import named_parameters, named_parts
 from gradtrace.runner.names import label_models, name_leftovers
 
 if TYPE_CHECKING:
@@ -38,13 +41,19 @@ class Found:
 
 
 class Discovery:
-    """Waits for the first backward pass towards parameters that an optimizer holds, and calls `then` just before it.
+    """Waits for a backward pass towards parameters that an optimizer holds, and calls `then` just before it.
 
-    Afterwards it looks at optimizers alone, and calls `newcomer` with the first that steps and was not found.
+    Afterwards it looks at optimizers alone, and calls `newcomer` with each that steps and was not found. A fault of the
+    search, which touches what the script made, goes to `fail` and ends it.
     """
 
-    def __init__(self, then: Callable[[Found], None], newcomer: Callable[[Optimizer], None]) -> None:
-        self._then, self._newcomer = then, newcomer
+    def __init__(
+        self,
+        then: Callable[[Found], None],
+        newcomer: Callable[[Optimizer], None],
+        fail: Callable[[Exception], None],
+    ) -> None:
+        self._then, self._newcomer, self._fail = then, newcomer, fail
         self._called: dict[int, weakref.ref[nn.Module]] | None = {}
         self._known: set[int] | None = None
         """Identities of the optimizers, once they are found."""
@@ -80,9 +89,10 @@ class Discovery:
         return own(*args, **kwargs)
 
     def _at_backward(self, own: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        tensors = tensors if isinstance(tensors, torch.Tensor) else tuple(tensors)  # a generator can be read once
+        tensors, roots = read_roots(tensors)
         self.num_backwards += 1
-        self._look(reached_leaves([tensors] if isinstance(tensors, torch.Tensor) else tensors))
+        if _is_power_of_two(self.num_backwards):
+            self._look(lambda: reached_leaves(roots))
         # this pass is the watch's already
         return (own if self._known is None else torch.autograd.backward)(tensors, *args, **kwargs)
 
@@ -93,13 +103,20 @@ class Discovery:
         """
         if self._known is None:
             self.num_steps += 1
-            self._look([leaf for leaf in _held_by(optimizer) if leaf.grad is not None])
+            if _is_power_of_two(self.num_steps):
+                self._look(lambda: [leaf for leaf in _held_by(optimizer) if leaf.grad is not None])
         elif id(optimizer) not in self._known:
             self._known.add(id(optimizer))
             self._newcomer(optimizer)
 
-    def _look(self, leaves: Sequence[torch.Tensor]) -> None:
-        found = find(leaves, self._called_modules())
+    def _look(self, leaves: Callable[[], Sequence[torch.Tensor]]) -> None:
+        try:
+            found = find(leaves(), self._called_modules())
+        except Exception as error:
+            self._known = set()
+            self._look_no_more()
+            self._fail(error)
+            return
         if found is not None:
             self._known = {id(optimizer) for optimizer in found.optimizers}
             self._then(found)
@@ -123,28 +140,30 @@ def find(leaves: Sequence[torch.Tensor], called: list[nn.Module] | None) -> Foun
     """
     modules, optimizers = _living()
     called = modules if called is None else called
-    owned = {id(parameter) for module in called for parameter in module.parameters()}
+    owned = {id(parameter) for module in called for _, parameter in named_parameters(module)}
     reached = {id(leaf) for leaf in leaves}
     if not any(id(held) in reached for optimizer in optimizers for held in _held_by(optimizer)):
         return None
     optimizers = [one for one in optimizers if any(id(held) in reached | owned for held in _held_by(one))]
     trained = {id(held): held for optimizer in optimizers for held in _held_by(optimizer)}
-    roots = [_unwrapped(root) for root in _outermost(called) if any(id(p) in trained for p in root.parameters())]
+    outermost = [root for root in _outermost(called) if any(id(p) in trained for _, p in named_parameters(root))]
+    roots = [_unwrapped(root) for root in outermost]
     models = label_models(roots, modules)
-    covered = {id(parameter) for root in roots for parameter in root.parameters()}
+    covered = {id(parameter) for root in roots for _, parameter in named_parameters(root)}
     left_over, notes = name_leftovers([held for key, held in trained.items() if key not in covered], modules)
     models |= left_over
     return Found(models, tuple(optimizers), notes) if models else None
 
 
-def reached_leaves(tensors: Iterable[Any]) -> list[torch.Tensor]:
-    """The tensors that backward from `tensors` would give a gradient to.
+def reached_leaves(roots: Iterable[Any]) -> list[torch.Tensor]:
+    """The tensors that backward from `roots`, tensors or edges of the tape, would give a gradient to.
 
     >>> w, x = torch.ones(2, requires_grad=True), torch.ones(2)
     >>> [leaf is w for leaf in reached_leaves([(w * x).sum()])]
     [True]
     """
-    waiting = [tensor.grad_fn for tensor in tensors if isinstance(tensor, torch.Tensor)]
+    waiting = [root.grad_fn for root in roots if isinstance(root, torch.Tensor)]
+    waiting += [root.node for root in roots if isinstance(root, GradientEdge)]
     seen, leaves = set(waiting), []
     while waiting:
         node = waiting.pop()
@@ -157,6 +176,11 @@ def reached_leaves(tensors: Iterable[Any]) -> list[torch.Tensor]:
                 seen.add(child)
                 waiting.append(child)
     return leaves
+
+
+def _is_power_of_two(number: int) -> bool:
+    """When to look: each look goes through all objects there are, and there may be nothing to find."""
+    return number & (number - 1) == 0
 
 
 def _living() -> tuple[list[nn.Module], list[Optimizer]]:
@@ -182,7 +206,7 @@ def _outermost(modules: list[nn.Module]) -> list[nn.Module]:
     inner: set[int] = set()
     for module in modules:
         if id(module) not in inner:
-            inner |= {id(part) for part in module.modules()} - {id(module)}
+            inner |= {id(part) for _, part in named_parts(module)} - {id(module)}
     return [module for module in modules if id(module) not in inner]
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from gradtrace.runner.anatomy import named_parameters, named_parts
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -39,7 +41,7 @@ def name_leftovers(
     """Parameters that are trained and belong to no called module, each in a module of its own; notes on them all."""
     if not leaves:
         return {}, ()
-    owners = {id(p): name for module in living for name, p in module.named_parameters()}
+    owners = {id(p): name for module in living for name, p in named_parameters(module)}
     variables = _variables()
     holders: dict[str, nn.Module] = {}
     nameless = 0
@@ -67,9 +69,10 @@ def _paths(roots: Sequence[nn.Module], living: Sequence[nn.Module]) -> dict[int,
     best: dict[int, str] = {}
     size = sys.maxsize
     for module in living:
-        within = {id(part): name for name, part in module.named_modules() if id(part) in wanted and name}
-        if len(within) == len(wanted) and (parts := sum(1 for _ in module.modules())) < size:
-            best, size = within, parts
+        parts = list(named_parts(module))
+        within = {id(part): name for name, part in parts if id(part) in wanted and name}
+        if len(within) == len(wanted) and len(parts) < size:
+            best, size = within, len(parts)
     return {} if any(_is_wrapper(name) for name in best.values()) else best
 
 

@@ -88,7 +88,7 @@ class Watching:
         with self._fail_open():
             from gradtrace.runner.discovery import Discovery
 
-            self._discovery = Discovery(self._start, self._notice)
+            self._discovery = Discovery(self._start, self._notice, self._fail)
 
     def finish(self, error: BaseException | None) -> None:
         """Close the run's file and tell what was seen; after Ctrl-C too. A second Ctrl-C ends that as well."""
@@ -165,13 +165,16 @@ class Watching:
         try:
             yield
         except Exception as error:
-            self._told_why_not = True
-            if isinstance(error, GradtraceError):
-                say(str(error))
-                return
-            from gradtrace.target import describe
+            self._fail(error)
 
-            say(f"watching failed, the script is not affected: {describe(error)}")
+    def _fail(self, error: Exception) -> None:
+        self._told_why_not = True
+        if isinstance(error, GradtraceError):
+            say(str(error))
+            return
+        from gradtrace.target import describe
+
+        say(f"watching failed, the script is not affected: {describe(error)}")
 
 
 def _place_for(path: Path, found: Found) -> Path:
