@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import weakref
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
+from torch.overrides import has_torch_function
 from torch.utils.checkpoint import checkpoint
 
 import gradtrace
@@ -296,3 +298,52 @@ def test_a_checkpointed_loss_is_not_run_again_for_our_sake() -> None:
     bare = train()
     with gradtrace.watch(model, optimizer, budget=10.0):
         assert train() == bare
+
+
+def frozen_encoder() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    return nn.TransformerEncoder(layer, 2).requires_grad_(False).eval()
+
+
+class OnFrozen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = frozen_encoder(), nn.Linear(16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        padding = torch.zeros(4, 7, dtype=torch.bool)
+        padding[:, 5:] = True
+        y: torch.Tensor = self.head(self.encoder(x, src_key_padding_mask=padding).mean(1))
+        return y
+
+
+def losses_on_frozen(*, watched: bool) -> tuple[list[float], Any]:
+    torch.manual_seed(0)
+    model, teacher = OnFrozen(), frozen_encoder().requires_grad_(True)
+    optimizer = torch.optim.SGD(model.head.parameters(), lr=0.1)  # type: ignore[arg-type]
+    losses = []
+    with gradtrace.watch(model, optimizer, budget=10.0, every=1) if watched else contextlib.nullcontext() as watch:
+        for _ in range(3):
+            x = torch.randn(4, 7, 16)
+            y = model(x)
+            with torch.no_grad():
+                target = teacher(x).mean((1, 2))
+            optimizer.zero_grad()
+            loss = (y[:, 0] - target).square().mean()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return losses, watch
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype stage:UserWarning")
+def test_torch_takes_its_fast_path_through_attention_as_it_would_without_us() -> None:
+    losses, watch = losses_on_frozen(watched=True)
+    assert losses == losses_on_frozen(watched=False)[0]
+    assert watch.run.notes == ()
+    trace = watch.diagnosis.traces[-1]
+    note = "frozen, in eval mode: encoder.layers.0 and 1 more not looked into, so that torch takes its fast path"
+    assert trace.coverage.notes == (note,)
+    assert all(parameter.module_called for parameter in trace.parameters)
+    assert {op.site.module for op in trace.ops} == {"", "head", None}
+    assert torch.overrides.has_torch_function is has_torch_function

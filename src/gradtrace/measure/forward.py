@@ -71,6 +71,8 @@ class ForwardObserver:
         first = operands[0] if operands else None
         if first is None:
             return seen
+        if any(tensor.is_nested for tensor in operands):
+            return None
         activation = activation_of(function, args, kwargs)
         if activation is not None and first.is_floating_point() and first.numel():
             seen.activation = self.measure_activation(activation, first.detach())
