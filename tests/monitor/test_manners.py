@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import math
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -347,3 +348,52 @@ def test_torch_takes_its_fast_path_through_attention_as_it_would_without_us() ->
     assert all(parameter.module_called for parameter in trace.parameters)
     assert {op.site.module for op in trace.ops} == {"", "head", None}
     assert torch.overrides.has_torch_function is has_torch_function
+
+
+def test_gradients_with_a_tape_of_their_own_hold_no_output() -> None:
+    model, optimizer = parts()
+    outputs: list[weakref.ref[torch.Tensor]] = []
+    with gradtrace.watch(model, optimizer, budget=1e-9):
+        for _ in range(3):
+            for _ in range(12):  # more than are held on to
+                y = model(torch.randn(4, 6))
+                outputs.append(weakref.ref(y))
+                torch.autograd.grad(y.pow(3).mean(), list(model.parameters()), create_graph=True)
+            y.square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    del y
+    gc.collect()
+    assert not any(output() is not None for output in outputs)
+
+
+def test_an_output_carries_no_hook_and_is_saved_without_a_word() -> None:
+    model, optimizer = parts()
+    with gradtrace.watch(model, optimizer, budget=1e-9):
+        for _ in range(2):
+            y = model(torch.randn(4, 6))
+            torch.save(y, io.BytesIO())  # warns of hooks
+            y.square().mean().backward()
+            optimizer.step()
+    assert y._backward_hooks is None
+
+
+def test_the_batch_of_a_forward_pass_that_failed_is_let_go() -> None:
+    class Full(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 4:
+                raise MemoryError
+            return super().forward(x)
+
+    model = Full(6, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradtrace.watch(model, optimizer, budget=1e-9):
+        model(torch.randn(4, 6)).sum().backward()
+        optimizer.step()
+        batch = torch.randn(100, 6)
+        seen = weakref.ref(batch)
+        with pytest.raises(MemoryError):
+            model(batch)
+        del batch
+        gc.collect()
+        assert seen() is None

@@ -6,6 +6,7 @@ reached it: holding on to outputs would hold on to their tape. Nothing is held b
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import deque
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from gradtrace.tape.private import node_sequence_nr
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.utils.hooks import RemovableHandle
 
 MOST_BYTES = 256 * 2**20
 """Of inputs: calls with more are not held on to for the sake of a replay, older calls make room for later ones."""
@@ -26,7 +28,7 @@ MOST_CALLS = 8
 """Of a step; the later ones."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One forward call of a watched module."""
 
@@ -44,6 +46,13 @@ class Call:
     """The largest sequence number of an output's op: later ones lie between the model and the loss."""
     gradients: dict[int, Tensor] = field(default_factory=dict)
     """By output tensor: the gradient that reached it, where one did."""
+    hooks: list[RemovableHandle] = field(default_factory=list)
+    """On the nodes of its outputs: those on the tensors would be saved with them."""
+
+    def leave(self) -> None:
+        """No gradient is waited for any more; those that came stay for whoever holds the call."""
+        while self.hooks:
+            self.hooks.pop().remove()
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -60,14 +69,15 @@ class Calls:
     """Those of the step at hand, told by `Entrances`."""
 
     def __init__(self) -> None:
-        self.held: deque[Call] = deque(maxlen=MOST_CALLS)
+        self.held: deque[Call] = deque()
         self.num_calls = 0
         """Since the beginning."""
         self._open: list[Call | None] = []
 
     def forget(self) -> None:
         """The weights have changed: no replay from before."""
-        self.held.clear()
+        while self.held:
+            self.held.popleft().leave()
 
     def went_well(self) -> None:
         """A backward pass ended with finite gradients: what it left behind is of no use."""
@@ -94,8 +104,10 @@ class Calls:
         if nbytes > MOST_BYTES:
             self._open.append(None)
             return
-        while self.held and nbytes + sum(call.nbytes for call in self.held) > MOST_BYTES:
-            self.held.popleft()
+        while len(self.held) == MOST_CALLS or (
+            self.held and nbytes + sum(call.nbytes for call in self.held) > MOST_BYTES
+        ):
+            self.held.popleft().leave()
         states = [torch.default_generator.get_state()]
         if device == "cuda":
             states.append(torch.cuda.get_rng_state())
@@ -107,13 +119,23 @@ class Calls:
     def left(self, output: Any) -> None:
         """It returned `output`, or raised (None)."""
         call = self._open.pop() if self._open else None
-        if call is None or output is None:
+        if call is None:
             return
-        gradients = call.gradients
+        if output is None:
+            with contextlib.suppress(ValueError):  # it made room for others
+                self.held.remove(call)
+            return
         for index, tensor in enumerate(tensors_in(output)):
             node = tensor.grad_fn
             if node is None:  # a leaf would keep the hook for ever
                 continue
             call.last_number = max(call.last_number, node_sequence_nr(node))
             if tensor.is_floating_point() and tensor.nbytes <= MOST_BYTES:
-                tensor.register_hook(functools.partial(gradients.__setitem__, index))
+                keep = functools.partial(_keep, call.gradients, index, tensor.output_nr)
+                call.hooks.append(node.register_prehook(keep))
+
+
+def _keep(gradients: dict[int, Tensor], index: int, place: int, arrived: tuple[Tensor | None, ...]) -> None:
+    gradient = arrived[place]
+    if gradient is not None:  # with a tape of its own it would hold on to the output that holds on to it
+        gradients[index] = gradient.detach() if gradient.requires_grad else gradient
