@@ -397,3 +397,32 @@ def test_the_batch_of_a_forward_pass_that_failed_is_let_go() -> None:
         del batch
         gc.collect()
         assert seen() is None
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("where", ["in the model", "after the model"])
+def test_what_is_compiled_in_the_middle_of_a_traced_step_compiles_as_it_would_without_us(where: str) -> None:
+    class Lazy(nn.Linear):
+        scaled: Any = None
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.scaled is None and where == "in the model":
+                self.scaled = torch.compile(lambda h: torch.tanh(h) * 2, backend="eager", fullgraph=True)
+            y = super().forward(x)
+            return self.scaled(y) if self.scaled is not None else y
+
+    model = Lazy(6, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before, loss_fn = torch.compile, None
+    with gradtrace.watch(model, optimizer, budget=10.0, every=1) as watch:
+        for _ in range(3):
+            y = model(torch.randn(4, 6))
+            if loss_fn is None and where == "after the model":
+                loss_fn = torch.compile(nn.functional.mse_loss, backend="eager", fullgraph=True)
+            loss = loss_fn(y, torch.zeros(4, 2)) if loss_fn is not None else y.square().mean()
+            loss.backward()
+            optimizer.step()
+    assert torch.compile is before
+    assert watch.run.steps.num_steps == 3
+    assert watch.run.notes == ("functions are compiled: no whole traces are taken, they would compile again",)
