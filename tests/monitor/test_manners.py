@@ -19,6 +19,9 @@ from torch.utils.checkpoint import checkpoint
 
 import gradtrace
 from gradtrace.errors import InputError
+from gradtrace.monitor.norms import norms
+from gradtrace.monitor.updates import Updates
+from gradtrace.monitor.watched import Watched
 from gradtrace.records.run import EventKind, Scalar
 from gradtrace.records.vocabulary import Symptom
 
@@ -426,3 +429,19 @@ def test_what_is_compiled_in_the_middle_of_a_traced_step_compiles_as_it_would_wi
     assert torch.compile is before
     assert watch.run.steps.num_steps == 3
     assert watch.run.notes == ("functions are compiled: no whole traces are taken, they would compile again",)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_norms_are_float32_whatever_the_default_is(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradtrace.monitor.updates.MIN_COPIED_BYTES", 4)  # a part at a time
+    model, _ = parts()
+    torch.set_default_dtype(dtype)
+    try:
+        found = norms([torch.tensor([3.0, 4.0], dtype=torch.float32), None])
+        weights = Updates(Watched(model, ())).before()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (found.dtype, float(found[0]), math.isnan(found[1])) == (torch.float32, 5.0, True)
+    assert weights.dtype is torch.float32
+    assert torch.isfinite(weights).tolist() == [True, False, False, False]
+    assert float(weights[0]) == pytest.approx(model[0].weight.norm().item())  # type: ignore[index]

@@ -94,6 +94,6 @@ class Updates:
         num = len(self._watched.parameters)
         if len(self._columns) == num:
             return values
-        whole = torch.full((num,), math.nan, device=values.device)
+        whole = torch.full((num,), math.nan, dtype=torch.float32, device=values.device)
         whole[torch.tensor(self._columns, device=values.device)] = values
         return whole
