@@ -445,3 +445,14 @@ def test_norms_are_float32_whatever_the_default_is(dtype: torch.dtype, monkeypat
     assert weights.dtype is torch.float32
     assert torch.isfinite(weights).tolist() == [True, False, False, False]
     assert float(weights[0]) == pytest.approx(model[0].weight.norm().item())  # type: ignore[index]
+
+
+def test_a_model_without_parameters_is_watched_for_its_loss() -> None:
+    model, scale = nn.Sequential(nn.ReLU()), nn.Parameter(torch.ones(6))
+    optimizer = torch.optim.SGD([scale], lr=0.1)
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for _ in range(3):
+            (model(torch.randn(4, 6)) * scale).square().mean().backward()
+            optimizer.step()
+    assert watch.run.steps.num_steps == 3
+    assert watch.run.notes == ()

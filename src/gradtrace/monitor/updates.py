@@ -67,7 +67,7 @@ class Updates:
                 change(some, weights[start : i + 1])
                 found.append(norms(some))
                 start, size = i + 1, 0
-        return self._spread(torch.cat([values.to(found[0].device) for values in found]))
+        return self._spread(torch.cat([values.to(found[0].device) for values in found]) if found else norms([]))
 
     def _weights(self) -> list[Tensor]:
         return [plain(self._watched.parameters[i].detach()) for i in self._columns]
