@@ -456,3 +456,13 @@ def test_a_model_without_parameters_is_watched_for_its_loss() -> None:
             optimizer.step()
     assert watch.run.steps.num_steps == 3
     assert watch.run.notes == ()
+
+
+def test_a_function_is_a_sink() -> None:
+    got: list[tuple[int, dict[str, float]]] = []
+    model, optimizer = parts()
+    with gradtrace.watch(model, optimizer, budget=10.0, sinks=[lambda step, values: got.append((step, values))]):
+        for _ in range(3):
+            model(torch.randn(4, 6)).square().mean().backward()
+            optimizer.step()
+    assert [step for step, values in got if "gradtrace/loss" in values] == [0, 1, 2]
