@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import io
 import math
@@ -24,6 +25,7 @@ from gradtrace.monitor.updates import Updates
 from gradtrace.monitor.watched import Watched
 from gradtrace.records.run import EventKind, Scalar
 from gradtrace.records.vocabulary import Symptom
+from gradtrace.tape.dataflow import tensors_in
 
 
 def parts() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -478,3 +480,17 @@ def test_an_optimizer_that_finds_its_own_learning_rate_is_watched() -> None:
     assert watch._watched.learning_rate() == 0.5
     optimizer.param_groups[1]["lr"] = None
     assert math.isnan(watch._watched.learning_rate())
+
+
+def test_arguments_that_know_their_parent_are_gone_through_once() -> None:
+    @dataclasses.dataclass
+    class Branch:
+        x: torch.Tensor
+        parent: Any = None
+        children: list[Any] = dataclasses.field(default_factory=list)
+
+    root = Branch(torch.randn(6))
+    root.children = [Branch(torch.randn(6), root) for _ in range(2)]
+    assert [id(t) for t in tensors_in((root,))] == [id(b.x) for b in (root, *root.children)]
+    x = torch.ones(2)
+    assert len(tensors_in((x, [x, x]))) == 3
