@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.overrides import has_torch_function
@@ -494,3 +495,30 @@ def test_arguments_that_know_their_parent_are_gone_through_once() -> None:
     assert [id(t) for t in tensors_in((root,))] == [id(b.x) for b in (root, *root.children)]
     x = torch.ones(2)
     assert len(tensors_in((x, [x, x]))) == 3
+
+
+def test_a_replay_waits_for_no_other_process() -> None:
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    begun, gathered = [0], [0]
+
+    class Gathering(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = super().forward(x)
+            begun[0] += 1
+            dist.all_gather([torch.zeros_like(h) for _ in range(2)], h.detach())
+            gathered[0] += 1
+            return h
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        model = Gathering(6, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+            for scale in (1.0, math.nan, 1.0):
+                (model(torch.randn(4, 6)).square().mean() * scale).backward()
+                optimizer.step()
+    finally:
+        dist.destroy_process_group()
+    assert (begun, gathered) == ([4], [3])
+    assert watch.run.steps.num_steps == 3
