@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.amp.grad_scaler import GradScaler
 from torch.overrides import has_torch_function
 from torch.utils.checkpoint import checkpoint
@@ -522,3 +523,17 @@ def test_a_replay_waits_for_no_other_process() -> None:
         dist.destroy_process_group()
     assert (begun, gathered) == ([4], [3])
     assert watch.run.steps.num_steps == 3
+
+
+def test_fake_tensors_in_the_middle_of_a_traced_step_are_not_measured() -> None:
+    model, optimizer = parts()
+    with gradtrace.watch(model, optimizer, budget=10.0, every=1) as watch:
+        for _ in range(3):
+            y = model(torch.randn(4, 6))
+            with FakeTensorMode(allow_non_fake_inputs=True):  # as torch.export does
+                model(torch.randn(4, 6))
+            y.square().mean().backward()
+            optimizer.step()
+    assert watch.run.steps.num_steps == 3
+    assert watch.run.notes == ()
+    assert [event.step for event in watch.run.events if event.kind is EventKind.SAMPLE] == [0, 1, 2]

@@ -52,6 +52,12 @@ def inside_functorch() -> bool:
     return read is not None and read() is not None
 
 
+def inside_fake() -> bool:
+    """Whether tensors hold no numbers for now: torch.export, or a `FakeTensorMode` of the user's, is at work."""
+    keys = getattr(torch._C, "_TorchDispatchModeKey", None)
+    return keys is not None and torch._C._get_dispatch_mode(keys.FAKE) is not None
+
+
 def input_metadata(node: Node) -> Any:
     """Shape, dtype and device of each gradient that `node` receives."""
     return node._input_metadata
