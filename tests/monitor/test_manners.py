@@ -537,3 +537,22 @@ def test_fake_tensors_in_the_middle_of_a_traced_step_are_not_measured() -> None:
     assert watch.run.steps.num_steps == 3
     assert watch.run.notes == ()
     assert [event.step for event in watch.run.events if event.kind is EventKind.SAMPLE] == [0, 1, 2]
+
+
+def test_no_tape_of_another_model_is_held_where_nothing_is_trained() -> None:
+    generator, judge = nn.Linear(3, 6), nn.Linear(6, 1)
+    optimizer = torch.optim.SGD(generator.parameters(), lr=0.1)
+    hidden: list[weakref.ref[torch.Tensor]] = []
+
+    def pass_once() -> torch.Tensor:
+        h = generator(torch.randn(4, 3)).exp()
+        hidden.append(weakref.ref(h))
+        return judge(h).mean()
+
+    with gradtrace.watch({"generator": generator, "judge": judge}, optimizer, budget=1e-9):
+        pass_once().backward()
+        optimizer.step()
+        for _ in range(6):
+            pass_once().item()  # an evaluation without no_grad
+        gc.collect()
+        assert not any(h() is not None for h in hidden)

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.private import node_sequence_nr
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from torch.utils.hooks import RemovableHandle
 
 MOST_BYTES = 256 * 2**20
@@ -37,6 +38,8 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     versions: tuple[int, ...]
+    on_tape: tuple[bool, ...]
+    """By input tensor: whether another model made it, or an op of the user's."""
     random_states: tuple[Tensor, ...]
     """Of the CPU, and of the GPU where the inputs are on one."""
     autocast: tuple[str, torch.dtype] | None
@@ -58,6 +61,11 @@ class Call:
     def inputs(self) -> list[Tensor]:
         """All tensors it was called with."""
         return tensors_in(self.args) + tensors_in(self.kwargs)
+
+    @property
+    def batch(self) -> dict[int, Tensor]:
+        """Of its inputs those that came without a tape, by their place."""
+        return {i: t for i, (t, made) in enumerate(zip(self.inputs, self.on_tape, strict=True)) if not made}
 
     @property
     def is_intact(self) -> bool:
@@ -96,8 +104,9 @@ class Calls:
             self._open.append(None)
             return
         tensors = tensors_in(args) + (tensors_in(kwargs) if kwargs else [])
-        nbytes, versions, device = 0, [], "cpu"
+        nbytes, versions, on_tape, device = 0, [], [], "cpu"
         for tensor in tensors:
+            on_tape.append(tensor.grad_fn is not None)
             nbytes += tensor.nbytes if tensor.layout is torch.strided else 0
             versions.append(tensor._version)
             device = tensor.device.type if device == "cpu" else device
@@ -112,7 +121,9 @@ class Calls:
         if device == "cuda":
             states.append(torch.cuda.get_rng_state())
         autocast = (device, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
-        call = Call(label, model, args, kwargs, tuple(versions), tuple(states), autocast, nbytes)
+        if any(on_tape):  # of another model, which holding on to its output would hold on to
+            args, kwargs = cut_off(args), cut_off(kwargs)
+        call = Call(label, model, args, kwargs, tuple(versions), tuple(on_tape), tuple(states), autocast, nbytes)
         self._open.append(call)
         self.held.append(call)
 
@@ -139,3 +150,14 @@ def _keep(gradients: dict[int, Tensor], index: int, place: int, arrived: tuple[T
     gradient = arrived[place]
     if gradient is not None:  # with a tape of its own it would hold on to the output that holds on to it
         gradients[index] = gradient.detach() if gradient.requires_grad else gradient
+
+
+def cut_off(value: Any) -> Any:
+    """The same numbers without the tape that they came with."""
+    if isinstance(value, Tensor):
+        return value.detach().requires_grad_(value.requires_grad)
+    if isinstance(value, dict):
+        return type(value)({key: cut_off(item) for key, item in value.items()}) if type(value) is dict else value
+    if type(value) in (tuple, list):
+        return type(value)(cut_off(item) for item in value)
+    return value

@@ -129,7 +129,7 @@ def explain(passage: Passage, ops: Sequence[Op], weights: Mapping[int, Tensor]) 
     step = passage.step
     calls = [call for call in passage.calls if call.is_intact]
     for call in calls:
-        if any(t.grad_fn is None and not _is_number(t) for t in call.inputs):
+        if not all(map(_is_number, call.batch.values())):
             found = _of_the_batch(call)
             return replace(found, step=step, message=f"At step {step}: {found.message}"), None
     why = "an optimizer moved the weights within the backward pass" if passage.has_moved else ""
@@ -200,7 +200,7 @@ def _labelled(finding: Finding, label: str, step: int) -> Finding:
 
 
 def _of_the_batch(call: Call) -> Finding:
-    which = [i for i, t in enumerate(call.inputs) if t.grad_fn is None and not _is_number(t)]
+    which = [i for i, t in call.batch.items() if not _is_number(t)]
     name = call.label or "the model"
     return Finding(
         symptom=Symptom.NONFINITE,

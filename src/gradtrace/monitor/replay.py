@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradtrace.measure.trace import trace
+from gradtrace.monitor.calls import cut_off
 from gradtrace.tape.dataflow import tensors_in
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def replay(call: Call, *, seeds: bool, weights: Mapping[int, Tensor] = NONE) -> 
     with stand_ins(model, weights), contextlib.ExitStack() as stack:
         if call.autocast is not None:
             stack.enter_context(torch.autocast(*call.autocast))
-        return trace(model, total, (_cut_off(call.args), _cut_off(call.kwargs)), values=True), any(bad)
+        return trace(model, total, (cut_off(call.args), cut_off(call.kwargs)), values=True), any(bad)
 
 
 def takes_others(model: nn.Module) -> bool:
@@ -108,16 +109,6 @@ def stand_ins(model: nn.Module, weights: Mapping[int, Tensor] = NONE) -> Iterato
     finally:
         for module, name, tensor in before:
             setattr(module, name, tensor)
-
-
-def _cut_off(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().requires_grad_(value.requires_grad)
-    if isinstance(value, dict):
-        return type(value)({key: _cut_off(item) for key, item in value.items()}) if type(value) is dict else value
-    if type(value) in (tuple, list):
-        return type(value)(_cut_off(item) for item in value)
-    return value
 
 
 def _set_random_states(states: tuple[Tensor, ...]) -> None:
