@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -128,3 +129,35 @@ def test_two_traces_of_the_same_are_equal() -> None:
     model, x = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 2)), torch.randn(6, 4)
     first, second = (gradtrace.trace(model, mean, x) for _ in range(2))
     assert [op.received for op in first.ops] == [op.received for op in second.ops]
+
+
+class Noted(nn.Linear):
+    """Keeps a log, counts, and draws from generators of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 2)
+        self.log: list[float] = [1.0]
+        self.latest: deque[float] = deque([1.0], maxlen=1)
+        self.seen, self.by_size, self.counts = {1}, {1: torch.ones(2)}, Counter({1: 7})
+        self.noise = torch.Generator().manual_seed(3)
+        self.numpy, self.legacy, self.python = np.random.default_rng(3), np.random.RandomState(3), random.Random(3)
+
+    def draws(self) -> list[float]:
+        drawn = [self.numpy.random(), self.legacy.rand(), self.python.random()]
+        return [torch.rand(1, generator=self.noise).item(), *drawn]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.log.append(2.0)
+        self.latest.append(2.0)
+        self.seen.add(len(x))
+        self.by_size[len(x)] = x
+        self.counts[1] += 1
+        return super().forward(x * self.draws()[0])
+
+
+def test_logs_and_generators_of_the_model_s_own_go_back_as_they_came() -> None:
+    model, twin = Noted(), Noted()
+    gradtrace.trace(model, lambda model, x: model(x).square().mean(), torch.randn(3, 4))
+    assert (model.log, list(model.latest), model.seen, model.counts) == ([1.0], [1.0], {1}, Counter({1: 7}))
+    assert list(model.by_size) == [1]
+    assert model.draws() == twin.draws()

@@ -237,7 +237,7 @@ def test_a_replay_gives_the_gradient_that_was_there_and_touches_nothing() -> Non
     state = torch.get_rng_state()
     output = model(x)
     cotangent = torch.randn_like(output) * 1e30  # (output * cotangent).sum() alone would be near the end of float32
-    call = Call("", model, (x,), {}, (x._version,), (state,), None, x.nbytes, gradients={0: cotangent})
+    call = Call("", model, (x,), {}, (x._version,), (False,), (state,), None, x.nbytes, gradients={0: cotangent})
     versions = [b._version for b in model.buffers()]
     fired: list[int] = []
     handles = [p.register_post_accumulate_grad_hook(lambda p: fired.append(1)) for p in model.parameters()]

@@ -39,10 +39,16 @@ def describe_optimizer(optimizer: Optimizer, model: nn.Module) -> OptimizerStats
         kind=kind,
         adaptive=any(word in kind.lower() for word in _ADAPTIVE),
         eps=max((_eps(group.get("eps", 0.0)) for group in optimizer.param_groups), default=0.0),
-        learning_rate=max((float(group.get("lr", math.nan)) for group in optimizer.param_groups), default=math.nan),
+        learning_rate=learning_rate_of([optimizer]),
         parameters=tuple(names[id(parameter)] for parameter in held if id(parameter) in names),
         num_foreign=sum(id(parameter) not in names for parameter in held),
     )
+
+
+def learning_rate_of(optimizers: Sequence[Optimizer]) -> float:
+    """The largest of all groups; NaN where none has one (None: Adafactor finds its own)."""
+    rates = [group.get("lr") for optimizer in optimizers for group in optimizer.param_groups]
+    return max((float(rate) for rate in rates if rate is not None), default=math.nan)
 
 
 def _eps(value: Any) -> float:

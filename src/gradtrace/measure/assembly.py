@@ -181,7 +181,10 @@ def _coverage(
     backward: Backward,
     notes: tuple[str, ...],
 ) -> Coverage:
-    faults = [*forward.recorder.faults, *backward.tap.faults]
+    faults, passed_by = [*forward.recorder.faults, *backward.tap.faults], [*forward.recorder.passed_by]
+    if passed_by:
+        more = f" and {len(passed_by) - 1} more" if len(passed_by) > 1 else ""
+        notes += (f"frozen, in eval mode: {passed_by[0]}{more} not looked into, so that torch takes its fast path",)
     return Coverage(
         no_gradient=tuple(p.name for p in parameters if p.requires_grad and p.gradient is None),
         opaque=tuple(dict.fromkeys(f"{OPAQUE[base_name(op.name)]} at {op.site}" for op in ops if op.opaque)),

@@ -20,7 +20,7 @@ from gradtrace.records.trace import ActivationStats, ForwardStats
 from gradtrace.tape.activations import Activation, row_measure
 from gradtrace.tape.dataflow import WRITES, tensors_in
 from gradtrace.tape.derivatives import activation_of, activation_of_node
-from gradtrace.tape.private import inside_functorch
+from gradtrace.tape.private import inside_fake, inside_functorch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,13 +64,15 @@ class ForwardObserver:
 
     def before(self, call: Call, function: Callable[..., Any], args: Any, kwargs: Any) -> Seen | None:
         """Measure the pre-activation and the operands' scale."""
-        if inside_functorch():
+        if inside_functorch() or inside_fake():
             return None
         seen = Seen()
         operands = tensors_in(args) + tensors_in(kwargs)
         first = operands[0] if operands else None
         if first is None:
             return seen
+        if any(tensor.is_nested for tensor in operands):
+            return None
         activation = activation_of(function, args, kwargs)
         if activation is not None and first.is_floating_point() and first.numel():
             seen.activation = self.measure_activation(activation, first.detach())

@@ -119,7 +119,7 @@ def check_loss(loss: Any, model: nn.Module) -> None:
 
 def batch_size_of(batch: Any) -> int | None:
     """Length of the first axis of the first tensor in `batch` that has one."""
-    return next((tensor.shape[0] for tensor in tensors_in(batch) if tensor.dim()), None)
+    return next((t.shape[0] for t in tensors_in(batch) if t.dim() and not t.is_nested), None)
 
 
 @dataclass(slots=True)

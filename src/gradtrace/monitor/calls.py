@@ -6,18 +6,21 @@ reached it: holding on to outputs would hold on to their tape. Nothing is held b
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.private import node_sequence_nr
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
 
 MOST_BYTES = 256 * 2**20
 """Of inputs: calls with more are not held on to for the sake of a replay, older calls make room for later ones."""
@@ -26,7 +29,7 @@ MOST_CALLS = 8
 """Of a step; the later ones."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One forward call of a watched module."""
 
@@ -35,6 +38,8 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     versions: tuple[int, ...]
+    on_tape: tuple[bool, ...]
+    """By input tensor: whether another model made it, or an op of the user's."""
     random_states: tuple[Tensor, ...]
     """Of the CPU, and of the GPU where the inputs are on one."""
     autocast: tuple[str, torch.dtype] | None
@@ -44,11 +49,23 @@ class Call:
     """The largest sequence number of an output's op: later ones lie between the model and the loss."""
     gradients: dict[int, Tensor] = field(default_factory=dict)
     """By output tensor: the gradient that reached it, where one did."""
+    hooks: list[RemovableHandle] = field(default_factory=list)
+    """On the nodes of its outputs: those on the tensors would be saved with them."""
+
+    def leave(self) -> None:
+        """No gradient is waited for any more; those that came stay for whoever holds the call."""
+        while self.hooks:
+            self.hooks.pop().remove()
 
     @property
     def inputs(self) -> list[Tensor]:
         """All tensors it was called with."""
         return tensors_in(self.args) + tensors_in(self.kwargs)
+
+    @property
+    def batch(self) -> dict[int, Tensor]:
+        """Of its inputs those that came without a tape, by their place."""
+        return {i: t for i, (t, made) in enumerate(zip(self.inputs, self.on_tape, strict=True)) if not made}
 
     @property
     def is_intact(self) -> bool:
@@ -60,14 +77,15 @@ class Calls:
     """Those of the step at hand, told by `Entrances`."""
 
     def __init__(self) -> None:
-        self.held: deque[Call] = deque(maxlen=MOST_CALLS)
+        self.held: deque[Call] = deque()
         self.num_calls = 0
         """Since the beginning."""
         self._open: list[Call | None] = []
 
     def forget(self) -> None:
         """The weights have changed: no replay from before."""
-        self.held.clear()
+        while self.held:
+            self.held.popleft().leave()
 
     def went_well(self) -> None:
         """A backward pass ended with finite gradients: what it left behind is of no use."""
@@ -86,34 +104,60 @@ class Calls:
             self._open.append(None)
             return
         tensors = tensors_in(args) + (tensors_in(kwargs) if kwargs else [])
-        nbytes, versions, device = 0, [], "cpu"
+        nbytes, versions, on_tape, device = 0, [], [], "cpu"
         for tensor in tensors:
+            on_tape.append(tensor.grad_fn is not None)
             nbytes += tensor.nbytes if tensor.layout is torch.strided else 0
             versions.append(tensor._version)
             device = tensor.device.type if device == "cpu" else device
         if nbytes > MOST_BYTES:
             self._open.append(None)
             return
-        while self.held and nbytes + sum(call.nbytes for call in self.held) > MOST_BYTES:
-            self.held.popleft()
+        while len(self.held) == MOST_CALLS or (
+            self.held and nbytes + sum(call.nbytes for call in self.held) > MOST_BYTES
+        ):
+            self.held.popleft().leave()
         states = [torch.default_generator.get_state()]
         if device == "cuda":
             states.append(torch.cuda.get_rng_state())
         autocast = (device, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
-        call = Call(label, model, args, kwargs, tuple(versions), tuple(states), autocast, nbytes)
+        if any(on_tape):  # of another model, which holding on to its output would hold on to
+            args, kwargs = cut_off(args), cut_off(kwargs)
+        call = Call(label, model, args, kwargs, tuple(versions), tuple(on_tape), tuple(states), autocast, nbytes)
         self._open.append(call)
         self.held.append(call)
 
     def left(self, output: Any) -> None:
         """It returned `output`, or raised (None)."""
         call = self._open.pop() if self._open else None
-        if call is None or output is None:
+        if call is None:
             return
-        gradients = call.gradients
+        if output is None:
+            with contextlib.suppress(ValueError):  # it made room for others
+                self.held.remove(call)
+            return
         for index, tensor in enumerate(tensors_in(output)):
             node = tensor.grad_fn
             if node is None:  # a leaf would keep the hook for ever
                 continue
             call.last_number = max(call.last_number, node_sequence_nr(node))
             if tensor.is_floating_point() and tensor.nbytes <= MOST_BYTES:
-                tensor.register_hook(functools.partial(gradients.__setitem__, index))
+                keep = functools.partial(_keep, call.gradients, index, tensor.output_nr)
+                call.hooks.append(node.register_prehook(keep))
+
+
+def _keep(gradients: dict[int, Tensor], index: int, place: int, arrived: tuple[Tensor | None, ...]) -> None:
+    gradient = arrived[place]
+    if gradient is not None:  # with a tape of its own it would hold on to the output that holds on to it
+        gradients[index] = gradient.detach() if gradient.requires_grad else gradient
+
+
+def cut_off(value: Any) -> Any:
+    """The same numbers without the tape that they came with."""
+    if isinstance(value, Tensor):
+        return value.detach().requires_grad_(value.requires_grad)
+    if isinstance(value, dict):
+        return type(value)({key: cut_off(item) for key, item in value.items()}) if type(value) is dict else value
+    if type(value) in (tuple, list):
+        return type(value)(cut_off(item) for item in value)
+    return value

@@ -38,7 +38,7 @@ class Ferry:
             return
         device = next(vector.device for vector in given if vector.device.type != "cpu")
         packed = torch.cat([vector.to(device, non_blocking=True) for vector in given])
-        host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=device.type == "cuda")
+        host = torch.empty(packed.shape, dtype=packed.dtype, device="cpu", pin_memory=device.type == "cuda")
         host.copy_(packed, non_blocking=device.type == "cuda")
         landed = torch.cuda.Event() if device.type == "cuda" else None
         if landed is not None:

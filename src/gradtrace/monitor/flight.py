@@ -20,7 +20,7 @@ from gradtrace.diagnosis.rules.nonfinite import finding_of
 from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
 from gradtrace.monitor.hindsight import is_ahead
 from gradtrace.monitor.loss_tape import Suspect, site_on, suspects
-from gradtrace.monitor.replay import replay
+from gradtrace.monitor.replay import Alone, replay, takes_others
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.trace import Site
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -129,7 +129,7 @@ def explain(passage: Passage, ops: Sequence[Op], weights: Mapping[int, Tensor]) 
     step = passage.step
     calls = [call for call in passage.calls if call.is_intact]
     for call in calls:
-        if any(t.grad_fn is None and not _is_number(t) for t in call.inputs):
+        if not all(map(_is_number, call.batch.values())):
             found = _of_the_batch(call)
             return replace(found, step=step, message=f"At step {step}: {found.message}"), None
     why, between = "an optimizer moved the weights within the backward pass" if passage.has_moved else "", ""
@@ -175,12 +175,12 @@ def _in_the_loss(passage: Passage, ops: Sequence[Op], why: str, between: str) ->
 
 def _replayed(call: Call, *, seeds: bool, weights: Mapping[int, Tensor]) -> tuple[Trace, bool] | None:
     """None where a call cannot be run again: others would have to take part, or it does not take to it."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        together = [m for m in call.model.modules() if isinstance(m, torch.nn.SyncBatchNorm)]
-        if together or any(hasattr(parameter, "to_local") for parameter in call.model.parameters()):
-            return None
+    others = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if others and takes_others(call.model):
+        return None
     try:
-        return replay(call, seeds=seeds, weights=weights)
+        with Alone() if others else contextlib.nullcontext():  # type: ignore[no-untyped-call]
+            return replay(call, seeds=seeds, weights=weights)
     except Exception:  # the user's forward, in a situation that it was not written for
         return None
 
@@ -205,7 +205,7 @@ def _labelled(finding: Finding, label: str, step: int) -> Finding:
 
 
 def _of_the_batch(call: Call) -> Finding:
-    which = [i for i, t in enumerate(call.inputs) if t.grad_fn is None and not _is_number(t)]
+    which = [i for i, t in call.batch.items() if not _is_number(t)]
     name = call.label or "the model"
     return Finding(
         symptom=Symptom.NONFINITE,

@@ -46,7 +46,7 @@ class Logbook:
         self._header = header
         self._names = [parameter.name for parameter in header.parameters]
         self._writer = RunWriter(path, header, warn=warn)
-        self._feed = Feed([as_sink(sink, header.title) if isinstance(sink, str) else sink for sink in sinks], warn)
+        self._feed = Feed([as_sink(sink, header.title) for sink in sinks], warn)
         self.first_step = self._writer.next_step
         self.traces: list[Trace] = []
         self._nonfinite: Finding | None = None

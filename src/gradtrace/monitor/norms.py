@@ -42,7 +42,7 @@ def norms(tensors: Sequence[Tensor | None]) -> Tensor:
     if len(each) == 1 and len(each[0][0]) == len(tensors):
         return each[0][1]
     device = each[0][1].device if each else torch.device("cpu")
-    found = torch.full((len(tensors),), math.nan, device=device)
+    found = torch.full((len(tensors),), math.nan, dtype=torch.float32, device=device)
     for places, values in each:
         found[torch.tensor(places, device=device)] = values.to(device)
     return found

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradtrace.measure.trace import trace
+from gradtrace.monitor.calls import cut_off
 from gradtrace.tape.dataflow import tensors_in
 
 if TYPE_CHECKING:
@@ -34,9 +36,7 @@ def replay(call: Call, *, seeds: bool, weights: Mapping[int, Tensor] = NONE) -> 
     are what they were where an optimizer has moved them since.
     """
     bad: list[bool] = []
-    model = getattr(call.model, "_orig_mod", call.model)
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        model = model.module  # its own forward and hooks would wait for the other processes
+    model = _unwrapped(call.model)
 
     def total(model: nn.Module, batch: tuple[Any, Any]) -> Tensor:
         _set_random_states(call.random_states)
@@ -54,7 +54,37 @@ def replay(call: Call, *, seeds: bool, weights: Mapping[int, Tensor] = NONE) -> 
     with stand_ins(model, weights), contextlib.ExitStack() as stack:
         if call.autocast is not None:
             stack.enter_context(torch.autocast(*call.autocast))
-        return trace(model, total, (_cut_off(call.args), _cut_off(call.kwargs)), values=True), any(bad)
+        return trace(model, total, (cut_off(call.args), cut_off(call.kwargs)), values=True), any(bad)
+
+
+def takes_others(model: nn.Module) -> bool:
+    """Whether its forward pass is one of several processes' together, by what it consists of."""
+    modules = list(_unwrapped(model).modules())
+    together = [m for m in modules if isinstance(m, nn.SyncBatchNorm) or type(m).__module__.startswith(_TOGETHER)]
+    return bool(together) or any(hasattr(parameter, "to_local") for parameter in model.parameters())
+
+
+_TOGETHER = ("torch.distributed.", "torch.nn.parallel.distributed")
+
+
+class Alone(TorchDispatchMode):
+    """A context in which whatever would wait for other processes raises: they do not run the call again.
+
+    Every collective and every message goes through torch's dispatcher, whoever calls it.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run `func`, unless it takes part in something."""
+        if func.namespace in ("c10d", "_c10d_functional", "c10d_functional"):
+            raise RuntimeError(f"{func.name()} would wait for other processes")
+        return func(*args, **(kwargs or {}))
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    model = getattr(model, "_orig_mod", model)
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return model.module  # type: ignore[no-any-return]  # its own forward would wait for the other processes
+    return model
 
 
 @contextlib.contextmanager
@@ -79,16 +109,6 @@ def stand_ins(model: nn.Module, weights: Mapping[int, Tensor] = NONE) -> Iterato
     finally:
         for module, name, tensor in before:
             setattr(module, name, tensor)
-
-
-def _cut_off(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().requires_grad_(value.requires_grad)
-    if isinstance(value, dict):
-        return type(value)({key: _cut_off(item) for key, item in value.items()}) if type(value) is dict else value
-    if type(value) in (tuple, list):
-        return type(value)(_cut_off(item) for item in value)
-    return value
 
 
 def _set_random_states(states: tuple[Tensor, ...]) -> None:

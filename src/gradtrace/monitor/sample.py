@@ -7,6 +7,7 @@ their source lines too. In between it lies below the function modes of the user,
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,14 @@ from gradtrace.measure.gradients import GradientTap
 from gradtrace.measure.session import Backward, Forward, batch_size_of
 from gradtrace.measure.trace import environment
 from gradtrace.measure.untouched import paused_collection
+from gradtrace.monitor.interposed import interpose
 from gradtrace.tape.graph import Graph, release, walk
 from gradtrace.tape.private import sink_mode
 from gradtrace.tape.recorder import Recorder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
     from gradtrace.records.trace import Trace
@@ -42,6 +46,9 @@ class Sample:
         self._depth = 0
         self._batch_size: int | None = None
         self._under_way: tuple[Forward, GradientTap] | None = None
+        self._is_given_up = False
+        self._thread = 0
+        self._look_away: Callable[[], None] = _nothing
 
     def close(self) -> None:
         """Take every hook away; more than once does no harm."""
@@ -54,13 +61,15 @@ class Sample:
         """A watched module is called."""
         begun = time.perf_counter()
         self._depth += 1
-        if self._depth == 1 and torch.is_grad_enabled() and self._under_way is None:
+        if self._depth == 1 and torch.is_grad_enabled() and self._under_way is None and not self._is_given_up:
             self._batch_size = self._batch_size or batch_size_of((args, kwargs))
             if self._recorder.entered:
                 self._recorder.watch_modules()
             else:
                 self._recorder.__enter__()
                 sink_mode(self._recorder)
+                self._thread = threading.get_ident()
+                self._look_away = interpose(torch, "compile", self._give_up)
         self.seconds += time.perf_counter() - begun
 
     def left(self) -> None:
@@ -73,14 +82,23 @@ class Sample:
 
     def end_forward(self) -> None:
         """Leave the recorder before ``loss.backward``: after a torch function, torch puts back the mode it called."""
+        self._look_away()
+        self._look_away = _nothing
         if self._recorder.entered:
             self._recorder.__exit__(None, None, None)
+
+    def _give_up(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Something is compiled: under a function mode it would compile otherwise, or not at all."""
+        if threading.get_ident() == self._thread:
+            self._is_given_up = True
+            self.end_forward()
+        return own(*args, **kwargs)
 
     def before_backward(self, loss: Tensor) -> None:
         """Hook every node behind `loss`."""
         begun = time.perf_counter()
         self.end_forward()
-        if loss.grad_fn is None or not self._recorder.visits:
+        if loss.grad_fn is None or not self._recorder.visits or self._is_given_up:
             return
         graph = walk([loss.grad_fn])
         forward = Forward(
@@ -112,3 +130,7 @@ class Sample:
             del forward, tap, backward, tape
         self.seconds += time.perf_counter() - begun
         return trace
+
+
+def _nothing() -> None:
+    """Nobody looks at what is compiled."""

@@ -67,7 +67,7 @@ class Updates:
                 change(some, weights[start : i + 1])
                 found.append(norms(some))
                 start, size = i + 1, 0
-        return self._spread(torch.cat([values.to(found[0].device) for values in found]))
+        return self._spread(torch.cat([values.to(found[0].device) for values in found]) if found else norms([]))
 
     def _weights(self) -> list[Tensor]:
         return [plain(self._watched.parameters[i].detach()) for i in self._columns]
@@ -94,6 +94,6 @@ class Updates:
         num = len(self._watched.parameters)
         if len(self._columns) == num:
             return values
-        whole = torch.full((num,), math.nan, device=values.device)
+        whole = torch.full((num,), math.nan, dtype=torch.float32, device=values.device)
         whole[torch.tensor(self._columns, device=values.device)] = values
         return whole

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from gradtrace.checkup.trial import describe_optimizer
+from gradtrace.checkup.trial import describe_optimizer, learning_rate_of
 from gradtrace.errors import InputError
 from gradtrace.monitor.norms import norms, plain
 from gradtrace.records.run import WatchedParameter
@@ -142,9 +141,8 @@ class Watched:
         return bool(gradients) and not bool(torch.isfinite(norms(gradients)).all())
 
     def learning_rate(self) -> float:
-        """The largest of all groups; NaN without an optimizer."""
-        rates = [float(group.get("lr", math.nan)) for one in self.optimizers for group in one.param_groups]
-        return max(rates, default=math.nan)
+        """The largest of all groups; NaN where there is none."""
+        return learning_rate_of(self.optimizers)
 
 
 def _labelled(models: Any) -> dict[str, nn.Module]:

@@ -22,17 +22,30 @@ _ENTRANCES = {"tensor", "as_tensor", "from_numpy", "asarray", "FloatTensor"}
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors in nested tuples, lists, dicts and attribute objects, in order."""
+    """All tensors in nested tuples, lists, dicts and attribute objects, in order; of what holds itself, once."""
+    found: list[Tensor] = []
+    _gather(value, found, {})
+    return found
+
+
+def _gather(value: Any, found: list[Tensor], seen: dict[int, Any]) -> None:
     if isinstance(value, Tensor):
-        return [value]
+        found.append(value)
+        return
     if isinstance(value, dict):
-        return [tensor for item in value.values() for tensor in tensors_in(item)]
-    if isinstance(value, tuple | list):
-        return [tensor for item in value for tensor in tensors_in(item)]
-    fields = getattr(value, "__dataclass_fields__", None)
-    if fields is not None and not isinstance(value, type):
-        return [tensor for name in fields for tensor in tensors_in(getattr(value, name, None))]
-    return []
+        items: Iterable[Any] = value.values()
+    elif isinstance(value, tuple | list):
+        items = value
+    else:
+        fields = getattr(value, "__dataclass_fields__", None)
+        if fields is None or isinstance(value, type):
+            return
+        items = (getattr(value, name, None) for name in fields)
+    if id(value) in seen:
+        return
+    seen[id(value)] = value
+    for item in items:
+        _gather(item, found, seen)
 
 
 def floats_in(value: Any) -> list[float]:

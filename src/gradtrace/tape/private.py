@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ import torch
 from torch import overrides
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch.autograd.graph import Node
     from torch.overrides import TorchFunctionMode
 
@@ -49,6 +52,12 @@ def inside_functorch() -> bool:
     return read is not None and read() is not None
 
 
+def inside_fake() -> bool:
+    """Whether tensors hold no numbers for now: torch.export, or a `FakeTensorMode` of the user's, is at work."""
+    keys = getattr(torch._C, "_TorchDispatchModeKey", None)
+    return keys is not None and torch._C._get_dispatch_mode(keys.FAKE) is not None
+
+
 def input_metadata(node: Node) -> Any:
     """Shape, dtype and device of each gradient that `node` receives."""
     return node._input_metadata
@@ -69,6 +78,17 @@ def lift_mode(mode: TorchFunctionMode) -> None:
     """Take a function mode away, wherever it lies; none of this thread's is left as it was."""
     if any(other is mode for other in _modes()):
         _rearrange([other for other in _modes() if other is not mode])
+
+
+@contextlib.contextmanager
+def without_modes() -> Iterator[None]:
+    """No function mode in this thread meanwhile."""
+    modes = _modes()
+    _rearrange([])
+    try:
+        yield
+    finally:
+        _rearrange(modes)
 
 
 def _modes() -> list[TorchFunctionMode]:

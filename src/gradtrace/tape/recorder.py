@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradtrace.records.trace import Site
 from gradtrace.tape.dataflow import Dataflow, floats_in, tensors_in
+from gradtrace.tape.fastpath import keep_unseen, may_be_fast, show
 from gradtrace.tape.private import lift_mode, saved_hooks_active, sequence_nr
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self._model = model
         self._observer = observer
-        self._handles: list[RemovableHandle] = []
+        self._handles: dict[int, tuple[RemovableHandle, ...]] = {}
+        """By the identity of the module."""
         self._open: list[tuple[str, str, int, int]] = []
         self._counts: Counter[str] = Counter()
         self._told_up_to = 0
@@ -89,11 +91,14 @@ class Recorder(TorchFunctionMode):
         self.output: Any = None
         self.entered = False
         self.faults: list[str] = []
+        self.passed_by: dict[str, tuple[str, ...]] = {}
+        """Modules that were called and not looked into, so that torch could take its fast path, and what is inside."""
         self.dataflow = Dataflow(model.named_parameters())
 
     def __enter__(self) -> Self:
         self.watch_modules()
         super().__enter__()  # type: ignore[no-untyped-call]
+        keep_unseen(self)
         self.entered = True
         self._told_up_to = sequence_nr()
         return self
@@ -102,6 +107,7 @@ class Recorder(TorchFunctionMode):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         lift_mode(self)
+        show(self)
         self.entered = False
         self.leave_modules()
         self.visits.sort(key=lambda visit: (visit.start, -visit.end))
@@ -110,7 +116,7 @@ class Recorder(TorchFunctionMode):
         """Hooks on every module, if there are none yet."""
         if not self._handles:
             for path, module in self._model.named_modules():
-                self._handles += (
+                self._handles[id(module)] = (
                     module.register_forward_pre_hook(self._opener(path)),
                     module.register_forward_hook(self._closer(path), always_call=True),
                 )
@@ -118,10 +124,22 @@ class Recorder(TorchFunctionMode):
     def leave_modules(self) -> None:
         """Take the hooks on modules away; functions are still seen."""
         while self._handles:
-            self._handles.pop().remove()
+            self._unhook(next(iter(self._handles)))
+
+    def _unhook(self, identity: int) -> None:
+        for handle in self._handles.pop(identity, ()):
+            handle.remove()
+
+    def _pass_by(self, path: str, module: nn.Module) -> None:
+        self.passed_by[path] = tuple(name for name, _ in module.named_modules(prefix=path))
+        for inner in module.modules():
+            self._unhook(id(inner))
 
     def _opener(self, path: str) -> Callable[[nn.Module, Any], None]:
-        def open_visit(module: nn.Module, _args: Any) -> None:
+        def open_visit(module: nn.Module, args: Any) -> None:
+            if may_be_fast(module, args):
+                self._pass_by(path, module)
+                return
             self._open.append((path, type(module).__name__, self._counts[path], sequence_nr()))
             self._counts[path] += 1
 
@@ -195,7 +213,7 @@ class Recorder(TorchFunctionMode):
 
     def called_modules(self) -> set[str]:
         """Paths of all modules that were called."""
-        return {visit.module for visit in self.visits}
+        return {visit.module for visit in self.visits}.union(*self.passed_by.values())
 
 
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
