@@ -32,11 +32,11 @@ demo: .venv/installed
 	@echo "What to look at: the bars, one per layer: how many decades the gradient lost on its way from the loss."
 	@echo "Then your own:   $(BIN)/gradtrace check path/to/file.py:factory      ($(BIN)/gradtrace --help)"
 
-# pytest comes last: its closing line is the last word. Among the long tests is a build of the documentation.
-test: lint .venv/browser $(if $(MARKS),,.venv/installed-docs)
+# pytest comes last: its closing line is the last word. The long tests build the documentation, and train under others.
+test: lint .venv/browser $(if $(MARKS),,.venv/installed-docs .venv/installed-others)
 	@$(BIN)/python -m pytest --quiet $(MARKS) $(PYTEST_ARGS)
 
-test-all: lint .venv/browser .venv/installed-docs
+test-all: lint .venv/browser .venv/installed-docs .venv/installed-others
 	@$(BIN)/python -m pytest --quiet $(PYTEST_ARGS)
 
 lint: .venv/installed-dev
@@ -83,6 +83,12 @@ clean:
 	@echo "Adding the documentation tools to .venv ..."
 	@$(PIP) install -qq --editable ".[docs]" --constraint constraints.txt
 	@touch $@
+
+# Trackers and trainers are large and many: where they cannot be had, the tests that need them say so.
+.venv/installed-others: .venv/installed-dev
+	@echo "Adding the trackers and trainers that gradtrace works with to .venv ..."
+	@if timeout 1200 $(PIP) install -qq --editable ".[others]" --constraint constraints.txt; then touch $@; \
+	else echo "make test: NOT ALL TRACKERS AND TRAINERS: the tests that need what is missing are skipped"; fi
 
 # The report is tested in a real browser: chromium, from the system or (as root on Debian) from its packages.
 .venv/browser: .venv/installed-dev

@@ -644,12 +644,10 @@ def test_an_optimizer_that_finds_its_own_learning_rate_is_watched() -> None:
     model, _ = parts()
     optimizer = torch.optim.SGD([{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.5}])  # type: ignore[index]
     optimizer.param_groups[0]["lr"] = None  # as of transformers' Adafactor
-    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
-        model(torch.randn(4, 6)).square().mean().backward()
-    assert watch.run.header.optimizers[0].learning_rate == 0.5
-    assert watch._watched.learning_rate() == 0.5
+    assert gradtrace.watch(model, optimizer).run.header.optimizers[0].learning_rate == 0.5
+    assert Watched(model, optimizer).learning_rate() == 0.5
     optimizer.param_groups[1]["lr"] = None
-    assert math.isnan(watch._watched.learning_rate())
+    assert math.isnan(Watched(model, optimizer).learning_rate())
 
 
 def test_arguments_that_know_their_parent_are_gone_through_once() -> None:
