@@ -47,7 +47,7 @@ class SlowFerry(Ferry):
 def looks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host may look at numbers, or would have to wait for them."""
     if request.param != "at once":
-        monkeypatch.setattr("gradtrace.monitor.course.is_ahead", lambda device: True)
+        monkeypatch.setattr("gradtrace.monitor.alarm.is_ahead", lambda device: True)
         monkeypatch.setattr("gradtrace.monitor.hindsight.Ferry", SlowFerry)
 
 

@@ -6,42 +6,31 @@ sampled steps; `schedule` decides. `boundaries` tells what happens, `tally` meas
 
 from __future__ import annotations
 
-import contextlib
 import math
-import statistics
-import threading
 import time
-from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.diagnosis.scene import is_finite
-from gradtrace.errors import NonfiniteError
+from gradtrace.monitor.alarm import Alarm
 from gradtrace.monitor.calls import Calls
 from gradtrace.monitor.entrances import Entrances
 from gradtrace.monitor.ferry import Ferry
-from gradtrace.monitor.flight import FlightRecorder, explain, is_all_finite
-from gradtrace.monitor.hindsight import Hindsight, is_ahead, verdict
-from gradtrace.monitor.replay import NONE
-from gradtrace.monitor.sample import Sample
-from gradtrace.monitor.tally import Passes, Tally, total
+from gradtrace.monitor.sampling import Sampling
+from gradtrace.monitor.tally import Passes, Tally
 from gradtrace.monitor.updates import Updates
 from gradtrace.records.run import EventKind
-from gradtrace.tape.private import anything_compiled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor, nn
     from torch.amp.grad_scaler import GradScaler
     from torch.optim import Optimizer
 
     from gradtrace.monitor.entrances import Visitor
-    from gradtrace.monitor.flight import Passage
     from gradtrace.monitor.logbook import Logbook
     from gradtrace.monitor.schedule import Budget
     from gradtrace.monitor.watched import Watched
-    from gradtrace.records.trace import Trace
 
 RECEIVED_TOGETHER, RECEIVE_EVERY_S = 16, 0.25
 """[steps, seconds] Numbers are kept waiting: what is done to many in a row is done while its code is in the cache."""
@@ -58,17 +47,14 @@ class Course:
 
     def __init__(self, watched: Watched, logbook: Logbook, budget: Budget, on_nonfinite: str) -> None:
         self._watched, self._logbook, self._budget = watched, logbook, budget
-        self._on_nonfinite = on_nonfinite
         self._began = self._entered = time.perf_counter()
-        self._usual_spans: deque[float] = deque(maxlen=9)
         self._last_judged = self._last_received = self._last_end = self._began
         self._ferry = Ferry()
         self._updates = Updates(watched)
         self._calls = Calls()
         self._entrances: Entrances | None = None
-        self._flight = FlightRecorder(self._calls)
-        self._hindsight = Hindsight(watched)
-        self._sample: Sample | None = None
+        self._alarm = Alarm(watched, logbook, self._calls, on_nonfinite)
+        self._sampling = Sampling(watched, logbook, budget)
         self._scaler: GradScaler | None = None
         self._num_scaled = 0
         """Losses that a scaler has multiplied and nobody has called backward on yet."""
@@ -79,17 +65,11 @@ class Course:
         self._inside: Optimizer | None = None
         """The optimizer whose closure is running, and how many passes that has made."""
         self._num_inside = 0
-        self._no_scale_helps = self._is_replaying = self._is_in_backward = self._has_moved = False
-        self._may_look = True
-        self._last_roots: tuple[Tensor, ...] = ()
         self._num_measured, self._is_measuring = 0, True
         self._arrivals: list[tuple[int, int]] | None = None
-        self._loss_value: float | None = None
         self._calls_before = 0
         self._hooks_s = 0.0
         self._num_changes = watched.num_changes
-        self._thread = threading.get_ident()
-        """Of the latest backward pass: the tape is recorded only where it is walked as well."""
         self.step = logbook.first_step
         self._begin_step()
 
@@ -104,7 +84,7 @@ class Course:
         if self._stepped:
             self.end_step()
         self.receive(wait=True)
-        self._look_back(self._hindsight.at_last())
+        self._alarm.settle()
         self.leave()
         if self._num_measured < SELDOM_FRAC * self._num_steps:
             told = f"gradient norms were taken at {self._num_measured} of {self._num_steps} steps"
@@ -114,18 +94,15 @@ class Course:
         """Take every hook away; more than once does no harm."""
         if self._entrances is not None:
             self._entrances.close()
-        if self._sample is not None:
-            self._sample.close()
-            self._sample = None
+        self._sampling.abandon()
         self._calls.forget()
-        self._flight.forget()
-        self._hindsight.forget()
+        self._alarm.forget()
 
     # -------------------------------------------------------------------------------------------------- what hooks tell
 
     def entered(self, label: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         """A watched module is called."""
-        if self._is_replaying:
+        if self._alarm.is_replaying:
             return
         if self._is_over:
             self.end_step()
@@ -134,116 +111,86 @@ class Course:
             self._entered = begun
         self._calls.entered(label, module, args, kwargs)
         self._hooks_s += time.perf_counter() - begun
-        if self._sample is not None and threading.get_ident() == self._thread:
-            self._sample.entered(args, kwargs)
+        self._sampling.entered(args, kwargs)
 
     def left(self, _label: str, output: Any) -> None:
         """It returned, or raised."""
-        if self._is_replaying:
+        if self._alarm.is_replaying:
             return
-        if self._sample is not None and threading.get_ident() == self._thread:
-            self._sample.left()
+        self._sampling.left()
         begun = time.perf_counter()
         self._calls.left(output)
         self._hooks_s += time.perf_counter() - begun
 
     def forward_is_over(self) -> None:
         """``loss.backward`` was called."""
-        if self._sample is not None:
-            self._sample.end_forward()
+        self._sampling.end_forward()
 
     def before_backward(self, roots: Sequence[Tensor], create_graph: bool) -> None:
         """The loss is known, the gradients are not."""
         if self._is_over:
             self.end_step()
         begun = time.perf_counter()
-        self._thread, self._is_in_backward, self._has_moved = threading.get_ident(), True, False
         is_called = self._calls.num_calls != self._calls_before
         self._arrivals = None if is_called else self._watched.arrivals()
-        self._loss_value, self._is_loss_bad = None, False
-        self._may_look = self._may_look_at(roots[0])
-        if self._may_look and all(root.numel() == 1 for root in roots):
-            self._loss_value = value = sum(abs(v) if isinstance(v := root.item(), complex) else v for root in roots)
-            # a scaler lets go of its own infinities
-            self._is_loss_bad = math.isnan(value) or (math.isinf(value) and self._scale is None)
-        elif self._may_look and self._scale is None:
-            self._is_loss_bad = not all(map(is_all_finite, roots))
-        if not self._logbook.is_explained:
-            self._flight.before_backward(roots, is_finite=not self._is_loss_bad if self._may_look else None)
+        self._alarm.before_backward(roots, self._scale)
         self._hooks_s += time.perf_counter() - begun
-        if self._sample is not None and not create_graph:
-            self._sample.before_backward(roots[0])
+        self._sampling.before_backward(roots[0], create_graph)
 
     def backward_failed(self, roots: Sequence[Tensor]) -> None:
-        """It raised, as anomaly mode does at a NaN: nothing of its tape is held on to."""
-        self._is_in_backward = False
-        if self._is_loss_bad:
-            with contextlib.suppress(NonfiniteError):  # the user's own error is on its way
-                self._explain(self._passage(roots))
-        if self._sample is not None:
-            self._sample.close()
-            self._sample = None
+        """It raised."""
+        self._alarm.backward_failed(roots, self.step)
+        self._sampling.abandon()
         self._calls.forget()
-        self._flight.forget()
 
     def after_backward(self, roots: Sequence[Tensor]) -> None:
         """The gradients are there, and nobody has clipped them yet."""
         begun = time.perf_counter()
-        self._is_in_backward = False
         if self._arrivals is not None and self._arrivals == self._watched.arrivals():
-            self._flight.forget()
-            return  # of another model
+            self._alarm.of_another_model()
+            return
         self._calls_before = self._calls.num_calls
-        span, scale = begun - self._entered, self._scale
+        span, scale, norms = begun - self._entered, self._scale, None
         self._num_scaled = max(0, self._num_scaled - 1)
         is_last = self._count(roots, scale)
         measures = self._is_measuring or self._wants_norms
-        is_odd = not (measures and is_last) and self._looks_bad()
+        is_odd = not (measures and is_last) and self._alarm.sees_odd_gradient()
         self._is_measuring |= is_odd
         self._hooks_s += time.perf_counter() - begun
-        bad, norms, settled = self._is_loss_bad, None, scale is None or self._no_scale_helps
         if is_last and (measures or is_odd):
             begun = time.perf_counter()
             norms = self._passes.measure(scale)
-            if self._may_look_at(norms):
-                bad = bad or (settled and not math.isfinite(total(norms.detach().cpu().numpy())))
             self._spend("norms", begun)
         elif measures or is_odd:
-            self._last_roots = tuple(root.detach() for root in roots)
-            bad = bad or (settled and is_odd)
-        if self._sample is None:
-            self._usual_spans.append(span)
-        elif (trace := self._sample.after_backward(scale)) is not None:
-            self._keep_trace(trace, scale, span)
-        if bad:
-            self._explain(self._passage(roots))
-        elif not self._may_look and scale is None and not self._logbook.is_explained:
+            self._alarm.remember(roots)
+        begun = time.perf_counter()
+        is_bad = self._alarm.after_backward(roots, norms, scale, is_odd and norms is None)
+        self._hooks_s += time.perf_counter() - begun
+        trace = self._sampling.after_backward(scale, span, self._num_steps)
+        if trace is not None and (scale is None or self._alarm.no_scale_helps or is_finite(trace)):
             begun = time.perf_counter()
-            passage = replace(self._passage([root.detach() for root in roots]), world=self._hindsight.world())
-            self._look_back(self._hindsight.add(passage, verdict(roots, self._watched.sentinel(), norms)))
-            self._hooks_s += time.perf_counter() - begun
-        else:
-            self._calls.went_well()
-        self._flight.forget()
+            self._logbook.trace(self.step, trace)  # a scaler lets go of an overflow
+            self._spend("trace", begun)
+        begun = time.perf_counter()
+        self._alarm.judge(roots, self.step, norms, scale, is_bad=is_bad)
         if self._inside is not None:
-            self._leave_out_if_spoilt(self._inside)
+            self._alarm.leave_out_if_spoilt(self._inside, self.step)
+        self._hooks_s += time.perf_counter() - begun
 
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
         """Clipped and unscaled (a closure runs later); the weights are still as the gradients saw them."""
-        self._has_moved |= self._is_in_backward
         if id(optimizer) in self._stepped:
             self.end_step(goes_on=True)
         begun = time.perf_counter()
         if not self._stepped:
             self._learning_rate = self._watched.learning_rate()  # a scheduler may change it before the step is over
-        if self._hindsight.is_waiting:
-            self._look_back(self._hindsight.before_step(optimizer, has_closure))
-            self._hooks_s += time.perf_counter() - begun
+        self._alarm.before_step(optimizer, has_closure=has_closure)
+        self._hooks_s += time.perf_counter() - begun
         if has_closure:
             self._inside, self._num_inside = optimizer, 0
         else:
             self._take_passes(optimizer)
-            self._leave_out_if_spoilt(optimizer)
+            self._alarm.leave_out_if_spoilt(optimizer, self.step)
         if not self._stepped and self._is_measuring and self._budget.may_update(self._num_steps):
             begun = time.perf_counter()
             self._tally.remember_weights()
@@ -253,9 +200,9 @@ class Course:
         """The weights have moved; with several optimizers a step is over when all of the last one have."""
         if self._inside is optimizer:
             self._take_passes(optimizer)
-            self._inside = None
+            self._inside, self._num_inside = None, 0
         self._stepped.add(id(optimizer))
-        self._no_scale_helps = False
+        self._alarm.no_scale_helps = False
         self._is_over = self._stepped >= self._active
         if self._is_over and self._updates.is_holding:
             begun = time.perf_counter()
@@ -274,7 +221,7 @@ class Course:
         self._logbook.event(self.step, EventKind.SKIPPED, "the GradScaler left the step out: overflow")
         self._is_left_out = True
         scale = getattr(self._scaler, "_scale", None)
-        self._no_scale_helps = scale is not None and float(scale) <= 1.0
+        self._alarm.no_scale_helps = scale is not None and float(scale) <= 1.0
         self._stepped.add(id(optimizer))
         self._is_over = self._stepped >= self._active
 
@@ -283,16 +230,17 @@ class Course:
         self._is_over, passes = False, self._passes
         goes_on = goes_on and not passes.is_taken and passes.num > 0
         begun = time.perf_counter()
-        if self._hindsight.is_waiting and not self._stepped:  # whoever moves the weights is not seen
-            self._look_back(self._hindsight.at_last())
+        if not self._stepped:  # whoever moves the weights is not seen
+            self._alarm.settle()
         if not goes_on and not passes.is_taken and passes.num:
             self._usual_backwards[len(self._stepped)] = passes.num
             self._tally.take(passes, measured=self._is_measuring)
         self._active = self._stepped or self._active
-        if self._is_measuring or self._is_bad or self._is_left_out:
+        is_bad = self._alarm.bad_step == self.step
+        if self._is_measuring or is_bad or self._is_left_out:
             # a scaler that finds its scale is healthy
             counts = not self._is_left_out and (self._tally.has_loss or self._scaler is None)
-            what = (self.step, begun - self._began, self._learning_rate, counts, self._is_bad)
+            what = (self.step, begun - self._began, self._learning_rate, counts, is_bad)
             self._ferry.send(what, self._tally.cargo())
             self._num_measured += self._tally.is_measured
             self._spend("norms", begun)
@@ -302,7 +250,7 @@ class Course:
         if not goes_on:
             self._num_scaled = 0
             self._calls.forget()
-            self._end_sample()
+            self._sampling.end(self._num_steps)
         self._judge_now_and_then(begun)
         self.step += 1
         self._begin_step(passes if goes_on else None)
@@ -315,34 +263,16 @@ class Course:
     def _begin_step(self, passes: Passes | None = None) -> None:
         self._tally, self._stepped = Tally(self._watched, self._updates), set[int]()
         self._passes = passes or Passes(self._watched)
-        looks_always = self._on_nonfinite != "report"
         if passes is not None:
-            self._is_measuring = looks_always or passes.norms is not None
+            self._is_measuring = self._alarm.looks_always or passes.norms is not None
         else:
-            self._is_measuring = looks_always or self._budget.may_measure(self._num_steps)
+            self._is_measuring = self._alarm.looks_always or self._budget.may_measure(self._num_steps)
         self._wants_norms = False
         self._learning_rate = math.nan
-        self._is_bad = self._is_left_out = self._is_over = False
-        if self._sample is not None:
-            return
+        self._is_left_out = self._is_over = False
         if self._num_steps == 1 and self._entrances is not None and not self._calls.num_calls:
             self._look_at_the_parts()
-        if self._budget.may_trace(self._num_steps):
-            begun = time.perf_counter()
-            why_not = self._why_not_traced()
-            if not why_not:
-                self._sample = Sample(self._watched.whole)
-                return
-            self._logbook.note(self.step, why_not)
-            self._spend("trace", begun)  # and it is long before that is asked again
-
-    def _why_not_traced(self) -> str:
-        """Why no step can be traced; empty where one can."""
-        if self._watched.compiled:
-            return "a model is compiled: norms are taken, whole traces are not"
-        if anything_compiled():
-            return "functions are compiled: no whole traces are taken, they would compile again"
-        return "parts are scripted (torch.jit): no whole traces are taken" if self._watched.scripted else ""
+        self._sampling.begin(self._num_steps)
 
     def _count(self, roots: Sequence[Tensor], scale: Tensor | None) -> bool:
         """Add a pass to those since the last optimizer's step; whether as many are there as the last time.
@@ -356,7 +286,7 @@ class Course:
             self._num_inside += 1
             if self._num_inside > 1:
                 return False
-        self._passes.add(roots, self._loss_value, scale)
+        self._passes.add(roots, self._alarm.loss_value, scale)
         return self._passes.num >= self._usual_backwards.get(len(self._stepped), 1)
 
     def _take_passes(self, optimizer: Optimizer) -> None:
@@ -377,34 +307,8 @@ class Course:
         if found is not None:
             (self._tally.take_norms if is_new else self._tally.clip)(found, held)
         self._spend("norms", begun)
-        if is_new and found is not None and self._scale is None and self._may_look_at(found):
-            bad = not math.isfinite(total(found.detach().cpu().numpy()))
-            if bad and not self._is_bad and self._last_roots:
-                self._explain(self._passage(self._last_roots))  # fewer backward passes than usual: nobody looked yet
-
-    def _leave_out_if_spoilt(self, optimizer: Optimizer) -> None:
-        if self._on_nonfinite == "skip" and self._watched.is_spoilt(optimizer):
-            for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
-                parameter.grad = None
-            self._logbook.event(self.step, EventKind.SKIPPED, "this optimizer step was left out: not finite")
-
-    def _passage(self, roots: Sequence[Tensor]) -> Passage:
-        return self._flight.passage(roots, self.step, self._loss_value, has_moved=self._has_moved)
-
-    def _keep_trace(self, trace: Trace, scale: Tensor | None, span: float) -> None:
-        begun = time.perf_counter()
-        if scale is None or self._no_scale_helps or is_finite(trace):  # a scaler lets go of an overflow
-            self._logbook.trace(self.step, trace)
-        slower = span - statistics.median(self._usual_spans) if self._usual_spans else 0.0
-        self._budget.spend("trace", max(slower, 0.0), self._num_steps)  # in hooks, between the user's own ops
-        self._spend("trace", begun)
-        self._end_sample()  # one backward pass is enough, however many the step has
-
-    def _end_sample(self) -> None:
-        if self._sample is not None:
-            self._sample.close()
-            self._budget.spend("trace", self._sample.seconds, self._num_steps)
-            self._sample = None
+        if is_new and found is not None and self._scale is None:
+            self._alarm.judge_late(found, self.step)
 
     def _look_at_the_parts(self) -> None:
         """The module itself was never called: its children may be."""
@@ -412,16 +316,6 @@ class Course:
         self._entrances.close()
         self._watched.descend()
         self._entrances = Entrances(self._watched.roots, self._visitor)
-
-    def _may_look_at(self, tensor: Tensor) -> bool:
-        """Whether its numbers may be read now, or else have to be waited for."""
-        ahead = is_ahead(tensor.device) and self._hindsight.fits
-        return not ahead or self._no_scale_helps or self._on_nonfinite != "report"
-
-    def _looks_bad(self) -> bool:
-        """Where norms are not taken: whether the gradient that all others flow into says that they should be."""
-        sentinel = self._watched.sentinel()
-        return sentinel is not None and not is_ahead(sentinel.device) and not math.isfinite(float(sentinel.sum()))
 
     @property
     def _num_steps(self) -> int:
@@ -443,24 +337,6 @@ class Course:
         self._last_received = time.perf_counter()
         for (step, seconds, learning_rate, counts, bad), cargo in self._ferry.arrived(len(self._ferry) if wait else 0):
             self._logbook.numbers(step, seconds, cargo, learning_rate, counts=counts, bad=bad)
-
-    def _look_back(self, found: tuple[Passage, Mapping[int, Tensor]] | None) -> None:
-        if found is not None:
-            self._explain(*found)
-            self._hindsight.forget()
-
-    def _explain(self, passage: Passage, weights: Mapping[int, Tensor] = NONE) -> None:
-        """The first time: where was it born? From then on it is only counted."""
-        self._is_bad |= passage.step == self.step
-        if not self._logbook.is_explained:
-            self._is_replaying = True  # its calls are none of the training's
-            try:
-                finding, trace = explain(passage, self._logbook.latest_ops, weights)
-            finally:
-                self._is_replaying = False
-            self._logbook.nonfinite(passage.step, finding, trace)
-        if self._on_nonfinite == "stop":
-            raise NonfiniteError(self._logbook.findings()[0].message)
 
     def _judge_now_and_then(self, now: float) -> None:
         if now - self._last_judged < JUDGE_EVERY_S or not self._budget.may_judge():

@@ -1,0 +1,174 @@
+"""Is anything of a backward pass not finite, and where was it born? At once where the host may look, else a step later.
+
+`flight` knows how to find the birthplace, `hindsight` holds what that takes on a device that is ahead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gradtrace.errors import NonfiniteError
+from gradtrace.monitor.flight import FlightRecorder, explain, is_all_finite
+from gradtrace.monitor.hindsight import Hindsight, is_ahead, verdict
+from gradtrace.monitor.replay import NONE
+from gradtrace.monitor.tally import total
+from gradtrace.records.run import EventKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from gradtrace.monitor.calls import Calls
+    from gradtrace.monitor.flight import Passage
+    from gradtrace.monitor.logbook import Logbook
+    from gradtrace.monitor.watched import Watched
+
+
+class Alarm:
+    """One run's; `on_nonfinite` is 'report', 'stop' or 'skip'."""
+
+    def __init__(self, watched: Watched, logbook: Logbook, calls: Calls, on_nonfinite: str) -> None:
+        self._watched, self._logbook, self._calls, self._on_nonfinite = watched, logbook, calls, on_nonfinite
+        self._flight = FlightRecorder(calls)
+        self._hindsight = Hindsight(watched)
+        self._last_roots: tuple[Tensor, ...] = ()
+        self._may_look = True
+        self._has_moved = self._is_in_backward = False
+        self.loss_value: float | None = None
+        """Of the pass at hand, as soon as it may be known."""
+        self.is_loss_bad = False
+        self.is_replaying = False
+        """The calls of a replay are none of the training's."""
+        self.no_scale_helps = False
+        """A scaler has come down to 1 and still finds overflows: they are no matter of its scale."""
+        self.bad_step = -1
+        """The latest in which a number was not finite."""
+
+    @property
+    def looks_always(self) -> bool:
+        """Whether every step must be looked at, whatever it costs."""
+        return self._on_nonfinite != "report"
+
+    def forget(self) -> None:
+        """Nothing of any pass is held any longer."""
+        self._flight.forget()
+        self._hindsight.forget()
+
+    # ----------------------------------------------------------------------------------------------------- one pass
+
+    def before_backward(self, roots: Sequence[Tensor], scale: Tensor | None) -> None:
+        """The loss is known, the gradients are not."""
+        self._is_in_backward, self._has_moved = True, False
+        self.loss_value, self.is_loss_bad = None, False
+        self._may_look = self.may_look_at(roots[0])
+        if self._may_look and all(root.numel() == 1 for root in roots):
+            self.loss_value = value = sum(abs(v) if isinstance(v := root.item(), complex) else v for root in roots)
+            # a scaler lets go of its own infinities
+            self.is_loss_bad = math.isnan(value) or (math.isinf(value) and scale is None)
+        elif self._may_look and scale is None:
+            self.is_loss_bad = not all(map(is_all_finite, roots))
+        if not self._logbook.is_explained:
+            self._flight.before_backward(roots, is_finite=not self.is_loss_bad if self._may_look else None)
+
+    def backward_failed(self, roots: Sequence[Tensor], step: int) -> None:
+        """It raised, as anomaly mode does at a NaN: nothing of its tape is held on to."""
+        self._is_in_backward = False
+        if self.is_loss_bad:
+            with contextlib.suppress(NonfiniteError):  # the user's own error is on its way
+                self._explain(self._passage(roots, step))
+        self._flight.forget()
+
+    def of_another_model(self) -> None:
+        """The pass brought the watched parameters nothing."""
+        self._is_in_backward = False
+        self._flight.forget()
+
+    def after_backward(self, roots: Sequence[Tensor], norms: Tensor | None, scale: Tensor | None, odd: bool) -> bool:
+        """Whether anything of the pass is known not to be finite; `odd`: a gradient is not, its norm was not taken."""
+        self._is_in_backward = False
+        settled = scale is None or self.no_scale_helps
+        return self.is_loss_bad or (settled and (odd or (norms is not None and self.is_bad(norms))))
+
+    def judge(
+        self, roots: Sequence[Tensor], step: int, norms: Tensor | None, scale: Tensor | None, *, is_bad: bool
+    ) -> None:
+        """What is known to be bad is explained; what may not be looked at yet is held until it may."""
+        if is_bad:
+            self._explain(self._passage(roots, step))
+        elif not self._may_look and scale is None and not self._logbook.is_explained:
+            passage = replace(self._passage([root.detach() for root in roots], step), world=self._hindsight.world())
+            self._look_back(self._hindsight.add(passage, verdict(roots, self._watched.sentinel(), norms)))
+        else:
+            self._calls.went_well()
+        self._flight.forget()
+
+    def remember(self, roots: Sequence[Tensor]) -> None:
+        """A pass whose gradients nobody has looked at: more were to come."""
+        self._last_roots = tuple(root.detach() for root in roots)
+
+    # -------------------------------------------------------------------------------------------------- optimizers
+
+    def before_step(self, optimizer: Optimizer, *, has_closure: bool) -> None:
+        """Weights are about to move."""
+        self._has_moved |= self._is_in_backward
+        if self._hindsight.is_waiting:
+            self._look_back(self._hindsight.before_step(optimizer, has_closure))
+
+    def judge_late(self, norms: Tensor, step: int) -> None:
+        """Norms that were taken only now, as fewer passes came than usual."""
+        if self.may_look_at(norms) and self.bad_step != step and self._last_roots and self.is_bad(norms):
+            self._explain(self._passage(self._last_roots, step))
+
+    def leave_out_if_spoilt(self, optimizer: Optimizer, step: int) -> None:
+        """With 'skip': an optimizer that is given a NaN is given nothing."""
+        if self._on_nonfinite == "skip" and self._watched.is_spoilt(optimizer):
+            for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
+                parameter.grad = None
+            self._logbook.event(step, EventKind.SKIPPED, "this optimizer step was left out: not finite")
+
+    def settle(self) -> None:
+        """Wait for the verdict on every pass."""
+        if self._hindsight.is_waiting:
+            self._look_back(self._hindsight.at_last())
+
+    # ------------------------------------------------------------------------------------------------------ inside
+
+    def may_look_at(self, tensor: Tensor) -> bool:
+        """Whether its numbers may be read now, or else have to be waited for."""
+        ahead = is_ahead(tensor.device) and self._hindsight.fits
+        return not ahead or self.no_scale_helps or self.looks_always
+
+    def is_bad(self, norms: Tensor) -> bool:
+        """Whether any is not finite, as far as that may be known."""
+        return self.may_look_at(norms) and not math.isfinite(total(norms.detach().cpu().numpy()))
+
+    def sees_odd_gradient(self) -> bool:
+        """Where norms are not taken: whether the gradient that all others flow into says that they should be."""
+        sentinel = self._watched.sentinel()
+        return sentinel is not None and not is_ahead(sentinel.device) and not math.isfinite(float(sentinel.sum()))
+
+    def _passage(self, roots: Sequence[Tensor], step: int) -> Passage:
+        return self._flight.passage(roots, step, self.loss_value, has_moved=self._has_moved)
+
+    def _look_back(self, found: tuple[Passage, Mapping[int, Tensor]] | None) -> None:
+        if found is not None:
+            self._explain(*found)
+            self._hindsight.forget()
+
+    def _explain(self, passage: Passage, weights: Mapping[int, Tensor] = NONE) -> None:
+        """The first time: where was it born? From then on it is only counted."""
+        self.bad_step = max(self.bad_step, passage.step)
+        if not self._logbook.is_explained:
+            self.is_replaying = True
+            try:
+                finding, trace = explain(passage, self._logbook.latest_ops, weights)
+            finally:
+                self.is_replaying = False
+            self._logbook.nonfinite(passage.step, finding, trace)
+        if self._on_nonfinite == "stop":
+            raise NonfiniteError(self._logbook.findings()[0].message)
