@@ -159,10 +159,10 @@ class Logbook:
         waiting, self._unjudged = self._unjudged, []
         learning = _learning(run) if waiting else ()
         for step, trace in waiting:
-            since = {key_of(finding): finding.step for finding in self._of_trace}
+            before = self._of_trace
             shown = Exhibit(traces=(trace,), optimizers=self._header.optimizers, learning=learning)
             self._traced.append(step)
-            self._of_trace = tuple(replace(f, step=since.get(key_of(f), step)) for f in judge(shown).findings)
+            self._of_trace = tuple(replace(f, step=_since(f, before, step)) for f in judge(shown).findings)
 
     def diagnosis(self) -> Diagnosis:
         """The findings, with the first and the latest whole trace."""
@@ -182,6 +182,16 @@ def _learning(run: Run) -> tuple[str, ...]:
     with np.errstate(invalid="ignore"):
         seen = np.flatnonzero((run.steps.series(Series.GRADIENT_NORM)[1] > 0.0).any(axis=0))
     return tuple(run.header.parameters[i].name for i in seen)
+
+
+def _since(finding: Finding, before: Sequence[Finding], step: int) -> int | None:
+    """The step of `finding`, or of what the trace before showed that goes on in it."""
+    earlier = [
+        other.step
+        for other in before
+        if other.symptom is finding.symptom and (other.cause is finding.cause or {*other.where} & {*finding.where})
+    ]
+    return min((s for s in earlier if s is not None), default=step)
 
 
 Key = tuple[str, ...]
