@@ -68,7 +68,7 @@ def bare(loop: Loop, _folder: Path, _clock: Clock) -> Iterator[Watcher]:
 class Uncurbed(Budget):
     """Norms at every step and updates at every tenth, whatever they cost; no whole traces, which no option forbids."""
 
-    def may_trace(self, _step: int) -> bool:
+    def may_trace(self, step: int, *, is_urgent: bool = False) -> bool:
         return False
 
     def may_judge(self) -> bool:

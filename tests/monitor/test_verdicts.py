@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import gradtrace
+from gradtrace.records.run import EventKind
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 
@@ -70,3 +71,17 @@ def test_saturation_is_a_remark_while_the_loss_keeps_falling() -> None:
     finding = next(f for f in watch.diagnosis.findings if f.symptom is Symptom.SATURATED)
     assert finding.severity is Severity.INFO
     assert "kept falling" in finding.message
+
+
+def test_a_loss_that_jumps_is_looked_at_whatever_the_budget() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with gradtrace.watch(model, optimizer, budget=1e-6) as watch:
+        for number in range(401):
+            optimizer.zero_grad()
+            (model(torch.randn(64, 8)).square().mean() * (100.0 if number == 380 else 1.0)).backward()
+            optimizer.step()
+    run = watch.run
+    assert 380 in run.steps.first
+    assert len(run.steps.first) < 200
+    assert 381 in [event.step for event in run.events if event.kind is EventKind.SAMPLE]

@@ -106,6 +106,10 @@ UNCHANGED_FRAC = 0.5
 """[fraction] Most entries that had a gradient were left exactly as they were by the step."""
 
 
+LETS_THROUGH = 0.1
+"""[fraction of the maximum] Mean |a'| of a saturated layer that is not critical yet: a decade, half of
+`HEALTHY_DECADES`."""
+
 CLOSED_GATE = 1e-3
 """[fraction of the maximum] Mean |a'| of a gate that is stuck, open or closed: `CLEAR_DECADES`. Gates that are meant to
 remember T steps have ln(T) / T / 0.25 on average (chrono initialisation, Tallec & Ollivier 2018): 0.03 at T = 1000."""

@@ -38,6 +38,10 @@ RECEIVED_TOGETHER, RECEIVE_EVERY_S = 16, 0.25
 JUDGE_EVERY_S = 5.0
 """[seconds] Between two looks for findings while the run goes on."""
 
+JUMP, FADE = 10.0, 0.98
+"""A loss so many times the largest of late (which halves in 34 steps) is looked at whatever that costs: seldom, for the
+next one must be so many times larger again."""
+
 SELDOM_FRAC = 0.1
 """[fraction of the steps] Fewer than so many with norms are worth a note."""
 
@@ -68,7 +72,7 @@ class Course:
         self._num_measured, self._is_measuring = 0, True
         self._arrivals: list[tuple[int, int]] | None = None
         self._calls_before = 0
-        self._hooks_s = 0.0
+        self._hooks_s, self._recent_loss, self._has_jumped = 0.0, 0.0, False
         self._num_changes = watched.num_changes
         self.step = logbook.first_step
         self._begin_step()
@@ -154,6 +158,8 @@ class Course:
         self._num_scaled = max(0, self._num_scaled - 1)
         is_last = self._count(roots, scale)
         measures = self._is_measuring or self._wants_norms
+        self._is_measuring |= self._jumps(self._alarm.loss_value)
+        measures |= self._is_measuring
         is_odd = not (measures and is_last) and self._alarm.sees_odd_gradient()
         self._is_measuring |= is_odd
         self._hooks_s += time.perf_counter() - begun
@@ -272,7 +278,8 @@ class Course:
         self._is_left_out = self._is_over = False
         if self._num_steps == 1 and self._entrances is not None and not self._calls.num_calls:
             self._look_at_the_parts()
-        self._sampling.begin(self._num_steps)
+        self._sampling.begin(self._num_steps, is_urgent=self._has_jumped)
+        self._has_jumped = False
 
     def _count(self, roots: Sequence[Tensor], scale: Tensor | None) -> bool:
         """Add a pass to those since the last optimizer's step; whether as many are there as the last time.
@@ -288,6 +295,15 @@ class Course:
                 return False
         self._passes.add(roots, self._alarm.loss_value, scale)
         return self._passes.num >= self._usual_backwards.get(len(self._stepped), 1)
+
+    def _jumps(self, loss: float | None) -> bool:
+        """Whether a loss is far above the latest ones: such a step is measured, and the next one traced."""
+        if loss is None or not math.isfinite(loss):
+            return False
+        jumps = abs(loss) > JUMP * self._recent_loss > 0.0
+        self._has_jumped |= jumps
+        self._recent_loss = max(abs(loss), FADE * self._recent_loss)
+        return jumps
 
     def _take_passes(self, optimizer: Optimizer) -> None:
         """What came since the last step goes to the row, with what became of it before this one."""

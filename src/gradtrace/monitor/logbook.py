@@ -10,6 +10,8 @@ import numpy as np
 
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.ranking import rank
+from gradtrace.diagnosis.rules.units import LEFT
+from gradtrace.diagnosis.thresholds import LETS_THROUGH
 from gradtrace.diagnosis.timeline.judge import judge_run
 from gradtrace.diagnosis.timeline.losses import came_before, falls_since
 from gradtrace.monitor.sinks.choice import as_sink
@@ -149,7 +151,8 @@ class Logbook:
         if steps:
             between = [f.step for f in over_time if f.step is not None and steps[-1] < f.step < (finding.step or 0)]
             finding = replace(finding, step=min(between, default=finding.step))
-        if finding.symptom is Symptom.SATURATED and finding.step is not None and falls_since(run, finding.step):
+        left = next((e.value for e in finding.evidence if e.name == LEFT), 0.0)
+        if left >= LETS_THROUGH and finding.step is not None and falls_since(run, finding.step):
             note = "The loss has kept falling since."
             finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
         return finding

@@ -33,9 +33,9 @@ class Sampling:
         self._thread = threading.get_ident()
         """Of the latest backward pass: the tape is recorded only where it is walked as well."""
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, *, is_urgent: bool) -> None:
         """A step begins; it is traced where the budget and the model allow."""
-        if self._sample is not None or not self._budget.may_trace(step):
+        if self._sample is not None or not self._budget.may_trace(step, is_urgent=is_urgent):
             return
         begun = time.perf_counter()
         why_not = self._why_not()

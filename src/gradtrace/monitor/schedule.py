@@ -31,8 +31,9 @@ SHARES = {"norms": 0.55, "updates": 0.1, "findings": 0.05, "trace": 0.3}
 NORMS_PER_EFOLD, UPDATES_PER_EFOLD = 32, 16
 """Measured at least so often while the number of steps grows e-fold: an onset is known to 3 % of its step."""
 
-TRACES_APART = 4
-"""A whole trace is taken at least where the number of steps is so many times that at the last one."""
+TRACES_APART, URGENT_TRACES_APART = 4, 1.25
+"""A whole trace is taken at least where the number of steps is so many times that at the last one; where the loss has
+just jumped, the second."""
 
 _ACCOUNTS = ("hooks", *SHARES)
 
@@ -77,13 +78,15 @@ class Budget:
         due = is_early(step) or since >= UPDATES_EVERY
         return due and (self._fits("updates") or since >= max(UPDATES_EVERY, step / UPDATES_PER_EFOLD))
 
-    def may_trace(self, step: int) -> bool:
-        """Whether a whole trace is wanted at `step`, and fits."""
+    def may_trace(self, step: int, *, is_urgent: bool = False) -> bool:
+        """Whether a whole trace is wanted at `step`, and fits; `is_urgent`: something has just happened."""
         if self._every is not None:
             return step - self._last_step["trace"] >= self._every or (is_early(step) and step < self._every)
         if is_early(step) and self._num_traces < TRACES_ON_CREDIT:
             return True
         last = self._last_step["trace"]
+        if is_urgent and step >= URGENT_TRACES_APART * last:
+            return True
         saved_up = self._elapsed() - self._last_trace_s >= self._last["trace"] / self.frac
         return step >= TRACES_APART * last > 0 or ((saved_up or step >= 2 * last) and self._fits("trace"))
 

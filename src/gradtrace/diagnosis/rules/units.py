@@ -20,6 +20,7 @@ from gradtrace.diagnosis.thresholds import (
     DEAD_FRAC,
     DEAD_SIGMAS,
     INPUT_RMS,
+    LETS_THROUGH,
     MIN_SAMPLES,
     SATURATED_MAJORITY,
     dead_frac,
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
 _DEADLY = {"relu", "relu6", "threshold", "hardswish", "hardshrink", "softshrink"}
 """Units that are silent where their derivative is zero."""
+
+
+LEFT = "mean |a'|, of its maximum"
+"""Evidence of a saturated layer: what is left of its derivative."""
 
 
 def judge(scene: Scene) -> list[Finding]:
@@ -128,16 +133,18 @@ def _saturated(scene: Scene) -> Finding | None:
     assert op.activation is not None
     num_alike = sum(1 for other in view.trace.ops if other.activation and other.factor is Factor.ACTIVATION)
     cause = _input_or(Cause.SATURATED_PREACTIVATION, op, view)
+    left = min(a.derivative_mean / a.derivative_max for o in ops if (a := o.activation) is not None)
     return Finding(
         symptom=Symptom.SATURATED,
         cause=cause,
         where=_where(ops, view),
-        severity=Severity.CRITICAL if 2 * len(ops) >= num_alike else Severity.WARNING,
+        severity=Severity.CRITICAL if 2 * len(ops) >= num_alike and left < LETS_THROUGH else Severity.WARNING,
         message=f"{percent(op.activation.saturated_frac)} of {op.activation.function} at {op.site} is saturated (its "
         f"derivative under 5 % of {op.activation.derivative_max:g}); {_preactivations(op.activation)}."
         + (f" {_input_words(op, view)}" if cause is Cause.INPUT_SCALE else ""),
         evidence=(
             Evidence("saturated", op.activation.saturated_frac, "fraction"),
+            Evidence(LEFT, left, "fraction"),
             Evidence("saturated layers", len(ops), "layers"),
             Evidence("std of the pre-activation", op.activation.preactivation_std),
         ),
