@@ -302,3 +302,23 @@ def test_two_losses_that_end_in_the_same_op_are_told_apart() -> None:
     finding = trained(loop).diagnosis.findings[0]
     assert finding.step == 4
     assert "sqrt" in finding.message
+
+
+def test_after_a_closure_that_raised_the_next_steps_are_counted() -> None:
+    truth: list[float] = []
+
+    def loop(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        def closure() -> torch.Tensor:
+            for _ in range(2):
+                model(torch.ones(2, 4)).square().mean().backward()
+            raise MemoryError
+
+        with pytest.raises(MemoryError):
+            optimizer.step(closure)  # type: ignore[call-overload]
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(5, 4)).square().mean().backward()
+            truth.append(norm_of(model))
+            optimizer.step()
+
+    assert rows(trained(loop), Scalar.GRADIENT_NORM)[-2:] == pytest.approx(truth[-2:], rel=1e-5)

@@ -110,6 +110,9 @@ LETS_THROUGH = 0.1
 """[fraction of the maximum] Mean |a'| of a saturated layer that is not critical yet: a decade, half of
 `HEALTHY_DECADES`."""
 
+FALLEN_FACTOR = 2.0
+"""[factor] A loss has kept falling since a step if it has halved, and is no more than so many times its lowest."""
+
 CLOSED_GATE = 1e-3
 """[fraction of the maximum] Mean |a'| of a gate that is stuck, open or closed: `CLEAR_DECADES`. Gates that are meant to
 remember T steps have ln(T) / T / 0.25 on average (chrono initialisation, Tallec & Ollivier 2018): 0.03 at T = 1000."""

@@ -1,7 +1,8 @@
 """What the watched modules were called with in the step at hand: all that it takes to run a call again.
 
 Inputs are held by reference with their versions, the random state is copied, and of the output only the gradient that
-reached it: holding on to outputs would hold on to their tape. Nothing is held beyond the step.
+reached it: holding on to outputs would hold on to their tape. Nothing is held beyond the step, but what `Hindsight`
+still waits for.
 """
 
 from __future__ import annotations

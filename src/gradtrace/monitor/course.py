@@ -67,8 +67,9 @@ class Course:
         self._usual_backwards: dict[int, int] = {}
         """Passes before the first, second, ... optimizer's step of a row, the last time."""
         self._inside: Optimizer | None = None
-        """The optimizer whose closure is running, and how many passes that has made."""
+        """The optimizer whose closure is running."""
         self._num_inside = 0
+        """Passes that the closure has made."""
         self._num_measured, self._is_measuring = 0, True
         self._arrivals: list[tuple[int, int]] | None = None
         self._calls_before = 0
@@ -157,9 +158,8 @@ class Course:
         span, scale, norms = begun - self._entered, self._scale, None
         self._num_scaled = max(0, self._num_scaled - 1)
         is_last = self._count(roots, scale)
-        measures = self._is_measuring or self._wants_norms
         self._is_measuring |= self._jumps(self._alarm.loss_value)
-        measures |= self._is_measuring
+        measures = self._is_measuring or self._wants_norms
         is_odd = not (measures and is_last) and self._alarm.sees_odd_gradient()
         self._is_measuring |= is_odd
         self._hooks_s += time.perf_counter() - begun
@@ -173,9 +173,10 @@ class Course:
         is_bad = self._alarm.after_backward(roots, norms, scale, is_odd and norms is None)
         self._hooks_s += time.perf_counter() - begun
         trace = self._sampling.after_backward(scale, span, self._num_steps)
+        # a scaler lets go of an overflow
         if trace is not None and (scale is None or self._alarm.no_scale_helps or is_finite(trace)):
             begun = time.perf_counter()
-            self._logbook.trace(self.step, trace)  # a scaler lets go of an overflow
+            self._logbook.trace(self.step, trace)
             self._spend("trace", begun)
         begun = time.perf_counter()
         self._alarm.judge(roots, self.step, norms, scale, is_bad=is_bad)
@@ -192,9 +193,8 @@ class Course:
             self._learning_rate = self._watched.learning_rate()  # a scheduler may change it before the step is over
         self._alarm.before_step(optimizer, has_closure=has_closure)
         self._hooks_s += time.perf_counter() - begun
-        if has_closure:
-            self._inside, self._num_inside = optimizer, 0
-        else:
+        self._inside, self._num_inside = optimizer if has_closure else None, 0  # the last closure may have raised
+        if not has_closure:
             self._take_passes(optimizer)
             self._alarm.leave_out_if_spoilt(optimizer, self.step)
         if not self._stepped and self._is_measuring and self._budget.may_update(self._num_steps):

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 MOST_KEPT_BYTES = 256 * 2**20
 """Of trained weights. The steps of larger models are so long that waiting once in each does not matter."""
 
-
 MOST_WAITING = 8
 """Passes. A device that is farther behind than the last of them has work to do while the host waits."""
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from torch.overrides import TorchFunctionMode
 
-_own = overrides.has_torch_function
 _unseen: list[TorchFunctionMode] = []
 _before: list[Callable[..., bool]] = []
 
@@ -45,8 +44,8 @@ def _has_torch_function(args: Any) -> bool:
     modes = overrides._get_current_function_mode_stack()
     if modes and all(any(mode is other for other in _unseen) for mode in modes):
         with without_modes():
-            return bool(_own(args))
-    return bool(_own(args))
+            return _before[0](args)
+    return _before[0](args)
 
 
 def may_be_fast(module: nn.Module, args: tuple[Any, ...]) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from gradtrace.diagnosis.thresholds import (
     CLEAR_DECADES,
     DIVERGED_FACTOR,
+    FALLEN_FACTOR,
     SPIKE_WINDOW,
     SUSTAINED_FRAC,
     SUSTAINED_ROWS,
@@ -91,7 +92,7 @@ def falls_since(run: Run, step: int) -> bool:
     if not len(before) or len(after) < 2 * width or low.min() < 0.0:
         return False
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(after, width), axis=1)
-    return bool(smooth[-1] <= np.median(before) / 2.0 and smooth[-1] <= 2.0 * smooth.min())
+    return bool(smooth[-1] <= np.median(before) / FALLEN_FACTOR and smooth[-1] <= FALLEN_FACTOR * smooth.min())
 
 
 def _first_above(above: NDArray[np.bool_], width: int) -> int:
