@@ -23,7 +23,7 @@ from benchmarks.loops import Loop
 
 import gradtrace
 import gradtrace.monitor.watch
-from gradtrace.monitor.schedule import Budget
+from gradtrace.monitor.schedule.budget import Budget
 from gradtrace.records.run import Scalar
 from gradtrace.runs.reader import read_run
 

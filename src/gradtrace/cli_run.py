@@ -36,7 +36,7 @@ def run(
 
     Its output, exit code and signals are its own; what gradtrace has to say goes to stderr and into the run's file.
     """
-    from gradtrace.monitor.sinks.choice import check_sink
+    from gradtrace.monitor.recording.sinks.choice import check_sink
     from gradtrace.runner.program import run as run_program
     from gradtrace.runner.script import Script, check_exists
     from gradtrace.runner.watching import WatchOptions, default_path, watched

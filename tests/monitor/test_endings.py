@@ -17,7 +17,7 @@ from torch.amp.grad_scaler import GradScaler
 
 import gradtrace
 from gradtrace.errors import InputError
-from gradtrace.monitor.sinks.sink import Sink
+from gradtrace.monitor.recording.sinks.sink import Sink
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

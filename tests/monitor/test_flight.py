@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import gradtrace
-from gradtrace.monitor.calls import Call
-from gradtrace.monitor.ferry import Ferry
-from gradtrace.monitor.loss_tape import SINGULARITIES, suspects
-from gradtrace.monitor.replay import replay, stand_ins
+from gradtrace.monitor.nonfinite.forward_calls import Call
+from gradtrace.monitor.statistics.transfer import Ferry
+from gradtrace.monitor.nonfinite.loss_tape import SINGULARITIES, suspects
+from gradtrace.monitor.nonfinite.replay import replay, stand_ins
 from gradtrace.records.vocabulary import Cause, Symptom
 
 BAD_STEP = 5
@@ -47,8 +47,8 @@ class SlowFerry(Ferry):
 def looks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host may look at numbers, or would have to wait for them."""
     if request.param != "at once":
-        monkeypatch.setattr("gradtrace.monitor.alarm.is_ahead", lambda device: True)
-        monkeypatch.setattr("gradtrace.monitor.hindsight.Ferry", SlowFerry)
+        monkeypatch.setattr("gradtrace.monitor.nonfinite.detector.is_ahead", lambda device: True)
+        monkeypatch.setattr("gradtrace.monitor.nonfinite.delayed.Ferry", SlowFerry)
 
 
 class Net(nn.Module):
@@ -300,7 +300,7 @@ def test_of_two_that_move_in_turn_each_is_run_again_with_the_weights_of_its_pass
         seen.append(float(sum(weights.get(id(p), p).detach().double().square().sum() for p in parts)))
         return own(call, **options)
 
-    monkeypatch.setattr("gradtrace.monitor.flight.replay", spied)
+    monkeypatch.setattr("gradtrace.monitor.nonfinite.birthplace.replay", spied)
     at_the_pass: list[float] = []
     with gradtrace.watch({"one": one, "two": two}, optimizers, budget=10.0) as watch:
         for number in range(BAD_STEP + 3):

@@ -86,7 +86,7 @@ def test_a_fault_within_an_optimizer_s_hook_leaves_the_hooks_behind_it_alone(mon
     watch = gradtrace.watch(model, optimizer, budget=10.0).start()
     called: list[int] = []
     optimizer.register_step_pre_hook(lambda *_: called.append(1))
-    monkeypatch.setattr("gradtrace.monitor.tally.Tally.take", lambda *_: 1 / 0)
+    monkeypatch.setattr("gradtrace.monitor.statistics.gradients.Tally.take", lambda *_: 1 / 0)
     model(torch.randn(4, 6)).sum().backward()
     with pytest.warns(RuntimeWarning, match="watching ended"):
         optimizer.step()

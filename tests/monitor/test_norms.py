@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gradtrace.monitor.ferry import Ferry
-from gradtrace.monitor.norms import norms
-from gradtrace.monitor.tally import row, total
-from gradtrace.monitor.updates import Updates
+from gradtrace.monitor.statistics.transfer import Ferry
+from gradtrace.monitor.statistics.norms import norms
+from gradtrace.monitor.statistics.gradients import row, total
+from gradtrace.monitor.statistics.updates import Updates
 from gradtrace.monitor.watched import Watched
 from gradtrace.records.run import Scalar, Series
 
@@ -76,8 +76,8 @@ def test_a_row_holds_what_arrived_in_its_order() -> None:
 
 
 def test_updates_of_a_large_model_are_taken_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradtrace.monitor.updates.MIN_COPIED_BYTES", 4 * 4 * 10)
-    monkeypatch.setattr("gradtrace.monitor.updates.MOST_COPIED_FRAC", 0.0)
+    monkeypatch.setattr("gradtrace.monitor.statistics.updates.MIN_COPIED_BYTES", 4 * 4 * 10)
+    monkeypatch.setattr("gradtrace.monitor.statistics.updates.MOST_COPIED_FRAC", 0.0)
     model = nn.ParameterList([nn.Parameter(torch.full((size,), 2.0)) for size in (10, 30, 100, 5)])
     updates, seen = Updates(Watched(model, ())), []
     for _ in range(4):

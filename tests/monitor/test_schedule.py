@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from gradtrace.monitor.schedule import CREDIT_S, Budget
+from gradtrace.monitor.schedule.budget import CREDIT_S, Budget
 
 
 class Clock:

@@ -19,8 +19,8 @@ from torch._subclasses import FakeTensorMode
 from torch.overrides import has_torch_function
 
 import gradtrace
-from gradtrace.monitor.norms import norms
-from gradtrace.monitor.updates import Updates
+from gradtrace.monitor.statistics.norms import norms
+from gradtrace.monitor.statistics.updates import Updates
 from gradtrace.monitor.watched import Watched
 from gradtrace.records.run import EventKind
 from gradtrace.tape.dataflow import tensors_in
@@ -158,7 +158,7 @@ def test_what_is_compiled_in_the_middle_of_a_traced_step_compiles_as_it_would_wi
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_norms_are_float32_whatever_the_default_is(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradtrace.monitor.updates.MIN_COPIED_BYTES", 4)  # a part at a time
+    monkeypatch.setattr("gradtrace.monitor.statistics.updates.MIN_COPIED_BYTES", 4)  # a part at a time
     model, _ = parts()
     torch.set_default_dtype(dtype)
     try:

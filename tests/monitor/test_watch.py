@@ -274,7 +274,7 @@ def test_a_fault_of_ours_ends_the_watch_and_not_the_training(monkeypatch: pytest
     torch.manual_seed(0)
     models, optimizers, step = mlp()
     watch = gradtrace.watch(models, optimizers).start()
-    monkeypatch.setattr("gradtrace.monitor.tally.norms", lambda _: 1 / 0)
+    monkeypatch.setattr("gradtrace.monitor.statistics.gradients.norms", lambda _: 1 / 0)
     with pytest.warns(RuntimeWarning, match="watching ended at step 0 .*ZeroDivisionError.*the training goes on"):
         step(0)
     with warnings.catch_warnings():
@@ -420,7 +420,7 @@ def test_contexts_of_the_user_s_may_open_and_close_around_a_traced_step() -> Non
 
 
 def test_findings_reach_the_file_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradtrace.monitor.course.JUDGE_EVERY_S", 0.0)
+    monkeypatch.setattr("gradtrace.monitor.step.JUDGE_EVERY_S", 0.0)
     torch.manual_seed(0)
     layers = [layer for _ in range(12) for layer in (nn.Linear(16, 16), nn.Sigmoid())]
     model = nn.Sequential(*layers, nn.Linear(16, 4))

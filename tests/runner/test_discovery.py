@@ -13,7 +13,7 @@ from torch.nn.modules import module as hooks
 from torch.optim import optimizer as optimizer_hooks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from gradtrace.monitor.interposed import interpose
+from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.runner.discovery import Discovery, Found, _living, reached_leaves
 
 

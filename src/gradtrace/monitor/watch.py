@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gradtrace.errors import InputError
 from gradtrace.measure.trace import environment
-from gradtrace.monitor.boundaries import Boundaries
-from gradtrace.monitor.course import Course
-from gradtrace.monitor.guard import Guarded
-from gradtrace.monitor.logbook import Logbook
-from gradtrace.monitor.schedule import Budget
+from gradtrace.monitor.hooks.backward import Boundaries
+from gradtrace.monitor.step import Course
+from gradtrace.monitor.hooks.guard import Guarded
+from gradtrace.monitor.recording.recording import Logbook
+from gradtrace.monitor.schedule.budget import Budget
 from gradtrace.monitor.watched import Watched
 from gradtrace.records.run import RunHeader
 from gradtrace.runs.writer import warn

@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from gradtrace.checkup.trial import describe_optimizer, learning_rate_of
 from gradtrace.errors import InputError
-from gradtrace.monitor.norms import norms, plain
+from gradtrace.monitor.statistics.norms import norms, plain
 from gradtrace.records.run import WatchedParameter
 
 if TYPE_CHECKING:

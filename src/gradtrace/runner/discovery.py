@@ -20,8 +20,8 @@ from torch import nn
 from torch.autograd.graph import GradientEdge
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
-from gradtrace.monitor.boundaries import read_roots
-from gradtrace.monitor.interposed import interpose
+from gradtrace.monitor.hooks.backward import read_roots
+from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.runner.anatomy import named_parameters, named_parts
 from gradtrace.runner.names import label_models, name_leftovers
 

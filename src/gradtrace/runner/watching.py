@@ -103,7 +103,7 @@ class Watching:
             if not _is_first_process():
                 self._told_why_not = True
                 return
-            from gradtrace.monitor.sinks.choice import as_sink
+            from gradtrace.monitor.recording.sinks.choice import as_sink
             from gradtrace.monitor.watch import Watch
 
             options = self._options

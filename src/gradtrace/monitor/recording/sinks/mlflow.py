@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from gradtrace.monitor.sinks.sink import Sink
+from gradtrace.monitor.recording.sinks.sink import Sink
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from gradtrace.monitor.norms import norms
+from gradtrace.monitor.statistics.norms import norms
 from gradtrace.records.run import Scalar, Series
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from gradtrace.monitor.ferry import Cargo
-    from gradtrace.monitor.updates import Updates
+    from gradtrace.monitor.statistics.transfer import Cargo
+    from gradtrace.monitor.statistics.updates import Updates
     from gradtrace.monitor.watched import Watched
 
 

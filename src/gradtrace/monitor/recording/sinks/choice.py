@@ -15,11 +15,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.errors import InputError
-from gradtrace.monitor.sinks.mlflow import MlflowSink
-from gradtrace.monitor.sinks.sink import Sink
-from gradtrace.monitor.sinks.tensorboard import TensorBoardSink
-from gradtrace.monitor.sinks.trackio import TrackioSink
-from gradtrace.monitor.sinks.wandb import WandbSink
+from gradtrace.monitor.recording.sinks.mlflow import MlflowSink
+from gradtrace.monitor.recording.sinks.sink import Sink
+from gradtrace.monitor.recording.sinks.tensorboard import TensorBoardSink
+from gradtrace.monitor.recording.sinks.trackio import TrackioSink
+from gradtrace.monitor.recording.sinks.wandb import WandbSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -18,9 +18,9 @@ import torch.distributed as dist
 
 from gradtrace.diagnosis.rules.nonfinite import finding_of
 from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
-from gradtrace.monitor.hindsight import is_ahead
-from gradtrace.monitor.loss_tape import Suspect, site_on, suspects
-from gradtrace.monitor.replay import Alone, replay, takes_others
+from gradtrace.monitor.nonfinite.delayed import is_ahead
+from gradtrace.monitor.nonfinite.loss_tape import Suspect, site_on, suspects
+from gradtrace.monitor.nonfinite.replay import Alone, replay, takes_others
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.trace import Site
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from gradtrace.monitor.calls import Call, Calls
-    from gradtrace.monitor.hindsight import World
+    from gradtrace.monitor.nonfinite.forward_calls import Call, Calls
+    from gradtrace.monitor.nonfinite.delayed import World
     from gradtrace.records.trace import Op, Trace
 
 

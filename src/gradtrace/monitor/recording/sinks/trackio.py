@@ -6,7 +6,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from gradtrace.monitor.sinks.sink import Sink
+from gradtrace.monitor.recording.sinks.sink import Sink
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gradtrace.monitor.sinks.sink import Sink
+from gradtrace.monitor.recording.sinks.sink import Sink
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gradtrace.monitor.sinks.sink import Log2Histogram
+    from gradtrace.monitor.recording.sinks.sink import Log2Histogram
 
 
 class TensorBoardSink(Sink):

@@ -14,9 +14,9 @@ from gradtrace.diagnosis.rules.units import LEFT
 from gradtrace.diagnosis.thresholds import LETS_THROUGH
 from gradtrace.diagnosis.timeline.judge import judge_run
 from gradtrace.diagnosis.timeline.losses import came_before, falls_since
-from gradtrace.monitor.sinks.choice import as_sink
-from gradtrace.monitor.sinks.feed import Feed
-from gradtrace.monitor.tally import row
+from gradtrace.monitor.recording.sinks.choice import as_sink
+from gradtrace.monitor.recording.sinks.feed import Feed
+from gradtrace.monitor.statistics.gradients import row
 from gradtrace.records.exhibit import Exhibit
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.run import EventKind, RunEvent, Series
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from gradtrace.monitor.ferry import Cargo
+    from gradtrace.monitor.statistics.transfer import Cargo
     from gradtrace.records.exhibit import OptimizerStats
     from gradtrace.records.finding import Finding
     from gradtrace.records.run import Run, RunHeader, WatchedParameter

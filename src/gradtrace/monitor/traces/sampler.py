@@ -11,14 +11,14 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from gradtrace.monitor.sample import Sample
+from gradtrace.monitor.traces.sample import Sample
 from gradtrace.tape.private import anything_compiled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gradtrace.monitor.logbook import Logbook
-    from gradtrace.monitor.schedule import Budget
+    from gradtrace.monitor.recording.recording import Logbook
+    from gradtrace.monitor.schedule.budget import Budget
     from gradtrace.monitor.watched import Watched
     from gradtrace.records.trace import Trace
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from gradtrace.errors import InputError
-from gradtrace.monitor.sinks.choice import KINDS, as_sink, check_sink
-from gradtrace.monitor.sinks.feed import Feed
+from gradtrace.monitor.recording.sinks.choice import KINDS, as_sink, check_sink
+from gradtrace.monitor.recording.sinks.feed import Feed
 from gradtrace.records.finding import Finding
 from gradtrace.records.run import Scalar, Series
 from gradtrace.records.trace import ParameterStats, TensorStats, Trace
@@ -222,7 +222,7 @@ def test_many_parameters_are_sent_seldom_and_the_step_always():
 
 
 def test_opening_a_tracker_leaves_random_state_and_stdout_alone(monkeypatch, capsys):
-    from gradtrace.monitor.sinks import choice
+    from gradtrace.monitor.recording.sinks import choice
 
     def opened(text, name):
         print("hello", random.random(), np.random.random())  # noqa: T201

@@ -11,7 +11,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from gradtrace.monitor.sinks.sink import PREFIX, Log2Histogram
+from gradtrace.monitor.recording.sinks.sink import PREFIX, Log2Histogram
 from gradtrace.records.run import Scalar, Series
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gradtrace.monitor.sinks.sink import Sink
+    from gradtrace.monitor.recording.sinks.sink import Sink
     from gradtrace.records.finding import Finding
     from gradtrace.records.trace import Trace
 

@@ -21,7 +21,7 @@ from gradtrace.measure.gradients import GradientTap
 from gradtrace.measure.session import Backward, Forward, batch_size_of
 from gradtrace.measure.trace import environment
 from gradtrace.measure.untouched import paused_collection
-from gradtrace.monitor.interposed import interpose
+from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.tape.graph import Graph, release, walk
 from gradtrace.tape.private import sink_mode
 from gradtrace.tape.recorder import Recorder

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gradtrace.monitor.norms import norms, plain
+from gradtrace.monitor.statistics.norms import norms, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from gradtrace.monitor.ferry import Ferry
-from gradtrace.monitor.norms import plain
+from gradtrace.monitor.statistics.transfer import Ferry
+from gradtrace.monitor.statistics.norms import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from gradtrace.monitor.flight import Passage
+    from gradtrace.monitor.nonfinite.birthplace import Passage
     from gradtrace.monitor.watched import Watched
 
     Bad = tuple[Passage, Mapping[int, Tensor]] | None

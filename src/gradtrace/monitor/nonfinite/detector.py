@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.errors import NonfiniteError
-from gradtrace.monitor.flight import FlightRecorder, explain, is_all_finite
-from gradtrace.monitor.hindsight import Hindsight, is_ahead, verdict
-from gradtrace.monitor.replay import NONE
-from gradtrace.monitor.tally import total
+from gradtrace.monitor.nonfinite.birthplace import FlightRecorder, explain, is_all_finite
+from gradtrace.monitor.nonfinite.delayed import Hindsight, is_ahead, verdict
+from gradtrace.monitor.nonfinite.replay import NONE
+from gradtrace.monitor.statistics.gradients import total
 from gradtrace.records.run import EventKind
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from gradtrace.monitor.calls import Calls
-    from gradtrace.monitor.flight import Passage
-    from gradtrace.monitor.logbook import Logbook
+    from gradtrace.monitor.nonfinite.forward_calls import Calls
+    from gradtrace.monitor.nonfinite.birthplace import Passage
+    from gradtrace.monitor.recording.recording import Logbook
     from gradtrace.monitor.watched import Watched
 
 

@@ -11,13 +11,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.diagnosis.scene import is_finite
-from gradtrace.monitor.alarm import Alarm
-from gradtrace.monitor.calls import Calls
-from gradtrace.monitor.entrances import Entrances
-from gradtrace.monitor.ferry import Ferry
-from gradtrace.monitor.sampling import Sampling
-from gradtrace.monitor.tally import Passes, Tally
-from gradtrace.monitor.updates import Updates
+from gradtrace.monitor.nonfinite.detector import Alarm
+from gradtrace.monitor.nonfinite.forward_calls import Calls
+from gradtrace.monitor.hooks.module_calls import Entrances
+from gradtrace.monitor.statistics.transfer import Ferry
+from gradtrace.monitor.traces.sampler import Sampling
+from gradtrace.monitor.statistics.gradients import Passes, Tally
+from gradtrace.monitor.statistics.updates import Updates
 from gradtrace.records.run import EventKind
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from torch.amp.grad_scaler import GradScaler
     from torch.optim import Optimizer
 
-    from gradtrace.monitor.entrances import Visitor
-    from gradtrace.monitor.logbook import Logbook
-    from gradtrace.monitor.schedule import Budget
+    from gradtrace.monitor.hooks.module_calls import Visitor
+    from gradtrace.monitor.recording.recording import Logbook
+    from gradtrace.monitor.schedule.budget import Budget
     from gradtrace.monitor.watched import Watched
 
 RECEIVED_TOGETHER, RECEIVE_EVERY_S = 16, 0.25

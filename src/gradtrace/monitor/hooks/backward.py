@@ -16,7 +16,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.autograd.graph import GradientEdge
 from torch.optim import Optimizer
 
-from gradtrace.monitor.interposed import interpose
+from gradtrace.monitor.hooks.patches import interpose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

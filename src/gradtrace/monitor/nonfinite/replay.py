@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradtrace.measure.trace import trace
-from gradtrace.monitor.calls import cut_off
+from gradtrace.monitor.nonfinite.forward_calls import cut_off
 from gradtrace.tape.dataflow import tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from gradtrace.monitor.calls import Call
+    from gradtrace.monitor.nonfinite.forward_calls import Call
     from gradtrace.records.trace import Trace
 
 NONE: Mapping[int, Tensor] = MappingProxyType({})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gradtrace.monitor.interposed import interpose
+from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.tape.private import inside_functorch
 
 if TYPE_CHECKING:

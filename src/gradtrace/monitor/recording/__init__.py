@@ -1,0 +1,1 @@
+"""What is kept and sent: the run file, findings as they come, sinks."""
