@@ -107,7 +107,11 @@ class RunHeader:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunSteps:
-    """Rows of steps in ascending order. NaN: not measured; Inf is a measured infinity."""
+    """Rows of steps in ascending order.
+
+    NaN says that a number is *not known* and nothing else: a norm of what holds a NaN is Inf, and losses that were NaN
+    are counted (`nan_losses`).
+    """
 
     first: NDArray[np.int64]
     """[rows]: the first training step (from 0) of each row."""
@@ -125,6 +129,8 @@ class RunSteps:
     """[rows, len(Series), parameters]."""
     nonfinite: NDArray[np.int64]
     """[rows]: how many of the row's steps had a NaN or Inf in the loss or a gradient."""
+    nan_losses: NDArray[np.int64]
+    """[rows]: how many of the row's steps had a loss that was NaN."""
 
     def scalar(self, name: Scalar) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(smallest, largest) by row."""
@@ -135,6 +141,18 @@ class RunSteps:
         """(smallest, largest) [rows, parameters]."""
         layer = list(Series).index(name)
         return self.series_low[:, layer], self.series_high[:, layer]
+
+    def latest(self, name: Scalar) -> float | None:
+        """The last value that is known, NaN where the loss was that; None: none is known.
+
+        >>> RunSteps.empty(3).latest(Scalar.LOSS)
+        """
+        high = self.scalar(name)[1]
+        is_nan = self.nan_losses > 0 if name is Scalar.LOSS else np.zeros(len(high), bool)
+        known = np.flatnonzero(~np.isnan(high) | is_nan)
+        if not known.size:
+            return None
+        return float("nan") if is_nan[known[-1]] else float(high[known[-1]])
 
     @property
     def num_steps(self) -> int:
@@ -160,7 +178,30 @@ class RunSteps:
         scalars = np.empty((0, len(Scalar)))
         series = np.empty((0, len(Series), num_parameters), np.float32)
         none = np.empty(0, np.int64)
-        return cls(none, none, np.empty(0), scalars, scalars, series, series, none)
+        return cls(none, none, np.empty(0), scalars, scalars, series, series, none, none)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchCost:
+    """What watching took, by comparing whole steps with and without it; the parts are the split of that number."""
+
+    training_s: float
+    """[seconds] Of steps, pauses between them left out."""
+    watching_s: float
+    """[seconds] Of these, by which they were longer than without a watch."""
+    parts_s: tuple[tuple[str, float], ...] = ()
+    """[seconds] Of these, by what was done: 'hooks', 'norms', 'updates', 'traces', 'findings'."""
+    num_compared: int = 0
+    """Stretches of steps that were compared with resting ones beside them; 0: by the watch's own clock alone."""
+
+    @property
+    def frac(self) -> float:
+        """Of the time that the training would take unwatched.
+
+        >>> WatchCost(training_s=102.0, watching_s=2.0).frac
+        0.02
+        """
+        return self.watching_s / max(self.training_s - self.watching_s, 1e-9)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,6 +219,8 @@ class Run:
     """False while it runs, and for a run that was killed."""
     notes: tuple[str, ...] = field(default=())
     """What could not be seen."""
+    cost: WatchCost | None = None
+    """What watching took; None: not known, as of a run that was killed at its beginning."""
 
     def plot(self, *, columns: Columns = 1) -> Figure:
         """Loss, and gradient norm by weight and step, for a paper: a matplotlib figure one or two columns wide.

@@ -12,7 +12,7 @@ from pathlib import Path
 from gradtrace.errors import TraceFileError
 
 FORMAT = "gradtrace run"
-VERSION = 1
+VERSION = 2
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gradtrace.errors import TraceFileError
 from gradtrace.records.codec import decode
 from gradtrace.records.finding import Diagnosis
-from gradtrace.records.run import EventKind, Run, RunEvent, RunHeader
+from gradtrace.records.run import EventKind, Run, RunEvent, RunHeader, WatchCost
 from gradtrace.records.storage import unpack as unpack_record
 from gradtrace.records.trace import Trace
 from gradtrace.runs.database import open_to_read
@@ -50,6 +50,7 @@ def read_run(path: str | Path) -> Run:
             query = "SELECT step, kind, message FROM events ORDER BY rowid"
             events = [RunEvent(step, EventKind(kind), message) for step, kind, message in connection.execute(query)]
             packed = connection.execute("SELECT packed FROM findings WHERE number = 0").fetchone()
+            cost = decode(WatchCost, json.loads(meta["cost"])) if "cost" in meta else None
             samples = tuple(step for (step,) in connection.execute("SELECT step FROM traces ORDER BY step"))
         except TraceFileError:
             raise
@@ -64,6 +65,7 @@ def read_run(path: str | Path) -> Run:
         samples=samples,
         finished=meta.get("finished") == "1",
         notes=notes,
+        cost=cost,
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_HEAD = struct.Struct("<II")  # number of parameters, and whether low and high differ
+_HEAD = struct.Struct("<III")  # number of parameters, whether low and high differ, steps whose loss was NaN
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +33,7 @@ class Row:
     scalars_high: NDArray[np.float64]
     series_low: NDArray[np.float32]
     series_high: NDArray[np.float32]
+    nan_losses: int = 0
 
     def pack(self) -> bytes:
         """The arrays as bytes, little-endian; a single step has its values once."""
@@ -40,7 +41,7 @@ class Row:
         pooled = self.count > 1
         parts = [self.scalars_low, self.scalars_high] if pooled else [self.scalars_low]
         tables = [self.series_low, self.series_high] if pooled else [self.series_low]
-        head = _HEAD.pack(num_parameters, pooled)
+        head = _HEAD.pack(num_parameters, pooled, self.nan_losses)
         return (
             head
             + b"".join(a.astype("<f8").tobytes() for a in parts)
@@ -54,12 +55,12 @@ def unpack(first: int, count: int, time_s: float, nonfinite: int, packed: bytes)
     Raises:
         ValueError: the bytes are not as long as they say.
     """
-    num_parameters, pooled = _HEAD.unpack_from(packed)
+    num_parameters, pooled, nan_losses = _HEAD.unpack_from(packed)
     copies, width, depth = 1 + bool(pooled), len(Scalar), len(Series)
     scalars = np.frombuffer(packed, "<f8", copies * width, _HEAD.size).reshape(copies, width)
     start = _HEAD.size + scalars.nbytes
     series = np.frombuffer(packed, "<f4", copies * depth * num_parameters, start).reshape(copies, depth, num_parameters)
-    return Row(first, count, time_s, nonfinite, scalars[0], scalars[-1], series[0], series[-1])
+    return Row(first, count, time_s, nonfinite, scalars[0], scalars[-1], series[0], series[-1], nan_losses)
 
 
 def pool(earlier: Row, later: Row) -> Row:
@@ -76,6 +77,7 @@ def pool(earlier: Row, later: Row) -> Row:
         np.fmax(earlier.scalars_high, later.scalars_high),
         np.fmin(*low),
         np.fmax(*high),
+        earlier.nan_losses + later.nan_losses,
     )
 
 
@@ -93,6 +95,7 @@ def stack(rows: Sequence[Row], num_parameters: int) -> RunSteps:
         series_low=np.stack([_widened(row.series_low, width) for row in rows]),
         series_high=np.stack([_widened(row.series_high, width) for row in rows]),
         nonfinite=np.array([row.nonfinite for row in rows], np.int64),
+        nan_losses=np.array([row.nan_losses for row in rows], np.int64),
     )
 
 

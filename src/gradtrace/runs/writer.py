@@ -23,7 +23,7 @@ import numpy as np
 from gradtrace.errors import TraceFileError
 from gradtrace.records.codec import encode
 from gradtrace.records.finding import Diagnosis
-from gradtrace.records.run import EventKind, Run, RunEvent, RunHeader
+from gradtrace.records.run import EventKind, Run, RunEvent, RunHeader, Scalar
 from gradtrace.records.storage import pack
 from gradtrace.runs.database import create, remote_filesystem
 from gradtrace.runs.ladder import Ladder, capacity_for
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gradtrace.records.finding import Finding
+    from gradtrace.records.run import WatchCost
     from gradtrace.records.trace import Trace
 
 P = ParamSpec("P")
@@ -45,6 +46,8 @@ MEMORY_BYTES = 16 * 2**20
 
 WAITING_BYTES = 4 * 2**20
 """Rows that wait go to the file before their time, if they are more: what is written at once stays in the log."""
+
+_LOSS = list(Scalar).index(Scalar.LOSS)
 
 MOST_EVENTS = 10_000
 """Events that a run keeps, the first ones."""
@@ -115,6 +118,7 @@ class RunWriter:
         self._findings: tuple[Finding, ...] = ()
         self._samples: list[int] = []
         self._notes: tuple[str, ...] = ()
+        self._cost: WatchCost | None = None
         self._finished = False
         self._connection: sqlite3.Connection | None = None
         self._disk = Ladder(capacity_for(len(header.parameters)))
@@ -136,11 +140,12 @@ class RunWriter:
 
     @_safely
     def append(
-        self, step: int, time_s: float, scalars: Sequence[float], series: NDArray[np.float32], *, nonfinite: bool
+        self, step: int, time_s: float, scalars: Sequence[float | None], series: NDArray[np.float32], *, nonfinite: bool
     ) -> None:
-        """One step: `scalars` in the order of `Scalar`, `series` [len(Series), parameters]."""
-        values, table = np.array(scalars, np.float64), np.array(series, np.float32)
-        row = Row(step, 1, time_s, int(nonfinite), values, values, table, table)
+        """One step: `scalars` in the order of `Scalar`, None: not known; `series` [len(Series), parameters known]."""
+        values, table = np.array(scalars, np.float64), np.array(series, np.float32)  # None becomes NaN
+        is_nan = scalars[_LOSS] is not None and math.isnan(values[_LOSS])
+        row = Row(step, 1, time_s, int(nonfinite or is_nan), values, values, table, table, int(is_nan))
         self._waiting.append(row)
         self._waiting_bytes += table.nbytes
         self._rows[step] = row
@@ -181,6 +186,14 @@ class RunWriter:
             self._samples = [step for step in self._samples if step not in set(old)]
 
     @_safely
+    def cost(self, cost: WatchCost) -> None:
+        """What watching has taken so far."""
+        self._cost = cost
+        if self._connection is not None:
+            text = json.dumps(encode(cost), allow_nan=False)
+            self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('cost', ?)", (text,))
+
+    @_safely
     def findings(self, findings: Sequence[Finding]) -> None:
         """The latest judgement, in place of the one before."""
         self._findings = tuple(findings)
@@ -219,6 +232,7 @@ class RunWriter:
                 samples=tuple(self._samples),
                 finished=self._finished,
                 notes=self._notes,
+                cost=self._cost,
             )
 
     @_safely

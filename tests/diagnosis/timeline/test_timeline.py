@@ -35,7 +35,8 @@ def made(change: Callable[[Arrays], None] = lambda _: None, seed: int = 0, scale
     scalars[:, 2] = scalars[:, 3] = np.sqrt(np.square(arrays["gradients"]).sum(1))
     series = np.stack([arrays["gradients"], arrays["weights"], arrays["updates"]], axis=1).astype(np.float32)
     assert len(Series) == series.shape[1]
-    steps = RunSteps(t, np.ones(NUM_STEPS, np.int64), 0.1 * t, scalars, scalars, series, series, arrays["nonfinite"])
+    steps = RunSteps(t, np.ones(NUM_STEPS, np.int64), 0.1 * t, scalars, scalars, series, series, arrays["nonfinite"],
+                     0 * arrays["nonfinite"])  # fmt: skip
     parameters = tuple(WatchedParameter(f"layers.{i}.weight", (8, 8), "float32", 0) for i in range(NUM_LAYERS))
     return Run(RunHeader("0" * 32, 0.0, parameters=parameters), steps)
 

@@ -33,7 +33,7 @@ def run(num_layers: int = 24, num_steps: int = 300, name: str = "layers.{}") -> 
     scalars = np.stack([loss, np.full(num_steps, 1e-3), norms, np.minimum(norms, 1.0), np.full(num_steps, np.nan)], 1)
     assert scalars.shape == (num_steps, len(Scalar))
     table = RunSteps(steps, np.ones(num_steps, np.int64), steps * 0.05, scalars, scalars, series, series,
-                     (steps == SPIKE_STEP).astype(np.int64))  # fmt: skip
+                     (steps == SPIKE_STEP).astype(np.int64), np.zeros(num_steps, np.int64))  # fmt: skip
     events = (
         RunEvent(0, EventKind.SAMPLE),
         RunEvent(SPIKE_STEP, EventKind.NONFINITE, "gradient of layers.7.weight is inf"),
@@ -60,6 +60,7 @@ def pooled_run() -> Run:
         series_low=np.stack([steps.series_low[:10].min(0), steps.series_low[10:].min(0)]),
         series_high=np.stack([steps.series_high[:10].max(0), steps.series_high[10:].max(0)]),
         nonfinite=np.array([0, 0]),
+        nan_losses=np.array([0, 0]),
     )
     return Run(whole.header, table)
 
