@@ -15,7 +15,7 @@ from torch import nn
 
 import gradtrace
 from gradtrace.monitor.nonfinite.forward_calls import Call
-from gradtrace.monitor.statistics.transfer import Ferry
+from gradtrace.monitor.statistics.transfer import Transfer
 from gradtrace.monitor.nonfinite.loss_tape import SINGULARITIES, suspects
 from gradtrace.monitor.nonfinite.replay import replay, stand_ins
 from gradtrace.records.vocabulary import Cause, Symptom
@@ -35,7 +35,7 @@ class Landing:
         pass
 
 
-class SlowFerry(Ferry):
+class SlowTransfer(Transfer):
     """Carries from the CPU as if that were such a device."""
 
     def send(self, what: Any, vectors: Any) -> None:
@@ -48,7 +48,7 @@ def looks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """The host may look at numbers, or would have to wait for them."""
     if request.param != "at once":
         monkeypatch.setattr("gradtrace.monitor.nonfinite.detector.is_ahead", lambda device: True)
-        monkeypatch.setattr("gradtrace.monitor.nonfinite.delayed.Ferry", SlowFerry)
+        monkeypatch.setattr("gradtrace.monitor.nonfinite.delayed.Transfer", SlowTransfer)
 
 
 class Net(nn.Module):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from torch import nn
+from torch.optim import optimizer as hooks
 from torch.amp.grad_scaler import GradScaler
 from torch.utils.checkpoint import checkpoint
 
@@ -30,7 +31,9 @@ def parts() -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def hooks_of(optimizer: torch.optim.Optimizer) -> int:
-    return len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)  # type: ignore[attr-defined]
+    """Those of its own, and those of all."""
+    own = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)  # type: ignore[attr-defined]
+    return sum(map(len, (*own, hooks._global_optimizer_pre_hooks, hooks._global_optimizer_post_hooks)))
 
 
 def test_a_generator_of_losses_is_read_once_and_by_torch() -> None:
@@ -86,7 +89,7 @@ def test_a_fault_within_an_optimizer_s_hook_leaves_the_hooks_behind_it_alone(mon
     watch = gradtrace.watch(model, optimizer, budget=10.0).start()
     called: list[int] = []
     optimizer.register_step_pre_hook(lambda *_: called.append(1))
-    monkeypatch.setattr("gradtrace.monitor.statistics.gradients.Tally.take", lambda *_: 1 / 0)
+    monkeypatch.setattr("gradtrace.monitor.statistics.gradients.Numbers.take", lambda *_: 1 / 0)
     model(torch.randn(4, 6)).sum().backward()
     with pytest.warns(RuntimeWarning, match="watching ended"):
         optimizer.step()

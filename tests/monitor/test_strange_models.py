@@ -19,6 +19,7 @@ from torch._subclasses import FakeTensorMode
 from torch.overrides import has_torch_function
 
 import gradtrace
+from gradtrace.checkup.trial import learning_rate_of
 from gradtrace.monitor.statistics.norms import norms
 from gradtrace.monitor.statistics.updates import Updates
 from gradtrace.monitor.watched import Watched
@@ -198,7 +199,7 @@ def test_an_optimizer_that_finds_its_own_learning_rate_is_watched() -> None:
     optimizer = torch.optim.SGD([{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.5}])  # type: ignore[index]
     optimizer.param_groups[0]["lr"] = None  # as of transformers' Adafactor
     assert gradtrace.watch(model, optimizer).run.header.optimizers[0].learning_rate == 0.5
-    assert Watched(model, optimizer).learning_rate() == 0.5
+    assert learning_rate_of([optimizer]) == 0.5
     optimizer.param_groups[1]["lr"] = None
     assert math.isnan(Watched(model, optimizer).learning_rate())
 

@@ -420,7 +420,7 @@ def test_contexts_of_the_user_s_may_open_and_close_around_a_traced_step() -> Non
 
 
 def test_findings_reach_the_file_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradtrace.monitor.step.JUDGE_EVERY_S", 0.0)
+    monkeypatch.setattr("gradtrace.monitor.training.JUDGE_EVERY_S", 0.0)
     torch.manual_seed(0)
     layers = [layer for _ in range(12) for layer in (nn.Linear(16, 16), nn.Sigmoid())]
     model = nn.Sequential(*layers, nn.Linear(16, 4))

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 import uuid
 import weakref
 from typing import TYPE_CHECKING, Any, Self
 
+from torch import nn
+
 from gradtrace.errors import InputError
 from gradtrace.measure.trace import environment
-from gradtrace.monitor.hooks.backward import Boundaries
-from gradtrace.monitor.step import Course
-from gradtrace.monitor.hooks.guard import Guarded
-from gradtrace.monitor.recording.recording import Logbook
-from gradtrace.monitor.schedule.budget import Budget
+from gradtrace.monitor.hooks.guard import Guard
+from gradtrace.monitor.recording.recording import Recording
+from gradtrace.monitor.schedule.schedule import Schedule
+from gradtrace.monitor.training import Training
 from gradtrace.monitor.watched import Watched
 from gradtrace.records.run import RunHeader
 from gradtrace.runs.writer import warn
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from torch.amp.grad_scaler import GradScaler
+    from torch.optim import Optimizer
 
     from gradtrace.records.finding import Diagnosis
     from gradtrace.records.run import Run
@@ -38,7 +39,10 @@ ON_NONFINITE = ("report", "stop", "skip")
 
 
 class Watch:
-    """A training under watch, from `start` to `close`; `gradtrace.watch` says what the arguments are."""
+    """A training under watch, from `start` to `close`; `gradtrace.watch` says what the arguments are.
+
+    `find` looks for what an optimizer trains that nobody has told of: models and tensors by label, or None.
+    """
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Watch:
         command: Sequence[str] = (),
         notes: Sequence[str] = (),
         warn: Callable[[str], None] = warn,
+        find: Callable[[Optimizer], dict[str, Any] | None] | None = None,
     ) -> None:
         if on_nonfinite not in ON_NONFINITE:
             raise InputError(f"on_nonfinite must be one of {', '.join(ON_NONFINITE)}, but it is {on_nonfinite!r}")
@@ -68,18 +73,21 @@ class Watch:
             identity=uuid.uuid4().hex,
             started=time.time(),
             command=tuple(command),
-            title=title or " and ".join(type(model).__name__ for model in watched.models.values()),
+            title=title or " and ".join(type(model).__name__ for model in watched.models.values()) or "tensors",
             parameters=watched.columns(),
             optimizers=watched.described(),
             environment=environment(),
         )
         self._warn = warn
-        self._logbook = Logbook(path, header, sinks, warn)
+        self._recording = Recording(path, header, sinks, warn)
         for note in notes:
-            self._logbook.note(self._logbook.first_step, note)
-        self._course: Course | None = None
-        self._boundaries: Boundaries | None = None
-        self._step = self._logbook.first_step
+            self._recording.note(self._recording.first_step, note)
+        self._training: Training | None = None
+        self._hooks: Sequence[Any] = ()
+        """Those that could not be taken away yet."""
+        self._joined: Watched | None = None
+        self._find = find
+        self._step = self._recording.first_step
         self._closed = False
         _WATCHES.add(self)
 
@@ -90,13 +98,14 @@ class Watch:
         if self._watched is None:
             return self
         watched, self._watched = self._watched, None
-        self._thread = threading.get_ident()
-        self._course = Course(watched, self._logbook, Budget(self._frac, self._every), self._on_nonfinite)
-        guarded = Guarded(self._course, self._fail)
+        schedule = Schedule(self._frac, self._every, measures_always=self._on_nonfinite != "report")
+        self._guard = Guard(self._fail)
+        self._joined = watched
+        training = Training(watched, self._recording, schedule, self._on_nonfinite, self._newcomer)
+        self._hooks, self._training = training.hooks, training
         try:
-            self._course.begin(guarded)
-            self._boundaries = Boundaries(guarded, watched.optimizers)
-        except BaseException:  # an optimizer, or a class, that takes no hooks
+            training.begin(self._guard)
+        except BaseException:  # a class that takes no stand-ins
             self.close(finished=False)
             raise
         return self
@@ -111,13 +120,37 @@ class Watch:
 
     def step(self) -> None:
         """The end of a step, where no optimizer of `torch.optim` steps; otherwise it is seen."""
-        if self._course is not None:
-            Guarded(self._course, self._fail).end_step()
+        if self._training is not None:
+            self._guard(self._training.step_by_hand)
+
+    def join(self, models: Any = (), optimizers: Any = ()) -> None:
+        """More is trained: models (or tensors) by label, and optimizers, are watched from now on."""
+        if self._training is not None:
+            self._guard(self._join, dict(models), list(optimizers))
+
+    def _join(self, models: dict[str, Any], optimizers: list[Any]) -> None:
+        tensors = {label: one for label, one in models.items() if not isinstance(one, nn.Module)}
+        modules = {label: one for label, one in models.items() if isinstance(one, nn.Module)}
+        if self._joined is not None and self._training is not None:
+            self._joined.join(modules, tensors, optimizers)
+            self._training.join()
+
+    def _newcomer(self, optimizer: Optimizer) -> bool:
+        """An optimizer steps that nobody has told us of: it joins if it holds anything that is watched."""
+        if self._find is not None:
+            models = self._find(optimizer)
+            if models is not None:
+                self._join(models, [optimizer])
+                return True
+        if self._joined is None or not self._joined.holds(optimizer):
+            return False
+        self._join({}, [optimizer])
+        return True
 
     def scaled_by(self, scaler: GradScaler) -> None:
         """Losses are multiplied from now on; a scaler that begins under watch is seen."""
-        if self._course is not None:
-            self._course.scaled_by(scaler)
+        if self._training is not None:
+            self._training.scaled_by(scaler)
 
     def close(self, *, finished: bool = True) -> None:
         """Take every hook away, let go of models and optimizers, and write the rest; more than once does no harm."""
@@ -128,7 +161,7 @@ class Watch:
         try:
             self._detach()
             self._sweep()
-            self._logbook.close(self._step, finished=finished)
+            self._recording.close(self._step, finished=finished)
         except Exception as error:
             self._warn(f"the end of the run could not be judged ({type(error).__name__}: {error})")
 
@@ -136,13 +169,13 @@ class Watch:
     def run(self) -> Run:
         """The run so far, as records."""
         self._receive()
-        return self._logbook.run
+        return self._recording.run
 
     @property
     def diagnosis(self) -> Diagnosis:
         """What is wrong by now: over time, and in the first and the latest whole trace."""
         self._receive()
-        return self._logbook.diagnosis()
+        return self._recording.diagnosis()
 
     def report(self, path: str | Path) -> None:
         """Write what was seen as one HTML file."""
@@ -152,45 +185,46 @@ class Watch:
 
     def _receive(self) -> None:
         self._sweep()
-        if self._course is not None and threading.get_ident() == self._thread:
-            Guarded(self._course, self._fail).receive()
+        if self._training is not None:
+            self._guard(self._training.flush)
 
     def _fail(self, error: Exception) -> None:
         """A fault of ours: one warning, and the training goes on unwatched."""
-        if self._course is None:  # it has ended already, in another thread or within this very step
+        if self._training is None:  # it has ended already, in another thread or within this very step
             return
-        self._detach()
+        self._detach(is_faulty=True)
         sentence = f"watching ended at step {self._step} by a fault of its own ({type(error).__name__}: {error})"
-        self._logbook.note(self._step, sentence)
+        self._recording.note(self._step, sentence)
         self._warn(f"{sentence}; the training goes on")
 
     def leave_to_parent(self) -> None:
         """In a forked process: take every hook away, and write and send nothing, now or later."""
-        course, self._course = self._course, None
+        training, self._training = self._training, None
         self._closed, self._watched = True, None
         with contextlib.suppress(Exception):
             self._sweep()
-        if course is not None:
+        if training is not None:
             with contextlib.suppress(Exception):
-                course.leave()
+                training.leave()
 
-    def _detach(self) -> None:
-        course, self._course = self._course, None
-        if course is None:
+    def _detach(self, *, is_faulty: bool = False) -> None:
+        training, self._training = self._training, None
+        if training is None:
             return
+        self._step = training.step
         try:
-            course.end()
+            training.end(is_faulty=is_faulty)
         except Exception as error:
             self._warn(f"the last steps are lost ({type(error).__name__}: {error})")
         finally:
-            self._step = course.step
-            self._sweep()
-            course.leave()
+            self._joined = None
+            training.leave()
 
     def _sweep(self) -> None:
         """Again at every later occasion: within an optimizer's step, not every hook can be taken away."""
-        if self._course is None and self._boundaries is not None:
-            self._boundaries.remove()
+        if self._training is None:
+            for hook in self._hooks:
+                hook.remove()
 
 
 _WATCHES: weakref.WeakSet[Watch] = weakref.WeakSet()

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gradtrace.checkup.trial import describe_optimizer, learning_rate_of
+from gradtrace.checkup.trial import describe_optimizer
 from gradtrace.errors import InputError
 from gradtrace.monitor.statistics.norms import norms, plain
 from gradtrace.records.run import WatchedParameter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from torch import Tensor
     from torch.optim import Optimizer
 
     from gradtrace.records.exhibit import OptimizerStats
@@ -29,34 +28,65 @@ MOST_SENTINEL_ELEMENTS = 2**14
 
 
 class Watched:
-    """Models and optimizers as they were given.
+    """Models, plain tensors and optimizers as they were given; more of them may join.
 
     Raises:
-        InputError: something is no module, or no optimizer, or a parameter has no shape yet.
+        InputError: something is no module, tensor or optimizer, or a parameter has no shape yet.
     """
 
     def __init__(self, models: Any, optimizers: Any) -> None:
-        self.models = _labelled(models)
+        self.models, self.tensors = _labelled(models)
         self.optimizers = _as_optimizers(optimizers)
-        self.whole = _together(self.models)
-        self.roots = dict(self.models)
+        self.roots: dict[str, nn.Module] = {}
         """Modules whose calls are looked at, under the paths that the whole has them by."""
         self.names: list[str] = []
-        self.parameters: list[nn.Parameter] = []
-        for label, model in self.models.items():
-            for name, parameter in _original(model).named_parameters():
-                self.names.append(f"{label}.{name}" if label else name)
-                if is_lazy(parameter):
-                    hint = "run one batch through the model before it is watched"
-                    raise InputError(f"{self.names[-1]} has no shape yet (a lazy module): {hint}")
-                self.parameters.append(parameter)
-        self._index = {id(parameter): i for i, parameter in enumerate(self.parameters)}
+        self.parameters: list[Tensor] = []
+        self._index: dict[int, int] = {}
         self._next = 0
-        self._stride = max(1, len(self.parameters) // MOST_ARRIVALS)
         self._held: dict[int, tuple[int, list[int]]] = {}
         self._told: dict[int, tuple[int, list[int]]] = {}
         self.num_changes = 0
         """Times that an optimizer was found to hold other parameters than before."""
+        self._take(self.models, self.tensors)
+
+    def join(self, models: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], optimizers: Sequence[Any]) -> None:
+        """More is trained than was known; what is known already stays as it is."""
+        if "" in self.models and models:
+            self.models["model"] = self.models.pop("")  # its parameters keep their names
+        taken = {*self.models, *self.tensors}
+        fresh = {unused_name(label, taken): model for label, model in models.items() if not self._holds_all(model)}
+        named = {unused_name(name, taken): t for name, t in tensors.items() if id(t) not in self._index}
+        self.models |= fresh
+        self.tensors |= named
+        self.optimizers += [one for one in optimizers if all(one is not known for known in self.optimizers)]
+        self._take(fresh, named)
+        self.num_changes += 1
+
+    def _holds_all(self, model: nn.Module) -> bool:
+        return all(id(parameter) in self._index for parameter in model.parameters())
+
+    def _take(self, models: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
+        self.whole = _together(self.models, self.tensors)
+        self.roots |= models
+        for label, model in models.items():
+            for name, parameter in _original(model).named_parameters():
+                self._add(f"{label}.{name}" if label else name, parameter)
+        for name, tensor in tensors.items():
+            self._add(name, tensor)
+        self._stride = max(1, len(self.parameters) // MOST_ARRIVALS)
+        self._held.clear()
+
+    def _add(self, name: str, parameter: Tensor) -> None:
+        if is_lazy(parameter):
+            raise InputError(f"{name} has no shape yet (a lazy module): run one batch through the model first")
+        if id(parameter) not in self._index:
+            self._index[id(parameter)] = len(self.parameters)
+            self.names.append(name)
+            self.parameters.append(parameter)
+
+    def holds(self, optimizer: Optimizer) -> bool:
+        """Whether `optimizer` holds any of the parameters."""
+        return any(id(parameter) in self._index for group in optimizer.param_groups for parameter in group["params"])
 
     @property
     def compiled(self) -> bool:
@@ -71,13 +101,21 @@ class Watched:
         """Whether a part is scripted or traced by ``torch.jit``, and takes no hooks."""
         return any(isinstance(module, torch.jit.ScriptModule) for module in self.whole.modules())
 
-    def descend(self) -> None:
-        """From the roots, which nobody calls, to their children."""
-        self.roots = {
-            f"{label}.{name}" if label else name: child
-            for label, root in self.roots.items()
-            for name, child in _callable_children(_original(root))
-        }
+    def is_watched(self, tensor: Tensor) -> bool:
+        """Whether it is one of the parameters."""
+        return id(tensor) in self._index
+
+    def parts(self) -> dict[str, nn.Module]:
+        """What may be called in place of a root, which is called by nobody: its children."""
+        return {path: part for label, root in self.roots.items() for path, part in _parts_of(label, root).items()}
+
+    def keep_called(self, called: set[str]) -> None:
+        """From roots that are called by nobody to their parts that are."""
+        roots: dict[str, nn.Module] = {}
+        for label, root in self.roots.items():
+            parts = _parts_of(label, root)
+            roots |= parts if label not in called and not called.isdisjoint(parts) else {label: root}
+        self.roots = roots
 
     def columns(self) -> tuple[WatchedParameter, ...]:
         """One a parameter."""
@@ -140,21 +178,18 @@ class Watched:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         return bool(gradients) and not bool(torch.isfinite(norms(gradients)).all())
 
-    def learning_rate(self) -> float:
-        """The largest of all groups; NaN where there is none."""
-        return learning_rate_of(self.optimizers)
 
-
-def _labelled(models: Any) -> dict[str, nn.Module]:
+def _labelled(models: Any) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
     if isinstance(models, nn.Module):
-        return {"": models}
+        return {"": models}, {}
     named = dict(models) if hasattr(models, "items") else {str(i): model for i, model in enumerate(models)}
     for label, model in named.items():
-        if not isinstance(model, nn.Module):
+        if not isinstance(model, nn.Module | Tensor):
             raise InputError(f"model {label!r} must be a torch.nn.Module, but it is {type(model).__name__}")
     if not named:
         raise InputError("no model was given to watch")
-    return named
+    tensors = {label: one for label, one in named.items() if isinstance(one, Tensor)}
+    return {label: one for label, one in named.items() if isinstance(one, nn.Module)}, tensors
 
 
 def _as_optimizers(optimizers: Any) -> list[Optimizer]:
@@ -172,14 +207,35 @@ def _own(optimizer: Any) -> Any:
     return _own(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
 
 
-def _together(models: dict[str, nn.Module]) -> nn.Module:
+def _together(models: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:
     """One module that holds all, under their labels; the only one as it is."""
-    if list(models) == [""]:
+    if list(models) == [""] and not tensors:
         return _original(models[""])
     whole = nn.Module()
     for label, model in models.items():
         whole._modules[label or "model"] = _original(model)
+    whole._parameters.update(tensors)  # type: ignore[arg-type]  # tensors of any kind, by the script's own names
     return whole
+
+
+def unused_name(name: str, taken: set[str]) -> str:
+    """`name`, or `name_2` and so on; taken from now on.
+
+    >>> taken = {"net"}
+    >>> unused_name("net", taken), unused_name("net", taken), unused_name("head", taken)
+    ('net_2', 'net_3', 'head')
+    """
+    number, label = 1, name
+    while label in taken:
+        number += 1
+        label = f"{name}_{number}"
+    taken.add(label)
+    return label
+
+
+def _parts_of(label: str, root: nn.Module) -> dict[str, nn.Module]:
+    children = _callable_children(_original(root))
+    return {f"{label}.{name}" if label else name: child for name, child in children}
 
 
 def _callable_children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from torch.autograd.graph import GradientEdge
 
 from gradtrace.tape.kinds import LEAF
 
@@ -56,6 +58,23 @@ def walk(roots: Iterable[Node]) -> Graph:
             if target is not None:
                 arrivals.setdefault(target, []).append((source, slot))
     return Graph(tuple(order), targets, {target: tuple(edges) for target, edges in arrivals.items()})
+
+
+def reached_leaves(roots: Iterable[Any]) -> list[Tensor]:
+    """The tensors that backward from `roots`, tensors or edges of the tape, would give a gradient to.
+
+    >>> import torch
+    >>> w, x = torch.ones(2, requires_grad=True), torch.ones(2)
+    >>> [leaf is w for leaf in reached_leaves([(w * x).sum()])]
+    [True]
+    """
+    nodes = [root.node if isinstance(root, GradientEdge) else getattr(root, "grad_fn", None) for root in roots]
+    graph = walk([node for node in nodes if node is not None])
+    leaves = list(graph.leaves().values())
+    nodes, order = [], list(graph.nodes)
+    del graph
+    release(order)
+    return leaves
 
 
 def _children(roots: list[Node]) -> dict[Node, tuple[tuple[Node, int] | None, ...]]:

@@ -6,7 +6,7 @@ an average of weights would be watched. So ``__call__`` of the class is stood in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.tape.private import inside_functorch
@@ -16,22 +16,15 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-
-class Visitor(Protocol):
-    """What is told of the calls."""
-
-    def entered(self, label: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """A watched module is called."""
-
-    def left(self, label: str, output: Any) -> None:
-        """It returned; None where it raised."""
+    from gradtrace.monitor.hooks.guard import Guard
+    from gradtrace.monitor.hooks.listener import Listener
 
 
-class Entrances:
-    """Looks on until `close`, which is idempotent."""
+class ModuleCalls:
+    """Tells of the calls of `modules` (label to module) until `close`, which is idempotent."""
 
-    def __init__(self, modules: Mapping[str, nn.Module], visitor: Visitor) -> None:
-        self._visitor = visitor
+    def __init__(self, modules: Mapping[str, nn.Module], listener: Listener, guard: Guard) -> None:
+        self._listener, self._guard = listener, guard
         self._labels = {id(module): label for label, module in modules.items()}
         self._kept = list(modules.values())  # so that no other object takes their identities
         self._removers: list[Callable[[], None]] = []
@@ -51,12 +44,16 @@ class Entrances:
 
     def _call(self, own: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         label = self._labels.get(id(module))
-        if label is None or inside_functorch():
+        if label is None:
             return own(module, *args, **kwargs)
-        self._visitor.entered(label, module, args, kwargs)
+        call = self._guard(self._entered, label, module, args, kwargs)
         output = None
         try:
             output = own(module, *args, **kwargs)
         finally:
-            self._visitor.left(label, output)
+            if call is not None:
+                self._guard(self._listener.left, call, output)
         return output
+
+    def _entered(self, label: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        return None if inside_functorch() else self._listener.entered(label, module, args, kwargs)

@@ -63,12 +63,13 @@ class _StandIn:
 
         @functools.wraps(own)
         def function(*args: Any, **kwargs: Any) -> Any:
-            if compiles and torch.compiler.is_compiling():
+            handlers = self.handlers
+            if not handlers or (compiles and torch.compiler.is_compiling()):
                 return own(*args, **kwargs)
             inner = own
-            for handler in self.handlers:
+            for handler in handlers[:-1]:
                 inner = functools.partial(handler, inner)
-            return inner(*args, **kwargs)
+            return handlers[-1](inner, *args, **kwargs)
 
         self._function = function
         setattr(owner, name, function)

@@ -1,4 +1,4 @@
-"""The flight recorder: where was the first NaN or Inf born, in the step that has just brought it?
+"""Where was the first NaN or Inf born, in the step that has just brought it?
 
 The calls of the step are gone through in their order. The first whose own numbers are not finite, although what it was
 given is, is run again under the microscope (`replay`). Where all are finite, the loss's tape is read (`loss_tape`).
@@ -70,7 +70,7 @@ class Passage:
         return sum(call.nbytes for call in self.calls)
 
 
-class FlightRecorder:
+class BirthRecorder:
     """Explains a backward pass: `before_backward`, then, if it went wrong, `explain` its `passage`."""
 
     def __init__(self, calls: Calls) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from gradtrace.monitor.statistics.transfer import Ferry
+from gradtrace.monitor.statistics.transfer import Transfer
 from gradtrace.monitor.statistics.norms import plain
 
 if TYPE_CHECKING:
@@ -104,16 +104,15 @@ class _Kept:
     """So many passes saw them."""
 
 
-class Hindsight:
+class Delayed:
     """`add` every pass, ask `before_step` of every optimizer; each passage that comes back was not finite."""
 
     def __init__(self, watched: Watched) -> None:
         self._watched = watched
-        self._ferry = Ferry()
+        self._transfer = Transfer()
         self._kept: dict[int, _Kept] = {}
         self._held: list[int] = []
         """[bytes] Of the inputs of each pass that waits."""
-        self._modules = list(watched.whole.modules())
         self._num_passes = self._num_judged = 0
         self.fits = sum(p.nbytes for p in watched.parameters if p.requires_grad) <= MOST_KEPT_BYTES
         """Whether the weights are few enough to be kept."""
@@ -121,15 +120,15 @@ class Hindsight:
     @property
     def is_waiting(self) -> bool:
         """Whether any pass is."""
-        return len(self._ferry) > 0
+        return len(self._transfer) > 0
 
     def world(self) -> World:
         """As it is for the pass at hand."""
-        return World.of(self._modules, self._watched.parameters)
+        return World.of(list(self._watched.whole.modules()), list(self._watched.parameters))
 
     def add(self, passage: Passage, found: Tensor) -> Bad:
         """A pass has been sent on its way, and behind it its `verdict`; the oldest are judged where many wait."""
-        self._ferry.send((self._num_passes, passage), [found])
+        self._transfer.send((self._num_passes, passage), [found])
         self._num_passes += 1
         self._held.append(passage.nbytes)
         wait = max(0, len(self._held) - MOST_WAITING)
@@ -139,7 +138,7 @@ class Hindsight:
 
     def forget(self) -> None:
         """Nothing is held any longer."""
-        self._ferry, self._kept, self._held = Ferry(), {}, []
+        self._transfer, self._kept, self._held = Transfer(), {}, []
         self._num_judged = self._num_passes
 
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> Bad:
@@ -155,7 +154,7 @@ class Hindsight:
 
     def at_last(self) -> Bad:
         """What of all passes so far? Waits for them."""
-        return self._first_bad(len(self._ferry))
+        return self._first_bad(len(self._transfer))
 
     def _first_bad(self, wait: int) -> Bad:
         for (number, passage), (found,) in self._judged(wait):
@@ -167,7 +166,7 @@ class Hindsight:
         return None
 
     def _judged(self, wait: int) -> Iterator[tuple[tuple[int, Passage], Sequence[Tensor]]]:
-        yield from self._ferry.arrived(wait)  # type: ignore[misc]
+        yield from self._transfer.arrived(wait)  # type: ignore[misc]
 
     def _moved_since(self, number: int) -> Iterator[tuple[int, Tensor]]:
         for kept in self._kept.values():

@@ -1,6 +1,6 @@
 """Is anything of a backward pass not finite, and where was it born? At once where the host may look, else a step later.
 
-`flight` knows how to find the birthplace, `hindsight` holds what that takes on a device that is ahead.
+`birthplace` knows how to find it, `delayed` holds what that takes on a device that is ahead.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from gradtrace.errors import NonfiniteError
-from gradtrace.monitor.nonfinite.birthplace import FlightRecorder, explain, is_all_finite
-from gradtrace.monitor.nonfinite.delayed import Hindsight, is_ahead, verdict
+from gradtrace.monitor.nonfinite.birthplace import BirthRecorder, explain, is_all_finite
+from gradtrace.monitor.nonfinite.delayed import Delayed, is_ahead, verdict
 from gradtrace.monitor.nonfinite.replay import NONE
 from gradtrace.monitor.statistics.gradients import total
 from gradtrace.records.run import EventKind
@@ -25,17 +27,21 @@ if TYPE_CHECKING:
 
     from gradtrace.monitor.nonfinite.forward_calls import Calls
     from gradtrace.monitor.nonfinite.birthplace import Passage
-    from gradtrace.monitor.recording.recording import Logbook
+    from gradtrace.monitor.recording.recording import Recording
     from gradtrace.monitor.watched import Watched
 
 
-class Alarm:
+MOST_RESTED_BYTES = 64 * 2**20
+"""Of trained weights, copied when a rest begins."""
+
+
+class Detector:
     """One run's; `on_nonfinite` is 'report', 'stop' or 'skip'."""
 
-    def __init__(self, watched: Watched, logbook: Logbook, calls: Calls, on_nonfinite: str) -> None:
-        self._watched, self._logbook, self._calls, self._on_nonfinite = watched, logbook, calls, on_nonfinite
-        self._flight = FlightRecorder(calls)
-        self._hindsight = Hindsight(watched)
+    def __init__(self, watched: Watched, recording: Recording, calls: Calls, on_nonfinite: str) -> None:
+        self._watched, self._recording, self._calls, self._on_nonfinite = watched, recording, calls, on_nonfinite
+        self._recorder = BirthRecorder(calls)
+        self._delayed = Delayed(watched)
         self._last_roots: tuple[Tensor, ...] = ()
         self._may_look = True
         self._has_moved = self._is_in_backward = False
@@ -48,6 +54,9 @@ class Alarm:
         """A scaler has come down to 1 and still finds overflows: they are no matter of its scale."""
         self.bad_step = -1
         """The latest in which a number was not finite."""
+        self._rested_since: int | None = None
+        self._rested_weights: dict[int, Tensor] = {}
+        """Weights at the beginning of the latest rest, by the parameter's identity."""
 
     @property
     def looks_always(self) -> bool:
@@ -56,8 +65,8 @@ class Alarm:
 
     def forget(self) -> None:
         """Nothing of any pass is held any longer."""
-        self._flight.forget()
-        self._hindsight.forget()
+        self._recorder.forget()
+        self._delayed.forget()
 
     # ----------------------------------------------------------------------------------------------------- one pass
 
@@ -72,8 +81,8 @@ class Alarm:
             self.is_loss_bad = math.isnan(value) or (math.isinf(value) and scale is None)
         elif self._may_look and scale is None:
             self.is_loss_bad = not all(map(is_all_finite, roots))
-        if not self._logbook.is_explained:
-            self._flight.before_backward(roots, is_finite=not self.is_loss_bad if self._may_look else None)
+        if not self._recording.is_explained:
+            self._recorder.before_backward(roots, is_finite=not self.is_loss_bad if self._may_look else None)
 
     def backward_failed(self, roots: Sequence[Tensor], step: int) -> None:
         """It raised, as anomaly mode does at a NaN: nothing of its tape is held on to."""
@@ -81,12 +90,12 @@ class Alarm:
         if self.is_loss_bad:
             with contextlib.suppress(NonfiniteError):  # the user's own error is on its way
                 self._explain(self._passage(roots, step))
-        self._flight.forget()
+        self._recorder.forget()
 
     def of_another_model(self) -> None:
         """The pass brought the watched parameters nothing."""
         self._is_in_backward = False
-        self._flight.forget()
+        self._recorder.forget()
 
     def after_backward(self, roots: Sequence[Tensor], norms: Tensor | None, scale: Tensor | None, odd: bool) -> bool:
         """Whether anything of the pass is known not to be finite; `odd`: a gradient is not, its norm was not taken."""
@@ -100,12 +109,12 @@ class Alarm:
         """What is known to be bad is explained; what may not be looked at yet is held until it may."""
         if is_bad:
             self._explain(self._passage(roots, step))
-        elif not self._may_look and scale is None and not self._logbook.is_explained:
-            passage = replace(self._passage([root.detach() for root in roots], step), world=self._hindsight.world())
-            self._look_back(self._hindsight.add(passage, verdict(roots, self._watched.sentinel(), norms)))
+        elif not self._may_look and scale is None and not self._recording.is_explained:
+            passage = replace(self._passage([root.detach() for root in roots], step), world=self._delayed.world())
+            self._look_back(self._delayed.add(passage, verdict(roots, self._watched.sentinel(), norms)))
         else:
             self._calls.went_well()
-        self._flight.forget()
+        self._recorder.forget()
 
     def remember(self, roots: Sequence[Tensor]) -> None:
         """A pass whose gradients nobody has looked at: more were to come."""
@@ -116,8 +125,8 @@ class Alarm:
     def before_step(self, optimizer: Optimizer, *, has_closure: bool) -> None:
         """Weights are about to move."""
         self._has_moved |= self._is_in_backward
-        if self._hindsight.is_waiting:
-            self._look_back(self._hindsight.before_step(optimizer, has_closure))
+        if self._delayed.is_waiting:
+            self._look_back(self._delayed.before_step(optimizer, has_closure))
 
     def judge_late(self, norms: Tensor, step: int) -> None:
         """Norms that were taken only now, as fewer passes came than usual."""
@@ -129,46 +138,71 @@ class Alarm:
         if self._on_nonfinite == "skip" and self._watched.is_spoilt(optimizer):
             for parameter in [parameter for group in optimizer.param_groups for parameter in group["params"]]:
                 parameter.grad = None
-            self._logbook.event(step, EventKind.SKIPPED, "this optimizer step was left out: not finite")
+            self._recording.event(step, EventKind.SKIPPED, "this optimizer step was left out: not finite")
+
+    # ------------------------------------------------------------------------------------------------------- rest
+
+    @torch.no_grad()
+    def rest(self, step: int) -> None:
+        """Nobody looks from `step` on: the weights as they are may explain later what happens meanwhile."""
+        self.settle()
+        self.forget()
+        trained = [p for p in self._watched.parameters if p.requires_grad]
+        self._rested_since, self._rested_weights = step, {}
+        if sum(p.nbytes for p in trained) <= MOST_RESTED_BYTES and not any(is_ahead(p.device) for p in trained):
+            self._rested_weights = {id(p): p.detach().clone() for p in trained}
+
+    def looks_ill(self) -> bool:
+        """Whether a look at one small tensor says that something is not finite: its gradient, or else itself."""
+        return self.sees_odd_gradient()
 
     def settle(self) -> None:
         """Wait for the verdict on every pass."""
-        if self._hindsight.is_waiting:
-            self._look_back(self._hindsight.at_last())
+        if self._delayed.is_waiting:
+            self._look_back(self._delayed.at_last())
 
     # ------------------------------------------------------------------------------------------------------ inside
 
     def may_look_at(self, tensor: Tensor) -> bool:
         """Whether its numbers may be read now, or else have to be waited for."""
-        ahead = is_ahead(tensor.device) and self._hindsight.fits
+        ahead = is_ahead(tensor.device) and self._delayed.fits
         return not ahead or self.no_scale_helps or self.looks_always
 
     def is_bad(self, norms: Tensor) -> bool:
         """Whether any is not finite, as far as that may be known."""
-        return self.may_look_at(norms) and not math.isfinite(total(norms.detach().cpu().numpy()))
+        if not self.may_look_at(norms):
+            return False
+        whole = total(norms.detach().cpu().numpy())
+        return whole is not None and not math.isfinite(whole)
 
     def sees_odd_gradient(self) -> bool:
         """Where norms are not taken: whether the gradient that all others flow into says that they should be."""
         sentinel = self._watched.sentinel()
         return sentinel is not None and not is_ahead(sentinel.device) and not math.isfinite(float(sentinel.sum()))
 
+    def _before_rest(self, step: int) -> Mapping[int, Tensor]:
+        """Weights from before a rest that has just ended, if they are spoilt by now: the same batch may spoil those."""
+        if self._rested_since is None or all(map(is_all_finite, self._watched.parameters)):
+            return NONE
+        return self._rested_weights
+
     def _passage(self, roots: Sequence[Tensor], step: int) -> Passage:
-        return self._flight.passage(roots, step, self.loss_value, has_moved=self._has_moved)
+        return self._recorder.passage(roots, step, self.loss_value, has_moved=self._has_moved)
 
     def _look_back(self, found: tuple[Passage, Mapping[int, Tensor]] | None) -> None:
         if found is not None:
             self._explain(*found)
-            self._hindsight.forget()
+            self._delayed.forget()
 
     def _explain(self, passage: Passage, weights: Mapping[int, Tensor] = NONE) -> None:
         """The first time: where was it born? From then on it is only counted."""
         self.bad_step = max(self.bad_step, passage.step)
-        if not self._logbook.is_explained:
+        if not self._recording.is_explained:
             self.is_replaying = True
             try:
-                finding, trace = explain(passage, self._logbook.latest_ops, weights)
+                finding, trace = explain(passage, self._recording.latest_ops, weights or self._before_rest(passage.step))
             finally:
                 self.is_replaying = False
-            self._logbook.nonfinite(passage.step, finding, trace)
+            self._recording.nonfinite(passage.step, finding, trace)
         if self._on_nonfinite == "stop":
-            raise NonfiniteError(self._logbook.findings()[0].message)
+            raise NonfiniteError(self._recording.findings()[0].message)

@@ -1,7 +1,7 @@
 """What the watched modules were called with in the step at hand: all that it takes to run a call again.
 
 Inputs are held by reference with their versions, the random state is copied, and of the output only the gradient that
-reached it: holding on to outputs would hold on to their tape. Nothing is held beyond the step, but what `Hindsight`
+reached it: holding on to outputs would hold on to their tape. Nothing is held beyond the step, but what `Delayed`
 still waits for.
 """
 
@@ -75,13 +75,14 @@ class Call:
 
 
 class Calls:
-    """Those of the step at hand, told by `Entrances`."""
+    """Those of the step at hand, outermost ones."""
 
     def __init__(self) -> None:
         self.held: deque[Call] = deque()
         self.num_calls = 0
         """Since the beginning."""
-        self._open: list[Call | None] = []
+        self.called: set[str] = set()
+        """Labels of all modules that were called."""
 
     def forget(self) -> None:
         """The weights have changed: no replay from before."""
@@ -98,12 +99,12 @@ class Calls:
         """The largest sequence number inside of the watched modules; -1 where none was called."""
         return max((call.last_number for call in self.held), default=-1)
 
-    def entered(self, label: str, model: nn.Module, args: Any, kwargs: Any) -> None:
-        """A watched module is called."""
+    def entered(self, label: str, model: nn.Module, args: Any, kwargs: Any) -> Call | None:
+        """A watched module is called; None: the call is not held."""
         self.num_calls += 1
+        self.called.add(label)
         if not torch.is_grad_enabled():
-            self._open.append(None)
-            return
+            return None
         tensors = tensors_in(args) + (tensors_in(kwargs) if kwargs else [])
         nbytes, versions, on_tape, device = 0, [], [], "cpu"
         for tensor in tensors:
@@ -112,8 +113,7 @@ class Calls:
             versions.append(tensor._version)
             device = tensor.device.type if device == "cpu" else device
         if nbytes > MOST_BYTES:
-            self._open.append(None)
-            return
+            return None
         while len(self.held) == MOST_CALLS or (
             self.held and nbytes + sum(call.nbytes for call in self.held) > MOST_BYTES
         ):
@@ -125,14 +125,11 @@ class Calls:
         if any(on_tape):  # of another model, which holding on to its output would hold on to
             args, kwargs = cut_off(args), cut_off(kwargs)
         call = Call(label, model, args, kwargs, tuple(versions), tuple(on_tape), tuple(states), autocast, nbytes)
-        self._open.append(call)
         self.held.append(call)
+        return call
 
-    def left(self, output: Any) -> None:
+    def left(self, call: Call, output: Any) -> None:
         """It returned `output`, or raised (None)."""
-        call = self._open.pop() if self._open else None
-        if call is None:
-            return
         if output is None:
             with contextlib.suppress(ValueError):  # it made room for others
                 self.held.remove(call)

@@ -19,7 +19,7 @@ from gradtrace.monitor.recording.sinks.feed import Feed
 from gradtrace.monitor.statistics.gradients import row
 from gradtrace.records.exhibit import Exhibit
 from gradtrace.records.finding import Diagnosis
-from gradtrace.records.run import EventKind, RunEvent, Series
+from gradtrace.records.run import EventKind, RunEvent, Scalar, Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.runs.writer import RunWriter
 
@@ -27,26 +27,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from gradtrace.monitor.statistics.transfer import Cargo
+    from gradtrace.monitor.statistics.transfer import Arrived
     from gradtrace.records.exhibit import OptimizerStats
     from gradtrace.records.finding import Finding
-    from gradtrace.records.run import Run, RunHeader, WatchedParameter
+    from gradtrace.records.run import Run, RunHeader, WatchCost, WatchedParameter
     from gradtrace.records.trace import Op, Trace
 
 MOST_TRACES = 8
 """Whole traces kept in memory: the first, and the latest."""
 
-_GRADIENT = list(Series).index(Series.GRADIENT_NORM)
+_GRADIENT, _LOSS = list(Series).index(Series.GRADIENT_NORM), list(Scalar).index(Scalar.LOSS)
 
 
-class Logbook:
+class Recording:
     """One run; nothing in here knows of hooks."""
 
     def __init__(
         self, path: str | Path | None, header: RunHeader, sinks: Sequence[Any], warn: Callable[[str], None]
     ) -> None:
         self._header = header
-        self._names = [parameter.name for parameter in header.parameters]
         self._writer = RunWriter(path, header, warn=warn)
         self._feed = Feed([as_sink(sink, header.title) for sink in sinks], warn)
         self.first_step = self._writer.next_step
@@ -73,8 +72,10 @@ class Logbook:
 
     def trained(self, parameters: tuple[WatchedParameter, ...], optimizers: tuple[OptimizerStats, ...]) -> None:
         """Which optimizer holds which parameters is another thing by now; who has lost one stays its last holder."""
-        pairs = zip(self._header.parameters, parameters, strict=True)
-        held = tuple(now if now.optimizer is not None else before for before, now in pairs)
+        before = self._header.parameters
+        held = tuple(
+            now if now.optimizer is not None or i >= len(before) else before[i] for i, now in enumerate(parameters)
+        )
         self._header = replace(self._header, parameters=held, optimizers=optimizers)
         self._writer.header(self._header)
 
@@ -86,13 +87,19 @@ class Logbook:
         """Something that happened."""
         self._writer.event(RunEvent(step, kind, message))
 
-    def numbers(self, step: int, time_s: float, cargo: Cargo, learning_rate: float, *, counts: bool, bad: bool) -> None:
+    def numbers(
+        self, step: int, time_s: float, arrived: Arrived, learning_rate: float, *, counts: bool, bad: bool
+    ) -> None:
         """A step's vectors have arrived; `counts`: a NaN or Inf among them is none of a scaler that finds its scale."""
-        scalars, series = row(cargo, learning_rate, len(self._names))
-        nonfinite = bad or (counts and (not math.isfinite(scalars[0]) or bool(np.isinf(series[_GRADIENT]).any())))
-        self._writer.append(step, time_s, scalars, series, nonfinite=nonfinite)
+        scalars, series = row(arrived, learning_rate, len(self._header.parameters))
+        loss = scalars[_LOSS]
+        if not counts and loss is not None and not math.isfinite(loss):
+            loss = scalars[_LOSS] = None
+        is_odd = (loss is not None and not math.isfinite(loss)) or bool(np.isinf(series[_GRADIENT]).any())
+        self._writer.append(step, time_s, scalars, series, nonfinite=bad or (counts and is_odd))
         if self._feed:
-            self._feed.step(step, self._names, scalars, series)
+            names = [parameter.name for parameter in self._header.parameters][: series.shape[1]]
+            self._feed.step(step, names, [math.nan if v is None else v for v in scalars], series)
 
     def trace(self, step: int, trace: Trace) -> None:
         """A whole trace."""
@@ -112,6 +119,17 @@ class Logbook:
         self.event(step, EventKind.NONFINITE, finding.message)
         self.judge(step)
         self._writer.flush()
+
+    def belongs_to(self, step: int, instead_of: int) -> None:
+        """The step that was taken for `instead_of` has turned out to be `step`."""
+        found = self._nonfinite
+        if found is not None and found.step == instead_of:
+            message = found.message.replace(f"At step {instead_of}", f"At step {step}", 1)
+            self._nonfinite = replace(found, step=step, message=message)
+
+    def cost(self, cost: WatchCost) -> None:
+        """What watching has taken so far."""
+        self._writer.cost(cost)
 
     @property
     def is_explained(self) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from gradtrace.monitor.statistics.transfer import Cargo
+    from gradtrace.monitor.statistics.transfer import Arrived
     from gradtrace.monitor.statistics.updates import Updates
     from gradtrace.monitor.watched import Watched
 
@@ -38,6 +38,8 @@ class Passes:
         """What told the gradients apart from others when they were measured, by column."""
         self.num = 0
         self.is_taken = False
+        self.is_bad = False
+        """Whether anything of them is known not to be finite."""
         """Whether an optimizer has stepped since: the next pass is one of others."""
 
     def add(self, roots: Sequence[Tensor], value: float | None, scale: Tensor | None) -> None:
@@ -76,8 +78,8 @@ def _unscaled(found: Tensor, scale: Tensor | None) -> Tensor:
     return found if scale is None else found / scale.to(found.device)
 
 
-class Tally:
-    """A row of the run in the making."""
+class Numbers:
+    """Those of one block of a row in the making: backward passes, and the optimizer steps that follow them."""
 
     def __init__(self, watched: Watched, updates: Updates) -> None:
         self._watched, self._updates = watched, updates
@@ -87,6 +89,8 @@ class Tally:
         self._weights: Tensor | None = None
         self._moved: Tensor | None = None
         self._scale: Tensor | None = None
+        self.learning_rate = math.nan
+        self.is_bad = False
 
     @property
     def has_loss(self) -> bool:
@@ -102,6 +106,7 @@ class Tally:
         """What `passes` brought to the parameters of `columns` (None: to all); their loss counts once."""
         if not passes.is_taken:
             passes.is_taken = True
+            self.is_bad |= passes.is_bad
             self._scale = passes.scale if passes.scale is not None else self._scale
             if passes.loss is not None:
                 self._loss = passes.loss if self._loss is None else self._loss + passes.loss
@@ -124,19 +129,35 @@ class Tally:
         """After it: by how much did it move them?"""
         self._moved = self._updates.after()
 
-    def cargo(self) -> list[Tensor | None]:
-        """The vectors that `row` takes: loss, gradients, clipped gradients, weights, updates, scale."""
-        if self._updates.is_holding:  # an optimizer that began and never ended
-            self.compare_weights()
-        loss = self._loss
-        vector = torch.tensor([loss], dtype=torch.float32, device="cpu") if isinstance(loss, float) else loss
+    @property
+    def holds_weights(self) -> bool:
+        """Whether copies of them wait for an optimizer."""
+        return self._weights is not None and self._moved is None and self._updates.is_holding
+
+    def absorb(self, other: Numbers) -> None:
+        """The numbers of another block of the same row."""
+        self.is_bad |= other.is_bad
+        if other._loss is not None:
+            self._loss = other._loss if self._loss is None else self._loss + other._loss
+        for name in ("_norms", "_clipped"):
+            known, found = getattr(self, name), getattr(other, name)
+            setattr(self, name, known if found is None else self._merged(known, found, None))
+        for name in ("_weights", "_moved", "_scale"):
+            setattr(self, name, getattr(self, name) if getattr(other, name) is None else getattr(other, name))
+
+    def vectors(self) -> list[Tensor | float | None]:
+        """What `row` takes: loss, gradients, clipped gradients, weights, updates, scale; None: not known."""
         clipped = self._clipped
         if clipped is not None and self._norms is not None:
-            clipped = torch.where(torch.isnan(clipped), self._norms, clipped)
-        return [vector, self._norms, clipped, self._weights, self._moved, self._scale]
+            clipped = self._merged(self._norms, clipped, None)
+        return [self._loss, self._norms, clipped, self._weights, self._moved, self._scale]
 
     def _merged(self, known: Tensor | None, found: Tensor, columns: Sequence[int] | None) -> Tensor:
         num = len(self._watched.parameters)
+        if len(found) < num:  # a parameter has joined since
+            found = torch.nn.functional.pad(found, (0, num - len(found)), value=math.nan)
+        if known is not None and len(known) < num:
+            known = torch.nn.functional.pad(known, (0, num - len(known)), value=math.nan)
         if columns is None or len(columns) == num:
             return found if known is None else torch.where(torch.isnan(found), known, found)
         merged = (
@@ -147,34 +168,39 @@ class Tally:
         return merged
 
 
-def row(cargo: Cargo, learning_rate: float, num_parameters: int) -> tuple[list[float], NDArray[np.float32]]:
-    """What arrived as numbers in the order of `Scalar`, and a table [len(Series), parameters]; NaN: not measured."""
-    losses, gradients, clipped, weights, moved, scale = cargo
-    series = np.full((len(Series), num_parameters), np.nan, np.float32)
+def row(arrived: Arrived, learning_rate: float, num_parameters: int) -> tuple[list[float | None], NDArray[np.float32]]:
+    """What arrived as numbers in the order of `Scalar` (None: not known), and a table [len(Series), parameters].
+
+    In the table NaN says that a number is not known; where none is, it has no column.
+    """
+    loss, gradients, clipped, weights, moved, scale = arrived
+    known = gradients is not None or weights is not None
+    series = np.full((len(Series), num_parameters if known else 0), np.nan, np.float32)
     if gradients is not None:
-        series[0] = gradients
+        series[0, : len(gradients)] = gradients
     if weights is not None:
-        series[1] = weights
-        with np.errstate(divide="ignore", invalid="ignore"):
-            series[2] = math.nan if moved is None else moved / weights
+        series[1, : len(weights)] = weights
+        if moved is not None:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                series[2, : len(weights)] = moved / weights
     whole = total(gradients)
-    scalars = {
-        Scalar.LOSS: math.nan if losses is None else float(losses.sum(dtype=np.float64)),
-        Scalar.LEARNING_RATE: learning_rate,
+    scalars: dict[Scalar, float | None] = {
+        Scalar.LOSS: loss if loss is None or isinstance(loss, float) else float(loss.sum(dtype=np.float64)),
+        Scalar.LEARNING_RATE: None if math.isnan(learning_rate) else learning_rate,
         Scalar.GRADIENT_NORM: whole,
         Scalar.CLIPPED_NORM: whole if clipped is None else total(clipped),
-        Scalar.LOSS_SCALE: math.nan if scale is None else float(scale[0]),
+        Scalar.LOSS_SCALE: None if scale is None else float(scale[0]),
     }
     return [scalars[name] for name in Scalar], series
 
 
-def total(each: NDArray[np.float32] | None) -> float:
-    """The norm of all together; parameters without a gradient (NaN) do not count.
+def total(each: NDArray[np.float32] | None) -> float | None:
+    """The norm of all together; parameters without a gradient (NaN) do not count. None: no norm is known.
 
-    >>> total(np.array([3.0, np.nan, 4.0], np.float32))
-    5.0
+    >>> total(np.array([3.0, np.nan, 4.0], np.float32)), total(np.array([np.nan], np.float32))
+    (5.0, None)
     """
-    if each is None:
-        return math.nan
+    if each is None or np.isnan(each).all():
+        return None
     squares = np.square(each, dtype=np.float64)
     return math.sqrt(float(np.nansum(squares)))

@@ -15,53 +15,55 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-Cargo = list["NDArray[np.float32] | None"]
+Arrived = list["NDArray[np.float32] | float | None"]
 
 
 @dataclass(slots=True)
-class Ferry:
-    """Carries a few small vectors a step.
+class Transfer:
+    """Carries a few small vectors a step; what is no tensor needs no carrying.
 
-    >>> ferry = Ferry()
-    >>> ferry.send("step 3", [torch.tensor([1.0, 2.0]), None])
-    >>> list(ferry.arrived())
-    [('step 3', [array([1., 2.], dtype=float32), None])]
+    >>> transfer = Transfer()
+    >>> transfer.send("step 3", [torch.tensor([1.0, 2.0]), None, 4.0])
+    >>> list(transfer.arrived())
+    [('step 3', [array([1., 2.], dtype=float32), None, 4.0])]
     """
 
-    _under_way: deque[tuple[Any, list[int | None], Tensor | Cargo, Any]] = field(default_factory=deque)
+    _under_way: deque[tuple[Any, list[Any], Tensor | None, Any]] = field(default_factory=deque)
 
-    def send(self, what: Any, vectors: Sequence[Tensor | None]) -> None:
-        """`vectors` (float32, or None) will arrive under the name `what`."""
-        given = [vector for vector in vectors if vector is not None]
-        if all(vector.device.type == "cpu" for vector in given):
-            self._under_way.append((what, [], [v if v is None else v.numpy() for v in vectors], None))
+    def send(self, what: Any, vectors: Sequence[Tensor | float | None]) -> None:
+        """`vectors` (float32, a number, or None) will arrive under the name `what`."""
+        away = [v for v in vectors if isinstance(v, torch.Tensor) and v.device.type != "cpu"]
+        if not away:
+            arrived = [v.numpy() if isinstance(v, torch.Tensor) else v for v in vectors]
+            self._under_way.append((what, arrived, None, None))
             return
-        device = next(vector.device for vector in given if vector.device.type != "cpu")
+        device = away[0].device
+        given = [v for v in vectors if isinstance(v, torch.Tensor)]
         packed = torch.cat([vector.to(device, non_blocking=True) for vector in given])
         host = torch.empty(packed.shape, dtype=packed.dtype, device="cpu", pin_memory=device.type == "cuda")
         host.copy_(packed, non_blocking=device.type == "cuda")
         landed = torch.cuda.Event() if device.type == "cuda" else None
         if landed is not None:
             landed.record(torch.cuda.current_stream(device))
-        sizes = [None if vector is None else vector.numel() for vector in vectors]
-        self._under_way.append((what, sizes, host, landed))
+        self._under_way.append((what, list(vectors), host, landed))
 
     def __len__(self) -> int:
         return len(self._under_way)
 
-    def arrived(self, wait: int = 0) -> Iterator[tuple[Any, Cargo]]:
+    def arrived(self, wait: int = 0) -> Iterator[tuple[Any, Arrived]]:
         """What is there by now, in the order it was sent; `wait` for the first so many."""
         while self._under_way:
-            what, sizes, host, landed = self._under_way[0]
+            what, vectors, host, landed = self._under_way[0]
             if landed is not None and not landed.query():
                 if wait <= 0:
                     return
                 landed.synchronize()
             wait -= 1
             self._under_way.popleft()
-            yield what, host if isinstance(host, list) else _split(host, sizes)
+            yield what, vectors if host is None else _split(host, vectors)
 
 
-def _split(host: Tensor, sizes: list[int | None]) -> Cargo:
-    parts = iter(torch.split(host, [size for size in sizes if size is not None]))
-    return [None if size is None else next(parts).numpy() for size in sizes]
+def _split(host: Tensor, vectors: list[Any]) -> Arrived:
+    sizes = [vector.numel() for vector in vectors if isinstance(vector, torch.Tensor)]
+    parts = iter(torch.split(host, sizes))
+    return [next(parts).numpy() if isinstance(vector, torch.Tensor) else vector for vector in vectors]

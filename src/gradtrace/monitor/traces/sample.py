@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from gradtrace.measure.assembly import assemble
 from gradtrace.measure.deferred import Deferred
@@ -29,7 +30,7 @@ from gradtrace.tape.recorder import Recorder
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from gradtrace.records.trace import Trace
 
@@ -47,6 +48,7 @@ class Sample:
         self._batch_size: int | None = None
         self._under_way: tuple[Forward, GradientTap] | None = None
         self._is_given_up = False
+        self._is_without_modules = not model._modules and type(model) is nn.Module
         self._thread = 0
         self._look_away: Callable[[], None] = _nothing
 
@@ -66,11 +68,15 @@ class Sample:
             if self._recorder.entered:
                 self._recorder.watch_modules()
             else:
-                self._recorder.__enter__()
-                sink_mode(self._recorder)
-                self._thread = threading.get_ident()
-                self._look_away = interpose(torch, "compile", self._give_up)
+                self.enter()
         self.seconds += time.perf_counter() - begun
+
+    def enter(self) -> None:
+        """Every function of torch is seen from now on, in this thread."""
+        self._recorder.__enter__()
+        sink_mode(self._recorder)
+        self._thread = threading.get_ident()
+        self._look_away = interpose(torch, "compile", self._give_up)
 
     def left(self) -> None:
         """It returned: its modules are the user's alone again, which may be copied and saved."""
@@ -98,7 +104,7 @@ class Sample:
         """Hook every node behind `loss`."""
         begun = time.perf_counter()
         self.end_forward()
-        if loss.grad_fn is None or not self._recorder.visits or self._is_given_up:
+        if loss.grad_fn is None or self._is_given_up or not (self._recorder.visits or self._is_without_modules):
             return
         graph = walk([loss.grad_fn])
         forward = Forward(

@@ -1,0 +1,82 @@
+"""Where does a backward pass begin and end? ``Tensor.backward`` looks up ``torch.autograd.backward`` at every call.
+
+Standing in for it shows the loss, and the gradients before anyone clips them. Passes within a pass (a reentrant
+checkpoint's) and those of other threads are torch's business alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.autograd.graph import GradientEdge
+
+from gradtrace.monitor.hooks.patches import interpose
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gradtrace.monitor.hooks.guard import Guard
+    from gradtrace.monitor.hooks.listener import Listener
+
+
+class BackwardPasses:
+    """Tells of every backward pass until `remove`, which is idempotent."""
+
+    def __init__(self, listener: Listener, guard: Guard) -> None:
+        self._listener: Listener | None = listener
+        self._guard = guard
+        self._removers = [
+            interpose(torch.Tensor, "backward", self._tensor_backward),
+            interpose(torch.autograd, "backward", self._backward),
+        ]
+
+    def remove(self) -> None:
+        """Take the stand-ins away."""
+        self._listener = None
+        while self._removers:
+            self._removers.pop()()
+
+    def _tensor_backward(self, own: Callable[..., Any], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self._listener is not None and self._listener.is_tracing:
+            self._guard(self._listener.forward_is_over)
+        return own(tensor, *args, **kwargs)
+
+    def _backward(self, own: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        listener = self._listener
+        if listener is None or listener.is_resting:
+            if listener is not None:
+                self._guard(listener.backward_at_rest)
+            return own(tensors, *args, **kwargs)
+        if isinstance(tensors, Iterator):  # it can be read once
+            tensors = tuple(tensors)
+        roots = self._guard(self._roots, listener, tensors, args, kwargs)
+        if not roots:
+            return own(tensors, *args, **kwargs)
+        try:
+            result = own(tensors, *args, **kwargs)
+        except BaseException:
+            self._guard(listener.backward_failed, roots)
+            raise
+        self._guard(listener.after_backward, roots)
+        return result
+
+    @staticmethod
+    def _roots(listener: Listener, tensors: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
+        """Of a pass that is told of; empty for others."""
+        roots = roots_of(tensors)
+        create_graph = bool(kwargs.get("create_graph", args[2] if len(args) > 2 else False))
+        return roots if roots and listener.before_backward(roots, create_graph) else []
+
+
+def roots_of(tensors: Any) -> list[torch.Tensor]:
+    """The tensors that ``backward`` is called with; an edge of the tape is none.
+
+    >>> one = torch.ones(())
+    >>> len(roots_of(one)), len(roots_of([one, one])), len(roots_of("no tensor"))
+    (1, 2, 0)
+    """
+    if isinstance(tensors, torch.Tensor | GradientEdge) or not isinstance(tensors, Iterable):
+        tensors = (tensors,)  # an edge is a tuple of something else
+    return [root for root in tensors if isinstance(root, torch.Tensor)]

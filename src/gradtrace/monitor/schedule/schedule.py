@@ -1,0 +1,205 @@
+"""What is done at the next step? Rest, listen or measure; copy the weights; trace it whole: as the allowance has room.
+
+Steps come in stretches. In the opening all are measured. After it a stretch is measured as soon as the allowance has
+room for it; until then the watch listens, where that is cheap beside the step, and rests where it is not. A short rest
+comes now and then in any case: without steps to compare with nobody would know what watching costs. Stretches grow with
+the number of steps, so that a step is known to a few percent of its number however long the run is.
+
+Whole traces are wanted at steps 0, 1, 2, 4, 8, ... and then whenever a share of the allowance has room for one; weights
+and updates at steps 0, 1, 2, 4, 8, ... and then at every tenth.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from gradtrace.monitor.schedule.allowance import allowance_s
+from gradtrace.monitor.schedule.cost import Cost, Level
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+OPENING = 64
+"""[steps] Measured one and all, as far as what is lent allows: most faults lie there."""
+
+SHORTEST, LONGEST, GROWTH = 8, 256, 1 / 256
+"""[steps, steps, of the number of steps] How long a measured stretch is."""
+
+COMPARED, COMPARED_EVERY, COMPARED_GROWTH = 6, 96, 1 / 8
+"""[steps, steps, of the number of steps] A rest for comparison, and how far apart."""
+
+IDLE_GROWTH, SHORTEST_REST = 1 / 16, 16
+"""[of the number of steps, steps] The longest rest: so late is noticed at most what happens in one."""
+
+LISTENING = 0.35
+"""[fraction of the budget] What listening may take, or else the watch rests."""
+
+FITS = 0.7
+"""[fraction of the budget] Where measuring every step takes less, every step is measured."""
+
+SHARES = {"traces": 0.35, "updates": 0.1, "findings": 0.05}
+"""[fraction of the allowance] Each may take so much: none can starve another."""
+
+REST_STRETCHED = 4.0
+"""[times what was planned] A rest that takes so much longer is over, whatever the number of its steps."""
+
+UNCURBED = 0.5
+"""[budget] Who gives half the time or more wants every step: there is no rest then."""
+
+UPDATES_EVERY = 10
+"""[steps] Between two measurements of weights and updates, which need a copy of the weights."""
+
+URGENT_TRACES_APART = 1.25
+"""[times the step of the last trace] Where the loss has just jumped, a trace is taken whatever it costs: seldom."""
+
+
+class Schedule:
+    """Of one run; steps are numbered from 0 at its beginning.
+
+    Args:
+        budget: what watching may cost, as a fraction of the time.
+        every: trace every so many steps, whatever that costs; None: as the budget allows.
+        measures_always: every step must be looked at, whatever that costs.
+        clock: in seconds.
+    """
+
+    def __init__(
+        self,
+        budget: float,
+        every: int | None = None,
+        *,
+        measures_always: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.cost = Cost()
+        self.level = Level.MEASURE
+        """Of the step at hand."""
+        self.num_left = OPENING
+        """Steps until another level may begin."""
+        self._budget, self._every, self._clock = budget, every, clock
+        self._never_rests = measures_always or budget >= UNCURBED
+        self._is_mixed = False
+        self._ended = clock()
+        self._last = dict.fromkeys(SHARES, -UPDATES_EVERY)
+        """[step] When each was done the last time."""
+        self._compared_at = 0
+        self._times: list[float] = []
+        """[seconds] Ends of the steps of the rest at hand."""
+        self._rest_until = math.inf
+        self._traced_s = 0.0
+        """[seconds of training] When the last trace was taken."""
+
+    def spend(self, part: str, seconds: float) -> None:
+        """`seconds` went at the step at hand into 'hooks', 'norms', 'updates', 'findings' or 'traces'."""
+        self.cost.spend(part, seconds)
+
+    def done(self, part: str, step: int) -> None:
+        """Updates, a trace or findings were taken at `step`."""
+        self._last[part] = step
+        if part == "traces":
+            self._traced_s = self.cost.training_s
+
+    # --------------------------------------------------------------------------------------------------- whole steps
+
+    def step_ended(self, step: int) -> None:
+        """Step `step` is over: `level` is the next one's from now on."""
+        now = self._clock()
+        self.cost.step_ended(now - self._ended, self.level, is_mixed=self._is_mixed)
+        self._ended, self._is_mixed = now, False
+        self.num_left -= 1
+        if self.num_left <= 0 or (self.level is Level.MEASURE and not self._never_rests and self._room_s() < 0.0):
+            self._begin_stretch(step + 1)
+
+    def rested(self) -> bool:
+        """A step at rest is over, and nothing else is done about it; whether the rest is, too."""
+        now = self._clock()
+        self._times.append(now)
+        self.num_left -= 1
+        return self.num_left <= 0 or now > self._rest_until  # the steps have become far longer
+
+    def end_rest(self, step: int, *, is_urgent: bool = False) -> None:
+        """`step` is the next one; `is_urgent`: something has been noticed, so that it is measured."""
+        for now in self._times:
+            self.cost.step_ended(now - self._ended, Level.REST, is_mixed=self._is_mixed)
+            self._ended, self._is_mixed = now, False
+        self._times.clear()
+        if is_urgent:
+            self.cost.end_stretch(self.level)
+            self.level, self.num_left, self._is_mixed = Level.MEASURE, SHORTEST, True
+        else:
+            self._begin_stretch(step)
+
+    def _begin_stretch(self, step: int) -> None:
+        level, num = self._next(step)
+        if level is not self.level:
+            self.cost.end_stretch(self.level)
+            self._is_mixed = True
+        if level is Level.REST:
+            self._compared_at = step + num
+        self.level, self.num_left = level, num
+        self._rest_until = self._ended + REST_STRETCHED * num * self.cost.usual_s
+
+    def _next(self, step: int) -> tuple[Level, int]:
+        cost = self.cost
+        length = int(min(max(SHORTEST, step * GROWTH), LONGEST))
+        if self._never_rests:
+            return Level.MEASURE, length
+        room, of_step = self._room_s(), cost.of_step(Level.MEASURE)
+        if step < OPENING and room >= of_step:
+            return Level.MEASURE, OPENING - step
+        if step - self._compared_at >= max(COMPARED_EVERY, step * COMPARED_GROWTH):
+            return Level.REST, COMPARED
+        earned = self._budget * cost.usual_s  # by a step
+        if room >= of_step * length and (self.level is not Level.MEASURE or of_step <= FITS * earned):
+            return Level.MEASURE, length
+        idle = Level.LISTEN if cost.of_step(Level.LISTEN) <= LISTENING * earned and self._listens else Level.REST
+        wanted = (of_step * length - room) / max(earned - cost.of_step(idle), 0.1 * earned, 1e-12)
+        return idle, int(min(max(SHORTEST, wanted), max(SHORTEST_REST, step * IDLE_GROWTH)))
+
+    @property
+    def _listens(self) -> bool:
+        """Whether it is known what listening costs, or there is room to find out."""
+        return self.cost.rows[Level.LISTEN] > 0 or self._room_s() > 0.0
+
+    def _room_s(self) -> float:
+        return allowance_s(self.cost.training_s, self._budget) - self.cost.spent_s
+
+    # ------------------------------------------------------------------------------------------- what not every step has
+
+    def wants_updates(self, step: int) -> bool:
+        """Whether weights and updates are measured at `step`, which is."""
+        since = step - self._last["updates"]
+        return (is_early(step) or since >= UPDATES_EVERY) and self._fits("updates", step)
+
+    def wants_trace(self, step: int, *, is_urgent: bool = False) -> bool:
+        """Whether `step` is traced whole; `is_urgent`: something has just happened."""
+        last = self._last["traces"]
+        if self._every is not None:
+            return step - last >= self._every or (is_early(step) and step < self._every)
+        if step == 0 or (is_urgent and step >= URGENT_TRACES_APART * max(last, 1)):
+            return True
+        saved_up = self.cost.training_s - self._traced_s >= self.cost.last["traces"] / (SHARES["traces"] * self._budget)
+        return (is_early(step) or saved_up) and self._fits("traces", step)
+
+    def wants_findings(self) -> bool:
+        """Whether there is time to look for findings."""
+        return self._fits("findings", 1)
+
+    def _fits(self, part: str, step: int) -> bool:
+        """Within its share and within the whole; of what was never done nobody knows the cost."""
+        if self._never_rests or step == 0:
+            return True
+        cost = self.cost.last[part]
+        within = self.cost.account[part] + cost <= SHARES[part] * allowance_s(self.cost.training_s, self._budget)
+        return within and cost <= self._room_s()
+
+
+def is_early(step: int) -> bool:
+    """0, 1, 2, 4, 8, ...
+
+    >>> [step for step in range(20) if is_early(step)]
+    [0, 1, 2, 4, 8, 16]
+    """
+    return step & (step - 1) == 0

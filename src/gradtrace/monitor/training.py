@@ -1,0 +1,590 @@
+"""One training, followed from hook to hook: an event comes in, and each room is told what it needs to do its part.
+
+    hooks        something happened
+    step         which row it belongs to
+    schedule     how much is done about it
+    statistics   the numbers of the row
+    traces       the step as a whole
+    nonfinite    where a NaN was born
+    recording    all of it kept
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from gradtrace.checkup.trial import learning_rate_of
+from gradtrace.diagnosis.scene import is_finite
+from gradtrace.monitor.hooks.backward_passes import BackwardPasses
+from gradtrace.monitor.hooks.module_calls import ModuleCalls
+from gradtrace.monitor.hooks.optimizer_steps import OptimizerSteps
+from gradtrace.monitor.hooks.scalers import Scalers
+from gradtrace.monitor.nonfinite.detector import Detector
+from gradtrace.monitor.nonfinite.forward_calls import Calls
+from gradtrace.monitor.schedule.cost import Level
+from gradtrace.monitor.statistics.gradients import Numbers, Passes
+from gradtrace.monitor.statistics.transfer import Transfer
+from gradtrace.monitor.statistics.updates import Updates
+from gradtrace.monitor.step import Begins, Rows
+from gradtrace.monitor.traces.sampler import Sampler
+from gradtrace.records.run import EventKind
+from gradtrace.tape.graph import reached_leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor, nn
+    from torch.amp.grad_scaler import GradScaler
+    from torch.optim import Optimizer
+
+    from gradtrace.monitor.hooks.guard import Guard
+    from gradtrace.monitor.recording.recording import Recording
+    from gradtrace.monitor.schedule.schedule import Schedule
+    from gradtrace.monitor.watched import Watched
+
+RECEIVED_TOGETHER, RECEIVE_EVERY_S = 16, 0.25
+"""[steps, seconds] Numbers are kept waiting: what is done to many in a row is done while its code is in the cache."""
+
+JUDGE_EVERY_S = 5.0
+"""[seconds] Between two looks for findings while the run goes on."""
+
+JUMP, FADE = 10.0, 0.98
+"""A loss so many times the largest of late (which halves in 34 steps) is looked at whatever that costs: seldom, for the
+next one must be so many times larger again."""
+
+LOOK_AT_REST_EVERY = 16
+"""[steps] At rest, one small tensor is looked at for a NaN."""
+
+BY_HAND = 0
+"""Stands for an optimizer where whoever wrote the loop says that a step is over."""
+
+
+class Training:
+    """A `hooks.Listener` from `begin` to `end`."""
+
+    def __init__(
+        self,
+        watched: Watched,
+        recording: Recording,
+        schedule: Schedule,
+        on_nonfinite: str,
+        newcomer: Callable[[Optimizer], bool],
+    ) -> None:
+        self._watched, self._recording, self._schedule = watched, recording, schedule
+        self._newcomer = newcomer
+        self._updates = Updates(watched)
+        self._transfer = Transfer()
+        self._calls = Calls()
+        self._detector = Detector(watched, recording, self._calls, on_nonfinite)
+        self._sampler = Sampler(watched, recording, schedule)
+        self.rows = Rows(len(watched.optimizers))
+        self.is_resting = self.is_tracing = False
+        self.num_others = 0
+        """Backward passes in other threads, and of what is not watched."""
+        self._thread: threading.Thread | None = None
+        """The training's: in which the first backward pass of what is watched took place."""
+        self._begun_in = threading.current_thread()
+        self._foreign: set[int] = set()
+        """Optimizers that hold nothing of what is watched."""
+        self._num_steps: dict[int, int] = {}
+        """By optimizer."""
+        self._scaler: GradScaler | None = None
+        self._num_scaled = 0
+        """Losses that a scaler has multiplied and nobody has called backward on yet."""
+        self._depth = 0
+        """Of watched modules that are being called."""
+        self._in_backward = False
+        self._inside: Optimizer | None = None
+        """The optimizer whose closure is running."""
+        self._num_inside = 0
+        """Passes that the closure has made."""
+        self._usual_backwards: dict[int, int] = {}
+        """Passes before the first, second, ... optimizer's step of a row, the last time."""
+        self._arrivals: list[tuple[int, int]] | None = None
+        self._calls_before = 0
+        self._recent_loss, self._has_jumped = 0.0, False
+        self._began = self._last_judged = self._last_received = time.perf_counter()
+        self._passes = Passes(watched)
+        self._blocks: list[Numbers] = []
+        """Of the row at hand, the latest last."""
+        self._is_measuring = True
+        self._is_left_out = False
+        self._is_row_ended = True
+        self._pass_scale: Tensor | None = None
+        self._is_last_pass = True
+        self._taken_for: int | None = None
+        """The row that the passes at hand were taken for."""
+        self._listens_to_parts = True
+        self._module_calls: ModuleCalls | None = None
+        self.hooks: list[BackwardPasses | OptimizerSteps | Scalers] = []
+
+    @property
+    def step(self) -> int:
+        """The number of the row that what happens now belongs to, as far as anybody can know."""
+        return self._recording.first_step + (self.rows.expected if self._is_row_ended else self.rows.number)
+
+    # ------------------------------------------------------------------------------------------------ beginning and end
+
+    def begin(self, guard: Guard) -> None:
+        """Hook everything."""
+        self._guard = guard
+        try:
+            self._look_at_modules()
+            for kind in (BackwardPasses, OptimizerSteps, Scalers):
+                self.hooks.append(kind(self, guard))
+        except BaseException:
+            self.leave()
+            raise
+        self._begin_step()
+
+    def end(self, *, is_faulty: bool = False) -> None:
+        """Keep what has arrived, and take every hook away; of a row in which we failed nothing is kept."""
+        if self.is_resting:
+            self._schedule.end_rest(self.rows.number)
+        elif not is_faulty and not self._in_backward:
+            self.close_row()
+        self._detector.settle()
+        self.receive(wait=True)
+        self._recording.cost(self._schedule.cost.record())
+        self.leave()
+
+    def leave(self) -> None:
+        """Take every hook away; more than once does no harm."""
+        self._look_away_from_modules()
+        for hook in self.hooks:
+            hook.remove()
+        self._sampler.abandon()
+        self._calls.forget()
+        self._detector.forget()
+
+    def join(self) -> None:
+        """More is watched than before."""
+        self._recording.trained(self._watched.columns(), self._watched.described())
+        self._foreign.clear()
+        if not self.is_resting:
+            self._look_away_from_modules()
+            self._look_at_modules()
+
+    def _look_at_modules(self) -> None:
+        if self._watched.compiled or not self._watched.roots:
+            return
+        modules = dict(self._watched.roots)
+        if self._listens_to_parts:  # until it is known whether the roots are called themselves
+            modules = {**self._watched.parts(), **modules}
+        self._module_calls = ModuleCalls(modules, self, self._guard)
+
+    def _look_away_from_modules(self) -> None:
+        if self._module_calls is not None:
+            self._module_calls.close()
+            self._module_calls = None
+
+    # ------------------------------------------------------------------------------------------------------ whose it is
+
+    def _is_ours(self) -> bool:
+        """Whether this is the training's thread, as far as that is known."""
+        return self._thread is None or self._thread is threading.current_thread()
+
+    def _owns(self, roots: Sequence[Tensor]) -> bool:
+        """Whether a backward pass is this training's."""
+        here = threading.current_thread()
+        if self._thread is here:
+            return True
+        if self._thread is None or not self._thread.is_alive():
+            if any(map(self._watched.is_watched, reached_leaves(roots))):
+                self._thread = here
+                return True
+        self.num_others += 1
+        return False
+
+    def _holds(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer is watched; one that nobody has seen yet may be from now on."""
+        key = id(optimizer)
+        if key in self._num_steps:
+            return self._is_ours()
+        if key in self._foreign or not self._is_ours():
+            return False
+        known = any(optimizer is one for one in self._watched.optimizers)
+        if not known and not self._newcomer(optimizer):
+            self._foreign.add(key)
+            return False
+        self._num_steps[key] = 0
+        return True
+
+    # ----------------------------------------------------------------------------------------------------- forward
+
+    def entered(self, label: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """A watched module is called."""
+        if self._detector.is_replaying or self._depth or self.is_resting or not self._is_ours():
+            return None
+        begun = time.perf_counter()
+        self._depth += 1
+        call = self._calls.entered(label, module, args, kwargs)
+        self._schedule.spend("hooks", time.perf_counter() - begun)
+        if (self._thread or self._begun_in) is threading.current_thread():  # the tape is recorded where it is walked
+            self._sampler.entered(args, kwargs)
+        return (call,)
+
+    def left(self, token: Any, output: Any) -> None:
+        """It returned, or raised."""
+        self._depth -= 1
+        self._sampler.left()
+        (call,) = token
+        if call is not None:
+            begun = time.perf_counter()
+            self._calls.left(call, output)
+            self._schedule.spend("hooks", time.perf_counter() - begun)
+
+    def forward_is_over(self) -> None:
+        """``loss.backward`` was called."""
+        if self._is_ours():
+            self._sampler.end_forward()
+
+    # ---------------------------------------------------------------------------------------------------- backward
+
+    def backward_at_rest(self) -> None:
+        """There was one."""
+        if self._is_ours():
+            self.rows.backward()
+
+    def before_backward(self, roots: Sequence[Tensor], create_graph: bool) -> bool:
+        """The loss is known, the gradients are not."""
+        if self._detector.is_replaying or (self._in_backward and self._is_ours()) or not self._owns(roots):
+            return False
+        begun = time.perf_counter()
+        self._in_backward = True
+        is_called = self._calls.num_calls != self._calls_before
+        self._arrivals = None if is_called else self._watched.arrivals()
+        self._detector.before_backward(roots, self._scale)
+        if is_called:  # or else nobody knows yet whether it brings us anything
+            self._count(roots)
+        self._schedule.spend("hooks", time.perf_counter() - begun)
+        self._sampler.before_backward(roots[0], create_graph)
+        return True
+
+    def backward_failed(self, roots: Sequence[Tensor]) -> None:
+        """It raised."""
+        self._in_backward = False
+        self._detector.backward_failed(roots, self.step)
+        self._sampler.abandon()
+        self._calls.forget()
+
+    def after_backward(self, roots: Sequence[Tensor]) -> None:
+        """The gradients are there, and nobody has clipped them yet."""
+        self._in_backward = False
+        begun = time.perf_counter()
+        detector = self._detector
+        if self._arrivals is not None:
+            if self._arrivals == self._watched.arrivals():
+                self.num_others += 1
+                detector.of_another_model()
+                return
+            self._count(roots)
+        self._calls_before = self._calls.num_calls
+        scale, norms, passes, is_last = self._pass_scale, None, self._passes, self._is_last_pass
+        is_odd = not (self._is_measuring and is_last) and detector.sees_odd_gradient()
+        self._is_measuring |= is_odd
+        self._schedule.spend("hooks", time.perf_counter() - begun)
+        if is_last and self._is_measuring and not passes.is_taken:
+            begun = time.perf_counter()
+            norms = passes.measure(scale)
+            self._schedule.spend("norms", time.perf_counter() - begun)
+        elif self._is_measuring:
+            detector.remember(roots)
+        begun = time.perf_counter()
+        step = self.row if passes.is_taken else self.step  # or an optimizer has stepped within it
+        self._taken_for = None if passes.is_taken else step
+        is_bad = detector.after_backward(roots, norms, scale, is_odd and norms is None)
+        passes.is_bad |= is_bad
+        trace = self._sampler.after_backward(scale)
+        # a scaler lets go of an overflow
+        if trace is not None and (scale is None or detector.no_scale_helps or is_finite(trace)):
+            self._recording.trace(step, trace)
+        self.is_tracing = self._sampler.is_open
+        detector.judge(roots, step, norms, scale, is_bad=is_bad)
+        if self._inside is not None:
+            detector.leave_out_if_spoilt(self._inside, step)
+        self._schedule.spend("traces" if trace is not None else "hooks", time.perf_counter() - begun)
+
+    def _count(self, roots: Sequence[Tensor]) -> None:
+        """Add a pass to those since the last optimizer's step.
+
+        Of an optimizer's closure the first pass counts: that of the weights before the step.
+        """
+        self.rows.backward()
+        self._pass_scale = self._scale
+        self._num_scaled = max(0, self._num_scaled - 1)
+        if self._passes.is_taken:
+            self._passes = Passes(self._watched)
+        if self._inside is not None:
+            self._num_inside += 1
+            self._is_last_pass = self._num_inside == 1
+            if not self._is_last_pass:
+                return
+        self._passes.add(roots, self._detector.loss_value, self._pass_scale)
+        self._is_measuring |= self._jumps(self._detector.loss_value)
+        if self._inside is None:  # as many as the last time
+            self._is_last_pass = self._passes.num >= self._usual_backwards.get(self._place, 1)
+
+    @property
+    def _place(self) -> int:
+        """Of the optimizer that is likely to step next, in its row."""
+        return 0 if self.rows.is_complete else len(self.rows.members)
+
+    def _jumps(self, loss: float | None) -> bool:
+        """Whether a loss is far above the latest ones: such a step is measured, and the next one traced."""
+        if loss is None or not math.isfinite(loss):
+            return False
+        jumps = abs(loss) > JUMP * self._recent_loss > 0.0
+        self._has_jumped |= jumps
+        self._recent_loss = max(abs(loss), FADE * self._recent_loss)
+        return jumps
+
+    # --------------------------------------------------------------------------------------------------- optimizers
+
+    def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
+        """Clipped and unscaled (a closure runs later); the weights are still as the gradients saw them."""
+        if self._detector.is_replaying or not self._holds(optimizer):
+            return
+        begun = time.perf_counter()
+        self._step_begins(id(optimizer))
+        numbers = self._blocks[-1]
+        rate = learning_rate_of([optimizer])  # a scheduler may change it before the step is over
+        numbers.learning_rate = rate if not numbers.learning_rate >= rate else numbers.learning_rate
+        self._detector.before_step(optimizer, has_closure=has_closure)
+        self._inside, self._num_inside = optimizer if has_closure else None, 0  # the last closure may have raised
+        self._schedule.spend("hooks", time.perf_counter() - begun)
+        if not has_closure:
+            self._take_passes(optimizer)
+            self._detector.leave_out_if_spoilt(optimizer, self.row)
+        if self._is_measuring and self._schedule.wants_updates(self.rows.number) and not self._updates.is_holding:
+            begun = time.perf_counter()
+            numbers.remember_weights()
+            self._schedule.done("updates", self.rows.number)
+            self._schedule.spend("updates", time.perf_counter() - begun)
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """The weights have moved."""
+        if self.is_resting:
+            if self._holds(optimizer):
+                self._step_at_rest(optimizer)
+            return
+        if self._detector.is_replaying or id(optimizer) not in self._num_steps or not self._is_ours():
+            return
+        self._num_steps[id(optimizer)] += 1
+        if self._inside is optimizer:
+            self._take_passes(optimizer)
+            self._inside, self._num_inside = None, 0
+        self._detector.no_scale_helps = False
+        self._step_ends()
+
+    def num_steps_of(self, optimizer: Optimizer) -> int:
+        """Steps that `after_step` was told of; -1: it is not watched."""
+        return self._num_steps[id(optimizer)] if self._holds(optimizer) else -1
+
+    def scaled_by(self, scaler: GradScaler, num_losses: int = 1) -> None:
+        """So many losses are multiplied."""
+        if self._is_ours():
+            self._scaler = scaler
+            self._num_scaled += num_losses
+
+    def step_left_out(self, optimizer: Optimizer) -> None:
+        """By a scaler, for an overflow."""
+        if self.is_resting:
+            self._step_at_rest(optimizer)
+            return
+        self._step_begins(id(optimizer))
+        self._take_passes(optimizer)
+        self._recording.event(self.row, EventKind.SKIPPED, "the GradScaler left the step out: overflow")
+        self._is_left_out = True
+        scale = getattr(self._scaler, "_scale", None)
+        self._detector.no_scale_helps = scale is not None and float(scale) <= 1.0
+        self._step_ends()
+
+    def step_by_hand(self) -> None:
+        """Whoever wrote the loop says that a step is over."""
+        if self.is_resting:
+            self.rows.step(BY_HAND)
+            self._row_at_rest()
+            return
+        self._detector.settle()
+        self._step_begins(BY_HAND)
+        self._take_passes(None)
+        self._step_ends()
+
+    def _take_passes(self, optimizer: Optimizer | None) -> None:
+        """What came since the last step goes to the row, with what became of it before this one."""
+        begun, passes, numbers = time.perf_counter(), self._passes, self._blocks[-1]
+        if passes.num and not passes.is_taken:
+            self._usual_backwards[len(self.rows.members) - 1] = passes.num
+        if optimizer is None:
+            told, held = None, list(range(len(self._watched.parameters)))
+        else:
+            before = self._watched.num_changes
+            told, held = self._watched.told_by(optimizer), self._watched.held_by(optimizer)
+            if self._watched.num_changes != before:  # parameters were added to an optimizer
+                self._recording.trained(self._watched.columns(), self._watched.described())
+        is_new = passes.norms is None
+        numbers.take(passes, told, measured=self._is_measuring)
+        if self._is_measuring and self._num_inside <= 1:
+            # a fused optimizer takes the scale out by itself
+            found = passes.measure_again(held, getattr(optimizer, "grad_scale", None))
+            if found is not None:
+                (numbers.take_norms if is_new else numbers.clip)(found, held)
+            if is_new and found is not None and self._scale is None:
+                self._detector.judge_late(found, self.row)
+        self._schedule.spend("norms", time.perf_counter() - begun)
+
+    # ------------------------------------------------------------------------------------------------------- rows
+
+    @property
+    def row(self) -> int:
+        """The number of the row at hand."""
+        return self._recording.first_step + self.rows.number
+
+    def _step_begins(self, key: int) -> None:
+        begins = self.rows.step(key)
+        if begins is not Begins.NOTHING:
+            num = len(self._blocks) - (begins is Begins.ROW_OF_BLOCK)
+            self._send(self._blocks[:num], self.row - 1)
+            del self._blocks[:num]
+            if not self._is_row_ended:  # it was not what rows usually are
+                self._end_step(may_rest=False)
+        if not self._blocks or self.rows.is_block_new:
+            self._blocks.append(Numbers(self._watched, self._updates))
+            if self._passes.is_taken and not self._in_backward:  # and there was none since
+                self._passes = Passes(self._watched)
+        if self._taken_for is not None and self._taken_for != self.row:
+            self._recording.belongs_to(self.row, self._taken_for)
+        self._taken_for, self._is_row_ended = None, False
+
+    def _step_ends(self) -> None:
+        """An optimizer's step is over, and with it perhaps the row."""
+        if not self.rows.is_complete:
+            return
+        for numbers in self._blocks if self._updates.is_holding else ():
+            if numbers.holds_weights:
+                begun = time.perf_counter()
+                numbers.compare_weights()
+                self._schedule.spend("updates", time.perf_counter() - begun)
+        if self.rows.is_single and not self._in_backward:
+            self.close_row()
+        self._end_step(may_rest=not self._in_backward)
+
+    def close_row(self) -> None:
+        """Whatever steps next begins a row."""
+        if self.rows.members:
+            self._send(self._blocks, self.row)
+            self._blocks.clear()
+            self.rows.close()
+
+    def _send(self, blocks: Sequence[Numbers], step: int) -> None:
+        """The numbers of a row set off."""
+        if not blocks:
+            return
+        begun = time.perf_counter()
+        first, *others = blocks
+        for other in others:
+            first.absorb(other)
+        if first.holds_weights:
+            first.compare_weights()
+        # a scaler that finds its scale is healthy
+        counts = not self._is_left_out and (first.has_loss or self._scaler is None)
+        rate = max((one.learning_rate for one in blocks if not math.isnan(one.learning_rate)), default=math.nan)
+        what = (step, begun - self._began, rate, counts, first.is_bad)
+        self._transfer.send(what, first.vectors())
+        self._is_left_out = False
+        self._schedule.spend("hooks", time.perf_counter() - begun)
+
+    def _end_step(self, *, may_rest: bool) -> None:
+        """A step is over; what is done at the next one?"""
+        begun = time.perf_counter()
+        self._is_row_ended = True
+        if len(self._transfer) >= RECEIVED_TOGETHER or begun - self._last_received > RECEIVE_EVERY_S:
+            self.receive()
+        self._num_scaled = 0
+        if may_rest:
+            self._calls.forget()
+        self._sampler.end()
+        if self._listens_to_parts and self._calls.num_calls:
+            self._listens_to_parts = False
+            self._watched.keep_called(self._calls.called)
+            self._look_away_from_modules()
+            self._look_at_modules()
+        self._schedule.spend("hooks", time.perf_counter() - begun)
+        self._judge_now_and_then(begun)
+        self._schedule.step_ended(self.rows.number)
+        if self._schedule.level is Level.REST and may_rest:
+            self._rest()
+        else:
+            self._begin_step()
+
+    def _begin_step(self) -> None:
+        self._is_measuring = self._detector.looks_always or self._schedule.level is Level.MEASURE
+        self._sampler.begin(self.rows.expected, is_urgent=self._has_jumped)
+        self.is_tracing = self._sampler.is_open
+        self._has_jumped = False
+
+    # ------------------------------------------------------------------------------------------------------- rest
+
+    def _rest(self) -> None:
+        """Nothing is done from now on but to count the steps."""
+        self.close_row()
+        self._detector.rest(self.row)
+        self._look_away_from_modules()
+        self._passes = Passes(self._watched)
+        self.is_resting, self.is_tracing = True, False
+
+    def _step_at_rest(self, optimizer: Optimizer) -> None:
+        self._num_steps[id(optimizer)] += 1
+        self.rows.step(id(optimizer))
+        if self.rows.is_complete:
+            self._row_at_rest()
+
+    def _row_at_rest(self) -> None:
+        is_ill = not self._schedule.num_left % LOOK_AT_REST_EVERY and self._detector.looks_ill()
+        if self._schedule.rested() or is_ill:
+            self._wake(is_urgent=is_ill)
+
+    def _wake(self, *, is_urgent: bool) -> None:
+        self.rows.close()
+        self._schedule.end_rest(self.rows.number, is_urgent=is_urgent)
+        if self._schedule.level is Level.REST:
+            return
+        self.is_resting = False
+        self._look_at_modules()
+        self._begin_step()
+
+    # ------------------------------------------------------------------------------------------------------- keeping
+
+    @property
+    def _scale(self) -> Tensor | None:
+        """What the loss at hand was multiplied by; None: it was not."""
+        scaler = self._scaler
+        if scaler is None or not self._num_scaled or not scaler.is_enabled():
+            return None
+        return getattr(scaler, "_scale", None)
+
+    def flush(self) -> None:
+        """In the training's own thread: what is complete is kept now."""
+        if self._is_ours() and not self.is_resting and not self._in_backward:
+            if self.rows.is_complete and self._inside is None:
+                self.close_row()
+            self.receive()
+
+    def receive(self, *, wait: bool = False) -> None:
+        """Keep what has arrived."""
+        self._last_received = time.perf_counter()
+        for what, arrived in self._transfer.arrived(len(self._transfer) if wait else 0):
+            step, seconds, learning_rate, counts, bad = what
+            self._recording.numbers(step, seconds, arrived, learning_rate, counts=counts, bad=bad)
+
+    def _judge_now_and_then(self, now: float) -> None:
+        if now - self._last_judged < JUDGE_EVERY_S or not self._schedule.wants_findings():
+            return
+        self._recording.cost(self._schedule.cost.record())
+        self._recording.judge(self.step)
+        self._last_judged = time.perf_counter()
+        self._schedule.spend("findings", self._last_judged - now)
