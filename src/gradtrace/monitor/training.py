@@ -72,6 +72,7 @@ class Training:
         schedule: Schedule,
         on_nonfinite: str,
         newcomer: Callable[[Optimizer], bool],
+        num_others: int = 0,
     ) -> None:
         self._watched, self._recording, self._schedule = watched, recording, schedule
         self._newcomer = newcomer
@@ -80,7 +81,7 @@ class Training:
         self._calls = Calls()
         self._detector = Detector(watched, recording, self._calls, on_nonfinite)
         self._sampler = Sampler(watched, recording, schedule)
-        self.rows = Rows(len(watched.optimizers))
+        self.rows = Rows(len(watched.optimizers) + num_others)
         self.is_resting = self.is_tracing = False
         self.num_others = 0
         """Backward passes in other threads, and of what is not watched."""
@@ -140,8 +141,13 @@ class Training:
             raise
         self._begin_step()
 
-    def end(self, *, is_faulty: bool = False) -> None:
-        """Keep what has arrived, and take every hook away; of a row in which we failed nothing is kept."""
+    def end(self, *, is_faulty: bool = False, last: Sequence[Tensor] = ()) -> None:
+        """Keep what has arrived, and take every hook away; of a row in which we failed nothing is kept.
+
+        `last`: what a script that gave up had made of its last forward pass.
+        """
+        if last and not is_faulty:
+            self._detector.look_at_forward(last, self.step)
         if self.is_resting:
             self._schedule.end_rest(self.rows.number)
         elif not is_faulty and not self._in_backward:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from torch import Tensor
     from torch.amp.grad_scaler import GradScaler
     from torch.optim import Optimizer
 
@@ -41,7 +42,8 @@ ON_NONFINITE = ("report", "stop", "skip")
 class Watch:
     """A training under watch, from `start` to `close`; `gradtrace.watch` says what the arguments are.
 
-    `find` looks for what an optimizer trains that nobody has told of: models and tensors by label, or None.
+    There are `num_others` optimizers more that may step; `find` looks for what one trains that nobody has told of: models
+    and tensors by label, or None.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Watch:
         command: Sequence[str] = (),
         notes: Sequence[str] = (),
         warn: Callable[[str], None] = warn,
+        num_others: int = 0,
         find: Callable[[Optimizer], dict[str, Any] | None] | None = None,
     ) -> None:
         if on_nonfinite not in ON_NONFINITE:
@@ -86,7 +89,7 @@ class Watch:
         self._hooks: Sequence[Any] = ()
         """Those that could not be taken away yet."""
         self._joined: Watched | None = None
-        self._find = find
+        self._find, self._num_others = find, num_others
         self._step = self._recording.first_step
         self._closed = False
         _WATCHES.add(self)
@@ -101,7 +104,7 @@ class Watch:
         schedule = Schedule(self._frac, self._every, measures_always=self._on_nonfinite != "report")
         self._guard = Guard(self._fail)
         self._joined = watched
-        training = Training(watched, self._recording, schedule, self._on_nonfinite, self._newcomer)
+        training = Training(watched, self._recording, schedule, self._on_nonfinite, self._newcomer, self._num_others)
         self._hooks, self._training = training.hooks, training
         try:
             training.begin(self._guard)
@@ -136,15 +139,14 @@ class Watch:
             self._training.join()
 
     def _newcomer(self, optimizer: Optimizer) -> bool:
-        """An optimizer steps that nobody has told us of: it joins if it holds anything that is watched."""
-        if self._find is not None:
-            models = self._find(optimizer)
-            if models is not None:
-                self._join(models, [optimizer])
-                return True
-        if self._joined is None or not self._joined.holds(optimizer):
+        """An optimizer steps that nobody has told us of: it joins if it holds anything that is watched, or is found."""
+        joined = self._joined
+        if joined is None:
             return False
-        self._join({}, [optimizer])
+        models = {} if joined.holds(optimizer) else self._find(optimizer) if self._find is not None else None
+        if models is None:
+            return False
+        self._join(models, [optimizer])
         return True
 
     def scaled_by(self, scaler: GradScaler) -> None:
@@ -152,14 +154,17 @@ class Watch:
         if self._training is not None:
             self._training.scaled_by(scaler)
 
-    def close(self, *, finished: bool = True) -> None:
-        """Take every hook away, let go of models and optimizers, and write the rest; more than once does no harm."""
+    def close(self, *, finished: bool = True, last: Sequence[Tensor] = ()) -> None:
+        """Take every hook away, let go of models and optimizers, and write the rest; more than once does no harm.
+
+        `last`: of a training that was given up, what was made of its last forward pass, the latest first.
+        """
         if self._closed:
             self._sweep()
             return
         self._closed, self._watched = True, None
         try:
-            self._detach()
+            self._detach(last=last)
             self._sweep()
             self._recording.close(self._step, finished=finished)
         except Exception as error:
@@ -207,13 +212,13 @@ class Watch:
             with contextlib.suppress(Exception):
                 training.leave()
 
-    def _detach(self, *, is_faulty: bool = False) -> None:
+    def _detach(self, *, is_faulty: bool = False, last: Sequence[Tensor] = ()) -> None:
         training, self._training = self._training, None
         if training is None:
             return
         self._step = training.step
         try:
-            training.end(is_faulty=is_faulty)
+            training.end(is_faulty=is_faulty, last=last)
         except Exception as error:
             self._warn(f"the last steps are lost ({type(error).__name__}: {error})")
         finally:

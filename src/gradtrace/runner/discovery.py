@@ -1,181 +1,214 @@
-"""Which model, which parameters and which optimizers does a script train, when it tells us nothing?
+"""Which models, tensors and optimizers does a script train, when it tells us nothing?
 
-Until the first backward pass a global hook notes which modules are called. At that pass the loss's tape says which
-parameters it reaches, the optimizers that hold them are looked up among the living objects, and the models are the
-outermost called modules that own them. Then every hook is gone again.
+Whatever an optimizer of `torch.optim` holds. A training begins at the first forward pass, in grad mode, of a module
+that an optimizer holds parameters of; where no module is, at the making of the optimizer; and where neither was seen,
+at the first backward pass or optimizer's step. Then the living objects are gone through once: the models are the
+outermost modules that own what an optimizer holds, and what no module owns is a tensor of the script's.
 
-Dynamo would trace a global module hook into the graph (or refuse, with ``fullgraph=True``): a script that calls
-``torch.compile`` loses the hook at that moment, and its models are the outermost living modules instead.
+Dynamo would trace what stands in for a module's call into the graph (or refuse, with ``fullgraph=True``): a script that calls
+``torch.compile`` loses the stand-in at that moment.
 """
 
 from __future__ import annotations
 
 import gc
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import GradientEdge
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.optim.optimizer import Optimizer
 
-from gradtrace.monitor.hooks.backward import read_roots
+from gradtrace.monitor.hooks.backward_passes import roots_of
+from gradtrace.monitor.hooks.optimizer_steps import listen
 from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.runner.anatomy import named_parameters, named_parts
-from gradtrace.runner.names import label_models, name_leftovers
+from gradtrace.runner.names import label_models, name_tensors
+from gradtrace.tape.graph import reached_leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """What is trained."""
 
-    models: dict[str, nn.Module]
-    """By label; '' for the only one."""
+    models: dict[str, nn.Module | torch.Tensor]
+    """By label, '' for the only one; a tensor by the script's own name for it."""
     optimizers: tuple[Optimizer, ...]
-    notes: tuple[str, ...] = ()
-    """What is trained and could not be found, in sentences."""
+    others: tuple[Optimizer, ...] = ()
+    """There are these as well, and none of what they hold has been seen in use yet."""
 
 
 class Discovery:
-    """Waits for a backward pass towards parameters that an optimizer holds, and calls `then` just before it.
+    """Waits for a training to begin, and calls `then` just before it does.
 
-    Afterwards it looks at optimizers alone, and calls `newcomer` with each that steps and was not found. A fault of the
-    search, which touches what the script made, goes to `fail` and ends it.
+    A fault of the search, which touches what the script made, goes to `fail` and ends it.
     """
 
-    def __init__(
-        self,
-        then: Callable[[Found], None],
-        newcomer: Callable[[Optimizer], None],
-        fail: Callable[[Exception], None],
-    ) -> None:
-        self._then, self._newcomer, self._fail = then, newcomer, fail
-        self._called: dict[int, weakref.ref[nn.Module]] | None = {}
-        self._known: set[int] | None = None
-        """Identities of the optimizers, once they are found."""
-        self._calls = nn.modules.module.register_module_forward_pre_hook(self._note)
-        self._steps = register_optimizer_step_pre_hook(self._at_step)
+    def __init__(self, then: Callable[[Found], None], fail: Callable[[Exception], None]) -> None:
+        self._then, self._fail = then, fail
+        self._is_over = False
+        self._has_optimizers = False
+        self._looked: set[int] = set()
+        """Modules that no optimizer held anything of when they were called."""
+        self._look_at_calls_no_more = interpose(nn.Module, "__call__", self._at_call)
         self._removers = [
+            interpose(Optimizer, "__init__", self._at_making),
             interpose(torch.autograd, "backward", self._at_backward),
             interpose(torch, "compile", self._at_compile),
+            listen(self._at_step, lambda optimizer: None),
         ]
+        self.num_forwards = 0
+        """Calls of modules in grad mode since the last backward pass."""
         self.num_backwards = 0
         self.num_steps = 0
 
     def remove(self) -> None:
         """Take every hook away; more than once does no harm."""
-        self._look_no_more()
-        self._steps.remove()
-
-    def _look_no_more(self) -> None:
-        self._calls.remove()
-        self._called = None
-        while self._removers:
-            self._removers.pop()()
+        self._is_over = True
+        self._look_at_calls_no_more()
+        for remove in self._removers:
+            remove()
 
     # ---------------------------------------------------------------------------------------------------- the hooks
 
-    def _note(self, module: nn.Module, args: Any) -> None:
-        if self._called is not None and id(module) not in self._called:
-            self._called[id(module)] = weakref.ref(module)
+    def _at_making(self, own: Callable[..., Any], optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        result = own(optimizer, *args, **kwargs)
+        if not self._is_over:
+            self._has_optimizers = True
+            self._looked.clear()
+            held = held_by(optimizer) if _steps_itself(optimizer) else []
+            if held and not any(isinstance(tensor, nn.Parameter) for tensor in held):
+                self._look(lambda: held)
+        return result
+
+    def _at_call(self, own: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        if not self._is_over and torch.is_grad_enabled():
+            self.num_forwards += 1
+            if self._has_optimizers and id(module) not in self._looked:
+                self._looked.add(id(module))
+                self._look(lambda: [parameter for _, parameter in named_parameters(module)], module)
+                if self._is_over:  # this call is the watch's already
+                    return type(module).__call__(module, *args, **kwargs)
+        return own(module, *args, **kwargs)
 
     def _at_compile(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._calls.remove()
-        self._called = None
+        self._look_at_calls_no_more()
         return own(*args, **kwargs)
 
     def _at_backward(self, own: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        tensors, roots = read_roots(tensors)
         self.num_backwards += 1
-        if _is_power_of_two(self.num_backwards):
-            self._look(lambda: reached_leaves(roots))
+        self.num_forwards = 0
+        if not self._is_over and _is_power_of_two(self.num_backwards) and not hasattr(tensors, "__next__"):
+            self._look(lambda: reached_leaves(roots_of(tensors)))
         # this pass is the watch's already
-        return (own if self._known is None else torch.autograd.backward)(tensors, *args, **kwargs)
+        return (torch.autograd.backward if self._is_over else own)(tensors, *args, **kwargs)
 
     def _at_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """For scripts that fill ``.grad`` without ``backward``, and for optimizers made after it.
-
-        Torch goes through all such hooks here: none may come or go meanwhile.
-        """
-        if self._known is None:
+        """For scripts that fill ``.grad`` without ``backward``, and for optimizers made after it."""
+        if not self._is_over:
             self.num_steps += 1
             if _is_power_of_two(self.num_steps):
-                self._look(lambda: [leaf for leaf in _held_by(optimizer) if leaf.grad is not None])
-        elif id(optimizer) not in self._known:
-            self._known.add(id(optimizer))
-            self._newcomer(optimizer)
+                self._look(lambda: [leaf for leaf in held_by(optimizer) if leaf.grad is not None])
 
-    def _look(self, leaves: Callable[[], Sequence[torch.Tensor]]) -> None:
+    def _look(self, leaves: Callable[[], Sequence[torch.Tensor]], called: nn.Module | None = None) -> None:
         try:
-            found = find(leaves(), self._called_modules())
+            found = find(leaves(), called)
         except Exception as error:
-            self._known = set()
-            self._look_no_more()
+            self.remove()
             self._fail(error)
             return
         if found is not None:
-            self._known = {id(optimizer) for optimizer in found.optimizers}
+            self._is_over = True
             self._then(found)
-            self._look_no_more()  # last: a script may have imported `backward` by name, which goes on being looked at
-
-    def _called_modules(self) -> list[nn.Module] | None:
-        if self._called is None:
-            return None
-        return [module for ref in self._called.values() if (module := ref()) is not None]
+            self.remove()  # last: a script may have imported `backward` by name, which goes on being looked at
 
 
 # --------------------------------------------------------------------------------------------------------- the search
 
 
-def find(leaves: Sequence[torch.Tensor], called: list[nn.Module] | None) -> Found | None:
-    """Models and optimizers behind the `leaves` that a loss reaches; None while no optimizer holds any of them.
+def find(leaves: Sequence[torch.Tensor], called: nn.Module | None = None) -> Found | None:
+    """What the optimizers hold that hold any of the `leaves`, which are in use; None while none does.
 
-    Args:
-        leaves: Tensors that the loss's tape ends in.
-        called: Modules called so far, the outer before the inner; None: not known.
+    Of several modules that own the same, one that `called` is part of is the model.
     """
-    modules, optimizers = _living()
-    called = modules if called is None else called
-    owned = {id(parameter) for module in called for _, parameter in named_parameters(module)}
-    reached = {id(leaf) for leaf in leaves}
-    if not any(id(held) in reached for optimizer in optimizers for held in _held_by(optimizer)):
+    used = {id(leaf) for leaf in leaves}
+    if not used:
         return None
-    optimizers = [one for one in optimizers if any(id(held) in reached | owned for held in _held_by(one))]
-    trained = {id(held): held for optimizer in optimizers for held in _held_by(optimizer)}
-    outermost = [root for root in _outermost(called) if any(id(p) in trained for _, p in named_parameters(root))]
-    roots = [_unwrapped(root) for root in outermost]
-    models = label_models(roots, modules)
-    covered = {id(parameter) for root in roots for _, parameter in named_parameters(root)}
-    left_over, notes = name_leftovers([held for key, held in trained.items() if key not in covered], modules)
-    models |= left_over
-    return Found(models, tuple(optimizers), notes) if models else None
+    modules, optimizers = _living()
+    owned = _owners(modules, called)
+    roots = {id(owned[key]) for key in used if key in owned}
+    now, later = list[Optimizer](), list[Optimizer]()
+    for optimizer in optimizers:
+        held = [id(tensor) for tensor in held_by(optimizer)]
+        if not used.isdisjoint(held):
+            roots |= {id(owned[key]) for key in held if key in owned}
+            now.append(optimizer)
+        else:
+            later.append(optimizer)
+    if not now:
+        return None
+    along = [one for one in later if any(id(owned.get(id(t))) in roots for t in held_by(one))]  # of the same models
+    later = [one for one in later if all(one is not other for other in along)]
+    return Found(_described([*now, *along], later, owned), (*now, *along), tuple(later))
 
 
-def reached_leaves(roots: Iterable[Any]) -> list[torch.Tensor]:
-    """The tensors that backward from `roots`, tensors or edges of the tape, would give a gradient to.
+MOST_SEARCHES = 16
+"""For optimizers that were made after the training had begun: each goes through all living objects."""
 
-    >>> w, x = torch.ones(2, requires_grad=True), torch.ones(2)
-    >>> [leaf is w for leaf in reached_leaves([(w * x).sum()])]
-    [True]
-    """
-    waiting = [root.grad_fn for root in roots if isinstance(root, torch.Tensor)]
-    waiting += [root.node for root in roots if isinstance(root, GradientEdge)]
-    seen, leaves = set(waiting), []
-    while waiting:
-        node = waiting.pop()
-        if node is None:
-            continue
-        if isinstance(variable := getattr(node, "variable", None), torch.Tensor):
-            leaves.append(variable)
-        for child, _ in node.next_functions:
-            if child not in seen:
-                seen.add(child)
-                waiting.append(child)
-    return leaves
+
+class Newcomers:
+    """Optimizers that step and that nobody has seen before: a second training, a model made late."""
+
+    def __init__(self) -> None:
+        self.num_left_out = 0
+        """Beyond `MOST_SEARCHES`."""
+        self._num = 0
+
+    def find(self, optimizer: Optimizer) -> dict[str, nn.Module | torch.Tensor] | None:
+        """What `optimizer` holds, by label; None: it is left out."""
+        if not _steps_itself(optimizer):
+            return None
+        self._num += 1
+        if self._num > MOST_SEARCHES:
+            self.num_left_out += 1
+            return None
+        modules, _ = _living()
+        return _described([optimizer], [], _owners(modules), is_alone=False)
+
+
+def _described(
+    optimizers: Sequence[Optimizer],
+    others: Sequence[Optimizer],
+    owned: dict[int, nn.Module],
+    *,
+    is_alone: bool = True,
+) -> dict[str, nn.Module | torch.Tensor]:
+    held = list(_distinct(tensor for one in optimizers for tensor in held_by(one)))
+    roots = list(_distinct(owned[id(tensor)] for tensor in held if id(tensor) in owned))
+    everything = roots + list(_distinct(owned[id(t)] for o in others for t in held_by(o) if id(t) in owned))
+    labels = label_models([_unwrapped(root) for root in everything], is_alone=is_alone)
+    wanted = {id(_unwrapped(root)) for root in roots}
+    found: dict[str, nn.Module | torch.Tensor] = {k: m for k, m in labels.items() if id(m) in wanted}
+    found |= name_tensors([tensor for tensor in held if id(tensor) not in owned])
+    return found
+
+
+def _owners(modules: Sequence[nn.Module], called: nn.Module | None = None) -> dict[int, nn.Module]:
+    """By the identity of a parameter: the outermost module that it belongs to."""
+    roots = _outermost(modules)
+    roots.sort(key=lambda root: any(part is called for _, part in named_parts(root)))  # the last one counts
+    return {id(parameter): root for root in roots for _, parameter in named_parameters(root)}
+
+
+def _distinct(objects: Iterable[Any]) -> Iterator[Any]:
+    seen: set[int] = set()
+    for one in objects:
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
 
 
 def _is_power_of_two(number: int) -> bool:
@@ -197,11 +230,12 @@ def _steps_itself(optimizer: Optimizer) -> bool:
     return {"param_groups", "_optimizer_step_post_hooks"} <= vars(optimizer).keys()
 
 
-def _held_by(optimizer: Optimizer) -> list[torch.Tensor]:
+def held_by(optimizer: Optimizer) -> list[torch.Tensor]:
+    """What it trains."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _outermost(modules: list[nn.Module]) -> list[nn.Module]:
+def _outermost(modules: Collection[nn.Module]) -> list[nn.Module]:
     """Those that are part of no other."""
     inner: set[int] = set()
     for module in modules:

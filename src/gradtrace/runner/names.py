@@ -1,94 +1,84 @@
-"""What does the script call what it trains? By attribute, by variable, and else by class.
+"""What does the script call what it trains? By variable, and else by class.
 
-self.encoder(x); self.decoder(z)     called apart, within one module: "encoder", "decoder"
 G(z); D(x)                           "G", "D"
+x @ layers[0].weight                 "layers[0].weight"
 """
 
 from __future__ import annotations
 
 import sys
+from collections import deque
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
-from gradtrace.runner.anatomy import named_parameters, named_parts
+from gradtrace.monitor.watched import unused_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import torch
+DEEPEST, MOST_OBJECTS = 4, 20_000
+"""[levels, objects] How far a tensor's name is looked for."""
 
 _PACKAGE = str(Path(__file__).resolve().parents[1]) + "/"
 
 
-def label_models(roots: Sequence[nn.Module], living: Sequence[nn.Module]) -> dict[str, nn.Module]:
-    """`roots` by label; a single one that is part of no other needs none."""
-    paths = _paths(roots, living)
-    if len(roots) == 1 and not paths:
+def label_models(roots: Sequence[nn.Module], *, is_alone: bool) -> dict[str, nn.Module]:
+    """`roots` by label, that of a variable or else of the class; a single one, where it `is_alone`, needs none."""
+    if len(roots) == 1 and is_alone:
         return {"": roots[0]}
-    variables = _variables()
+    variables = _names_of({id(root) for root in roots})
     labelled: dict[str, nn.Module] = {}
     for root in roots:
-        name = paths.get(id(root)) or variables.get(id(root)) or type(root).__name__
-        labelled[_unique(name, labelled)] = root
+        name = variables.get(id(root)) or type(root).__name__
+        labelled[unused_name(name, {*labelled})] = root
     return labelled
 
 
-def name_leftovers(
-    leaves: Sequence[torch.Tensor], living: Sequence[nn.Module]
-) -> tuple[dict[str, nn.Module], tuple[str, ...]]:
-    """Parameters that are trained and belong to no called module, each in a module of its own; notes on them all."""
-    if not leaves:
-        return {}, ()
-    owners = {id(p): name for module in living for name, p in named_parameters(module)}
-    variables = _variables()
-    holders: dict[str, nn.Module] = {}
-    nameless = 0
-    for leaf in leaves:
-        if not isinstance(leaf, nn.Parameter):
-            nameless += 1
-            continue
-        name = owners.get(id(leaf)) or variables.get(id(leaf)) or f"parameter_{len(holders)}"
-        label, _, last = name.rpartition(".")
-        holder = nn.Module()
-        holder.register_parameter(last, leaf)
-        holders[_unique(label or last, holders)] = holder
-    notes = []
-    if holders:
-        names = ", ".join(list(holders)[:3]) + (f" and {len(holders) - 3} more" if len(holders) > 3 else "")
-        notes.append(f"trained, but in no module that was called: {names} (gradients are watched, traces miss them)")
-    if nameless:
-        notes.append(f"not watched: {nameless} trained tensor{'s' if nameless > 1 else ''} outside of any nn.Parameter")
-    return holders, tuple(notes)
+def name_tensors(leaves: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors that are trained and belong to no module, by the script's own names: ``W``, ``layers[0].weight``."""
+    wanted = {id(leaf) for leaf in leaves}
+    names = _names_of(wanted)
+    named: dict[str, torch.Tensor] = {}
+    for number, leaf in enumerate(leaves):
+        named[unused_name(names.get(id(leaf), f"tensor_{number}"), {*named})] = leaf
+    return named
 
 
-def _paths(roots: Sequence[nn.Module], living: Sequence[nn.Module]) -> dict[int, str]:
-    """Where the roots sit within one module that holds them all and was never called itself; {} without one."""
-    wanted = {id(root) for root in roots}
-    best: dict[int, str] = {}
-    size = sys.maxsize
-    for module in living:
-        parts = list(named_parts(module))
-        within = {id(part): name for name, part in parts if id(part) in wanted and name}
-        if len(within) == len(wanted) and len(parts) < size:
-            best, size = within, len(parts)
-    return {} if any(_is_wrapper(name) for name in best.values()) else best
-
-
-def _is_wrapper(path: str) -> bool:
-    """DistributedDataParallel's and a compiled model's name for what they wrap tell a reader nothing."""
-    return path in ("module", "_orig_mod")
-
-
-def _variables() -> dict[int, str]:
-    """Names of modules and parameters in the frames of the script, those of the innermost frame first."""
+def _names_of(wanted: set[int]) -> dict[int, str]:
+    """Where the script holds them, as it would write it; the innermost frame and the shortest way first."""
     found: dict[int, str] = {}
+    waiting: deque[tuple[str, Any, int]] = deque()
     for scope in _scopes():
-        for name, value in scope.items():
-            if issubclass(type(value), (nn.Module, nn.Parameter)) and not name.startswith("_"):
-                found.setdefault(id(value), name)
+        waiting += [(name, value, 0) for name, value in scope.items() if not name.startswith("_")]
+    seen: set[int] = set()
+    while waiting and len(found) < len(wanted) and len(seen) < MOST_OBJECTS:
+        name, value, depth = waiting.popleft()
+        if id(value) in wanted:
+            found.setdefault(id(value), name)
+        if id(value) in seen or depth == DEEPEST:
+            continue
+        seen.add(id(value))
+        waiting += [(f"{name}{place}", inner, depth + 1) for place, inner in _contents(value)]
     return found
+
+
+def _contents(value: Any) -> list[tuple[str, Any]]:
+    kind = type(value)
+    if kind in (list, tuple):
+        return [(f"[{i}]", inner) for i, inner in enumerate(value)]
+    if kind is dict:
+        return [(f"[{key!r}]", inner) for key, inner in value.items() if isinstance(key, str | int)]
+    if issubclass(kind, (torch.Tensor, ModuleType, type, FunctionType, torch.optim.Optimizer)) or kind.__module__ == "builtins":
+        return []
+    try:
+        attributes = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return []
+    return [(f".{key}", inner) for key, inner in dict(attributes).items() if isinstance(key, str)]
 
 
 def _scopes() -> Iterator[dict[str, Any]]:
@@ -102,12 +92,3 @@ def _scopes() -> Iterator[dict[str, Any]]:
             owner = frame.f_locals.get("self")
             if owner is not None and hasattr(type(owner), "__dict__"):
                 yield dict(getattr(owner, "__dict__", {}))
-
-
-def _unique(name: str, taken: dict[str, nn.Module]) -> str:
-    """`name`, or `name_2` and so on."""
-    number, label = 1, name
-    while label in taken:
-        number += 1
-        label = f"{name}_{number}"
-    return label

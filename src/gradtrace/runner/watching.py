@@ -20,8 +20,6 @@ from gradtrace.runner.speech import say
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch.optim import Optimizer
-
     from gradtrace.monitor.watch import Watch
     from gradtrace.runner.discovery import Discovery, Found
     from gradtrace.runner.script import Script
@@ -80,15 +78,16 @@ class Watching:
         self._discovery: Discovery | None = None
         self._watch: Watch | None = None
         self._view: View | None = None
-        self._has_noticed = self._told_why_not = False
+        self._told_why_not = False
         os.register_at_fork(after_in_child=self._forget)
 
     def await_training(self) -> None:
         """Once torch is there."""
         with self._fail_open():
-            from gradtrace.runner.discovery import Discovery
+            from gradtrace.runner.discovery import Discovery, Newcomers
 
-            self._discovery = Discovery(self._start, self._notice, self._fail)
+            self._newcomers = Newcomers()
+            self._discovery = Discovery(self._start, self._fail)
 
     def finish(self, error: BaseException | None) -> None:
         """Close the run's file and tell what was seen; after Ctrl-C too. A second Ctrl-C ends that as well."""
@@ -118,21 +117,14 @@ class Watching:
                 sinks=[as_sink(text, options.path.stem) for text in options.sinks],
                 title=self._script.title,
                 command=self._script.command,
-                notes=found.notes,
                 warn=say,
+                num_others=len(found.others),
+                find=self._newcomers.find,
             )
             watch.start()
             _tell_scalers(watch)
             self._watch = watch
             self._show(watch)
-
-    def _notice(self, optimizer: Optimizer) -> None:
-        if self._watch is not None and not self._has_noticed:
-            self._has_noticed = True
-            say(
-                f"{type(optimizer).__name__} began to step, which was not there at the first backward pass: "
-                "only the first training of a script is watched"
-            )
 
     def _show(self, watch: Watch) -> None:
         from gradtrace.runner.view import open_view
@@ -155,7 +147,10 @@ class Watching:
         if self._view is not None:
             self._view.close()
         if self._watch is not None:
-            self._watch.close(finished=_is_success(error))
+            from gradtrace.runner.leftovers import latest_tensors
+
+            succeeded = _is_success(error)
+            self._watch.close(finished=succeeded, last=() if succeeded else latest_tensors(error))
             tell(self._watch, self._script, self._path, self._options.report)
         elif not self._told_why_not:
             say(f"nothing was watched: {why_nothing(self._script, self._discovery, failed=not _is_success(error))}")

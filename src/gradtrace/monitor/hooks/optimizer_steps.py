@@ -8,12 +8,50 @@ from typing import TYPE_CHECKING, Any
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
     from torch.utils.hooks import RemovableHandle
 
     from gradtrace.monitor.hooks.guard import Guard
     from gradtrace.monitor.hooks.listener import Listener
+
+    Before = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
+    After = Callable[[Optimizer], None]
+
+
+_LISTENING: list[tuple[Before, After]] = []
+_HANDLES: list[RemovableHandle] = []
+
+
+def listen(before: Before, after: After) -> Callable[[], None]:
+    """Have both called at every step of every optimizer; returns what ends that, and may be called again and again.
+
+    Torch's own hooks come with the first who listens and go with the last; not while torch goes through them: within a
+    step they stay, and tell nobody, until the next that ends.
+    """
+    pair = before, after
+    if not _HANDLES:
+        _HANDLES.extend([register_optimizer_step_pre_hook(_before), register_optimizer_step_post_hook(_after)])
+    _LISTENING.append(pair)  # within a step's hook it is told of this very step
+
+    def remove() -> None:
+        _LISTENING[:] = [other for other in _LISTENING if other is not pair]
+        if not _LISTENING and _HANDLES and not is_stepping():
+            while _HANDLES:
+                _HANDLES.pop().remove()
+
+    return remove
+
+
+def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    for before, _ in _LISTENING:
+        before(optimizer, args, kwargs)
+
+
+def _after(optimizer: Optimizer, *_: Any) -> None:
+    for _, after in _LISTENING:
+        after(optimizer)
 
 
 class OptimizerSteps:
@@ -22,15 +60,12 @@ class OptimizerSteps:
     def __init__(self, listener: Listener, guard: Guard) -> None:
         self._listener: Listener | None = listener
         self._guard = guard
-        self._handles: list[RemovableHandle] = [register_optimizer_step_pre_hook(self._before)]
-        self._handles.append(register_optimizer_step_post_hook(self._after))
+        self._remove = listen(self._before, self._after)
 
     def remove(self) -> None:
-        """Take the hooks away; while a step is under way they stay, deaf, until this is called again."""
+        """Take the hooks away; while a step is under way torch's stay, deaf, until this is called again."""
         self._listener = None
-        if self._handles and not is_stepping():
-            while self._handles:
-                self._handles.pop().remove()
+        self._remove()
 
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         listener = self._listener
@@ -41,7 +76,7 @@ class OptimizerSteps:
     def _tell(listener: Listener, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         listener.before_step(optimizer, any(map(callable, args[1:])) or callable(kwargs.get("closure")))
 
-    def _after(self, optimizer: Optimizer, *_: Any) -> None:
+    def _after(self, optimizer: Optimizer) -> None:
         listener = self._listener
         if listener is not None:
             self._guard(listener.after_step, optimizer)

@@ -92,6 +92,20 @@ class Detector:
                 self._explain(self._passage(roots, step))
         self._recorder.forget()
 
+    def look_at_forward(self, roots: Sequence[Tensor], step: int) -> None:
+        """A forward pass that no backward pass came after, in a run that was given up: was it what went wrong?
+
+        `roots`: what the script made of it and still holds, the latest first.
+        """
+        if self._recording.is_explained:
+            return
+        bad = [root for root in roots if not is_all_finite(root)]
+        if bad:
+            self.before_backward(bad[:1], None)
+            self._is_in_backward = False
+            self._explain(self._passage(bad[:1], step))
+        self._recorder.forget()
+
     def of_another_model(self) -> None:
         """The pass brought the watched parameters nothing."""
         self._is_in_backward = False

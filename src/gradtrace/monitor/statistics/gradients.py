@@ -182,7 +182,7 @@ def row(arrived: Arrived, learning_rate: float, num_parameters: int) -> tuple[li
         series[1, : len(weights)] = weights
         if moved is not None:
             with np.errstate(divide="ignore", invalid="ignore"):
-                series[2, : len(weights)] = moved / weights
+                series[2, : len(weights)] = moved[: len(weights)] / weights
     whole = total(gradients)
     scalars: dict[Scalar, float | None] = {
         Scalar.LOSS: loss if loss is None or isinstance(loss, float) else float(loss.sum(dtype=np.float64)),
