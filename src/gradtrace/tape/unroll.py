@@ -24,18 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
 
-_FUSED: dict[Any, str] = {
-    torch.rnn_tanh: "rnn_tanh",
-    torch.rnn_relu: "rnn_relu",
-    torch.lstm: "lstm",
-    torch.gru: "gru",
-}
-_CELLS: dict[Any, str] = {
-    torch.rnn_tanh_cell: "rnn_tanh",
-    torch.rnn_relu_cell: "rnn_relu",
-    torch.lstm_cell: "lstm",
-    torch.gru_cell: "gru",
-}
+_KINDS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
+_FUSED: dict[Any, str] = {getattr(torch, kind, None): kind for kind in _KINDS}
+_CELLS: dict[Any, str] = {getattr(torch, f"{kind}_cell", None): kind for kind in _KINDS}
 
 
 class Unrolled(TorchFunctionMode):
