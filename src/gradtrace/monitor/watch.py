@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 import weakref
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from gradtrace.errors import InputError
 from gradtrace.measure.trace import environment
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from torch.amp.grad_scaler import GradScaler
+    from typing_extensions import Self
 
     from gradtrace.records.finding import Diagnosis
     from gradtrace.records.run import Run

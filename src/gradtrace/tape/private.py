@@ -7,18 +7,18 @@ other number stays what it is. Nothing here may fail because a name is gone or h
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.autograd.function import FunctionCtx
 from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import FrameType
+    from types import CodeType, FrameType
 
     from torch import Tensor, nn
     from torch.autograd.graph import Node
@@ -149,34 +149,25 @@ def forward_of(node: Node) -> Any:
 def custom_forward(frame: FrameType | None) -> tuple[str, FrameType | None]:
     """The custom function in whose forward `frame` runs, and the frame that called it; ('', None) outside of any."""
     while frame is not None:
-        name = _custom_name(frame)
-        if name:
-            return name, frame.f_back
+        owner = _owner_of(frame.f_code)
+        if owner is not None:
+            context = frame.f_locals.get(frame.f_code.co_varnames[0]) if frame.f_code.co_argcount else None
+            own = getattr(type(context), "_forward_cls", owner)  # of several classes with one forward
+            return str(own.__name__), frame.f_back
         frame = frame.f_back
     return "", None
 
 
-def _custom_name(frame: FrameType) -> str:
-    names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
-    context = frame.f_locals.get(names[0]) if names else None
-    if isinstance(context, FunctionCtx) and frame.f_code.co_name != "setup_context":
-        owner = getattr(type(context), "_forward_cls", None)
-        return str(getattr(owner, "__name__", type(context).__name__.removesuffix("Backward")))
-    if frame.f_code.co_name == "forward":  # one with a `setup_context` of its own is given no context here
-        return next((one.__name__ for one in _custom_functions() if _code(one.forward) is frame.f_code), "")
-    return ""
-
-
-def _custom_functions() -> Iterator[Any]:
+@cache
+def _owner_of(code: CodeType) -> Any:
+    """The custom function whose forward runs this code; locals of other frames must be left alone."""
     waiting = torch.autograd.Function.__subclasses__()
     while waiting:
         one = waiting.pop()
+        if getattr(inspect.unwrap(one.forward), "__code__", None) is code:
+            return one
         waiting += one.__subclasses__()
-        yield one
-
-
-def _code(function: Any) -> Any:
-    return getattr(function, "__code__", None)
+    return None
 
 
 # ----------------------------------------------------------------------------------------- what else is at work here
