@@ -41,8 +41,7 @@ UNSEEN = {
     "Node._raw_saved_result": "",
     "torch.autograd._get_sequence_nr": "this torch does not tell the number of its next op: the line that applies a "
     "custom function was not seen",  # throw-away ops tell the rest
-    "torch._C._autograd._top_saved_tensors_default_hooks": "this torch does not say whether saved values are packed: "
-    "under checkpointing, parts of the forward pass may have run once more to read them",
+    "torch._C._autograd._top_saved_tensors_default_hooks": "",  # reading what is packed costs, and gives the same
     "torch._C._functorch.peek_interpreter_stack": "this torch does not say whether torch.func is at work: numbers from "
     "inside of vmap, grad or jvp may be those of a whole batch",
     "torch._C._get_dispatch_mode": "",  # a new tensor tells as much
