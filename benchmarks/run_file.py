@@ -44,7 +44,7 @@ class Spike:
     def is_in(self, steps: RunSteps) -> bool:
         """Whether the row that holds its step shows its very height."""
         row = int(np.searchsorted(steps.first, self.step, side="right")) - 1
-        return float(steps.series_high[row, 0, self.parameter]) == np.float32(self.height)
+        return bool(steps.series_high[row, 0, self.parameter] == np.float32(self.height))
 
 
 def spikes(num_steps: int, num_parameters: int) -> list[Spike]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gradtrace.recurrence.lyapunov import lyapunov
     from gradtrace.recurrence.through_time import through_time
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["check", "init_critical_", "load", "lyapunov", "predict", "through_time", "trace", "watch"]
 
 _HOMES = {

@@ -44,7 +44,7 @@ SCRIPTS = {
                 raise ValueError("bad") from error
         inner()
     """,
-    "raises_group": "raise ExceptionGroup('several', [ValueError(1), TypeError(2)])",
+    "raises_group": "raise ExceptionGroup('several', [ValueError(1), TypeError(2)])  # a NameError in Python 3.10",
     "syntax_error": "number = 1\ndef f(:\n    pass",
     "missing_import": "import nothing_of_that_name",
     "own_excepthook": """

@@ -26,10 +26,9 @@ def measure(recording: Recording, num_cotangents: int, seed: int = 0) -> list[fl
     for _ in range(num_cotangents):
         cotangents = []
         for root in roots:
-            meta = root.edge.node._input_metadata[root.edge.output_nr]
             noise = torch.randn(root.shape, generator=generator)
             sent += float(noise.square().mean()) / len(roots)
-            cotangents.append(noise.to(dtype=meta.dtype, device=meta.device))
+            cotangents.append(noise.to(dtype=root.dtype, device=root.device))
         try:
             found = torch.autograd.grad(
                 [root.edge for root in roots], edges, cotangents, retain_graph=True, allow_unused=True

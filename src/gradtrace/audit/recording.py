@@ -26,7 +26,7 @@ from gradtrace.tape.recorder import Call, Recorder
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
-    from torch import nn
+    from torch import device, dtype, nn
 
 
 @dataclass(slots=True)
@@ -35,6 +35,8 @@ class Value:
 
     index: int
     shape: tuple[int, ...]
+    dtype: dtype
+    device: device
     edge: GradientEdge
     producer: int | None
     """Index of the step that made it; None: the input, or something that the recorder does not see."""
@@ -125,7 +127,8 @@ class Scribe:
         """Number a tensor that was just made (a tensor written in place is a new value)."""
         index = len(self.values)
         signal = observed(tensor, self._batch_size)
-        self.values.append(Value(index, tuple(tensor.shape), get_gradient_edge(tensor), producer, signal))
+        edge = get_gradient_edge(tensor)
+        self.values.append(Value(index, tuple(tensor.shape), tensor.dtype, tensor.device, edge, producer, signal))
         self._kept[id(tensor)] = (tensor, index)
         return index
 

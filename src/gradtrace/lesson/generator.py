@@ -21,7 +21,8 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     x = (x * np.uint64(0x21F0AAAD)) & np.uint64(_MASK)
     x = x ^ (x >> np.uint64(15))
     x = (x * np.uint64(0x735A2D97)) & np.uint64(_MASK)
-    return x ^ (x >> np.uint64(15))
+    mixed: NDArray[np.uint64] = x ^ (x >> np.uint64(15))
+    return mixed
 
 
 def uniforms(seed: int, stream: int, count: int) -> Array:

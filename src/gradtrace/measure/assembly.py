@@ -15,6 +15,7 @@ from gradtrace.measure.statistics import Statistics
 from gradtrace.records.trace import Coverage, Op, ParameterStats, TensorStats, Trace
 from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.kinds import OPAQUE, base_name
+from gradtrace.tape.private import unseen
 
 if TYPE_CHECKING:
     from torch import nn
@@ -190,5 +191,5 @@ def _coverage(
         opaque=tuple(dict.fromkeys(f"{OPAQUE[base_name(op.name)]} at {op.site}" for op in ops if op.opaque)),
         unknown=tuple(dict.fromkeys(base_name(op.name) for op in ops if op.factor is Factor.OTHER)),
         unreadable=tape.unreadable,
-        notes=notes + tuple(dict.fromkeys(f"could not measure: {fault}" for fault in faults)),
+        notes=notes + unseen() + tuple(dict.fromkeys(f"could not measure: {fault}" for fault in faults)),
     )

@@ -125,7 +125,7 @@ def _observations(
 def _is_scalar(node: Node) -> bool:
     try:
         metadata = input_metadata(node)
-        return len(metadata) == 1 and math.prod(metadata[0].shape) == 1
+        return metadata is not None and len(metadata) == 1 and math.prod(metadata[0].shape) == 1
     except (AttributeError, RuntimeError):
         return False
 

@@ -20,7 +20,7 @@ from gradtrace.records.trace import ActivationStats, ForwardStats
 from gradtrace.tape.activations import Activation, row_measure
 from gradtrace.tape.dataflow import WRITES, tensors_in
 from gradtrace.tape.derivatives import activation_of, activation_of_node
-from gradtrace.tape.private import inside_fake, inside_functorch
+from gradtrace.tape.private import inside_fake, inside_functorch, saved, shows_saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -237,19 +237,19 @@ _ATTENTION = Activation(
 
 def attention_rows(node: Node, max_queries: int = 32) -> Tensor | None:
     """How far each attention row is from one-hot (`row_measure`), for a sample of the queries of a fused op."""
-    if not node.name().startswith("ScaledDotProduct"):
+    if not node.name().startswith("ScaledDotProduct") or not shows_saved():
         return None
-    query, key = node._saved_query, node._saved_key  # type: ignore[attr-defined]
-    scale = getattr(node, "_saved_scale", None) or 1.0 / math.sqrt(query.shape[-1])
+    query, key = saved(node, "query"), saved(node, "key")
+    scale = saved(node, "scale", None) or 1.0 / math.sqrt(query.shape[-1])
     step = max(1, math.ceil(query.shape[-2] / max_queries))
     logits = query[..., ::step, :].float() @ key.float().mT * scale
-    mask = getattr(node, "_saved_attn_mask", None)
+    mask = saved(node, "attn_mask", None)
     if mask is None:
-        mask = getattr(node, "_saved_attn_bias", None)
+        mask = saved(node, "attn_bias", None)
     if mask is not None:
         mask = mask.expand(*query.shape[:-1], key.shape[-2])[..., ::step, :]
         logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
-    if getattr(node, "_saved_is_causal", False):
+    if saved(node, "is_causal", False):
         positions = torch.arange(0, query.shape[-2], step, device=logits.device)
         later = torch.arange(key.shape[-2], device=logits.device) > positions[:, None]
         logits = logits.masked_fill(later, -math.inf)

@@ -17,7 +17,7 @@ from gradtrace.measure.description import Description, describe, frontier, read_
 from gradtrace.measure.session import Forward, eager, run_backward, run_forward
 from gradtrace.measure.untouched import paused_collection, untouched
 from gradtrace.tape.graph import release, walk
-from gradtrace.tape.private import input_metadata
+from gradtrace.tape.private import input_metadata, original_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,8 +86,8 @@ def check_model(model: Any, notes: list[str]) -> nn.Module:
     """The module to trace (the original of a compiled one), or a sentence saying why it cannot be."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, but it is {type(model).__name__}")
-    original = getattr(model, "_orig_mod", None)
-    if isinstance(original, nn.Module):
+    original = original_of(model)
+    if original is not None:
         notes.append("the model is compiled: traced through the original module, eagerly")
         model = original
     assert isinstance(model, nn.Module)
@@ -125,7 +125,10 @@ def _random_cotangents(forward: Forward, tape: Description, seed: int) -> tuple[
     roots, cotangents = [], []
     generator = torch.Generator().manual_seed(seed)
     for index, port in frontier(forward.graph, tape):
-        meta = input_metadata(nodes[index])[port]
+        metadata = input_metadata(nodes[index])
+        if metadata is None:
+            raise InputError("this torch does not say what gradient an op takes, so a random one cannot be sent")
+        meta = metadata[port]
         roots.append(GradientEdge(nodes[index], port))
         noise = torch.randn(tuple(meta.shape), generator=generator, dtype=torch.float64)
         cotangents.append(noise.to(dtype=meta.dtype, device=meta.device))

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from gradtrace.tape.private import buffers_of, put_buffers_back
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -33,7 +35,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     parameters = list(model.parameters())
     gradients = [parameter.grad for parameter in parameters]
     modules = list(model.modules())
-    buffers = [(module, dict(module._buffers)) for module in modules]
+    buffers = [(module, buffers_of(module)) for module in modules]
     contents = {id(buffer): (buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta}
     attributes = [(module, {k: v for k, v in vars(module).items() if k not in _OWN}) for module in modules]
     states = [_putter_back(value) for _, before in attributes for value in before.values()]
@@ -46,8 +48,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             for module, before in buffers:
-                module._buffers.clear()
-                module._buffers.update(before)
+                put_buffers_back(module, before)
             with torch.no_grad():
                 for buffer, content in contents.values():
                     if not _same(buffer, content):

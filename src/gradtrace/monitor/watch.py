@@ -10,7 +10,7 @@ import os
 import time
 import uuid
 import weakref
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.amp.grad_scaler import GradScaler
     from torch.optim import Optimizer
+    from typing_extensions import Self
 
     from gradtrace.records.finding import Diagnosis
     from gradtrace.records.run import Run

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import MISSING, fields, is_dataclass
-from enum import StrEnum
 from functools import cache
 from itertools import chain, repeat
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from gradtrace.records.vocabulary import StrEnum
 
 Tables = dict[str, dict[str, Any]]
 """Class name -> field name -> column."""

@@ -7,12 +7,12 @@ that a spike of a single step survives any number of poolings.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradtrace.records.exhibit import OptimizerStats
+from gradtrace.records.vocabulary import StrEnum
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+import sys
+from enum import Enum
+
+if sys.version_info >= (3, 11):
+    from enum import StrEnum
+else:
+
+    class StrEnum(str, Enum):
+        """A word and its text are one: equal, printed and formatted alike (`enum.StrEnum`, which Python 3.10 lacks)."""
+
+        __str__ = str.__str__
+        __format__ = str.__format__  # type: ignore[assignment]
 
 
 class Factor(StrEnum):

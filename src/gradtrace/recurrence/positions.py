@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
     from torch.utils.hooks import RemovableHandle
+    from typing_extensions import Self
 
 
 class Inputs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
     from torch.utils.hooks import RemovableHandle
+    from typing_extensions import Self
 
     from gradtrace.recurrence.chain import Place
 

@@ -29,8 +29,7 @@ def clean(error: BaseException) -> None:
             one.__traceback__, elsewhere=isinstance(one, NonfiniteError | KeyboardInterrupt)
         )
         waiting += [one.__cause__, one.__context__]
-        if isinstance(one, BaseExceptionGroup):
-            waiting += one.exceptions
+        waiting += getattr(one, "exceptions", ())  # of a group, which Python 3.10 does not know
 
 
 def _without_ours(traceback: TracebackType | None, *, elsewhere: bool) -> TracebackType | None:

@@ -117,5 +117,5 @@ def _become_main(argv: list[str], folder: Path | None, known: dict[str, Any]) ->
 
 def _replace_first_path(folder: Path) -> None:
     """Python put the folder of *our* program first; the script expects its own there (unless started with ``-P``)."""
-    if not sys.flags.safe_path:
+    if not getattr(sys.flags, "safe_path", False):  # which Python 3.10 does not know
         sys.path[0] = str(folder)

@@ -144,10 +144,24 @@ def _glu(_x: Any = None, dim: int = -1, **__: Any) -> Activation:
     return _bind("glu", lambda x: torch.sigmoid(x.chunk(2, dim)[1]), 1.0, dim, note)
 
 
+def _slope_at_bound() -> float:
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.zeros((), requires_grad=True)
+        return float(torch.autograd.grad(x.clamp(min=0.0), x)[0])
+
+
+_BOUND_IS_INSIDE = _slope_at_bound() > 0
+"""Whether clamp's a' at its very bound is 1, as up to torch 2.13, or 0: asked of the torch at hand."""
+
+
 def _clamp(_x: Any = None, min: Any = None, max: Any = None, **__: Any) -> Activation:
     def slope(x: Tensor) -> Tensor:
-        inside = torch.ones_like(x, dtype=torch.bool) if min is None else x >= min
-        return (inside if max is None else inside & (x <= max)).to(x.dtype)
+        inside = torch.ones_like(x, dtype=torch.bool)
+        if min is not None:
+            inside &= x >= min if _BOUND_IS_INSIDE else x > min
+        if max is not None:
+            inside &= x <= max if _BOUND_IS_INSIDE else x < max
+        return inside.to(x.dtype)
 
     return _bind("clamp", slope, 1.0)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gradtrace.tape.activations import SELU_ALPHA, TABLE, Activation, elu_like, leaky_like, row_measure, wide
 from gradtrace.tape.kinds import base_name
+from gradtrace.tape.private import is_saved, saved, shows_saved
 
 if TYPE_CHECKING:
     from torch.autograd.graph import Node
@@ -70,18 +71,18 @@ def activation_of_node(node: Node) -> Reading | None:
     ('sigmoid', tensor([1.0000, 2.0000]), tensor([0.1966, 0.1050]))
     """
     read = NODES.get(base_name(node.name()))
-    if read is None:
+    if read is None or not shows_saved():
         return None
     with torch.no_grad():
         return read(node)
 
 
-def _from_argument(name: str, *saved: str) -> Callable[[Any], Reading | None]:
-    """Reads an op that saved its argument, and its parameters under the names `saved`."""
+def _from_argument(name: str, *parameters: str) -> Callable[[Any], Reading | None]:
+    """Reads an op that saved its argument, and its parameters under the names `parameters`."""
 
     def read(node: Any) -> Reading | None:
-        x = node._saved_self.detach()
-        activation = TABLE[name](x, *(getattr(node, f"_saved_{parameter}") for parameter in saved))
+        x = saved(node, "self").detach()
+        activation = TABLE[name](x, *(saved(node, parameter) for parameter in parameters))
         return None if activation is None else (activation, x, activation.derivative(x))
 
     return read
@@ -93,7 +94,7 @@ def _from_result(
     """Reads an op that saved its result y: a'(y), and x by the inverse function (infinite where y is rounded to 1)."""
 
     def read(node: Any) -> Reading | None:
-        y = wide(node._saved_result)
+        y = wide(saved(node, "result"))
         activation = TABLE[name](y)
         assert activation is not None
         return activation, inverse(y) if inverse is not None else None, derivative(y)
@@ -102,64 +103,64 @@ def _from_result(
 
 
 def _leaky(node: Any) -> Reading:
-    slope = node._saved_negative_slope
+    slope = saved(node, "negative_slope")
     activation = leaky_like("leaky_relu", slope)
-    if hasattr(node, "_saved_self"):
-        x = node._saved_self.detach()
+    if is_saved(node, "self"):
+        x = saved(node, "self").detach()
         return activation, x, activation.derivative(x)
-    y = wide(node._saved_result)  # in place: the slope is not negative, so y has the sign of x
+    y = wide(saved(node, "result"))  # in place: the slope is not negative, so y has the sign of x
     return activation, torch.where(y > 0, y, y / slope) if slope else None, activation.derivative(y)
 
 
 def _rrelu(node: Any) -> Reading:
-    lower, upper = node._saved_lower, node._saved_upper
-    values = wide(node._saved_self if hasattr(node, "_saved_self") else node._saved_result)
-    slopes = wide(node._saved_noise) if node._saved_training else torch.full_like(values, (lower + upper) / 2)
+    lower, upper = saved(node, "lower"), saved(node, "upper")
+    values = wide(saved(node, "self") if is_saved(node, "self") else saved(node, "result"))
+    slopes = wide(saved(node, "noise")) if saved(node, "training") else torch.full_like(values, (lower + upper) / 2)
     derivative = torch.where(values > 0, torch.ones_like(values), slopes)
     activation = TABLE["rrelu"](values, lower, upper)
     assert activation is not None
-    return activation, values if hasattr(node, "_saved_self") else values / derivative, derivative
+    return activation, values if is_saved(node, "self") else values / derivative, derivative
 
 
 def _elu(node: Any) -> Reading:
-    alpha, scale = node._saved_alpha, getattr(node, "_saved_scale", 1.0)
+    alpha, scale = saved(node, "alpha"), saved(node, "scale", 1.0)
     is_celu = "Celu" in node.name()
     name = "celu" if is_celu else ("selu" if alpha == SELU_ALPHA else "elu")
-    input_scale = 1 / alpha if is_celu else node._saved_input_scale
+    input_scale = 1 / alpha if is_celu else saved(node, "input_scale")
     activation = elu_like(name, alpha, scale, input_scale)
-    if hasattr(node, "_saved_self"):
-        x = node._saved_self.detach()
+    if is_saved(node, "self"):
+        x = saved(node, "self").detach()
         return activation, x, activation.derivative(x)
-    y = wide(node._saved_result)  # in place: y = scale alpha (exp(input_scale x) - 1) below zero
+    y = wide(saved(node, "result"))  # in place: y = scale alpha (exp(input_scale x) - 1) below zero
     below = y / (scale * alpha)
     x = torch.where(y > 0, y / scale, torch.log1p(below) / input_scale)
     return activation, x, torch.where(y > 0, scale, input_scale * (y + scale * alpha))
 
 
 def _softmax(node: Any) -> Reading:
-    p = node._saved_result.detach()
-    axis = _signed(node._saved_dim)
+    p = saved(node, "result").detach()
+    axis = _signed(saved(node, "dim"))
     activation = TABLE["softmax"](p, axis)
     assert activation is not None
     return activation, None, row_measure(p, axis)
 
 
 def _log_softmax(node: Any) -> Reading:
-    y = node._saved_result.detach()
-    activation = TABLE["log_softmax"](y, _signed(node._saved_dim))
+    y = saved(node, "result").detach()
+    activation = TABLE["log_softmax"](y, _signed(saved(node, "dim")))
     assert activation is not None
     return activation, None, activation.derivative(y)
 
 
 def _glu(node: Any) -> Reading:
-    x = node._saved_self.detach()
-    activation = TABLE["glu"](x, _signed(node._saved_dim))
+    x = saved(node, "self").detach()
+    activation = TABLE["glu"](x, _signed(saved(node, "dim")))
     assert activation is not None
     return activation, x, activation.derivative(x)
 
 
 def _prelu(node: Any) -> Reading:
-    x, weight = node._saved_self.detach(), node._saved_weight.detach()
+    x, weight = saved(node, "self").detach(), saved(node, "weight").detach()
     activation = TABLE["prelu"](x, weight)
     assert activation is not None
     return activation, x, activation.derivative(x)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn, overrides
 
-from gradtrace.tape.private import without_modes
+from gradtrace.tape.private import only_modes, without_modes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,8 +41,7 @@ def show(mode: TorchFunctionMode) -> None:
 
 
 def _has_torch_function(args: Any) -> bool:
-    modes = overrides._get_current_function_mode_stack()
-    if modes and all(any(mode is other for other in _unseen) for mode in modes):
+    if only_modes(_unseen):
         with without_modes():
             return _before[0](args)
     return _before[0](args)

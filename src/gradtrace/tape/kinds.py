@@ -34,9 +34,9 @@ _NAMES: dict[Factor, str] = {
         MkldnnRnnLayer CudnnRnn MiopenRnn LstmMps ThnnFusedLstmCell ThnnFusedGruCell GridSampler2D
         GridSampler2DCpuFallback GridSampler3D CudnnGridSampler AffineGridGenerator CudnnAffineGridGenerator
         LinalgMatrixExp LinalgSolveEx LinalgSolveTriangular LinalgInvEx LinalgPinv LinalgLstsq LinalgDet
-        LinalgSlogdet LinalgEig LinalgEigh LinalgSvd LinalgQr LinalgLu LinalgLuSolve LinalgLuFactorEx
-        LinalgCholeskyEx LinalgHouseholderProduct Cholesky CholeskyInverse CholeskySolve Geqrf LuUnpack Ormqr
-        TriangularSolve""",
+        LinalgSlogdet LinalgEig LinalgEigh LinalgSvd LinalgQr LinalgLu LinalgLuSolve LinalgLuFactor LinalgLuFactorEx
+        LinalgMatrixSqrth LinalgPolar LinalgCholeskyEx LinalgHouseholderProduct Cholesky CholeskyInverse CholeskySolve
+        Geqrf LuUnpack Ormqr TriangularSolve""",
     Factor.ACTIVATION: """
         Sigmoid Tanh Relu LeakyRelu PreluKernel RreluWithNoise RreluWithNoiseFunctional Elu Celu Gelu Silu Mish
         Hardsigmoid Hardswish Hardtanh LogSigmoid Softplus Softshrink Hardshrink Threshold Glu Softmax LogSoftmax
@@ -45,7 +45,9 @@ _NAMES: dict[Factor, str] = {
         ClampMin ClampMax Sign Sgn Round Floor Ceil Trunc Frac Frexp Sinc Xlogy Logit Hypot Logaddexp Logaddexp2 Fmod
         Remainder Deg2Rad Rad2Deg Angle Polar Copysign Nextafter Lgamma Mvlgamma Digamma Polygamma Igamma Igammac
         StandardGamma StandardGammaGrad I0 SpecialEntr SpecialErfcx SpecialI0E SpecialI1 SpecialI1E SpecialLogNdtr
-        SpecialNdtri SpecialXlog1Py SpecialZeta FakeQuantizeLearnablePerChannelAffine
+        SpecialNdtri SpecialXlog1Py SpecialZeta SpecialBesselJ0 SpecialBesselJ1 SpecialBesselY0 SpecialBesselY1
+        SpecialModifiedBesselI0 SpecialModifiedBesselI1 SpecialModifiedBesselK0 SpecialModifiedBesselK1
+        FakeQuantizeLearnablePerChannelAffine
         FakeQuantizeLearnablePerTensorAffine FusedMovingAvgObsFqHelper FakeQuantizePerChannelAffineCachemask
         FakeQuantizePerTensorAffineCachemask FakeQuantizePerTensorAffineCachemaskTensorQparams""",
     Factor.NORM: """

@@ -1,66 +1,189 @@
-"""Names of torch that are not public, in one place, each with a fallback that the tests exercise."""
+"""Names of torch that are not public, in one place, each with a fallback that the tests exercise.
+
+Where the torch at hand lacks one, what needs it is not seen, and `unseen` says so in a sentence for the coverage; every
+other number stays what it is. Nothing here may fail because a name is gone or has become something else.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
+import re
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import overrides
+from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from types import CodeType, FrameType
 
+    from torch import Tensor, nn
     from torch.autograd.graph import Node
-    from torch.overrides import TorchFunctionMode
 
 LEAF_SEQUENCE_NR = 2**63
 """Leaves (``AccumulateGrad``) carry the largest unsigned number: they have no place in the order."""
 
+OLDEST_TRIED, NEWEST_TRIED = (2, 6), (2, 15)
+"""Versions of torch that all tests were run with (docs/compatibility.md)."""
+
+MODES = ("torch.overrides._get_current_function_mode_stack", "torch.overrides._pop_mode", "torch.overrides._push_mode")
+
+UNSEEN = {
+    "Node._sequence_nr": "this torch does not number the ops of its tape: the module and the source line of each op "
+    "were not seen",
+    "Node._input_metadata": "this torch does not say what gradient an op takes: which ops work on single numbers, and "
+    "so where the loss begins, was not seen",
+    "Node._saved_result": "this torch does not show what its tape saved: a' of activations that are called out of "
+    "sight (inside attention or a recurrence) was not seen",
+    "Node._raw_saved_result": "",
+    "torch.autograd._get_sequence_nr": "this torch does not tell the number of its next op: the line that applies a "
+    "custom function was not seen",  # throw-away ops tell the rest
+    "torch._C._autograd._top_saved_tensors_default_hooks": "",  # reading what is packed costs, and gives the same
+    "torch._C._functorch.peek_interpreter_stack": "this torch does not say whether torch.func is at work: numbers from "
+    "inside of vmap, grad or jvp may be those of a whole batch",
+    "torch._C._get_dispatch_mode": "",  # a new tensor tells as much
+    "torch._C._TorchDispatchModeKey.FAKE": "",
+    **dict.fromkeys(
+        MODES, "this torch does not show its function modes: frozen attention may have missed its fast path"
+    ),
+}
+"""Name -> what cannot be seen without it; '' where nothing is lost. ``Node`` is the type of an op on the tape."""
+
+
+@cache
+def find(path: str) -> Any:
+    """What this torch has under a private name, or None.
+
+    >>> find("torch._C._no_such_module.nor_such_a_name") is None
+    True
+    """
+    root, *names = path.split(".")
+    found: Any = _NODE if root == "Node" else torch
+    for name in names:
+        found = getattr(found, name, None)
+    return found
+
+
+def _throw_away(function: Callable[[Tensor], Tensor]) -> Any:
+    with torch.inference_mode(False), torch.enable_grad():
+        return function(torch.ones((), requires_grad=True)).grad_fn
+
+
+_NODE = type(_throw_away(torch.sigmoid))
+
+
+def unseen() -> tuple[str, ...]:
+    """Sentences: what a trace cannot tell with the torch at hand."""
+    told = re.findall(r"\d+", torch.__version__)[:2]
+    version = tuple(map(int, told))
+    span = f"{'.'.join(map(str, OLDEST_TRIED))} to {'.'.join(map(str, NEWEST_TRIED))}"
+    notes = []
+    if len(version) == 2 and not OLDEST_TRIED <= version <= NEWEST_TRIED:
+        age = "newer" if version > NEWEST_TRIED else "older"
+        notes.append(f"torch {torch.__version__} is {age} than any that gradtrace was tried with ({span})")
+    notes += [sentence for path, sentence in UNSEEN.items() if sentence and find(path) is None]
+    return tuple(dict.fromkeys(notes))
+
+
+# --------------------------------------------------------------------------------------------------- ops of the tape
+
 
 def sequence_nr() -> int:
     """The number that the next recorded op of this thread will carry."""
-    read = getattr(torch.autograd, "_get_sequence_nr", None)
+    read = find("torch.autograd._get_sequence_nr")
     if read is not None:
         return int(read())
-    with torch.enable_grad():  # a throw-away node takes a number: ours is the one after it
-        node = torch.ones((), requires_grad=True).view(()).grad_fn
-    assert node is not None
-    return node_sequence_nr(node) + 1
+    # A throw-away op takes a number: ours is the one after it. It saves nothing, which a checkpoint would count.
+    return node_sequence_nr(_throw_away(lambda x: x.view(()))) + 1
 
 
 def node_sequence_nr(node: Node) -> int:
     """The number that `node` was recorded with; leaves give `LEAF_SEQUENCE_NR` or more."""
-    return int(node._sequence_nr())
+    return int(node._sequence_nr()) if find("Node._sequence_nr") is not None else LEAF_SEQUENCE_NR
 
 
-def saved_hooks_active() -> bool:
-    """Whether saved tensors are being packed (checkpointing, offloading): reading them may recompute a forward."""
-    read = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return read is not None and read(True) is not None
+def input_metadata(node: Node) -> Any:
+    """Shape, dtype and device of each gradient that `node` receives; None where torch does not say."""
+    return node._input_metadata if find("Node._input_metadata") is not None else None
+
+
+def shows_saved() -> bool:
+    """Whether what ops saved can be read at all."""
+    return find("Node._saved_result") is not None
+
+
+def is_saved(node: Node, name: str) -> bool:
+    """Whether `node` saved something under `name` (``self``, ``result``) that can be read."""
+    return shows_saved() and hasattr(node, f"_saved_{name}")
+
+
+def saved(node: Node, name: str, *default: Any) -> Any:
+    """What `node` saved under `name`: reading it may recompute a forward pass, or raise where it was freed."""
+    return getattr(node, f"_saved_{name}", *default)
 
 
 def is_packed(node: Node, key: str) -> bool:
     """Whether hooks packed what `node` saved under `key` (``_saved_self``): reading it may recompute a forward."""
-    return getattr(getattr(node, f"_raw{key}", None), "unpack_hook", None) is not None
+    raw = getattr(node, f"_raw{key}", None) if find("Node._raw_saved_result") is not None else None
+    return getattr(raw, "unpack_hook", None) is not None
+
+
+def saved_hooks_active() -> bool:
+    """Whether saved tensors are being packed (checkpointing, offloading): reading them may recompute a forward."""
+    read = find("torch._C._autograd._top_saved_tensors_default_hooks")
+    return read is not None and read(True) is not None
+
+
+# ------------------------------------------------------------------------------------------------- custom functions
+
+
+def forward_of(node: Node) -> Any:
+    """The ``forward`` that the user wrote for the custom function behind `node`; None for torch's own ops."""
+    return getattr(getattr(node, "_forward_cls", None), "forward", None)
+
+
+def custom_forward(frame: FrameType | None) -> tuple[str, FrameType | None]:
+    """The custom function in whose forward `frame` runs, and the frame that called it; ('', None) outside of any."""
+    while frame is not None:
+        owner = _owner_of(frame.f_code)
+        if owner is not None:
+            context = frame.f_locals.get(frame.f_code.co_varnames[0]) if frame.f_code.co_argcount else None
+            own = getattr(type(context), "_forward_cls", owner)  # of several classes with one forward
+            return str(own.__name__), frame.f_back
+        frame = frame.f_back
+    return "", None
+
+
+@cache
+def _owner_of(code: CodeType) -> Any:
+    """The custom function whose forward runs this code; locals of other frames must be left alone."""
+    waiting = torch.autograd.Function.__subclasses__()
+    while waiting:
+        one = waiting.pop()
+        if getattr(inspect.unwrap(one.forward), "__code__", None) is code:
+            return one
+        waiting += one.__subclasses__()
+    return None
+
+
+# ----------------------------------------------------------------------------------------- what else is at work here
 
 
 def inside_functorch() -> bool:
     """Whether vmap, grad or jvp of torch.func is running: tensors are wrapped and must not be measured."""
-    read = getattr(torch._C._functorch, "peek_interpreter_stack", None)
+    read = find("torch._C._functorch.peek_interpreter_stack")
     return read is not None and read() is not None
 
 
 def inside_fake() -> bool:
     """Whether tensors hold no numbers for now: torch.export, or a `FakeTensorMode` of the user's, is at work."""
-    keys = getattr(torch._C, "_TorchDispatchModeKey", None)
-    return keys is not None and torch._C._get_dispatch_mode(keys.FAKE) is not None
-
-
-def input_metadata(node: Node) -> Any:
-    """Shape, dtype and device of each gradient that `node` receives."""
-    return node._input_metadata
+    read, key = find("torch._C._get_dispatch_mode"), find("torch._C._TorchDispatchModeKey.FAKE")
+    if read is not None and key is not None:
+        return read(key) is not None
+    return type(torch.empty(0)) is not torch.Tensor
 
 
 def sink_mode(mode: TorchFunctionMode) -> None:
@@ -76,8 +199,16 @@ def sink_mode(mode: TorchFunctionMode) -> None:
 
 def lift_mode(mode: TorchFunctionMode) -> None:
     """Take a function mode away, wherever it lies; none of this thread's is left as it was."""
-    if any(other is mode for other in _modes()):
+    if not _shows_modes():
+        TorchFunctionMode.__exit__(mode, None, None, None)
+    elif any(other is mode for other in _modes()):
         _rearrange([other for other in _modes() if other is not mode])
+
+
+def only_modes(wanted: list[TorchFunctionMode]) -> bool:
+    """Whether function modes are active in this thread, and none but those `wanted`."""
+    modes = _modes()
+    return bool(modes) and all(any(mode is other for other in wanted) for mode in modes)
 
 
 @contextlib.contextmanager
@@ -91,15 +222,20 @@ def without_modes() -> Iterator[None]:
         _rearrange(modes)
 
 
+def _shows_modes() -> bool:
+    return all(find(path) is not None for path in MODES)
+
+
 def _modes() -> list[TorchFunctionMode]:
-    return list(overrides._get_current_function_mode_stack())
+    return list(find(MODES[0])()) if _shows_modes() else []
 
 
 def _rearrange(wanted: list[TorchFunctionMode]) -> None:
-    for _ in _modes():
-        overrides._pop_mode()
-    for mode in wanted:
-        overrides._push_mode(mode)
+    if _shows_modes():
+        for _ in _modes():
+            find(MODES[1])()
+        for mode in wanted:
+            find(MODES[2])(mode)
 
 
 def anything_compiled() -> bool:
@@ -111,3 +247,65 @@ def anything_compiled() -> bool:
     if backends is not None:
         return any(backend is not None for backend in backends.values())  # None: of torch._dynamo.disable
     return bool(getattr(sys.modules.get("torch._dynamo.utils"), "counters", {}).get("frames"))
+
+
+def original_of(model: nn.Module) -> nn.Module | None:
+    """The module that ``torch.compile(model)`` wraps; None where `model` is not what that gave."""
+    original = getattr(model, "_orig_mod", None)
+    return original if isinstance(original, torch.nn.Module) else None
+
+
+def compiled_call(module: nn.Module) -> Any:
+    """What ``module.compile()`` left on the module; None where nothing did."""
+    return getattr(module, "_compiled_call_impl", None)
+
+
+# ------------------------------------------------------------------------------------- tensors, buffers and scalers
+
+
+def loss_scale_of(scaler: Any) -> Tensor | None:
+    """What a GradScaler multiplies the loss by, left on its device; None before the first time."""
+    return scaler._scale if hasattr(scaler, "_scale") else torch.tensor(scaler.get_scale())
+
+
+def version_of(tensor: Tensor) -> int:
+    """Counts the changes in place; always 0 where torch does not say."""
+    return int(getattr(tensor, "_version", 0))
+
+
+def foreach(name: str) -> Callable[..., Any]:
+    """One fused call for many tensors (``norm``, ``copy_``, ``sub_``), or one call for each where there is none.
+
+    >>> tensors = [torch.tensor([3.0, 4.0]), torch.tensor([2.0])]
+    >>> foreach("sub_")(tensors, [torch.tensor([3.0, 0.0]), torch.tensor([1.0])])
+    >>> [float(norm) for norm in foreach("norm")(tensors, 2)]
+    [4.0, 1.0]
+    """
+    fused = find(f"torch._foreach_{name}")
+    if fused is not None:
+        return fused  # type: ignore[no-any-return]
+    if name == "norm":
+        return lambda tensors, ord=2, dtype=None: [torch.linalg.vector_norm(t, ord, dtype=dtype) for t in tensors]
+
+    def one_by_one(tensors: list[Tensor], others: list[Tensor]) -> None:
+        for tensor, other in zip(tensors, others, strict=True):
+            getattr(tensor, name)(other)
+
+    return one_by_one
+
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
+    """The module's own buffers by name, in a dict of the caller's."""
+    own = getattr(module, "_buffers", None)
+    return dict(own if own is not None else module.named_buffers(recurse=False, remove_duplicate=False))
+
+
+def put_buffers_back(module: nn.Module, before: dict[str, Tensor | None]) -> None:
+    """Make the module's buffers those of `before`."""
+    own = getattr(module, "_buffers", None)
+    if own is not None:
+        own.clear()
+        own.update(before)
+        return
+    for name, buffer in before.items():
+        setattr(module, name, buffer)

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from gradtrace.records.trace import Site
 from gradtrace.tape.dataflow import Dataflow, floats_in, tensors_in
 from gradtrace.tape.fastpath import keep_unseen, may_be_fast, show
-from gradtrace.tape.private import lift_mode, saved_hooks_active, sequence_nr
+from gradtrace.tape.private import custom_forward, forward_of, lift_mode, saved_hooks_active, sequence_nr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.autograd.graph import Node
     from torch.utils.hooks import RemovableHandle
+    from typing_extensions import Self
 
 _PACKAGE = Path(__file__).parent.parent
 _HIDDEN = (
@@ -183,12 +184,10 @@ class Recorder(TorchFunctionMode):
 
     def _tell_custom(self, inner: Call, frame: FrameType | None) -> None:
         """An op was recorded since the last torch function: of the custom function in whose forward we are, if any."""
-        while frame is not None and frame.f_code is not _APPLY:
-            frame = frame.f_back
-        if frame is not None:
-            name = str(getattr(frame.f_locals.get("cls"), "__name__", ""))
+        name, caller = custom_forward(frame)
+        if name:
             number = inner.start - 1  # its forward records nothing, so the op before is its own
-            site = replace(inner.site, source=source_of(frame.f_back))
+            site = replace(inner.site, source=source_of(caller))
             self.calls.append(Call(name, site, number, inner.start, inner.packed))
 
     def _guard(self, measure: Callable[..., Any], *args: Any) -> Any:
@@ -216,9 +215,6 @@ class Recorder(TorchFunctionMode):
         return {visit.module for visit in self.visits}.union(*self.passed_by.values())
 
 
-_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
-"""What calls the forward of a custom function."""
-
 _IGNORED = {
     "shape", "dtype", "device", "requires_grad", "grad_fn", "is_leaf", "ndim", "dim", "size", "stride", "is_cuda",
     "is_contiguous", "is_floating_point", "is_complex", "numel", "__len__", "is_nested", "is_sparse", "layout", "grad",
@@ -235,8 +231,7 @@ def _name_of(function: Any) -> str:
 
 def defined_at(node: Node) -> str:
     """``file.py:12`` where the custom function behind `node` is defined; '' for torch's own ops."""
-    forward = getattr(getattr(node, "_forward_cls", None), "forward", None)
-    code = getattr(forward, "__code__", None)
+    code = getattr(forward_of(node), "__code__", None)
     return f"{_short(code.co_filename)}:{code.co_firstlineno}" if code is not None and _is_user_code(code) else ""
 
 

@@ -8,7 +8,7 @@ within a context and on the way: no module is touched, and all of their own Pyth
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
@@ -23,19 +23,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
+    from typing_extensions import Self
 
-_FUSED: dict[Any, str] = {
-    torch.rnn_tanh: "rnn_tanh",
-    torch.rnn_relu: "rnn_relu",
-    torch.lstm: "lstm",
-    torch.gru: "gru",
-}
-_CELLS: dict[Any, str] = {
-    torch.rnn_tanh_cell: "rnn_tanh",
-    torch.rnn_relu_cell: "rnn_relu",
-    torch.lstm_cell: "lstm",
-    torch.gru_cell: "gru",
-}
+_KINDS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
+_FUSED: dict[Any, str] = {getattr(torch, kind, None): kind for kind in _KINDS}
+_CELLS: dict[Any, str] = {getattr(torch, f"{kind}_cell", None): kind for kind in _KINDS}
 
 
 class Unrolled(TorchFunctionMode):

@@ -75,7 +75,8 @@ class Layer:
 
     def f(self, y: Array) -> Array:
         """The linear layer function y W^T + b."""
-        return y @ self.W.T + self.b
+        z: Array = y @ self.W.T + self.b
+        return z
 
     def a(self, z: Array) -> Array:
         """The activation."""

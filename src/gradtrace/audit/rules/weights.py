@@ -112,7 +112,8 @@ def axis_taps(size: int, num_out: int, kernel: int, stride: int, padding: int, d
     array([7., 8., 7.])
     """
     if swap:  # a transposed convolution is a convolution with input and output exchanged
-        return axis_taps(num_out, size, kernel, stride, padding, dilation, False).transpose(0, 2, 1)
+        swapped: Array = axis_taps(num_out, size, kernel, stride, padding, dilation, False).transpose(0, 2, 1)
+        return swapped
     places = np.arange(num_out) * stride - padding + np.arange(kernel)[:, None] * dilation
     joined = places[:, None, :] == np.arange(size)[:, None]
     return np.asarray(joined, dtype=np.float64)

@@ -188,7 +188,8 @@ def by_key(trace: Trace) -> dict[Key, Op]:
     keyed: dict[Key, Op] = {}
     for op in sorted((op for op in trace.ops if op.activation is not None), key=lambda op: op.sequence):
         site = (op.name, op.site.module, op.site.call, op.site.source)
-        keyed[*site, counts[site]] = op
+        key: Key = (*site, counts[site])
+        keyed[key] = op
         counts[site] += 1
     return keyed
 
