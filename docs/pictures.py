@@ -27,7 +27,7 @@ from rich.terminal_theme import MONOKAI
 
 import gradtrace
 from gradtrace.casebook import CASES
-from gradtrace.demo import networks
+from gradtrace.commands.demo.lecture import networks
 
 if TYPE_CHECKING:
     from gradtrace.records.finding import Diagnosis

@@ -20,7 +20,7 @@ import pytest
 from docs.extensions import cases, code_tables, drawing, from_code
 
 from gradtrace.casebook import CASES
-from gradtrace.cli import main
+from gradtrace.commands.main import main
 from gradtrace.diagnosis import thresholds
 from gradtrace.records import vocabulary
 from gradtrace.records.finding import Diagnosis
@@ -81,9 +81,9 @@ def test_commands_exist_with_their_options(page):
     told += [command for command in re.findall(r"`gradtrace (\w[^`]*)`", text) if not command.endswith("...")]
     for command in told:
         name, *arguments = shlex.split(command.partition(" | ")[0], comments=True)
-        assert name in main.commands, f"{page}: gradtrace {command}"
-        context = click.Context(main.commands[name], resilient_parsing=True)
-        main.commands[name].parse_args(context, arguments)  # raises NoSuchOption
+        found = main.get_command(click.Context(main), name)
+        assert found is not None, f"{page}: gradtrace {command}"
+        found.parse_args(click.Context(found, resilient_parsing=True), arguments)  # raises NoSuchOption
 
 
 def test_a_readme_s_picture_exists_and_is_light():

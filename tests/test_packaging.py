@@ -20,7 +20,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     "module",
     [
         "gradtrace",
-        "gradtrace.cli",
+        "gradtrace.commands",
         "gradtrace.data",
         "gradtrace.diagnosis",
         "gradtrace.errors",
@@ -44,7 +44,7 @@ def test_importing_does_not_import_torch(module):
 @pytest.mark.parametrize("command", [[], ["check"], ["show"], ["demo"], ["lesson"]])
 def test_help_answers_without_torch(command):
     code = (
-        "import sys\nfrom gradtrace.cli import main\n"
+        "import sys\nfrom gradtrace.commands.main import main\n"
         f"sys.argv = ['gradtrace', *{command!r}, '--help']\n"
         "try:\n    main()\nfinally:\n    sys.stderr.write(str('torch' in sys.modules))"
     )
@@ -62,7 +62,7 @@ def test_python_m_gradtrace_is_the_command_line():
 
 def test_the_installed_command_starts_the_command_line():
     (script,) = metadata.distribution("gradtrace").entry_points.select(group="console_scripts", name="gradtrace")
-    assert script.value == "gradtrace.cli:main"
+    assert script.value == "gradtrace.commands.main:main"
     assert callable(script.load())
 
 

@@ -84,8 +84,8 @@ def waterfall(table: Picture, remarks: list[tuple[str, str]]) -> str:
     """A bar per layer, from the loss at the top to the input at the bottom; remarks below."""
     axis, height = _axis(table), ROW * len(table.rows)
     marks = []
-    if math.isfinite(table.output):
-        start, end = (axis.x(table.output + side * BAND_DECADES) for side in (-1, 1))
+    if math.isfinite(table.late):
+        start, end = (axis.x(table.late + side * BAND_DECADES) for side in (-1, 1))
         marks.append(f'<rect class="band" x="{start:.1f}" y="0" width="{end - start:.1f}" height="{height}"/>')
     for place, row in enumerate(table.rows):
         marks += _row(row, place * ROW, axis)

@@ -27,7 +27,7 @@ def write_all(folder: Path) -> None:
 def write_sigmoids(path: Path) -> None:
     """The network of `gradtrace demo`."""
     import gradtrace
-    from gradtrace.demo import networks
+    from gradtrace.commands.demo.lecture import networks
 
     target, _ = networks()
     diagnosis = gradtrace.check(target.model, target.loss_fn, target.batches, optimizer=target.optimizer)

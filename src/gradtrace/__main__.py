@@ -1,6 +1,6 @@
 """``python -m gradtrace`` is the command line."""
 
-from gradtrace.cli import main
+from gradtrace.commands.main import main
 
 if __name__ == "__main__":
     main(prog_name="gradtrace")

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from tests.report.html.test_page import Elements, data_of
 
 import gradtrace.lesson
-from gradtrace.cli import main
+from gradtrace.commands.main import main
 from gradtrace.errors import TraceFileError
 from gradtrace.lesson import page
 from gradtrace.lesson.facts import facts

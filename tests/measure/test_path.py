@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -254,3 +255,23 @@ def test_the_ledger_adds_up_to_the_budget_on_random_graphs():
             assert paths.budget(target).residual == pytest.approx(0, abs=1e-9)
         rows = ledger(trace, paths)
         assert rows[-1].product_log10 == pytest.approx(paths.budget(rows[-1].ops[-1]).total, abs=1e-9)
+
+
+def test_a_norm_in_front_of_the_sum_has_a_row_of_its_own():
+    """head, final norm, then a block whose skip the path takes: the norm is no part of the block."""
+    block = Site("block.fc", "Linear")
+    trace = make_trace(
+        make_op(0, 1.0, [0.5], [1], weights=("head.weight",), module="head"),
+        make_op(1, 0.5, [0.1], [2], Factor.NORM, module="norm"),
+        make_op(2, 0.1, [0.1, 0.1], [4, 3], Factor.RESHAPE, shares=(0.9, 1.0), module="block"),
+        make_op(3, 0.1, [0.02], [4], shares=(0.1,), weights=("block.fc.weight",), module=block.module),
+        make_op(4, 0.11, [], [], weights=("stem.weight",), module="stem"),
+    )
+    rows = ledger(trace)
+    assert [row.module for row in rows] == ["head", "norm", "block.fc", "stem"]
+    assert dict(rows[1].gains) == {Factor.NORM: pytest.approx(math.log10(0.2))}
+    assert rows[1].parameters == ()
+    assert Factor.NORM not in dict(rows[2].gains)
+    assert rows[-1].product_log10 == pytest.approx(math.log10(0.11))
+    inside = make_trace(*(replace(op, site=Site("block.fc.norm")) if op.index == 1 else op for op in trace.ops))
+    assert [row.module for row in ledger(inside)] == ["head", "block.fc", "stem"]

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from tests.runs.test_runs import header, write
 
-from gradtrace.cli import main
+from gradtrace.commands.main import main
 from gradtrace.errors import TraceFileError
 from gradtrace.records.run import WatchedParameter
 from gradtrace.runs import database

@@ -32,7 +32,9 @@ def judge(exhibit: Exhibit, title: str = "") -> Diagnosis:
             faults.append(f"the rule of {name} failed ({type(error).__name__}: {error}); please report it")
     traces = exhibit.traces + ((exhibit.probe,) if exhibit.probe is not None else ())
     losses = exhibit.training.losses if exhibit.training is not None and exhibit.training.asked else ()
-    return Diagnosis(rank(findings), traces, losses, (*exhibit.refusals, *_refusals(exhibit), *faults), title)
+    updates = exhibit.training.updates if exhibit.training is not None else ()
+    refusals = (*exhibit.refusals, *_refusals(exhibit), *faults)
+    return Diagnosis(rank(findings), traces, losses, refusals, title, updates)
 
 
 def judge_trace(trace: Trace) -> Diagnosis:

@@ -4,7 +4,8 @@
 
 Rows follow the critical path of the earliest layer: the op with parameters that lies deepest, counted in such ops from
 the loss. A row is a layer: the ops up to and including one op with weights. Where the path passes by layers (along a
-skip connection) a row is what lies between two merges, and its weights are those passed by.
+skip connection) a row is what lies between two merges, and its weights are those passed by; what stands above the sum
+and belongs to none of them (the last norm of a transformer, a norm behind the sum) has a row of its own.
 """
 
 from __future__ import annotations
@@ -81,8 +82,31 @@ def ledger(trace: Trace, paths: Paths | None = None) -> tuple[LedgerRow, ...]:
     for steps, end in _split(paths, depths, deepest):
         indices = [step.op for step in steps] + ([deepest] if end is None else [])
         layers = _layers(paths, indices, end)
-        rows.append(_row(paths.ops, steps, indices, layers, parameters, rows[-1] if rows else None))
+        num_own = _num_of_none(paths, indices, layers, end)
+        if num_own:
+            rows.append(_row(paths.ops, steps[:num_own], indices[:num_own], (), parameters, rows[-1] if rows else None))
+        rows.append(_row(paths.ops, steps[num_own:], indices[num_own:], layers, parameters, rows[-1] if rows else None))
     return tuple(rows)
+
+
+_CHANGES = (Factor.ACTIVATION, Factor.NORM, Factor.ATTENTION)
+
+
+def _num_of_none(paths: Paths, indices: Sequence[int], layers: Sequence[Op], end: int | None) -> int:
+    """How many of a row's first ops belong to none of the layers that it passes by; 0 where it passes by none."""
+    ops = [paths.ops[index] for index in indices]
+    if end is None or not layers or any(op.weights for op in ops):
+        return 0
+    num_first = max((place + 1 for place, op in enumerate(ops) if op.factor in _CHANGES), default=0)
+    inside = _module(layers)
+    outside = any(not is_inside(op.site.module or "", inside) for op in ops[:num_first] if op.factor in _CHANGES)
+    behind = num_first < len(ops) and _layers(paths, indices[num_first:], end) == list(layers)
+    return num_first if outside and behind else 0
+
+
+def is_inside(module: str, whole: str) -> bool:
+    """Whether a module is `whole` or lies within it ('' is the model)."""
+    return not whole or module == whole or module.startswith(f"{whole}.")
 
 
 def _split(paths: Paths, depths: Sequence[int], deepest: int) -> Iterator[tuple[list[Step], int | None]]:
@@ -127,9 +151,10 @@ def _row(
     names = tuple(dict.fromkeys(name for op in layers for name in op.weights))
     gradient_norm, weight_norm = _weight_norms([parameters[name] for name in names if name in parameters])
     first = ops[indices[0]]
-    site = (layers[0] if layers else first).site
+    named = layers or [ops[i] for i in indices if ops[i].factor in _CHANGES] or [first]
+    site = named[0].site
     return LedgerRow(
-        module="loss" if all(ops[i].factor is Factor.LOSS for i in indices) else _module(layers or [first]),
+        module="loss" if all(ops[i].factor is Factor.LOSS for i in indices) else _module(named),
         source=site.source,
         function=next((stats.function for stats in activations if stats), ""),
         ops=tuple(indices),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradtrace.records.trace import Birth, Site
+from gradtrace.tape.recorder import operand_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +68,8 @@ def _forward_birth(forward: Forward, arrays: list[np.ndarray]) -> Birth | None:
     index = _origin(start, values, parents)
     value = values[index]
     phase = "input" if _came_from_outside(index, values, parents) else "forward"
-    return Birth(phase, value.call.name, value.call.site, *_describe(value))
+    name, site = value.call.name, value.call.site
+    return Birth(phase, name, site, *_describe(value), operand=operand_at(site.source, name))
 
 
 def _origin(start: int, values: dict[int, _Value], parents: dict[int, tuple[int, ...]]) -> int:
@@ -117,7 +119,8 @@ def backward_birth(trace: Trace) -> Birth | None:
             continue
         bad = [stats for stats in op.passed if stats is not None and stats.nonfinite_frac > 0.0]
         if bad:
-            return Birth("backward", op.name, op.site, _backward_detail(op), op.received.max_abs)
+            operand = operand_at(op.site.source, op.function)
+            return Birth("backward", op.name, op.site, _backward_detail(op), op.received.max_abs, operand)
     return None
 
 

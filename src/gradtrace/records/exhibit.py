@@ -45,7 +45,7 @@ class OptimizerStats:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A trial run on a copy: losses before each step, and how it ended."""
+    """A trial run on a copy: losses before the first step and after each, and how it ended."""
 
     losses: tuple[float, ...]
     updates: tuple[UpdateStats, ...]
@@ -60,6 +60,11 @@ class Training:
     """Why the trial could not be run, or ''."""
     usual_loss: float = 0.0
     """The largest |loss| of the batches before any step: what a loss that starts at zero by chance is held against."""
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps taken: there is a loss before the first and one after each."""
+        return max(len(self.losses) - 1, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradtrace.records.exhibit import UpdateStats
 from gradtrace.records.trace import Trace
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
@@ -67,10 +68,17 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     traces: tuple[Trace, ...] = ()
     losses: tuple[float, ...] = ()
-    """Loss before each optimizer step of ``steps=K``, or ()."""
+    """Loss before the first optimizer step of ``steps=K`` and after each, or ()."""
     refusals: tuple[str, ...] = ()
     """Verdicts that were not given, and why: what they rest on was not seen."""
     title: str = ""
+    updates: tuple[UpdateStats, ...] = ()
+    """What the first optimizer step did to each parameter, on a copy; () without an optimizer."""
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps that ``steps=K`` took on a copy."""
+        return max(len(self.losses) - 1, 0)
 
     @property
     def healthy(self) -> bool:

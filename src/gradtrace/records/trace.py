@@ -257,3 +257,5 @@ class Birth:
     """What is known of its operands: 'operands between 0 and 3.2e+38'."""
     largest: float = math.nan
     """Largest |operand|, or |gradient received| for a birth in the backward pass; NaN if not known."""
+    operand: str = ""
+    """What the user's line calls the operand, as ``distance``; '' where it is not known."""

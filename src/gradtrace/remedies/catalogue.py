@@ -108,7 +108,7 @@ REMEDIES: dict[Cause, tuple[Remedy, ...]] = {
     ),
     Cause.UNSAFE_OP: (
         Remedy("Keep the operand away from the singularity, inside the op and not behind it.",
-               "torch.log(x.clamp_min(1e-6))  # and torch.where with a safe operand in both branches"),
+               "torch.log(x.clamp_min(1e-6)), torch.sqrt(x.clamp_min(1e-12)), torch.exp(x.clamp_max(80))"),
     ),
     Cause.REDUCTION_SCALE: (
         Remedy("Average the loss over the batch, or divide the learning rate by the batch size.", "loss = loss.mean()"),

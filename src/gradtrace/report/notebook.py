@@ -30,7 +30,7 @@ _TEMPLATE = """\
 {% if table and table.rows -%}
 <table>
 <thead><tr><th>layer</th><th>so far</th>
-{%- for f in table.told %}<th>{{ f.value }}</th>{% endfor %}<th>|dW|/|W|</th></tr></thead>
+{%- for f in table.told %}<th>{{ f.value }}</th>{% endfor %}<th>|grad|/|W|</th></tr></thead>
 <tbody>
 {% for row in table.rows -%}
 <tr><td>{{ clean(row.first) }}

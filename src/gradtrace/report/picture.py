@@ -49,7 +49,10 @@ LOOKS: dict[Factor, Look] = {
 
 _NUMBER = 6
 """Width of a column of decades."""
-_RELATIVE = 8
+_RELATIVE = {"|grad|/|W|": "relative_gradient", "update/|W|": "relative_update"}
+"""Headings and fields of what the weights get."""
+_BOTH_FROM = 100
+"""Cells of a screen that has room for both; a narrower one shows the update where it is known."""
 _MIN_BAR, _MAX_BAR = 18, 64
 _MIN_SPAN = 4.0
 """Fewest decades that the axis covers."""
@@ -68,6 +71,10 @@ class Layout:
     band: tuple[float, float]
     body: str
     dot: str
+    level: int
+    """How much a row says of its layer: 0 with class and shape, 1 with its class, 2 its path alone."""
+    relative: tuple[str, ...]
+    """Headings of what the weights get."""
 
     def cell(self, level: float) -> int:
         """Cells of the bar up to `level`."""
@@ -88,32 +95,38 @@ def draw(table: Picture, width: int, *, ascii_only: bool = False) -> list[Text]:
 def lay_out(table: Picture, width: int, *, ascii_only: bool) -> Layout:
     """Fit the columns into `width`: as many factors as there is room for, the others under 'rest'."""
     told = [factor for factor in table.told if LOOKS[factor].heading != "rest"]
-    name = min(max(6, *(cell_len(row_name(row, 200)) for row in table.rows)), max(16, width // 4), 40)
-    free = width - name - 1 - (_MIN_BAR + 1) - (_NUMBER + 1) - (_RELATIVE + 1)
+    most = min(max(20, width // 4), 40)
+    levels = (0, 1) if width >= _BOTH_FROM else (1,)
+    level = next((one for one in levels if all(cell_len(row_name(r, 200, one)) <= most for r in table.rows)), 2)
+    name = min(max(6, *(cell_len(row_name(row, 200, level)) for row in table.rows)), most)
+    relative = tuple(_RELATIVE) if width >= _BOTH_FROM else tuple(_RELATIVE)[-1:]
+    relative = relative if table.updates_known else tuple(_RELATIVE)[:1]
+    last = sum(len(heading) + 1 for heading in relative)
+    free = width - name - 1 - (_MIN_BAR + 1) - (_NUMBER + 1) - last
     fitting = max(2, free // (_NUMBER + 1))
     if len(told) + 1 > fitting:  # the largest ones stay
         told = sorted(told, key=lambda factor: -_weight(table.totals[factor]))[: fitting - 1]
         told = [factor for factor in table.factors if factor in told]
     rest = any(counts(gain) for row in table.rows for factor, gain in row.gains.items() if factor not in told)
-    used = (_NUMBER + 1) * (len(told) + rest) + (_NUMBER + 1) + (_RELATIVE + 1)
+    used = (_NUMBER + 1) * (len(told) + rest) + (_NUMBER + 1) + last
     bar = min(max(width - name - 1 - used, _MIN_BAR - 6), _MAX_BAR)
     levels = [level for row in table.rows for level in (row.before, row.after) if math.isfinite(level)] or [0.0]
-    band = (table.output - BAND_DECADES, table.output + BAND_DECADES)
+    band = (table.late - BAND_DECADES, table.late + BAND_DECADES)
     low, high = math.floor(min(levels)) - 1.0, float(math.ceil(max(levels)))
     high = max(high, low + _MIN_SPAN)
     body, dot = ("=", ".") if ascii_only else ("━", "·")
-    return Layout(name, bar, tuple(told), rest, low, high, band, body, dot)
+    return Layout(name, bar, tuple(told), rest, low, high, band, body, dot, level, relative)
 
 
 def _weight(total: float) -> float:
     return abs(total) if math.isfinite(total) else math.inf
 
 
-def row_name(row: Row, width: int) -> str:
-    """``layers.9``, ``layers.99 … layers.90 (10 alike)``, or shorter."""
+def row_name(row: Row, width: int, level: int = 2) -> str:
+    """``layers.9 Linear 32x32``, ``layers.99 … layers.90 (10 alike)``, or shorter."""
     first, last = clean(row.first), clean(row.last)
     if row.num_layers == 1:
-        return shorten(first, width)
+        return shorten(clean(row.labels[level]) if row.labels else first, width)
     if first == last:
         whole = f"{first} ({row.num_layers} layers)"
         return whole if cell_len(whole) <= width else shorten(first, width)
@@ -130,7 +143,8 @@ def _legend(table: Picture, layout: Layout) -> Text:
     line = Text(f"Decades (powers of ten) from the {table.start} (top) to the input (bottom); ").append(
         layout.dot * 3, "dim"
     )
-    line.append(" healthy\n").append(f"{layout.body * 3} left", "bold").append("   lost (CAPITAL: gained) by ")
+    line.append(" healthy\nA row: one layer's weights, and what follows them up to the row above.\n")
+    line.append(f"{layout.body * 3} left", "bold").append("   lost (CAPITAL: gained) by ")
     for place, factor in enumerate(table.told):
         look = LOOKS[factor]
         line.append(", " if place else "").append(look.letter, look.style).append(f" {look.meaning}")
@@ -152,12 +166,15 @@ def _heading(layout: Layout) -> list[Text]:
     line = Text("layer".ljust(layout.name) + " " + "".join(scale) + " " + "so far".rjust(_NUMBER), "bold")
     for heading, factor in zip(headings, [*layout.own, Factor.OTHER], strict=False):
         line.append(" " + heading.rjust(_NUMBER), f"bold {LOOKS[factor].style}")
-    line.append(" " + "|dW|/|W|".rjust(_RELATIVE), "bold")
+    for heading in layout.relative:
+        line.append(" " + heading, "bold")
     return [line]
 
 
 def _line(row: Row, layout: Layout) -> Text:
-    line = Text(set_cell_size(row_name(row, layout.name), layout.name)).append(" ").append(bar(row, layout))
+    line = (
+        Text(set_cell_size(row_name(row, layout.name, layout.level), layout.name)).append(" ").append(bar(row, layout))
+    )
     line.append(" " + decades(row.after).rjust(_NUMBER), "bold")
     for factor in layout.own:
         shown = decades(row.gains[factor]) if factor in row.gains else ""
@@ -165,8 +182,10 @@ def _line(row: Row, layout: Layout) -> Text:
     if layout.has_rest:
         rest = [gain for factor, gain in row.gains.items() if factor not in layout.own]
         line.append(" " + (decades(sum(rest)) if rest else "").rjust(_NUMBER), LOOKS[Factor.OTHER].style)
-    relative = "" if math.isnan(row.relative_gradient) else short(row.relative_gradient)
-    return line.append(" " + relative.rjust(_RELATIVE))
+    for heading in layout.relative:
+        ratio = getattr(row, _RELATIVE[heading])
+        line.append(" " + ("" if math.isnan(ratio) else short(ratio)).rjust(len(heading)))
+    return line
 
 
 def bar(row: Row, layout: Layout) -> Text:

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradtrace.measure.ledger import LedgerRow, ledger
+from gradtrace.measure.names import Names
+from gradtrace.measure.path import decades_between, norm_of
 from gradtrace.records.vocabulary import Factor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from gradtrace.records.exhibit import UpdateStats
     from gradtrace.records.finding import Diagnosis
     from gradtrace.records.trace import Trace
 
@@ -49,6 +52,10 @@ class Row:
     relative_gradient: float
     """|dL/dW| / |W| of the layer nearest to the input; NaN without weights."""
     source: str = ""
+    relative_update: float = math.nan
+    """|update| / |W| of the first optimizer step, of the same layer; NaN where none was taken."""
+    labels: tuple[str, ...] = ()
+    """What a single layer may be called, the most telling first: ``38 Linear 32x32``, ``38 Linear``, ``38``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +68,9 @@ class Picture:
     """Those that occur, in the order of `Factor`."""
     totals: dict[Factor, float]
     """Decades per factor over all rows."""
-    output: float
-    """Decades from the loss gradient to the network's output: where the healthy band is centred."""
+    late: float
+    """Decades from the loss gradient to what the layer nearest to the loss receives: where the healthy band is centred.
+    (Not to the network's output: a loss and the output's own squashing cancel each other.)"""
     bound: float
     """Product of max |a'| over all layers, in decades."""
     num_bounded: int
@@ -78,9 +86,14 @@ class Picture:
         return tuple(factor for factor in self.factors if any(counts(row.gains.get(factor, 0.0)) for row in self.rows))
 
     @property
-    def network_decades(self) -> float:
-        """From the network's output to the earliest layer."""
-        return self.rows[-1].after - self.output if self.rows else math.nan
+    def early_decades(self) -> float:
+        """From the layer nearest to the loss to the earliest one, what each receives."""
+        return self.rows[-1].after - self.late if self.rows else math.nan
+
+    @property
+    def updates_known(self) -> bool:
+        """Whether the first optimizer step was taken, on a copy."""
+        return any(not math.isnan(row.relative_update) for row in self.rows)
 
 
 def counts(gain: float) -> bool:
@@ -88,9 +101,11 @@ def counts(gain: float) -> bool:
     return not abs(gain) < 0.005
 
 
-def picture(trace: Trace, max_rows: int = MAX_ROWS) -> Picture:
-    """The table of `trace`, folded to about `max_rows` rows."""
+def picture(trace: Trace, max_rows: int = MAX_ROWS, updates: Sequence[UpdateStats] = ()) -> Picture:
+    """The table of `trace`, folded to about `max_rows` rows; `updates` are those of the first optimizer step."""
     book = ledger(trace)
+    names, moved = Names(trace), {update.name: update for update in updates}
+    rows = [_row(entry, book[i - 1].product_log10 if i else 0.0, names, moved) for i, entry in enumerate(book)]
     totals: dict[Factor, float] = {}
     for entry in book:
         for factor, gain in entry.gains:
@@ -98,11 +113,11 @@ def picture(trace: Trace, max_rows: int = MAX_ROWS) -> Picture:
     num_loss_rows = sum(entry.module == "loss" for entry in book)
     bounded = [entry for entry in book if entry.function]
     return Picture(
-        rows=fold([_row(entry, book[i - 1].product_log10 if i else 0.0) for i, entry in enumerate(book)], max_rows),
+        rows=fold(rows, max_rows),
         num_layers=len(book) - num_loss_rows,
         factors=tuple(factor for factor in Factor if factor in totals),
         totals=totals,
-        output=book[0].product_log10 if num_loss_rows else 0.0,
+        late=_late(trace, book) if num_loss_rows else 0.0,
         bound=book[-1].bound_log10 if book else 0.0,
         num_bounded=len(bounded),
         functions=tuple(dict.fromkeys(entry.function for entry in bounded)),
@@ -110,7 +125,14 @@ def picture(trace: Trace, max_rows: int = MAX_ROWS) -> Picture:
     )
 
 
-def _row(entry: LedgerRow, before: float) -> Row:
+def _late(trace: Trace, book: Sequence[LedgerRow]) -> float:
+    """Decades from the loss gradient to what the layer nearest to the loss receives."""
+    start = norm_of(trace.ops[book[0].ops[0]])
+    layer = next(trace.ops[i] for row in book for i in row.ops if trace.ops[i].weights)
+    return decades_between(start, norm_of(layer))
+
+
+def _row(entry: LedgerRow, before: float, names: Names, moved: dict[str, UpdateStats]) -> Row:
     return Row(
         first=entry.module or "model",
         last=entry.module or "model",
@@ -122,7 +144,16 @@ def _row(entry: LedgerRow, before: float) -> Row:
         gradient_rms=entry.gradient_rms,
         relative_gradient=entry.relative_gradient,
         source=entry.source,
+        relative_update=_relative_update([moved[name] for name in entry.parameters if name in moved]),
+        labels=names.labels(entry.module or "model"),
     )
+
+
+def _relative_update(updates: Sequence[UpdateStats]) -> float:
+    """|update| / |W| over the matrices among them, or over all where there is no matrix; NaN without any."""
+    matrices = [update for update in updates if len(update.shape) > 1] or updates
+    weight = math.hypot(*(update.weight_norm for update in matrices))
+    return math.hypot(*(update.update_norm for update in matrices)) / weight if weight else math.nan
 
 
 # -------------------------------------------------------------------------------------------------------------- fold
@@ -168,6 +199,7 @@ def join(group: Sequence[Row]) -> Row:
         gradient_rms=first.gradient_rms,
         relative_gradient=last.relative_gradient,
         source=first.source,
+        relative_update=last.relative_update,
     )
 
 
@@ -210,6 +242,13 @@ def probe_trace(diagnosis: Diagnosis) -> Trace | None:
     """The trace of a random gradient at the output, if there is one beside the loss gradient's."""
     main = main_trace(diagnosis)
     return next((trace for trace in diagnosis.traces if trace.probe != "loss" and trace is not main), None)
+
+
+def update_range(updates: Sequence[UpdateStats]) -> tuple[float, float] | None:
+    """Smallest and largest |update| / |W| of the first step over the matrices that moved."""
+    moved = [update.ratio for update in updates if len(update.shape) > 1 and update.weight_norm]
+    moved = [ratio for ratio in moved if ratio > 0 and math.isfinite(ratio)]
+    return (min(moved), max(moved)) if moved else None
 
 
 def relative_range(trace: Trace) -> tuple[float, float] | None:

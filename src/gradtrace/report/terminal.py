@@ -10,15 +10,18 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from gradtrace.diagnosis.thresholds import UPDATE_HEALTHY, UPDATE_USUAL
+from gradtrace.measure.names import Names
 from gradtrace.records.vocabulary import Cause, Factor, Severity
 from gradtrace.report.number_formats import short_words
 from gradtrace.report.picture import LOOKS, draw
-from gradtrace.report.tables import Picture, main_trace, picture, probe_trace, relative_range, unseen
+from gradtrace.report.tables import Picture, Row, main_trace, picture, probe_trace, relative_range, unseen, update_range
 from gradtrace.report.through_time import section
 from gradtrace.report.words import (
     ascii_text,
     clean,
     clean_lines,
+    counted,
     decades,
     listed,
     number,
@@ -56,7 +59,7 @@ def show_trace(trace: Trace, console: Console | None = None) -> None:
     """Print the picture of one trace, unjudged."""
     console = console or Console()
     width, table = min(console.width, MAX_WIDTH), picture(trace)
-    drawn = _picture(table, width, console.options.ascii_only)
+    drawn = _picture(table, width, console.options.ascii_only, Names(trace))
     _print(console, [_title("trace", trace), *drawn, *_formats(trace, width), *_notes(trace, width)])
 
 
@@ -64,7 +67,7 @@ def show_findings(findings: Sequence[Finding], console: Console) -> None:
     """Print them as `show` does, without a picture."""
     width = min(console.width, MAX_WIDTH)
     for place, finding in enumerate(findings, start=1):
-        _print(console, [*_finding(place, finding, width), Text()])
+        _print(console, [*_finding(place, finding, width, Names()), Text()])
 
 
 def _print(console: Console, lines: Iterable[Text]) -> None:
@@ -86,24 +89,25 @@ def _print(console: Console, lines: Iterable[Text]) -> None:
 
 def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool) -> Iterator[Text]:
     trace, probe = main_trace(diagnosis), probe_trace(diagnosis)
-    table = picture(trace) if trace is not None else None
+    table = picture(trace, updates=diagnosis.updates) if trace is not None else None
+    names = Names(*diagnosis.traces)
     yield _title(diagnosis.title or "check", trace)
     if table is not None:
-        yield from _picture(table, width, ascii_only)
+        yield from _picture(table, width, ascii_only, names)
     if probe is not None and (through := picture(probe)).rows:
-        yield Text(f"A random gradient at the output: {decades(through.network_decades)} decades on its way through.")
+        yield Text(f"A random gradient at the output: {decades(through.rows[-1].after)} decades on its way through.")
     if (record := diagnosis.through_time) is not None:
         yield from _through_time(record, width, ascii_only)
     yield Text()
     if diagnosis.healthy:
-        yield _healthy(diagnosis, trace, table)
+        yield _healthy(diagnosis, trace, table, names)
     for place, finding in enumerate(diagnosis.findings, start=1):
         yield Text()
-        yield from _finding(place, finding, width)
+        yield from _finding(place, finding, width, names)
     yield Text()
     if diagnosis.losses:
         told = f"loss {diagnosis.losses[0]:#.3g} to {diagnosis.losses[-1]:#.3g}"
-        yield Text(f"Trained a copy for {len(diagnosis.losses)} steps: {told}.")
+        yield Text(f"Trained a copy for {counted(diagnosis.num_steps, 'step')}: {told}.")
     if trace is not None:
         yield from _formats(trace, width)
     if diagnosis.refusals:
@@ -127,20 +131,20 @@ def _title(title: str, trace: Trace | None) -> Text:
 # ---------------------------------------------------------------------------------------------------------- picture
 
 
-def _picture(table: Picture, width: int, ascii_only: bool) -> Iterator[Text]:
+def _picture(table: Picture, width: int, ascii_only: bool, names: Names) -> Iterator[Text]:
     yield Text()
     if not table.rows:
         yield Text("No layer with weights received a gradient: there is nothing to draw.")
         return
     yield from draw(table, width, ascii_only=ascii_only)
     yield Text()
-    yield _budget(table)
+    yield _budget(table, names)
     if (bound := _bound(table)) is not None:
         yield bound
 
 
-def _budget(table: Picture) -> Text:
-    line = Text(f"From the {table.start} to {shorten(clean(table.rows[-1].last), MOST_NAME)}: ").append(
+def _budget(table: Picture, names: Names) -> Text:
+    line = Text(f"From the {table.start} to {_told(table.rows[-1], names)}: ").append(
         decades(table.rows[-1].after), "bold"
     )
     line.append(" decades = ")
@@ -173,28 +177,39 @@ def _through_time(record: ThroughTime, width: int, ascii_only: bool) -> Iterator
         yield Text(line.replace("━", "=") if ascii_only else line)
 
 
+def _told(row: Row, names: Names) -> str:
+    return shorten(clean(names.told(row.last)), MOST_NAME)
+
+
 # --------------------------------------------------------------------------------------------------------- findings
 
 
-def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None) -> Text:
+def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None, names: Names) -> Text:
     told = []
     if table is not None and table.rows:
-        name = shorten(clean(table.rows[-1].last), MOST_NAME)
-        told.append(f"{name} gets {power(table.network_decades)} times the output's gradient")
-    if trace is not None and (ratios := relative_range(trace)) is not None:
-        told.append(f"|dW|/|W| {short(ratios[0])} to {short(ratios[1])}")
+        late = next((row for row in table.rows if row.first != "loss"), table.rows[-1])
+        if late is not table.rows[-1]:
+            pair = (_told(row, names) for row in (table.rows[-1], late))
+            told.append(f" gets {power(table.early_decades)} times the gradient of ".join(pair))
+    if (moved := update_range(diagnosis.updates)) is not None:
+        told.append(
+            f"a step moves weights by {short(moved[0])} to {short(moved[1])} of their size (usual: about "
+            f"{UPDATE_USUAL:g}, fine: up to {UPDATE_HEALTHY:g})"
+        )
+    elif trace is not None and (ratios := relative_range(trace)) is not None:
+        told.append(f"|grad|/|W| {short(ratios[0])} to {short(ratios[1])}")
     told.append("no finding" if not diagnosis.findings else "nothing above info")
     return Text("Healthy", "bold #009e73").append(": " + "; ".join(told) + ".")
 
 
-def _finding(place: int, finding: Finding, width: int) -> Iterator[Text]:
+def _finding(place: int, finding: Finding, width: int, names: Names) -> Iterator[Text]:
     heading = Text(f"{place}. ").append(finding.severity.value.upper(), STYLES[finding.severity])
     cause = "" if finding.cause is Cause.NONE else f", because of {finding.cause.value.replace('_', ' ')}"
     yield heading.append(f"  {finding.symptom.value.replace('_', ' ')}{cause}", "bold")
     yield from _paragraph(clean(finding.message), width)
     if finding.where:
         source = f"   {clean(finding.source)}" if finding.source else ""
-        yield from _paragraph(listed(finding.where) + source, width, "where")
+        yield from _paragraph(clean(names.listed(finding.where)) + source, width, "where")
     if finding.step is not None:
         yield from _paragraph(f"from training step {finding.step} on", width, "when")
     if finding.evidence:

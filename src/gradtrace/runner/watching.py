@@ -167,7 +167,7 @@ class Watching:
         if isinstance(error, GradtraceError):
             say(str(error))
             return
-        from gradtrace.target import describe
+        from gradtrace.errors import describe
 
         say(f"watching failed, the script is not affected: {describe(error)}")
 

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from gradtrace.records.trace import Site
 from gradtrace.tape.dataflow import Dataflow, floats_in, tensors_in
 from gradtrace.tape.fastpath import keep_unseen, may_be_fast, show
+from gradtrace.tape.operand import operand_of
 from gradtrace.tape.private import custom_forward, forward_of, lift_mode, saved_hooks_active, sequence_nr
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
 _PACKAGE = Path(__file__).parent.parent
 _HIDDEN = (
     str(Path(torch.__file__).parent),
-    *(str(_PACKAGE / name) for name in ("tape", "measure", "checkup", "recurrence", "audit", "monitor", "cli.py")),
+    *(
+        str(_PACKAGE / name)
+        for name in ("tape", "measure", "checkup", "recurrence", "audit", "monitor", "commands/target.py")
+    ),
 )
 
 
@@ -251,9 +255,21 @@ def source_of(frame: FrameType | None) -> str:
 def _short(filename: str) -> str:
     path = Path(filename)
     try:
-        return str(path.relative_to(Path.cwd()))
+        told = str(path.relative_to(Path.cwd()))
     except ValueError:
-        return "/".join(path.parts[-2:])
+        told = "/".join(path.parts[-2:])
+    _FILES[told] = filename
+    return told
+
+
+_FILES: dict[str, str] = {}
+"""The whole name of each file that was told."""
+
+
+def operand_at(source: str, function: str) -> str:
+    """What the line `source` (``file.py:12``) calls the operand of `function`; '' where it is not known."""
+    told, _, line = source.rpartition(":")
+    return operand_of(_FILES[told], int(line), function) if told in _FILES and function else ""
 
 
 def _innermost(visits: list[Visit], numbers: list[int]) -> list[Visit | None]:

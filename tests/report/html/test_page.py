@@ -17,7 +17,7 @@ from tests.report.html.pages import NASTY, PAGES, nasty, sigmoids, transformer
 from tests.report.html.records import pooled_run, run, through_time
 from tests.report.samples import SAMPLES, chain
 
-from gradtrace.cli import main
+from gradtrace.commands.main import main
 from gradtrace.errors import TraceFileError
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.storage import save

@@ -17,6 +17,7 @@ from gradtrace.diagnosis.profile import Profile, owner
 from gradtrace.diagnosis.scales import held_at_the_start
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, EPS_MARGIN, HEALTHY_DECADES
 from gradtrace.diagnosis.wording import CAUSES, EXTENT, decades, times
+from gradtrace.measure.names import Names
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
@@ -81,7 +82,7 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
         cause=blame.cause,
         where=blame.where,
         severity=severity,
-        message=_message(symptom, profile, blame, extent) + note,
+        message=_message(symptom, profile, blame, extent, Names(view.trace)) + note,
         evidence=(*_evidence(profile), *_probe_evidence(scene, symptom)),
         remedies=remedies_for(symptom, blame.cause),
         source=blame.op.site.source,
@@ -117,27 +118,22 @@ def _harmless(scene: Scene, profile: Profile, held: float) -> bool:
     return bool(gradients) and all(g.rms * 10**-held >= EPS_MARGIN * eps and g.dtype != "float16" for g in gradients)
 
 
-def _message(symptom: Symptom, profile: Profile, blame: Blame, extent: float) -> str:
-    first, late = owner(profile.first.weights[-1]), owner(profile.reference.weights[-1])
+def _message(symptom: Symptom, profile: Profile, blame: Blame, extent: float, names: Names) -> str:
+    first, late = (names.told(owner(op.weights[-1])) for op in (profile.first, profile.reference))
     verb = "shrinks" if symptom is Symptom.VANISHING else "grows"
     if blame.num_calls:
         per_call = decades(extent / blame.num_calls)
-        head = f"The loss gradient {verb} {times(extent)} through {blame.where[0] or 'the model'}, applied "
+        head = f"The loss gradient {verb} {times(extent)} through {names.told(blame.where[0])}, applied "
         head += f"{blame.num_calls} times in a row ({per_call} each)."
     elif math.isinf(extent):
-        head = f"No gradient at all reaches layer {first}: it is exactly zero."
+        head = f"No gradient at all reaches {first}: it is exactly zero."
     else:
-        head = f"The loss gradient {verb} {times(extent)} from layer {late} to layer {first}"
+        head = f"The loss gradient {verb} {times(extent)} from {late} to {first}"
         if blame.decades_here is not None:
-            head += f", {decades(abs(blame.decades_here))} of it at {blame.where[0] or 'the model'} alone."
+            head += f", {decades(abs(blame.decades_here))} of it at {names.told(blame.where[0])} alone."
         else:
             head += f" ({decades(extent / profile.num_spans)} per layer over {profile.num_spans} layers)."
-    return f"{head} {CAUSES[blame.cause].format(where=_list(blame.where))}"
-
-
-def _list(where: tuple[str, ...]) -> str:
-    names = [name or "the model" for name in where[:3]]
-    return ", ".join(names) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
+    return f"{head} {CAUSES[blame.cause].format(where=names.listed(blame.where))}"
 
 
 def _evidence(profile: Profile) -> tuple[Evidence, ...]:

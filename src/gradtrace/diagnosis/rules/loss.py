@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.profile import is_layer, place
 from gradtrace.diagnosis.rules.units import is_output
 from gradtrace.diagnosis.thresholds import FLAT_ELASTICITY, SATURATED_MAJORITY
@@ -46,20 +47,20 @@ def _pairing(view: View) -> Finding | None:
         below = _through_views(op, view)
         if below is None:
             continue
-        fed = base_name(below.name)
+        fed, told = base_name(below.name), told_op(below, view.trace, view.paths)
         if kind in _EXPECTS_LOGITS and fed.removeprefix("Safe") == _EXPECTS_LOGITS[kind]:
             name = "cross_entropy" if kind == "LogSoftmax" else "binary_cross_entropy_with_logits"
             return _mismatch(
                 view,
                 below,
-                f"{name} applies its own {fed.lower()}, but the output at {below.site} went through {fed.lower()} "
+                f"{name} applies its own {fed.lower()}, but the output at {told} went through {fed.lower()} "
                 "already: squashed twice, the loss cannot come near zero and its gradient is throttled.",
             )
         if kind.startswith("NllLoss") and (below.weights or fed in ("Softmax", "Relu", "Sigmoid")):
             return _mismatch(
                 view,
                 below,
-                f"nll_loss expects log-probabilities, but it is given the output of {fed.lower()} at {below.site}: the "
+                f"nll_loss expects log-probabilities, but it is given the output of {told}: the "
                 "loss is then linear in it and knows no minimum.",
             )
     return None
@@ -112,9 +113,10 @@ def _flat(view: View) -> Finding | None:
         cause=Cause.LOSS_FUNCTION,
         where=(place(op, view.paths), place(witness, view.paths)),
         severity=Severity.CRITICAL,
-        message=f"The loss is {view.trace.loss:.4g}, yet it hardly depends on the output at {op.site}: moving "
-        f"the output by its own scale changes the loss by {100 * elasticity:.2g} %. It is flat at "
-        f"{base_name(witness.name).lower()} ({witness.site}).",
+        message=f"The loss is {view.trace.loss:.4g}, yet it hardly depends on the output at "
+        f"{told_op(op, view.trace, view.paths)}: moving the output by its own scale changes the "
+        f"loss by {100 * elasticity:.2g} %. It is flat at "
+        f"{told_op(witness, view.trace, view.paths)}.",
         evidence=(
             Evidence("elasticity of the loss", elasticity),
             Evidence("loss", view.trace.loss),

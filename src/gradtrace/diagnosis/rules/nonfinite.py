@@ -9,15 +9,20 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
+from gradtrace.measure.names import Names
+from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.remedies.unsafe import remedy_of
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene
+    from gradtrace.records.finding import Remedy
     from gradtrace.records.trace import Birth, Trace
 
 _LINEAR = set(
@@ -43,12 +48,12 @@ def finding_of(trace: Trace, step: int | None = None, cause: Cause | None = None
         cause=cause,
         where=_where(birth, trace),
         severity=Severity.CRITICAL,
-        message=_message(birth, trace),
+        message=_message(birth, trace, _named(birth, trace)),
         evidence=(
             Evidence("loss", trace.loss),
             Evidence("parameters with a non-finite gradient", _num_bad(trace), "parameters"),
         ),
-        remedies=remedies_for(Symptom.NONFINITE, cause),
+        remedies=_remedies(birth, cause),
         source=birth.site.source if birth is not None else "",
         step=step,
     )
@@ -85,7 +90,25 @@ def _where(birth: Birth | None, trace: Trace) -> tuple[str, ...]:
     return (birth.site.module if birth.site.module is not None else "loss",)
 
 
-def _message(birth: Birth | None, trace: Trace) -> str:
+def _remedies(birth: Birth | None, cause: Cause) -> tuple[Remedy, ...]:
+    """Of an unsafe op that is known: its own."""
+    known = cause is Cause.UNSAFE_OP and birth is not None and birth.phase in ("forward", "backward")
+    return (remedy_of(birth.op, birth.operand),) if known and birth else remedies_for(Symptom.NONFINITE, cause)
+
+
+def _named(birth: Birth | None, trace: Trace) -> str:
+    """``exp behind fc (Linear), net.py:12``, where the op is on the tape; else its name, module and line."""
+    if birth is None:
+        return ""
+    name = base_name(birth.op).lower()
+    same = [op for op in trace.ops if op.site == birth.site and name in (op.function, base_name(op.name).lower())]
+    if same:
+        return told_op(same[0], trace, Paths(trace))
+    at = f" ({birth.site.source})" if birth.site.source else ""
+    return f"{name} in {'the loss' if birth.site.module is None else Names(trace).told(birth.site.module)}{at}"
+
+
+def _message(birth: Birth | None, trace: Trace, named: str) -> str:
     if birth is None:
         return "A gradient is not finite; the op where it was born could not be told."
     at = f" ({birth.site.source})" if birth.site.source else ""
@@ -99,11 +122,11 @@ def _message(birth: Birth | None, trace: Trace) -> str:
             return f"Parameter {birth.op} holds NaN or Inf before the step."
         case "backward":
             return (
-                f"The forward pass is finite, the backward pass is not: {birth.op} in {module}{at} is differentiated "
+                f"The forward pass is finite, the backward pass is not: {named} is differentiated "
                 f"where its derivative does not exist or overflows{detail}."
             )
         case _:
-            return f"The loss is {number}: {birth.op} in {module}{at} made the first number that is not finite{detail}."
+            return f"The loss is {number}: {named} made the first number that is not finite{detail}."
 
 
 def _num_bad(trace: Trace) -> int:

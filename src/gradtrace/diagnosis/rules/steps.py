@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.profile import is_layer, owner, place
 from gradtrace.diagnosis.rules.nonfinite import cause_of, finding_of
 from gradtrace.diagnosis.rules.units import by_key, dead_layers, is_first
@@ -23,7 +24,7 @@ from gradtrace.diagnosis.thresholds import (
     TARGET_RATIO,
     UPDATE_REPLACES,
 )
-from gradtrace.diagnosis.wording import STEP_RATIO, percent
+from gradtrace.diagnosis.wording import STEP_RATIO, percent, steps
 from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -108,7 +109,7 @@ def _diverged(scene: Scene, training: Training) -> list[Finding]:
     worst = next(iter(weights_moved(training)), None)
     losses = [loss for loss in training.losses if math.isfinite(loss)]
     peak = max(losses)
-    text = f"In {len(training.losses)} steps on a copy the loss goes from {losses[0]:.4g} to {peak:.4g}"
+    text = f"In {steps(training.num_steps)} on a copy the loss goes from {losses[0]:.4g} to {peak:.4g}"
     text += ", then to NaN or Inf. " if training.broke_at is not None else ". " if grew else " and back. "
     if worst is not None:
         text += f"The first step changes {worst.name} by {worst.ratio:.2g} times its own size. "
@@ -152,12 +153,13 @@ def _died(scene: Scene, training: Training) -> list[Finding]:
             cause=cause,
             where=tuple(dict.fromkeys(place(op, paths) for op, _ in now)),
             severity=Severity.CRITICAL if frac == 1.0 else Severity.WARNING,
-            message=f"After {len(training.losses)} steps on a copy {percent(frac)} of the {op.activation.num_units} "
-            f"units at {op.site} are zero on every sample; before, they were alive. {_words(cause, scene)}",
+            message=f"After {steps(training.num_steps)} on a copy {percent(frac)} of the {op.activation.num_units} "
+            f"units of {told_op(op, training.after, paths)} are zero on every sample; before, they were alive. "
+            f"{_words(cause, scene)}",
             evidence=(Evidence("dead units", frac, "fraction"),),
             remedies=remedies_for(Symptom.DEAD_UNITS, cause),
             source=op.site.source,
-            step=len(training.losses),
+            step=training.num_steps,
         )
     ]
 

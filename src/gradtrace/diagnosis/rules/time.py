@@ -96,9 +96,10 @@ def _change(measured: _Measured, sign: int) -> Finding:
     cause = Cause.RECURRENT_CONTRACTION if lost else Cause.RECURRENT_EXPANSION
     size, chain = abs(measured.extent), measured.layer.worst
     num_steps, threshold = measured.layer.num_steps, _threshold(measured)
+    rate = "" if math.isinf(size) else f" ({decades(size / num_steps)} per step)"
     head = (
         f"Through time the loss gradient {'shrinks' if lost else 'grows'} {times(size)} from the last to the first of "
-        f"{num_steps} steps of {chain.name} ({decades(size / num_steps)} per step)."
+        f"{num_steps} steps of {chain.name}{rate}."
     )
     if lost:
         tail = f" Any gradient falls 1000-fold in {steps(measured.horizon.steps)}: {_cannot(measured.horizon)}."

@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT, ROWS
+from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.profile import layer_below, places
 from gradtrace.diagnosis.scales import starts_at_zero
 from gradtrace.diagnosis.thresholds import (
@@ -26,6 +27,7 @@ from gradtrace.diagnosis.thresholds import (
     dead_frac,
 )
 from gradtrace.diagnosis.wording import percent
+from gradtrace.measure.names import Names
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
@@ -108,8 +110,8 @@ def _dead(scene: Scene) -> Finding | None:
         cause=_input_or(cause, op, scene.views[0]),
         where=_where([op for op, _ in layers], scene.views[0]),
         severity=Severity.CRITICAL if frac == 1.0 else Severity.WARNING,
-        message=f"{percent(frac)} of the {op.activation.num_units} units at {op.site} are zero on every sample and "
-        f"learn nothing; {_preactivations(op.activation)}.",
+        message=f"{percent(frac)} of the {op.activation.num_units} units of {told_op(op, view.trace, view.paths)} are "
+        f"zero on every sample and learn nothing; {_preactivations(op.activation)}.",
         evidence=(
             Evidence("dead units", frac, "fraction"),
             Evidence("layers with dead units", len(layers), "layers"),
@@ -139,8 +141,8 @@ def _saturated(scene: Scene) -> Finding | None:
         cause=cause,
         where=_where(ops, view),
         severity=Severity.CRITICAL if 2 * len(ops) >= num_alike and left < LETS_THROUGH else Severity.WARNING,
-        message=f"{percent(op.activation.saturated_frac)} of {op.activation.function} at {op.site} is saturated (its "
-        f"derivative under 5 % of {op.activation.derivative_max:g}); {_preactivations(op.activation)}."
+        message=f"{percent(op.activation.saturated_frac)} of {told_op(op, view.trace, view.paths)} is saturated "
+        f"(its derivative under 5 % of {op.activation.derivative_max:g}); {_preactivations(op.activation)}."
         + (f" {_input_words(op, view)}" if cause is Cause.INPUT_SCALE else ""),
         evidence=(
             Evidence("saturated", op.activation.saturated_frac, "fraction"),
@@ -166,12 +168,13 @@ def _attention(scene: Scene) -> Finding | None:
     ops.sort(key=lambda op: op.sequence)
     op = ops[0]
     assert op.activation is not None
+    at = Names(scene.views[0].trace).told(op.site.module or "", op.site.source)
     return Finding(
         symptom=Symptom.SATURATED,
         cause=Cause.ATTENTION_SATURATION,
         where=places(ops, scene.views[0].paths),
         severity=Severity.CRITICAL if 2 * len(ops) >= total else Severity.WARNING,
-        message=f"{percent(op.activation.saturated_frac)} of the attention rows at {op.site} are one-hot: queries and "
+        message=f"{percent(op.activation.saturated_frac)} of the attention rows at {at} are one-hot: queries and "
         "keys get next to no gradient.",
         evidence=(Evidence("one-hot rows", op.activation.saturated_frac, "fraction"),),
         remedies=remedies_for(Symptom.SATURATED, Cause.ATTENTION_SATURATION),

@@ -89,7 +89,7 @@ def _threads(trace: Trace, table: Picture) -> tuple[list[float], list[float]]:
 
 def _draw(axes: Axes, trace: Trace, table: Picture, letters: int) -> None:
     bounds, expected = _threads(trace, table)
-    band = (table.output - BAND_DECADES, table.output + BAND_DECADES)
+    band = (table.late - BAND_DECADES, table.late + BAND_DECADES)
     if all(map(math.isfinite, band)):
         axes.axvspan(*band, color=BAND, linewidth=0, zorder=0, label="healthy")
     for number, row in enumerate(table.rows):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradtrace.records.vocabulary import Factor
 from gradtrace.report.html.section import Plot, Section, Table
 from gradtrace.report.words import clean, short
 from gradtrace.theory.activations import saturation
@@ -34,8 +35,8 @@ MOST_SPAN = 40.0
 
 
 def activations(trace: Trace) -> Section | None:
-    """Every activation op of the trace; None where there is none."""
-    ops = [op for op in trace.ops if op.activation is not None]
+    """Every activation op of the network (the loss has its own); None where there is none."""
+    ops = [op for op in trace.ops if op.activation is not None and op.factor is not Factor.LOSS]
     if not ops:
         return None
     found = [(name_of(op), op.activation) for op in reversed(ops) if op.activation is not None]

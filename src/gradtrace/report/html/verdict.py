@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gradtrace.records.vocabulary import Cause, Severity
 from gradtrace.report.html.phrases import CAUSES, SEVERITIES, SYMPTOMS
 from gradtrace.report.tables import main_trace, picture
-from gradtrace.report.words import clean, clean_lines, number, power, short
+from gradtrace.report.words import clean, clean_lines, counted, number, power, short
 
 if TYPE_CHECKING:
     from gradtrace.records.finding import Diagnosis, Finding
@@ -98,7 +98,7 @@ def _health(diagnosis: Diagnosis, trace: Trace | None) -> str:
     if trace is None or not (table := picture(trace)).rows:
         return "No finding is above a remark."
     told = f"{clean(table.rows[-1].last)}, the layer furthest from the loss, gets"
-    return f"{told} {power(table.network_decades)} times the gradient of the network's output."
+    return f"{told} {power(table.early_decades)} times the gradient of the layer nearest to it."
 
 
 def _facts(diagnosis: Diagnosis, trace: Trace | None, run: Run | None) -> tuple[tuple[str, str], ...]:
@@ -112,7 +112,9 @@ def _facts(diagnosis: Diagnosis, trace: Trace | None, run: Run | None) -> tuple[
         weights = sum(parameter.numel for parameter in trace.parameters)
         facts.append(("Parameters", f"{weights:,} in {len(trace.parameters):,} tensors"))
     if diagnosis.losses:
-        facts.append(("Trained a copy", f"{len(diagnosis.losses)} steps, loss to {short(diagnosis.losses[-1])}"))
+        facts.append(
+            ("Trained a copy", f"{counted(diagnosis.num_steps, 'step')}, loss to {short(diagnosis.losses[-1])}")
+        )
     if run is not None and len(run.steps.first):
         last = int(run.steps.first[-1] + run.steps.count[-1] - 1)
         facts.append(("Run", f"step {last:,}, {'finished' if run.finished else 'not finished'}"))

@@ -82,7 +82,7 @@ def _table(
     book: Sequence[LedgerRow], names: Sequence[str], factors: Sequence[Factor], expected: Sequence[float]
 ) -> Table:
     heads = [FACTORS[factor] for factor in factors]
-    columns = ("layer", "line", "|gradient|", *heads, "so far", "bound", "expected", "|dW| / |W|")
+    columns = ("layer", "line", "|gradient|", *heads, "so far", "bound", "expected", "|grad| / |W|")
     return Table(
         columns,
         tuple(

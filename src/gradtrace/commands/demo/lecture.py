@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradtrace.target import Target
+from gradtrace.commands.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable

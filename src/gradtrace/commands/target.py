@@ -13,17 +13,18 @@ import difflib
 import importlib
 import importlib.util
 import sys
-import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradtrace.errors import InputError
+from gradtrace.errors import InputError, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType
+
+    from gradtrace.records.finding import Diagnosis
 
 _EXPECTED = "package.module:factory or path/to/file.py:factory"
 _PARTS = ("model", "loss_fn", "batches", "optimizer")
@@ -39,6 +40,13 @@ class Target:
     loss_fn: Any
     batches: Any
     optimizer: Any = None
+
+    def check(self, **options: Any) -> Diagnosis:
+        """The diagnosis, under the target's name; `options` are those of `gradtrace.check`."""
+        import gradtrace
+
+        found = gradtrace.check(self.model, self.loss_fn, self.batches, optimizer=self.optimizer, **options)
+        return replace(found, title=self.name)
 
 
 def load_target(text: str) -> Target:
@@ -72,6 +80,18 @@ def as_target(made: Any, name: str) -> Target:
             f"{name} must return {_RETURNS}, but it returned {type(made).__name__} without {' and '.join(missing)}"
         )
     return Target(name, **parts)
+
+
+def load_audited(text: str) -> tuple[Any, Any]:
+    """The model and what it is called with: (model, example_input), or the first call that `loss_fn` makes."""
+    made = load_made(text)
+    if isinstance(made, tuple) and len(made) == 2:
+        return made
+    loaded = as_target(made, text)
+    from gradtrace.audit.arguments import captured_input
+    from gradtrace.checkup.batches import take
+
+    return loaded.model, captured_input(loaded.model, loaded.loss_fn, take(loaded.batches, 1)[0])
 
 
 def _add_to_path(folders: list[str]) -> None:
@@ -130,24 +150,3 @@ def _told(doing: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise InputError(f"{doing} raised {describe(error)}") from error
-
-
-def describe(error: BaseException) -> str:
-    """``ValueError: too small (net.py:12)``: the innermost line that is not of an installed package."""
-    message = str(error).strip().split("\n")[0]
-    told = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"SyntaxError: {error.msg} ({_relative(error.filename)}:{error.lineno})"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
-    return f"{told} ({_relative(frames[-1].filename)}:{frames[-1].lineno})" if frames else told
-
-
-def _is_users(filename: str) -> bool:
-    inside = str(Path(__file__).parent)
-    installed = ("site-packages", "dist-packages", "<frozen", str(Path(traceback.__file__).parent))
-    return not filename.startswith(inside) and not any(part in filename for part in installed)
-
-
-def _relative(filename: str) -> str:
-    path = Path(filename)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else filename

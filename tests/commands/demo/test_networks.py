@@ -6,7 +6,7 @@ import pytest
 
 
 def test_the_twin_learns_and_the_sigmoids_do_not():
-    from gradtrace.demo import networks, train
+    from gradtrace.commands.demo.lecture import networks, train
 
     sigmoid, relu = (train(target) for target in networks())
     assert sigmoid.first_layer_change < 1e-6 < 0.01 < relu.first_layer_change
@@ -17,7 +17,7 @@ def test_the_twin_learns_and_the_sigmoids_do_not():
 @pytest.mark.long
 def test_the_same_rnn_over_longer_sequences_and_what_remembers():
     import gradtrace
-    from gradtrace.demo_in_time import LENGTHS, fadings, verdicts
+    from gradtrace.commands.demo.in_time import LENGTHS, fadings, verdicts
 
     def check(target):
         return gradtrace.check(target.model, target.loss_fn, target.batches)

@@ -24,7 +24,7 @@ def test_python_m_gradtrace(tmp_path):
 
 def test_help_and_show_do_without_torch(tmp_path):
     save(SAMPLES["vanishing"]().traces[0], tmp_path / "trace.json.gz")
-    code = "import sys; sys.modules['torch'] = None\nfrom gradtrace.cli import main\nmain(sys.argv[1:])"
+    code = "import sys; sys.modules['torch'] = None\nfrom gradtrace.commands.main import main\nmain(sys.argv[1:])"
     for arguments in (["--help"], ["check", "--help"], ["show", str(tmp_path / "trace.json.gz")]):
         result = process(*arguments, code=code)
         assert result.returncode == 0, result.stderr

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from gradtrace.cli import main
+from gradtrace.commands.main import main
 
 NET = """
 import torch

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from tests.commands.calling import run
 
-from gradtrace.placement import move
+from gradtrace.commands.placement import move
 
 Pair = namedtuple("Pair", "a b")
 
@@ -29,3 +30,17 @@ def test_tensors_move_and_containers_keep_their_types(build):
 
 def test_what_is_no_tensor_stays():
     assert move(("a", 1, None), torch.device("meta")) == ("a", 1, None)
+
+
+def test_models_and_batches_move(net, verdict):
+    assert run("check", "net.py:build", "--device", "meta").exit_code == 0
+    model, _, batches, _ = verdict["calls"][0]
+    assert {model.weight.device.type, *(batch.device.type for batch in batches)} == {"meta"}
+    assert len(list(batches)) == len(list(batches)) == len(batches) == 1
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_wrong_device_is_2(net, verdict, device):
+    result = run("check", "net.py:build", "--device", device)
+    assert result.exit_code == 2
+    assert f"gradtrace: --device {device}: " in result.stderr

@@ -11,7 +11,7 @@ from gradtrace.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gradtrace.target import Target
+    from gradtrace.commands.target import Target
 
 
 def place(target: Target, device: str) -> Target:

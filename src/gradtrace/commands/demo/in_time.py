@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradtrace.target import Target
+from gradtrace.commands.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The command line of the lesson: the lecture on back propagation, written as a page."""
+"""`gradtrace lesson`: the lecture on back propagation, written as a page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from gradtrace.commandline import in_a_sentence, working
+from gradtrace.commands.ending import in_a_sentence
+from gradtrace.commands.screen import working
 
 
 @click.command()
@@ -24,6 +25,3 @@ def lesson(output: Path) -> None:
 
         write_lesson(output)
     click.echo(output)
-
-
-COMMANDS = (lesson,)

@@ -1,49 +1,15 @@
-"""How does a command run? What goes wrong is one sentence, a bar moves while work goes on, seeds are set."""
+"""How wide is the screen, which letters does it know, and what moves on it while work goes on?"""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from gradtrace.errors import GradtraceError
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-BAD_INPUT, OUR_FAULT, INTERRUPTED = 2, 3, 130
-"""Exit codes; 1 is a finding."""
-
-
-def in_a_sentence(command: Callable[..., None]) -> Callable[..., None]:
-    """What goes wrong is said in one sentence on stderr, with exit code 2."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except GradtraceError as error:
-            click.echo(f"gradtrace: {error}", err=True)
-            sys.exit(BAD_INPUT)
-        except KeyboardInterrupt:
-            sys.exit(INTERRUPTED)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise
-        except Exception as error:
-            import traceback
-
-            from gradtrace.target import describe
-
-            traceback.print_exc()
-            click.echo(f"gradtrace: this is a fault of gradtrace, please report it: {describe(error)}", err=True)
-            sys.exit(OUR_FAULT)
-
-    return run
 
 
 def screen_width() -> int:
@@ -55,18 +21,6 @@ def any_encoding_will_do() -> None:
     """A character that standard output cannot say becomes a question mark, and no error."""
     with contextlib.suppress(AttributeError, ValueError, OSError):  # a stream of somebody's own
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-
-
-def seed_all(number: int) -> None:
-    """Python's, NumPy's and torch's generators."""
-    import random
-
-    import numpy as np
-    import torch
-
-    random.seed(number)
-    np.random.seed(number)
-    torch.manual_seed(number)
 
 
 def progress_bar() -> Any:

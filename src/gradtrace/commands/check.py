@@ -1,0 +1,73 @@
+"""`gradtrace check`: judge a network."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from gradtrace.commands.ending import UNHEALTHY, in_a_sentence
+from gradtrace.commands.screen import working
+from gradtrace.commands.seeds import seed_all
+from gradtrace.errors import InputError
+from gradtrace.records.vocabulary import Severity
+
+if TYPE_CHECKING:
+    from gradtrace.records.finding import Diagnosis
+
+
+@click.command()
+@click.argument("target")
+@click.option("--steps", type=click.IntRange(min=0), default=0, metavar="K",
+              help="Train a copy for K optimizer steps and judge what appears then.")  # fmt: skip
+@click.option("--accumulate", type=click.IntRange(min=1), default=1, metavar="N", help="Batches per optimizer step.")
+@click.option("--json", "as_json", is_flag=True, help="The verdict as JSON, for programs.")
+@click.option("--save-trace", type=click.Path(dir_okay=False), metavar="PATH", help="Keep the trace (gzipped JSON).")
+@click.option("--fail-on", type=click.Choice([severity.value for severity in Severity]), default="warning",
+              show_default=True, help="Exit with 1 from this severity on.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of all random numbers.")
+@click.option("--device", metavar="D", help="Move model and batches there, as 'cuda:0'.")
+@in_a_sentence
+def check(
+    target: str,
+    steps: int,
+    accumulate: int,
+    as_json: bool,
+    save_trace: str | None,
+    fail_on: str,
+    seed: int,
+    device: str | None,
+) -> None:
+    """Judge the network that TARGET makes: package.module:factory or path/to/file.py:factory.
+
+    The factory returns (model, loss_fn, batches), and optionally an optimizer; loss_fn(model, batch) returns the loss.
+    """
+    with working() as say:
+        seed_all(seed)
+        from gradtrace.commands.target import load_target
+
+        loaded = load_target(target)
+        if device is not None:
+            from gradtrace.commands.placement import place
+
+            loaded = place(loaded, device)
+        diagnosis = loaded.check(steps=steps, accumulate=accumulate, progress=say)
+    if save_trace is not None:
+        _save_trace(diagnosis, save_trace)
+    if as_json:
+        click.echo(diagnosis.to_json())
+    else:
+        diagnosis.show()
+    if any(finding.severity.rank >= Severity(fail_on).rank for finding in diagnosis.findings):
+        sys.exit(UNHEALTHY)
+
+
+def _save_trace(diagnosis: Diagnosis, path: str) -> None:
+    from gradtrace.report.tables import main_trace
+
+    trace = main_trace(diagnosis)
+    if trace is None:
+        raise InputError("there is no trace to save: no backward pass was measured")
+    trace.save(path)
+    click.echo(f"Saved the trace: gradtrace show {path}", err=True)

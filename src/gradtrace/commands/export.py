@@ -1,0 +1,25 @@
+"""`gradtrace export`: a run's numbers as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gradtrace.commands.ending import in_a_sentence
+
+
+@click.command()
+@click.argument("file", type=click.Path())
+@click.option("--csv", "kind", flag_value="csv", default="csv", help="Comma-separated text (the default).")
+@click.option("--parquet", "kind", flag_value="parquet", help="Parquet; needs pip install gradtrace[parquet].")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="By default beside FILE.")
+@in_a_sentence
+def export(file: str, kind: str, output: Path | None) -> None:
+    """Write the numbers of a run as a table: one line a step (or a few old ones pooled) and parameter."""
+    from gradtrace.runs.export import EXPORTS
+    from gradtrace.runs.reader import read_run
+
+    output = output or Path(file).with_suffix(f".{kind}")
+    num_lines = EXPORTS[kind](read_run(file), output)
+    click.echo(f"{num_lines} lines in {output}")

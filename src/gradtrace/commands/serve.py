@@ -1,0 +1,25 @@
+"""`gradtrace serve`: the report of a run, live in the browser."""
+
+from __future__ import annotations
+
+import click
+
+from gradtrace.commands.ending import in_a_sentence
+from gradtrace.errors import InputError
+
+
+@click.command()
+@click.argument("file", type=click.Path())
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="By default any free one.")
+@in_a_sentence
+def serve(file: str, port: int) -> None:
+    """Show the report of a run while it goes on, to this machine's browsers only; Ctrl-C ends it."""
+    from gradtrace.report.html.server import ReportServer
+
+    try:
+        server = ReportServer(file, port)
+    except OSError as error:
+        raise InputError(f"cannot listen on port {port}: {error.strerror or error}") from error
+    with server:
+        click.echo(server.url)
+        server.serve_forever()

@@ -1,0 +1,61 @@
+"""What is a place called, for a reader? A module's path says little where it is a number: class and shape are told.
+
+model[38] (Linear)      in a sentence
+38 Linear 32x32         in a row
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradtrace.records.trace import Trace
+
+
+class Names:
+    """The class of each module that recorded an op, and the shape of its weights; of no trace, nothing."""
+
+    def __init__(self, *traces: Trace) -> None:
+        self._types = {op.site.module: op.site.module_type for trace in traces for op in trace.ops if op.site.module}
+        shapes: dict[str, list[tuple[int, ...]]] = {}
+        for parameter in (parameter for trace in traces[:1] for parameter in trace.parameters):
+            if len(parameter.shape) > 1:
+                shapes.setdefault(parameter.name.rpartition(".")[0], []).append(parameter.shape)
+        self._shapes = {path: found[0] for path, found in shapes.items() if len(found) == 1}
+
+    def told(self, path: str, source: str = "") -> str:
+        """``model[38] (Linear, net.py:12)``, ``encoder.0 (Block)``; '' is the model."""
+        detail = ", ".join(filter(None, (self._types.get(path, ""), source)))
+        return f"{expression(path)} ({detail})" if detail else expression(path)
+
+    def listed(self, paths: tuple[str, ...], most: int = 3) -> str:
+        """``a (Linear), b (Linear) and 17 more``."""
+        told = ", ".join(self.told(path) for path in paths[:most])
+        return told + (f" and {len(paths) - most} more" if len(paths) > most else "")
+
+    def labels(self, path: str) -> tuple[str, ...]:
+        """What a row may be called, the most telling first: with class and shape, with the class, the path alone."""
+        kind, shape = self._types.get(path, ""), "x".join(map(str, self._shapes.get(path, ())))
+        return tuple(" ".join(filter(None, parts)) for parts in ((path, kind, shape), (path, kind), (path,)))
+
+
+def expression(path: str) -> str:
+    """A path that begins with a number as Python has it; '' is the model.
+
+    >>> expression("38"), expression("0.2.weight"), expression("encoder.0"), expression("")
+    ('model[38]', 'model[0][2].weight', 'encoder.0', 'the model')
+    """
+    if not path:
+        return "the model"
+    if not path.partition(".")[0].isdigit():
+        return path
+    return python_of(path)
+
+
+def python_of(path: str) -> str:
+    """The Python that reaches a module.
+
+    >>> python_of("encoder.0.rnn"), python_of("")
+    ('model.encoder[0].rnn', 'model')
+    """
+    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path.split(".") if part)

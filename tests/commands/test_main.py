@@ -1,0 +1,71 @@
+"""Wrong usage of any command; whatever is printed fits any terminal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+
+import pytest
+import torch
+from tests.commands.calling import run
+from tests.report.html.records import run as run_of
+from tests.report.samples import chain, through_time
+from torch import nn
+
+import gradtrace
+from gradtrace.runs.writer import RunWriter
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check"],
+        ["check", "net.py:build", "--fail-on", "never"],
+        ["check", "net.py:build", "--steps", "-1"],
+        ["check", "net.py:build", "--seed", "x"],
+        ["nonsense"],
+        ["show"],
+        ["show", "no.json.gz"],
+        ["show", "net.py"],
+        ["demo", "no_such_case"],
+    ],
+)
+def test_wrong_usage_is_2(net, arguments, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradtrace.casebook", type(sys)("gradtrace.casebook"))
+    sys.modules["gradtrace.casebook"].CASES = {"real_case": None}  # type: ignore[attr-defined]
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("make", ["trace", "prediction", "through_time", "run"])
+def test_any_encoding_of_standard_output_will_do(make, tmp_path):
+    """Names in any script, on a terminal that knows ASCII alone: question marks, and no error."""
+    name = "编码器.{}.eine_ganz_besonders_lange_bezeichnung_für_eine_schicht_im_netz"
+    path = tmp_path / "läuft.gz"
+    if make == "run":
+        recorded = run_of(4, 30, name=name)
+        writer = RunWriter(path, recorded.header)
+        for step in range(30):
+            writer.append(step, 0.1 * step, recorded.steps.scalars_high[step], recorded.steps.series_high[step],
+                          nonfinite=False)  # fmt: skip
+        writer.findings(recorded.findings)
+        writer.close()
+    else:
+        {
+            "trace": lambda: chain(5, 0.2, 0.5, "sigmoid", name=name),
+            "prediction": lambda: gradtrace.predict(
+                nn.Sequential(OrderedDict([(name.replace(".", "·"), nn.Linear(4, 4)), ("σ", nn.Tanh())])),
+                torch.ones(2, 4),
+            ),
+            "through_time": through_time,
+        }[make]().save(path)
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "gradtrace", "show", str(path)]
+    result = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=120)
+    assert (result.returncode, result.stderr) == (0, b"")
+    lines = result.stdout.decode("ascii").splitlines()
+    assert len(lines) > 3
+    assert max(map(len, lines)) <= 80
