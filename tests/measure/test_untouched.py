@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 import gradtrace
 from gradtrace.errors import InputError
+from gradtrace.measure.deferred import Deferred
+from gradtrace.measure.forward import ForwardObserver
+from gradtrace.tape.recorder import Recorder
 
 
 def mean(model: nn.Module, x: Tensor) -> Tensor:
@@ -161,3 +164,33 @@ def test_logs_and_generators_of_the_model_s_own_go_back_as_they_came() -> None:
     assert (model.log, list(model.latest), model.seen, model.counts) == ([1.0], [1.0], {1}, Counter({1: 7}))
     assert list(model.by_size) == [1]
     assert model.draws() == twin.draws()
+
+
+class TakesNoHooks(nn.Linear):
+    """Its second hook fails: one is on already."""
+
+    def register_forward_hook(self, *_: Any, **__: Any) -> Any:  # type: ignore[override]
+        raise RuntimeError("no hooks here")
+
+
+def test_where_the_recorder_cannot_enter_nothing_of_it_stays() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), TakesNoHooks(4, 1))
+    with pytest.raises(Exception, match="no hooks here"):
+        gradtrace.trace(model, mean, torch.randn(3, 4))
+    assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()] == [0, 0, 0, 0]
+    recorder = Recorder(model, ForwardObserver(Deferred()))
+    with pytest.raises(RuntimeError, match="no hooks here"):
+        recorder.__enter__()
+    assert not recorder.entered
+    assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()] == [0, 0, 0, 0]
+    assert torch._C._len_torch_function_stack() == 0
+
+
+def test_where_a_later_part_of_entering_fails_the_mode_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(4, 1)
+    monkeypatch.setattr("gradtrace.tape.recorder.keep_unseen", stop)
+    with pytest.raises(RuntimeError, match="stop here"):
+        Recorder(model, ForwardObserver(Deferred())).__enter__()
+    assert torch._C._len_torch_function_stack() == 0
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks

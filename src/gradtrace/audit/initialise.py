@@ -74,7 +74,7 @@ def init_critical_(
     for module_path, module in model.named_modules():
         run.module(module_path, module)
     for _ in range(2):  # the second time with pooling and attention as they are behind the first one's weights
-        with untouched(model), eager():
+        with untouched(model, example_input=example_input), eager():
             recording = record(model, example_input, RULES)
         run.network(recording)
     if method == "lsuv":

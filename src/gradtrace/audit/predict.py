@@ -74,7 +74,7 @@ def predict(
     """
     notes: list[str] = []
     model, on_meta = _accept(model, example_input, notes)
-    with untouched(model), eager():
+    with untouched(model, example_input=example_input), eager():
         recording = record(model, example_input, RULES)
         propagation = propagate(recording, num_cotangents)
         energies = [math.nan] * len(recording.values)

@@ -58,7 +58,7 @@ def summed_over(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: 
     if size is None or size < 2 or size % 2:
         return None
     try:
-        with untouched(model), eager(), torch.no_grad():
+        with untouched(model, loss_fn=loss_fn, batch=batch), eager(), torch.no_grad():
             state = torch.get_rng_state()
             whole = float(loss_fn(model, batch))
             torch.set_rng_state(state)

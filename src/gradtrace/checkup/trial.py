@@ -81,7 +81,7 @@ def run_trial(
         except Exception as error:
             return Training((), (), steps, failure=f"the model cannot be copied ({type(error).__name__}: {error})")
         # a loss_fn that reaches for the user's own model leaves gradients there: they are taken away again
-        with untouched(model), eager():
+        with untouched(model, loss_fn=loss_fn, batches=batches), eager():
             try:
                 return _train(twin, batches, steps or TRIAL_STEPS, steps, accumulate)
             except InputError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +40,9 @@ def trace(
 ) -> Trace:
     """Measure one backward pass of ``loss_fn(model, batch)`` op by op.
 
-    The model comes back untouched: parameters, ``.grad``, buffers, attributes, mode, random state and hooks.
+    The model comes back untouched: parameters, ``.grad``, buffers, attributes, mode, random state and hooks; and so
+    does what it, `loss_fn` and `batch` hold: objects, containers, tensors, generators. What could not be kept is in
+    the notes of the trace's coverage.
 
     Args:
         model: any module with at least one parameter that requires a gradient; a compiled one is traced uncompiled.
@@ -67,7 +70,8 @@ def trace(
     model = check_model(model, notes)
     if probe not in ("loss", "random"):
         raise InputError(f"probe must be 'loss' or 'random', but it is {probe!r}")
-    with untouched(model), eager(), paused_collection(), ExitStack() as last:
+    kept = untouched(model, loss_fn=loss_fn, batch=batch)
+    with kept as unkept, eager(), paused_collection(), ExitStack() as last:
         forward = run_forward(model, loss_fn, batch, values=values, unroll=unroll)
         last.callback(release, list(forward.graph.nodes))
         read_saved(forward)
@@ -79,7 +83,9 @@ def trace(
             backward = run_backward(forward, walk([root.node for root in roots]), roots, cotangents)
         record = assemble(model, forward, backward, tape, probe, tuple(notes), environment())
         del forward, backward, tape  # before their nodes
-        return record
+    if unkept:
+        record = replace(record, coverage=replace(record.coverage, notes=(*record.coverage.notes, *unkept)))
+    return record
 
 
 def check_model(model: Any, notes: list[str]) -> nn.Module:

@@ -67,7 +67,7 @@ def lyapunov(
     if k is not None and k < 1:
         raise InputError(f"k must be 1 or more, but it is {k}")
     model = check_model(model, [])
-    with untouched(model), eager():
+    with untouched(model, loss_fn=loss_fn, batch=batch), eager():
         watched = Watched(model)
         try:
             with watched, torch.no_grad():

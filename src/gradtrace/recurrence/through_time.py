@@ -81,7 +81,7 @@ def through_time(
     notes: list[str] = []
     title = type(model).__name__
     model = check_model(model, notes)
-    with untouched(model), eager(), paused_collection():
+    with untouched(model, loss_fn=loss_fn, batch=batch), eager(), paused_collection():
         watched, inputs = Watched(model), Inputs(model)
         result = _forward(model, loss_fn, batch, watched, inputs)
         loss, losses = _split(result, model)
@@ -102,7 +102,7 @@ def recurrences_through_time(
     notes: list[str] = []
     title = type(model).__name__
     model = check_model(model, notes)
-    with untouched(model), eager(), paused_collection():
+    with untouched(model, loss_fn=loss_fn, batch=batch), eager(), paused_collection():
         watched = Watched(model)
         result = _forward(model, loss_fn, batch, watched)
         found = [one for one in recurrences(watched, notes) if one.starts]

@@ -101,11 +101,15 @@ class Recorder(TorchFunctionMode):
         self.dataflow = Dataflow(model.named_parameters())
 
     def __enter__(self) -> Self:
-        self.watch_modules()
-        super().__enter__()  # type: ignore[no-untyped-call]
-        keep_unseen(self)
-        self.entered = True
-        self._told_up_to = sequence_nr()
+        try:
+            self.watch_modules()
+            super().__enter__()  # type: ignore[no-untyped-call]
+            keep_unseen(self)
+            self.entered = True
+            self._told_up_to = sequence_nr()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
         return self
 
     def __exit__(
@@ -119,12 +123,16 @@ class Recorder(TorchFunctionMode):
 
     def watch_modules(self) -> None:
         """Hooks on every module, if there are none yet."""
-        if not self._handles:
+        if self._handles:
+            return
+        try:
             for path, module in self._model.named_modules():
-                self._handles[id(module)] = (
-                    module.register_forward_pre_hook(self._opener(path)),
-                    module.register_forward_hook(self._closer(path), always_call=True),
-                )
+                opens = self._handles[id(module)] = (module.register_forward_pre_hook(self._opener(path)),)
+                closes = module.register_forward_hook(self._closer(path), always_call=True)
+                self._handles[id(module)] = (*opens, closes)
+        except BaseException:  # of a module's own making: half of it is worse than nothing
+            self.leave_modules()
+            raise
 
     def leave_modules(self) -> None:
         """Take the hooks on modules away; functions are still seen."""
