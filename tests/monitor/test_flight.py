@@ -140,7 +140,7 @@ def _divided(h: torch.Tensor) -> torch.Tensor:
 PARTS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str, str]] = {
     "log": (lambda h: torch.log(h * 0), "log", "The loss is NaN"),
     "slice": (_divided, "div", "The loss is NaN"),
-    "sqrt": (lambda h: h + (h * 0).square().sum(1, keepdim=True).sqrt(), "Sqrt", "The forward pass is finite"),
+    "sqrt": (lambda h: h + (h * 0).square().sum(1, keepdim=True).sqrt(), "sqrt", "The forward pass is finite"),
 }
 
 

@@ -201,7 +201,7 @@ def test_an_optimizer_that_finds_its_own_learning_rate_is_watched() -> None:
     assert gradtrace.watch(model, optimizer).run.header.optimizers[0].learning_rate == 0.5
     assert learning_rate_of([optimizer]) == 0.5
     optimizer.param_groups[1]["lr"] = None
-    assert math.isnan(Watched(model, optimizer).learning_rate())
+    assert math.isnan(learning_rate_of([optimizer]))
 
 
 def test_arguments_that_know_their_parent_are_gone_through_once() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import gradtrace
-from gradtrace.records.run import EventKind
+from gradtrace.monitor.schedule.cost import Level
+from gradtrace.monitor.schedule.schedule import Schedule
+from gradtrace.records.run import EventKind, Scalar
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 
@@ -73,15 +78,24 @@ def test_saturation_is_a_remark_while_the_loss_keeps_falling() -> None:
     assert "kept falling" in finding.message
 
 
-def test_a_loss_that_jumps_is_looked_at_whatever_the_budget() -> None:
+@pytest.mark.parametrize("level", [Level.LISTEN, Level.REST])
+def test_a_loss_that_jumps_is_measured_at_once_while_the_watch_listens_and_at_the_end_of_a_rest(
+    level: Level, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = itertools.cycle([(level, 40), (Level.LISTEN, 10)])
+    monkeypatch.setattr(Schedule, "_next", lambda self, step: next(turns))
+    monkeypatch.setattr(Schedule, "_fits", lambda self, part, step: step == 0)
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    with gradtrace.watch(model, optimizer, budget=1e-6) as watch:
+    with gradtrace.watch(model, optimizer) as watch:
         for number in range(401):
             optimizer.zero_grad()
-            (model(torch.randn(64, 8)).square().mean() * (100.0 if number == 380 else 1.0)).backward()
+            (model(torch.randn(64, 8)).square().mean() * (100.0 if number >= 385 else 1.0)).backward()
             optimizer.step()
     run = watch.run
-    assert 380 in run.steps.first
-    assert len(run.steps.first) < 200
-    assert 381 in [event.step for event in run.events if event.kind is EventKind.SAMPLE]
+    measured = run.steps.first[np.isfinite(run.steps.scalar(Scalar.GRADIENT_NORM)[1])]
+    traced = [event.step for event in run.events if event.kind is EventKind.SAMPLE]
+    late = [step for step in measured if step > 100]
+    assert late[0] == 385 if level is Level.LISTEN else 385 <= late[0] <= 385 + 40
+    assert late[0] + 1 in traced
+    assert len(measured) < 100

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from gradtrace.measure.keepers.found import ATOMIC, NotKeptError
 from gradtrace.measure.keepers.table import keeper_of, weight_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from typing_extensions import Self
 
     from gradtrace.measure.keepers.found import Keeper, PutBack
 

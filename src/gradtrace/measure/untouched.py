@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import random
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -45,16 +46,26 @@ def untouched(model: nn.Module, **others: Any) -> Iterator[list[str]]:
             unkept += snapshot.restore()
 
 
+_PAUSING = threading.Lock()
+_num_pauses, _is_to_resume = 0, False
+
+
 @contextmanager
 def paused_collection() -> Iterator[None]:
     """No cyclic garbage collection meanwhile: each pass over a million new records would cost as much as a layer."""
-    was_enabled = gc.isenabled()
-    gc.disable()
+    global _num_pauses, _is_to_resume
+    with _PAUSING:  # one collector, and any number of threads
+        if not _num_pauses:
+            _is_to_resume = gc.isenabled()
+            gc.disable()
+        _num_pauses += 1
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
+        with _PAUSING:
+            _num_pauses -= 1
+            if not _num_pauses and _is_to_resume:
+                gc.enable()
 
 
 @contextmanager

@@ -117,7 +117,7 @@ class Training:
         self._pass_scale: Tensor | None = None
         self._is_last_pass = True
         self._taken_for: int | None = None
-        """The row that the passes at hand were taken for."""
+        """The row that the passes at hand were taken for, where a NaN among them was told of."""
         self._listens_to_parts = True
         self._module_calls: ModuleCalls | None = None
         self.hooks: list[BackwardPasses | OptimizerSteps | Scalers] = []
@@ -301,7 +301,7 @@ class Training:
             detector.remember(roots)
         begun = time.perf_counter()
         step = self.row if passes.is_taken else self.step  # or an optimizer has stepped within it
-        self._taken_for = None if passes.is_taken else step
+        was_explained = self._recording.is_explained
         is_bad = detector.after_backward(roots, norms, scale, is_odd and norms is None)
         passes.is_bad |= is_bad
         trace = self._sampler.after_backward(scale)
@@ -310,6 +310,8 @@ class Training:
             self._recording.trace(step, trace)
         self.is_tracing = self._sampler.is_open
         detector.judge(roots, step, norms, scale, is_bad=is_bad)
+        is_told = self._recording.is_explained and not was_explained
+        self._taken_for = step if is_told and not passes.is_taken else None
         if self._inside is not None:
             detector.leave_out_if_spoilt(self._inside, step)
         self._schedule.spend("traces" if trace is not None else "hooks", time.perf_counter() - begun)
@@ -359,7 +361,7 @@ class Training:
         numbers = self._blocks[-1]
         rate = learning_rate_of([optimizer])  # a scheduler may change it before the step is over
         numbers.learning_rate = rate if not numbers.learning_rate >= rate else numbers.learning_rate
-        self._detector.before_step(optimizer, has_closure=has_closure)
+        self._detector.before_step(optimizer, self.row, has_closure=has_closure)
         self._inside, self._num_inside = optimizer if has_closure else None, 0  # the last closure may have raised
         self._schedule.spend("hooks", time.perf_counter() - begun)
         if not has_closure:

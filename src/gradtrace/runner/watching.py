@@ -64,9 +64,16 @@ def watched(script: Script, options: WatchOptions) -> Callable[[BaseException | 
     """Begin to watch in this process, if it is the one that reports; returns what to call at the script's end."""
     if os.environ.get("RANK", "0") not in ("", "0"):  # torchrun and accelerate started it beside the first
         return lambda error: None
+    _import_what_draws()
     watching = Watching(script, options)
     after_import("torch", watching.await_training)
     return watching.finish
+
+
+def _import_what_draws() -> None:
+    """Before the script's first line: rich takes numbers from Python's own `random` while it is imported."""
+    import gradtrace.report.terminal
+    import gradtrace.runner.view  # noqa: F401
 
 
 class Watching:

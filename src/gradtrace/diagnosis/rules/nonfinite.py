@@ -97,13 +97,14 @@ def _remedies(birth: Birth | None, cause: Cause) -> tuple[Remedy, ...]:
 
 
 def _named(birth: Birth | None, trace: Trace) -> str:
-    """``exp behind fc (Linear), net.py:12``, where the op is on the tape; else its name, module and line."""
+    """``exp behind fc (Linear), net.py:12``, or ``log in model[1] (Log, net.py:12)``: op, module and line."""
     if birth is None:
         return ""
     name = base_name(birth.op).lower()
     same = [op for op in trace.ops if op.site == birth.site and name in (op.function, base_name(op.name).lower())]
     if same:
-        return told_op(same[0], trace, Paths(trace))
+        told = told_op(same[0], trace, Paths(trace))
+        return told if name in told else f"{name} in {told}"
     at = f" ({birth.site.source})" if birth.site.source else ""
     return f"{name} in {'the loss' if birth.site.module is None else Names(trace).told(birth.site.module)}{at}"
 

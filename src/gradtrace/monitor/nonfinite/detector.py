@@ -42,6 +42,8 @@ class Detector:
         self._watched, self._recording, self._calls, self._on_nonfinite = watched, recording, calls, on_nonfinite
         self._recorder = BirthRecorder(calls)
         self._delayed = Delayed(watched)
+        self._roots: tuple[Tensor, ...] = ()
+        """Of the pass at hand."""
         self._last_roots: tuple[Tensor, ...] = ()
         self._may_look = True
         self._has_moved = self._is_in_backward = False
@@ -72,7 +74,7 @@ class Detector:
 
     def before_backward(self, roots: Sequence[Tensor], scale: Tensor | None) -> None:
         """The loss is known, the gradients are not."""
-        self._is_in_backward, self._has_moved = True, False
+        self._is_in_backward, self._has_moved, self._roots = True, False, tuple(roots)
         self.loss_value, self.is_loss_bad = None, False
         self._may_look = self.may_look_at(roots[0])
         if self._may_look and all(root.numel() == 1 for root in roots):
@@ -86,7 +88,7 @@ class Detector:
 
     def backward_failed(self, roots: Sequence[Tensor], step: int) -> None:
         """It raised, as anomaly mode does at a NaN: nothing of its tape is held on to."""
-        self._is_in_backward = False
+        self._is_in_backward, self._roots = False, ()
         if self.is_loss_bad:
             with contextlib.suppress(NonfiniteError):  # the user's own error is on its way
                 self._explain(self._passage(roots, step))
@@ -102,18 +104,18 @@ class Detector:
         bad = [root for root in roots if not is_all_finite(root)]
         if bad:
             self.before_backward(bad[:1], None)
-            self._is_in_backward = False
+            self._is_in_backward, self._roots = False, ()
             self._explain(self._passage(bad[:1], step))
         self._recorder.forget()
 
     def of_another_model(self) -> None:
         """The pass brought the watched parameters nothing."""
-        self._is_in_backward = False
+        self._is_in_backward, self._roots = False, ()
         self._recorder.forget()
 
     def after_backward(self, roots: Sequence[Tensor], norms: Tensor | None, scale: Tensor | None, odd: bool) -> bool:
         """Whether anything of the pass is known not to be finite; `odd`: a gradient is not, its norm was not taken."""
-        self._is_in_backward = False
+        self._is_in_backward, self._roots = False, ()
         settled = scale is None or self.no_scale_helps
         return self.is_loss_bad or (settled and (odd or (norms is not None and self.is_bad(norms))))
 
@@ -136,9 +138,12 @@ class Detector:
 
     # -------------------------------------------------------------------------------------------------- optimizers
 
-    def before_step(self, optimizer: Optimizer, *, has_closure: bool) -> None:
+    def before_step(self, optimizer: Optimizer, step: int, *, has_closure: bool) -> None:
         """Weights are about to move."""
-        self._has_moved |= self._is_in_backward
+        if self._is_in_backward and not self._has_moved:  # by an optimizer within the very pass
+            if self.is_loss_bad and not self._recording.is_explained:
+                self._explain(self._passage(self._roots, step))
+            self._has_moved = True
         if self._delayed.is_waiting:
             self._look_back(self._delayed.before_step(optimizer, has_closure))
 

@@ -50,6 +50,9 @@ MOST_COMPARED = 64
 SHORTEST_COMPARED = 4
 """[steps] A stretch of fewer has no median worth the name."""
 
+CHANGED = 5
+"""[steps] So many pauses in a row are none."""
+
 PAUSE = 8.0
 """[times a usual step] A step that takes longer was a pause, or held one."""
 
@@ -79,6 +82,8 @@ class Cost:
         self._of_level = {level: dict.fromkeys(EVERY_STEP, 0.0) for level in Level}
         self._of_row = dict.fromkeys(PARTS, 0.0)
         self._num_rows = 0
+        self._slow: list[float] = []
+        """The latest steps, if they were all far longer than usual."""
         self._durations: deque[float] = deque(maxlen=MOST_COMPARED)
         self._stretches: deque[tuple[Level, float]] = deque(maxlen=3)
         self._differences: dict[tuple[Level, Level], deque[float]] = {}
@@ -157,7 +162,10 @@ class Cost:
     def _learn(self, bare: float) -> None:
         """A median that runs: a small step up where a duration is above it, down where it is below."""
         self._num_rows += 1
-        if self._num_rows <= 3:  # the first steps of a process are not like those to come
+        self._slow = [*self._slow, bare] if bare > PAUSE * self.usual_s / 2.0 else []
+        if len(self._slow) == CHANGED:  # no pause, but longer steps from now on
+            self.usual_s, self._slow = min(self._slow), []
+        elif self._num_rows <= 3:  # the first steps of a process are not like those to come
             self.usual_s = min(self.usual_s, bare) if self.usual_s else bare
         else:
             pace = 1.1 if self._num_rows < 64 else 1.02
@@ -180,4 +188,6 @@ class Cost:
         return max(clock, weight * self._known.get((more, less), 0.0) + (1.0 - weight) * HIDDEN * clock)
 
     def _clock_s(self, level: Level) -> float:
+        if level is Level.LISTEN and not self.rows[level]:  # not tried yet: the same without the norms
+            return self._of_level[Level.MEASURE]["hooks"] / max(self.rows[Level.MEASURE], 1)
         return sum(self._of_level[level].values()) / max(self.rows[level], 1)

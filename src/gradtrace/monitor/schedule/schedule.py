@@ -152,16 +152,12 @@ class Schedule:
         if step - self._compared_at >= max(COMPARED_EVERY, step * COMPARED_GROWTH):
             return Level.REST, COMPARED
         earned = self._budget * cost.usual_s  # by a step
-        if room >= of_step * length and (self.level is not Level.MEASURE or of_step <= FITS * earned):
-            return Level.MEASURE, length
-        idle = Level.LISTEN if cost.of_step(Level.LISTEN) <= LISTENING * earned and self._listens else Level.REST
+        affordable = int(min(length, room / max(of_step, 1e-12)))
+        if affordable >= SHORTEST and (self.level is not Level.MEASURE or of_step <= FITS * earned):
+            return Level.MEASURE, affordable
+        idle = Level.LISTEN if cost.of_step(Level.LISTEN) <= LISTENING * earned else Level.REST
         wanted = (of_step * length - room) / max(earned - cost.of_step(idle), 0.1 * earned, 1e-12)
         return idle, int(min(max(SHORTEST, wanted), max(SHORTEST_REST, step * IDLE_GROWTH)))
-
-    @property
-    def _listens(self) -> bool:
-        """Whether it is known what listening costs, or there is room to find out."""
-        return self.cost.rows[Level.LISTEN] > 0 or self._room_s() > 0.0
 
     def _room_s(self) -> float:
         return allowance_s(self.cost.training_s, self._budget) - self.cost.spent_s
