@@ -9,12 +9,12 @@ import itertools
 import pytest
 import torch
 from torch import nn
-from torch.nn.modules import module as hooks
 from torch.optim import optimizer as optimizer_hooks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradtrace.monitor.hooks.patches import interpose
-from gradtrace.runner.discovery import Discovery, Found, _living, reached_leaves
+from gradtrace.runner.discovery import Discovery, Found, Newcomers, _living
+from gradtrace.tape.graph import reached_leaves
 
 
 def fail(error: Exception) -> None:
@@ -28,7 +28,7 @@ def discovered():
 
     def discover(train):
         found: list[Found] = []
-        discovery = Discovery(found.append, lambda optimizer: None, fail)
+        discovery = Discovery(found.append, fail)
         made.append(discovery)
         try:
             train()
@@ -38,10 +38,9 @@ def discovered():
         return found[0] if found else None
 
     gc.collect()
-    before = torch.autograd.backward, torch.compile
+    before = torch.autograd.backward, torch.compile, nn.Module.__call__, torch.optim.Optimizer.__init__
     yield discover
-    assert (torch.autograd.backward, torch.compile) == before
-    assert not hooks._global_forward_pre_hooks
+    assert (torch.autograd.backward, torch.compile, nn.Module.__call__, torch.optim.Optimizer.__init__) == before
     assert not optimizer_hooks._global_optimizer_pre_hooks
 
 
@@ -66,7 +65,7 @@ def test_a_model_built_in_a_function(discovered):
     found = discovered(main)
     assert found.models == {"": kept[0]}
     assert found.optimizers == (kept[1],)
-    assert found.notes == ()
+    assert found.others == ()
 
 
 def test_two_models_are_labelled_by_their_variables(discovered):
@@ -78,8 +77,9 @@ def test_two_models_are_labelled_by_their_variables(discovered):
         d_optimizer.step()
 
     found = discovered(train)
-    assert found.models == {"generator": generator, "D": D}
-    assert set(found.optimizers) == {g_optimizer, d_optimizer}
+    assert found.models == {"generator": generator}  # it was called first
+    assert (found.optimizers, found.others) == ((g_optimizer,), (d_optimizer,))
+    assert Newcomers().find(d_optimizer) == {"D": D}
 
 
 class Lit(nn.Module):
@@ -94,7 +94,7 @@ class Lit(nn.Module):
         return (self.scale * self.decoder(self.encoder(batch))).mean()
 
 
-def test_parts_called_apart_have_their_attributes_names(discovered):
+def test_parts_called_apart_are_parts_of_their_whole(discovered):
     lit = Lit()
     optimizer = sgd(lit)
 
@@ -102,12 +102,7 @@ def test_parts_called_apart_have_their_attributes_names(discovered):
         lit.training_step(torch.ones(3, 2)).backward()
         optimizer.step()
 
-    found = discovered(train)
-    names = {f"{label}.{name}" for label, model in found.models.items() for name, _ in model.named_parameters()}
-    assert found.models["encoder"] is lit.encoder
-    assert found.models["decoder"] is lit.decoder
-    assert "scale.scale" in names
-    assert any(note.startswith("trained, but in no module that was called: scale") for note in found.notes)
+    assert discovered(train).models == {"": lit}
 
 
 def test_frozen_teachers_losses_and_averages_are_not_models(discovered):
@@ -219,18 +214,17 @@ def test_methods_of_the_script_s_own_classes_are_not_asked(discovered):
         (generator(torch.ones(3, 2)).sum() + critic(torch.ones(3, 2)).sum()).backward()
 
     found = discovered(train)
-    assert found.models["generator"] is generator
-    assert found.models["critic"] is critic
-    assert set(found.optimizers) == set(optimizers)
+    assert found.models == {"generator": generator, "bystander": bystander}
+    assert (found.optimizers, found.others) == ((optimizers[0],), (optimizers[1],))
 
 
 def test_a_fault_of_the_search_ends_it_and_nothing_else(monkeypatch):
     faults: list[Exception] = []
     own = torch.autograd.backward
-    monkeypatch.setattr("gradtrace.runner.discovery.label_models", lambda *_: 1 / 0)
+    monkeypatch.setattr("gradtrace.runner.discovery.label_models", lambda *_, **__: 1 / 0)
     model = mlp(2, 1)
     optimizer = sgd(model)
-    discovery = Discovery(lambda found: None, lambda optimizer: None, faults.append)
+    discovery = Discovery(lambda found: None, faults.append)
     for _ in range(3):
         model(torch.ones(3, 2)).sum().backward()
         assert torch.autograd.backward is own
@@ -288,7 +282,7 @@ def test_without_an_optimizer_nothing_is_found_but_counted(discovered):
 
 def test_where_nothing_is_found_it_is_seldom_looked_for(discovered, monkeypatch):
     looks: list[int] = []
-    model, image = mlp(2, 1), torch.ones(3, 2, requires_grad=True)
+    model = mlp(2, 1)
 
     def counted():
         looks.append(1)
@@ -300,11 +294,6 @@ def test_where_nothing_is_found_it_is_seldom_looked_for(discovered, monkeypatch)
         for _ in range(40):
             model(torch.ones(3, 2)).sum().backward()
         assert len(looks) == 6
-        optimizer = torch.optim.SGD([image], lr=0.1)
-        for _ in range(40):
-            image.grad = torch.ones_like(image)
-            optimizer.step()
-        assert len(looks) == 12
 
     assert discovered(train) is None
 
@@ -322,7 +311,7 @@ def test_a_training_that_begins_late_is_found_at_its_first_step(discovered):
     assert discovered(train).models == {"": model}
 
 
-def test_tensors_without_a_module_are_told(discovered):
+def test_tensors_beside_a_module_have_the_script_s_names(discovered):
     model, image = mlp(2, 1), torch.ones(3, 2, requires_grad=True)
     optimizer = torch.optim.SGD([*model.parameters(), image], lr=0.1)
 
@@ -330,9 +319,33 @@ def test_tensors_without_a_module_are_told(discovered):
         model(image).sum().backward()
         optimizer.step()
 
+    assert discovered(train).models == {"": model, "image": image}
+
+
+def test_tensors_without_any_module_are_found_when_their_optimizer_is_made(discovered):
+    class Layer:
+        def __init__(self):
+            self.weight = torch.randn(2, 2, requires_grad=True)
+
+    layers, C = [Layer(), Layer()], torch.randn(3, 2, requires_grad=True)
+
+    def train():
+        torch.optim.SGD([C, *[layer.weight for layer in layers]], lr=0.1)
+
     found = discovered(train)
-    assert found.models == {"": model}
-    assert found.notes == ("not watched: 1 trained tensor outside of any nn.Parameter",)
+    assert found.models == {"C": C, "layers[0].weight": layers[0].weight, "layers[1].weight": layers[1].weight}
+
+
+def test_what_is_frozen_is_found_all_the_same(discovered):
+    model = mlp(2, 2, 1).requires_grad_(False)
+    optimizer = sgd(model[1])
+    model[0].requires_grad_(True)
+
+    def train():
+        model(torch.ones(3, 2)).sum().backward()
+        optimizer.step()
+
+    assert discovered(train).models == {"": model}
 
 
 def test_what_a_script_imported_by_name_still_reaches_a_later_watch():
@@ -343,7 +356,7 @@ def test_what_a_script_imported_by_name_still_reaches_a_later_watch():
         return own(*args, **kwargs)
 
     discovery = Discovery(
-        lambda found: removers.append(interpose(torch.autograd, "backward", look)), lambda optimizer: None, fail
+        lambda found: removers.append(interpose(torch.autograd, "backward", look)), fail
     )
     imported = torch.autograd.backward
     model = mlp(2, 1)
@@ -362,8 +375,8 @@ def test_hooks_come_and_go_while_torch_goes_through_its_own():
     """Found at an optimizer's step: torch iterates over its global hooks, of which none may be added or taken away."""
     model, others = mlp(2, 1), []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    newcomers: list[torch.optim.Optimizer] = []
-    discovery = Discovery(lambda found: None, newcomers.append, fail)
+    found: list[Found] = []
+    discovery = Discovery(found.append, fail)
     later = register_optimizer_step_pre_hook(lambda optimizer, args, kwargs: others.append(optimizer))
     try:
         for parameter in model.parameters():
@@ -377,7 +390,7 @@ def test_hooks_come_and_go_while_torch_goes_through_its_own():
         later.remove()
         discovery.remove()
     assert others == [optimizer, optimizer, second, second]
-    assert newcomers == [second]
+    assert [one.optimizers for one in found] == [(optimizer,)]
 
 
 def test_reached_leaves_are_those_that_backward_fills():

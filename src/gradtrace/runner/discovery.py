@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import GradientEdge
 from torch.optim.optimizer import Optimizer
 
-from gradtrace.monitor.hooks.backward_passes import roots_of
 from gradtrace.monitor.hooks.optimizer_steps import listen
 from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.runner.anatomy import named_parameters, named_parts
@@ -50,7 +50,7 @@ class Discovery:
     def __init__(self, then: Callable[[Found], None], fail: Callable[[Exception], None]) -> None:
         self._then, self._fail = then, fail
         self._is_over = False
-        self._has_optimizers = False
+        self._has_optimizers = bool(_living()[1])
         self._looked: set[int] = set()
         """Modules that no optimizer held anything of when they were called."""
         self._look_at_calls_no_more = interpose(nn.Module, "__call__", self._at_call)
@@ -102,7 +102,7 @@ class Discovery:
         self.num_backwards += 1
         self.num_forwards = 0
         if not self._is_over and _is_power_of_two(self.num_backwards) and not hasattr(tensors, "__next__"):
-            self._look(lambda: reached_leaves(roots_of(tensors)))
+            self._look(lambda: reached_leaves(tensors if _is_several(tensors) else [tensors]))
         # this pass is the watch's already
         return (torch.autograd.backward if self._is_over else own)(tensors, *args, **kwargs)
 
@@ -209,6 +209,10 @@ def _distinct(objects: Iterable[Any]) -> Iterator[Any]:
         if id(one) not in seen:
             seen.add(id(one))
             yield one
+
+
+def _is_several(roots: Any) -> bool:
+    return isinstance(roots, list | tuple) and not isinstance(roots, GradientEdge)  # which is a tuple of something else
 
 
 def _is_power_of_two(number: int) -> bool:
