@@ -17,15 +17,16 @@ Truth = list[tuple[float | None, float | None]]
 
 
 class Middle(nn.Module):
-    """Takes the logarithm of zero where it is told to."""
+    """Changes nothing, or takes the logarithm of what is negative where it is told to."""
 
     is_bad = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.log(x * 0.0 - 1.0) if self.is_bad else x
+        positive = torch.exp(x) * (-1.0 if self.is_bad else 1.0)
+        return torch.log(positive)
 
 
-LINE = Middle.forward.__code__.co_firstlineno + 1
+LINE = Middle.forward.__code__.co_firstlineno + 2
 
 
 def net(inputs: int = 4, outputs: int = 1) -> nn.Sequential:
@@ -38,7 +39,9 @@ def norm_of(parameters: Any) -> float | None:
 
 
 def sgd(*parts: Any, lr: float = 1e-2) -> torch.optim.Optimizer:
-    return torch.optim.SGD([p for part in parts for p in (part if isinstance(part, list) else part.parameters())], lr=lr)
+    return torch.optim.SGD(
+        [p for part in parts for p in (part if isinstance(part, list) else part.parameters())], lr=lr
+    )
 
 
 @dataclass
@@ -124,10 +127,11 @@ def closure() -> Loop:
 
 def closure_of_many_evaluations() -> Loop:
     model = net()
-    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.01, max_iter=3)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+    x = torch.randn(6, 4)
 
     def step(number):
-        x, seen = torch.randn(6, 4), []
+        seen: Truth = []
 
         def evaluate():
             optimizer.zero_grad()

@@ -108,7 +108,9 @@ def test_a_run_of_a_minute_and_more_keeps_to_two_percent(step_s: float, num_step
 
 @pytest.mark.parametrize("drift", [0.0, 2e-4, -2e-4])
 def test_whole_steps_are_compared_in_an_order_that_drift_cannot_fool(drift: float) -> None:
-    training = Training(0.004, 2e-5, 4e-4, seen=0.5, drift=drift)  # half of it is displacement that no clock of ours sees
+    training = Training(
+        0.004, 2e-5, 4e-4, seen=0.5, drift=drift
+    )  # half of it is displacement that no clock of ours sees
     training.run(3_000)
     assert training.schedule.cost.of_step(Level.MEASURE) == pytest.approx(4.2e-4, rel=0.1)
 

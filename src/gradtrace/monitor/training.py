@@ -1,12 +1,12 @@
 """One training, followed from hook to hook: an event comes in, and each room is told what it needs to do its part.
 
-    hooks        something happened
-    step         which row it belongs to
-    schedule     how much is done about it
-    statistics   the numbers of the row
-    traces       the step as a whole
-    nonfinite    where a NaN was born
-    recording    all of it kept
+hooks        something happened
+step         which row it belongs to
+schedule     how much is done about it
+statistics   the numbers of the row
+traces       the step as a whole
+nonfinite    where a NaN was born
+recording    all of it kept
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from gradtrace.monitor.step import Begins, Rows
 from gradtrace.monitor.traces.sampler import Sampler
 from gradtrace.records.run import EventKind
 from gradtrace.tape.graph import reached_leaves
+from gradtrace.tape.private import loss_scale_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,6 +94,8 @@ class Training:
         self._num_steps: dict[int, int] = {}
         """By optimizer."""
         self._scaler: GradScaler | None = None
+        self.scalers_before: Sequence[GradScaler] = ()
+        """Those there were when the watch began: one may have been looked up already to scale the first loss."""
         self._num_scaled = 0
         """Losses that a scaler has multiplied and nobody has called backward on yet."""
         self._depth = 0
@@ -166,6 +169,11 @@ class Training:
         self._calls.forget()
         self._detector.forget()
 
+    def before_joining(self) -> None:
+        """More will be watched, perhaps under other names: what was seen so far is judged by the old ones."""
+        self.receive()
+        self._recording.judge(self.step)
+
     def join(self) -> None:
         """More is watched than before."""
         self._recording.trained(self._watched.columns(), self._watched.described())
@@ -216,6 +224,8 @@ class Training:
         if not known and not self._newcomer(optimizer):
             self._foreign.add(key)
             return False
+        if not known:
+            self.rows.backward()  # its passes were nobody's
         self._num_steps[key] = 0
         return True
 
@@ -261,6 +271,11 @@ class Training:
             return False
         begun = time.perf_counter()
         self._in_backward = True
+        if self.scalers_before and self._scaler is None:
+            for scaler in self.scalers_before:
+                if loss_scale_of(scaler) is not None:
+                    self.scaled_by(scaler)
+            self.scalers_before = ()
         is_called = self._calls.num_calls != self._calls_before
         self._arrivals = None if is_called else self._watched.arrivals()
         self._detector.before_backward(roots, self._scale)
@@ -311,7 +326,7 @@ class Training:
         self.is_tracing = self._sampler.is_open
         detector.judge(roots, step, norms, scale, is_bad=is_bad)
         is_told = self._recording.is_explained and not was_explained
-        self._taken_for = step if is_told and not passes.is_taken else None
+        self._taken_for = step if is_told and not passes.is_taken and self._inside is None else None
         if self._inside is not None:
             detector.leave_out_if_spoilt(self._inside, step)
         self._schedule.spend("traces" if trace is not None else "hooks", time.perf_counter() - begun)
@@ -404,10 +419,10 @@ class Training:
             self._step_at_rest(optimizer)
             return
         self._step_begins(id(optimizer))
-        self._take_passes(optimizer)
+        self._blocks[-1].take(self._passes, self._watched.told_by(optimizer), measured=self._is_measuring)
         self._recording.event(self.row, EventKind.SKIPPED, "the GradScaler left the step out: overflow")
         self._is_left_out = True
-        scale = getattr(self._scaler, "_scale", None)
+        scale = loss_scale_of(self._scaler)
         self._detector.no_scale_helps = scale is not None and float(scale) <= 1.0
         self._step_ends()
 
@@ -441,7 +456,7 @@ class Training:
             found = passes.measure_again(held, getattr(optimizer, "grad_scale", None))
             if found is not None:
                 (numbers.take_norms if is_new else numbers.clip)(found, held)
-            if is_new and found is not None and self._scale is None:
+            if is_new and found is not None and passes.scale is None:
                 self._detector.judge_late(found, self.row)
         self._schedule.spend("norms", time.perf_counter() - begun)
 
@@ -573,7 +588,7 @@ class Training:
         scaler = self._scaler
         if scaler is None or not self._num_scaled or not scaler.is_enabled():
             return None
-        return getattr(scaler, "_scale", None)
+        return loss_scale_of(scaler)
 
     def flush(self) -> None:
         """In the training's own thread: what is complete is kept now."""

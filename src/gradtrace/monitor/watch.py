@@ -136,6 +136,7 @@ class Watch:
         tensors = {label: one for label, one in models.items() if not isinstance(one, nn.Module)}
         modules = {label: one for label, one in models.items() if isinstance(one, nn.Module)}
         if self._joined is not None and self._training is not None:
+            self._training.before_joining()
             self._joined.join(modules, tensors, optimizers)
             self._training.join()
 
@@ -150,10 +151,10 @@ class Watch:
         self._join(models, [optimizer])
         return True
 
-    def scaled_by(self, scaler: GradScaler) -> None:
-        """Losses are multiplied from now on; a scaler that begins under watch is seen."""
+    def expect_scalers(self, scalers: Sequence[GradScaler]) -> None:
+        """One of them may scale the first loss, unseen; a scaler that begins under watch is seen."""
         if self._training is not None:
-            self._training.scaled_by(scaler)
+            self._training.scalers_before = tuple(scalers)
 
     def close(self, *, finished: bool = True, last: Sequence[Tensor] = ()) -> None:
         """Take every hook away, let go of models and optimizers, and write the rest; more than once does no harm.

@@ -27,6 +27,10 @@ MOST_SENTINEL_ELEMENTS = 2**14
 """A gradient that takes no time to look at."""
 
 
+ONLY = "model"
+"""The label of what was the only model once others have joined."""
+
+
 class Watched:
     """Models, plain tensors and optimizers as they were given; more of them may join.
 
@@ -51,8 +55,12 @@ class Watched:
 
     def join(self, models: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], optimizers: Sequence[Any]) -> None:
         """More is trained than was known; what is known already stays as it is."""
-        if "" in self.models and models:
-            self.models["model"] = self.models.pop("")  # its parameters keep their names
+        if "" in self.models and (models or tensors):  # no longer the only one
+            own = {id(parameter) for parameter in self.models[""].parameters()}
+            for i, parameter in enumerate(self.parameters):
+                self.names[i] = f"{ONLY}.{self.names[i]}" if id(parameter) in own else self.names[i]
+            self.models = {ONLY if label == "" else label: model for label, model in self.models.items()}
+            self.roots = {f"{ONLY}.{path}" if path else ONLY: root for path, root in self.roots.items()}
         taken = {*self.models, *self.tensors}
         fresh = {unused_name(label, taken): model for label, model in models.items() if not self._holds_all(model)}
         named = {unused_name(name, taken): t for name, t in tensors.items() if id(t) not in self._index}

@@ -72,7 +72,10 @@ def _contents(value: Any) -> list[tuple[str, Any]]:
         return [(f"[{i}]", inner) for i, inner in enumerate(value)]
     if kind is dict:
         return [(f"[{key!r}]", inner) for key, inner in value.items() if isinstance(key, str | int)]
-    if issubclass(kind, (torch.Tensor, ModuleType, type, FunctionType, torch.optim.Optimizer)) or kind.__module__ == "builtins":
+    if (
+        issubclass(kind, (torch.Tensor, ModuleType, type, FunctionType, torch.optim.Optimizer))
+        or kind.__module__ == "builtins"
+    ):
         return []
     try:
         attributes = object.__getattribute__(value, "__dict__")

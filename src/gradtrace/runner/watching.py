@@ -6,6 +6,7 @@ Nothing here may stop the script: whatever goes wrong is one sentence on stderr,
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import time
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from gradtrace.runner.speech import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from torch.amp.grad_scaler import GradScaler
 
     from gradtrace.monitor.watch import Watch
     from gradtrace.runner.discovery import Discovery, Found
@@ -72,8 +75,8 @@ def watched(script: Script, options: WatchOptions) -> Callable[[BaseException | 
 
 def _import_what_draws() -> None:
     """Before the script's first line: rich takes numbers from Python's own `random` while it is imported."""
-    import gradtrace.report.terminal
-    import gradtrace.runner.view  # noqa: F401
+    for name in ("console", "live", "markup", "panel", "progress", "style", "syntax", "table", "text"):
+        importlib.import_module(f"rich.{name}")
 
 
 class Watching:
@@ -129,7 +132,7 @@ class Watching:
                 find=self._newcomers.find,
             )
             watch.start()
-            _tell_scalers(watch)
+            watch.expect_scalers(_scalers())
             self._watch = watch
             self._show(watch)
 
@@ -199,15 +202,12 @@ def _place_for(path: Path, found: Found) -> Path:
     return beside
 
 
-def _tell_scalers(watch: Watch) -> None:
-    """The loss of the first backward pass may be scaled already: what a scaler did before we looked is known to it."""
+def _scalers() -> list[GradScaler]:
     import gc
 
     from torch.amp.grad_scaler import GradScaler
 
-    for scaler in [one for one in gc.get_objects() if issubclass(type(one), GradScaler)]:
-        if scaler.is_enabled() and scaler._scale is not None:
-            watch.scaled_by(scaler)
+    return [one for one in gc.get_objects() if issubclass(type(one), GradScaler) and one.is_enabled()]
 
 
 def _is_first_process() -> bool:

@@ -219,7 +219,9 @@ class Detector:
         if not self._recording.is_explained:
             self.is_replaying = True
             try:
-                finding, trace = explain(passage, self._recording.latest_ops, weights or self._before_rest(passage.step))
+                finding, trace = explain(
+                    passage, self._recording.latest_ops, weights or self._before_rest(passage.step)
+                )
             finally:
                 self.is_replaying = False
             self._recording.nonfinite(passage.step, finding, trace)

@@ -123,7 +123,7 @@ class Numbers:
 
     def remember_weights(self) -> None:
         """Before the optimizer's step."""
-        self._weights = self._updates.before()
+        self._weights, self._moved = self._updates.before(), None
 
     def compare_weights(self) -> None:
         """After it: by how much did it move them?"""
@@ -142,8 +142,9 @@ class Numbers:
         for name in ("_norms", "_clipped"):
             known, found = getattr(self, name), getattr(other, name)
             setattr(self, name, known if found is None else self._merged(known, found, None))
-        for name in ("_weights", "_moved", "_scale"):
-            setattr(self, name, getattr(self, name) if getattr(other, name) is None else getattr(other, name))
+        if other._weights is not None:
+            self._weights, self._moved = other._weights, other._moved
+        self._scale = self._scale if other._scale is None else other._scale
 
     def vectors(self) -> list[Tensor | float | None]:
         """What `row` takes: loss, gradients, clipped gradients, weights, updates, scale; None: not known."""
