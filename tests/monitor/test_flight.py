@@ -15,9 +15,9 @@ from torch import nn
 
 import gradtrace
 from gradtrace.monitor.nonfinite.forward_calls import Call
-from gradtrace.monitor.statistics.transfer import Transfer
 from gradtrace.monitor.nonfinite.loss_tape import SINGULARITIES, suspects
 from gradtrace.monitor.nonfinite.replay import replay, stand_ins
+from gradtrace.monitor.statistics.transfer import Transfer
 from gradtrace.records.vocabulary import Cause, Symptom
 
 BAD_STEP = 5

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from torch import nn
-from torch.optim import optimizer as hooks
 from torch.amp.grad_scaler import GradScaler
+from torch.optim import optimizer as hooks
 from torch.utils.checkpoint import checkpoint
 
 import gradtrace

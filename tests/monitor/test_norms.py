@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gradtrace.monitor.statistics.transfer import Transfer
-from gradtrace.monitor.statistics.norms import norms
 from gradtrace.monitor.statistics.gradients import row, total
+from gradtrace.monitor.statistics.norms import norms
+from gradtrace.monitor.statistics.transfer import Transfer
 from gradtrace.monitor.statistics.updates import Updates
 from gradtrace.monitor.watched import Watched
 from gradtrace.records.run import Scalar, Series

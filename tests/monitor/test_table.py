@@ -1,4 +1,4 @@
-"""The same in every loop: numbers equal to plain PyTorch's, silence on health, and a planted NaN named with its line."""
+"""The same in every loop: numbers equal to plain PyTorch's, silence on health, a planted NaN named with its line."""
 
 from __future__ import annotations
 

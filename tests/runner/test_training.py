@@ -235,18 +235,13 @@ def test_an_optimizer_that_never_steps(tmp_path):
 
 
 def test_a_second_training_and_a_third_are_watched_too(tmp_path):
-    write(
-        tmp_path,
-        "for seed in range(3):\n    model, optimizer = make(seed)\n    step(model, optimizer)\n    step(model, optimizer)",
-    )
+    body = "for seed in range(3):\n    model, optimizer = make(seed)\n" + "    step(model, optimizer)\n" * 2
+    write(tmp_path, body)
     under_watch("train.py", cwd=tmp_path)
     run = the_run(tmp_path)
     assert int(run.steps.count.sum()) == 6
-    assert [parameter.name for parameter in run.header.parameters][::4] == [
-        "model.0.weight",
-        "model_2.0.weight",
-        "model_3.0.weight",
-    ]
+    names = [parameter.name for parameter in run.header.parameters]
+    assert names[::4] == ["model.0.weight", "model_2.0.weight", "model_3.0.weight"]
 
 
 def test_the_environment_that_a_script_sets_counts(tmp_path):

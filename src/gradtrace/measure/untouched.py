@@ -47,24 +47,24 @@ def untouched(model: nn.Module, **others: Any) -> Iterator[list[str]]:
 
 
 _PAUSING = threading.Lock()
-_num_pauses, _is_to_resume = 0, False
+_PAUSES: list[bool] = []
+"""First whether there was a collection before, then one entry for each pause that is going on."""
 
 
 @contextmanager
 def paused_collection() -> Iterator[None]:
     """No cyclic garbage collection meanwhile: each pass over a million new records would cost as much as a layer."""
-    global _num_pauses, _is_to_resume
     with _PAUSING:  # one collector, and any number of threads
-        if not _num_pauses:
-            _is_to_resume = gc.isenabled()
+        if not _PAUSES:
+            _PAUSES.append(gc.isenabled())
             gc.disable()
-        _num_pauses += 1
+        _PAUSES.append(True)
     try:
         yield
     finally:
         with _PAUSING:
-            _num_pauses -= 1
-            if not _num_pauses and _is_to_resume:
+            _PAUSES.pop()
+            if len(_PAUSES) == 1 and _PAUSES.pop():
                 gc.enable()
 
 

@@ -206,10 +206,10 @@ class Training:
         here = threading.current_thread()
         if self._thread is here:
             return True
-        if self._thread is None or not self._thread.is_alive():
-            if any(map(self._watched.is_watched, reached_leaves(roots))):
-                self._thread = here
-                return True
+        is_free = self._thread is None or not self._thread.is_alive()
+        if is_free and any(map(self._watched.is_watched, reached_leaves(roots))):
+            self._thread = here
+            return True
         self.num_others += 1
         return False
 

@@ -43,8 +43,8 @@ ON_NONFINITE = ("report", "stop", "skip")
 class Watch:
     """A training under watch, from `start` to `close`; `gradtrace.watch` says what the arguments are.
 
-    There are `num_others` optimizers more that may step; `find` looks for what one trains that nobody has told of: models
-    and tensors by label, or None.
+    There are `num_others` optimizers more that may step; `find` looks for what one trains that nobody has told of:
+    models and tensors by label, or None.
     """
 
     def __init__(

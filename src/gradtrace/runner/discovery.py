@@ -5,8 +5,8 @@ that an optimizer holds parameters of; where no module is, at the making of the 
 at the first backward pass or optimizer's step. Then the living objects are gone through once: the models are the
 outermost modules that own what an optimizer holds, and what no module owns is a tensor of the script's.
 
-Dynamo would trace what stands in for a module's call into the graph (or refuse, with ``fullgraph=True``): a script that calls
-``torch.compile`` loses the stand-in at that moment.
+Dynamo would trace what stands in for a module's call into the graph (or refuse, with ``fullgraph=True``): a script that
+calls ``torch.compile`` loses the stand-in at that moment.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ MOST_ELEMENTS = 2**20
 
 
 def latest_tensors(error: BaseException | None) -> list[torch.Tensor]:
-    """Tensors with a tape in the variables of the script, and of the functions that `error` came through; latest first."""
+    """Tensors with a tape in variables of the script and of the functions that `error` came through; latest first."""
     found: dict[int, torch.Tensor] = {}
     for scope in _scopes(error):
         for value in list(scope.values()):

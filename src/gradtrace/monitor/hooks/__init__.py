@@ -1,1 +1,1 @@
-"""What is hooked: backward passes, optimizer steps, scalers, module calls; and what stands in for functions of torch."""
+"""What is hooked: backward passes, optimizer steps, scalers, module calls; and who stands in for torch's functions."""

@@ -45,13 +45,13 @@ def listen(before: Before, after: After) -> Callable[[], None]:
 
 
 def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    for before, _ in _LISTENING:
-        before(optimizer, args, kwargs)
+    for tell, _after_step in _LISTENING:
+        tell(optimizer, args, kwargs)
 
 
-def _after(optimizer: Optimizer, *_: Any) -> None:
-    for _, after in _LISTENING:
-        after(optimizer)
+def _after(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+    for _before_step, tell in _LISTENING:
+        tell(optimizer)
 
 
 class OptimizerSteps:

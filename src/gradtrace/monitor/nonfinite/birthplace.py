@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from gradtrace.monitor.nonfinite.forward_calls import Call, Calls
     from gradtrace.monitor.nonfinite.delayed import World
+    from gradtrace.monitor.nonfinite.forward_calls import Call, Calls
     from gradtrace.records.trace import Op, Trace
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from gradtrace.monitor.statistics.transfer import Transfer
 from gradtrace.monitor.statistics.norms import plain
+from gradtrace.monitor.statistics.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from gradtrace.monitor.nonfinite.forward_calls import Calls
     from gradtrace.monitor.nonfinite.birthplace import Passage
+    from gradtrace.monitor.nonfinite.forward_calls import Calls
     from gradtrace.monitor.recording.recording import Recording
     from gradtrace.monitor.watched import Watched
 

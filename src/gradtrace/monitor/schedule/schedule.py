@@ -162,7 +162,7 @@ class Schedule:
     def _room_s(self) -> float:
         return allowance_s(self.cost.training_s, self._budget) - self.cost.spent_s
 
-    # ------------------------------------------------------------------------------------------- what not every step has
+    # ------------------------------------------------------------------------------------- what not every step has
 
     def wants_updates(self, step: int) -> bool:
         """Whether weights and updates are measured at `step`, which is."""

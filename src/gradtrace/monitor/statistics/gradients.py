@@ -174,7 +174,8 @@ def row(arrived: Arrived, learning_rate: float, num_parameters: int) -> tuple[li
 
     In the table NaN says that a number is not known; where none is, it has no column.
     """
-    loss, gradients, clipped, weights, moved, scale = arrived
+    loss, scale = arrived[0], arrived[5]
+    gradients, clipped, weights, moved = (v if isinstance(v, np.ndarray) else None for v in arrived[1:5])
     known = gradients is not None or weights is not None
     series = np.full((len(Series), num_parameters if known else 0), np.nan, np.float32)
     if gradients is not None:
@@ -190,7 +191,7 @@ def row(arrived: Arrived, learning_rate: float, num_parameters: int) -> tuple[li
         Scalar.LEARNING_RATE: None if math.isnan(learning_rate) else learning_rate,
         Scalar.GRADIENT_NORM: whole,
         Scalar.CLIPPED_NORM: whole if clipped is None else total(clipped),
-        Scalar.LOSS_SCALE: None if scale is None else float(scale[0]),
+        Scalar.LOSS_SCALE: float(scale[0]) if isinstance(scale, np.ndarray) else None,
     }
     return [scalars[name] for name in Scalar], series
 
