@@ -96,8 +96,8 @@ def lay_out(table: Picture, width: int, *, ascii_only: bool) -> Layout:
     """Fit the columns into `width`: as many factors as there is room for, the others under 'rest'."""
     told = [factor for factor in table.told if LOOKS[factor].heading != "rest"]
     most = min(max(20 if width >= 80 else 16, width // 4), 40)
-    levels = (0, 1) if width >= _BOTH_FROM else (1,)
-    level = next((one for one in levels if all(cell_len(row_name(r, 200, one)) <= most for r in table.rows)), 2)
+    choices = (0, 1) if width >= _BOTH_FROM else (1,)
+    level = next((one for one in choices if all(cell_len(row_name(r, 200, one)) <= most for r in table.rows)), 2)
     name = min(max(6, *(cell_len(row_name(row, 200, level)) for row in table.rows)), most)
     relative = tuple(_RELATIVE) if width >= _BOTH_FROM else tuple(_RELATIVE)[-1:]
     relative = relative if table.updates_known else tuple(_RELATIVE)[:1]
