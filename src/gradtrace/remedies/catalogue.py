@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gradtrace.records.finding import Remedy
 from gradtrace.records.vocabulary import Cause, Symptom
 
@@ -108,7 +110,7 @@ REMEDIES: dict[Cause, tuple[Remedy, ...]] = {
     ),
     Cause.UNSAFE_OP: (
         Remedy("Keep the operand away from the singularity, inside the op and not behind it.",
-               "torch.log(x.clamp_min(1e-6)), torch.sqrt(x.clamp_min(1e-12)), torch.exp(x.clamp_max(80))"),
+               "torch.log(x.clamp_min(1e-6))\ntorch.sqrt(x.clamp_min(1e-12))\ntorch.exp(x.clamp_max(80))"),
     ),
     Cause.REDUCTION_SCALE: (
         Remedy("Average the loss over the batch, or divide the learning rate by the batch size.", "loss = loss.mean()"),
@@ -126,6 +128,16 @@ def remedies_in_time(kind: str) -> tuple[Remedy, ...]:
     """Against contraction in a recurrence of this kind: a gated cell is told to remember, not to become one."""
     gates = {"lstm": (_CHRONO, _SHORTEN), "gru": (_CHRONO_GRU, _SHORTEN)}
     return gates.get(kind, REMEDIES[Cause.RECURRENT_CONTRACTION])
+
+
+def at_hand(remedy: Remedy, recurrence: str, suffix: str, num_steps: int) -> Remedy:
+    """The code for the recurrence at hand: its name in Python, the layer of it, and the sequence's length for T.
+
+    >>> at_hand(_ORTHOGONAL, "model.encoder.rnn", "_l1", 50).code
+    'torch.nn.init.orthogonal_(model.encoder.rnn.weight_hh_l1)'
+    """
+    code = remedy.code.replace("rnn.", f"{recurrence}.").replace("_l0", suffix).replace("T - 1", str(num_steps - 1))
+    return replace(remedy, code=code)
 
 
 def clip_at(threshold: float) -> Remedy:
