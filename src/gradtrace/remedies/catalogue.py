@@ -9,7 +9,8 @@ from gradtrace.records.vocabulary import Cause, Symptom
 
 _HE = Remedy(
     "Initialise the weights for the activation in use.",
-    "torch.nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')  # tanh: torch.nn.init.xavier_normal_",
+    "torch.nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')\n"
+    "# for tanh: torch.nn.init.xavier_normal_(layer.weight)",
     "He et al. 2015; Glorot & Bengio 2010",
 )
 _SKIP = Remedy("Add skip connections: x = x + block(norm(x)).", "x = x + self.block(self.norm(x))", "He et al. 2016")
@@ -21,7 +22,7 @@ _CLIP = Remedy(
 )
 _SCALER = Remedy(
     "Scale the loss, or use bfloat16 with float32 master weights.",
-    "scaler = torch.amp.GradScaler(); scaler.scale(loss).backward(); scaler.step(optimizer); scaler.update()",
+    "scaler = torch.amp.GradScaler()\nscaler.scale(loss).backward()\nscaler.step(optimizer)\nscaler.update()",
     "Micikevicius et al. 2018",
 )
 _INPUTS = Remedy(
@@ -106,7 +107,7 @@ REMEDIES: dict[Cause, tuple[Remedy, ...]] = {
     ),
     Cause.LOSS_FUNCTION: (
         Remedy("Give the loss what it expects: raw logits to cross_entropy and to binary_cross_entropy_with_logits.",
-               "loss = torch.nn.functional.cross_entropy(logits, target)  # no softmax before it"),
+               "loss = torch.nn.functional.cross_entropy(logits, target)\n# no softmax before it"),
     ),
     Cause.UNSAFE_OP: (
         Remedy("Keep the operand away from the singularity, inside the op and not behind it.",
