@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 PICTURES = Path(__file__).parent / "pictures"
 WIDTH, HEIGHT = 1120, 830
 """CSS pixels of the browser's window."""
-LIVE_LINES = 14
-"""Of the gradient by depth."""
+LIVE_WIDTH, LIVE_LINES = 80, 14
+"""Cells, and lines of the gradient by depth."""
 MAX_BYTES = 300_000
 
 
@@ -58,11 +58,9 @@ def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     sigmoids = judge_sigmoids()
     (PICTURES / "terminal.svg").write_text(terminal(sigmoids.show, "gradtrace demo"), encoding="utf-8")
-    run = watched_run().run
-    live = terminal(
-        lambda console: console.print(*draw_picture(run, 100, LIVE_LINES), sep="\n"), "gradtrace run train.py"
-    )
-    (PICTURES / "live.svg").write_text(live, encoding="utf-8")
+    live = draw_picture(watched_run().run, LIVE_WIDTH, LIVE_LINES)
+    told = terminal(lambda console: console.print(*live, sep="\n"), "gradtrace run train.py", LIVE_WIDTH)
+    (PICTURES / "live.svg").write_text(told, encoding="utf-8")
     shots = [
         Shot("report", sigmoids.report),
         Shot("waterfall", sigmoids.report, "waterfall", 855),
@@ -92,9 +90,9 @@ def write_residual(path: Path) -> None:
     replace(diagnosis, title="a pre-norm transformer").report(path)
 
 
-def terminal(draw: Callable[[Console], None], title: str) -> str:
+def terminal(draw: Callable[[Console], None], title: str, width: int = 100) -> str:
     """What `draw` prints, as SVG without a link to the network."""
-    console = Console(record=True, width=100, file=io.StringIO(), color_system="truecolor", legacy_windows=False)
+    console = Console(record=True, width=width, file=io.StringIO(), color_system="truecolor", legacy_windows=False)
     draw(console)
     text = console.export_svg(title=title, theme=MONOKAI, unique_id="gradtrace")
     return re.sub(r"@font-face \{.*?\}\s*", "", text, flags=re.DOTALL)
