@@ -11,6 +11,7 @@ from gradtrace.checkup.trial import describe_optimizer, run_trial
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.errors import InputError
+from gradtrace.measure.slips import hint_of_batches
 from gradtrace.measure.trace import check_model, trace
 from gradtrace.measure.untouched import fixed_random_state
 from gradtrace.records.exhibit import Exhibit, Training
@@ -78,7 +79,7 @@ def check(
     unseen: tuple[str, ...] = ()
     for number, batch in enumerate(taken[:MAX_BATCHES]):
         say(f"tracing batch {number + 1}")
-        found = _finite_or_explained(given, loss_fn, batch)
+        found = _first(given, loss_fn, batch, batches) if number == 0 else _finite_or_explained(given, loss_fn, batch)
         if is_recurrent(model, found):
             say(f"through time in batch {number + 1}")
             found, missing = with_time(model, loss_fn, batch, found, first=number == 0)
@@ -115,6 +116,16 @@ def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optim
             what = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
             raise InputError(f"optimizer must be a torch.optim.Optimizer or a list of them, but got {what}")
     return given
+
+
+def _first(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: Any, batches: Any) -> Trace:
+    """The first batch's trace, or the sentence that says what was mistaken for a batch."""
+    try:
+        return _finite_or_explained(model, loss_fn, batch)
+    except InputError as error:
+        if hint := hint_of_batches(batches):
+            raise InputError(f"{error}{hint}") from error
+        raise
 
 
 def _finite_or_explained(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: Any) -> Trace:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gradtrace.records.finding import Diagnosis
 
 
-@click.command()
+@click.command(short_help="What is wrong with a network, why, and what to change.")
 @click.argument("target")
 @click.option("--steps", type=click.IntRange(min=0), default=0, metavar="K",
               help="Train a copy for K optimizer steps and judge what appears then.")  # fmt: skip
@@ -55,10 +55,13 @@ def check(
         diagnosis = loaded.check(steps=steps, accumulate=accumulate, progress=say)
     if save_trace is not None:
         _save_trace(diagnosis, save_trace)
+    from gradtrace.report.terminal import verdict
+
     if as_json:
         click.echo(diagnosis.to_json())
     else:
         diagnosis.show()
+        click.echo(f"\n{verdict(diagnosis)}")
     if any(finding.severity.rank >= Severity(fail_on).rank for finding in diagnosis.findings):
         sys.exit(UNHEALTHY)
 

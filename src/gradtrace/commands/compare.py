@@ -10,7 +10,7 @@ from gradtrace.commands.ending import in_a_sentence
 from gradtrace.commands.screen import screen_width
 
 
-@click.command()
+@click.command(short_help="Two runs side by side.")
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())
 @in_a_sentence

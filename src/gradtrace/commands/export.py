@@ -9,7 +9,7 @@ import click
 from gradtrace.commands.ending import in_a_sentence
 
 
-@click.command()
+@click.command(short_help="A run's numbers as a table (CSV, Parquet).")
 @click.argument("file", type=click.Path())
 @click.option("--csv", "kind", flag_value="csv", default="csv", help="Comma-separated text (the default).")
 @click.option("--parquet", "kind", flag_value="parquet", help="Parquet; needs pip install gradtrace[parquet].")

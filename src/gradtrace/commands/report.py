@@ -7,7 +7,7 @@ import click
 from gradtrace.commands.ending import in_a_sentence
 
 
-@click.command()
+@click.command(short_help="Write the report: one HTML file that needs no network.")
 @click.argument("file", type=click.Path())
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False), metavar="PATH", help="Where to; by default beside FILE."

@@ -8,7 +8,7 @@ from gradtrace.commands.ending import in_a_sentence
 from gradtrace.errors import InputError
 
 
-@click.command()
+@click.command(short_help="The report of a run, live in the browser.")
 @click.argument("file", type=click.Path())
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="By default any free one.")
 @in_a_sentence

@@ -10,7 +10,7 @@ from gradtrace.commands.ending import in_a_sentence
 from gradtrace.errors import GradtraceError
 
 
-@click.command()
+@click.command(short_help="Draw a saved run, trace or diagnosis in the terminal.")
 @click.argument("file", type=click.Path())
 @in_a_sentence
 def show(file: str) -> None:

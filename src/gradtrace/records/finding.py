@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradtrace.records.codes import code_of
 from gradtrace.records.exhibit import UpdateStats
 from gradtrace.records.trace import Trace
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -59,6 +60,11 @@ class Finding:
     """``file.py:12`` of the first place to blame, or ''."""
     step: int | None = None
     """Training step (from 0) at which it appeared; None: it is there from the start."""
+
+    @property
+    def code(self) -> str:
+        """``GT101``, of symptom and cause: `gradtrace explain GT101` says what it is."""
+        return code_of(self.symptom, self.cause)
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,9 +95,9 @@ def draw(table: Picture, width: int, *, ascii_only: bool = False) -> list[Text]:
 def lay_out(table: Picture, width: int, *, ascii_only: bool) -> Layout:
     """Fit the columns into `width`: as many factors as there is room for, the others under 'rest'."""
     told = [factor for factor in table.told if LOOKS[factor].heading != "rest"]
-    most = min(max(20, width // 4), 40)
-    levels = (0, 1) if width >= _BOTH_FROM else (1,)
-    level = next((one for one in levels if all(cell_len(row_name(r, 200, one)) <= most for r in table.rows)), 2)
+    most = min(max(20 if width >= 80 else 16, width // 4), 40)
+    choices = (0, 1) if width >= _BOTH_FROM else (1,)
+    level = next((one for one in choices if all(cell_len(row_name(r, 200, one)) <= most for r in table.rows)), 2)
     name = min(max(6, *(cell_len(row_name(row, 200, level)) for row in table.rows)), most)
     relative = tuple(_RELATIVE) if width >= _BOTH_FROM else tuple(_RELATIVE)[-1:]
     relative = relative if table.updates_known else tuple(_RELATIVE)[:1]
@@ -109,7 +109,7 @@ def lay_out(table: Picture, width: int, *, ascii_only: bool) -> Layout:
         told = [factor for factor in table.factors if factor in told]
     rest = any(counts(gain) for row in table.rows for factor, gain in row.gains.items() if factor not in told)
     used = (_NUMBER + 1) * (len(told) + rest) + (_NUMBER + 1) + last
-    bar = min(max(width - name - 1 - used, _MIN_BAR - 6), _MAX_BAR)
+    bar = min(max(width - name - 1 - used, _MIN_BAR - 8), _MAX_BAR)
     levels = [level for row in table.rows for level in (row.before, row.after) if math.isfinite(level)] or [0.0]
     band = (table.late - BAND_DECADES, table.late + BAND_DECADES)
     low, high = math.floor(min(levels)) - 1.0, float(math.ceil(max(levels)))

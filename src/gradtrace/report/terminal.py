@@ -84,6 +84,8 @@ def _print(console: Console, lines: Iterable[Text]) -> None:
             if part.plain or not blank:
                 parts.append(part)
             blank = not part.plain
+    while parts and not parts[-1].plain:
+        parts.pop()
     console.print(Text("\n").join(parts), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
@@ -116,6 +118,23 @@ def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool) -> Iterator[T
             yield from _paragraph(clean(refusal), width)
     if trace is not None:
         yield from _notes(trace, width)
+
+
+def verdict(diagnosis: Diagnosis) -> str:
+    """One line: healthy or not, how many findings of each severity, and where to read on.
+
+    >>> from gradtrace.records.finding import Diagnosis
+    >>> verdict(Diagnosis(()))
+    'Healthy: no findings.'
+    """
+    found = [finding.severity for finding in diagnosis.findings]
+    told = ", ".join(
+        f"{found.count(severity)} {severity.value}" for severity in reversed(Severity) if severity in found
+    )
+    if not found:
+        return "Healthy: no findings."
+    more = f" (gradtrace explain {diagnosis.findings[0].code})"
+    return f"{'Healthy' if diagnosis.healthy else 'Unhealthy'}: {counted(len(found), 'finding')}, {told}{more}."
 
 
 def _title(title: str, trace: Trace | None) -> Text:
@@ -205,7 +224,7 @@ def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None, n
 def _finding(place: int, finding: Finding, width: int, names: Names) -> Iterator[Text]:
     heading = Text(f"{place}. ").append(finding.severity.value.upper(), STYLES[finding.severity])
     cause = "" if finding.cause is Cause.NONE else f", because of {finding.cause.value.replace('_', ' ')}"
-    yield heading.append(f"  {finding.symptom.value.replace('_', ' ')}{cause}", "bold")
+    yield heading.append(f"  {finding.code} {finding.symptom.value.replace('_', ' ')}{cause}", "bold")
     yield from _paragraph(clean(finding.message), width)
     if finding.where:
         source = f"   {clean(finding.source)}" if finding.source else ""
