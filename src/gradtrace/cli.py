@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradtrace import cli_lesson, cli_run
+from gradtrace import cli_fix, cli_lesson, cli_run
 from gradtrace.cli_run import show_run
 from gradtrace.commandline import any_encoding_will_do, in_a_sentence, progress_bar, screen_width, seed_all, working
 from gradtrace.errors import InputError
@@ -75,6 +75,8 @@ def check(
         click.echo(diagnosis.to_json())
     else:
         diagnosis.show()
+        if not diagnosis.healthy:
+            click.echo(f"\nProve it: gradtrace fix {target}")
     if any(finding.severity.rank >= Severity(fail_on).rank for finding in diagnosis.findings):
         sys.exit(_UNHEALTHY)
 
@@ -366,5 +368,5 @@ def _save_trace(diagnosis: Diagnosis, path: str) -> None:
     click.echo(f"Saved the trace: gradtrace show {path}", err=True)
 
 
-for command in (*cli_run.COMMANDS, *cli_lesson.COMMANDS):
+for command in (*cli_run.COMMANDS, *cli_lesson.COMMANDS, *cli_fix.COMMANDS):
     main.add_command(command)

@@ -43,10 +43,10 @@ class Edit(StrEnum):
 
     RENAME = "rename"
     """Another function with the same arguments."""
-    DROP = "drop"
-    """Its first argument alone remains."""
-    WRAP = "wrap"
-    """Its first argument is computed with first: ``log(x)`` becomes ``log((x).clamp_min(1e-6))``."""
+    CALL = "call"
+    """The whole call; in the text ``{x}`` is its first argument (or what its method is called on), ``{call}`` itself."""
+    ARGUMENT = "argument"
+    """Its first argument alone; in the text ``{x}`` is what it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class SourceEdit:
     source: str
     """``file.py:12`` of the call; '' for every place where the file names `function`."""
     text: str = ""
-    """The new name; of WRAP a template in which ``{}`` is the argument."""
+    """The new name, or the text that takes the place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,8 +66,10 @@ def _why_not(trial: Trial, original: Trial, placebos: Sequence[Trial]) -> str:
     if any(outcome.nonfinite_steps for outcome in trial.outcomes):
         return "its steps met numbers that are not finite"
     against = trial.against_original
-    if against is None or not against.better or not gained(trial, original):
+    if against is None or not gained(trial, original):
         return "no better than the unchanged network"
+    if not against.better:
+        return "better than the unchanged network, but not beyond chance"
     if not fell(trial, original):
         return "its loss does not fall"
     if trial.role is Role.CANDIDATE:

@@ -75,7 +75,7 @@ def _uncut(text: str) -> Change | None:
         where=(source,),
         reason="what lies before it gets no gradient",
         words=(("what", "uncut"), ("function", _CUTS[name]), ("source", source)),
-        edits=(SourceEdit(Edit.DROP, name, source),),
+        edits=(SourceEdit(Edit.CALL, name, source, "{x}"),),
         code=f"# {source}: without .{name}" + ("" if name == "data" else "()"),
         source="documentation of torch.Tensor.detach",
     )

@@ -8,7 +8,10 @@ He et al. (2015); Glorot & Bengio (2010); Saxe et al. (2014); Schoenholz et al. 
 from __future__ import annotations
 
 import math
+import re
+import statistics
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -111,14 +114,35 @@ def critical_draws(twin: Twin, situation: Situation, method: str) -> tuple[Draw,
             draws.append(Draw(parameter.name, "normal", float(parameter.method.rpartition(" ")[2])))
         else:
             draws.append(Draw(parameter.name, "constant", round(float(value.detach().double().mean()), 6)))
-    return tuple(draws)
+    return _alike(draws)
 
 
 def _gain(gain: float, module: nn.Module, value: torch.Tensor) -> float:
-    """As it was told; of a convolution as it was drawn, its border taken into account, to two digits."""
-    if value.dim() == 2:
-        return gain
-    return float(f"{math.sqrt(float(value.detach().double().square().mean()) * _fan_in(module, value)):.2g}")
+    """As it was told; of a convolution as it was drawn, its border taken into account. To two digits: chance has more."""
+    if value.dim() > 2:
+        gain = math.sqrt(float(value.detach().double().square().mean()) * _fan_in(module, value))
+    return float(f"{gain:.2g}")
+
+
+NEAR = 1.05
+"""Gains closer than this factor are written as one: no training can tell them apart."""
+
+
+def _alike(draws: Sequence[Draw]) -> tuple[Draw, ...]:
+    """Gains within a few percent are the most common one, spreads and means of biases their median to two digits.
+
+    What comes out are lines that a person would write, and it is these that are tried.
+    """
+    for how in ("normal", "centred"):
+        values = [draw.value for draw in draws if draw.how == how]
+        usual = float(f"{statistics.median(values):.2g}") if values else 0.0
+        draws = [replace(draw, value=usual) if draw.how == how else draw for draw in draws]
+    gains = Counter(draw.value for draw in draws if draw.how in ("gaussian", "orthogonal"))
+    if not gains:
+        return tuple(draws)
+    usual = gains.most_common(1)[0][0]
+    near = [1 / NEAR <= draw.value / usual <= NEAR and draw.how in ("gaussian", "orthogonal") for draw in draws]
+    return tuple(replace(d, value=usual) if is_near else d for d, is_near in zip(draws, near, strict=True))
 
 
 def _horizon(reason: str) -> float:
@@ -214,18 +238,28 @@ def code_of(draws: Sequence[Draw]) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """A list that fits on a line or two: names that differ by a number alone become a comprehension."""
-    if len(names) > 3:
-        import re
+    """An expression for the list: names that differ by a number alone become a comprehension.
 
-        parts = [re.fullmatch(r"(.*?)(\d+)(\D*)", name) for name in names]
-        if all(parts):
-            stems = {(part[1], part[3]) for part in parts if part}
-            numbers = [int(part[2]) for part in parts if part]
-            if len(stems) == 1 and sorted(numbers) == list(range(min(numbers), max(numbers) + 1)):
-                before, after = stems.pop()
-                return f'[f"{before}{{i}}{after}" for i in range({min(numbers)}, {max(numbers) + 1})]'
-    return repr(list(names))
+    >>> listed(["layer1.weight", "layer2.weight", "layer3.weight", "layer4.weight", "head.weight"])
+    '[*[f"layer{i}.weight" for i in range(1, 5)], \'head.weight\']'
+    """
+    runs: dict[tuple[str, str], list[int]] = {}
+    for name in names:
+        part = re.fullmatch(r"(.*?)(\d+)(\D*)", name)
+        if part is not None:
+            runs.setdefault((part[1], part[3]), []).append(int(part[2]))
+    told, done = [], set[str]()
+    for (before, after), numbers in runs.items():
+        low, high, count = min(numbers), max(numbers), len(numbers)
+        by = (high - low) // (count - 1) if count > 3 else 0
+        if by and sorted(numbers) == list(range(low, high + 1, by)):
+            step = f", {by}" if by > 1 else ""
+            told.append(f'[f"{before}{{i}}{after}" for i in range({low}, {high + 1}{step})]')
+            done |= {f"{before}{i}{after}" for i in numbers}
+    rest = [repr(name) for name in names if name not in done]
+    if len(told) == 1 and not rest:
+        return told[0]
+    return f"[{', '.join([*(f'*{each}' for each in told), *rest])}]"
 
 
 def _recurrent_code(draw: Draw) -> list[str]:

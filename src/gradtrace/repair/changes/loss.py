@@ -71,7 +71,7 @@ def _logits(op: Op, situation: Situation) -> Change:
         where=(path if own else source,),
         reason=f"the loss applies its own {op.function.replace('log_', '')}; twice, it is flat where it is most wrong",
         words=(("what", "drop"), ("function", op.function), ("module", path if own else ""), ("source", source)),
-        edits=(SourceEdit(Edit.DROP, op.function, "" if own else source),) if not own else (),
+        edits=(SourceEdit(Edit.CALL, op.function, source, "{x}"),) if not own else (),
         code=f"model.set_submodule({path!r}, torch.nn.Identity())" if own else f"# {source}: without {op.function}(...)",
         source="documentation of torch.nn.CrossEntropyLoss",
     )
@@ -108,7 +108,7 @@ def _sigmoid(op: Op, situation: Situation) -> Change:
         where=(path if own else source,),
         reason="a constant has no gradient",
         words=(("what", "sigmoid"), ("function", op.function), ("module", path if own else ""), ("source", source)),
-        edits=(SourceEdit(Edit.WRAP, "softmax", source, "torch.sigmoid({})"),) if not own else (),
+        edits=(SourceEdit(Edit.CALL, "softmax", source, "torch.sigmoid({x})"),) if not own else (),
         code=f"model.set_submodule({path!r}, torch.nn.Sigmoid())" if own else f"# {source}: torch.sigmoid(...)",
         source="DeepLocalize (Wardat et al. 2021)",
     )
@@ -123,7 +123,7 @@ def _through(op: Op, why: str) -> Change:
         where=(source,),
         reason="what is cut off gets no gradient, and stays there" if clip else "its derivative is zero, exactly",
         words=(("what", "through"), ("function", op.function), ("module", ""), ("source", source)),
-        edits=(),
+        edits=(SourceEdit(Edit.CALL, op.function.rstrip("_"), source, "({x} + ({call} - {x}).detach())"),),
         code=f"# {source}: y = {op.function}(x, ...) becomes y = x + ({op.function}(x, ...) - x).detach()",
         source="Bengio, Leonard & Courville 2013",
     )

@@ -72,7 +72,11 @@ def _clip(situation: Situation) -> Change:
         reason="a gradient that has grown on its way then makes no longer step than one that has not",
         words=(("what", "clip"),),
         numbers=(("max_norm", threshold),),
-        code=f"torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={threshold:.2g})  # before optimizer.step()",
+        code=(
+            "def clip(optimizer, args, kwargs):\n"
+            f"    torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={threshold:.2g})\n"
+            "optimizer.register_step_pre_hook(clip)"
+        ),
         source="Pascanu et al. 2013",
     )
 

@@ -87,7 +87,8 @@ def _targets(situation: Situation) -> list[Change]:
             numbers=(("mean", mean), ("std", std)),
             code=(
                 f"model.register_forward_hook(lambda module, args, y: {mean:.6g} + {std:.6g} * y)\n"
-                f"# and in the loss function: return loss / {std:.6g} ** 2"
+                f"def scaled_loss(model, batch, unscaled=loss_fn):\n    return unscaled(model, batch) / {std:.6g} ** 2\n"
+                "loss_fn = scaled_loss"
             ),
             source="LeCun et al. 1998",
         )
@@ -115,7 +116,7 @@ def _mean(situation: Situation) -> list[Change]:
             reason=f"a sum makes each step {number} times as long as a mean, and longer with a larger batch",
             words=(("what", "mean"),),
             numbers=(("number", float(number)),),
-            code=f"# in the loss function: return loss / {number}  # or reduction='mean'",
+            code=f"def mean_loss(model, batch, summed=loss_fn):\n    return summed(model, batch) / {number}\nloss_fn = mean_loss",
             source="Goyal et al. 2017",
         )
     ]

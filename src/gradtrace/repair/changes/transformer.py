@@ -67,7 +67,7 @@ def _logits(situation: Situation) -> list[Change]:
             reason="a softmax of logits far apart is one-hot, and its derivative next to nothing",
             words=(("what", "logits"), ("source", source)),
             numbers=(("factor", 1.0 / spread),),
-            edits=(SourceEdit(Edit.WRAP, "softmax", source, f"({{}}) / {spread:.4g}"),),
+            edits=(SourceEdit(Edit.ARGUMENT, "softmax", source, f"({{x}}) / {spread:.4g}"),),
             code=f"# {source}: softmax(logits / {spread:.4g}, dim=-1)",
             source="Vaswani et al. 2017",
         )

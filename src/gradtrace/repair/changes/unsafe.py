@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 EPS = 1e-6
 """About sqrt(eps) of float32 times the scale of one: a slope of 1e6 is large, and finite."""
 
-_BELOW, _LARGE = f"({{}}).clamp_min({EPS:g})", 80.0
+_BELOW, _LARGE = f"({{x}}).clamp_min({EPS:g})", 80.0
 GUARDS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "log": (_BELOW, lambda x: x.clamp_min(EPS)),
     "log2": (_BELOW, lambda x: x.clamp_min(EPS)),
     "log10": (_BELOW, lambda x: x.clamp_min(EPS)),
     "sqrt": (_BELOW, lambda x: x.clamp_min(EPS)),
     "rsqrt": (_BELOW, lambda x: x.clamp_min(EPS)),
-    "acos": (f"({{}}).clamp(-1 + {EPS:g}, 1 - {EPS:g})", lambda x: x.clamp(-1 + EPS, 1 - EPS)),
-    "arccos": (f"({{}}).clamp(-1 + {EPS:g}, 1 - {EPS:g})", lambda x: x.clamp(-1 + EPS, 1 - EPS)),
-    "asin": (f"({{}}).clamp(-1 + {EPS:g}, 1 - {EPS:g})", lambda x: x.clamp(-1 + EPS, 1 - EPS)),
-    "exp": (f"({{}}).clamp(max={_LARGE:g})", lambda x: x.clamp(max=_LARGE)),
+    "acos": (f"({{x}}).clamp(-1 + {EPS:g}, 1 - {EPS:g})", lambda x: x.clamp(-1 + EPS, 1 - EPS)),
+    "arccos": (f"({{x}}).clamp(-1 + {EPS:g}, 1 - {EPS:g})", lambda x: x.clamp(-1 + EPS, 1 - EPS)),
+    "asin": (f"({{x}}).clamp(-1 + {EPS:g}, 1 - {EPS:g})", lambda x: x.clamp(-1 + EPS, 1 - EPS)),
+    "exp": (f"({{x}}).clamp(max={_LARGE:g})", lambda x: x.clamp(max=_LARGE)),
     "softmax": (
-        "({}).masked_fill(({}).isneginf().all(-1, keepdim=True), 0.0)",
+        "({x}).masked_fill(({x}).isneginf().all(-1, keepdim=True), 0.0)",
         lambda x: x.masked_fill(x.isneginf().all(-1, keepdim=True), 0.0),
     ),
 }
@@ -67,14 +67,14 @@ def _is_known(name: str) -> bool:
 
 def _guard(name: str, source: str) -> Change:
     text = GUARDS[name][0] if name in GUARDS else ""
-    shown = text.replace("{}", "x") if text else f"denominator + {EPS:g}" if name in DIVISIONS else "x + eps"
+    shown = text.replace("({x})", "x") if text else f"denominator + {EPS:g}" if name in DIVISIONS else "x + eps"
     return Change(
         kind="unsafe",
         title=f"Keep the operand of {name} away from where it is singular: {shown}.",
         where=(source,),
         reason="behind the op it is too late: zero times infinity is NaN on the way back",
         words=(("function", name), ("source", source)),
-        edits=(SourceEdit(Edit.WRAP, name, source, text),) if text else (),
+        edits=(SourceEdit(Edit.ARGUMENT, name, source, text),) if text else (),
         code=f"# {source}: {name}({shown})",
         source="pytorch issues 36923 and 6394",
     )
