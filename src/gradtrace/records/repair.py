@@ -44,7 +44,7 @@ class Edit(StrEnum):
     RENAME = "rename"
     """Another function with the same arguments."""
     CALL = "call"
-    """The whole call; in the text ``{x}`` is its first argument (or what its method is called on), ``{call}`` itself."""
+    """The whole call; in the text ``{x}`` is its first argument (or what its method hangs on), ``{call}`` itself."""
     ARGUMENT = "argument"
     """Its first argument alone; in the text ``{x}`` is what it was."""
 
@@ -68,7 +68,10 @@ class Draw:
 
     name: str
     how: str
-    """'gaussian', 'orthogonal', 'normal', 'constant', 'centred' (a bias that takes the mean out), 'recurrent', 'permuted'."""
+    """'gaussian', 'orthogonal', 'normal', 'constant', 'centred', 'recurrent', 'permuted'.
+
+    Centred is a bias that takes the mean of its input out.
+    """
     value: float
     """Gain sqrt(fan_in Var(w)), standard deviation, the constant, the mean, the time steps."""
 
@@ -288,7 +291,7 @@ class Repair:
         Raises:
             InputError: nothing was trained, or matplotlib is not installed (``pip install gradtrace[figures]``).
         """
-        from gradtrace.report.figures.repair import plot_repair
+        from gradtrace.report.figures import plot_repair
 
         return plot_repair(self, columns=columns, axes=axes)
 

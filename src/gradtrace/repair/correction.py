@@ -28,8 +28,8 @@ _INSTEAD: dict[tuple[Factor, Symptom], Cause] = {
     (Factor.ATTENTION, Symptom.VANISHING): Cause.ATTENTION_SATURATION,
 }
 """What is said instead, where shares and cause disagree."""
-_SEPARABLE = frozenset({Cause.ACTIVATION_DERIVATIVE, Cause.SMALL_WEIGHTS, Cause.LARGE_WEIGHTS, Cause.ATTENTION_SATURATION,
-                        Cause.POST_NORM})  # fmt: skip
+_SEPARABLE = frozenset({Cause.ACTIVATION_DERIVATIVE, Cause.SMALL_WEIGHTS, Cause.LARGE_WEIGHTS,
+                        Cause.ATTENTION_SATURATION, Cause.POST_NORM})  # fmt: skip
 """Causes that are one factor's; the others (a recurrence, a residual sum) are about how factors are arranged."""
 
 
@@ -56,8 +56,7 @@ def _told(finding: Finding, shares: Shares) -> Finding:
     instead = _INSTEAD.get((leading.factor, finding.symptom))
     if instead is None or leading.decades / shares.deficit < DOMINANT_FRAC:
         return finding
-    told = (
-        f"{finding.message} Corrected: taken away on a copy, the {leading.factor.value} explains {leading.decades:.1f} of "
-        f"{shares.deficit:.1f} decades, so the cause is {instead.value} and not {finding.cause.value}."
-    )
+    what, explained = leading.factor.value, f"{leading.decades:.1f} of {shares.deficit:.1f} decades"
+    told = f"taken away on a copy, the {what} explains {explained}: it is {instead.value} and not {finding.cause.value}"
+    told = f"{finding.message} Corrected: {told}."
     return replace(finding, cause=instead, message=told)

@@ -13,7 +13,7 @@ from libcst import matchers as m
 from libcst.metadata import MetadataWrapper, PositionProvider
 
 from gradtrace.records.repair import Edit, SourceEdit
-from gradtrace.repair.patch import NoPatch
+from gradtrace.repair.patch import NoPatchError
 
 PARTS = ("model", "loss_fn", "batches", "optimizer")
 """What a factory returns, in order."""
@@ -22,14 +22,14 @@ _MODULES = {"torch", "F", "nn", "np", "math", "functional"}
 
 
 def edit_calls(tree: cst.Module, at_lines: Sequence[tuple[int, SourceEdit]], names: dict[str, str]) -> cst.Module:
-    """Every edit at its line, and every name (old -> new) wherever it is an attribute or a name; raises `NoPatch`."""
+    """Every edit at its line, and every name (old -> new) wherever a module is asked for it; raises `NoPatchError`."""
     editor = _Editor(at_lines, names)
     edited = MetadataWrapper(tree).visit(editor)
     for line, edit in at_lines:
         if (line, edit) not in editor.done:
-            raise NoPatch(f"no call of {edit.function} was found at line {line}")
+            raise NoPatchError(f"no call of {edit.function} was found at line {line}")
     if names and not editor.renamed >= set(names):
-        raise NoPatch(f"the file does not name {', '.join(sorted(set(names) - editor.renamed))}")
+        raise NoPatchError(f"the file does not name {', '.join(sorted(set(names) - editor.renamed))}")
     return edited
 
 
@@ -90,7 +90,7 @@ def _edit(edit: SourceEdit, call: cst.Call) -> cst.BaseExpression:
     elif call.args:
         argument = call.args[0].value
     else:
-        raise NoPatch(f"{edit.function} is called without an argument")
+        raise NoPatchError(f"{edit.function} is called without an argument")
     module = cst.Module([])
     x, whole = module.code_for_node(argument), module.code_for_node(call)
     if edit.edit is Edit.CALL:
@@ -114,35 +114,37 @@ def _edit(edit: SourceEdit, call: cst.Call) -> cst.BaseExpression:
 
 
 def insert_lines(tree: cst.Module, factory: str, lines: Sequence[str]) -> cst.Module:
-    """`lines` in front of the last return of the function `factory`; raises `NoPatch`."""
+    """`lines` in front of the last return of the function `factory`; raises `NoPatchError`."""
     for place, statement in enumerate(tree.body):
         if isinstance(statement, cst.FunctionDef) and statement.name.value == factory:
-            knows = m.findall(tree, m.Import(names=[m.ZeroOrMore(), m.ImportAlias(name=m.Name("torch"), asname=None), m.ZeroOrMore()]))
+            knows = m.findall(
+                tree, m.Import(names=[m.ZeroOrMore(), m.ImportAlias(name=m.Name("torch"), asname=None), m.ZeroOrMore()])
+            )
             function = _with_lines(statement, list(lines), knows_torch=bool(knows))
             body = [*tree.body[:place], function, *tree.body[place + 1 :]]
             return tree.with_changes(body=body)
-    raise NoPatch(f"the function {factory} is not written out in this file")
+    raise NoPatchError(f"the function {factory} is not written out in this file")
 
 
 def _with_lines(function: cst.FunctionDef, lines: list[str], *, knows_torch: bool) -> cst.FunctionDef:
     body = function.body
     if not isinstance(body, cst.IndentedBlock):
-        raise NoPatch(f"the function {function.name.value} is written on one line")
+        raise NoPatchError(f"the function {function.name.value} is written on one line")
     last = body.body[-1]
     if not (isinstance(last, cst.SimpleStatementLine) and isinstance(last.body[-1], cst.Return)):
-        raise NoPatch(f"the function {function.name.value} does not end in a return")
+        raise NoPatchError(f"the function {function.name.value} does not end in a return")
     returned = last.body[-1]
     if returned.value is None:
-        raise NoPatch(f"the function {function.name.value} returns nothing")
+        raise NoPatchError(f"the function {function.name.value} returns nothing")
     parts = _parts(returned.value)
     if "optimizer" not in parts:
         lines = [line for line in lines if not line.lstrip().startswith("optimizer.param_groups[0]['params']")]
         if any("optimizer" in line for line in lines):
-            raise NoPatch("the factory returns no optimizer to change")
+            raise NoPatchError("the factory returns no optimizer to change")
     text = "\n".join(lines)
     used = [name for name in PARTS if name in text and name in parts]
     if "model" in text and "model" not in parts:
-        raise NoPatch("what the factory returns does not show which part is the model")
+        raise NoPatchError("what the factory returns does not show which part is the model")
     assigned = [f"{name} = {_code(parts[name])}" for name in used if _code(parts[name]) != name]
     value = _Named({_code(parts[name]): name for name in used})
     new_return = returned.with_changes(value=returned.value.visit(value))

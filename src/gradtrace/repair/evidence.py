@@ -1,6 +1,6 @@
 """Is a trial better than another, seed by seed, beyond chance? The interval of paired differences decides.
 
-    d_s = f(loss of the candidate with seed s) - f(loss of the other with seed s),    mean(d) +- t(n-1, 0.975) s_d / sqrt(n)
+    d_s = f(loss of the candidate, seed s) - f(loss of the other, seed s),    mean(d) +- t(n-1, 0.975) s_d / sqrt(n)
 
 f is log where all losses are positive, so that the difference is a ratio. A run that ends above ten times the unchanged
 network's first loss has diverged, and how far is chance: it counts as ten times.
@@ -23,6 +23,8 @@ DIVERGED = 10.0
 """Times the first loss beyond which a loss is no longer told apart (the rule of diverging steps uses the same)."""
 EFFECT_FRAC = 0.1
 """Of the unchanged network's first loss: a smaller gain is not worth an edit, and a smaller fall is no training."""
+EFFECT_RATIO = 0.7
+"""Or of the loss that the other is left with: where both train, what counts is how much is left to learn."""
 
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Student's t at 97.5 % for 1 to 10 degrees of freedom (Fisher 1925, table IV); 1.96 for more than these."""
@@ -57,12 +59,12 @@ def difference(candidate: Sequence[float], other: Sequence[float], scale: float)
 
 
 def gained(trial: Trial, other: Trial) -> bool:
-    """Whether the median end is lower than the other's by more than the least that is worth an edit."""
+    """Whether the median end is lower than the other's by the least that is worth an edit: in loss, or in ratio."""
     assert other.start is not None
     assert trial.end is not None
     assert other.end is not None
-    scale = _scale(trial, other)
-    return trial.end < other.end - EFFECT_FRAC * scale
+    ratio = EFFECT_RATIO * other.end if trial.end > 0.0 else -math.inf
+    return trial.end < max(other.end - EFFECT_FRAC * _scale(trial, other), ratio)
 
 
 def fell(trial: Trial, original: Trial) -> bool:

@@ -119,7 +119,9 @@ def _optimizers(optimizer: Any, model: nn.Module) -> tuple[list[Optimizer], str]
     given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
     for one in given:
         if not isinstance(one, torch.optim.Optimizer):
-            raise InputError(f"optimizer must be a torch.optim.Optimizer or a list of them, but got {type(one).__name__}")
+            raise InputError(
+                f"optimizer must be a torch.optim.Optimizer or a list of them, but got {type(one).__name__}"
+            )
     rates = [group.get("lr") for one in given for group in one.param_groups]
     names = " and ".join(type(one).__name__ for one in given)
     return given, f"{names}(lr={', '.join(f'{rate:.3g}' for rate in dict.fromkeys(rates) if rate is not None)})"

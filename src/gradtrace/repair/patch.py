@@ -31,7 +31,7 @@ class UserFile:
     """From a source text to the model of its factory; runs the user's code, raises `InputError`."""
 
 
-class NoPatch(InputError):
+class NoPatchError(InputError):
     """Why a change cannot be made an edit."""
 
 
@@ -44,7 +44,7 @@ def with_diffs(repair: Repair, file: UserFile, changed_model: Callable[[Trial], 
 def _with_diff(trial: Trial, file: UserFile, changed_model: Callable[[Trial], Any]) -> Trial:
     try:
         text = patched(trial, file, changed_model)
-    except NoPatch as error:
+    except NoPatchError as error:
         return replace(trial, no_diff=str(error))
     return replace(trial, diff=diff_of(file, text))
 
@@ -61,14 +61,14 @@ def diff_of(file: UserFile, text: str) -> str:
 
 
 def patched(trial: Trial, file: UserFile, changed_model: Callable[[Trial], Any]) -> str:
-    """The file's text with the change in; raises `NoPatch`."""
+    """The file's text with the change in; raises `NoPatchError`."""
     wanted = _shape(changed_model(trial))
     reason = "its source could not be edited"
     for renamed in (True, False):
         try:
             text = _edited(trial.changes, file, renamed=renamed)
             model = file.build(text)
-        except NoPatch as error:
+        except NoPatchError as error:
             reason = str(error)
             continue
         except InputError as error:
@@ -77,7 +77,7 @@ def patched(trial: Trial, file: UserFile, changed_model: Callable[[Trial], Any])
         if _shape(model) == wanted:
             return text
         reason = "the edited file builds another network than the one that was tried"
-    raise NoPatch(reason)
+    raise NoPatchError(reason)
 
 
 def _shape(model: Any) -> list[tuple[str, ...]]:
@@ -106,14 +106,14 @@ def _edited(changes: Sequence[Change], file: UserFile, *, renamed: bool) -> str:
         if code and not (by_line and _is_comment(code)):
             lines += code.splitlines()
     if any(line.lstrip().startswith("#") and not line.startswith(" ") for line in lines[:1]):
-        raise NoPatch("it changes the forward pass, which only its author can write")
+        raise NoPatchError("it changes the forward pass, which only its author can write")
     if at_lines or names:
         tree = edit_calls(tree, at_lines, names)
     if lines:
         tree = insert_lines(tree, file.factory, lines)
     text: str = tree.code
     if text == file.text:
-        raise NoPatch("no place in the file was found to edit")
+        raise NoPatchError("no place in the file was found to edit")
     return text
 
 
@@ -133,7 +133,7 @@ def _line(edit: SourceEdit, file: UserFile) -> int:
     place, _, number = edit.source.rpartition(":")
     parts = Path(place).parts
     if file.path.resolve().parts[-len(parts) :] != parts:
-        raise NoPatch(f"the line to edit is in another file: {edit.source}")
+        raise NoPatchError(f"the line to edit is in another file: {edit.source}")
     return int(number)
 
 
@@ -146,12 +146,12 @@ def _libcst() -> Any:
 
 
 def patched_text(text: str, diff: str) -> str:
-    """What `diff` makes of `text`: the lines that it was made from are known to be there.
+    r"""What `diff` makes of `text`: the lines that it was made from are known to be there.
 
-    >>> before, after = "a\\nb\\nc\\n", "a\\nB\\nc\\n"
+    >>> before, after = "a\nb\nc\n", "a\nB\nc\n"
     >>> diff = "".join(difflib.unified_diff(before.splitlines(True), after.splitlines(True)))
     >>> patched_text(before, diff)
-    'a\\nB\\nc\\n'
+    'a\nB\nc\n'
     """
     lines, made, at = text.splitlines(keepends=True), list[str](), 0
     for line in diff.splitlines(keepends=True)[2:]:

@@ -1,7 +1,7 @@
 """Which factor explains how many decades of the deficit? Taken away one by one, and in all combinations.
 
-On one backward pass of a copy, a factor is taken away by what its ops pass on: a non-linearity passes the gradient as it
-came (a' = 1), a weight, norm or attention op at the norm at which it came (gain 1). The decades between the late and
+On one backward pass of a copy, a factor is taken away by what its ops pass on: a non-linearity passes the gradient as
+it came (a' = 1), a weight, norm or attention op at the norm at which it came (gain 1). The decades between the late and
 the first layer are measured for every subset; Shapley values over them are the shares (records/repair.py).
 """
 
@@ -27,6 +27,8 @@ from gradtrace.tape.graph import release
 if TYPE_CHECKING:
     from torch.autograd.graph import Node
 
+    from gradtrace.diagnosis.profile import Profile
+    from gradtrace.measure.session import Forward
     from gradtrace.repair.situation import Situation
 
 FACTORS = (Factor.ACTIVATION, Factor.WEIGHT, Factor.NORM, Factor.ATTENTION, Factor.MERGE)
@@ -73,29 +75,30 @@ def shares_of(situation: Situation) -> Shares | None:
     with untouched(twin.model), eager(), paused_collection(), contextlib.ExitStack() as last:
         forward = run_forward(twin.model, twin.loss_fn, situation.batches[0])
         last.callback(release, list(forward.graph.nodes))
-        infos = describe(forward, twin.model).infos
-        nodes = forward.graph.nodes
-        ends = nodes[profile.first.index], nodes[profile.reference.index]
-        factors = {node: infos[node].factor for node in nodes if node in infos}
-
-        def decades(taken: frozenset[Factor]) -> float:
-            return _decades(forward.loss, ends, {n: f for n, f in factors.items() if f in taken})
-
-        known: dict[frozenset[Factor], float] = {}
-
-        def value(taken: frozenset[Factor]) -> float:
-            if taken not in known:
-                known[taken] = decades(taken)
-            return known[taken]
-
-        values = shapley(players, value)
-        deficit, remaining = value(frozenset()), value(frozenset(players))
-        del forward, infos, nodes, ends, factors
+        values, deficit, remaining = _account(forward, twin.model, profile, players)
+        del forward
     if not all(math.isfinite(v) for v in (*values.values(), deficit, remaining)):
         return None
     ordered = sorted(values, key=lambda factor: -abs(values[factor]))
     found = tuple(Share(factor, values[factor]) for factor in ordered)
     return Shares(deficit, found, remaining, str(profile.first.site.module), str(profile.reference.site.module))
+
+
+def _account(
+    forward: Forward, model: Any, profile: Profile, players: Sequence[Factor]
+) -> tuple[dict[Factor, float], float, float]:
+    """(share of each, the deficit, what remains without all of them)."""
+    nodes, infos = forward.graph.nodes, describe(forward, model).infos
+    ends = nodes[profile.first.index], nodes[profile.reference.index]
+    factors = {node: infos[node].factor for node in nodes if node in infos}
+    known: dict[frozenset[Factor], float] = {}
+
+    def value(taken: frozenset[Factor]) -> float:
+        if taken not in known:
+            known[taken] = _decades(forward.loss, ends, {n: f for n, f in factors.items() if f in taken})
+        return known[taken]
+
+    return shapley(players, value), value(frozenset()), value(frozenset(players))
 
 
 def _decades(loss: Tensor, ends: tuple[Node, Node], taken: Mapping[Node, Factor]) -> float:
@@ -141,7 +144,7 @@ def _noting(seen: dict[int, Tensor], number: int) -> Callable[[Any], None]:
 
 
 def _passing(passed: tuple[Tensor | None, ...], received: tuple[Tensor | None, ...]) -> Any:
-    """a' = 1: the gradient as it came, where the shapes are the same."""
+    """A' = 1: the gradient as it came, where the shapes are the same."""
     came = next((g for g in received if g is not None), None)
     if came is None:
         return None

@@ -62,7 +62,9 @@ class Course:
                 break
             except (GradtraceError, ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
                 told = str(error).strip().split("\n")[0]
-                return replace(trial, refused=told if isinstance(error, InputError) else f"{type(error).__name__}: {told}")
+                return replace(
+                    trial, refused=told if isinstance(error, InputError) else f"{type(error).__name__}: {told}"
+                )
             if seed == 0:
                 self.twins[trial.title] = twin
         return replace(trial, outcomes=tuple(outcomes), whole=steps == self.steps and len(outcomes) == self.seeds)
@@ -76,8 +78,8 @@ def cost_of_a_step(situation: Situation) -> float:
     spent = (time.perf_counter() - began) / (CALIBRATION_STEPS + 2)  # and about two steps' worth of scoring
     if all(p.grad is None for p in twin.model.parameters()):
         raise InputError(
-            "loss_fn does not use the model that it is given (does it reach for another one?): it must compute the loss "
-            "of its first argument"
+            "loss_fn does not use the model that it is given (does it reach for another one?): it must compute the "
+            "loss of its first argument"
         )
     return spent
 

@@ -20,7 +20,7 @@ from gradtrace.records.repair import Change
 from gradtrace.repair.rewriting import Rewriting, Rule
 
 
-class Refusal(InputError):
+class RefusalError(InputError):
     """A change does not fit this network; the message says why."""
 
 
@@ -136,7 +136,7 @@ def _complete(optimizer: Optimizer) -> Optimizer:
 
 
 def apply_changes(changes: Sequence[Change], twin: Twin) -> None:
-    """Every change, in order, in place on the twin; raises `Refusal`."""
+    """Every change, in order, in place on the twin; raises `RefusalError`."""
     from gradtrace.repair.changes.table import KINDS
 
     for change in changes:
@@ -146,7 +146,7 @@ def apply_changes(changes: Sequence[Change], twin: Twin) -> None:
         except InputError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise Refusal(f"{change.title} It does not fit here: {type(error).__name__}: {error}") from error
+            raise RefusalError(f"{change.title} It does not fit here: {type(error).__name__}: {error}") from error
 
 
 def changed(
@@ -174,7 +174,7 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 parent._modules[name] = new
                 found = True
     if not found:
-        raise Refusal("the module to replace is not registered in the model (is it the model itself?)")
+        raise RefusalError("the module to replace is not registered in the model (is it the model itself?)")
 
 
 def take_over(new: nn.Module, old: nn.Module) -> nn.Module:

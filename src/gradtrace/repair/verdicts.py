@@ -1,4 +1,4 @@
-"""Which trials are proven? Better than the unchanged network and than every placebo, beyond chance, at no other cost."""
+"""Which trials are proven? Better than the unchanged network and than every placebo, beyond chance, at no new ill."""
 
 from __future__ import annotations
 
@@ -102,7 +102,9 @@ def ills_of(trial: Trial, course: Course) -> tuple[str, ...]:
     try:
         found = check(twin.model, twin.training_loss_fn, course.situation.batches[:1]).findings
         if unchanged is not None:
-            known |= {f.symptom for f in check(unchanged.model, unchanged.loss_fn, course.situation.batches[:1]).findings}
+            known |= {
+                f.symptom for f in check(unchanged.model, unchanged.loss_fn, course.situation.batches[:1]).findings
+            }
     except InputError:
         return ()
     return tuple(

@@ -65,7 +65,7 @@ def _lines(repair: Repair, width: int) -> Iterator[str]:
 
 
 def shares_sentence(shares: Shares) -> str:
-    """``Of -16.2 decades ... the activation explains -11.6, the weight -4.56; 0.00 remain without them.``"""
+    """What each factor explains of the deficit, in a sentence."""
     told = ", ".join(f"the {share.factor.value} explains {decades(share.decades)}" for share in shares.shares)
     return (
         f"Of {decades(shares.deficit)} decades between {clean(shares.late) or 'the late layer'} and "
@@ -79,13 +79,20 @@ def conclusion(repair: Repair) -> str:
     if best is None:
         tried = [trial for trial in repair.candidates if trial.outcomes]
         return f"None of these helped ({len(tried)} tried)." if tried else "Nothing was changed."
-    more = f" {proven - 1} other{'s are' if proven > 2 else ' is'} proven too: the choice is yours." if proven > 1 else ""
+    more = (
+        f" {proven - 1} other{'s are' if proven > 2 else ' is'} proven too: the choice is yours." if proven > 1 else ""
+    )
     return f"Recommended: {clean(best.title)}{more}"
 
 
 def _table(repair: Repair, width: int) -> Iterator[str]:
     size = max(24, width - 4 * _CELL - 26)
-    yield "   " + "".ljust(size) + "".join(h.rjust(_CELL) for h in ("loss from", "to", "decades", "|dW|/|W|")) + "  verdict"
+    yield (
+        "   "
+        + "".ljust(size)
+        + "".join(h.rjust(_CELL) for h in ("loss from", "to", "decades", "|dW|/|W|"))
+        + "  verdict"
+    )
     for trial in repair.trials:
         yield from _row(trial, size, width)
 
@@ -139,5 +146,3 @@ def _patch(best: Trial | None) -> Iterator[str]:
     yield from lines[:MOST_CODE]
     if len(lines) > MOST_CODE:
         yield f"... {len(lines) - MOST_CODE} more lines"
-
-

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 _PACKAGE = Path(__file__).parent.parent
 _HIDDEN = (
     str(Path(torch.__file__).parent),
-    *(str(_PACKAGE / name) for name in ("tape", "measure", "checkup", "recurrence", "audit", "monitor", "repair", "cli.py")),
+    *(
+        str(_PACKAGE / name)
+        for name in ("tape", "measure", "checkup", "recurrence", "audit", "monitor", "repair", "cli.py")
+    ),
 )
 
 

@@ -20,7 +20,7 @@ from gradtrace.records.vocabulary import Cause, Symptom
 from gradtrace.repair.changes.initialisation import code_of, critical_draws, draw_all, listed
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.rewriting import Rule
-from gradtrace.repair.twin import Refusal, Twin, replace_module, take_over
+from gradtrace.repair.twin import RefusalError, Twin, replace_module, take_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,19 +46,26 @@ FUNCTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
 SOURCES = {"ReLU": "Glorot et al. 2011", "LeakyReLU": "Maas et al. 2013", "GELU": "Hendrycks & Gimpel 2016",
            "SELU": "Klambauer et al. 2017", "SiLU": "Elfwing et al. 2018", "Tanh": "LeCun et al. 1998"}  # fmt: skip
 
-SQUASHING = set("sigmoid tanh hardtanh hardsigmoid softsign softmax softmin exp logsigmoid relu6 clamp atan erf".split())
+SQUASHING = set(
+    "sigmoid tanh hardtanh hardsigmoid softsign softmax softmin exp logsigmoid relu6 clamp atan erf".split()
+)
 """Bounded, or with a derivative that is: replaced by what is neither."""
 ONE_SIDED = set("relu threshold hardswish hardshrink softshrink".split())
 """Silent on one side: replaced by what lets something through."""
 
+_CAUSES = {
+    Cause.ACTIVATION_DERIVATIVE,
+    Cause.SATURATED_PREACTIVATION,
+    Cause.RECURRENT_CONTRACTION,
+    Cause.INPUT_SCALE,
+}
 NEXT = {True: ("LeakyReLU", "GELU"), False: ("ReLU", "GELU", "SELU")}
 """By whether it is one-sided: what it may become, the usual first."""
 
 
 def propose(situation: Situation) -> list[Change]:
     """Bounded or flat activations become ReLU, GELU, SELU; dead ReLUs leaky; each drawn for what it has become."""
-    causes = {Cause.ACTIVATION_DERIVATIVE, Cause.SATURATED_PREACTIVATION, Cause.RECURRENT_CONTRACTION, Cause.INPUT_SCALE}
-    if not causes & set(situation.causes):
+    if not _CAUSES & set(situation.causes):
         return []
     found = []
     dead = situation.has(Symptom.DEAD_UNITS)
@@ -111,7 +118,8 @@ def _with(change: Change, draws: tuple[Draw, ...], code: str) -> Change:
 def _reason(ops: list[Op], function: str) -> str:
     assert ops[0].activation is not None
     derivative = max(op.activation.derivative_rms for op in ops if op.activation)
-    return f"{len(ops)} x {function}: its derivative is {derivative:.2g} here, {ops[0].activation.derivative_max:.3g} at most"
+    most = ops[0].activation.derivative_max
+    return f"{len(ops)} x {function}: its derivative is {derivative:.2g} here, {most:.3g} at most"
 
 
 def _sites(model: nn.Module, ops: list[Op], target: str) -> tuple[list[str], tuple[SourceEdit, ...]]:
@@ -127,7 +135,7 @@ def _sites(model: nn.Module, ops: list[Op], target: str) -> tuple[list[str], tup
         elif op.site.source and not type(module).__module__.startswith("torch.nn"):
             edits[SourceEdit(Edit.RENAME, op.function, op.site.source, FUNCTIONS[target][0])] = None
     if not edits:
-        raise Refusal("the activation is hidden within a module of torch.nn that does not take another one")
+        raise RefusalError("the activation is hidden within a module of torch.nn that does not take another one")
     return list(dict.fromkeys(paths)), tuple(edits)
 
 
@@ -139,7 +147,7 @@ def apply(change: Change, twin: Twin) -> None:
 
 def _replace(change: Change, twin: Twin) -> None:
     target = change.word("target")
-    by_path = {path: module for path, module in twin.model.named_modules(remove_duplicate=False)}
+    by_path = dict(twin.model.named_modules(remove_duplicate=False))
     for path in change.where:
         if path in by_path and path:
             old = by_path[path]
@@ -149,11 +157,9 @@ def _replace(change: Change, twin: Twin) -> None:
     function = FUNCTIONS[target][1]
     for edit in change.edits:
         if edit.source:
-            twin.rules.append(
-                Rule(frozenset({edit.function}), edit.source, lambda _f, args, kwargs: function(args[0]))
-            )
+            twin.rules.append(Rule(frozenset({edit.function}), edit.source, lambda _f, args, kwargs: function(args[0])))
     if not any(path in by_path and path for path in change.where) and not any(e.source for e in change.edits):
-        raise Refusal(f"none of {', '.join(change.where[:3])} is a module of this model")
+        raise RefusalError(f"none of {', '.join(change.where[:3])} is a module of this model")
 
 
 def _code(modules: list[str], target: str) -> str:

@@ -13,7 +13,7 @@ from gradtrace.records.repair import Change, Edit, SourceEdit
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.rewriting import Rule
-from gradtrace.repair.twin import Refusal, Twin
+from gradtrace.repair.twin import RefusalError, Twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,21 +90,26 @@ def unregistered(model: nn.Module) -> list[tuple[str, Any]]:
             if name.startswith("_"):
                 continue
             here = f"{path}.{name}".lstrip(".")
-            held = list(value) if isinstance(value, list | tuple) else list(value.values()) if isinstance(value, dict) else []
+            held = _held(value)
             modules = [each for each in held if isinstance(each, nn.Module) and id(each) not in known]
-            if modules and len(modules) == len(held):
-                found.append((here, value))
-            elif isinstance(value, Tensor) and value.requires_grad and value.is_leaf and id(value) not in known:
+            loose = isinstance(value, Tensor) and value.requires_grad and value.is_leaf and id(value) not in known
+            if loose or (modules and len(modules) == len(held)):
                 found.append((here, value))
     return found
+
+
+def _held(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _registration(path: str, value: Any) -> str:
     owner, _, name = path.rpartition(".")
     target = f"model.{owner}.{name}" if owner else f"model.{name}"
-    kind = "torch.nn.Parameter" if isinstance(value, Tensor) else "torch.nn.ModuleDict" if isinstance(value, dict) else "torch.nn.ModuleList"
+    kind = "Parameter" if isinstance(value, Tensor) else "ModuleDict" if isinstance(value, dict) else "ModuleList"
     return (
-        f"value = {target}\ndel {target}\n{target} = {kind}(value)\n"
+        f"value = {target}\ndel {target}\n{target} = torch.nn.{kind}(value)\n"
         "held = {id(p) for group in optimizer.param_groups for p in group['params']}\n"
         "optimizer.param_groups[0]['params'] += [p for p in model.parameters() if id(p) not in held]"
     )
@@ -125,10 +130,10 @@ def apply(change: Change, twin: Twin) -> None:
         loose = dict(unregistered(twin.model))
         for path in change.where:
             if path not in loose:
-                raise Refusal(f"{path} holds nothing unregistered")
+                raise RefusalError(f"{path} holds nothing unregistered")
             _register(twin.model, path, loose[path])
     if not twin.optimizers:
-        raise Refusal("there is no optimizer to give parameters to")
+        raise RefusalError("there is no optimizer to give parameters to")
     twin.adopt(twin.model.parameters(), None)
 
 

@@ -34,7 +34,7 @@ def propose(situation: Situation) -> list[Change]:
             where=("model",),
             reason="numbers below 6e-8 are zero in float16, and steps below 1/256 of a weight are lost in bfloat16",
             words=(("format", name),),
-            code=f"model.to(torch.{name})  # and its inputs: x.to(torch.{name}); or torch.autocast around the forward pass",
+            code=f"model.to(torch.{name})  # and its inputs: x.to(torch.{name})",
             source="Micikevicius et al. 2018",
         )
         for name in names

@@ -1,4 +1,4 @@
-"""Weights drawn anew: the critical gain of each layer's own activation, gaussian or orthogonal, all or the guilty alone.
+"""Weights drawn anew: the critical gain of each layer's own activation, gaussian or orthogonal, all or the guilty.
 
     Var(w) = sigma_w^2 / fan_in,    1 / sigma_w^2 = E[a'^2]
 
@@ -24,7 +24,7 @@ from gradtrace.errors import InputError
 from gradtrace.records.repair import Change, Draw
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
-from gradtrace.repair.twin import Refusal, Twin
+from gradtrace.repair.twin import RefusalError, Twin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +94,7 @@ def apply(change: Change, twin: Twin) -> None:
 def critical_draws(twin: Twin, situation: Situation, method: str) -> tuple[Draw, ...]:
     """What `init_critical_` does to this copy, as numbers that need no example input any more."""
     if situation.example is None:
-        raise Refusal("loss_fn does not call the model itself, so its weights cannot be drawn for its input")
+        raise RefusalError("loss_fn does not call the model itself, so its weights cannot be drawn for its input")
     done = init_critical_(twin.model, situation.example, method=method, generator=twin.generator)
     draws, recurrent = [], set[str]()
     for parameter in done.parameters:
@@ -118,7 +118,7 @@ def critical_draws(twin: Twin, situation: Situation, method: str) -> tuple[Draw,
 
 
 def _gain(gain: float, module: nn.Module, value: torch.Tensor) -> float:
-    """As it was told; of a convolution as it was drawn, its border taken into account. To two digits: chance has more."""
+    """As it was told; of a convolution as it was drawn, border included. To two digits: chance has more."""
     if value.dim() > 2:
         gain = math.sqrt(float(value.detach().double().square().mean()) * _fan_in(module, value))
     return float(f"{gain:.2g}")
@@ -156,7 +156,7 @@ def _fan_in(module: nn.Module, weight: torch.Tensor) -> int:
 
 
 def _mean_taken_out(module: nn.Module) -> float:
-    """m of b = -m W 1, by least squares."""
+    """M of b = -m W 1, by least squares."""
     sums = module.weight.detach().double().flatten(1).sum(1)  # type: ignore[union-attr, operator]
     bias = module.bias.detach().double()  # type: ignore[union-attr, operator]
     return float(-(bias @ sums) / (sums @ sums))
@@ -238,7 +238,7 @@ def code_of(draws: Sequence[Draw]) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """An expression for the list: names that differ by a number alone become a comprehension.
+    r"""An expression for the list: names that differ by a number alone become a comprehension.
 
     >>> listed(["layer1.weight", "layer2.weight", "layer3.weight", "layer4.weight", "head.weight"])
     '[*[f"layer{i}.weight" for i in range(1, 5)], \'head.weight\']'

@@ -17,4 +17,4 @@ class Kind:
     propose: Callable[[Situation], list[Change]]
     """Changes that fit the findings, the smallest first."""
     apply: Callable[[Change, Twin], None]
-    """In place on the twin; raises `Refusal` with the reason."""
+    """In place on the twin; raises `RefusalError` with the reason."""

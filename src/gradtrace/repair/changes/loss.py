@@ -16,7 +16,7 @@ from gradtrace.records.repair import Change, Edit, SourceEdit
 from gradtrace.records.vocabulary import Cause, Factor
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.rewriting import Rule
-from gradtrace.repair.twin import Refusal, Twin, replace_module, take_over
+from gradtrace.repair.twin import RefusalError, Twin, replace_module, take_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +72,9 @@ def _logits(op: Op, situation: Situation) -> Change:
         reason=f"the loss applies its own {op.function.replace('log_', '')}; twice, it is flat where it is most wrong",
         words=(("what", "drop"), ("function", op.function), ("module", path if own else ""), ("source", source)),
         edits=(SourceEdit(Edit.CALL, op.function, source, "{x}"),) if not own else (),
-        code=f"model.set_submodule({path!r}, torch.nn.Identity())" if own else f"# {source}: without {op.function}(...)",
+        code=f"model.set_submodule({path!r}, torch.nn.Identity())"
+        if own
+        else f"# {source}: without {op.function}(...)",
         source="documentation of torch.nn.CrossEntropyLoss",
     )
 
@@ -141,7 +143,7 @@ def apply(change: Change, twin: Twin) -> None:
             twin.scored_with.append((new, old))
         return
     if not source:
-        raise Refusal("the line of the call is not known")
+        raise RefusalError("the line of the call is not known")
     twin.rules.append(Rule(frozenset({function.rstrip("_")}), source, REPLACEMENTS[what], what in ("drop", "bce")))
 
 
@@ -159,7 +161,7 @@ def _as_sigmoid(_function: Callable[..., Any], args: tuple[Any, ...], kwargs: di
 
 
 def _straight_through(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """x + (f(x) - x).detach()."""
+    """X + (f(x) - x).detach()."""
     x = args[0]
     value = function(x.detach().clone() if isinstance(x, Tensor) else x, *args[1:], **kwargs)
     return x + (value - x).detach()

@@ -13,7 +13,7 @@ from gradtrace.records.repair import Change
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.initialisation import listed
 from gradtrace.repair.changes.kind import Kind
-from gradtrace.repair.twin import Refusal, Twin, replace_module
+from gradtrace.repair.twin import RefusalError, Twin, replace_module
 
 if TYPE_CHECKING:
     from gradtrace.repair.situation import Situation
@@ -72,7 +72,7 @@ def apply(change: Change, twin: Twin) -> None:
     for path in change.where:
         layer = twin.model.get_submodule(path)
         if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
-            raise Refusal(f"{path} is no linear map or convolution")
+            raise RefusalError(f"{path} is no linear map or convolution")
         norm = _norm(layer).to(device=layer.weight.device, dtype=layer.weight.dtype)
         pair = nn.Sequential(layer, norm).train(layer.training)
         replace_module(twin.model, layer, pair)

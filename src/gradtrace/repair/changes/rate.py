@@ -16,7 +16,7 @@ from gradtrace.diagnosis.wording import EXTENT, STEP_RATIO
 from gradtrace.records.repair import Change
 from gradtrace.records.vocabulary import Cause, Symptom
 from gradtrace.repair.changes.kind import Kind
-from gradtrace.repair.twin import Refusal, Twin
+from gradtrace.repair.twin import RefusalError, Twin
 
 if TYPE_CHECKING:
     from gradtrace.repair.situation import Situation
@@ -54,7 +54,7 @@ def _rate_change(rate: float, value: float) -> Change:
         reason="steps that replace the weights undo what was learnt" if value < rate else "the steps are rounded away",
         words=(("what", "rate"),),
         numbers=(("factor", value / rate), ("value", value)),
-        code=f"for group in optimizer.param_groups:\n    group['lr'] *= {value / rate:.6g}  # {rate:.3g} -> {value:.3g}",
+        code=f"for group in optimizer.param_groups:\n    group['lr'] *= {value / rate:.6g}  # now {value:.3g}",
         source="Smith 2017",
     )
 
@@ -109,7 +109,7 @@ class Clip:
 def apply(change: Change, twin: Twin) -> None:
     """Every group's rate times the factor, or a hook that clips."""
     if not twin.optimizers:
-        raise Refusal("there is no optimizer whose learning rate could be changed")
+        raise RefusalError("there is no optimizer whose learning rate could be changed")
     for optimizer in twin.optimizers:
         if change.word("what") == "clip":
             optimizer.register_step_pre_hook(Clip(change.number("max_norm")))

@@ -15,7 +15,7 @@ from gradtrace.records.repair import Change, Draw
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.initialisation import draw_all
 from gradtrace.repair.changes.kind import Kind
-from gradtrace.repair.twin import Refusal, Twin, replace_module, take_over
+from gradtrace.repair.twin import RefusalError, Twin, replace_module, take_over
 
 if TYPE_CHECKING:
     from gradtrace.repair.situation import Situation
@@ -114,7 +114,7 @@ def apply(change: Change, twin: Twin) -> None:
     (path,) = change.where
     old = twin.model.get_submodule(path)
     if not isinstance(old, nn.RNN):
-        raise Refusal(f"{path} is no nn.RNN")
+        raise RefusalError(f"{path} is no nn.RNN")
     torch.manual_seed(int(torch.randint(2**31, (), generator=twin.generator)))
     new = nn.GRU(
         old.input_size, old.hidden_size, old.num_layers, bias=old.bias, batch_first=old.batch_first, dropout=old.dropout

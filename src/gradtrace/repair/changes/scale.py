@@ -15,7 +15,7 @@ from gradtrace.measure.session import batch_size_of
 from gradtrace.records.repair import Change
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
-from gradtrace.repair.twin import Refusal, Twin
+from gradtrace.repair.twin import RefusalError, Twin
 from gradtrace.tape.dataflow import tensors_in
 
 if TYPE_CHECKING:
@@ -40,7 +40,11 @@ def propose(situation: Situation) -> list[Change]:
 def _inputs(situation: Situation) -> list[Change]:
     """By one mean and one standard deviation over all batches: it keeps what the features say of each other."""
     example = situation.example
-    first = next((x for x in tensors_in((example.args, example.kwargs)) if x.is_floating_point()), None) if example else None
+    first = (
+        next((x for x in tensors_in((example.args, example.kwargs)) if x.is_floating_point()), None)
+        if example
+        else None
+    )
     if first is None or first.numel() < 2:
         return []
     values = first.detach().double()
@@ -57,8 +61,7 @@ def _inputs(situation: Situation) -> list[Change]:
             words=(("what", "inputs"),),
             numbers=(("mean", mean), ("std", std)),
             code=(
-                "model.register_forward_pre_hook("
-                f"lambda module, args: ((args[0] - {mean:.6g}) / {std:.6g}, *args[1:]))"
+                f"model.register_forward_pre_hook(lambda module, args: ((args[0] - {mean:.6g}) / {std:.6g}, *args[1:]))"
             ),
             source="LeCun et al. 1998",
         )
@@ -87,7 +90,8 @@ def _targets(situation: Situation) -> list[Change]:
             numbers=(("mean", mean), ("std", std)),
             code=(
                 f"model.register_forward_hook(lambda module, args, y: {mean:.6g} + {std:.6g} * y)\n"
-                f"def scaled_loss(model, batch, unscaled=loss_fn):\n    return unscaled(model, batch) / {std:.6g} ** 2\n"
+                "def scaled_loss(model, batch, unscaled=loss_fn):\n"
+                f"    return unscaled(model, batch) / {std:.6g} ** 2\n"
                 "loss_fn = scaled_loss"
             ),
             source="LeCun et al. 1998",
@@ -116,7 +120,11 @@ def _mean(situation: Situation) -> list[Change]:
             reason=f"a sum makes each step {number} times as long as a mean, and longer with a larger batch",
             words=(("what", "mean"),),
             numbers=(("number", float(number)),),
-            code=f"def mean_loss(model, batch, summed=loss_fn):\n    return summed(model, batch) / {number}\nloss_fn = mean_loss",
+            code=(
+                "def mean_loss(model, batch, summed=loss_fn):\n"
+                f"    return summed(model, batch) / {number}\n"
+                "loss_fn = mean_loss"
+            ),
             source="Goyal et al. 2017",
         )
     ]
@@ -151,7 +159,7 @@ class Restore:
     def __call__(self, _module: nn.Module, _args: Any, output: Any) -> Any:
         """Mean + std * output."""
         if not isinstance(output, Tensor):
-            raise Refusal("the model returns more than one tensor: which one is the prediction?")
+            raise RefusalError("the model returns more than one tensor: which one is the prediction?")
         return self.mean + self.std * output
 
 

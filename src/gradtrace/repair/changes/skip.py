@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-
 from torch import Tensor, nn
 
 from gradtrace.records.repair import Change
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
-from gradtrace.repair.twin import Refusal, Twin
+from gradtrace.repair.twin import RefusalError, Twin
 
 if TYPE_CHECKING:
     from gradtrace.repair.situation import Situation
@@ -99,7 +98,7 @@ def apply(change: Change, twin: Twin) -> None:
     for path in change.word("stacks").split("\n"):
         stack = twin.model.get_submodule(path)
         if not isinstance(stack, nn.Sequential):
-            raise Refusal(f"{path or 'the model'} is no nn.Sequential")
+            raise RefusalError(f"{path or 'the model'} is no nn.Sequential")
         for group in _groups(stack):
             modules = [stack.get_submodule(name) for name in group]
             pooled = any("pool" in type(module).__name__.lower() for module in modules)
@@ -111,7 +110,7 @@ def apply(change: Change, twin: Twin) -> None:
                 stack._modules[name] = nn.Identity().train(stack.training)
             done += 1
     if not done:
-        raise Refusal("no part of the network keeps its shape: there is nothing to skip")
+        raise RefusalError("no part of the network keeps its shape: there is nothing to skip")
 
 
 KIND = Kind(propose, apply)

@@ -15,7 +15,7 @@ from gradtrace.records.vocabulary import Cause, Factor
 from gradtrace.repair.changes.initialisation import draw_all
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.rewriting import Rule
-from gradtrace.repair.twin import Refusal, Twin
+from gradtrace.repair.twin import RefusalError, Twin
 
 if TYPE_CHECKING:
     from gradtrace.repair.situation import Situation
@@ -55,7 +55,11 @@ def _logits(situation: Situation) -> list[Change]:
     """A factor that brings the measured spread of the logits to one, at each line that takes their softmax."""
     found: dict[str, float] = {}
     for op in situation.trace.ops:
-        if op.factor in (Factor.ATTENTION, Factor.ACTIVATION) and op.function == "softmax" and op.activation is not None:
+        if (
+            op.factor in (Factor.ATTENTION, Factor.ACTIVATION)
+            and op.function == "softmax"
+            and op.activation is not None
+        ):
             spread = op.activation.preactivation_std
             if op.site.source and math.isfinite(spread) and spread > 1.0:
                 found[op.site.source] = max(found.get(op.site.source, 0.0), spread)
@@ -106,7 +110,9 @@ def _attention_weights(situation: Situation) -> list[Change]:
 
 def _is_query_or_key(name: str) -> bool:
     part = name.rpartition(".")[0].rpartition(".")[2].lower()
-    return part in ("q", "k", "query", "key", "qk", "qkv") or part.startswith(("q_", "k_", "query_", "key_", "to_q", "to_k", "wq", "wk"))
+    return part in ("q", "k", "query", "key", "qk", "qkv") or part.startswith(
+        ("q_", "k_", "query_", "key_", "to_q", "to_k", "wq", "wk")
+    )
 
 
 def apply(change: Change, twin: Twin) -> None:
@@ -125,7 +131,7 @@ def apply(change: Change, twin: Twin) -> None:
         for path in change.where:
             layer = twin.model.get_submodule(path)
             if not isinstance(layer, _LAYERS):
-                raise Refusal(f"{path} is no layer of torch.nn with norm_first")
+                raise RefusalError(f"{path} is no layer of torch.nn with norm_first")
             layer.norm_first = True
 
 

@@ -14,7 +14,7 @@ from gradtrace.records.repair import Change, Edit, SourceEdit
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.rewriting import Rule
-from gradtrace.repair.twin import Refusal, Twin
+from gradtrace.repair.twin import RefusalError, Twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +93,7 @@ def apply(change: Change, twin: Twin) -> None:
         replacement = lambda f, args, kwargs: f(_lifted(args[0]), *args[1:], **kwargs)  # noqa: E731
         functions = {name}
     else:
-        raise Refusal(f"how to make {name} safe is not known")
+        raise RefusalError(f"how to make {name} safe is not known")
     twin.rules.append(Rule(frozenset(functions), change.word("source"), replacement))
 
 

@@ -1,4 +1,4 @@
-"""How did each copy train? Loss over the steps, the median of the seeds with the band between the lowest and highest."""
+"""How did each copy train? Loss over the steps: the median of the seeds, and the band of all of them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,13 @@ def _chosen(trained: list[Trial]) -> list[Trial]:
 def _draw(axes: Axes, trial: Trial, place: int) -> None:
     steps, low, middle, high = band(trial)
     colour = {Role.ORIGINAL: INK, Role.PLACEBO: SOFT}.get(trial.role, SERIES[place % len(SERIES)])
-    axes.plot(steps, middle, color=colour, label=shorten(clean(trial.title), 48), ls="--" if trial.role is Role.PLACEBO else "-")
+    axes.plot(
+        steps,
+        middle,
+        color=colour,
+        label=shorten(clean(trial.title), 48),
+        ls="--" if trial.role is Role.PLACEBO else "-",
+    )
     axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
