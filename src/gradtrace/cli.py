@@ -129,7 +129,7 @@ def through_time(
 @click.argument("file", type=click.Path())
 @in_a_sentence
 def show(file: str) -> None:
-    """Draw a saved run, trace, diagnosis, prediction or record through time; needs neither the model nor torch."""
+    """Draw a saved run, trace, diagnosis, repair, prediction or record through time, without model or torch."""
     from gradtrace.diagnosis.judge import judge_trace
     from gradtrace.records.storage import load
     from gradtrace.records.trace import Trace
@@ -155,7 +155,7 @@ def report(file: str, output: str | None) -> None:
 
     opened = open_file(file)
     path = output or f"{file.removesuffix('.gz').removesuffix('.json').removesuffix('.db')}.html"
-    write_report(path, opened.diagnosis, opened.run, through_time=opened.through_time)
+    write_report(path, opened.diagnosis, opened.run, through_time=opened.through_time, repair=opened.repair)
     click.echo(path)
 
 

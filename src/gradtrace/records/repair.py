@@ -163,6 +163,8 @@ class Trial:
     """Whether it was trained for all steps with all seeds."""
     moved_decades: float | None = None
     """By how much the gradient at the first layer moved, measured before the first step."""
+    levels: tuple[tuple[str, float], ...] = ()
+    """(layer, decades of its gradient from the loss on), measured before the first step, the loss first."""
     against_original: Difference | None = None
     against_placebo: Difference | None = None
     proven: bool = False

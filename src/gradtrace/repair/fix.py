@@ -13,7 +13,10 @@ from torch import nn
 
 from gradtrace.checkup.batches import summed_over, take
 from gradtrace.checkup.check import check
+from gradtrace.diagnosis.profile import profiles
 from gradtrace.errors import InputError
+from gradtrace.measure.ledger import ledger
+from gradtrace.measure.path import Paths
 from gradtrace.measure.trace import check_model, trace
 from gradtrace.measure.untouched import fixed_random_state, untouched
 from gradtrace.records.repair import Change, Repair, Role, Shares, Trial
@@ -23,7 +26,7 @@ from gradtrace.repair.correction import with_shares
 from gradtrace.repair.shares import shares_of
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.training import OutOfTime
-from gradtrace.repair.trials import MOST_STEPS, Course, choose_steps, cost_of_a_step, run_all
+from gradtrace.repair.trials import MOST_STEPS, ORIGINAL, Course, choose_steps, cost_of_a_step, run_all
 from gradtrace.repair.twin import apply_changes
 from gradtrace.repair.verdicts import judged
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from gradtrace.records.finding import Diagnosis
+    from gradtrace.records.trace import Trace
 
 MOST_BATCHES = 64
 """Batches that are drawn and gone through in turn."""
@@ -167,7 +171,9 @@ def _proven(
     first = _first_layer(situation)
     course = Course(situation, repair.seeds, number, held_out, first, deadline, say, notes)
     try:
-        trials = run_all(usable, placebos, course)
+        levels = levels_of(situation.trace, situation.paths) if shares is not None else ()
+        original = Trial(ORIGINAL, Role.ORIGINAL, levels=levels)
+        trials = run_all(original, usable, placebos, course)
     except OutOfTime:
         told = f"the time did not suffice for the unchanged network and the placebo ({number} steps of {cost:.2g} s)"
         return replace(repair, trials=tuple(candidates), steps=number, notes=(*notes, told))
@@ -196,16 +202,20 @@ def _measured(trial: Trial, situation: Situation, shares: Shares | None) -> Tria
         apply_changes(trial.changes, twin)
         if shares is None:
             return trial
-        from gradtrace.diagnosis.profile import profiles
-        from gradtrace.measure.path import Paths
-
         record = trace(twin.model, twin.training_loss_fn, situation.batches[0])
-        profile = next(iter(profiles(record, Paths(record))), None)
+        paths = Paths(record)
+        trial = replace(trial, levels=levels_of(record, paths))
+        profile = next(iter(profiles(record, paths)), None)
     except InputError as error:
         return replace(trial, refused=str(error))
     if profile is None or not math.isfinite(profile.decades_norm):
         return trial
     return replace(trial, moved_decades=profile.decades_norm - shares.deficit)
+
+
+def levels_of(record: Trace, paths: Paths) -> tuple[tuple[str, float], ...]:
+    """(layer, decades of its gradient) from the loss on."""
+    return tuple((row.module, row.product_log10) for row in ledger(record, paths))
 
 
 def _first_layer(situation: Situation) -> str:

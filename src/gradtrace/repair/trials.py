@@ -20,6 +20,7 @@ from gradtrace.repair.twin import Twin, apply_changes
 if TYPE_CHECKING:
     from gradtrace.repair.situation import Situation
 
+ORIGINAL = "The network as it came"
 FINALISTS = 4
 """Candidates that are trained with all seeds."""
 FEWEST_STEPS, MOST_STEPS = 20, 200
@@ -91,10 +92,9 @@ def choose_steps(num_candidates: int, num_placebos: int, seeds: int, cost_s: flo
     return int(max(FEWEST_STEPS, min(MOST_STEPS, fitting)))
 
 
-def run_all(candidates: Sequence[Trial], placebos: Sequence[Trial], course: Course) -> list[Trial]:
+def run_all(original: Trial, candidates: Sequence[Trial], placebos: Sequence[Trial], course: Course) -> list[Trial]:
     """Every trial with what became of it; those given up early keep their short run."""
     every = range(course.seeds)
-    original = Trial("The network as it came", Role.ORIGINAL)
     original = course.run(original, seeds=every, steps=course.steps)
     done = [course.run(placebo, seeds=every, steps=course.steps) for placebo in placebos]
     short = _first_round(candidates, course)

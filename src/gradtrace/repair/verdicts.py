@@ -10,6 +10,7 @@ from gradtrace.errors import InputError
 from gradtrace.records.repair import Difference, Role, Trial
 from gradtrace.records.vocabulary import Severity
 from gradtrace.repair.evidence import difference, fell, gained
+from gradtrace.repair.trials import ORIGINAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +99,7 @@ def ills_of(trial: Trial, course: Course) -> tuple[str, ...]:
     if twin is None:
         return ()
     known = {finding.symptom for finding in course.situation.diagnosis.findings}
-    unchanged = course.twins.get("The network as it came")
+    unchanged = course.twins.get(ORIGINAL)
     try:
         found = check(twin.model, twin.training_loss_fn, course.situation.batches[:1]).findings
         if unchanged is not None:
