@@ -58,6 +58,9 @@ def fix(
     with working() as say:
         seed_all(seed)
         loaded, file = _load(target, seed)
+        if write and not force and (state := _uncommitted(file.path)):
+            told = "commit it first, so that the patch can be taken back, or add --force"
+            raise InputError(f"{file.path} {state}: {told}")
         if device is not None:
             from gradtrace.placement import place
 
@@ -72,7 +75,7 @@ def fix(
     else:
         repair.show()
     if write:
-        _write(repair, file, target, force=force)
+        _write(repair, file, target)
     if not repair.diagnosis.healthy and repair.best is None:
         sys.exit(NOTHING_PROVEN)
 
@@ -135,7 +138,7 @@ def _repair(loaded: Target, file: UserFile, seed: int, **options: Any) -> Repair
 # ------------------------------------------------------------------------------------------------------------- write
 
 
-def _write(repair: Repair, file: UserFile, target: str, *, force: bool) -> None:
+def _write(repair: Repair, file: UserFile, target: str) -> None:
     """The patch into the file, if it is still the one that was tried; then the file is checked."""
     from gradtrace.repair.patch import patched_text
 
@@ -147,8 +150,6 @@ def _write(repair: Repair, file: UserFile, target: str, *, force: bool) -> None:
     now = file.path.read_bytes()
     if hashlib.sha256(now).digest() != hashlib.sha256(file.text.encode()).digest():
         raise InputError(f"{file.path} has changed since the change was tried; run gradtrace fix again")
-    if not force and (state := _uncommitted(file.path)):
-        raise InputError(f"{file.path} {state}: commit it first, so that the patch can be taken back, or add --force")
     file.path.write_text(patched_text(file.text, best.diff), encoding="utf-8")
     click.echo(f"\nWrote {file.path}. It is now:", err=True)
     _check_again(target)

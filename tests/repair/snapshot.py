@@ -24,7 +24,7 @@ def snapshot(setup):
         "held": [[id(p) for g in o.param_groups for p in g["params"]] for o in optimizers],
         "step hooks": [len(o._optimizer_step_pre_hooks) for o in optimizers],
         "batches": copy.deepcopy(setup.batches),
-        "random": (random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()),
+        "random": (random.getstate(), np.random.get_state(legacy=False)["state"]["key"].copy(), torch.get_rng_state()),
     }
 
 

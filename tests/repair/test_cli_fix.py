@@ -54,31 +54,23 @@ def run(*words):
 
 
 @pytest.mark.long
-def test_the_patch_is_printed_and_applies(folder):
-    done = run("net.py:build", *OPTIONS, "--save", "repair.json.gz", "-o", "repair.html")
+def test_printed_saved_written_and_checked_again(folder):
+    done = run("net.py:build", *OPTIONS, "--write", "--save", "repair.json.gz", "-o", "repair.html")
     assert done.exit_code == 0, done.output
     assert "Recommended:" in done.stdout
-    assert (folder / "net.py").read_text() == NET
-    diff = done.stdout[done.stdout.index("--- a/net.py") :]
-    subprocess.run(["patch", "-p1"], input=diff, text=True, check=True, capture_output=True)
     text = (folder / "net.py").read_text()
     assert text != NET
     assert "# deep" in text
+    (folder / "net.py").write_text(NET)
+    diff = done.stdout[done.stdout.index("--- a/net.py") :]
+    subprocess.run(["patch", "-p1"], input=diff, text=True, check=True, capture_output=True)
+    assert (folder / "net.py").read_text() == text
     assert "What was tried on copies" in (folder / "repair.html").read_text()
-    shown = CliRunner().invoke(main, ["show", "repair.json.gz"])
-    assert "Recommended:" in shown.stdout
-
-
-@pytest.mark.long
-def test_written_and_checked_again(folder):
-    done = run("net.py:build", *OPTIONS, "--write")
-    assert done.exit_code == 0, done.output
-    assert (folder / "net.py").read_text() != NET
+    assert "Recommended:" in CliRunner().invoke(main, ["show", "repair.json.gz"]).stdout
     again = CliRunner().invoke(main, ["check", "net.py:build", "--json"])
     assert "vanishing" not in [f["symptom"] for f in json.loads(again.stdout)["findings"] if f["severity"] != "info"]
 
 
-@pytest.mark.long
 def test_a_dirty_file_is_not_written(folder):
     (folder / "net.py").write_text(NET + "\n# my work\n")
     done = run("net.py:build", *OPTIONS, "--write")
@@ -111,7 +103,7 @@ def test_a_file_that_changed_meanwhile_is_not_written(folder, monkeypatch):
     repair = Repair(Diagnosis(()), None, (trial,))
     file = UserFile(folder / "net.py", NET + "# as it was tried\n", "build", lambda _: None)
     with pytest.raises(InputError, match="has changed since the change was tried"):
-        cli_fix._write(repair, file, "net.py:build", force=True)
+        cli_fix._write(repair, file, "net.py:build")
 
 
 def test_check_says_how_to_prove_it(folder):

@@ -39,7 +39,7 @@ CASE_OF = {
 def _proposed(case_name):
     """A set-up that has been trained for a step, with gradients, hooks and an optimizer's state; and its situation."""
     setup = CASES[case_name].build()
-    optimizer = setup.optimizer or torch.optim.Adam(setup.model.parameters(), lr=1e-4)
+    optimizer: torch.optim.Optimizer = setup.optimizer or torch.optim.Adam(setup.model.parameters(), lr=1e-4)
     setup = replace(setup, optimizer=optimizer)
     diagnosis = gradtrace.check(setup.model, setup.loss_fn, setup.batches, optimizer=optimizer)
     setup.model.register_forward_hook(_nothing)

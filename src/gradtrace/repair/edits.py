@@ -33,7 +33,7 @@ def edit_calls(tree: cst.Module, at_lines: Sequence[tuple[int, SourceEdit]], nam
     return edited
 
 
-class _Editor(cst.CSTTransformer):
+class _Editor(cst.CSTTransformer):  # type: ignore[misc]
     METADATA_DEPENDENCIES = (PositionProvider,)
 
     def __init__(self, at_lines: Sequence[tuple[int, SourceEdit]], names: dict[str, str]) -> None:
@@ -71,8 +71,8 @@ class _Editor(cst.CSTTransformer):
 
 def _called(call: cst.Call) -> str:
     if isinstance(call.func, cst.Attribute):
-        return call.func.attr.value
-    return call.func.value if isinstance(call.func, cst.Name) else ""
+        return str(call.func.attr.value)
+    return str(call.func.value) if isinstance(call.func, cst.Name) else ""
 
 
 def _is_module(node: cst.BaseExpression) -> bool:
@@ -171,10 +171,10 @@ def _parts(value: cst.BaseExpression) -> dict[str, cst.BaseExpression]:
 
 
 def _code(node: cst.BaseExpression) -> str:
-    return cst.Module([]).code_for_node(node)
+    return str(cst.Module([]).code_for_node(node))
 
 
-class _Named(cst.CSTTransformer):
+class _Named(cst.CSTTransformer):  # type: ignore[misc]
     """Expressions that were given a name are that name."""
 
     def __init__(self, names: dict[str, str]) -> None:

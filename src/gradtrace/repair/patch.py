@@ -153,7 +153,7 @@ def patched_text(text: str, diff: str) -> str:
     >>> patched_text(before, diff)
     'a\nB\nc\n'
     """
-    lines, made, at = text.splitlines(keepends=True), list[str](), 0
+    lines, made, at, kind = text.splitlines(keepends=True), list[str](), 0, ""
     for line in diff.splitlines(keepends=True)[2:]:
         if line.startswith("@@"):
             start = int(line.split()[1].split(",")[0].removeprefix("-"))
@@ -161,10 +161,11 @@ def patched_text(text: str, diff: str) -> str:
             made += lines[at:start]
             at = start
         elif line.startswith("\\"):
-            made[-1] = made[-1].removesuffix("\n")
+            made[-1] = made[-1].removesuffix("\n") if kind == "+" else made[-1]
         elif line.startswith("+"):
             made.append(line[1:])
         else:
             made += [lines[at]] if line.startswith(" ") else []
             at += 1
+        kind = line[0]
     return "".join(made + lines[at:])

@@ -55,4 +55,4 @@ def _name_of(function: Any) -> str:
     name = getattr(function, "__name__", "")
     if name in ("__get__", "__set__"):
         return str(getattr(getattr(function, "__self__", None), "__name__", name))
-    return str(name).rstrip("_") or str(name)
+    return str(name).strip("_") or str(name)

@@ -154,11 +154,11 @@ def changed(
 ) -> tuple[Any, Any, Any]:
     """(model, loss_fn, optimizer) with the changes in; several optimizers stay a list, None stays None."""
     several = isinstance(optimizer, list | tuple)
-    given = list(optimizer) if several else [optimizer] if optimizer is not None else []
+    given: list[Optimizer] = list(optimizer) if several else [optimizer] if optimizer is not None else []
     with untouched(model):
         twin = make_twin(model, loss_fn, given, seed)
         apply_changes(changes, twin)
-    out: Any = twin.optimizers if several else (twin.optimizers or [None])[0]
+    out: Any = twin.optimizers if several else next(iter(twin.optimizers), None)
     return twin.model, twin.training_loss_fn, out
 
 

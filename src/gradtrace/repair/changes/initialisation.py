@@ -157,8 +157,8 @@ def _fan_in(module: nn.Module, weight: torch.Tensor) -> int:
 
 def _mean_taken_out(module: nn.Module) -> float:
     """M of b = -m W 1, by least squares."""
-    sums = module.weight.detach().double().flatten(1).sum(1)  # type: ignore[union-attr, operator]
-    bias = module.bias.detach().double()  # type: ignore[union-attr, operator]
+    sums = module.weight.detach().double().flatten(1).sum(1)  # type: ignore[operator]
+    bias = module.bias.detach().double()  # type: ignore[operator]
     return float(-(bias @ sums) / (sums @ sums))
 
 

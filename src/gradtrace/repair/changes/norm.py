@@ -76,7 +76,8 @@ def apply(change: Change, twin: Twin) -> None:
         norm = _norm(layer).to(device=layer.weight.device, dtype=layer.weight.dtype)
         pair = nn.Sequential(layer, norm).train(layer.training)
         replace_module(twin.model, layer, pair)
-        twin.adopt(norm.parameters(), layer.weight)
+        beside = next(iter(layer.parameters()))
+        twin.adopt(norm.parameters(), beside)
 
 
 def _code(paths: list[str]) -> str:

@@ -56,11 +56,29 @@ def propose(situation: Situation) -> list[Change]:
             reason="the gradient then has a way on which nothing is multiplied",
             numbers=(("scale", scale),),
             words=(("stacks", "\n".join(path for path, groups in stacks if groups)),),
-            code=f"# in the forward pass, around each of {', '.join(where[:3])} ...: x = x + {scale:.3g} * block(x)",
+            code=_code([(path, group) for path, groups in stacks for group in groups], scale),
             source="He et al. 2016; De & Smith 2020",
             state_dict_loads=False,
         )
     ]
+
+
+def _code(parts: list[tuple[str, list[str]]], scale: float) -> str:
+    return (
+        "class Skip(torch.nn.Module):\n"
+        "    def __init__(self, *modules):\n"
+        "        super().__init__()\n"
+        "        self.branch = torch.nn.Sequential(*modules)\n"
+        "\n"
+        "    def forward(self, x):\n"
+        f"        return x + {scale:.4g} * self.branch(x)\n"
+        "\n"
+        f"for path, names in {parts!r}:\n"
+        "    stack = model.get_submodule(path)\n"
+        "    stack._modules[names[0]] = Skip(*[stack.get_submodule(name) for name in names])\n"
+        "    for name in names[1:]:\n"
+        "        stack._modules[name] = torch.nn.Identity()"
+    )
 
 
 def _groups(stack: nn.Sequential) -> list[list[str]]:

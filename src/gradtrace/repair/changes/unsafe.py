@@ -41,8 +41,8 @@ GUARDS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     ),
 }
 """Function -> what its argument becomes, as source and as code."""
-DIVISIONS = {"div", "truediv", "true_divide", "__truediv__"}
-NORMS = {"norm", "vector_norm", "cdist", "std", "normalize"}
+DIVISIONS = {"div", "divide", "truediv", "true_divide"}
+NORMS = {"norm", "vector_norm", "linalg_vector_norm", "linalgvectornorm", "cdist", "std", "normalize"}
 
 
 def propose(situation: Situation) -> list[Change]:
@@ -52,13 +52,12 @@ def propose(situation: Situation) -> list[Change]:
     birth = next((trace.nonfinite for trace in situation.diagnosis.traces if trace.nonfinite is not None), None)
     lines: dict[tuple[str, str], None] = {}
     if birth is not None:
-        name = birth.op.removesuffix("Backward0").lower().rstrip("_")
+        name = birth.op.removesuffix("Backward0").lower().strip("_")
         lines[(name, birth.site.source)] = None
         for op in situation.trace.ops:  # ops of the same line: exp inside a log, say
             if op.site.source == birth.site.source and op.function.rstrip("_") in GUARDS:
                 lines[(op.function.rstrip("_"), op.site.source)] = None
-    found = [_guard(name, source) for name, source in lines if source and _is_known(name)]
-    return [change for change in found if change is not None]
+    return [_guard(name, source) for name, source in lines if source and _is_known(name)]
 
 
 def _is_known(name: str) -> bool:
@@ -91,7 +90,7 @@ def apply(change: Change, twin: Twin) -> None:
         replacement, functions = _safe_division, DIVISIONS | {name}
     elif name in NORMS:
         replacement = lambda f, args, kwargs: f(_lifted(args[0]), *args[1:], **kwargs)  # noqa: E731
-        functions = {name}
+        functions = NORMS
     else:
         raise RefusalError(f"how to make {name} safe is not known")
     twin.rules.append(Rule(frozenset(functions), change.word("source"), replacement))

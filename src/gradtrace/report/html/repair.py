@@ -39,9 +39,9 @@ def repair_section(repair: Repair) -> Section:
 
 
 def _shares(shares: Shares) -> Plot:
-    parts = [[s.factor.value, FACTORS[s.factor], s.decades] for s in shares.shares]
-    parts.append(["reshape", "left without them", shares.remaining])
-    table = Table(("factor", "decades"), tuple((str(words), decades(value)) for _, words, value in parts))
+    parts = [(s.factor.value, FACTORS[s.factor], s.decades) for s in shares.shares]
+    parts.append(("reshape", "left without them", shares.remaining))
+    table = Table(("factor", "decades"), tuple((words, decades(value)) for _, words, value in parts))
     data = {"parts": parts, "label": shares_sentence(shares)}
     reading = (
         f"{shares_sentence(shares)} Each factor was taken away on a copy, alone and with the others; a share is its "
