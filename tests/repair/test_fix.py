@@ -29,7 +29,7 @@ def batches(count=4, size=64):
     return [(x, (x[:, 0] > 0).long()) for x in torch.randn(count, size, 16, generator=generator)]
 
 
-def network(activation=nn.Sigmoid, depth=10):
+def network(activation=nn.Sigmoid, depth=6):
     torch.manual_seed(0)
     layers = [layer for _ in range(depth) for layer in (nn.Linear(16, 16), activation())]
     return nn.Sequential(*layers, nn.Linear(16, 2))
@@ -37,7 +37,11 @@ def network(activation=nn.Sigmoid, depth=10):
 
 @pytest.fixture(scope="module")
 def repair():
-    return gradtrace.fix(network(), cross_entropy, batches(2), steps=40, time_budget_s=3600, held_out=batches(1, 32))
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return gradtrace.fix(
+        model, cross_entropy, batches(2), optimizer, steps=20, time_budget_s=3600, held_out=batches(1, 32)
+    )
 
 
 def test_what_is_recommended_trains_and_the_placebo_does_not(repair):
@@ -123,12 +127,12 @@ def test_the_very_rate_that_is_recommended_is_tried():
 
 
 def test_no_optimizer_is_named():
-    repair = gradtrace.fix(network(depth=8), cross_entropy, batches(), steps=4, seeds=2, time_budget_s=3600)
+    repair = gradtrace.fix(network(depth=6), cross_entropy, batches(), steps=4, seeds=2, time_budget_s=3600)
     assert "since none was given" in repair.optimizer
 
 
 def test_too_little_time_is_said():
-    repair = gradtrace.fix(network(depth=8), cross_entropy, batches(), time_budget_s=1e-3)
+    repair = gradtrace.fix(network(depth=6), cross_entropy, batches(), time_budget_s=1e-3)
     assert repair.best is None
     assert any("time did not suffice" in note for note in repair.notes)
 
@@ -143,7 +147,7 @@ def test_as_many_steps_as_fit():
 class Uncopied(nn.Module):
     def __init__(self):
         super().__init__()
-        self.inner = network(depth=8)
+        self.inner = network(depth=6)
 
     def forward(self, x):
         return self.inner(x)

@@ -1,4 +1,4 @@
-"""``python -m gradtrace.casebook.repaired``: does `gradtrace fix` restore the ill networks, and leave the healthy alone?
+"""``python -m gradtrace.casebook.repaired``: does `gradtrace fix` restore ill networks, and leave the healthy alone?
 
 Restored: the loss after the steps is below 0.7 of the unchanged network's over the same steps, and itself has fallen by
 20 % (median over the paired seeds).
