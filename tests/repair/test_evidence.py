@@ -80,6 +80,12 @@ def test_a_loss_that_only_stays_has_not_fallen():
     assert fell(trial([2.0, 2.0]), original)
 
 
+def test_beside_a_network_that_breaks_every_fall_counts():
+    broken = trial([math.inf, math.inf], role=Role.ORIGINAL)
+    assert fell(trial([2.25, 2.2]), broken)
+    assert not fell(trial([2.25, 2.3]), broken)
+
+
 def test_every_trial_of_a_seed_sees_the_same_order():
     assert order_of(5, 12, 3) == order_of(5, 12, 3)
     assert order_of(5, 12, 0) == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]

@@ -68,10 +68,15 @@ def gained(trial: Trial, other: Trial) -> bool:
 
 
 def fell(trial: Trial, original: Trial) -> bool:
-    """Whether its own loss fell, from where the unchanged network's began (or its own, where that is not finite)."""
+    """Whether its own loss fell, from where the unchanged network's began (or its own, where that is not finite).
+
+    Beside a network that breaks, every fall counts, with every seed: there is no other loss to hold it against.
+    """
     assert trial.start is not None
     assert trial.end is not None
     assert original.start is not None
+    if original.end is not None and math.isinf(original.end):
+        return all(outcome.end < outcome.start for outcome in trial.outcomes)
     start = original.start if math.isfinite(original.start) else trial.start
     return trial.end < start - EFFECT_FRAC * _scale(trial, original)
 
