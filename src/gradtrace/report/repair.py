@@ -112,6 +112,17 @@ def _row(trial: Trial, size: int, width: int) -> Iterator[str]:
         yield f" {mark if place == 0 else ' '} {left}{numbers}  {right}"
 
 
+def name_of(trial: Trial, letters: int) -> str:
+    """Its title, cut at the end: what is done stands at the beginning.
+
+    >>> from gradtrace.records.repair import Role, Trial
+    >>> name_of(Trial("Replace sigmoid by ReLU, and draw the weights for it.", Role.CANDIDATE), 24)
+    'Replace sigmoid by ReLU…'
+    """
+    title = clean(trial.title)
+    return title if len(title) <= letters else f"{title[: letters - 1]}…"
+
+
 def verdict(trial: Trial) -> str:
     """The verdict with its interval."""
     if trial.refused:

@@ -10,7 +10,7 @@ from gradtrace.errors import InputError
 from gradtrace.records.repair import Role
 from gradtrace.report.figures.palette import INK, SERIES, SOFT
 from gradtrace.report.figures.paper import Columns, looking, new_figure
-from gradtrace.report.words import clean, shorten
+from gradtrace.report.repair import name_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +58,7 @@ def _draw(axes: Axes, trial: Trial, place: int) -> None:
         steps,
         middle,
         color=colour,
-        label=shorten(clean(trial.title), 48),
+        label=name_of(trial, 40),
         ls="--" if trial.role is Role.PLACEBO else "-",
     )
     axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)

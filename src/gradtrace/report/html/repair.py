@@ -8,8 +8,8 @@ from gradtrace.records.repair import Role
 from gradtrace.report.figures.repair import band
 from gradtrace.report.html.phrases import FACTORS
 from gradtrace.report.html.section import Plot, Section, Table
-from gradtrace.report.repair import conclusion, interval_told, shares_sentence, verdict
-from gradtrace.report.words import clean, clean_lines, decades, short, shorten
+from gradtrace.report.repair import conclusion, interval_told, name_of, shares_sentence, verdict
+from gradtrace.report.words import clean, clean_lines, decades, short
 
 if TYPE_CHECKING:
     from gradtrace.records.repair import Repair, Shares, Trial
@@ -55,7 +55,10 @@ def _levels(repair: Repair) -> Plot | None:
     before, best = repair.original, repair.best
     if before is None or best is None or not before.levels or not best.levels:
         return None
-    lines = [["before", [level for _, level in before.levels]], [_name(best), [level for _, level in best.levels]]]
+    lines = [
+        ["before", [level for _, level in before.levels]],
+        [name_of(best, LETTERS), [level for _, level in best.levels]],
+    ]
     names = [name for name, _ in max(before.levels, best.levels, key=len)]
     rows = tuple(
         (clean(name), *(decades(levels[i][1]) if i < len(levels) else "" for levels in (before.levels, best.levels)))
@@ -102,14 +105,10 @@ def _line(
     lows, highs = dict(zip(at, low, strict=True)), dict(zip(at, high, strict=True))
     nothing = float("nan")
     return {
-        "name": _name(trial),
+        "name": name_of(trial, LETTERS),
         "low": [lows.get(step, nothing) for step in steps],
         "high": [highs.get(step, nothing) for step in steps],
     }
-
-
-def _name(trial: Trial) -> str:
-    return shorten(clean(trial.title), LETTERS)
 
 
 def _table(repair: Repair) -> Table:
