@@ -103,7 +103,14 @@ def test_a_spike_that_a_row_does_not_show_is_missed():
     assert len(spikes(50, 2)) == 2
     low, high = np.zeros((1, 3, 2), np.float32), np.full((1, 3, 2), 7.0, np.float32)
     steps = RunSteps(
-        np.array([0]), np.array([8]), np.zeros(1), np.zeros((1, 5)), np.zeros((1, 5)), low, high, *[np.zeros(1, np.int64)] * 2
+        np.array([0]),
+        np.array([8]),
+        np.zeros(1),
+        np.zeros((1, 5)),
+        np.zeros((1, 5)),
+        low,
+        high,
+        *[np.zeros(1, np.int64)] * 2,
     )
     assert Spike(3, 1, 7.0).is_in(steps)
     assert not Spike(3, 1, 8.0).is_in(steps)

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from gradtrace.records.storage import load
     from gradtrace.recurrence.lyapunov import lyapunov
     from gradtrace.recurrence.through_time import through_time
+    from gradtrace.repair.fix import fix
 
 __version__ = "0.2.0"
-__all__ = ["check", "init_critical_", "load", "lyapunov", "predict", "through_time", "trace", "watch"]
+__all__ = ["check", "fix", "init_critical_", "load", "lyapunov", "predict", "through_time", "trace", "watch"]
 
 _HOMES = {
     "check": "gradtrace.checkup.check",
+    "fix": "gradtrace.repair.fix",
     "init_critical_": "gradtrace.audit.initialise",
     "predict": "gradtrace.audit.predict",
     "lyapunov": "gradtrace.recurrence.lyapunov",

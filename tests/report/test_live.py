@@ -37,7 +37,15 @@ def run(num_steps=50, num_layers=12, findings=(), decades_per_layer=0.5, name="n
     series[:, 0] = norms
     counts = np.ones(num_steps, np.int64)
     steps = RunSteps(
-        np.arange(num_steps), counts, np.arange(num_steps) * 0.5, scalars, scalars, series, series, 0 * counts, 0 * counts
+        np.arange(num_steps),
+        counts,
+        np.arange(num_steps) * 0.5,
+        scalars,
+        scalars,
+        series,
+        series,
+        0 * counts,
+        0 * counts,
     )
     return Run(RunHeader("a" * 32, 0.0, title="train", parameters=parameters), steps, findings=findings)
 

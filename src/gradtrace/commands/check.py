@@ -61,7 +61,10 @@ def check(
         click.echo(diagnosis.to_json())
     else:
         diagnosis.show()
-        click.echo(f"\n{verdict(diagnosis)}")
+        click.echo()
+        if not diagnosis.healthy:
+            click.echo(f"Prove it: gradtrace fix {target}")
+        click.echo(verdict(diagnosis))
     if any(finding.severity.rank >= Severity(fail_on).rank for finding in diagnosis.findings):
         sys.exit(UNHEALTHY)
 

@@ -9,7 +9,7 @@ import click
 from gradtrace.commands.screen import any_encoding_will_do
 
 COMMANDS = {
-    "Judge a network": ("check", "predict", "init", "through-time"),
+    "Judge a network": ("check", "fix", "predict", "init", "through-time"),
     "Watch a training": ("run", "runs", "serve", "compare"),
     "Look at what was kept": ("show", "report", "export"),
     "Learn": ("explain", "demo", "lesson", "activations"),

@@ -14,7 +14,7 @@ from gradtrace.errors import GradtraceError
 @click.argument("file", type=click.Path())
 @in_a_sentence
 def show(file: str) -> None:
-    """Draw a saved run, trace, diagnosis, prediction or record through time; needs neither the model nor torch."""
+    """Draw a saved run, trace, diagnosis, repair, prediction or record through time, without model or torch."""
     from gradtrace.diagnosis.judge import judge_trace
     from gradtrace.records.storage import load
     from gradtrace.records.trace import Trace

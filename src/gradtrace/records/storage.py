@@ -20,17 +20,19 @@ from gradtrace.errors import TraceFileError
 from gradtrace.records.codec import CodecError, decode, encode, encode_float
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.prediction import Prediction
+from gradtrace.records.repair import Repair
 from gradtrace.records.time import ThroughTime
 from gradtrace.records.trace import Trace
 
 FORMAT = "gradtrace"
 VERSION = 1
-Record = Trace | Diagnosis | Prediction | ThroughTime
+Record = Trace | Diagnosis | Prediction | ThroughTime | Repair
 KINDS: dict[str, type[Record]] = {
     "trace": Trace,
     "diagnosis": Diagnosis,
     "prediction": Prediction,
     "through_time": ThroughTime,
+    "repair": Repair,
 }
 
 MAX_BYTES = 1 << 30
@@ -152,10 +154,28 @@ def to_json(diagnosis: Diagnosis) -> str:
     >>> json.loads(to_json(Diagnosis(findings=())))["healthy"]
     True
     """
-    verdict = {
+    verdict = {"format": FORMAT, "version": VERSION, "kind": "verdict", **_verdict(diagnosis)}
+    return json.dumps(verdict, indent=2, allow_nan=False)
+
+
+def repair_to_json(repair: Repair) -> str:
+    """The repair as strict JSON: shares and trials in full, the verdict as in `to_json`."""
+    document = {
         "format": FORMAT,
         "version": VERSION,
-        "kind": "verdict",
+        "kind": "repair",
+        **{
+            name: plain(getattr(repair, name))
+            for name in ("title", "optimizer", "steps", "seeds", "notes", "shares", "trials")
+        },
+        "best": repair.best.title if repair.best is not None else None,
+        "diagnosis": _verdict(repair.diagnosis),
+    }
+    return json.dumps(document, indent=2, allow_nan=False)
+
+
+def _verdict(diagnosis: Diagnosis) -> dict[str, Any]:
+    return {
         "title": diagnosis.title,
         "healthy": diagnosis.healthy,
         "findings": plain(diagnosis.findings),
@@ -163,7 +183,6 @@ def to_json(diagnosis: Diagnosis) -> str:
         "refusals": plain(diagnosis.refusals),
         "traces": [_summary(trace) for trace in diagnosis.traces],
     }
-    return json.dumps(verdict, indent=2, allow_nan=False)
 
 
 def _summary(trace: Trace) -> dict[str, Any]:

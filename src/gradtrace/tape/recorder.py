@@ -37,7 +37,17 @@ _HIDDEN = (
     str(Path(torch.__file__).parent),
     *(
         str(_PACKAGE / name)
-        for name in ("tape", "measure", "checkup", "recurrence", "audit", "monitor", "runner", "commands/target.py")
+        for name in (
+            "tape",
+            "measure",
+            "checkup",
+            "recurrence",
+            "audit",
+            "monitor",
+            "repair",
+            "runner",
+            "commands/target.py",
+        )
     ),
 )
 

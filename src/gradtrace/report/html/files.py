@@ -11,6 +11,7 @@ from gradtrace.diagnosis.timeline.standing import standing
 from gradtrace.errors import TraceFileError
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.prediction import Prediction
+from gradtrace.records.repair import Repair
 from gradtrace.records.storage import load
 from gradtrace.records.time import ThroughTime
 from gradtrace.records.trace import Trace
@@ -30,6 +31,7 @@ class Opened:
     diagnosis: Diagnosis
     run: Run | None = None
     through_time: tuple[ThroughTime, ...] = ()
+    repair: Repair | None = None
 
 
 def open_file(path: str | Path) -> Opened:
@@ -50,6 +52,8 @@ def open_file(path: str | Path) -> Opened:
         raise TraceFileError(
             f"{path} holds a prediction, of which there is no report: gradtrace show {path.name} draws it"
         )
+    if isinstance(record, Repair):
+        return Opened(record.diagnosis, repair=record)
     return Opened(record)
 
 

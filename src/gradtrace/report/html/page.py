@@ -17,6 +17,7 @@ from gradtrace.report.html.assets import policy, scripts, style
 from gradtrace.report.html.flow import flow
 from gradtrace.report.html.formats import formats
 from gradtrace.report.html.provenance import provenance
+from gradtrace.report.html.repair import repair_section
 from gradtrace.report.html.section import Section, as_json
 from gradtrace.report.html.through_time import through_time as of_time
 from gradtrace.report.html.training import training
@@ -29,19 +30,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gradtrace.records.finding import Diagnosis
+    from gradtrace.records.repair import Repair
     from gradtrace.records.run import Run
     from gradtrace.records.time import ThroughTime
 
 
 def write_report(
-    path: str | Path, diagnosis: Diagnosis, run: Run | None = None, *, through_time: Sequence[ThroughTime] = ()
+    path: str | Path,
+    diagnosis: Diagnosis,
+    run: Run | None = None,
+    *,
+    through_time: Sequence[ThroughTime] = (),
+    repair: Repair | None = None,
 ) -> None:
-    """Write the report of `diagnosis` (and of a run, and through time) to `path`: one file that needs no network.
+    """Write the report of `diagnosis` (of a run, through time, of a repair) to `path`: one file that needs no network.
 
     Raises:
         TraceFileError: the file cannot be written.
     """
-    write_text(Path(path), render(diagnosis, run, through_time=through_time))
+    write_text(Path(path), render(diagnosis, run, through_time=through_time, repair=repair))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -67,6 +74,7 @@ def render(
     *,
     through_time: Sequence[ThroughTime] = (),
     live: bool = False,
+    repair: Repair | None = None,
 ) -> str:
     """The page as text; a live one asks its server for news.
 
@@ -74,7 +82,7 @@ def render(
     >>> render(Diagnosis(findings=())).startswith("<!doctype html>")
     True
     """
-    found = sections(diagnosis, run, through_time)
+    found = sections(diagnosis, run, through_time, repair)
     data = {plot.key: plot.data for section in found for plot in section.plots}
     return _template().render(
         title=clean(diagnosis.title),
@@ -90,11 +98,14 @@ def render(
 
 
 def sections(
-    diagnosis: Diagnosis, run: Run | None = None, through_time: Sequence[ThroughTime] = ()
+    diagnosis: Diagnosis,
+    run: Run | None = None,
+    through_time: Sequence[ThroughTime] = (),
+    repair: Repair | None = None,
 ) -> tuple[Section, ...]:
     """The sections that there is anything to say in, in the order of the page."""
     trace = main_trace(diagnosis)
-    found: list[Section | None] = []
+    found: list[Section | None] = [repair_section(repair)] if repair is not None else []
     if trace is not None:
         found += [make(trace) for make in (waterfall, flow, activations, formats)]
     recorded = (diagnosis.through_time,) if diagnosis.through_time is not None else ()

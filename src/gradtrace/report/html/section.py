@@ -44,6 +44,8 @@ class Section:
     """The answer in a sentence or two."""
     plots: tuple[Plot, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    code: str = ""
+    """Lines of code or of a unified diff, shown below the answer."""
 
 
 def as_json(value: Any) -> str:
