@@ -47,6 +47,16 @@ FLAT_ELASTICITY = 1e-2
 Cross entropy and squared error give about 1 wherever the loss is large; 5 % of the slope counts as flat for a unit,
 a fifth of that for the whole output."""
 
+ROUNDING = 4.0
+"""[units in the last place] What an op passes on of its gradient, relative to it, that is rounding and nothing else."""
+
+EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""Distance from 1 to the next number of each format (IEEE 754)."""
+
+SWING = 4.0
+"""[pure number] Range over steepest slope of a sigmoid, 1 / 0.25, and of softmax: how far its operand must move to take
+it from one end to the other."""
+
 SUM_FACTOR = 1.9
 """[pure number] Doubling the batch doubles a summed loss and leaves a mean: 1.9 allows for 10 % between the halves."""
 
@@ -107,8 +117,8 @@ UNCHANGED_FRAC = 0.5
 
 
 LETS_THROUGH = 0.1
-"""[fraction of the maximum] Mean |a'| of a saturated layer that is not critical yet: a decade, half of
-`HEALTHY_DECADES`."""
+"""[fraction of the maximum] Mean |a'| of saturated layers, multiplied, from which on they are no fault: a decade, half
+of `HEALTHY_DECADES`."""
 
 FALLEN_FACTOR = 2.0
 """[factor] A loss has kept falling since a step if it has halved, and is no more than so many times its lowest."""

@@ -115,6 +115,20 @@ class ForwardStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectiveStats:
+    """The value of a known loss function per element, and what it is held against."""
+
+    value: float
+    """Mean over the elements (examples, for cross entropy), whatever the call's reduction."""
+    constant: float
+    """What the best output gets that does not look at the input: Var(t), E|t - median|, the labels' entropy."""
+    floor: float = 0.0
+    """What is left at best, as the output's range ends before the targets do: E|t - clip(t)|^p."""
+    beyond: float = 0.0
+    """How far targets lie outside of [0, 1], where the loss expects probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
 class Op:
     """One node of autograd's recorded graph, with the gradient it received and the gradients it passed on."""
 
@@ -145,6 +159,8 @@ class Op:
     """The torch function that recorded it, as ``linear``, or ''."""
     opaque: bool = False
     """True where ops are hidden inside (a reentrant checkpoint, a fused recurrence)."""
+    objective: ObjectiveStats | None = None
+    """Of a known loss function (its last op)."""
 
     def gain(self, slot: int) -> float:
         """|gradient passed to input `slot`| / |gradient received|; NaN without either."""
