@@ -2,6 +2,8 @@
 
 ReLU's ordinary zeros (half of a centred pre-activation) are healthy, and so are gates, which multiply something and may
 close (but not so far that nothing could open them), and the output's own squashing: the rule of the loss looks at it.
+Saturation counts by what it takes: the product of the mean |a'| of all saturated layers, of their maxima. While a tenth
+is left (of a wide first layer, say) it is a remark.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ _DEADLY = {"relu", "relu6", "threshold", "hardswish", "hardshrink", "softshrink"
 
 
 LEFT = "mean |a'|, of its maximum"
-"""Evidence of a saturated layer: what is left of its derivative."""
+"""Evidence of saturated layers: what is left of their derivatives, multiplied."""
 
 
 def judge(scene: Scene) -> list[Finding]:
@@ -133,15 +135,25 @@ def _saturated(scene: Scene) -> Finding | None:
     assert op.activation is not None
     num_alike = sum(1 for other in view.trace.ops if other.activation and other.factor is Factor.ACTIVATION)
     cause = _input_or(Cause.SATURATED_PREACTIVATION, op, view)
-    left = min(a.derivative_mean / a.derivative_max for o in ops if (a := o.activation) is not None)
+    stats = [o.activation for o in ops if o.activation is not None]
+    left = math.prod(a.derivative_mean / a.derivative_max for a in stats)
+    passed = math.prod(a.derivative_rms / a.derivative_max for a in stats)
+    severity, note = (
+        Severity.INFO,
+        f" {percent(left)} of its slope is left, and the width carries the gradient past it.",
+    )
+    if left < LETS_THROUGH:
+        grave = 2 * len(ops) >= num_alike and passed < LETS_THROUGH
+        severity, note = (Severity.CRITICAL if grave else Severity.WARNING), ""
     return Finding(
         symptom=Symptom.SATURATED,
         cause=cause,
         where=_where(ops, view),
-        severity=Severity.CRITICAL if 2 * len(ops) >= num_alike and left < LETS_THROUGH else Severity.WARNING,
+        severity=severity,
         message=f"{percent(op.activation.saturated_frac)} of {op.activation.function} at {op.site} is saturated (its "
         f"derivative under 5 % of {op.activation.derivative_max:g}); {_preactivations(op.activation)}."
-        + (f" {_input_words(op, view)}" if cause is Cause.INPUT_SCALE else ""),
+        + (f" {_input_words(op, view)}" if cause is Cause.INPUT_SCALE else "")
+        + note,
         evidence=(
             Evidence("saturated", op.activation.saturated_frac, "fraction"),
             Evidence(LEFT, left, "fraction"),
