@@ -9,7 +9,9 @@ from gradtrace.checkup.batches import summed_over, take
 from gradtrace.checkup.steps_in_time import is_recurrent, with_time
 from gradtrace.checkup.trial import describe_optimizer, run_trial
 from gradtrace.diagnosis.judge import judge
-from gradtrace.diagnosis.scene import is_finite
+from gradtrace.diagnosis.rules.depth import needs_following
+from gradtrace.diagnosis.scene import is_finite, make_scene
+from gradtrace.diagnosis.thresholds import FOLLOWED_RATE, FOLLOWED_STEPS
 from gradtrace.errors import InputError
 from gradtrace.measure.trace import check_model, trace
 from gradtrace.measure.untouched import fixed_random_state
@@ -101,6 +103,12 @@ def check(
         summed_over=summed_over(model, loss_fn, taken[0]) if _is_suspicious(training) else None,
         refusals=(*dict.fromkeys(unseen), *refusals),
     )
+    if training is not None and not training.failure and needs_following(make_scene(exhibit)):
+        say(f"following {FOLLOWED_STEPS} steps on a copy")
+        given_rate = max(one.learning_rate for one in exhibit.optimizers)
+        rate = max(1.0, FOLLOWED_RATE / given_rate) if given_rate > 0.0 else 1.0
+        followed = run_trial(model, loss_fn, taken, optimizers, steps=FOLLOWED_STEPS, accumulate=accumulate, rate=rate)
+        exhibit = replace(exhibit, followed=followed)
     return judge(exhibit, title=type(model).__name__)
 
 

@@ -14,6 +14,24 @@ CLEAR_DECADES = 3.0
 HEALTHY_DECADES = 2.0
 """[decades] Within [1e-2, 1e2] is healthy (vocabulary); between it and `CLEAR_DECADES` the severity is lower."""
 
+NEAR_ZERO = 0.1
+"""[of 1 / sqrt(fan_in)] Root mean square of a weight that starts near zero: a decade below LeCun's (1998, sec. 4.6)."""
+
+GROWS = 1.05
+"""[factor] A gain that grew by so much in the five steps of a trial, 1 % a step, doubles within 70."""
+
+EVENED_OUT = 0.5
+"""[fraction] of the decades beyond `HEALTHY_DECADES` that are gone after the steps that were followed: at that rate the
+excess halves again and again."""
+
+FOLLOWED_STEPS = 100
+"""[steps] that are followed where it is asked whether training mends something: Adam moves each weight by its rate a
+step, together by 100 * 1e-3, which is as much as default weights are large (1 / sqrt(3 fan_in) = 0.1 at 33 inputs)."""
+
+FOLLOWED_RATE = 1e-3
+"""[learning rate] at which they are made where the user's is smaller: steps of Adam take the same way at a smaller rate,
+more slowly (its default: Kingma & Ba 2015, alg. 1)."""
+
 EPS_MARGIN = 10.0
 """[pure number] Adam's first step is g / (|g| + eps): at ten times eps it is 9 % short, which is harmless."""
 
