@@ -96,6 +96,9 @@ INPUT_RMS = 10.0
 """[pure number] Initialisations assume inputs of mean square about one (LeCun et al. 1998, sec. 4.3); ten times that
 scale is an order of magnitude in every first-layer gradient."""
 
+LARGE_WEIGHT = 2.0 * math.sqrt(2.0)
+"""[of 1 / sqrt(fan_in)] Root mean square of weights twice as large as He's (2015, eq. 10)."""
+
 TARGET_RATIO = 100.0
 """[pure number] Squared error: distance from output to target in units of the output. A fresh network's outputs are of
 order 0.1 to 1 for targets of order 1; two orders of magnitude more is a matter of units."""
