@@ -21,6 +21,7 @@ from gradtrace.diagnosis.thresholds import (
     CLOSED_GATE,
     DEAD_FRAC,
     DEAD_SIGMAS,
+    HEALTHY_DECADES,
     INPUT_RMS,
     LETS_THROUGH,
     MIN_SAMPLES,
@@ -104,7 +105,8 @@ def _dead(scene: Scene) -> Finding | None:
     op, frac = layers[0]
     assert op.activation is not None
     nothing = op.activation.preactivation_quantiles and not any(op.activation.preactivation_quantiles)
-    cause = Cause.SMALL_WEIGHTS if nothing else Cause.SATURATED_PREACTIVATION  # all exactly zero: so are the weights
+    # all exactly zero: so are the weights; and where next to nothing of the data arrives, the biases alone decide
+    cause = Cause.SMALL_WEIGHTS if nothing or _has_faded(op, view) else Cause.SATURATED_PREACTIVATION
     return Finding(
         symptom=Symptom.DEAD_UNITS,
         cause=_input_or(cause, op, scene.views[0]),
@@ -120,6 +122,15 @@ def _dead(scene: Scene) -> Finding | None:
         remedies=remedies_for(Symptom.DEAD_UNITS, cause),
         source=op.site.source,
     )
+
+
+def _has_faded(op: Op, view: View) -> bool:
+    """Whether what feeds a unit has lost two decades of the data's scale on its way, of the way through the network."""
+    below = layer_below(op, view.paths)
+    given = [o.forward.input_rms for o in view.trace.ops if o.weights and o.forward and is_first(o, view)]
+    if below is None or below.forward is None or not given or is_first(below, view):
+        return False
+    return below.forward.input_rms <= 10**-HEALTHY_DECADES * max(given)
 
 
 def _saturated(scene: Scene) -> Finding | None:
