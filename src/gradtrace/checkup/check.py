@@ -10,7 +10,7 @@ from gradtrace.checkup.steps_in_time import is_recurrent, with_time
 from gradtrace.checkup.trial import describe_optimizer, run_trial
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.rules.depth import needs_following
-from gradtrace.diagnosis.rules.steps import needs_tenth
+from gradtrace.diagnosis.rules.steps import is_far_off, needs_tenth
 from gradtrace.diagnosis.scene import is_finite, make_scene
 from gradtrace.diagnosis.thresholds import FOLLOWED_RATE, FOLLOWED_STEPS
 from gradtrace.errors import InputError
@@ -109,7 +109,7 @@ def check(
         say("trying a tenth of the learning rate on a copy")
         tenth = run_trial(model, loss_fn, taken, optimizers, steps=steps, accumulate=accumulate, rate=0.1)
         exhibit = replace(exhibit, tenth=tenth)
-    if training is not None and not training.failure and needs_following(scene):
+    if training is not None and not training.failure and (needs_following(scene) or any(map(is_far_off, scene.views))):
         say(f"following {FOLLOWED_STEPS} steps on a copy")
         given_rate = max(one.learning_rate for one in exhibit.optimizers)
         rate = max(1.0, FOLLOWED_RATE / given_rate) if given_rate > 0.0 else 1.0

@@ -9,6 +9,7 @@ it is the weights.
 from __future__ import annotations
 
 import math
+import statistics
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.profile import is_layer, owner, place, rms_to_fan_in
@@ -46,7 +47,7 @@ def judge(scene: Scene) -> list[Finding]:
     if training is None or not training.losses:
         return _targets(scene)
     findings = _broken(scene, training) + _diverged(scene, training) + _died(scene, training)
-    return findings or _targets(scene)
+    return findings or _far_off(scene) or _targets(scene)
 
 
 def weights_moved(training: Training) -> list[UpdateStats]:
@@ -231,6 +232,48 @@ def target_distance(view: View) -> float:
         distance = 2.0 * abs(view.trace.loss) / (error.norm * math.sqrt(error.numel))
         return distance / max(layer.forward.output_rms, 1.0)  # a last layer that starts small has no scale of its own
     return 0.0
+
+
+def is_far_off(view: View) -> bool:
+    """Whether a known loss is two orders of magnitude above what the best constant gets."""
+    objectives = [op.objective for op in view.trace.ops if op.objective is not None]
+    return any(one.constant > 0.0 and one.value > TARGET_RATIO * one.constant for one in objectives)
+
+
+def _far_off(scene: Scene) -> list[Finding]:
+    """A loss far above the best constant's, where an order of magnitude too much goes in, and steps do not bring it down.
+
+    An adaptive step is as long for any gradient: outputs that are s times too large take s times as many to come down.
+    """
+    view, followed = scene.views[0], scene.exhibit.followed
+    inputs = large_inputs(view)
+    if followed is None or not followed.losses or not inputs or not all(is_far_off(v) for v in scene.views):
+        return []
+    worst = max((op.objective for op in view.trace.ops if op.objective), key=lambda one: one.value - one.constant)
+    tail = [loss for loss in followed.losses[-TAIL:] if math.isfinite(loss)]
+    left = statistics.median(tail) / followed.losses[0] * worst.value if tail and followed.losses[0] else math.inf
+    if left <= TARGET_RATIO * worst.constant:
+        return []
+    return [
+        Finding(
+            symptom=Symptom.EXPLODING,
+            cause=Cause.INPUT_SCALE,
+            where=_where(Cause.INPUT_SCALE, scene, []),
+            severity=Severity.CRITICAL,
+            message=f"The loss is {worst.value:.3g}, where a constant output gets {worst.constant:.3g}, and after "
+            f"{len(followed.losses) - 1} steps on a copy still {left:.3g}. {_words(Cause.INPUT_SCALE, scene)}",
+            evidence=(
+                Evidence("loss over that of the best constant", worst.value / worst.constant),
+                Evidence("the same after steps on a copy", left / worst.constant),
+            ),
+            remedies=remedies_for(Symptom.EXPLODING, Cause.INPUT_SCALE),
+            source=inputs[0].site.source,
+        )
+    ]
+
+
+TAIL = 5
+"""Last losses of a trial whose median counts."""
 
 
 def _targets(scene: Scene) -> list[Finding]:
