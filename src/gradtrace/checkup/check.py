@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from gradtrace.checkup.again import look_again
 from gradtrace.checkup.batches import summed_over, take
 from gradtrace.checkup.steps_in_time import is_recurrent, with_time
 from gradtrace.checkup.trial import describe_optimizer, run_trial
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.rules.depth import needs_following
 from gradtrace.diagnosis.rules.steps import is_far_off, needs_tenth
-from gradtrace.diagnosis.scene import is_finite, make_scene
-from gradtrace.diagnosis.thresholds import FOLLOWED_RATE, FOLLOWED_STEPS
+from gradtrace.diagnosis.scene import is_finite
 from gradtrace.errors import InputError
 from gradtrace.measure.trace import check_model, trace
 from gradtrace.measure.untouched import fixed_random_state
@@ -104,17 +104,12 @@ def check(
         summed_over=summed_over(model, loss_fn, taken[0]) if _is_suspicious(training) else None,
         refusals=(*dict.fromkeys(unseen), *refusals),
     )
-    scene = make_scene(exhibit)
-    if training is not None and not training.failure and needs_tenth(scene):
-        say("trying a tenth of the learning rate on a copy")
-        tenth = run_trial(model, loss_fn, taken, optimizers, steps=steps, accumulate=accumulate, rate=0.1)
-        exhibit = replace(exhibit, tenth=tenth)
-    if training is not None and not training.failure and (needs_following(scene) or any(map(is_far_off, scene.views))):
-        say(f"following {FOLLOWED_STEPS} steps on a copy")
-        given_rate = max(one.learning_rate for one in exhibit.optimizers)
-        rate = max(1.0, FOLLOWED_RATE / given_rate) if given_rate > 0.0 else 1.0
-        followed = run_trial(model, loss_fn, taken, optimizers, steps=FOLLOWED_STEPS, accumulate=accumulate, rate=rate)
-        exhibit = replace(exhibit, followed=followed)
+    if training is not None and not training.failure:
+
+        def run(num_steps: int, rate: float) -> Training:
+            return run_trial(model, loss_fn, taken, optimizers, steps=num_steps, accumulate=accumulate, rate=rate)
+
+        exhibit = look_again(exhibit, run, steps, say)
     return judge(exhibit, title=type(model).__name__)
 
 

@@ -75,6 +75,10 @@ SWING = 4.0
 """[pure number] Range over steepest slope of a sigmoid, 1 / 0.25, and of softmax: how far its operand must move to take
 it from one end to the other."""
 
+TRAPPED_FRAC = 0.1
+"""[fraction] of the examples without a gradient that are worth following: of a batch of 64 six, three standard deviations
+above a chance of one in fifty."""
+
 SUM_FACTOR = 1.9
 """[pure number] Doubling the batch doubles a summed loss and leaves a mean: 1.9 allows for 10 % between the halves."""
 

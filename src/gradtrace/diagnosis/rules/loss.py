@@ -19,9 +19,11 @@ from gradtrace.diagnosis.thresholds import (
     DOMINANT_FRAC,
     EPSILON,
     FLAT_ELASTICITY,
+    FOLLOWED_STEPS,
     ROUNDING,
     SATURATED_MAJORITY,
     SWING,
+    TRAPPED_FRAC,
 )
 from gradtrace.diagnosis.wording import percent
 from gradtrace.records.finding import Evidence, Finding
@@ -31,7 +33,7 @@ from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
-    from gradtrace.records.trace import ObjectiveStats, Op
+    from gradtrace.records.trace import ObjectiveStats, Op, Trace
 
 _EXPECTS_LOGITS = {"BinaryCrossEntropyWithLogits": "Sigmoid", "LogSoftmax": "Softmax"}
 """A loss that squashes by itself, and the squashing that must not come before it."""
@@ -45,7 +47,51 @@ def judge(scene: Scene) -> list[Finding]:
         findings = [find(view) for view in scene.views]
         if all(findings):
             return [finding for finding in findings[:1] if finding is not None]
-    return []
+    return _trapped(scene)
+
+
+def trapped_frac(trace: Trace) -> float:
+    """The largest fraction of the examples that are stuck on the flat side of one op."""
+    return max((op.trapped_frac for op in trace.ops), default=0.0)
+
+
+def _trapped(scene: Scene) -> list[Finding]:
+    """Examples that get no gradient although descent would lead off the flat side that they lie on.
+
+    Others may lift them: a bias is shared by all. So it counts only if steps on a copy leave half of them where they were.
+    """
+    least = min(trapped_frac(view.trace) for view in scene.views)
+    if least < TRAPPED_FRAC or any(map(_has_learnt, scene.views)):
+        return []
+    view, followed = scene.views[0], scene.exhibit.followed
+    later = 0.0
+    if followed is not None and followed.after is not None:
+        later = trapped_frac(followed.after)
+    elif scene.exhibit.step >= FOLLOWED_STEPS:
+        later = least
+    op = max(view.trace.ops, key=lambda op: op.trapped_frac)
+    severity, told = Severity.INFO, "Whether the others lift them, steps tell."
+    if followed is not None and later < least / 2:
+        told = f"After {FOLLOWED_STEPS} steps on a copy {percent(later)} are left: the others lift them."
+    elif later >= TRAPPED_FRAC:
+        severity = Severity.CRITICAL if later > SATURATED_MAJORITY else Severity.WARNING
+        told = f"After {FOLLOWED_STEPS} steps on a copy it is {percent(later)}." if followed is not None else ""
+    return [
+        Finding(
+            symptom=Symptom.LOSS_SATURATED,
+            cause=Cause.LOSS_FUNCTION,
+            where=(*(place(layer, view.paths) for layer in _last_layers(view)[:1]), place(op, view.paths)),
+            severity=severity,
+            message=f"{percent(op.trapped_frac)} of the examples get no gradient at all: {base_name(op.name).lower()} at "
+            f"{op.site} is flat there, though they ought to move off it. {told}".rstrip(),
+            evidence=(
+                Evidence("examples without gradient", op.trapped_frac, "fraction"),
+                Evidence("the same after steps on a copy", later, "fraction"),
+            ),
+            remedies=remedies_for(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION),
+            source=op.site.source,
+        )
+    ]
 
 
 def _pairing(view: View) -> Finding | None:
