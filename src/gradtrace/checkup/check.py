@@ -12,11 +12,13 @@ from gradtrace.checkup.trial import describe_optimizer, run_trial
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.rules.depth import needs_following
 from gradtrace.diagnosis.rules.steps import is_far_off, needs_tenth
+from gradtrace.diagnosis.rules.disconnected import frozen
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.errors import InputError
 from gradtrace.measure.trace import check_model, trace
 from gradtrace.measure.untouched import fixed_random_state
 from gradtrace.records.exhibit import Exhibit, Training
+from gradtrace.records.finding import Diagnosis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from gradtrace.records.finding import Diagnosis
+    from gradtrace.records.finding import Finding
     from gradtrace.records.trace import Trace
 
 MAX_BATCHES = 3
@@ -74,6 +76,8 @@ def check(
     if steps and not optimizers:
         raise InputError("steps needs an optimizer: pass optimizer=torch.optim.SGD(model.parameters(), lr=...)")
     say = progress or (lambda _: None)
+    if (still := _frozen(model, optimizers)) is not None:
+        return Diagnosis((still,), title=type(model).__name__)
     given, model = model, check_model(model, [])  # a compiled model is traced as it was given, and the trace says so
     with fixed_random_state():
         taken = take(batches, max(MAX_BATCHES, min(steps * accumulate, 256)))
@@ -124,6 +128,15 @@ def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optim
             what = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
             raise InputError(f"optimizer must be a torch.optim.Optimizer or a list of them, but got {what}")
     return given
+
+
+def _frozen(model: Any, optimizers: Sequence[Optimizer]) -> Finding | None:
+    """The finding on a model that is frozen as a whole although an optimizer holds parameters of it."""
+    named = dict(model.named_parameters()) if hasattr(model, "named_parameters") else {}
+    if not optimizers or not named or any(p.requires_grad for p in named.values()):
+        return None
+    held = {name for one in optimizers for name in describe_optimizer(one, model).parameters}
+    return frozen([name for name in named if name in held], type(optimizers[0]).__name__) if held else None
 
 
 def _finite_or_explained(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: Any) -> Trace:

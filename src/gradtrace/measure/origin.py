@@ -29,6 +29,8 @@ class _Value:
     has_nan: bool
     has_inf: bool
     operands: tuple[tuple[float, float], ...]
+    holds_zero: bool = False
+    """Whether zero lies within the range of what was made: what a division, a logarithm or a root cannot bear."""
 
     @property
     def born_here(self) -> bool:
@@ -55,7 +57,8 @@ def _forward_birth(forward: Forward, arrays: list[np.ndarray]) -> Birth | None:
         ranges = [(float(arrays[h][0]), float(arrays[h][1])) for h in seen.results]
         flat = [number for pair in ranges for number in pair]
         operands = tuple((float(arrays[h][0]), float(arrays[h][1])) for h in seen.operands)
-        value = _Value(call, any(map(math.isnan, flat)), any(map(math.isinf, flat)), operands)
+        holds_zero = bool(flat) and min(flat) <= 0.0 <= max(flat)
+        value = _Value(call, any(map(math.isnan, flat)), any(map(math.isinf, flat)), operands, holds_zero)
         values |= dict.fromkeys(call.values, value)
     parents = forward.recorder.dataflow.ancestors(forward.loss)
     sick = [i for i in sorted(parents) if i in values and (values[i].has_nan or values[i].has_inf)]
@@ -67,7 +70,24 @@ def _forward_birth(forward: Forward, arrays: list[np.ndarray]) -> Birth | None:
     index = _origin(start, values, parents)
     value = values[index]
     phase = "input" if _came_from_outside(index, values, parents) else "forward"
-    return Birth(phase, value.call.name, value.call.site, *_describe(value))
+    detail, largest = _describe(value)
+    return Birth(phase, value.call.name, value.call.site, detail, largest, _feeder(index, values, parents))
+
+
+def _feeder(index: int, values: dict[int, _Value], parents: dict[int, tuple[int, ...]]) -> str:
+    """The nearest module whose output comes to `index` through functions alone, by way of operands that hold a zero."""
+    if values[index].call.site.module:
+        return ""
+    waiting, seen = [index], {index}
+    while waiting:
+        made = [p for one in waiting for p in parents[one] if p in values and p not in seen]
+        made.sort(key=lambda p: not values[p].holds_zero)
+        found = next((module for p in made if (module := values[p].call.site.module)), None)
+        if found:
+            return found
+        seen.update(made)
+        waiting = made
+    return ""
 
 
 def _origin(start: int, values: dict[int, _Value], parents: dict[int, tuple[int, ...]]) -> int:

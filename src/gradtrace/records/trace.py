@@ -276,3 +276,5 @@ class Birth:
     """What is known of its operands: 'operands between 0 and 3.2e+38'."""
     largest: float = math.nan
     """Largest |operand|, or |gradient received| for a birth in the backward pass; NaN if not known."""
+    fed_by: str = ""
+    """Of a birth outside of the model's parts: the module whose output the operand is, through functions; or ''."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.profile import place
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
+from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
@@ -82,7 +84,17 @@ def _where(birth: Birth | None, trace: Trace) -> tuple[str, ...]:
         return tuple(bad) or ("",)
     if birth.phase == "parameter":
         return (birth.op, birth.site.module or "")
-    return (birth.site.module if birth.site.module is not None else "loss",)
+    here = birth.site.module if birth.site.module is not None else "loss"
+    fed_by = feeder(birth, trace)
+    return (here, fed_by) if fed_by and fed_by != here else (here,)
+
+
+def feeder(birth: Birth, trace: Trace) -> str:
+    """The module whose output came to a birthplace in the root's own code or in the loss; '' where none is known."""
+    if birth.site.module or birth.fed_by or birth.phase != "backward":
+        return birth.fed_by
+    op = next((op for op in trace.ops if op.name == birth.op and op.site == birth.site), None)
+    return place(op, Paths(trace)) if op is not None else ""
 
 
 def _message(birth: Birth | None, trace: Trace) -> str:
@@ -91,6 +103,8 @@ def _message(birth: Birth | None, trace: Trace) -> str:
     at = f" ({birth.site.source})" if birth.site.source else ""
     module = "the loss" if birth.site.module is None else (birth.site.module or "the model")
     detail = f": {birth.detail}" if birth.detail else ""
+    if fed_by := feeder(birth, trace):
+        detail += f"; what it works on comes from {fed_by}"
     number = "NaN or Inf" if math.isfinite(trace.loss) else str(trace.loss).replace("nan", "NaN").replace("inf", "Inf")
     match birth.phase:
         case "input":
