@@ -9,9 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradtrace.casebook.case import Setup, healthy, seeded
-from gradtrace.casebook.learning import HandLSTM, UNet, UnitWords, clamped_error, disc_batches, encoder, transitions
+from gradtrace.casebook.learning import (
+    HandLSTM,
+    UNet,
+    UnitWords,
+    clamped_error,
+    disc_batches,
+    encoder,
+    mask_cross_entropy,
+    penalised,
+    transitions,
+)
 from gradtrace.casebook.learning import absolute_error_of_classes as absolute_error
-from gradtrace.casebook.learning import mask_cross_entropy, penalised
 from gradtrace.casebook.networks import HE, layer, mlp, scale_weights
 from gradtrace.casebook.tasks import (
     cross_entropy,

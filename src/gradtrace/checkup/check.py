@@ -10,8 +10,6 @@ from gradtrace.checkup.batches import summed_over, take
 from gradtrace.checkup.steps_in_time import is_recurrent, with_time
 from gradtrace.checkup.trial import describe_optimizer, run_trial
 from gradtrace.diagnosis.judge import judge
-from gradtrace.diagnosis.rules.depth import needs_following
-from gradtrace.diagnosis.rules.steps import is_far_off, needs_tenth
 from gradtrace.diagnosis.rules.disconnected import frozen
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.errors import InputError

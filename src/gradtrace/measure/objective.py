@@ -36,10 +36,10 @@ _VIEWS = {"View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select"
 
 
 def reach(name: str, args: Any, kwargs: Any) -> Tensor | None:
-    """[3] on the device: the loss of the best constant, the least that the output's range allows (0 if it is not
-    bounded), and how far the targets lie beyond what the loss expects (0: nowhere); None where that is not known.
+    """[3] on the device: the loss of the best constant, the least that the range allows, how far the targets lie out.
 
-    All of them are means over elements, whatever the call's own reduction.
+    The second is 0 where the output's range has no bounds, the third where targets are what the loss expects; None where
+    all that is not known. All of them are means over elements, whatever the call's own reduction.
 
     >>> t = torch.tensor([[0.0], [2.0]])
     >>> reach("mse_loss", (torch.sigmoid(torch.zeros(2, 1, requires_grad=True)), t), {}).tolist()

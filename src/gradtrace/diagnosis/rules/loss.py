@@ -10,6 +10,7 @@ where it is known what the best constant output gets, the loss is no better than
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT
@@ -285,10 +286,10 @@ def _stuck(view: View) -> Finding | None:
             continue
         if squash.activation.saturated_frac <= SATURATED_MAJORITY or squash.activation.function in HALF_FLAT:
             continue  # (what is flat on one side by design is looked at example by example)
-        typical = op.received.example_norms[2]
-        elasticity = (view.trace.batch_size or 1) * typical / abs(view.trace.loss)
+        per_norm = (view.trace.batch_size or 1) / abs(view.trace.loss)
+        elasticity, of_most = (per_norm * norm for norm in op.received.example_norms[2:4])
         if elasticity < FLAT_ELASTICITY:
-            return _flat_finding(
+            found = _flat_finding(
                 view,
                 op,
                 squash,
@@ -298,6 +299,7 @@ def _stuck(view: View) -> Finding | None:
                 Evidence("elasticity of the median example", elasticity),
                 Evidence("loss of the best constant", objectives[0].constant),
             )
+            return found if of_most < FLAT_ELASTICITY else replace(found, severity=Severity.WARNING)
     return None
 
 
