@@ -76,7 +76,7 @@ def penalised(model: nn.Module, batch: Any) -> Tensor:
 
 @seeded
 def penalised_sigmoid() -> Setup:
-    """12 sigmoid layers with a penalty in the loss, Adam: the early gradient is well above eps, and all the penalty's."""
+    """12 sigmoid layers with a penalty in the loss, Adam: the early gradient is above eps, and all the penalty's."""
     model = mlp(12, nn.Sigmoid)
     return Setup(model, penalised, digit_batches(), torch.optim.Adam(model.parameters(), lr=1e-3))
 
@@ -123,7 +123,7 @@ def mask_cross_entropy(model: nn.Module, batch: Any) -> Tensor:
 
 @seeded
 def unet_of_sigmoids() -> Setup:
-    """A U-Net of sigmoids without skips, Adam: the gradient that reaches the first layers tells nothing of the image."""
+    """A U-Net of sigmoids without skips, Adam: the gradient of the first layers tells nothing of the image."""
     model = UNet(torch.sigmoid, skips=False)
     return Setup(model, mask_cross_entropy, disc_batches(), torch.optim.Adam(model.parameters(), lr=1e-3))
 
@@ -146,7 +146,7 @@ def counts_as_probabilities() -> Setup:
 
 @seeded
 def raw_features_adam() -> Setup:
-    """Features of the order of 6e4 into a regression, with Adam: the loss is 1e7 times a constant's and stays far above."""
+    """Features of the order of 6e4 into a regression, with Adam: a loss of 1e7 times a constant's, which stays far above."""
     model = mlp(2, nn.ReLU, inputs=16, outputs=1)
     batches = [(6e4 * x, y) for x, y in number_batches(count=4)]
     return Setup(model, squared_error, batches, torch.optim.Adam(model.parameters(), lr=1e-3))
@@ -162,7 +162,7 @@ def clipped_shares(model: nn.Module, batch: Any) -> Tensor:
 
 @seeded
 def clipped_relu_output() -> Setup:
-    """ReLU as the output of a classifier, under a clipped cross entropy: where the label's unit is off, nothing lifts it."""
+    """ReLU as the output of a classifier, the cross entropy clipped: a label's unit that is off is not lifted."""
     model = mlp(2, nn.ReLU).append(nn.ReLU())
     return Setup(model, clipped_shares, digit_batches(count=4), torch.optim.Adam(model.parameters(), lr=1e-3))
 

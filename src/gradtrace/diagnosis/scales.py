@@ -6,8 +6,8 @@ behind them by next to nothing, by design: the scale itself gets its whole gradi
 
     y = gamma * x,    dL/dx = gamma dL/dy,    dL/dgamma = sum(x dL/dy), however small gamma is
 
-An output layer that starts small (0.01 in policies: Andrychowicz et al. 2021) does so too. It is near zero if its rms is
-a tenth of 1 / sqrt(fan_in) or less, and that it leaves it must be seen on a copy.
+An output layer that starts small (0.01 in policies: Andrychowicz et al. 2021) does so too. It is near zero if its rms
+is a tenth of 1 / sqrt(fan_in) or less, and that it leaves it must be seen on a copy.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def held_at_the_start(profile: Profile, view: View, training: Training | None) -
 
 
 def _output_leaves_zero(profile: Profile, view: View, training: Training | None) -> bool:
-    """Whether the last layer starts near zero, and its gain grew on a copy (without a trial: it is taken at its word)."""
+    """Whether the last layer starts near zero, and its gain grew on a copy (without a trial it is believed)."""
     head = profile.reference
     if view.paths.depths[head.index] or not any(0.0 < size <= NEAR_ZERO for size in rms_to_fan_in(head, view.trace)):
         return False

@@ -29,8 +29,8 @@ FOLLOWED_STEPS = 100
 step, together by 100 * 1e-3, which is as much as default weights are large (1 / sqrt(3 fan_in) = 0.1 at 33 inputs)."""
 
 FOLLOWED_RATE = 1e-3
-"""[learning rate] at which they are made where the user's is smaller: steps of Adam take the same way at a smaller rate,
-more slowly (its default: Kingma & Ba 2015, alg. 1)."""
+"""[learning rate] at which they are made where the user's is smaller: steps of Adam take the same way at a smaller
+rate, more slowly (its default: Kingma & Ba 2015, alg. 1)."""
 
 EPS_MARGIN = 10.0
 """[pure number] Adam's first step is g / (|g| + eps): at ten times eps it is 9 % short, which is harmless."""
@@ -76,8 +76,8 @@ SWING = 4.0
 it from one end to the other."""
 
 TRAPPED_FRAC = 0.1
-"""[fraction] of the examples without a gradient that are worth following: of a batch of 64 six, three standard deviations
-above a chance of one in fifty."""
+"""[fraction] of the examples without a gradient that are worth following: of a batch of 64 six, three standard
+deviations above a chance of one in fifty."""
 
 SUM_FACTOR = 1.9
 """[pure number] Doubling the batch doubles a summed loss and leaves a mean: 1.9 allows for 10 % between the halves."""

@@ -4,8 +4,8 @@ A network that has learnt anything beats the best output that does not look at t
 
     squared error: Var(t)    absolute error: E|t - median(t)|    cross entropy: the entropy of the mean target
 
-per output, over the batch. An output behind a squashing function lies in its range R, so that no weights bring a squared
-or absolute error below E|t - clip(t, R)|^p: targets beyond the range are out of reach.
+per output, over the batch. An output behind a squashing function lies in its range R, so that no weights bring a
+squared or absolute error below E|t - clip(t, R)|^p: targets beyond the range are out of reach.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _VIEWS = {"View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select"
 def reach(name: str, args: Any, kwargs: Any) -> Tensor | None:
     """[3] on the device: the loss of the best constant, the least that the range allows, how far the targets lie out.
 
-    The second is 0 where the output's range has no bounds, the third where targets are what the loss expects; None where
-    all that is not known. All of them are means over elements, whatever the call's own reduction.
+    The second is 0 where the output's range has no bounds, the third where targets are what the loss expects; None
+    where all that is not known. All of them are means over elements, whatever the call's own reduction.
 
     >>> t = torch.tensor([[0.0], [2.0]])
     >>> reach("mse_loss", (torch.sigmoid(torch.zeros(2, 1, requires_grad=True)), t), {}).tolist()

@@ -42,7 +42,7 @@ class OptimizerStats:
     num_foreign: int = 0
     """Parameters that it holds and that are not the model's."""
     weight_decay: float = 0.0
-    """What it adds to the gradient, as a multiple of the weight, before it scales (Adam; none in AdamW); the largest."""
+    """What it adds to the gradient, as a multiple of the weight, before it scales (Adam, not AdamW); the largest."""
 
 
 @dataclass(frozen=True, slots=True)

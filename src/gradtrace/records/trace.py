@@ -160,8 +160,8 @@ class Op:
     opaque: bool = False
     """True where ops are hidden inside (a reentrant checkpoint, a fused recurrence)."""
     trapped_frac: float = 0.0
-    """Behind the last layer: of the examples, the fraction that gets no gradient although descent leads off the flat side
-    of this op."""
+    """Behind the last layer: of the examples, the fraction that gets no gradient although descent leads off the flat
+    side of this op."""
     objective: ObjectiveStats | None = None
     """Of a known loss function (its last op)."""
 

@@ -157,7 +157,7 @@ def _without_optimizer(scene: Scene) -> list[Finding]:
 
 
 def frozen(names: Sequence[str], optimizer: str) -> Finding:
-    """The whole model is frozen, and an optimizer holds `names` of it: there is no gradient to trace, and no training."""
+    """The whole model is frozen, and an optimizer holds `names` of it: nothing to trace, and no training."""
     message = (
         f"No parameter requires a gradient: the whole model is frozen, and yet {optimizer} holds {_count(names)} of it "
         f"({_some(names)}). It has nothing to move. Call requires_grad_(True) on what is to learn."

@@ -59,7 +59,7 @@ def trapped_frac(trace: Trace) -> float:
 def _trapped(scene: Scene) -> list[Finding]:
     """Examples that get no gradient although descent would lead off the flat side that they lie on.
 
-    Others may lift them: a bias is shared by all. So it counts only if steps on a copy leave half of them where they were.
+    Others may lift them: a bias is shared by all. So it counts if steps on a copy leave half of them where they were.
     """
     least = min(trapped_frac(view.trace) for view in scene.views)
     if least < TRAPPED_FRAC or any(map(_has_learnt, scene.views)):
@@ -83,8 +83,8 @@ def _trapped(scene: Scene) -> list[Finding]:
             cause=Cause.LOSS_FUNCTION,
             where=(*(place(layer, view.paths) for layer in _last_layers(view)[:1]), place(op, view.paths)),
             severity=severity,
-            message=f"{percent(op.trapped_frac)} of the examples get no gradient at all: {base_name(op.name).lower()} at "
-            f"{op.site} is flat there, though they ought to move off it. {told}".rstrip(),
+            message=f"{percent(op.trapped_frac)} of the examples get no gradient at all: {base_name(op.name).lower()} "
+            f"at {op.site} is flat there, though they ought to move off it. {told}".rstrip(),
             evidence=(
                 Evidence("examples without gradient", op.trapped_frac, "fraction"),
                 Evidence("the same after steps on a copy", later, "fraction"),
@@ -265,8 +265,8 @@ def _flat(view: View) -> Finding | None:
         view,
         op,
         witness,
-        f"The loss is {view.trace.loss:.4g}, yet it hardly depends on the output at {op.site}: moving the output by its "
-        f"own scale changes the loss by {100 * elasticity:.2g} %.",
+        f"The loss is {view.trace.loss:.4g}, yet it hardly depends on the output at {op.site}: moving the output by "
+        f"its own scale changes the loss by {100 * elasticity:.2g} %.",
         Evidence("elasticity of the loss", elasticity),
     )
 

@@ -2,8 +2,8 @@
 
 A step larger than the weight itself replaces it. Whether the learning rate, the loss's reduction (a sum over the batch)
 or the scale of inputs and targets is to blame follows from what would bring the step back: dividing by the batch, or by
-the data's scale. The rate is blamed if a tenth of it would do; where that fails too, and the weights make the signal grow,
-it is the weights.
+the data's scale. The rate is blamed if a tenth of it would do; where that fails too, and the weights make the signal
+grow, it is the weights.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ def is_far_off(view: View) -> bool:
 
 
 def _far_off(scene: Scene) -> list[Finding]:
-    """A loss far above the best constant's, where an order of magnitude too much goes in, and steps do not bring it down.
+    """A loss far above the best constant's, where far too large inputs go in, and steps do not bring it down.
 
     An adaptive step is as long for any gradient: outputs that are s times too large take s times as many to come down.
     """

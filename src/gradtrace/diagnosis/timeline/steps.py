@@ -48,8 +48,8 @@ def _replaced(run: Run) -> Finding | None:
         cause=Cause.LEARNING_RATE,
         where=tuple(dict.fromkeys(owner(name) for name in names)),
         severity=Severity.WARNING,
-        message=f"Since step {onset} every measured step changes {run.header.parameters[columns[worst]].name} by more than its "
-        f"own size ({ratio:.2g} times, {len(names)} weights alike): the steps are too large.{came}",
+        message=f"Since step {onset} every measured step changes {run.header.parameters[columns[worst]].name} by more "
+        f"than its own size ({ratio:.2g} times, {len(names)} weights alike): the steps are too large.{came}",
         evidence=(Evidence("update to weight ratio", ratio),),
         remedies=remedies_for(Symptom.EXPLODING, Cause.LEARNING_RATE),
         step=onset,
