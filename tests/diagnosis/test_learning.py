@@ -1,4 +1,4 @@
-"""What lies between the last layer and the loss, and what is said only where it was seen: both sides of each threshold."""
+"""What lies behind the last layer, and what is said only where it was seen: both sides of each threshold."""
 
 from __future__ import annotations
 
@@ -50,18 +50,15 @@ def test_what_the_best_constant_gets() -> None:
     assert reach("mse_loss", (t, torch.zeros(0)), {}) is None
 
 
-@pytest.mark.parametrize(("top", "ill"), [(2.3, False), (3.5, True)])
+@pytest.mark.parametrize(("top", "ill"), [(1.9, False), (2.1, True)])
 def test_targets_that_a_sigmoid_does_not_reach(top: float, ill: bool) -> None:
-    """Targets 0 and t, half each: the range leaves (t - 1)^2 / 2 of t^2 / 4, half of it at t = 3.4 (2 + sqrt 2)."""
+    """Targets 0 and t, half each: the range leaves (t - 1)^2 / 2, and a constant t^2 / 4; half of it at t = 2."""
     torch.manual_seed(0)
-    model = mlp(1, nn.ReLU).append(nn.Linear(4, 1)).append(nn.Sigmoid())
-    data = [(x, top * (y % 2).float().unsqueeze(1)) for x, y in batches()]
-    floor, constant = (top - 1) ** 2 / 2, top**2 / 4
-    assert (floor > 0.5 * constant) is (top > 1.6)
+    t = torch.tensor([0.0, top]).repeat(32).unsqueeze(1)
+    model = nn.Sequential(nn.Linear(16, 1), nn.Sigmoid())
+    data = [(x, t) for x, _ in batches()]
     found = loud(findings(model, lambda m, b: F.mse_loss(m(b[0]), b[1]), data))
-    assert found == [(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)]
-    inside = [(x, (y % 2).float().unsqueeze(1) * (1.5 if not ill else 1.0)) for x, y in batches()]
-    assert loud(findings(model, lambda m, b: F.mse_loss(m(b[0]), b[1]), inside)) == []
+    assert found == ([(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)] if ill else [])
 
 
 @pytest.mark.parametrize(("offset", "ill"), [(0.0, False), (20.0, True)])
@@ -95,8 +92,8 @@ def test_only_a_head_near_zero_is_said_to_leave_it(std: float, held: bool) -> No
     torch.manual_seed(0)
     model = mlp(2, nn.Tanh, gain=1.0)
     nn.init.normal_(model[-1].weight, std=std)  # type: ignore[arg-type]
-    (size,) = rms_to_fan_in(next(op for op in (t := gradtrace.trace(model, cross_entropy, batches()[0])).ops
-                                 if op.weights == ("4.weight", "4.bias") or "4.weight" in op.weights), t)  # fmt: skip
+    record = gradtrace.trace(model, cross_entropy, batches()[0])
+    (size,) = rms_to_fan_in(next(op for op in record.ops if "4.weight" in op.weights), record)
     assert (size <= 0.1) is held
     notes = [f.message for f in findings(model) if f.symptom is Symptom.VANISHING]
     assert any("start at zero" in note for note in notes) is (held and bool(notes))
@@ -108,7 +105,7 @@ def test_adam_follows_the_penalty_where_it_drowns_the_data(penalty: float, drown
         return cross_entropy(model, batch) + penalty * model[0].weight.square().sum()  # type: ignore[union-attr, index, operator]
 
     torch.manual_seed(0)
-    model = mlp(6, nn.ReLU)
+    model = mlp(9, nn.ReLU)
     adam = torch.optim.Adam(model.parameters(), lr=1e-3)
     found = [f for f in findings(model, loss_fn, optimizer=adam) if f.symptom is Symptom.VANISHING]
     assert found

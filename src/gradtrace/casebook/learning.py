@@ -146,7 +146,7 @@ def counts_as_probabilities() -> Setup:
 
 @seeded
 def raw_features_adam() -> Setup:
-    """Features of the order of 6e4 into a regression, with Adam: a loss of 1e7 times a constant's, which stays far above."""
+    """Features of the order of 6e4 into a regression, with Adam: 1e7 times a constant's loss comes down too slowly."""
     model = mlp(2, nn.ReLU, inputs=16, outputs=1)
     batches = [(6e4 * x, y) for x, y in number_batches(count=4)]
     return Setup(model, squared_error, batches, torch.optim.Adam(model.parameters(), lr=1e-3))
@@ -157,12 +157,13 @@ def clipped_shares(model: nn.Module, batch: Any) -> Tensor:
     inputs, labels = batch
     p = model(inputs)
     p = (p / (p.sum(1, keepdim=True) + 1e-7)).clamp(1e-7, 1 - 1e-7)
-    return -p.log().gather(1, labels.unsqueeze(1)).mean()
+    likelihood: Tensor = p.log().gather(1, labels.unsqueeze(1)).mean()
+    return -likelihood
 
 
 @seeded
 def clipped_relu_output() -> Setup:
-    """ReLU as the output of a classifier, the cross entropy clipped: a label's unit that is off is not lifted."""
+    """ReLU as the output of a classifier, the cross entropy clipped: a label's unit that is off is never lifted."""
     model = mlp(2, nn.ReLU).append(nn.ReLU())
     return Setup(model, clipped_shares, digit_batches(count=4), torch.optim.Adam(model.parameters(), lr=1e-3))
 

@@ -329,7 +329,8 @@ def gradient_parts(parameter: ParameterStats, view: View) -> tuple[float, float]
     leaf = next((op for op in view.trace.ops if op.parameter == parameter.name), None)
     if leaf is None:
         return (parameter.gradient.norm if parameter.gradient is not None else 0.0), 0.0
-    data, penalty = [], []
+    data: list[float] = []
+    penalty: list[float] = []
     for source, slot in view.paths.arrivals[leaf.index]:
         op = view.trace.ops[source]
         stats = op.passed[slot]

@@ -30,7 +30,7 @@ class _Value:
     has_inf: bool
     operands: tuple[tuple[float, float], ...]
     holds_zero: bool = False
-    """Whether zero lies within the range of what was made: what a division, a logarithm or a root cannot bear."""
+    """Whether the range of what was made ends at zero: what a division, a logarithm or a root cannot bear."""
 
     @property
     def born_here(self) -> bool:
@@ -57,7 +57,7 @@ def _forward_birth(forward: Forward, arrays: list[np.ndarray]) -> Birth | None:
         ranges = [(float(arrays[h][0]), float(arrays[h][1])) for h in seen.results]
         flat = [number for pair in ranges for number in pair]
         operands = tuple((float(arrays[h][0]), float(arrays[h][1])) for h in seen.operands)
-        holds_zero = bool(flat) and min(flat) <= 0.0 <= max(flat)
+        holds_zero = bool(flat) and 0.0 in (min(flat), max(flat))
         value = _Value(call, any(map(math.isnan, flat)), any(map(math.isinf, flat)), operands, holds_zero)
         values |= dict.fromkeys(call.values, value)
     parents = forward.recorder.dataflow.ancestors(forward.loss)
@@ -75,7 +75,7 @@ def _forward_birth(forward: Forward, arrays: list[np.ndarray]) -> Birth | None:
 
 
 def _feeder(index: int, values: dict[int, _Value], parents: dict[int, tuple[int, ...]]) -> str:
-    """The nearest module whose output comes to `index` through functions alone, by way of operands that hold a zero."""
+    """The nearest module whose output comes to `index` through functions alone, by way of operands that end at zero."""
     if values[index].call.site.module:
         return ""
     waiting, seen = [index], {index}

@@ -1,7 +1,7 @@
 """Which examples are stuck behind a clipped output or loss: no gradient, although descent would lead out?
 
 Where a function is flat, descent on its value v goes along -dL/dv. On the lower side of a ReLU or a clamp that is
-harmless if dL/dv > 0 (a hinge that is satisfied: lower would be better still) and a trap if dL/dv < 0: the value ought to
+harmless if dL/dv > 0 (a hinge that is satisfied: lower would be better still) and a trap if dL/dv < 0: it ought to
 rise, and nothing that lies behind is told.
 """
 
