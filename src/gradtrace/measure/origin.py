@@ -78,15 +78,14 @@ def _feeder(index: int, values: dict[int, _Value], parents: dict[int, tuple[int,
     """The nearest module whose output comes to `index` through functions alone, by way of operands that end at zero."""
     if values[index].call.site.module:
         return ""
-    waiting, seen = [index], {index}
-    while waiting:
-        made = [p for one in waiting for p in parents[one] if p in values and p not in seen]
-        made.sort(key=lambda p: not values[p].holds_zero)
-        found = next((module for p in made if (module := values[p].call.site.module)), None)
-        if found:
-            return found
-        seen.update(made)
-        waiting = made
+    stack, seen = [index], set[int]()
+    while stack:
+        one = stack.pop()
+        if module := values[one].call.site.module:
+            return module
+        seen.add(one)
+        made = [p for p in parents[one] if p in values and p not in seen]
+        stack.extend(sorted(made, key=lambda p: values[p].holds_zero))  # those that end at zero are looked at first
     return ""
 
 
