@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradtrace.measure.forward import activation_stats, forward_stats
+from gradtrace.measure.forward import activation_stats, forward_stats, objective_stats
 from gradtrace.measure.origin import find_birth
 from gradtrace.measure.reduction import whole_norm
 from gradtrace.measure.statistics import Statistics
@@ -103,6 +103,8 @@ def _ops(backward: Backward, tape: Description, numbers: Statistics) -> tuple[Op
                 forward=forward_stats(info.seen, numbers.arrays) if info.seen else None,
                 function=info.function,
                 opaque=base_name(info.name) in OPAQUE,
+                trapped_frac=float(numbers.arrays[tap.trapped[index]][0]) if index in tap.trapped else 0.0,
+                objective=objective_stats(info.seen, numbers.arrays) if info.seen else None,
             )
         )
     return tuple(ops)

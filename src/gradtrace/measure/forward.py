@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradtrace.measure.objective import KNOWN, reach
 from gradtrace.measure.reduction import count, in_memory_order, sample, whole_norm
 from gradtrace.measure.statistics import quantiles
-from gradtrace.records.trace import ActivationStats, ForwardStats
+from gradtrace.records.trace import ActivationStats, ForwardStats, ObjectiveStats
 from gradtrace.tape.activations import Activation, row_measure
 from gradtrace.tape.dataflow import WRITES, tensors_in
 from gradtrace.tape.derivatives import activation_of, activation_of_node
@@ -52,6 +53,11 @@ class Seen:
     numels: tuple[int, int] = (0, 0)
     operands: list[int] = field(default_factory=list)
     results: list[int] = field(default_factory=list)
+    objective: int | None = None
+    """Of a known loss function: what its value is held against (`objective.reach`), ..."""
+    value: int | None = None
+    """... the value itself, and of how many elements it is the sum (1: their mean)."""
+    num_summed: int = 1
 
 
 class ForwardObserver:
@@ -81,6 +87,11 @@ class ForwardObserver:
             if wide is not None and wide.numel():
                 seen.scales["input"] = self._deferred.put(whole_norm(wide))
                 seen.numels = (wide.numel(), 0)
+        if call.name in KNOWN:
+            held_against = reach(call.name, args, kwargs)
+            if held_against is not None:
+                seen.objective = self._deferred.put(held_against)
+                seen.num_summed = operands[-1].numel() if kwargs.get("reduction") == "sum" else 1
         if self._values:
             seen.operands = [handle for tensor in operands if (handle := self._extremes(tensor)) is not None]
         return seen
@@ -93,6 +104,8 @@ class ForwardObserver:
         if output is not None and seen.scales and output.is_floating_point() and output.numel():
             seen.scales["output"] = self._deferred.put(whole_norm(output))
             seen.numels = (seen.numels[0], output.numel())
+        if output is not None and seen.objective is not None:
+            seen.value = self._deferred.put(output.detach().float().mean())
         if self._values:
             made = operands[:1] if call.name in WRITES else tensors_in(result)
             seen.results = [handle for out in made if (handle := self._extremes(out)) is not None]
@@ -315,3 +328,11 @@ def forward_stats(seen: Seen, arrays: list[np.ndarray]) -> ForwardStats | None:
         input_rms=float(arrays[scales["input"]][0]) / math.sqrt(num_in),
         output_rms=float(arrays[scales["output"]][0]) / math.sqrt(num_out),
     )
+
+
+def objective_stats(seen: Seen, arrays: list[np.ndarray]) -> ObjectiveStats | None:
+    """The record of a known loss function, once its numbers are on the host."""
+    if seen.objective is None or seen.value is None:
+        return None
+    constant, floor, beyond = (float(number) for number in arrays[seen.objective])
+    return ObjectiveStats(float(arrays[seen.value][0]) / seen.num_summed, constant, floor, beyond)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gradtrace.measure.reduction import Handle, reduce
+from gradtrace.measure.trapped import ends, trapped_frac
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,9 +47,13 @@ class GradientTap:
         self.received: dict[Edge, Handle] = {}
         self.passed: dict[Edge, Handle] = {}
         self.dots: dict[Edge, int] = {}
+        self.trapped: dict[int, int] = {}
+        """Op at the output or in the loss -> the fraction of the examples that are stuck on its flat side."""
+        self._ends: set[int] = set()
         self.faults: list[str] = []
 
     def __enter__(self) -> GradientTap:
+        self._ends = ends(self._graph)
         for index, node in enumerate(self._graph.nodes):
             self._handles.append(node.register_hook(self._hook(index)))
         return self
@@ -77,6 +82,10 @@ class GradientTap:
         targets = self._graph.targets[index]
         known = [(gradient, self.received[index, port]) for port, gradient in enumerate(grad_outputs)
                  if gradient is not None]  # fmt: skip
+        if index in self._ends and grad_inputs[0] is not None and grad_outputs[0] is not None:
+            stuck = trapped_frac(self._graph.nodes[index], grad_inputs[0], grad_outputs[0], self._batch_size)
+            if stuck is not None:
+                self.trapped[index] = self._deferred.put(stuck)
         for slot, gradient in enumerate(grad_inputs):
             if gradient is None or slot >= len(targets) or targets[slot] is None:
                 continue

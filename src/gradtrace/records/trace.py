@@ -115,6 +115,20 @@ class ForwardStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectiveStats:
+    """The value of a known loss function per element, and what it is held against."""
+
+    value: float
+    """Mean over the elements (examples, for cross entropy), whatever the call's reduction."""
+    constant: float
+    """What the best output gets that does not look at the input: Var(t), E|t - median|, the labels' entropy."""
+    floor: float = 0.0
+    """What is left at best, as the output's range ends before the targets do: E|t - clip(t)|^p."""
+    beyond: float = 0.0
+    """How far targets lie outside of [0, 1], where the loss expects probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
 class Op:
     """One node of autograd's recorded graph, with the gradient it received and the gradients it passed on."""
 
@@ -145,6 +159,11 @@ class Op:
     """The torch function that recorded it, as ``linear``, or ''."""
     opaque: bool = False
     """True where ops are hidden inside (a reentrant checkpoint, a fused recurrence)."""
+    trapped_frac: float = 0.0
+    """Behind the last layer: of the examples, the fraction that gets no gradient although descent leads off the flat
+    side of this op."""
+    objective: ObjectiveStats | None = None
+    """Of a known loss function (its last op)."""
 
     def gain(self, slot: int) -> float:
         """|gradient passed to input `slot`| / |gradient received|; NaN without either."""
@@ -259,3 +278,5 @@ class Birth:
     """Largest |operand|, or |gradient received| for a birth in the backward pass; NaN if not known."""
     operand: str = ""
     """What the user's line calls the operand, as ``distance``; '' where it is not known."""
+    fed_by: str = ""
+    """Of a birth outside of the model's parts: the module whose output the operand is, through functions; or ''."""
