@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.records.finding import Diagnosis
-from gradtrace.records.vocabulary import Factor
+from gradtrace.records.vocabulary import Factor, StrEnum
 
 if TYPE_CHECKING:
     from pathlib import Path
