@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -26,13 +27,17 @@ SAMPLE_SIZE = 1024
 """Elements that the histogram of a large tensor is counted on: a share of 1 % then has a standard error of 0.3 %."""
 
 COUNTED_SIZE = 2**15
-"""Up to that many elements zeros are counted exactly, above on the sample."""
+"""Up to that many elements of a half format zeros are counted exactly: where they may have been rounded away. Otherwise
+they are counted on the sample."""
 
 MAX_EXAMPLES = 65536
 """Leading axes longer than this are not kept per example."""
 
-_SAFE_SQUARES = (1e-28, 1e32)
-"""Sums of squares between these lost nothing to float32's range: what fell under 1e-38 is less than 1e-9 of them."""
+SMALL_SIZE = 4096
+"""Up to that many elements, float64 costs less than a call of its own."""
+
+_SAFE_SQUARES = {torch.float32: (1e-28, 1e32), torch.float64: (1e-290, 1e300)}
+"""Sums of squares between these lost nothing to the range: what fell under float32's 1e-38 is less than 1e-9 of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,11 @@ class Handle:
     sample: int
     norms: int | None
     """Norm per example or of the whole; None for a small tensor, of which the sample holds every element."""
-    extremes: int | None
+    low: int | None
+    """The smallest element, and the largest."""
+    high: int | None
     nonzeros: int | None
+    """Number of elements that are not zero; None where the sample tells."""
     example_axes: tuple[int, ...] | None
     """The axes that one example spans; None without a batch axis."""
 
@@ -56,32 +64,42 @@ def reduce(tensor: Tensor, deferred: Deferred, batch_size: int | None = None) ->
 
     Norms are kept per example where the first (or second: sequence first) axis is as long as `batch_size`.
     """
-    shape, dtype, device = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), str(tensor.device)
-    values = _real(tensor.detach())
+    shape = tuple(tensor.shape)
+    values = real(tensor.detach())
     axes = _example_axes(shape, batch_size) if values.dim() == len(shape) else None
+    dtype, device = name_of(tensor.dtype), str(tensor.device)
+    put = deferred.put
     if values.numel() <= SAMPLE_SIZE:
-        whole = deferred.put(values.reshape(-1).clone())
-        return Handle(shape, dtype, device, whole, None, None, None, axes)
+        return Handle(shape, dtype, device, put(values.clone()), None, None, None, None, axes)
     flat = in_memory_order(values)
-    counted = flat.numel() <= COUNTED_SIZE
+    low, high = torch.aminmax(flat)
+    counted = tensor.element_size() < 4 and flat.numel() <= COUNTED_SIZE
     return Handle(
-        shape=shape,
-        dtype=dtype,
-        device=device,
-        sample=deferred.put(sample(flat)),
-        norms=deferred.put(norm(values, flat, axes)),
-        extremes=deferred.put(extremes(flat)),
-        nonzeros=deferred.put(count(torch.ne, flat, 0.0)) if counted else None,
+        shape,
+        dtype,
+        device,
+        sample=put(sample(flat)),
+        norms=put(norm(values, flat, axes)),
+        low=put(low),
+        high=put(high),
+        nonzeros=put(count(torch.ne, flat, 0.0)) if counted else None,
         example_axes=axes,
     )
 
 
+@cache
+def name_of(dtype: torch.dtype) -> str:
+    """``float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
 def norm(values: Tensor, flat: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
     """Norm of all elements, or over `axes`; `flat` are the same elements in the order of memory."""
-    if values.device.type == "cpu" and values.dtype == torch.float32:
+    safe = _SAFE_SQUARES.get(values.dtype)
+    if safe is not None and values.device.type == "cpu":
         total: Tensor = torch.linalg.vector_norm(values, dim=axes) if axes else torch.dot(flat, flat)
         square = (torch.dot(total, total) if axes else total).item()  # on the CPU nothing waits for this
-        if _SAFE_SQUARES[0] < square < _SAFE_SQUARES[1]:
+        if safe[0] < square < safe[1]:
             return total if axes else total.sqrt_()
     wide = torch.float32 if values.device.type == "mps" else torch.float64
     if axes:
@@ -91,11 +109,6 @@ def norm(values: Tensor, flat: Tensor, axes: tuple[int, ...] | None = None) -> T
     partial = torch.linalg.vector_norm(rows, dim=-1, dtype=wide)
     whole: Tensor = torch.linalg.vector_norm(torch.cat((partial, flat[rows.numel() :].to(wide))))
     return whole
-
-
-def extremes(values: Tensor) -> Tensor:
-    """Minimum and maximum."""
-    return torch.stack(torch.aminmax(values))
 
 
 def count(relation: Callable[..., Tensor], values: Tensor, bound: float) -> Tensor:
@@ -110,13 +123,31 @@ def count(relation: Callable[..., Tensor], values: Tensor, bound: float) -> Tens
 
 def whole_norm(tensor: Tensor) -> Tensor:
     """The norm of a tensor as one number on its device."""
-    values = _real(tensor.detach())
+    values = real(tensor.detach())
     if not values.numel():
         return values.new_zeros(())
     return norm(values, in_memory_order(values))
 
 
-def _real(tensor: Tensor) -> Tensor:
+def whole_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """`whole_norm` of each; the small ones of a kind in one call."""
+    found: list[Tensor | None] = [None] * len(tensors)
+    groups: dict[torch.dtype, list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        if tensor.dtype in _SAFE_SQUARES and tensor.layout is torch.strided and 0 < tensor.numel() <= SMALL_SIZE:
+            if tensor.device.type == "cpu":
+                groups.setdefault(tensor.dtype, []).append(i)
+    for members in groups.values():
+        norms = torch._foreach_norm([tensors[i].detach() for i in members], 2, torch.float64)
+        for i, one in zip(members, norms, strict=True):
+            found[i] = one
+    return [one if one is not None else whole_norm(tensors[i]) for i, one in enumerate(found)]
+
+
+def real(tensor: Tensor) -> Tensor:
+    """Its numbers as real ones in float32 or wider, of a sparse one those that it stores."""
+    if tensor.dtype in _SAFE_SQUARES and tensor.layout is torch.strided:
+        return tensor
     if tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values() if tensor.is_sparse else tensor.to_dense()
     if tensor.is_complex():
@@ -126,6 +157,7 @@ def _real(tensor: Tensor) -> Tensor:
     return tensor
 
 
+@cache
 def _example_axes(shape: tuple[int, ...], batch_size: int | None) -> tuple[int, ...] | None:
     if batch_size is None or not 1 < batch_size <= MAX_EXAMPLES or not shape:
         return None

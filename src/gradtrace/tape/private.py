@@ -12,6 +12,7 @@ from torch import overrides
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch import Tensor
     from torch.autograd.graph import Node
     from torch.overrides import TorchFunctionMode
 
@@ -111,3 +112,12 @@ def anything_compiled() -> bool:
     if backends is not None:
         return any(backend is not None for backend in backends.values())  # None: of torch._dynamo.disable
     return bool(getattr(sys.modules.get("torch._dynamo.utils"), "counters", {}).get("frames"))
+
+
+def joined(tensors: list[Tensor]) -> Tensor:
+    """All elements of tensors of one dtype and device, one after the other."""
+    flatten = getattr(torch._C._nn, "flatten_dense_tensors", None)  # one call, where the way below takes one a tensor
+    if flatten is not None:
+        whole: Tensor = flatten(tensors)
+        return whole
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
