@@ -40,6 +40,17 @@ class Deferred:
             self._pack()
         return handle
 
+    def put_rows(self, rows: Tensor) -> list[int]:
+        """Keep what was reduced for many at once: a handle for each entry of the first axis."""
+        handles = list(range(self._count, self._count + len(rows)))
+        self._pack()
+        key = (rows.device, rows.dtype)
+        self._count += len(rows)
+        size = rows.numel() // max(len(rows), 1)
+        self._packed.setdefault(key, []).extend((handle, size) for handle in handles)
+        self._blocks.setdefault(key, []).append(rows.reshape(-1).clone() if rows._is_view() else rows.reshape(-1))
+        return handles
+
     def fetch(self) -> list[np.ndarray]:
         """One flat array per handle, in the tensor's own dtype (half formats as float32, booleans as integers)."""
         self._pack()

@@ -97,7 +97,7 @@ class GradientTap:
         arrived = [(edge, pending) for edge in edges if (pending := self._pending.pop(edge, None)) is not None]
         handle = None
         if len(arrived) == 1:
-            (_, (earlier, place, _)), = arrived
+            ((_, (earlier, place, _)),) = arrived
             if address and place == address and earlier.shape == gradient.shape:
                 handle = earlier
         if handle is None:

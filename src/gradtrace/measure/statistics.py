@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,15 +12,12 @@ import numpy as np
 from gradtrace.records.trace import TensorStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from gradtrace.measure.reduction import Handle
 
-_EXPONENTS = {4: (-150, 280), 8: (-1080, 2110)}
-"""Bytes per number -> smallest floor(log2) minus one, and how many there are, subnormal numbers included."""
-
-_CHUNK = 4096
-"""Histograms made at a time."""
+_CHUNK = 256
+"""Tensors that are told at a time: their samples stay in a core's cache."""
 
 
 class Statistics:
@@ -41,11 +39,9 @@ class Statistics:
         samples = [self.arrays[handle.sample] for handle in handles]
         sizes = [_stored(handle) for handle in handles]
         sums = Sums.of(samples)
-        lows = [handle.low for handle in handles]
-        highs = [handle.high for handle in handles]
         max_abs = [
-            largest if low is None else float(max(abs(self.arrays[low][0]), abs(self.arrays[high][0])))
-            for largest, low, high in zip(sums.largest, lows, highs, strict=True)
+            largest if handle.low is None or handle.high is None else self._largest(handle.low, handle.high)
+            for handle, largest in zip(handles, sums.largest, strict=True)
         ]
         norms, examples = _norms(handles, [self._norms(h, s) for h, s in zip(handles, samples, strict=True)], sums)
         histograms = log2_histograms(samples)
@@ -64,15 +60,18 @@ class Statistics:
                 examples[i],
             )  # fmt: skip
 
+    def _largest(self, low: int, high: int) -> float:
+        return float(max(abs(self.arrays[low][0]), abs(self.arrays[high][0])))
+
     def _norms(self, handle: Handle, sample: np.ndarray) -> np.ndarray | None:
         """Norms of the examples, or of the whole as the only one; None: the sum of the squares of the sample tells."""
         if handle.norms is not None:
-            return self.arrays[handle.norms].astype(np.float64)
+            return np.asarray(self.arrays[handle.norms], np.float64)
         if handle.example_axes is None or sample.size != math.prod(handle.shape) or not sample.size:
             return None
         with np.errstate(invalid="ignore"):
             squares: np.ndarray = np.square(sample.astype(np.float64).reshape(handle.shape)).sum(handle.example_axes)
-        return np.sqrt(squares)
+        return np.asarray(np.sqrt(squares))
 
 
 def _stored(handle: Handle) -> int:
@@ -120,7 +119,7 @@ def _norms(
         rows = np.stack([values for _, values in members])
         with np.errstate(over="ignore", under="ignore"):
             totals = np.sqrt(np.square(rows).sum(1)).tolist() if size != 1 else rows[:, 0].tolist()
-        summaries = _quartiles(np.sort(rows, axis=1)) if size > 1 else []
+        summaries = quantiles(np.sort(rows, axis=1), (0.0, 0.25, 0.5, 0.75, 1.0)) if size > 1 else []
         for position, (i, _) in enumerate(members):
             whole[i] = totals[position]
             if size > 1 and handles[i].example_axes is not None and math.isfinite(totals[position]):
@@ -128,29 +127,24 @@ def _norms(
     return whole, examples
 
 
-def _quartiles(ordered: np.ndarray) -> list[list[float]]:
-    """Of rows that are sorted, as `quantiles` of each."""
-    places = np.array((0.0, 0.25, 0.5, 0.75, 1.0)) * (ordered.shape[1] - 1)
-    low = places.astype(int)
-    start, stop = ordered[:, low], ordered[:, np.minimum(low + 1, ordered.shape[1] - 1)]
+def quantiles(ordered: np.ndarray, at: tuple[float, ...]) -> list[list[float]]:
+    """Quantiles of each row, which is sorted, linearly interpolated (NumPy's default).
+
+    >>> quantiles(np.array([[0.0, 1.0, 4.0]]), (0.0, 0.25, 0.5, 1.0))
+    [[0.0, 0.5, 1.0, 4.0]]
+    """
+    low, high, weight = _places(ordered.shape[1], at)
+    start = ordered[:, low]
     with np.errstate(invalid="ignore"):
-        found: list[list[float]] = (start + (places - low) * (stop - start)).tolist()
+        found: list[list[float]] = (start + weight * (ordered[:, high] - start)).tolist()
     return found
 
 
-def quantiles(ordered: np.ndarray, at: Sequence[float]) -> tuple[float, ...]:
-    """Quantiles of a sorted array, linearly interpolated (NumPy's default) at a tenth of `np.quantile`'s cost.
-
-    >>> quantiles(np.array([0.0, 1.0, 4.0]), (0.0, 0.25, 0.5, 1.0))
-    (0.0, 0.5, 1.0, 4.0)
-    """
-    found = []
-    for q in at:
-        position = q * (ordered.size - 1)
-        low = int(position)
-        start, stop = ordered.item(low), ordered.item(min(low + 1, ordered.size - 1))
-        found.append(start + (position - low) * (stop - start))
-    return tuple(found)
+@cache
+def _places(size: int, at: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    places = np.array(at) * (size - 1)
+    low = places.astype(int)
+    return low, np.minimum(low + 1, size - 1), places - low
 
 
 def log2_histograms(arrays: list[np.ndarray]) -> list[tuple[tuple[int, int], ...]]:
@@ -160,11 +154,11 @@ def log2_histograms(arrays: list[np.ndarray]) -> list[tuple[tuple[int, int], ...
     [((-2, 1), (0, 2), (1, 1)), ((2, 1),)]
     """
     found: list[tuple[tuple[int, int], ...]] = [()] * len(arrays)
-    for size, (lowest, num_bins) in _EXPONENTS.items():
-        members = [i for i, array in enumerate(arrays) if array.dtype.itemsize == size]
+    for kind in (np.float32, np.float64):
+        members = [i for i, array in enumerate(arrays) if array.dtype == kind]
         for start in range(0, len(members), _CHUNK):
             chunk = members[start : start + _CHUNK]
-            counts = _count([arrays[i] for i in chunk], lowest, num_bins)
+            lowest, counts = _count([arrays[i] for i in chunk], np.finfo(kind))
             rows, bins = np.nonzero(counts)
             pairs = list(zip((bins + lowest).tolist(), counts[rows, bins].tolist(), strict=True))
             ends = np.searchsorted(rows, np.arange(len(chunk)), side="right").tolist()
@@ -173,10 +167,28 @@ def log2_histograms(arrays: list[np.ndarray]) -> list[tuple[tuple[int, int], ...
     return found
 
 
-def _count(arrays: list[np.ndarray], lowest: int, num_bins: int) -> np.ndarray:
-    values = np.concatenate(arrays)
+def _count(arrays: list[np.ndarray], info: np.finfo) -> tuple[int, np.ndarray]:
+    """The smallest exponent that occurs, and how often each from it on does in each array.
+
+    The exponent stands in the bits of a number: 0 for zeros and subnormal numbers, the largest for what is not finite.
+    """
+    values: np.ndarray = np.concatenate(arrays)
     owners = np.repeat(np.arange(len(arrays)), [array.size for array in arrays])
-    valid = np.isfinite(values) & (values != 0.0)
-    exponents = np.frexp(values[valid])[1] - 1
-    flat = owners[valid] * num_bins + (exponents - lowest)
-    return np.bincount(flat, minlength=len(arrays) * num_bins).reshape(len(arrays), num_bins)
+    whole: np.ndarray = values.view(np.int32 if info.bits == 32 else np.int64)
+    bits = whole >> info.nmant
+    bits &= (1 << info.nexp) - 1
+    exponents = bits + (info.minexp - 1)
+    if not bits.all():
+        low = bits == 0
+        exponents[low] = np.frexp(values[low])[1] - 1
+        valid = (bits != (1 << info.nexp) - 1) & (values != 0.0)
+    else:
+        valid = bits != (1 << info.nexp) - 1
+    if not valid.all():
+        exponents, owners = exponents[valid], owners[valid]
+    if not exponents.size:
+        return 0, np.zeros((len(arrays), 1), int)
+    lowest = int(exponents.min())
+    num_bins = int(exponents.max()) - lowest + 1
+    flat = owners * num_bins + (exponents - lowest)
+    return lowest, np.bincount(flat, minlength=len(arrays) * num_bins).reshape(len(arrays), num_bins)
