@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import io
+import itertools
 import math
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -220,12 +221,12 @@ def test_arguments_that_know_their_parent_are_gone_through_once() -> None:
 def test_a_replay_waits_for_no_other_process() -> None:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    begun, gathered = [0], [0]
+    begun, gathered = itertools.count(), [0]  # a count is not wound back: it shows that the replay began
 
     class Gathering(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             h = super().forward(x)
-            begun[0] += 1
+            next(begun)
             dist.all_gather([torch.zeros_like(h) for _ in range(2)], h.detach())
             gathered[0] += 1
             return h
@@ -240,7 +241,7 @@ def test_a_replay_waits_for_no_other_process() -> None:
                 optimizer.step()
     finally:
         dist.destroy_process_group()
-    assert (begun, gathered) == ([4], [3])
+    assert (next(begun), gathered) == (4, [3])
     assert watch.run.steps.num_steps == 3
 
 
