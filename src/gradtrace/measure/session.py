@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from gradtrace.measure.forward import Seen
     from gradtrace.measure.reduction import Handle
+    from gradtrace.records.trace import Site
+    from gradtrace.tape.recorder import Call
 
 
 @dataclass(slots=True)
@@ -44,6 +46,8 @@ class Forward:
     graph: Graph
     saved: dict[Node, Seen]
     """What was read from the tape's saved values, by node."""
+    places: list[tuple[Site, Call | None]] = field(default_factory=list)
+    """Of the nodes, once they were looked for: where the user recorded each, and by which function."""
 
 
 @contextlib.contextmanager

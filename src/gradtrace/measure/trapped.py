@@ -13,6 +13,7 @@ import torch
 
 from gradtrace.tape.factors import LINEAR
 from gradtrace.tape.kinds import base_name
+from gradtrace.tape.private import saved, shows_saved
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _FLAT_BELOW = {"Relu", "Threshold", "ClampMin"}
 _FLAT_ABOVE = {"ClampMax"}
-_FLAT_BOTH = {"Clamp": ("_saved_min", "_saved_max"), "Hardtanh": ("_saved_min_val", "_saved_max_val")}
+_FLAT_BOTH = {"Clamp": ("min", "max"), "Hardtanh": ("min_val", "max_val")}
 
 
 def ends(graph: Graph) -> set[int]:
@@ -49,9 +50,11 @@ def trapped_frac(node: Node, passed: Tensor, received: Tensor, batch_size: int |
         out = received < 0.0
     elif kind in _FLAT_ABOVE:
         out = received > 0.0
+    elif not shows_saved():
+        return None
     else:
-        x = node._saved_self  # type: ignore[attr-defined]
-        low, high = (getattr(node, name, None) for name in _FLAT_BOTH[kind])
+        x = saved(node, "self")
+        low, high = (saved(node, name, None) for name in _FLAT_BOTH[kind])
         out = torch.zeros_like(received, dtype=torch.bool)
         out |= (x < low) & (received < 0.0) if low is not None else out
         out |= (x > high) & (received > 0.0) if high is not None else out
