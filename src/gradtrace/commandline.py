@@ -37,6 +37,11 @@ def in_a_sentence(command: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             import traceback
 
+            from gradtrace.torch_at_hand import why_unfit
+
+            if unfit := why_unfit():
+                click.echo(f"gradtrace: {unfit}", err=True)
+                sys.exit(BAD_INPUT)
             from gradtrace.target import describe
 
             traceback.print_exc()
