@@ -1,9 +1,9 @@
-"""`make compat`: every version that is promised in an environment of its own, one at a time; prints the table of the docs.
+"""`make compat`: every promised version in an environment of its own, one at a time; prints the table of the docs.
 
-    python -m compat                     all of them (hours)
-    python -m compat --only 2.15         those whose torch or Python begins so
-    python -m compat --newest            no tests, only the way of a first user, with whatever pip takes today
-    python -m compat --wheel dist/X.whl  the same with that wheel alone
+python -m compat                     all of them (hours)
+python -m compat --only 2.15         those whose torch or Python begins so
+python -m compat --newest            no tests, only the way of a first user, with whatever pip takes today
+python -m compat --wheel dist/X.whl  the same with that wheel alone
 """
 
 from __future__ import annotations

@@ -48,9 +48,7 @@ class Environment:
 
 
 @contextlib.contextmanager
-def environment(
-    versions: Versions, packages: Sequence[str], patience_s: float = PATIENCE_S
-) -> Iterator[Environment]:
+def environment(versions: Versions, packages: Sequence[str], patience_s: float = PATIENCE_S) -> Iterator[Environment]:
     """With `packages` (requirements or a path), and nothing pinned but what `versions` says."""
     interpreter = find_python(versions.python)
     folder = Path(tempfile.mkdtemp(prefix="gradtrace-compat-"))

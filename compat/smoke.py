@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from compat.environment import Environment
 
-NETWORK = '''
+NETWORK = """
 from gradtrace.demo import networks
 
 sigmoid, relu = networks()
@@ -19,9 +19,9 @@ def ill():
 
 def healthy():
     return relu.model, relu.loss_fn, relu.batches
-'''
+"""
 
-TRAINING = '''
+TRAINING = """
 import torch
 from network import healthy
 
@@ -31,7 +31,7 @@ for step, batch in zip(range(12), [*batches] * 12):
     optimizer.zero_grad()
     loss_fn(model, batch).backward()
     optimizer.step()
-'''
+"""
 
 ILL, HEALTHY = 1, 0
 

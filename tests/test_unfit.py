@@ -11,7 +11,13 @@ import pytest
 
 import gradtrace
 
-COMMANDS = [["demo"], ["demo", "rnn"], ["predict", "net.py:make"], ["check", "net.py:make"]]  # of `run` the script says it
+# Of `run` it is the script that says it.
+COMMANDS = [
+    ["demo"],
+    ["demo", "rnn"],
+    ["predict", "net.py:make"],
+    ["check", "net.py:make"],
+]
 
 STAND_INS = {
     "missing": (
@@ -20,13 +26,11 @@ STAND_INS = {
     ),
     "without a library": (
         "raise OSError('libtorch_cpu.so: cannot open shared object file\\nmore of it')",
-        "torch cannot be imported (OSError: libtorch_cpu.so: cannot open shared object file); "
-        "install it, for example with: pip install torch",
+        "torch cannot be imported (OSError: libtorch_cpu.so: cannot open shared object file); install it, for example",
     ),
     "without a package that it needs": (
         "import sympy_that_is_not_there",
-        "torch cannot be imported, for it misses sympy_that_is_not_there; "
-        "install it, for example with: pip install torch",
+        "torch cannot be imported, for it misses sympy_that_is_not_there; install it, for example with: pip",
     ),
     "something else": ("", "what is called torch here is not PyTorch"),
     "too old": (

@@ -1,4 +1,4 @@
-"""Why can the torch at hand not be used? Asked when something has failed already: torch is not imported for this alone."""
+"""Why can the torch at hand not be used? Asked when something has failed already: this alone must not import torch."""
 
 from __future__ import annotations
 
