@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -64,7 +65,9 @@ def environment(versions: Versions, packages: Sequence[str], patience_s: float =
 
 
 def find_python(version: str) -> str:
-    """The interpreter of that version: on the path, or one of pyenv's."""
+    """The interpreter of that version: this one, on the path, or one of pyenv's."""
+    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+        return sys.executable
     found = shutil.which(f"python{version}")
     pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
     others = sorted(pyenv.glob(f"{version}.*/bin/python"))
