@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.version_info < (3, 10):  # noqa: UP036  # pip refuses it, PYTHONPATH does not
+    sys.stderr.write("gradtrace needs Python 3.10 or newer, and this is %d.%d\n" % sys.version_info[:2])  # noqa: UP031
+    raise SystemExit(2)
 
 if TYPE_CHECKING:
     from gradtrace.audit.initialise import init_critical_

@@ -12,7 +12,7 @@ from gradtrace.commands.ending import in_a_sentence
 @click.command(short_help="A run's numbers as a table (CSV, Parquet).")
 @click.argument("file", type=click.Path())
 @click.option("--csv", "kind", flag_value="csv", default="csv", help="Comma-separated text (the default).")
-@click.option("--parquet", "kind", flag_value="parquet", help="Parquet; needs pip install gradtrace[parquet].")
+@click.option("--parquet", "kind", flag_value="parquet", help="Parquet; needs pip install '.[parquet]'.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="By default beside FILE.")
 @in_a_sentence
 def export(file: str, kind: str, output: Path | None) -> None:

@@ -112,7 +112,7 @@ class Diagnosis:
         """The waterfall of its first trace for a paper, as `Trace.plot`: ``diagnosis.plot().savefig("x.pdf")``.
 
         Raises:
-            InputError: there is nothing to draw, or matplotlib is not installed (``pip install gradtrace[figures]``).
+            InputError: there is nothing to draw, or matplotlib is not installed (``pip install '.[figures]'``).
         """
         from gradtrace.report.figures import plot_diagnosis
 

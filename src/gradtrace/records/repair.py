@@ -290,7 +290,7 @@ class Repair:
         """Loss curves of all trials, with their bands over the seeds.
 
         Raises:
-            InputError: nothing was trained, or matplotlib is not installed (``pip install gradtrace[figures]``).
+            InputError: nothing was trained, or matplotlib is not installed (``pip install '.[figures]'``).
         """
         from gradtrace.report.figures import plot_repair
 

@@ -226,7 +226,7 @@ class Run:
         """Loss, and gradient norm by weight and step, for a paper: a matplotlib figure one or two columns wide.
 
         Raises:
-            InputError: no step was watched, or matplotlib is not installed (``pip install gradtrace[figures]``).
+            InputError: no step was watched, or matplotlib is not installed (``pip install '.[figures]'``).
         """
         from gradtrace.report.figures import plot_run
 

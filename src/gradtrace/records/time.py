@@ -211,7 +211,7 @@ class ThroughTime:
         """Gradient by step, by lag and as a map, for a paper: a matplotlib figure one or two columns wide.
 
         Raises:
-            InputError: there is nothing to draw, or matplotlib is not installed (``pip install gradtrace[figures]``).
+            InputError: there is nothing to draw, or matplotlib is not installed (``pip install '.[figures]'``).
         """
         from gradtrace.report.figures import plot_through_time
 

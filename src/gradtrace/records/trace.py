@@ -256,7 +256,7 @@ class Trace:
         7.2
 
         Raises:
-            InputError: there is nothing to draw, or matplotlib is not installed (``pip install gradtrace[figures]``).
+            InputError: there is nothing to draw, or matplotlib is not installed (``pip install '.[figures]'``).
         """
         from gradtrace.report.figures import plot_waterfall
 

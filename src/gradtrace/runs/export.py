@@ -78,7 +78,7 @@ def to_parquet(run: Run, path: Path) -> int:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError("Parquet needs pyarrow: pip install gradtrace[parquet] (or export as --csv)") from error
+        raise InputError("Parquet needs pyarrow: pip install '.[parquet]' (or export as --csv)") from error
     kinds = {name: pyarrow.string() if name == "parameter" else pyarrow.float64() for name in columns()}
     kinds |= {name: pyarrow.int64() for name in ("step", "num_steps", "nonfinite")}
     schema = pyarrow.schema(list(kinds.items()))

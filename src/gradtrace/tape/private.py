@@ -27,7 +27,7 @@ LEAF_SEQUENCE_NR = 2**63
 """Leaves (``AccumulateGrad``) carry the largest unsigned number: they have no place in the order."""
 
 OLDEST_TRIED, NEWEST_TRIED = (2, 6), (2, 15)
-"""Versions of torch that all tests were run with (docs/compatibility.md)."""
+"""Versions of torch that were tried, and with what outcome: docs/compatibility.md."""
 
 MODES = ("torch.overrides._get_current_function_mode_stack", "torch.overrides._pop_mode", "torch.overrides._push_mode")
 

@@ -3,7 +3,7 @@
     records -> neutral tables (`report.tables`, `html.pooling`) -> a `matplotlib.figure.Figure`
 
 No figure goes through pyplot: nothing is registered, opened or left behind, and the reader's rcParams stay as they are.
-matplotlib is an optional extra (``pip install gradtrace[figures]``) and is imported when the first figure is made.
+matplotlib is an optional extra (``pip install '.[figures]'``) and is imported when the first figure is made.
 """
 
 from gradtrace.report.figures.repair import plot_repair

@@ -84,7 +84,7 @@ def _matplotlib() -> tuple[type[Figure], Callable[..., Any]]:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("figures need matplotlib: pip install gradtrace[figures]") from error
+        raise InputError("figures need matplotlib: pip install '.[figures]' (or matplotlib)") from error
 
     class PaperFigure(Figure):
         """Saves with embedded fonts whatever the reader's rcParams say, and shows itself in a notebook."""
