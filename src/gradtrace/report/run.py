@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _MAP_LINES = 18
 _MOST_LAYERS = 12
+_MOST_NOTES = 12
 _STATE = 38
 """Cells of what follows the name of a run's file, the state left out."""
 
@@ -44,7 +45,10 @@ def show_run(run: Run, console: Console | None = None, trace: Trace | None = Non
         console.print("No finding." if run.finished else "No finding so far.")
     if trace is not None:
         show_formats(trace, console)
-    for note in run.notes:
+    notes = run.notes[:_MOST_NOTES]
+    if len(run.notes) > len(notes):
+        notes += (f"and {len(run.notes) - len(notes):,} more notes",)
+    for note in notes:
         line = Text(f"not seen: {clean(note)}", "dim")
         console.print(Text(ascii_text(line.plain), "dim") if console.options.ascii_only else line)
 
