@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from gradtrace.checkup.check import check
     from gradtrace.measure.trace import trace
     from gradtrace.monitor.watch import watch
-    from gradtrace.records.storage import load
     from gradtrace.recurrence.lyapunov import lyapunov
     from gradtrace.recurrence.through_time import through_time
+    from gradtrace.runs.loading import load
 
 __version__ = "0.1.0"
 __all__ = ["check", "init_critical_", "load", "lyapunov", "predict", "through_time", "trace", "watch"]
@@ -24,7 +24,7 @@ _HOMES = {
     "lyapunov": "gradtrace.recurrence.lyapunov",
     "through_time": "gradtrace.recurrence.through_time",
     "trace": "gradtrace.measure.trace",
-    "load": "gradtrace.records.storage",
+    "load": "gradtrace.runs.loading",
     "watch": "gradtrace.monitor.watch",
 }
 
@@ -36,3 +36,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names: they are not here before they are used."""
+    return sorted([*__all__, "__version__"])

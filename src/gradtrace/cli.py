@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradtrace import cli_lesson, cli_run
-from gradtrace.cli_run import show_run
 from gradtrace.commandline import any_encoding_will_do, in_a_sentence, progress_bar, screen_width, seed_all, working
 from gradtrace.errors import InputError
 from gradtrace.records.vocabulary import Severity
@@ -40,6 +39,8 @@ def main(context: click.Context) -> None:
 @click.option("--accumulate", type=click.IntRange(min=1), default=1, metavar="N", help="Batches per optimizer step.")
 @click.option("--json", "as_json", is_flag=True, help="The verdict as JSON, for programs.")
 @click.option("--save-trace", type=click.Path(dir_okay=False), metavar="PATH", help="Keep the trace (gzipped JSON).")
+@click.option("--save", type=click.Path(dir_okay=False), metavar="FILE", help="Keep the diagnosis (gzipped JSON).")
+@click.option("--report", type=click.Path(dir_okay=False), metavar="FILE", help="Write the report (one HTML file).")
 @click.option("--fail-on", type=click.Choice([severity.value for severity in Severity]), default="warning",
               show_default=True, help="Exit with 1 from this severity on.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of all random numbers.")
@@ -51,6 +52,8 @@ def check(
     accumulate: int,
     as_json: bool,
     save_trace: str | None,
+    save: str | None,
+    report: str | None,
     fail_on: str,
     seed: int,
     device: str | None,
@@ -71,6 +74,11 @@ def check(
         diagnosis = _check(loaded, steps=steps, accumulate=accumulate, progress=say)
     if save_trace is not None:
         _save_trace(diagnosis, save_trace)
+    if save is not None:
+        diagnosis.save(save)
+        click.echo(f"Saved the diagnosis: gradtrace show {save}", err=True)
+    if report is not None:
+        diagnosis.report(report)
     if as_json:
         click.echo(diagnosis.to_json())
     else:
@@ -128,16 +136,9 @@ def through_time(
 @in_a_sentence
 def show(file: str) -> None:
     """Draw a saved run, trace, diagnosis, prediction or record through time; needs neither the model nor torch."""
-    from gradtrace.diagnosis.judge import judge_trace
-    from gradtrace.records.storage import load
-    from gradtrace.records.trace import Trace
-    from gradtrace.runs.reader import is_run
+    from gradtrace.report.showing import show_file
 
-    if is_run(file):
-        show_run(file)
-        return
-    record = load(file)
-    (judge_trace(record) if isinstance(record, Trace) else record).show()
+    show_file(file)
 
 
 @main.command()
@@ -147,14 +148,10 @@ def show(file: str) -> None:
 )
 @in_a_sentence
 def report(file: str, output: str | None) -> None:
-    """Write the report of a saved trace, diagnosis or run: one HTML file that needs no network."""
-    from gradtrace.report.html import write_report
-    from gradtrace.report.html.files import open_file
+    """Write the report of anything that gradtrace saved: one HTML file that needs no network."""
+    from gradtrace.report.showing import report_file
 
-    opened = open_file(file)
-    path = output or f"{file.removesuffix('.gz').removesuffix('.json').removesuffix('.db')}.html"
-    write_report(path, opened.diagnosis, opened.run, through_time=opened.through_time)
-    click.echo(path)
+    click.echo(report_file(file, output))
 
 
 @main.command()
@@ -162,7 +159,7 @@ def report(file: str, output: str | None) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="By default any free one.")
 @in_a_sentence
 def serve(file: str, port: int) -> None:
-    """Show the report of a run while it goes on, to this machine's browsers only; Ctrl-C ends it."""
+    """Show the report of FILE while it goes on, or all runs of a folder, in this machine's browsers until Ctrl-C."""
     from gradtrace.report.html.server import ReportServer
 
     try:

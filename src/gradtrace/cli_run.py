@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
 import click
 
 from gradtrace.commandline import in_a_sentence, screen_width
-from gradtrace.errors import GradtraceError, TraceFileError
+from gradtrace.errors import TraceFileError
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -74,36 +73,25 @@ def runs(folder: Path) -> None:
 @in_a_sentence
 def export(file: str, kind: str, output: Path | None) -> None:
     """Write the numbers of a run as a table: one line a step (or a few old ones pooled) and parameter."""
-    from gradtrace.runs.export import EXPORTS
-    from gradtrace.runs.reader import read_run
+    from gradtrace.runs.export import export_file
 
-    output = output or Path(file).with_suffix(f".{kind}")
-    num_lines = EXPORTS[kind](read_run(file), output)
-    click.echo(f"{num_lines} lines in {output}")
+    num_lines, where = export_file(Path(file), kind, output)
+    click.echo(f"{num_lines} lines in {where}")
 
 
 @click.command()
-@click.argument("first", type=click.Path())
-@click.argument("second", type=click.Path())
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Also write a page (one HTML file)."
+)
 @in_a_sentence
-def compare(first: str, second: str) -> None:
-    """Set two runs side by side: losses, norms, findings, and the layers whose gradients differ most."""
-    from gradtrace.report.run import compare as draw
-    from gradtrace.runs.reader import read_run
+def compare(files: tuple[Path, ...], output: Path | None) -> None:
+    """Set runs (or all in a folder) side by side: losses, norms, findings, and layers whose gradients differ most."""
+    from gradtrace.report.showing import compare_files
 
-    click.echo(draw([(Path(path).name, read_run(path)) for path in (first, second)], screen_width()))
-
-
-def show_run(file: str) -> None:
-    """Draw a run and its findings."""
-    from gradtrace.diagnosis.timeline.standing import standing
-    from gradtrace.report.run import show_run as draw
-    from gradtrace.runs.reader import read_run, read_trace
-
-    run, trace = read_run(file), None
-    with contextlib.suppress(GradtraceError):  # a trace that cannot be read takes nothing from the run
-        trace = read_trace(file, run.samples[-1]) if run.samples else None
-    draw(standing(run, trace), trace=trace)
+    click.echo(compare_files(files, output, screen_width()))
+    if output is not None:
+        click.echo(f"\n{output}")
 
 
 COMMANDS = (run, runs, export, compare)

@@ -1,4 +1,4 @@
-"""Does a record that was read hold together? Types are the codec's; here are the lengths and places that drawing rests on."""
+"""Does a record that was read hold together? Types are the codec's; drawing rests on lengths and places, too."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _tensors(held: Iterable[TensorStats | None]) -> None:
         _shape(stats.shape)
         bins = [exponent for exponent, _ in stats.log2_counts]
         _need(bins == sorted(bins) and all(abs(b) <= MOST_EXPONENT for b in bins), "a histogram is out of order")
-        _need(all(0 < count for _, count in stats.log2_counts), "a histogram counts nothing")
+        _need(all(count > 0 for _, count in stats.log2_counts), "a histogram counts nothing")
         _need(len(stats.example_norms) in (0, 5), "a gradient has not five norms per example")
 
 
@@ -94,7 +94,9 @@ def _chain(chain: Chain) -> None:
     _need(len(chain.hidden) == steps + 1 and len(chain.recurrent) == steps, f"{where} differs in its numbers of steps")
     _need(len(chain.cell) in (0, steps + 1), f"{where} has not one cell state a step")
     _need(len(chain.carried) in (0, steps) and len(chain.read) in (0, steps), f"{where} has not one carry a step")
-    _need(not chain.cell or (bool(chain.carried) == bool(chain.read) == bool(steps)), f"{where} has a cell, but no carry")
+    _need(
+        not chain.cell or (bool(chain.carried) == bool(chain.read) == bool(steps)), f"{where} has a cell, but no carry"
+    )
     _need(all(0 <= cut <= steps for cut in chain.cuts), f"{where} is cut outside of its steps")
     if chain.reach is not None:
         _reach(chain.reach)
@@ -105,7 +107,9 @@ def _reach(reach: Reach) -> None:
     _need(len(reach.rows) == num and len(reach.starts) in (0, num), "a heat map has not one row a target")
     for target, row in zip(reach.targets, reach.rows, strict=True):
         _need(target >= 0 and len(row) == target + 1, f"a heat map's row of {target} has {len(row)} numbers")
-    _need(all(0 <= start <= target for start, target in zip(reach.starts, reach.targets, strict=False)), "a cut is late")
+    _need(
+        all(0 <= start <= target for start, target in zip(reach.starts, reach.targets, strict=False)), "a cut is late"
+    )
 
 
 def _spectrum(spectrum: LyapunovSpectrum) -> None:

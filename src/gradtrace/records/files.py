@@ -1,4 +1,4 @@
-"""What lies at a path, before any of it is believed? Only plain files are opened: a pipe or a device would never end."""
+"""What lies at a path, before any of it is believed? Only plain files are opened: a pipe never ends."""
 
 from __future__ import annotations
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradtrace.records.exhibit import OptimizerStats
+from gradtrace.records.shown import Columns, Shown, counted, rendered
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from gradtrace.records.finding import Finding
-    from gradtrace.report.figures.paper import Columns
 
 
 _UNCLIPPED = 0.999
@@ -105,7 +105,7 @@ class RunHeader:
     """Versions."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class RunSteps:
     """Rows of steps in ascending order. NaN: not measured; Inf is a measured infinity."""
 
@@ -125,6 +125,9 @@ class RunSteps:
     """[rows, len(Series), parameters]."""
     nonfinite: NDArray[np.int64]
     """[rows]: how many of the row's steps had a NaN or Inf in the loss or a gradient."""
+
+    def __repr__(self) -> str:
+        return f"<RunSteps: {counted(len(self.first), 'row')} of {counted(self.series_low.shape[2], 'parameter')}>"
 
     def scalar(self, name: Scalar) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(smallest, largest) by row."""
@@ -163,8 +166,8 @@ class RunSteps:
         return cls(none, none, np.empty(0), scalars, scalars, series, series, none)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Run(Shown):
     """All that a run's file holds, its traces aside: those are read one by one (`gradtrace.runs`)."""
 
     header: RunHeader
@@ -179,12 +182,16 @@ class Run:
     notes: tuple[str, ...] = field(default=())
     """What could not be seen."""
 
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "not finished"
+        seen = f"{counted(self.steps.num_steps, 'step')}, {counted(len(self.findings), 'finding')}"
+        return f"<Run {self.header.title!r}: {seen}, {state}>"
+
     def plot(self, *, columns: Columns = 1) -> Figure:
         """Loss, and gradient norm by weight and step, for a paper: a matplotlib figure one or two columns wide.
 
         Raises:
             InputError: no step was watched, or matplotlib is not installed (``pip install gradtrace[figures]``).
         """
-        from gradtrace.report.figures import plot_run
-
-        return plot_run(self, columns=columns)
+        figure: Figure = rendered(self, "plot", columns=columns)
+        return figure

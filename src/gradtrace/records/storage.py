@@ -194,6 +194,18 @@ def to_json(diagnosis: Diagnosis) -> str:
     return json.dumps(verdict, indent=2, allow_nan=False)
 
 
+def document(record: ThroughTime) -> str:
+    """All of a record through time as strict JSON."""
+    return json.dumps(plain(record), indent=2, allow_nan=False)
+
+
+def prediction_json(prediction: Prediction) -> str:
+    """All of a prediction as strict JSON, each layer with its growth."""
+    whole = {"format": FORMAT, "version": VERSION, "kind": "prediction", **plain(prediction)}
+    whole["layers"] = [{**plain(layer), "growth": plain(layer.split.growth)} for layer in prediction.layers]
+    return json.dumps(whole, indent=2, allow_nan=False)
+
+
 def _summary(trace: Trace) -> dict[str, Any]:
     kept = ("loss", "probe", "batch_size", "coverage", "nonfinite", "severed")
     return {

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from gradtrace.records.time import ThroughTime
     from gradtrace.records.trace import Trace
 
-STYLES = {Severity.CRITICAL: "bold #d0362b", Severity.WARNING: "bold #b07000", Severity.INFO: "bold #2a7fc1"}
-"""Read on black as on white: a terminal does not say which it is."""
+STYLES = {Severity.CRITICAL: "bold #d53f34", Severity.WARNING: "bold #a46900", Severity.INFO: "bold #287aba"}
+"""Read on black as on white, with a contrast of 4.5 or more: a terminal does not say which it is."""
 MAX_WIDTH = 120
 MOST_NAME = 48
 """Cells of a layer's name within a sentence."""
@@ -184,7 +184,7 @@ def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None) -
     if trace is not None and (ratios := relative_range(trace)) is not None:
         told.append(f"|dW|/|W| {short(ratios[0])} to {short(ratios[1])}")
     told.append("no finding" if not diagnosis.findings else "nothing above info")
-    return Text("Healthy", "bold #009e73").append(": " + "; ".join(told) + ".")
+    return Text("Healthy", "bold #008661").append(": " + "; ".join(told) + ".")
 
 
 def _finding(place: int, finding: Finding, width: int) -> Iterator[Text]:
@@ -201,7 +201,7 @@ def _finding(place: int, finding: Finding, width: int) -> Iterator[Text]:
         yield from _paragraph("; ".join(number(evidence) for evidence in finding.evidence), width, "numbers")
     for remedy in finding.remedies:
         told = f"{clean(remedy.title)} ({clean(remedy.source)})" if remedy.source else clean(remedy.title)
-        yield from _paragraph(told, width, "change", "bold #009e73")
+        yield from _paragraph(told, width, "change", "bold #008661")
         yield from _code(clean_lines(remedy.code), width)
 
 

@@ -1,8 +1,9 @@
 """Whose file is it while it is written? One writer's: a second one, in this process or another, is told so.
 
-The claim is an advisory lock of the kernel's (flock(2)) on the file itself, beside SQLite's own locks, which are of another
-kind (fcntl(2)); it ends with the process, however that ends. A descriptor of the file must not be closed while SQLite
-has it open (its locks would be lost: sqlite.org, "How To Corrupt", section 2.2), so that within a process a table tells.
+The claim is an advisory lock of the kernel's (flock(2)) on the file itself, beside SQLite's own locks, which are of
+another kind (fcntl(2)); it ends with the process, however that ends. A descriptor of the file must not be closed while
+SQLite has it open (its locks would be lost: sqlite.org, "How To Corrupt", section 2.2), so that within a process a
+table tells.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from gradtrace.errors import TraceFileError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from typing_extensions import Self
+    from typing import Self
 
 try:
     import fcntl

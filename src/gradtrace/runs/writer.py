@@ -292,7 +292,7 @@ class RunWriter:
         self._unwritten = {}
 
     def _begin_anew(self) -> None:
-        """The file was deleted, or another lies in its place: what memory holds goes into a new one, if there is room."""
+        """The file was deleted, or another lies in its place: what memory holds goes into a new one."""
         assert self.path is not None
         self._let_go()
         if self.path.exists():

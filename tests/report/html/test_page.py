@@ -19,9 +19,10 @@ from tests.report.samples import SAMPLES, chain
 
 from gradtrace.cli import main
 from gradtrace.errors import TraceFileError
+from gradtrace.records.files import SQLITE, starts_with
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.storage import save
-from gradtrace.report.html import files, render, write_report
+from gradtrace.report.html import render, write_report
 from gradtrace.report.html.page import sections
 from gradtrace.report.html.server import ReportServer
 from gradtrace.runs.writer import RunWriter
@@ -246,7 +247,7 @@ def test_the_report_of_a_run_shows_its_latest_trace(tmp_path):
 
 def test_a_run_is_told_by_how_its_file_begins(tmp_path):
     path = tmp_path / "run.db"
-    path.write_bytes(files.SQLITE + bytes(84))
-    assert files.is_run(path)
+    path.write_bytes(SQLITE + bytes(84))
+    assert starts_with(path, SQLITE)
     path.write_bytes(b"\x1f\x8b")
-    assert not files.is_run(path)
+    assert not starts_with(path, SQLITE)

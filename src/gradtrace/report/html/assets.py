@@ -28,6 +28,7 @@ SCRIPTS = (
     "activations.js",
     "through_time.js",
     "run.js",
+    "compare.js",
     "start.js",
 )
 """In the order in which they run; each is a script element of its own."""

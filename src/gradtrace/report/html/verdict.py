@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradtrace.records.vocabulary import Cause, Severity
+from gradtrace.report.html.order import proof_of
 from gradtrace.report.html.phrases import CAUSES, SEVERITIES, SYMPTOMS
+from gradtrace.report.summary import facts as run_facts
 from gradtrace.report.tables import main_trace, picture
-from gradtrace.report.words import clean, clean_lines, number, power, short
+from gradtrace.report.words import clean, clean_lines, decades, number, power, short
 
 if TYPE_CHECKING:
     from gradtrace.records.finding import Diagnosis, Finding
     from gradtrace.records.run import Run
     from gradtrace.records.trace import Trace
+    from gradtrace.report.opened import Opened
 
+BARE = "It is one backward pass of one batch: no optimizer step was seen, and no other batch."
 MOST_PLACES = 6
 """Modules that a card names; the rest are counted."""
 
@@ -43,6 +48,8 @@ class Card:
     since: str
     numbers: tuple[str, ...]
     changes: tuple[Change, ...]
+    proof: str
+    """Key of the section whose numbers show it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +64,50 @@ class Verdict:
     cards: tuple[Card, ...]
 
 
-def verdict(diagnosis: Diagnosis, run: Run | None = None) -> Verdict:
+def verdict(opened: Opened) -> Verdict:
     """The sentence that answers the first question, what was looked at, and the findings."""
+    diagnosis, run = opened.diagnosis, opened.run
     trace = main_trace(diagnosis)
-    worst = max((f.severity for f in diagnosis.findings), key=lambda s: s.rank, default=Severity.INFO)
+    if is_bare(diagnosis, run) and diagnosis.healthy:
+        kind, sentence, detail = "info", "Nothing wrong in this one trace.", BARE
+    else:
+        kind = "healthy" if diagnosis.healthy else _worst(diagnosis)
+        sentence = _sentence(diagnosis, goes_on=run is not None and not run.finished)
+        detail = _health(diagnosis, trace) if diagnosis.healthy else _advice(diagnosis)
+        detail += f" {BARE}" if is_bare(diagnosis, run) else ""
+    if not diagnosis.traces and not diagnosis.findings and run is None:
+        kind, sentence, detail = "info", *_unjudged(opened)
     return Verdict(
-        kind="healthy" if diagnosis.healthy else worst.value,
-        sentence=_sentence(diagnosis, goes_on=run is not None and not run.finished),
-        detail=_health(diagnosis, trace) if diagnosis.healthy else _advice(diagnosis),
-        facts=_facts(diagnosis, trace, run),
-        cards=tuple(card(finding) for finding in diagnosis.findings),
+        kind, sentence, detail, _facts(opened, trace), tuple(card(finding) for finding in diagnosis.findings)
     )
+
+
+def is_bare(diagnosis: Diagnosis, run: Run | None) -> bool:
+    """Whether all that was looked at is one trace: a check has a probe beside it, a run its steps."""
+    return run is None and len(diagnosis.traces) == 1 and not diagnosis.losses
+
+
+def _worst(diagnosis: Diagnosis) -> str:
+    return max((f.severity for f in diagnosis.findings), key=lambda s: s.rank, default=Severity.INFO).value
+
+
+def _unjudged(opened: Opened) -> tuple[str, str]:
+    """What a page says on top that shows numbers without a verdict."""
+    if opened.prediction is not None:
+        record = opened.prediction
+        told = f"{decades(record.decades)} decades from the output to the input are predicted"
+        seen = "" if math.isnan(record.measured_decades) else f", {decades(record.measured_decades)} measured"
+        return f"Before training: the phase is {record.phase}.", f"{told}{seen}."
+    if opened.through_time:
+        horizon = opened.through_time[0].horizon
+        far = "" if horizon is None or math.isnan(horizon.steps) else f"It reaches back {short(horizon.steps)} steps."
+        return "The gradient through time.", far
+    return "No finding.", ""
 
 
 def _sentence(diagnosis: Diagnosis, *, goes_on: bool) -> str:
     if not diagnosis.healthy:
         return heading(diagnosis.findings[0]) + "."
-    if not diagnosis.traces and not diagnosis.findings:
-        return "No finding."
     count, so_far = len(diagnosis.findings), " so far" if goes_on else ""
     return f"Healthy{so_far}." if not count else f"Healthy{so_far}, with {count} remark{'s' if count > 1 else ''}."
 
@@ -101,11 +134,15 @@ def _health(diagnosis: Diagnosis, trace: Trace | None) -> str:
     return f"{told} {power(table.network_decades)} times the gradient of the network's output."
 
 
-def _facts(diagnosis: Diagnosis, trace: Trace | None, run: Run | None) -> tuple[tuple[str, str], ...]:
-    facts = []
-    if trace is not None:
+def _facts(opened: Opened, trace: Trace | None) -> tuple[tuple[str, str], ...]:
+    diagnosis, run = opened.diagnosis, opened.run
+    facts = run_facts(run) if run is not None else []
+    if trace is not None and opened.sampled:
+        facts.append((f"Trace of step {opened.sampled[-1][0]:,}", f"loss {short(trace.loss)}"))
+    elif trace is not None:
         what = "Loss" if trace.probe == "loss" else "Gradient"
         facts.append((what, short(trace.loss) if trace.probe == "loss" else "random, at the output"))
+    if trace is not None:
         if trace.batch_size is not None:
             facts.append(("Batch", str(trace.batch_size)))
         facts.append(("Ops measured", f"{len(trace.ops):,}"))
@@ -113,9 +150,6 @@ def _facts(diagnosis: Diagnosis, trace: Trace | None, run: Run | None) -> tuple[
         facts.append(("Parameters", f"{weights:,} in {len(trace.parameters):,} tensors"))
     if diagnosis.losses:
         facts.append(("Trained a copy", f"{len(diagnosis.losses)} steps, loss to {short(diagnosis.losses[-1])}"))
-    if run is not None and len(run.steps.first):
-        last = int(run.steps.first[-1] + run.steps.count[-1] - 1)
-        facts.append(("Run", f"step {last:,}, {'finished' if run.finished else 'not finished'}"))
     return tuple(facts)
 
 
@@ -136,4 +170,5 @@ def card(finding: Finding) -> Card:
             Change(clean(remedy.title), "\n".join(clean_lines(remedy.code)), clean(remedy.source))
             for remedy in finding.remedies
         ),
+        proof=proof_of(finding),
     )

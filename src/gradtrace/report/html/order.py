@@ -1,0 +1,42 @@
+"""In which order does a reader want the sections? The one that proves the first finding comes first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradtrace.records.vocabulary import Cause, Symptom
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from gradtrace.records.finding import Diagnosis, Finding
+    from gradtrace.report.html.section import Section
+
+PROOF_OF_CAUSE: dict[Cause, str] = {
+    Cause.RECURRENT_CONTRACTION: "time",
+    Cause.RECURRENT_EXPANSION: "time",
+    Cause.NUMERIC_FORMAT: "formats",
+    Cause.LEARNING_RATE: "run",
+    Cause.RESIDUAL_GROWTH: "flow",
+    Cause.POST_NORM: "flow",
+    Cause.SATURATED_PREACTIVATION: "activations",
+}
+"""The key of the section whose numbers show it; a cause says more than a symptom."""
+PROOF_OF_SYMPTOM: dict[Symptom, str] = {
+    Symptom.NONFINITE: "run",
+    Symptom.UNDERFLOW: "formats",
+    Symptom.DEAD_UNITS: "activations",
+    Symptom.SATURATED: "activations",
+}
+
+
+def proof_of(finding: Finding) -> str:
+    """The key of the section that shows it: the waterfall, unless another one does."""
+    return PROOF_OF_CAUSE.get(finding.cause) or PROOF_OF_SYMPTOM.get(finding.symptom, "waterfall")
+
+
+def ordered(sections: Iterable[Section], diagnosis: Diagnosis, *, live: bool = False) -> tuple[Section, ...]:
+    """The proof of the first finding first; of a page that goes on, the run comes before all other pictures."""
+    first = proof_of(diagnosis.findings[0]) if diagnosis.findings else ""
+    wanted = ["run"] * live + [first]
+    return tuple(sorted(sections, key=lambda each: wanted.index(each.key) if each.key in wanted else len(wanted)))
