@@ -116,7 +116,7 @@ def _run(run: Run) -> str:
     lines = []
     for name, label in ((Scalar.LOSS, "loss"), (Scalar.GRADIENT_NORM, "gradient norm")):
         values = run.steps.scalar(name)[1]
-        places = np.linspace(0, len(values) - 1, min(len(values), MOST_POINTS)).astype(int) if len(values) else []
+        places = np.linspace(0, max(len(values) - 1, 0), min(len(values), MOST_POINTS)).astype(np.int64)
         lines.append((label, [float(values[i]) for i in places]))
     drawn = "".join(curves([line], f"{line[0]} over the steps") for line in lines if any(map(math.isfinite, line[1])))
     return _framed(drawn, f"{run!r}"[1:-1], ["; ".join(told), *found])

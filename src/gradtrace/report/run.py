@@ -104,7 +104,7 @@ def compare(runs: Sequence[tuple[str, Run]], width: int = 120) -> str:
             symptom = finding.symptom.value.replace("_", " ")
             lines += ["", *wrapped(f"{name}: {finding.severity.value.upper()} {symptom}: {clean(finding.message)}",
                                    width, "  ")]  # fmt: skip
-    return "\n".join([*lines, "", *_differences(*found, width)] if len(found) == 2 else lines)
+    return "\n".join([*lines, "", *_differences(found[0], found[1], width)] if len(found) == 2 else lines)
 
 
 def _differences(a: Run, b: Run, width: int) -> list[str]:

@@ -209,6 +209,8 @@ class RunWriter:
             return
         if self._claim is not None and self._claim.is_lost():
             self._begin_anew()
+        if self._connection is None:
+            return
         try:
             self._write(self._connection)
         except sqlite3.OperationalError as error:
@@ -268,6 +270,9 @@ class RunWriter:
         self.flush()
         if self._connection is not None:
             self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('finished', ?)", (str(int(finished)),))
+            with contextlib.suppress(sqlite3.Error):  # a reader has it open: its log stays beside it
+                self._connection.execute("PRAGMA busy_timeout=0")
+                self._connection.execute("PRAGMA journal_mode=DELETE")
             self._let_go()
 
     # ------------------------------------------------------------------------------------------------------- the file

@@ -25,6 +25,7 @@ from gradtrace.records.storage import save
 from gradtrace.report.html import render, write_report
 from gradtrace.report.html.page import sections
 from gradtrace.report.html.server import ReportServer
+from gradtrace.report.opened import Opened
 from gradtrace.runs.writer import RunWriter
 
 MEGABYTE = 1_000_000
@@ -95,7 +96,7 @@ def test_sizes():
 
 
 def test_every_plot_has_a_table_with_rows():
-    for section in sections(sigmoids(), run(), (through_time(),)):
+    for section in sections(Opened(sigmoids(), run(), (through_time(),))):
         assert section.answer
         for plot in section.plots:
             assert plot.table.rows, plot.key
@@ -103,8 +104,8 @@ def test_every_plot_has_a_table_with_rows():
 
 
 def test_a_section_without_anything_to_say_is_left_out():
-    assert sections(Diagnosis(())) == ()
-    assert [section.key for section in sections(Diagnosis(()), run())] == ["run"]
+    assert sections(Opened(Diagnosis(()))) == ()
+    assert [section.key for section in sections(Opened(Diagnosis(()), run()))] == ["run"]
 
 
 def test_the_verdict_says_what_where_since_when_and_what_to_change():

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradtrace.errors import InputError
-from gradtrace.records.finding import Diagnosis
 from gradtrace.records.run import Scalar, Series
 from gradtrace.report.html.page import page
 from gradtrace.report.html.pooling import edges, pooled
-from gradtrace.report.html.provenance import provenance
+from gradtrace.report.html.provenance import Gap, Provenance
 from gradtrace.report.html.section import Plot, Section, Table
 from gradtrace.report.html.training import WORDS, broken_stretches
 from gradtrace.report.html.verdict import Verdict
@@ -32,6 +31,7 @@ MOST_COLUMNS = 600
 """Steps of each line; more are pooled."""
 PICTURES = (Scalar.LOSS, Scalar.GRADIENT_NORM, Scalar.LEARNING_RATE)
 MOST_LAYERS = 200
+MOST_NOTES = 6
 
 Named = tuple[str, "Run"]
 
@@ -67,7 +67,8 @@ def render_runs(runs: Sequence[Named], *, live: bool = False) -> str:
         facts=(("Runs", str(len(runs))), ("Steps seen", f"{steps:,}"), ("Runs with findings", str(ill))),
         cards=(),
     )
-    return page("comparison", top, _sections(runs), provenance(Diagnosis(()), None), live=live)
+    gaps = tuple(Gap(clean(f"{name}: {note}"), (), 0) for name, run in runs for note in run.notes[:MOST_NOTES])
+    return page("comparison", top, _sections(runs), Provenance(gaps, (), "", (), ()), live=live)
 
 
 def _best(runs: Sequence[Named]) -> str:
@@ -119,7 +120,8 @@ def _overlaid(runs: Sequence[Named], name: Scalar) -> Plot | None:
     if not lines:
         return None
     numbers = [value for line in lines for value in line["values"] if math.isfinite(value)]
-    data: dict[str, Any] = {"label": WORDS[name], "lines": lines, "linear": not numbers or min(numbers) <= 0}
+    data: dict[str, Any] = {"label": WORDS[name], "lines": lines, "linear": not numbers or min(numbers) <= 0,
+                            "ends": name is not Scalar.LEARNING_RATE}  # fmt: skip
     title = WORDS[name].capitalize()
     table = Table(("run", "smallest", "largest", "last"), tuple(rows))
     return Plot(name.value, "overlay", title, "A click on a name hides its line.", data, table)

@@ -30,13 +30,17 @@ PROOF_OF_SYMPTOM: dict[Symptom, str] = {
 }
 
 
-def proof_of(finding: Finding) -> str:
-    """The key of the section that shows it: the waterfall, unless another one does."""
-    return PROOF_OF_CAUSE.get(finding.cause) or PROOF_OF_SYMPTOM.get(finding.symptom, "waterfall")
+def proofs_of(finding: Finding) -> tuple[str, ...]:
+    """Keys of the sections that show it, the best first: not every page has every section."""
+    by_cause, by_symptom = PROOF_OF_CAUSE.get(finding.cause), PROOF_OF_SYMPTOM.get(finding.symptom)
+    both = (by_symptom, by_cause) if finding.symptom is Symptom.NONFINITE else (by_cause, by_symptom)
+    return (*(key for key in both if key is not None), "waterfall")
 
 
 def ordered(sections: Iterable[Section], diagnosis: Diagnosis, *, live: bool = False) -> tuple[Section, ...]:
     """The proof of the first finding first; of a page that goes on, the run comes before all other pictures."""
-    first = proof_of(diagnosis.findings[0]) if diagnosis.findings else ""
+    found = tuple(sections)
+    proofs = proofs_of(diagnosis.findings[0]) if diagnosis.findings else ()
+    first = next((key for key in proofs if any(each.key == key for each in found)), "")
     wanted = ["run"] * live + [first]
-    return tuple(sorted(sections, key=lambda each: wanted.index(each.key) if each.key in wanted else len(wanted)))
+    return tuple(sorted(found, key=lambda each: wanted.index(each.key) if each.key in wanted else len(wanted)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradtrace.records.vocabulary import Cause, Severity
-from gradtrace.report.html.order import proof_of
+from gradtrace.report.html.order import proofs_of
 from gradtrace.report.html.phrases import CAUSES, SEVERITIES, SYMPTOMS
 from gradtrace.report.summary import facts as run_facts
 from gradtrace.report.tables import main_trace, picture
@@ -48,8 +48,8 @@ class Card:
     since: str
     numbers: tuple[str, ...]
     changes: tuple[Change, ...]
-    proof: str
-    """Key of the section whose numbers show it."""
+    proofs: tuple[str, ...]
+    """Keys of the sections whose numbers show it, the best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,5 +170,5 @@ def card(finding: Finding) -> Card:
             Change(clean(remedy.title), "\n".join(clean_lines(remedy.code)), clean(remedy.source))
             for remedy in finding.remedies
         ),
-        proof=proof_of(finding),
+        proofs=proofs_of(finding),
     )

@@ -11,9 +11,13 @@ gt.plots.overlay = (place, data) => {
     const known = shown.flatMap((line) => line.values.map(log)).filter(Number.isFinite), y = d3.scaleLinear().domain(known.length ? d3.extent(known) : [0, 1]).nice();
     const axes = gt.axes(width, height, { scale: d3.scaleLinear().domain([all[0], Math.max(all[1], all[0] + 1)]), label: "step", format: d3.format(",d"), ticks: d3.ticks(all[0], Math.max(all[1], all[0] + 1), Math.max(2, width / (7 * rem))).filter(Number.isInteger) },
       linear ? { scale: y, format: gt.short } : { scale: y, ticks: gt.decadeTicks(y, 6), format: gt.decadeLabel }, `${data.label} of ${lines.length} runs over the steps`);
-    for (const line of shown) {
+    for (const [place, line] of shown.entries()) {
       gt.line(axes, line.steps.map((step, k) => [step, log(line.values[k])]), line.look);
-      if (line.broken.length) axes.inside.append(gt.svg("text", { class: "halo broke", x: Math.min(axes.x(line.broken[0][0]), width - 6 * rem), y: axes.margin.top + 0.75 * rem }, "not finite"));
+      if (data.ends && line.broken.length) {
+        const x = axes.x(line.broken[0][0]), past = x > width * 0.6;
+        axes.inside.append(gt.svg("line", { class: `line ${line.look}`, "stroke-dasharray": "2 4", x1: x, x2: x, y1: axes.margin.top, y2: height - axes.margin.bottom }),
+          gt.svg("text", { class: "halo", x: x + (past ? -6 : 6), "text-anchor": past ? "end" : "start", y: axes.margin.top + (0.75 + 1.1 * place) * rem }, `${line.name}: not finite`));
+      }
     }
     gt.follow(axes, steps, (i) => [`step ${d3.format(",d")(steps[i])}`, shown.map((line) => {
       const k = d3.bisectRight(line.steps, steps[i]) - 1;

@@ -14,10 +14,12 @@ gt.plots.steps = (place, data) => {
   const marks = [...data.events, ...data.onsets.map(([step, words]) => [step, "onset", words])].sort((a, b) => a[0] - b[0]);
   let hidden = new Set(), linear = data.linear, smooth = false;
   if (data.controls) place.append(controls());
-  if (data.controls && !data.linear) place.append(gt.choice("Axis", ["Log axis", "Linear axis"], 0, (i) => { linear = i === 1; again(); }));
-  if (!data.low) place.append(gt.choice("Line", ["As measured", "Smoothed"], 0, (i) => { smooth = i === 1; again(); }));
+  const choices = gt.make("div", { class: "legends" });
+  if (!data.low && !data.linear) choices.append(gt.choice("Axis", ["Log axis", "Linear axis"], 0, (i) => { linear = i === 1; again(); }));
+  if (!data.low) choices.append(gt.choice("Line", ["As measured", "Smoothed"], 0, (i) => { smooth = i === 1; again(); }));
+  place.append(choices);
   const kinds = [...new Set(marks.map((mark) => mark[1]))].map((kind) => [`event ${kind}`, kind]), shade = data.broken.length ? [["broken", "not finite"]] : [];
-  if (lines.length > 1 || kinds.length + shade.length) place.append(gt.make("div", { class: "legends" },
+  if (!data.low) place.append(gt.make("div", { class: "legends" },
     gt.switches(lines.map((line, i) => [`thin ${SERIES[i]}`, line.name]), (now) => { hidden = now; again(); }), gt.legend([...shade, ...kinds])));
   const again = gt.drawn(place, draw);
   gt.zoom.followers.push(again);
