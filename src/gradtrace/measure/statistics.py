@@ -71,7 +71,7 @@ def _small(handle: Handle, values: np.ndarray) -> tuple[np.ndarray, float, float
     with np.errstate(invalid="ignore"):
         max_abs = float(np.abs(wide).max())
     stored = numel * (2 if handle.dtype.startswith("complex") else 1)
-    zero_frac = 1.0 - np.count_nonzero(wide) / max(stored, 1)
+    zero_frac = 1.0 - int(np.count_nonzero(wide)) / max(stored, 1)
     if handle.example_axes is None or wide.size != numel:
         return np.array([math.sqrt(float(np.dot(wide, wide)))]), max_abs, zero_frac
     with np.errstate(invalid="ignore"):
