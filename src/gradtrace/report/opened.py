@@ -35,6 +35,8 @@ class Opened:
     prediction: Prediction | None = None
     sampled: tuple[tuple[int, Trace], ...] = ()
     """(step, trace) of the run, the latest last."""
+    bare: bool = False
+    """True where all that was looked at is one trace: no other batch, no probe, no step."""
 
 
 def opened(record: Record, name: str = "") -> Opened:
@@ -42,7 +44,7 @@ def opened(record: Record, name: str = "") -> Opened:
     if isinstance(record, Diagnosis):
         return Opened(record)
     if isinstance(record, Trace):
-        return Opened(replace(judge_trace(record), title=name))
+        return Opened(replace(judge_trace(record), title=name), bare=True)
     if isinstance(record, Run):
         run = standing(record, None)
         return Opened(Diagnosis(run.findings, title=run.header.title or name), run)

@@ -42,7 +42,7 @@ def show(record: Record, console: Console | None = None) -> None:
     """Print it; a bare trace is judged, and so is an unfinished run."""
     console = console or Console()
     if isinstance(record, Trace):
-        show_diagnosis(judge_trace(record), console)
+        show_diagnosis(judge_trace(record), console, bare=True)
     elif isinstance(record, Diagnosis):
         show_diagnosis(record, console)
     elif isinstance(record, Run):

@@ -13,7 +13,7 @@ from rich.text import Text
 from gradtrace.records.vocabulary import Cause, Factor, Severity
 from gradtrace.report.number_formats import short_words
 from gradtrace.report.picture import LOOKS, draw
-from gradtrace.report.tables import Picture, main_trace, picture, probe_trace, relative_range, unseen
+from gradtrace.report.tables import BARE, Picture, main_trace, picture, probe_trace, relative_range, unseen
 from gradtrace.report.through_time import section
 from gradtrace.report.words import (
     ascii_text,
@@ -46,10 +46,10 @@ TIME_CHAINS, TIME_ROWS = 2, 8
 """Recurrences shown in a check, and stretches of time of each."""
 
 
-def show(diagnosis: Diagnosis, console: Console | None = None) -> None:
-    """Print `diagnosis`: the picture, the findings, what to change, what was not seen."""
+def show(diagnosis: Diagnosis, console: Console | None = None, *, bare: bool = False) -> None:
+    """Print `diagnosis`: the picture, the findings, what to change, what was not seen; `bare`: of one trace alone."""
     console = console or Console()
-    _print(console, _diagnosis(diagnosis, min(console.width, MAX_WIDTH), console.options.ascii_only))
+    _print(console, _diagnosis(diagnosis, min(console.width, MAX_WIDTH), console.options.ascii_only, bare))
 
 
 def show_trace(trace: Trace, console: Console | None = None) -> None:
@@ -84,7 +84,7 @@ def _print(console: Console, lines: Iterable[Text]) -> None:
     console.print(Text("\n").join(parts), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
-def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool) -> Iterator[Text]:
+def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool, bare: bool) -> Iterator[Text]:
     trace, probe = main_trace(diagnosis), probe_trace(diagnosis)
     table = picture(trace) if trace is not None else None
     yield _title(diagnosis.title or "check", trace)
@@ -96,7 +96,9 @@ def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool) -> Iterator[T
         yield from _through_time(record, width, ascii_only)
     yield Text()
     if diagnosis.healthy:
-        yield _healthy(diagnosis, trace, table)
+        yield _healthy(diagnosis, trace, table, "Nothing wrong in this one trace" if bare else "Healthy")
+    if bare:
+        yield Text(BARE)
     for place, finding in enumerate(diagnosis.findings, start=1):
         yield Text()
         yield from _finding(place, finding, width)
@@ -176,7 +178,7 @@ def _through_time(record: ThroughTime, width: int, ascii_only: bool) -> Iterator
 # --------------------------------------------------------------------------------------------------------- findings
 
 
-def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None) -> Text:
+def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None, label: str) -> Text:
     told = []
     if table is not None and table.rows:
         name = shorten(clean(table.rows[-1].last), MOST_NAME)
@@ -184,7 +186,7 @@ def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None) -
     if trace is not None and (ratios := relative_range(trace)) is not None:
         told.append(f"|dW|/|W| {short(ratios[0])} to {short(ratios[1])}")
     told.append("no finding" if not diagnosis.findings else "nothing above info")
-    return Text("Healthy", "bold #008661").append(": " + "; ".join(told) + ".")
+    return Text(label, "bold #008661").append(": " + "; ".join(told) + ".")
 
 
 def _finding(place: int, finding: Finding, width: int) -> Iterator[Text]:

@@ -17,7 +17,7 @@ from gradtrace.report.html.order import ordered
 from gradtrace.report.html.page import render_opened, sections
 from gradtrace.report.html.training import broken_stretches
 from gradtrace.report.html.verdict import verdict
-from gradtrace.report.opened import Opened
+from gradtrace.report.opened import Opened, opened
 from gradtrace.report.run import compare, list_runs
 from gradtrace.report.summary import at_end, facts, loss_told
 
@@ -60,10 +60,13 @@ def test_a_live_page_begins_with_the_run() -> None:
 
 
 def test_a_bare_trace_says_that_it_is_one_and_is_not_called_healthy() -> None:
-    top = verdict(Opened(Diagnosis((), (chain(4, 0.7, 1.4, "relu"),))))
+    whole = opened(chain(4, 0.7, 1.4, "relu"), "trace.json.gz")
+    top = verdict(whole)
     assert (top.kind, top.sentence) == ("info", "Nothing wrong in this one trace.")
     assert "no optimizer step was seen" in top.detail
-    assert "Healthy" not in render_opened(Opened(Diagnosis((), (chain(4, 0.7, 1.4, "relu"),))))
+    assert "Healthy" not in render_opened(whole)
+    assert "Healthy" not in str(chain(4, 0.7, 1.4, "relu"))
+    assert "Nothing wrong in this one trace" in str(chain(4, 0.7, 1.4, "relu"))
 
 
 def test_a_run_that_ended_in_nan_ends_in_nan_everywhere() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,7 +75,10 @@ def render_opened(opened: Opened, *, live: bool = False) -> str:
     """The page of what a file holds."""
     diagnosis, run = opened.diagnosis, opened.run
     found = ordered(sections(opened), diagnosis, live=live)
-    return page(diagnosis.title, verdict(opened), found, provenance(diagnosis, run), live=live)
+    end = provenance(diagnosis, run)
+    if opened.prediction is not None and end.commands:
+        end = replace(end, commands=(f"gradtrace predict {clean(diagnosis.title)}",))
+    return page(diagnosis.title, verdict(opened), found, end, live=live)
 
 
 def page(title: str, top: Verdict, found: Sequence[Section], end: Provenance, *, live: bool = False) -> str:

@@ -10,16 +10,14 @@ from gradtrace.records.vocabulary import Cause, Severity
 from gradtrace.report.html.order import proofs_of
 from gradtrace.report.html.phrases import CAUSES, SEVERITIES, SYMPTOMS
 from gradtrace.report.summary import facts as run_facts
-from gradtrace.report.tables import main_trace, picture
+from gradtrace.report.tables import BARE, main_trace, picture
 from gradtrace.report.words import clean, clean_lines, decades, number, power, short
 
 if TYPE_CHECKING:
     from gradtrace.records.finding import Diagnosis, Finding
-    from gradtrace.records.run import Run
     from gradtrace.records.trace import Trace
     from gradtrace.report.opened import Opened
 
-BARE = "It is one backward pass of one batch: no optimizer step was seen, and no other batch."
 MOST_PLACES = 6
 """Modules that a card names; the rest are counted."""
 
@@ -68,23 +66,18 @@ def verdict(opened: Opened) -> Verdict:
     """The sentence that answers the first question, what was looked at, and the findings."""
     diagnosis, run = opened.diagnosis, opened.run
     trace = main_trace(diagnosis)
-    if is_bare(diagnosis, run) and diagnosis.healthy:
+    if opened.bare and diagnosis.healthy:
         kind, sentence, detail = "info", "Nothing wrong in this one trace.", BARE
     else:
         kind = "healthy" if diagnosis.healthy else _worst(diagnosis)
         sentence = _sentence(diagnosis, goes_on=run is not None and not run.finished)
         detail = _health(diagnosis, trace) if diagnosis.healthy else _advice(diagnosis)
-        detail += f" {BARE}" if is_bare(diagnosis, run) else ""
+        detail += f" {BARE}" if opened.bare else ""
     if not diagnosis.traces and not diagnosis.findings and run is None:
         kind, sentence, detail = "info", *_unjudged(opened)
     return Verdict(
         kind, sentence, detail, _facts(opened, trace), tuple(card(finding) for finding in diagnosis.findings)
     )
-
-
-def is_bare(diagnosis: Diagnosis, run: Run | None) -> bool:
-    """Whether all that was looked at is one trace: a check has a probe beside it, a run its steps."""
-    return run is None and len(diagnosis.traces) == 1 and not diagnosis.losses
 
 
 def _worst(diagnosis: Diagnosis) -> str:
