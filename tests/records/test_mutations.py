@@ -44,7 +44,9 @@ def documents() -> tuple[dict[str, Any], ...]:
 
 def mutate(document: Any, chance: random.Random) -> None:
     """One change, anywhere: another value, one less, one twice, two exchanged."""
-    node, key, at = None, None, document
+    node: Any = None
+    key: Any = None
+    at = document
     while isinstance(at, (dict, list)) and at:
         node, key = at, chance.choice(list(at)) if isinstance(at, dict) else chance.randrange(len(at))
         at = at[key]

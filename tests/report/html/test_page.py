@@ -7,6 +7,8 @@ import hashlib
 import http.client
 import json
 import re
+import socket
+import struct
 import threading
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -23,6 +25,7 @@ from gradtrace.records.files import SQLITE, starts_with
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.storage import save
 from gradtrace.report.html import render, write_report
+from gradtrace.report.html import server as server_module
 from gradtrace.report.html.page import sections
 from gradtrace.report.html.server import ReportServer
 from gradtrace.report.opened import Opened
@@ -219,6 +222,35 @@ def test_a_file_that_breaks_while_it_is_served_is_told(server):
     status, body, _ = ask(server, f"/{server.url.split('/', 3)[3]}")
     assert status == 503
     assert "not a gradtrace file" in body
+
+
+def test_a_connection_that_says_nothing_is_closed(server, monkeypatch):
+    monkeypatch.setattr(server_module._Handler, "timeout", 0.05)
+    with socket.create_connection(server.server_address, timeout=10) as idle:
+        assert idle.recv(1) == b""  # closed by the server
+    assert ask(server, f"/{server.url.split('/', 3)[3]}")[0] == 200
+
+
+def test_a_connection_that_is_reset_is_nothing_to_speak_of(server, capfd):
+    for _ in range(3):
+        gone = socket.create_connection(server.server_address, timeout=10)
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() resets
+        gone.sendall(
+            f"GET /{server.url.split('/', 3)[3]} HTTP/1.0\r\nHost: 127.0.0.1:{server.server_port}\r\n".encode()
+        )
+        gone.close()
+    assert ask(server, f"/{server.url.split('/', 3)[3]}")[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_more_connections_than_there_are_places_for_are_closed(server, monkeypatch):
+    places = [server._places.acquire(blocking=False) for _ in range(server_module.MOST_CONNECTIONS)]
+    assert all(places)
+    with socket.create_connection(server.server_address, timeout=10) as late:
+        assert late.recv(1) == b""
+    for _ in places:
+        server._places.release()
+    assert ask(server, f"/{server.url.split('/', 3)[3]}")[0] == 200
 
 
 def test_a_wrong_file_is_refused_at_once(tmp_path):
