@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from gradtrace.checkup.check import check
     from gradtrace.measure.trace import trace
     from gradtrace.monitor.watch import watch
-    from gradtrace.records.storage import load
     from gradtrace.recurrence.lyapunov import lyapunov
     from gradtrace.recurrence.through_time import through_time
     from gradtrace.repair.fix import fix
+    from gradtrace.runs.loading import load
 
 __version__ = "0.2.0"
 __all__ = ["check", "fix", "init_critical_", "load", "lyapunov", "predict", "through_time", "trace", "watch"]
@@ -31,7 +31,7 @@ _HOMES = {
     "lyapunov": "gradtrace.recurrence.lyapunov",
     "through_time": "gradtrace.recurrence.through_time",
     "trace": "gradtrace.measure.trace",
-    "load": "gradtrace.records.storage",
+    "load": "gradtrace.runs.loading",
     "watch": "gradtrace.monitor.watch",
 }
 
@@ -43,3 +43,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names: they are not here before they are used."""
+    return sorted([*__all__, "__version__"])

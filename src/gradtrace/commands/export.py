@@ -17,9 +17,7 @@ from gradtrace.commands.ending import in_a_sentence
 @in_a_sentence
 def export(file: str, kind: str, output: Path | None) -> None:
     """Write the numbers of a run as a table: one line a step (or a few old ones pooled) and parameter."""
-    from gradtrace.runs.export import EXPORTS
-    from gradtrace.runs.reader import read_run
+    from gradtrace.runs.export import export_file
 
-    output = output or Path(file).with_suffix(f".{kind}")
-    num_lines = EXPORTS[kind](read_run(file), output)
-    click.echo(f"{num_lines} lines in {output}")
+    num_lines, where = export_file(Path(file), kind, output)
+    click.echo(f"{num_lines} lines in {where}")

@@ -1,4 +1,4 @@
-"""`gradtrace serve`: the report of a run, live in the browser."""
+"""`gradtrace serve`: the report of a run, or all runs of a folder, live in the browser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradtrace.errors import InputError
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="By default any free one.")
 @in_a_sentence
 def serve(file: str, port: int) -> None:
-    """Show the report of a run while it goes on, to this machine's browsers only; Ctrl-C ends it."""
+    """Show the report of FILE while it goes on, or all runs of a folder, in this machine's browsers until Ctrl-C."""
     from gradtrace.report.html.server import ReportServer
 
     try:

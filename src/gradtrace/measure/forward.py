@@ -94,7 +94,7 @@ class ForwardObserver:
         if call.name in KNOWN:
             held_against = reach(call.name, args, kwargs)
             if held_against is not None:
-                seen.objective = self._deferred.put(held_against)
+                seen.objective = self.deferred.put(held_against)
                 seen.num_summed = operands[-1].numel() if kwargs.get("reduction") == "sum" else 1
         if self._values:
             seen.operands = [handle for tensor in operands if (handle := self._extremes(tensor)) is not None]
@@ -109,7 +109,7 @@ class ForwardObserver:
             seen.scales["output"] = self._norm(output)
             seen.numels = (seen.numels[0], output.numel())
         if output is not None and seen.objective is not None:
-            seen.value = self._deferred.put(output.detach().float().mean())
+            seen.value = self.deferred.put(output.detach().float().mean())
         if self._values:
             made = operands[:1] if call.name in WRITES else tensors_in(result)
             seen.results = [handle for out in made if (handle := self._extremes(out)) is not None]

@@ -14,16 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.records.finding import Diagnosis
+from gradtrace.records.shown import Columns, Kept, counted, rendered
 from gradtrace.records.vocabulary import Factor, StrEnum
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from rich.console import Console
-
-    from gradtrace.report.figures.paper import Columns
 
 
 class Role(StrEnum):
@@ -205,9 +201,8 @@ class Trial:
         Raises:
             InputError: the change does not fit this model, or the model cannot be copied.
         """
-        from gradtrace.repair.twin import changed
-
-        return changed(self.changes, model, loss_fn, optimizer, seed=seed)
+        made: tuple[Any, Any, Any] = rendered(self, "apply", model, loss_fn, optimizer, seed=seed)
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +232,8 @@ class Shares:
         return next((share for share in self.shares if share.decades * self.deficit > 0.0), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Repair:
+@dataclass(frozen=True, slots=True, repr=False)
+class Repair(Kept):
     """Diagnosis, shares and trials, ranked by what training felt."""
 
     diagnosis: Diagnosis
@@ -268,23 +263,9 @@ class Repair:
         """What was tried."""
         return tuple(trial for trial in self.trials if trial.role is Role.CANDIDATE)
 
-    def show(self, console: Console | None = None) -> None:
-        """Print shares, trials and the code of what is proven."""
-        from gradtrace.report.repair import show
-
-        show(self, console)
-
-    def save(self, path: str | Path) -> None:
-        """Write it as gzipped JSON; read it back with `gradtrace.load`."""
-        from gradtrace.records.storage import save
-
-        save(self, path)
-
-    def report(self, path: str | Path) -> None:
-        """Write the report to `path`: one HTML file that needs no network."""
-        from gradtrace.report.html import write_report
-
-        write_report(path, self.diagnosis, repair=self)
+    def __repr__(self) -> str:
+        best = f"recommended: {self.best.title}" if self.best is not None else "nothing proven"
+        return f"<Repair {self.title!r}: {counted(len(self.trials), 'trial')}, {best}>"
 
     def plot(self, *, columns: Columns = 1, axes: Axes | None = None) -> Figure:
         """Loss curves of all trials, with their bands over the seeds.
@@ -292,17 +273,9 @@ class Repair:
         Raises:
             InputError: nothing was trained, or matplotlib is not installed (``pip install '.[figures]'``).
         """
-        from gradtrace.report.figures import plot_repair
-
-        return plot_repair(self, columns=columns, axes=axes)
+        figure: Figure = rendered(self, "plot", columns=columns, axes=axes)
+        return figure
 
     def to_json(self) -> str:
         """Strict JSON, the diagnosis without the ops of its traces."""
-        from gradtrace.records.storage import repair_to_json
-
-        return repair_to_json(self)
-
-    def _repr_html_(self) -> str:
-        from gradtrace.report.repair import to_html
-
-        return to_html(self)
+        return str(rendered(self, "json"))

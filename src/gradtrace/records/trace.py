@@ -14,16 +14,13 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gradtrace.records.shown import Columns, Kept, counted, rendered
 from gradtrace.records.time import ThroughTime
 from gradtrace.records.vocabulary import Factor
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from gradtrace.report.figures.paper import Columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +215,8 @@ class Coverage:
     """Sentences: 'traced through the uncompiled module', ..."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+@dataclass(frozen=True, slots=True, repr=False)
+class Trace(Kept):
     """One backward pass measured op by op. Ops are ordered from the loss to the parameters."""
 
     ops: tuple[Op, ...]
@@ -239,11 +236,9 @@ class Trace:
     through_time: ThroughTime | None = None
     """The same loss gradient step by step in time, where `check` found recurrences."""
 
-    def save(self, path: str | Path) -> None:
-        """Write it as gzipped JSON; read it back with `gradtrace.load`."""
-        from gradtrace.records.storage import save
-
-        save(self, path)
+    def __repr__(self) -> str:
+        seen = f"{counted(len(self.ops), 'op')}, {counted(len(self.parameters), 'parameter')}"
+        return f"<Trace of the {self.probe} gradient: {seen}, loss {self.loss:.4g}>"
 
     def plot(self, *, columns: Columns = 1, axes: Axes | None = None) -> Figure:
         """The waterfall for a paper: a matplotlib figure one or two columns wide, or drawn into `axes`.
@@ -258,9 +253,8 @@ class Trace:
         Raises:
             InputError: there is nothing to draw, or matplotlib is not installed (``pip install '.[figures]'``).
         """
-        from gradtrace.report.figures import plot_waterfall
-
-        return plot_waterfall(self, columns=columns, axes=axes)
+        figure: Figure = rendered(self, "plot", columns=columns, axes=axes)
+        return figure
 
 
 @dataclass(frozen=True, slots=True)

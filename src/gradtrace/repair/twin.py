@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from gradtrace.errors import InputError
 from gradtrace.measure.untouched import fixed_random_state, untouched
-from gradtrace.records.repair import Change
+from gradtrace.records.repair import Change, Trial
 from gradtrace.repair.rewriting import Rewriting, Rule
 
 
@@ -160,6 +160,11 @@ def changed(
         apply_changes(changes, twin)
     out: Any = twin.optimizers if several else next(iter(twin.optimizers), None)
     return twin.model, twin.training_loss_fn, out
+
+
+def applied(trial: Trial, model: Any, loss_fn: Any, optimizer: Any, *, seed: int = 0) -> tuple[Any, Any, Any]:
+    """(model, loss_fn, optimizer) with what the trial changed in."""
+    return changed(trial.changes, model, loss_fn, optimizer, seed=seed)
 
 
 # --------------------------------------------------------------------------------------------------------- surgery

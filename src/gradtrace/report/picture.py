@@ -5,7 +5,7 @@
     layers.1   ━━━━━━━━━━━━━FF            capitals: what it added
 
 Letters tell the factors apart without colour; the colours are those of the page, after Okabe and Ito (2008), for any
-eye, with a contrast of 3:1 or more against black and against white.
+eye, with a contrast of 4.5:1 or more against black and against white.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Look:
 
 
 LOOKS: dict[Factor, Look] = {
-    Factor.ACTIVATION: Look("a", "#d55e00", "a'", "activations"),
-    Factor.WEIGHT: Look("f", "#0072b2", "f'", "weights"),
-    Factor.NORM: Look("n", "#009e73", "norm", "norms"),
-    Factor.ATTENTION: Look("t", "#b35a92", "attn", "attention"),
-    Factor.MERGE: Look("m", "#9a8500", "merge", "merges"),
-    Factor.RESHAPE: Look("r", "#767d86", "rest", "reshaping"),
-    Factor.LOSS: Look("l", "#767d86", "rest", "loss"),
-    Factor.OTHER: Look("o", "#767d86", "rest", "other ops"),
+    Factor.ACTIVATION: Look("a", "#c25500", "a'", "activations"),
+    Factor.WEIGHT: Look("f", "#007bc0", "f'", "weights"),
+    Factor.NORM: Look("n", "#008661", "norm", "norms"),
+    Factor.ATTENTION: Look("t", "#b1568f", "attn", "attention"),
+    Factor.MERGE: Look("m", "#877500", "merge", "merges"),
+    Factor.RESHAPE: Look("r", "#70767f", "rest", "reshaping"),
+    Factor.LOSS: Look("l", "#70767f", "rest", "loss"),
+    Factor.OTHER: Look("o", "#70767f", "rest", "other ops"),
 }
 
 _NUMBER = 6
@@ -191,7 +191,7 @@ def _line(row: Row, layout: Layout) -> Text:
 def bar(row: Row, layout: Layout) -> Text:
     """One bar of exactly `layout.bar` cells."""
     if math.isnan(row.after):
-        return Text("not finite".ljust(layout.bar)[: layout.bar], "bold #d0362b")
+        return Text("not finite".ljust(layout.bar)[: layout.bar], "bold #d53f34")
     before, after = layout.cell(row.before), layout.cell(row.after)
     text = Text(layout.body * min(before, after), "bold")
     for factor, num_cells in _split(row, after - before):

@@ -192,4 +192,4 @@ def clipping_told(clipping: tuple[float, float] | None) -> str:
     if clipping is None:
         return ""
     frac, factor = clipping
-    return f"clipping bit in {100 * frac:.2g} % of the steps and left {short(factor)} of the norm (median)"
+    return f"clipping bit in {100 * frac:.3g} % of the steps and left {short(factor)} of the norm (median)"

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Columns = Literal[1, 2]
+    from gradtrace.records.shown import Columns
+
 WIDTHS_IN: dict[int, float] = {1: 3.5, 2: 7.2}
 """[inches] One and two columns of a journal (IEEE 3.5 and 7.16; Nature 89 and 183 mm)."""
 

@@ -29,6 +29,7 @@ SCRIPTS = (
     "through_time.js",
     "run.js",
     "repair.js",
+    "compare.js",
     "start.js",
 )
 """In the order in which they run; each is a script element of its own."""

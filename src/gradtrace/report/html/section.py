@@ -32,6 +32,8 @@ class Plot:
     data: Any
     """For `as_json`."""
     table: Table
+    folded: str = ""
+    """Words to click on, where the picture says little and is folded away; '' shows it."""
 
 
 @dataclass(frozen=True, slots=True)
