@@ -20,7 +20,7 @@ from tests.report.samples import chain
 from tests.runs.test_runs import header, write
 
 import gradtrace
-from gradtrace.cli import main
+from gradtrace.commands.main import main
 from gradtrace.errors import TraceFileError
 from gradtrace.records.finding import Finding
 from gradtrace.records.run import EventKind, RunEvent

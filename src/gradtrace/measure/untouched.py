@@ -46,25 +46,28 @@ def untouched(model: nn.Module, **others: Any) -> Iterator[list[str]]:
             unkept += snapshot.restore()
 
 
-_PAUSING = threading.Lock()
-_num_pauses, _is_to_resume = 0, False
+class _Pauses:
+    """One collector, and any number of threads that want it to pause."""
+
+    lock = threading.Lock()
+    number = 0
+    is_to_resume = False
 
 
 @contextmanager
 def paused_collection() -> Iterator[None]:
     """No cyclic garbage collection meanwhile: each pass over a million new records would cost as much as a layer."""
-    global _num_pauses, _is_to_resume
-    with _PAUSING:  # one collector, and any number of threads
-        if not _num_pauses:
-            _is_to_resume = gc.isenabled()
+    with _Pauses.lock:
+        if not _Pauses.number:
+            _Pauses.is_to_resume = gc.isenabled()
             gc.disable()
-        _num_pauses += 1
+        _Pauses.number += 1
     try:
         yield
     finally:
-        with _PAUSING:
-            _num_pauses -= 1
-            if not _num_pauses and _is_to_resume:
+        with _Pauses.lock:
+            _Pauses.number -= 1
+            if not _Pauses.number and _Pauses.is_to_resume:
                 gc.enable()
 
 

@@ -34,7 +34,6 @@ RENDERERS: dict[str, dict[str, str]] = {
     | {"plot": "gradtrace.report.figures:plot_through_time", "json": "gradtrace.records.storage:document"},
     "Repair": _EVERY
     | {
-        "html": "gradtrace.report.repair:to_html",
         "plot": "gradtrace.report.figures:plot_repair",
         "json": "gradtrace.records.storage:repair_to_json",
     },

@@ -13,8 +13,10 @@ from markupsafe import Markup
 
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.prediction import Prediction
+from gradtrace.records.repair import Repair
 from gradtrace.records.run import Run, Scalar
 from gradtrace.records.trace import Trace
+from gradtrace.report.repair import to_html as repair_html
 from gradtrace.report.summary import facts
 from gradtrace.report.svg import curves, waterfall
 from gradtrace.report.tables import main_trace, picture, unseen
@@ -95,6 +97,8 @@ def to_html(record: Record) -> str:
             lines.append(("measured", [layer.measured_decades for layer in layers]))
         label = "decades, by layers from the output to the input"
         return _framed(curves(lines, label, logarithmic=False), f"{record!r}"[1:-1], record.sentences)
+    if isinstance(record, Repair):
+        return repair_html(record)
     lines = [(chain.name, list(chain.states)) for chain in record.chains[:5]]
     drawn = curves(lines, "|gradient| at each step in time") if lines else ""
     return _framed(drawn, f"{record!r}"[1:-1], record.sentences)

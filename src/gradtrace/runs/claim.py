@@ -18,7 +18,8 @@ from gradtrace.errors import TraceFileError
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Self
+
+    from typing_extensions import Self
 
 try:
     import fcntl

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Role
 from gradtrace.report.figures.palette import INK, SERIES, SOFT
-from gradtrace.report.figures.paper import Columns, looking, new_figure
+from gradtrace.report.figures.paper import looking, new_figure
 from gradtrace.report.repair import name_of
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from gradtrace.records.repair import Repair, Trial
+    from gradtrace.records.shown import Columns
 
 MOST_CURVES = 6
 HEIGHT_IN = 2.4
