@@ -110,7 +110,7 @@ def test_any_bytes_changed_or_cut_off_are_one_sentence_or_harmless(
         (("UPDATE meta SET value = '²' WHERE key = 'version'",), "not of a gradtrace run"),
         ((f"UPDATE meta SET value = '{'[' * 100_000}' WHERE key = 'header'",), "damaged or cut off: it is nested"),
         (("UPDATE rows SET count = 4611686018427387904",), "is no number of steps"),
-        (("UPDATE rows SET packed = x'ffffffff01000000' WHERE first = 0",), "not as long as it says"),
+        (("UPDATE rows SET packed = x'ffffffff0100000000000000' WHERE first = 0",), "not as long as it says"),
         (
             ("DROP TABLE rows", ENDLESS_ROWS),
             "its rows are no table",

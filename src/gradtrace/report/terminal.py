@@ -12,6 +12,7 @@ from rich.text import Text
 
 from gradtrace.diagnosis.thresholds import UPDATE_HEALTHY, UPDATE_USUAL
 from gradtrace.measure.names import Names
+from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Factor, Severity
 from gradtrace.report.number_formats import short_words
 from gradtrace.report.picture import LOOKS, draw
@@ -31,7 +32,6 @@ from gradtrace.report.words import (
     ascii_text,
     clean,
     clean_lines,
-    counted,
     decades,
     listed,
     number,

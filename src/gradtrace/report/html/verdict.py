@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Severity
 from gradtrace.report.html.order import proofs_of
 from gradtrace.report.html.phrases import CAUSES, SEVERITIES, SYMPTOMS
 from gradtrace.report.summary import facts as run_facts
 from gradtrace.report.tables import BARE, main_trace, picture
-from gradtrace.report.words import clean, clean_lines, counted, decades, number, power, short
+from gradtrace.report.words import clean, clean_lines, decades, number, power, short
 
 if TYPE_CHECKING:
     from gradtrace.records.finding import Diagnosis, Finding
