@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import gc
 import io
-import itertools
 import math
 import weakref
 from typing import TYPE_CHECKING, Any

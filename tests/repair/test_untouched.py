@@ -15,11 +15,12 @@ from gradtrace.casebook import CASES
 from gradtrace.checkup.batches import summed_over
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Role, Trial
+from gradtrace.repair.applying import apply_changes
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.changes.table import KINDS
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.training import Plan, train
-from gradtrace.repair.twin import RefusalError, apply_changes
+from gradtrace.repair.twin import RefusalError
 
 _spec = importlib.util.spec_from_file_location("snapshot", Path(__file__).parent / "snapshot.py")
 _module = importlib.util.module_from_spec(_spec)

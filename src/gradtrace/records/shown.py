@@ -37,7 +37,7 @@ RENDERERS: dict[str, dict[str, str]] = {
         "plot": "gradtrace.report.figures:plot_repair",
         "json": "gradtrace.records.storage:repair_to_json",
     },
-    "Trial": {"apply": "gradtrace.repair.twin:applied"},
+    "Trial": {"apply": "gradtrace.repair.applying:applied"},
     "Prediction": _EVERY
     | {"diagram": "gradtrace.report.phases:diagram_text", "json": "gradtrace.records.storage:prediction_json"},
     "Initialisation": {"text": "gradtrace.report.prediction:initialisation_text"},

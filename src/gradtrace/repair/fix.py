@@ -20,6 +20,7 @@ from gradtrace.measure.path import Paths
 from gradtrace.measure.trace import check_model, trace
 from gradtrace.measure.untouched import fixed_random_state, untouched
 from gradtrace.records.repair import Change, Repair, Role, Shares, Trial
+from gradtrace.repair.applying import apply_changes
 from gradtrace.repair.changes import placebo
 from gradtrace.repair.changes.table import propose_all
 from gradtrace.repair.correction import with_shares
@@ -27,7 +28,6 @@ from gradtrace.repair.shares import shares_of
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.training import OutOfTime
 from gradtrace.repair.trials import MOST_STEPS, ORIGINAL, Course, choose_steps, cost_of_a_step, run_all
-from gradtrace.repair.twin import apply_changes
 from gradtrace.repair.verdicts import judged
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from gradtrace.errors import GradtraceError, InputError
 from gradtrace.records.repair import Change, Outcome, Role, Trial
+from gradtrace.repair.applying import apply_changes
 from gradtrace.repair.training import OutOfTime, Plan, train
-from gradtrace.repair.twin import Twin, apply_changes
+from gradtrace.repair.twin import Twin
 
 if TYPE_CHECKING:
     from gradtrace.repair.situation import Situation

@@ -66,7 +66,7 @@ def create(path: Path) -> sqlite3.Connection:
         connection.execute(f"PRAGMA journal_size_limit={MOST_LOG_BYTES}")
         connection.executescript(SCHEMA)
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('format', ?), ('version', ?)", (FORMAT, str(VERSION)))
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         connection.close()
         if path.is_file():
             raise _told(path, error) from error
@@ -90,7 +90,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         _bounded(connection, path)
         _are_tables(connection, path)
         _check(path, read_meta(connection))
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # (it quotes the file)
         connection.close()
         raise _told(path, error) from error
     except TraceFileError:
@@ -109,7 +109,7 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
         if not (log.is_file() and log.stat().st_size):
             connection.close()
             return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         pass  # it is said at the first query that matters
     return connection
 
@@ -159,7 +159,7 @@ def _check(path: Path, meta: dict[str, str]) -> None:
         )
 
 
-def _told(path: Path, error: sqlite3.Error) -> Exception:
+def _told(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> Exception:
     """What SQLite says of a file, in a sentence; what it says of a disk or a folder, as it is."""
     if "no such table: meta" in str(error) or "no such column" in str(error):
         return TraceFileError(f"{path} is a database, but not of a gradtrace run")
