@@ -9,12 +9,13 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 CI ?=
+COMPAT_ARGS ?=
 DOCS_ARGS ?=
 PYTEST_ARGS ?=
 MARKS := $(if $(filter true 1,$(CI)),,-m "not long")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench casebook docs pictures clean
+.PHONY: help demo test test-all lint bench casebook docs pictures compat newest dist clean
 
 help:
 	@echo "make demo      a network of sigmoids that does not learn, looked into; and its twin that does"
@@ -24,6 +25,9 @@ help:
 	@echo "make bench     what tracing and watching cost (half an hour), and how right the predictions are"
 	@echo "make docs      the documentation, tutorials executed, warnings as errors: docs/_build/html/index.html"
 	@echo "make pictures  the pictures of README.md and of the documentation, drawn anew (needs chromium)"
+	@echo "make compat    every version of torch and Python that is promised, each in an environment of its own (hours, GBs)"
+	@echo "make newest    first use with the newest torch there is, in a fresh environment"
+	@echo "make dist      sdist and wheel, checked; the wheel alone in a fresh environment"
 	@echo "make clean     remove .venv, caches and builds"
 
 demo: .venv/installed
@@ -33,7 +37,7 @@ demo: .venv/installed
 	@echo "Then your own:   $(BIN)/gradtrace check path/to/file.py:factory      ($(BIN)/gradtrace --help)"
 
 # pytest comes last: its closing line is the last word. The long tests build the documentation, and train under others.
-test: lint .venv/browser $(if $(MARKS),,.venv/installed-docs .venv/installed-others)
+test: lint .venv/browser $(if $(MARKS),,.venv/installed-docs .venv/installed-others newest)
 	@$(BIN)/python -m pytest --quiet $(MARKS) $(PYTEST_ARGS)
 
 test-all: lint .venv/browser .venv/installed-docs .venv/installed-others
@@ -61,6 +65,20 @@ docs: .venv/installed-docs
 
 pictures: .venv/browser
 	@$(BIN)/python -m docs.pictures
+
+# What a user gets who pins nothing: of torch the newest, a CUDA build of several GB on Linux. Within a quarter of an hour.
+newest: .venv/installed-dev
+	@$(BIN)/python -m compat --newest
+
+compat: .venv/installed-dev
+	@$(BIN)/python -m compat $(COMPAT_ARGS)
+
+dist: .venv/installed-dev
+	@rm -rf dist
+	@$(PIP) install -qq build twine
+	@$(BIN)/python -m build --outdir dist . >/dev/null
+	@$(BIN)/python -m twine check --strict dist/*
+	@$(BIN)/python -m compat --wheel dist/gradtrace-*.whl
 
 clean:
 	rm -rf .venv build dist docs/_build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -63,6 +63,28 @@ def resnet() -> Job:
     return model, classify, (torch.randn(16, 3, 64, 64), torch.randint(0, 10, (16,)))
 
 
+class Sines(nn.Module):
+    """Two cells, one time step after the other (pytorch/examples, time_sequence_prediction)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.LSTMCell(1, width), nn.LSTMCell(width, width), nn.Linear(width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, c, h2, c2 = (x.new_zeros(len(x), self.head.in_features) for _ in range(4))
+        outputs = []
+        for step in x.split(1, dim=1):
+            h, c = self.first(step, (h, c))
+            h2, c2 = self.second(h, (h2, c2))
+            outputs.append(self.head(h2))
+        return torch.cat(outputs, 1)
+
+
+def sines(num_steps: int = 999, width: int = 51) -> Job:
+    x = torch.randn(97, num_steps, dtype=torch.double)
+    return Sines(width).double(), lambda model, x: (model(x[:, :-1]) - x[:, 1:]).pow(2).mean(), x
+
+
 @dataclass(frozen=True, slots=True)
 class Contest:
     """A network, and how many times a bare step's time a traced one may take."""
@@ -77,5 +99,7 @@ CONTESTS = {
     "100 residual blocks of width 256": Contest(lambda: residual(100, 256), 2.0),
     "1000 residual blocks of width 256": Contest(lambda: residual(1000, 256), 2.5, 5),
     "12-layer transformer of width 256": Contest(transformer, 1.5),
+    "11000 residual blocks of width 8": Contest(lambda: residual(11_000, 8, 4), 2.5, 3),
+    "998 steps of two LSTM cells": Contest(sines, 4.0, 3),
     "ResNet-like CNN": Contest(resnet, 1.3),
 }

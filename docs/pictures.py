@@ -3,6 +3,7 @@
 What is drawn:
 
     docs/pictures/terminal.svg        what `gradtrace demo` prints of its network of sigmoids
+    docs/pictures/live.svg            what `gradtrace run` draws of a training that diverges
     docs/pictures/report-*.png        the head of its report in a browser, light and dark
     docs/pictures/waterfall-*.png, flow-*.png, run-*.png    sections of reports
 """
@@ -19,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from docs.extensions.written_reports import write_run
+from docs.extensions.written_reports import watched_run, write_run
 from PIL import Image
 from playwright.sync_api import sync_playwright
 from rich.console import Console
@@ -28,6 +29,7 @@ from rich.terminal_theme import MONOKAI
 import gradtrace
 from gradtrace.casebook import CASES
 from gradtrace.commands.demo.lecture import networks
+from gradtrace.report.live import draw_picture
 
 if TYPE_CHECKING:
     from gradtrace.records.finding import Diagnosis
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 PICTURES = Path(__file__).parent / "pictures"
 WIDTH, HEIGHT = 1120, 830
 """CSS pixels of the browser's window."""
+LIVE_WIDTH, LIVE_LINES = 80, 14
+"""Cells, and lines of the gradient by depth."""
 MAX_BYTES = 300_000
 
 
@@ -53,7 +57,10 @@ def main() -> None:
     """Draw all of them."""
     PICTURES.mkdir(exist_ok=True)
     sigmoids = judge_sigmoids()
-    (PICTURES / "terminal.svg").write_text(terminal(sigmoids), encoding="utf-8")
+    (PICTURES / "terminal.svg").write_text(terminal(sigmoids.show, "gradtrace demo"), encoding="utf-8")
+    live = draw_picture(watched_run().run, LIVE_WIDTH, LIVE_LINES)
+    told = terminal(lambda console: console.print(*live, sep="\n"), "gradtrace run train.py", LIVE_WIDTH)
+    (PICTURES / "live.svg").write_text(told, encoding="utf-8")
     shots = [
         Shot("report", sigmoids.report),
         Shot("waterfall", sigmoids.report, "waterfall", 855),
@@ -83,11 +90,11 @@ def write_residual(path: Path) -> None:
     replace(diagnosis, title="a pre-norm transformer").report(path)
 
 
-def terminal(diagnosis: Diagnosis) -> str:
-    """What `show` prints, as SVG without a link to the network."""
-    console = Console(record=True, width=100, file=io.StringIO(), color_system="truecolor", legacy_windows=False)
-    diagnosis.show(console)
-    text = console.export_svg(title="gradtrace demo", theme=MONOKAI, unique_id="gradtrace")
+def terminal(draw: Callable[[Console], None], title: str, width: int = 100) -> str:
+    """What `draw` prints, as SVG without a link to the network."""
+    console = Console(record=True, width=width, file=io.StringIO(), color_system="truecolor", legacy_windows=False)
+    draw(console)
+    text = console.export_svg(title=title, theme=MONOKAI, unique_id="gradtrace")
     return re.sub(r"@font-face \{.*?\}\s*", "", text, flags=re.DOTALL)
 
 

@@ -11,10 +11,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradtrace.casebook import CASES
 from gradtrace.diagnosis import rules as rule_files
 from gradtrace.diagnosis import thresholds as threshold_file
 from gradtrace.records import vocabulary
+from gradtrace.records.codes import USUAL, meaning_of
 from gradtrace.remedies.catalogue import REMEDIES
+from gradtrace.report.explanation import of_code
+from gradtrace.report.glossary import WORDS
 from gradtrace.tape import kinds
 from gradtrace.theory.table import activation_rows
 
@@ -73,6 +77,30 @@ def enum(name: str) -> str:
     (found,) = (n for n in _tree(vocabulary).body if isinstance(n, ast.ClassDef) and n.name == name)
     members = getattr(vocabulary, name)
     return "\n\n".join(f"`{members[member].value}`\n: {plain(text)}" for member, text in documented(found.body))
+
+
+def glossary() -> str:
+    """The words of the reports."""
+    return "\n\n".join(f"**{word}**\n: {plain(told)}" for word, told in WORDS.items())
+
+
+def codes() -> str:
+    """Every code with a page, a line each."""
+    found = [of_code(*meaning) for code in USUAL if (meaning := meaning_of(code)) is not None]
+    return "\n".join(f"- [{each.title[:5]}]({each.title[:5]}.md) {each.title[5:].strip()}" for each in found)
+
+
+def code(name: str) -> str:
+    """The page of one code: what is seen, why, what to change, and cases of it."""
+    meaning = meaning_of(name)
+    assert meaning is not None, name
+    told, words = of_code(*meaning), tuple(map(str, meaning))
+    changes = "\n".join(map(_remedy, told.remedies))
+    alike = [case for case, found in CASES.items() if words in [tuple(map(str, each)) for each in found.accepted]]
+    cases = "".join(f"\n- `gradtrace demo {case}`" for case in alike)
+    parts = [f"# {told.title}", *map(plain, told.paragraphs), f"## What to change\n\n{changes}" if changes else ""]
+    parts += [f"## See it\n{cases}" if cases else "", f"`gradtrace explain {name}` says the same."]
+    return "\n\n".join(filter(None, parts))
 
 
 def remedies() -> str:

@@ -64,7 +64,7 @@ def draw(diagnosis: Diagnosis) -> str:
 def _losses(losses: Sequence[float]) -> str:
     """On a scale of decades where they span more than two."""
     finite = [loss for loss in losses if math.isfinite(loss)] or [1.0]
-    told = f"loss over {len(losses)} training steps"
+    told = f"loss over {len(losses) - 1} training steps"
     if min(finite) > 0 and max(finite) > 100 * min(finite):
         return curve([math.log10(loss) if loss > 0 else math.nan for loss in losses], f"{told}, in decades")
     return curve(losses, told)

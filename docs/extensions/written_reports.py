@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradtrace.monitor.watch import Watch
 
 
 def write_all(folder: Path) -> None:
@@ -35,6 +38,11 @@ def write_sigmoids(path: Path) -> None:
 
 
 def write_run(path: Path) -> None:
+    """The report of `watched_run`."""
+    watched_run().report(path)
+
+
+def watched_run() -> Watch:
     """A convolutional network that is well, at a learning rate that is not."""
     import torch
 
@@ -49,7 +57,7 @@ def write_run(path: Path) -> None:
             optimizer.zero_grad()
             case.loss_fn(case.model, case.batches[step % len(case.batches)]).backward()
             optimizer.step()
-    watch.report(path)
+    return watch
 
 
 def _build_finished(app: Any, error: Exception | None) -> None:

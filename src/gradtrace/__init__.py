@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.version_info < (3, 10):  # noqa: UP036  # pip refuses it, PYTHONPATH does not
+    sys.stderr.write("gradtrace needs Python 3.10 or newer, and this is %d.%d\n" % sys.version_info[:2])  # noqa: UP031
+    raise SystemExit(2)
 
 if TYPE_CHECKING:
     from gradtrace.audit.initialise import init_critical_
@@ -10,21 +15,23 @@ if TYPE_CHECKING:
     from gradtrace.checkup.check import check
     from gradtrace.measure.trace import trace
     from gradtrace.monitor.watch import watch
-    from gradtrace.records.storage import load
     from gradtrace.recurrence.lyapunov import lyapunov
     from gradtrace.recurrence.through_time import through_time
+    from gradtrace.repair.fix import fix
+    from gradtrace.runs.loading import load
 
 __version__ = "0.2.0"
-__all__ = ["check", "init_critical_", "load", "lyapunov", "predict", "through_time", "trace", "watch"]
+__all__ = ["check", "fix", "init_critical_", "load", "lyapunov", "predict", "through_time", "trace", "watch"]
 
 _HOMES = {
     "check": "gradtrace.checkup.check",
+    "fix": "gradtrace.repair.fix",
     "init_critical_": "gradtrace.audit.initialise",
     "predict": "gradtrace.audit.predict",
     "lyapunov": "gradtrace.recurrence.lyapunov",
     "through_time": "gradtrace.recurrence.through_time",
     "trace": "gradtrace.measure.trace",
-    "load": "gradtrace.records.storage",
+    "load": "gradtrace.runs.loading",
     "watch": "gradtrace.monitor.watch",
 }
 
@@ -36,3 +43,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names: they are not here before they are used."""
+    return sorted([*__all__, "__version__"])

@@ -21,7 +21,7 @@ def finding_of(severity: Severity) -> Diagnosis:
 def test_healthy_is_0_and_one_line(net, verdict):
     result = run("check", "net.py:build")
     assert result.exit_code == 0, result.output
-    assert "Healthy: layers.0 gets" in result.stdout
+    assert "Healthy: layers.0 (Linear) gets" in result.stdout
     assert "building" not in result.stdout
     assert "building" in result.stderr
 
@@ -85,3 +85,14 @@ def test_a_fault_of_ours_is_neither_0_nor_1_nor_2(net, verdict):
     result = run("check", "net.py:build")
     assert result.exit_code == 3
     assert "fault of gradtrace" in result.stderr
+
+
+@pytest.mark.parametrize(("severity", "line"), [
+    (None, "Healthy: no findings."),
+    (Severity.INFO, "Healthy: 1 finding, 1 info (gradtrace explain GT103)."),
+    (Severity.CRITICAL, "Unhealthy: 1 finding, 1 critical (gradtrace explain GT103)."),
+])  # fmt: skip
+def test_the_last_line_is_the_verdict(net, verdict, severity, line):
+    verdict["diagnosis"] = Diagnosis(()) if severity is None else finding_of(severity)
+    assert run("check", "net.py:build").stdout.splitlines()[-1] == line
+    assert line not in run("check", "net.py:build", "--json").stdout

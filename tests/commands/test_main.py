@@ -15,6 +15,7 @@ from tests.report.samples import chain, through_time
 from torch import nn
 
 import gradtrace
+from gradtrace.commands.main import COMMANDS
 from gradtrace.runs.writer import RunWriter
 
 
@@ -69,3 +70,17 @@ def test_any_encoding_of_standard_output_will_do(make, tmp_path):
     lines = result.stdout.decode("ascii").splitlines()
     assert len(lines) > 3
     assert max(map(len, lines)) <= 80
+
+
+def test_help_is_grouped_and_no_line_is_cut(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run("--help").stdout.splitlines()
+    assert [line for line in lines if line.startswith(("Judge", "Watch", "Look", "Learn")) and line.endswith(":")] == [
+        "Judge a network:", "Watch a training:", "Look at what was kept:", "Learn:"
+    ]  # fmt: skip
+    assert not any("..." in line for line in lines[1:])
+    assert max(map(len, lines)) <= 80
+    told = {line.split()[0]: line for line in lines if line.startswith("  ") and len(line.split()) > 1}
+    for names in COMMANDS.values():
+        for name in names:
+            assert told[name].endswith("."), name  # one line each, whole

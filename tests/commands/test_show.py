@@ -10,4 +10,4 @@ def test_a_saved_diagnosis_shows(tmp_path):
     save(SAMPLES["vanishing"](), tmp_path / "diagnosis.json.gz")
     result = run("show", str(tmp_path / "diagnosis.json.gz"))
     assert result.exit_code == 0
-    assert "CRITICAL  vanishing" in result.stdout
+    assert "CRITICAL  GT101 vanishing" in result.stdout

@@ -4,7 +4,7 @@ import contextlib
 import gzip
 import json
 import math
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from types import NoneType
 from typing import Any, get_args, get_origin
 
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gradtrace.errors import TraceFileError
-from gradtrace.records.codec import hints_of
+from gradtrace.records.codec import decode, encode, hints_of
 from gradtrace.records.finding import Diagnosis, Evidence, Finding, Remedy
 from gradtrace.records.storage import load, save, to_json
 from gradtrace.records.trace import Op, ParameterStats, Site, TensorStats, Trace
@@ -76,10 +76,9 @@ def any_of(hint: Any):
 
 @given(record=any_of(Trace))
 @settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
-def test_a_trace_comes_back_equal(tmp_path_factory, record):
-    path = tmp_path_factory.mktemp("storage") / "trace.json.gz"
-    save(record, path)
-    assert load(path) == record
+def test_any_trace_comes_back_equal(record):
+    """By the codec alone: what is drawn at random does not hold together, and `load` refuses it."""
+    assert decode(Trace, json.loads(json.dumps(encode(record), allow_nan=False))) == record
 
 
 @given(
@@ -104,7 +103,8 @@ def test_every_float_survives(tmp_path, value):
 
 def test_a_site_met_twice_is_stored_once(tmp_path):
     trace = small_trace()
-    twice = Trace(trace.ops + trace.ops, trace.parameters, trace.loss)
+    again = tuple(replace(op, index=op.index + 3, targets=(None, None)) for op in trace.ops)
+    twice = Trace(trace.ops + again, trace.parameters, trace.loss)
     save(twice, tmp_path / "trace.json.gz")
     tables = json.loads(gzip.decompress((tmp_path / "trace.json.gz").read_bytes()))["tables"]
     assert tables["Site"]["call"] == [0, 0, 0]
@@ -149,7 +149,7 @@ def test_a_file_cut_off_anywhere_is_a_clear_error(tmp_path):
     packed = good.read_bytes()
     for length in range(len(packed)):
         bad.write_bytes(packed[:length])
-        with pytest.raises(TraceFileError, match=r"cut off|empty|damaged"):
+        with pytest.raises(TraceFileError, match=r"cut off|empty|damaged|not a gradtrace file"):
             load(bad)
 
 
@@ -165,11 +165,13 @@ def test_corrupt_text_at_every_byte_is_a_clear_error_or_a_trace(tmp_path):
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        (b"\xff\xfe", "does not hold JSON"),
-        (b"[" * 100_000, "does not hold JSON"),
-        (b'{"format": NaN}', "does not hold JSON"),
-        ([1, 2], "header is missing"),
-        ({"format": "other"}, "not a gradtrace file"),
+        (b"\xff\xfe", "does not hold a record"),
+        (b"[" * 100_000, "does not hold a record"),
+        (b'{"format": NaN}', "does not hold a record"),
+        (b'{"format": "gradtrace", "version": NaN}', "does not hold JSON"),
+        (b'{"format": "gradtrace", "tables": ' + b"[" * 100_000, "does not hold JSON"),
+        ([1, 2], "does not hold a record"),
+        ({"format": "other"}, "does not hold a record"),
         ({"format": "gradtrace"}, "no version"),
         ({"format": "gradtrace", "version": True}, "no version"),
         ({"format": "gradtrace", "version": 2, "kind": "trace"}, "newer gradtrace .*upgrade"),
@@ -225,16 +227,19 @@ def test_not_gzipped_missing_and_folder(tmp_path):
     (tmp_path / "plain.json").write_text("{}")
     for path, message in (
         (tmp_path / "plain.json", "not gzipped"),
-        (tmp_path / "no", "No such"),
-        (tmp_path, "director"),
+        (tmp_path / "no", "there is no such file"),
+        (tmp_path, "it is a folder"),
     ):
         with pytest.raises(TraceFileError, match=message):
             load(path)
 
 
 def test_a_bomb_is_not_unpacked(tmp_path):
-    with pytest.raises(TraceFileError, match="unpacks to more than 64 MiB"):
+    start = b'{"format":"gradtrace","version":1,"kind":"trace","tables":'
+    with pytest.raises(TraceFileError, match="does not hold a record"):
         load(written(tmp_path, b" " * (1 << 27)))
+    with pytest.raises(TraceFileError, match="unpacks to more than 16 MiB"):
+        load(written(tmp_path, start + b" " * (1 << 25)))
 
 
 # ---------------------------------------------------------------------------------------------------------- verdict

@@ -29,7 +29,9 @@ def test_the_html_is_well_formed_and_escaped(name):
     tags = Tags()
     tags.feed(html)
     assert tags.open == []
-    assert tags.seen <= set("div p b br small code pre table thead tbody tr th td".split())
+    assert tags.seen <= set(
+        "div p b br small code pre table thead tbody tr th td svg rect title text line path span".split()
+    )
     assert "\x1b" not in html
 
 

@@ -141,4 +141,4 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize("style", [*(look.style for look in LOOKS.values()), *STYLES.values()])
 def test_colours_are_read_on_black_and_on_white(style):
     level = luminance(style.removeprefix("bold "))
-    assert min((level + 0.05) / 0.05, 1.05 / (level + 0.05)) >= 3.0
+    assert min((level + 0.05) / 0.05, 1.05 / (level + 0.05)) >= 4.5

@@ -235,7 +235,7 @@ def test_files_that_are_no_run_are_one_clear_sentence(tmp_path: Path) -> None:
     with pytest.raises(TraceFileError, match="no such file"):
         read_run(path)
     path.write_text("text")
-    with pytest.raises(TraceFileError, match="no SQLite database"):
+    with pytest.raises(TraceFileError, match="not the file of a run: it is text"):
         read_run(path)
     path.unlink()
     with sqlite3.connect(path) as connection:

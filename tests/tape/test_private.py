@@ -160,9 +160,9 @@ def test_a_torch_that_was_tried_is_not_remarked_on(version: str, monkeypatch) ->
     assert traced().coverage.notes == ()
 
 
-@pytest.mark.parametrize("path", private.UNSEEN)
-def test_the_torch_at_hand_has_every_name(path: str) -> None:
-    assert private.find(path) is not None
+def test_the_torch_at_hand_has_every_name_but_those_that_are_known_to_be_younger() -> None:
+    lacking = {path for path in private.UNSEEN if private.find(path) is None}
+    assert lacking <= {"torch._C._autograd._top_saved_tensors_default_hooks"}  # torch 2.6 is without
 
 
 # ------------------------------------------------------------------------------------------------ one name at a time

@@ -9,7 +9,7 @@ from gradtrace.audit.gradients import arrival_of, local_variance
 from gradtrace.records.prediction import Disagreement
 
 if TYPE_CHECKING:
-    from gradtrace.audit.propagate import Propagation
+    from gradtrace.audit.gradients import Propagation
     from gradtrace.audit.recording import Recording, Step, Value
 
 SIGMAS = 4.0

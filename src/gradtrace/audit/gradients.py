@@ -19,7 +19,7 @@ as the gradient of a global average is; attention passes on more of what is the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +30,6 @@ from gradtrace.theory.finite_width import spread_of_powers
 from gradtrace.theory.through_time import band
 
 if TYPE_CHECKING:
-    from gradtrace.audit.propagate import Propagation
     from gradtrace.audit.recording import Recording, Step
     from gradtrace.theory.gaussian import Array
 
@@ -66,6 +65,17 @@ class Gradient:
     """Share that follows the pre-activation over the positions of a channel."""
     places: tuple[Array, ...] = ()
     """Relative energy along each spatial axis, of mean 1: less at a border of zeros; (): even."""
+
+
+@dataclass(slots=True)
+class Propagation:
+    """Predicted signals and gradients of every value; effects of every step."""
+
+    signals: list[Signal]
+    effects: list[Effect]
+    gradients: list[Gradient]
+    unruled: list[int] = field(default_factory=list)
+    """Steps without a rule."""
 
 
 def backward(recording: Recording, signals: list[Signal], effects: list[Effect], num_cotangents: int) -> list[Gradient]:

@@ -14,7 +14,7 @@ from gradtrace.audit.gradients import MODEL_ERROR, arrival_of
 from gradtrace.records.prediction import LayerPrediction, Split
 
 if TYPE_CHECKING:
-    from gradtrace.audit.propagate import Propagation
+    from gradtrace.audit.gradients import Propagation
     from gradtrace.audit.recording import Recording, Step
 
 DECADES = 1 / (2 * math.log(10))

@@ -36,7 +36,7 @@ from gradtrace.records.prediction import Prediction
 from gradtrace.tape.dataflow import tensors_in
 
 if TYPE_CHECKING:
-    from gradtrace.audit.propagate import Propagation
+    from gradtrace.audit.gradients import Propagation
     from gradtrace.audit.recording import Recording
 
 

@@ -5,10 +5,9 @@ Forward, each step's rule makes its outputs' signals from those of its inputs; b
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gradtrace.audit.gradients import Gradient, backward
+from gradtrace.audit.gradients import Propagation, backward
 from gradtrace.audit.probing import local_growth
 from gradtrace.audit.rules.effect import Effect, Scene
 from gradtrace.audit.rules.table import RULES
@@ -16,17 +15,6 @@ from gradtrace.audit.signals import Signal, steepness_of_largest
 
 if TYPE_CHECKING:
     from gradtrace.audit.recording import Recording, Step
-
-
-@dataclass(slots=True)
-class Propagation:
-    """Predicted signals and gradients of every value; effects of every step."""
-
-    signals: list[Signal]
-    effects: list[Effect]
-    gradients: list[Gradient]
-    unruled: list[int] = field(default_factory=list)
-    """Steps without a rule."""
 
 
 def propagate(recording: Recording, num_cotangents: int) -> Propagation:

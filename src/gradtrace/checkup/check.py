@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from gradtrace.checkup.again import look_again
 from gradtrace.checkup.batches import summed_over, take
 from gradtrace.checkup.steps_in_time import is_recurrent, with_time
 from gradtrace.checkup.trial import describe_optimizer, run_trial
 from gradtrace.diagnosis.judge import judge
+from gradtrace.diagnosis.rules.disconnected import frozen
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.errors import InputError
+from gradtrace.measure.slips import hint_of_batches
 from gradtrace.measure.trace import check_model, trace
 from gradtrace.measure.untouched import fixed_random_state
 from gradtrace.records.exhibit import Exhibit, Training
+from gradtrace.records.finding import Diagnosis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from gradtrace.records.finding import Diagnosis
+    from gradtrace.records.finding import Finding
     from gradtrace.records.trace import Trace
 
 MAX_BATCHES = 3
@@ -71,6 +75,8 @@ def check(
     if steps and not optimizers:
         raise InputError("steps needs an optimizer: pass optimizer=torch.optim.SGD(model.parameters(), lr=...)")
     say = progress or (lambda _: None)
+    if (still := _frozen(model, optimizers)) is not None:
+        return Diagnosis((still,), title=type(model).__name__)
     given, model = model, check_model(model, [])  # a compiled model is traced as it was given, and the trace says so
     with fixed_random_state():
         taken = take(batches, max(MAX_BATCHES, min(steps * accumulate, 256)))
@@ -78,7 +84,7 @@ def check(
     unseen: tuple[str, ...] = ()
     for number, batch in enumerate(taken[:MAX_BATCHES]):
         say(f"tracing batch {number + 1}")
-        found = _finite_or_explained(given, loss_fn, batch)
+        found = _first(given, loss_fn, batch, batches) if number == 0 else _finite_or_explained(given, loss_fn, batch)
         if is_recurrent(model, found):
             say(f"through time in batch {number + 1}")
             found, missing = with_time(model, loss_fn, batch, found, first=number == 0)
@@ -101,6 +107,12 @@ def check(
         summed_over=summed_over(model, loss_fn, taken[0]) if _is_suspicious(training) else None,
         refusals=(*dict.fromkeys(unseen), *refusals),
     )
+    if training is not None and not training.failure:
+
+        def run(num_steps: int, rate: float) -> Training:
+            return run_trial(model, loss_fn, taken, optimizers, steps=num_steps, accumulate=accumulate, rate=rate)
+
+        exhibit = look_again(exhibit, run, steps, say)
     return judge(exhibit, title=type(model).__name__)
 
 
@@ -115,6 +127,25 @@ def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optim
             what = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
             raise InputError(f"optimizer must be a torch.optim.Optimizer or a list of them, but got {what}")
     return given
+
+
+def _first(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: Any, batches: Any) -> Trace:
+    """The first batch's trace, or the sentence that says what was mistaken for a batch."""
+    try:
+        return _finite_or_explained(model, loss_fn, batch)
+    except InputError as error:
+        if hint := hint_of_batches(batches):
+            raise InputError(f"{error}{hint}") from error
+        raise
+
+
+def _frozen(model: Any, optimizers: Sequence[Optimizer]) -> Finding | None:
+    """The finding on a model that is frozen as a whole although an optimizer holds parameters of it."""
+    named = dict(model.named_parameters()) if hasattr(model, "named_parameters") else {}
+    if not optimizers or not named or any(p.requires_grad for p in named.values()):
+        return None
+    held = {name for one in optimizers for name in describe_optimizer(one, model).parameters}
+    return frozen([name for name in named if name in held], type(optimizers[0]).__name__) if held else None
 
 
 def _finite_or_explained(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: Any) -> Trace:

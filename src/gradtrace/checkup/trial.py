@@ -40,9 +40,18 @@ def describe_optimizer(optimizer: Optimizer, model: nn.Module) -> OptimizerStats
         adaptive=any(word in kind.lower() for word in _ADAPTIVE),
         eps=max((_eps(group.get("eps", 0.0)) for group in optimizer.param_groups), default=0.0),
         learning_rate=learning_rate_of([optimizer]),
+        weight_decay=_coupled_decay(optimizer),
         parameters=tuple(names[id(parameter)] for parameter in held if id(parameter) in names),
         num_foreign=sum(id(parameter) not in names for parameter in held),
     )
+
+
+def _coupled_decay(optimizer: Optimizer) -> float:
+    """Weight decay that goes through the optimizer's own scaling, as a penalty in the loss would (not AdamW's)."""
+    if "adamw" in type(optimizer).__name__.lower():
+        return 0.0
+    groups = [group for group in optimizer.param_groups if not group.get("decoupled_weight_decay")]
+    return max((float(group.get("weight_decay") or 0.0) for group in groups), default=0.0)
 
 
 def learning_rate_of(optimizers: Sequence[Optimizer]) -> float:
@@ -72,11 +81,17 @@ def run_trial(
     *,
     steps: int,
     accumulate: int = 1,
+    rate: float = 1.0,
 ) -> Training:
-    """Train a copy for `steps` optimizer steps (at least one), and trace it at the end or where it breaks."""
+    """Train a copy for `steps` optimizer steps (at least one), and trace it at the end or where it breaks.
+
+    `rate` multiplies the learning rate of every group.
+    """
     with fixed_random_state():
         try:
             twin_model, twin_loss_fn, twins = copy.deepcopy((model, loss_fn, list(optimizers)))
+            for group in (group for optimizer in twins for group in optimizer.param_groups if rate != 1.0):
+                group["lr"] = group["lr"] * rate if group.get("lr") is not None else None
             twin = _Copy(twin_model, twin_loss_fn, [_complete(optimizer) for optimizer in twins])
         except Exception as error:
             return Training((), (), steps, failure=f"the model cannot be copied ({type(error).__name__}: {error})")

@@ -9,7 +9,7 @@ from gradtrace.commands.screen import screen_width
 from gradtrace.errors import InputError
 
 
-@click.command()
+@click.command(short_help="The table of activation functions: slopes and gains.")
 @click.argument("names", nargs=-1)
 @in_a_sentence
 def activations(names: tuple[str, ...]) -> None:

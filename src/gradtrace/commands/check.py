@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from gradtrace.records.finding import Diagnosis
 
 
-@click.command()
+@click.command(short_help="What is wrong with a network, why, and what to change.")
 @click.argument("target")
 @click.option("--steps", type=click.IntRange(min=0), default=0, metavar="K",
               help="Train a copy for K optimizer steps and judge what appears then.")  # fmt: skip
 @click.option("--accumulate", type=click.IntRange(min=1), default=1, metavar="N", help="Batches per optimizer step.")
 @click.option("--json", "as_json", is_flag=True, help="The verdict as JSON, for programs.")
 @click.option("--save-trace", type=click.Path(dir_okay=False), metavar="PATH", help="Keep the trace (gzipped JSON).")
+@click.option("--save", type=click.Path(dir_okay=False), metavar="FILE", help="Keep the diagnosis (gzipped JSON).")
+@click.option("--report", type=click.Path(dir_okay=False), metavar="FILE", help="Write the report (one HTML file).")
 @click.option("--fail-on", type=click.Choice([severity.value for severity in Severity]), default="warning",
               show_default=True, help="Exit with 1 from this severity on.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of all random numbers.")
@@ -35,6 +37,8 @@ def check(
     accumulate: int,
     as_json: bool,
     save_trace: str | None,
+    save: str | None,
+    report: str | None,
     fail_on: str,
     seed: int,
     device: str | None,
@@ -55,10 +59,21 @@ def check(
         diagnosis = loaded.check(steps=steps, accumulate=accumulate, progress=say)
     if save_trace is not None:
         _save_trace(diagnosis, save_trace)
+    if save is not None:
+        diagnosis.save(save)
+        click.echo(f"Saved the diagnosis: gradtrace show {save}", err=True)
+    if report is not None:
+        diagnosis.report(report)
+    from gradtrace.report.terminal import verdict
+
     if as_json:
         click.echo(diagnosis.to_json())
     else:
         diagnosis.show()
+        click.echo()
+        if not diagnosis.healthy:
+            click.echo(f"Prove it: gradtrace fix {target}")
+        click.echo(verdict(diagnosis))
     if any(finding.severity.rank >= Severity(fail_on).rank for finding in diagnosis.findings):
         sys.exit(UNHEALTHY)
 

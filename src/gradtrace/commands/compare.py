@@ -1,4 +1,4 @@
-"""`gradtrace compare`: two runs side by side."""
+"""`gradtrace compare`: runs side by side."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from gradtrace.commands.ending import in_a_sentence
 from gradtrace.commands.screen import screen_width
 
 
-@click.command()
-@click.argument("first", type=click.Path())
-@click.argument("second", type=click.Path())
+@click.command(short_help="Runs side by side.")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Also write a page (one HTML file)."
+)
 @in_a_sentence
-def compare(first: str, second: str) -> None:
-    """Set two runs side by side: losses, norms, findings, and the layers whose gradients differ most."""
-    from gradtrace.report.run import compare as draw
-    from gradtrace.runs.reader import read_run
+def compare(files: tuple[Path, ...], output: Path | None) -> None:
+    """Set runs (or all in a folder) side by side: losses, norms, findings, and layers whose gradients differ most."""
+    from gradtrace.report.showing import compare_files
 
-    click.echo(draw([(Path(path).name, read_run(path)) for path in (first, second)], screen_width()))
+    click.echo(compare_files(files, output, screen_width()))
+    if output is not None:
+        click.echo(f"\n{output}")

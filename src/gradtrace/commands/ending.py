@@ -34,6 +34,11 @@ def in_a_sentence(command: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             import traceback
 
+            from gradtrace.torch_at_hand import why_unfit
+
+            if unfit := why_unfit():
+                click.echo(f"gradtrace: {unfit}", err=True)
+                sys.exit(BAD_INPUT)
             traceback.print_exc()
             click.echo(f"gradtrace: this is a fault of gradtrace, please report it: {describe(error)}", err=True)
             sys.exit(OUR_FAULT)

@@ -9,7 +9,7 @@ from gradtrace.commands.screen import working
 from gradtrace.commands.seeds import seed_all
 
 
-@click.command()
+@click.command(short_help="Initialise so that the gradient neither grows nor shrinks.")
 @click.argument("target")
 @click.option("--method", type=click.Choice(["gaussian", "orthogonal", "delta_orthogonal", "lsuv"]), default="gaussian",
               show_default=True, help="How weights are drawn.")  # fmt: skip

@@ -10,7 +10,7 @@ from gradtrace.commands.ending import in_a_sentence
 from gradtrace.commands.screen import working
 
 
-@click.command()
+@click.command(short_help="Write the lecture on back propagation: a page that computes.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default="lesson.html",
               show_default=True, metavar="PATH", help="Where to.")  # fmt: skip
 @in_a_sentence

@@ -9,7 +9,7 @@ from gradtrace.commands.screen import working
 from gradtrace.commands.seeds import seed_all
 
 
-@click.command()
+@click.command(short_help="How the gradient will grow, before training; measured beside.")
 @click.argument("target")
 @click.option("--json", "as_json", is_flag=True, help="The prediction as JSON, for programs.")
 @click.option("--diagram", is_flag=True, help="Draw the phase diagram of the activation, with the layers on it.")

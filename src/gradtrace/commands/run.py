@@ -10,7 +10,10 @@ import click
 from gradtrace.commands.ending import in_a_sentence
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
+@click.command(
+    short_help="Run a training script unchanged, and watch its gradients.",
+    context_settings={"allow_interspersed_args": False},
+)
 @click.option("-m", "is_module", is_flag=True, help="SCRIPT is a module: gradtrace run -m package.module ...")
 @click.option("--path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Where to keep the run.  [default: gradtrace-runs/SCRIPT-DATE-TIME.db]")  # fmt: skip

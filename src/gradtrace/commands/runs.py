@@ -11,7 +11,7 @@ from gradtrace.commands.screen import screen_width
 from gradtrace.errors import TraceFileError
 
 
-@click.command()
+@click.command(short_help="List the runs kept in a folder.")
 @click.argument("folder", type=click.Path(path_type=Path), default="gradtrace-runs", required=False)
 @in_a_sentence
 def runs(folder: Path) -> None:

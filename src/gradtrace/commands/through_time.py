@@ -11,7 +11,7 @@ from gradtrace.commands.screen import working
 from gradtrace.commands.seeds import seed_all
 
 
-@click.command("through-time")
+@click.command("through-time", short_help="The gradient step by step in time, horizon, exponents.")
 @click.argument("target")
 @click.option("--at", type=click.Choice(["state", "input"]), default="state", show_default=True,
               help="Gradient at the states, or at the positions of the input (attention, convolutions).")  # fmt: skip

@@ -17,8 +17,9 @@ from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
+    from gradtrace.diagnosis.scene import View
     from gradtrace.records.time import ThroughTime
-    from gradtrace.records.trace import Op, Trace
+    from gradtrace.records.trace import Op, ParameterStats, Trace
 
 MAX_PATHS = 6
 """First layers that are followed, the deepest first."""
@@ -299,6 +300,49 @@ def layer_below(op: Op, paths: Paths) -> Op | None:
         ways = [t[0] for t in here.targets if t is not None and paths.ops[t[0]].parameter is None]
         index = ways[0] if ways else None
     return None
+
+
+def gain_of(op: Op, trace: Trace) -> float:
+    """The largest of its gains to an operand that was computed from data; 0 where it passes nothing on."""
+    if op.received is None or op.received.norm == 0.0:
+        return 0.0
+    ways = [
+        stats.norm
+        for stats, target in zip(op.passed, op.targets, strict=True)
+        if stats is not None and target is not None and not _is_parameter(trace.ops[target[0]], trace)
+    ]
+    return max(ways, default=0.0) / op.received.norm
+
+
+def _is_parameter(op: Op, trace: Trace) -> bool:
+    """Whether an op is a parameter, or a view of one."""
+    while op.parameter is None and op.factor is Factor.RESHAPE and len(op.targets) == 1 and op.targets[0] is not None:
+        op = trace.ops[op.targets[0][0]]
+    return op.parameter is not None
+
+
+def gradient_parts(parameter: ParameterStats, view: View) -> tuple[float, float]:
+    """|gradient| that came to a parameter through layers of the network, and past all of them (a penalty in the loss).
+
+    The loss is a sum of terms, and so is each gradient; a term that takes the weight itself reaches it by no layer.
+    """
+    leaf = next((op for op in view.trace.ops if op.parameter == parameter.name), None)
+    if leaf is None:
+        return (parameter.gradient.norm if parameter.gradient is not None else 0.0), 0.0
+    data: list[float] = []
+    penalty: list[float] = []
+    for source, slot in view.paths.arrivals[leaf.index]:
+        op = view.trace.ops[source]
+        stats = op.passed[slot]
+        through = bool(op.weights) or view.paths.depths[source] > 0 or op.factor is not Factor.LOSS
+        (data if through else penalty).append(stats.norm if stats is not None else 0.0)
+    return math.hypot(*data), math.hypot(*penalty)
+
+
+def rms_to_fan_in(layer: Op, trace: Trace) -> list[float]:
+    """rms(w) sqrt(fan_in) of each weight matrix of a layer: 1 is LeCun's initialisation, sqrt(2) He's."""
+    matrices = [p for p in trace.parameters if p.name in layer.weights and len(p.shape) > 1]
+    return [p.norm / math.sqrt(p.numel) * math.sqrt(p.numel / p.shape[0]) for p in matrices if p.numel]
 
 
 def owner(parameter: str) -> str:

@@ -5,6 +5,9 @@ ReZero, 2021), and a layer scale that begins at 1e-6 (Touvron et al., CaiT, 2021
 behind them by next to nothing, by design: the scale itself gets its whole gradient and is another one a step later.
 
     y = gamma * x,    dL/dx = gamma dL/dy,    dL/dgamma = sum(x dL/dy), however small gamma is
+
+An output layer that starts small (0.01 in policies: Andrychowicz et al. 2021) does so too. It is near zero if its rms
+is a tenth of 1 / sqrt(fan_in) or less, and that it leaves it must be seen on a copy.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.thresholds import CLEAR_DECADES, UPDATE_REPLACES, UPDATE_USUAL
+from gradtrace.diagnosis.profile import gain_of, rms_to_fan_in
+from gradtrace.diagnosis.thresholds import CLEAR_DECADES, GROWS, NEAR_ZERO, UPDATE_REPLACES, UPDATE_USUAL
 from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.kinds import base_name
 
@@ -31,10 +35,21 @@ def held_at_the_start(profile: Profile, view: View, training: Training | None) -
     late = max((_rate(p) for p in operands(profile.reference, view)), default=0.0)
     updates = {update.name: update.ratio for update in training.updates} if training is not None else {}
     held = sum(link.decades for link in profile.links if link.decades < 0.0 and _opens(link.op, view, updates, late))
-    if -profile.lost < CLEAR_DECADES and view.paths.depths[profile.reference.index] == 0:
-        # an output layer that starts small (0.01 in policies) lies between one of zeros and a usual one: no fault
+    if -profile.lost < CLEAR_DECADES and _output_leaves_zero(profile, view, training):
         held += min(0.0, sum(link.decades for link in profile.links if link.op is profile.reference))
     return held
+
+
+def _output_leaves_zero(profile: Profile, view: View, training: Training | None) -> bool:
+    """Whether the last layer starts near zero, and its gain grew on a copy (without a trial it is believed)."""
+    head = profile.reference
+    if view.paths.depths[head.index] or not any(0.0 < size <= NEAR_ZERO for size in rms_to_fan_in(head, view.trace)):
+        return False
+    after = training.after if training is not None else None
+    if after is None:
+        return True
+    now = max((gain_of(op, after) for op in after.ops if op.weights == head.weights), default=0.0)
+    return now >= GROWS * gain_of(head, view.trace)
 
 
 def _opens(op: Op, view: View, updates: dict[str, float], late: float) -> bool:

@@ -51,11 +51,12 @@ def is_finite(trace: Trace) -> bool:
 
 def make_scene(exhibit: Exhibit) -> Scene:
     """Work out paths and profiles of the finite traces."""
-    views = tuple(_view(trace) for trace in exhibit.traces if is_finite(trace))
+    views = tuple(make_view(trace) for trace in exhibit.traces if is_finite(trace))
     probe = exhibit.probe
-    return Scene(exhibit, views, _view(probe) if probe is not None and is_finite(probe) else None)
+    return Scene(exhibit, views, make_view(probe) if probe is not None and is_finite(probe) else None)
 
 
-def _view(trace: Trace) -> View:
+def make_view(trace: Trace) -> View:
+    """Paths and profiles of a finite trace."""
     paths = Paths(trace)
     return View(trace, paths, profiles(trace, paths))

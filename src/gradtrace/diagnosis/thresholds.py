@@ -14,6 +14,24 @@ CLEAR_DECADES = 3.0
 HEALTHY_DECADES = 2.0
 """[decades] Within [1e-2, 1e2] is healthy (vocabulary); between it and `CLEAR_DECADES` the severity is lower."""
 
+NEAR_ZERO = 0.1
+"""[of 1 / sqrt(fan_in)] Root mean square of a weight that starts near zero: a decade below LeCun's (1998, sec. 4.6)."""
+
+GROWS = 1.05
+"""[factor] A gain that grew by so much in the five steps of a trial, 1 % a step, doubles within 70."""
+
+EVENED_OUT = 0.5
+"""[fraction] of the decades beyond `HEALTHY_DECADES` that are gone after the steps that were followed: at that rate the
+excess halves again and again."""
+
+FOLLOWED_STEPS = 100
+"""[steps] that are followed where it is asked whether training mends something: Adam moves each weight by its rate a
+step, together by 100 * 1e-3, which is as much as default weights are large (1 / sqrt(3 fan_in) = 0.1 at 33 inputs)."""
+
+FOLLOWED_RATE = 1e-3
+"""[learning rate] at which they are made where the user's is smaller: steps of Adam take the same way at a smaller
+rate, more slowly (its default: Kingma & Ba 2015, alg. 1)."""
+
 EPS_MARGIN = 10.0
 """[pure number] Adam's first step is g / (|g| + eps): at ten times eps it is 9 % short, which is harmless."""
 
@@ -47,6 +65,20 @@ FLAT_ELASTICITY = 1e-2
 Cross entropy and squared error give about 1 wherever the loss is large; 5 % of the slope counts as flat for a unit,
 a fifth of that for the whole output."""
 
+ROUNDING = 4.0
+"""[units in the last place] What an op passes on of its gradient, relative to it, that is rounding and nothing else."""
+
+EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""Distance from 1 to the next number of each format (IEEE 754)."""
+
+SWING = 4.0
+"""[pure number] Range over steepest slope of a sigmoid, 1 / 0.25, and of softmax: how far its operand must move to take
+it from one end to the other."""
+
+TRAPPED_FRAC = 0.1
+"""[fraction] of the examples without a gradient that are worth following: of a batch of 64 six, three standard
+deviations above a chance of one in fifty."""
+
 SUM_FACTOR = 1.9
 """[pure number] Doubling the batch doubles a summed loss and leaves a mean: 1.9 allows for 10 % between the halves."""
 
@@ -67,6 +99,9 @@ DIVERGED_FACTOR = 10.0
 INPUT_RMS = 10.0
 """[pure number] Initialisations assume inputs of mean square about one (LeCun et al. 1998, sec. 4.3); ten times that
 scale is an order of magnitude in every first-layer gradient."""
+
+LARGE_WEIGHT = 2.0 * math.sqrt(2.0)
+"""[of 1 / sqrt(fan_in)] Root mean square of weights twice as large as He's (2015, eq. 10)."""
 
 TARGET_RATIO = 100.0
 """[pure number] Squared error: distance from output to target in units of the output. A fresh network's outputs are of
@@ -107,8 +142,8 @@ UNCHANGED_FRAC = 0.5
 
 
 LETS_THROUGH = 0.1
-"""[fraction of the maximum] Mean |a'| of a saturated layer that is not critical yet: a decade, half of
-`HEALTHY_DECADES`."""
+"""[fraction of the maximum] Mean |a'| of saturated layers, multiplied, from which on they are no fault: a decade, half
+of `HEALTHY_DECADES`."""
 
 FALLEN_FACTOR = 2.0
 """[factor] A loss has kept falling since a step if it has halved, and is no more than so many times its lowest."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradtrace.measure.forward import activation_stats, forward_stats
+from gradtrace.measure.forward import activation_stats, forward_stats, objective_stats
 from gradtrace.measure.origin import find_birth
-from gradtrace.measure.reduction import whole_norm
+from gradtrace.measure.reduction import name_of, whole_norms
 from gradtrace.measure.statistics import Statistics
 from gradtrace.records.trace import Coverage, Op, ParameterStats, TensorStats, Trace
 from gradtrace.records.vocabulary import Factor
@@ -34,7 +34,10 @@ def assemble(
     environment: tuple[tuple[str, str], ...],
 ) -> Trace:
     """Bring the numbers to the host and build the trace."""
-    norms = {name: forward.deferred.put(whole_norm(parameter)) for name, parameter in model.named_parameters()}
+    named = dict(model.named_parameters())
+    norms = {
+        name: forward.deferred.put(norm) for name, norm in zip(named, whole_norms(list(named.values())), strict=True)
+    }
     loss = forward.deferred.put(forward.loss.detach())
     arrays = forward.deferred.fetch()
     tap, hidden = backward.tap, backward.hidden
@@ -48,7 +51,7 @@ def assemble(
         ParameterStats(
             name=name,
             shape=tuple(parameter.shape),
-            dtype=str(parameter.dtype).removeprefix("torch."),
+            dtype=name_of(parameter.dtype),
             device=str(parameter.device),
             norm=float(arrays[norms[name]][0]),
             gradient=gradients.get(name),
@@ -57,7 +60,7 @@ def assemble(
             module_called=name.rpartition(".")[0] in called,
             finite=bool(np.isfinite(arrays[norms[name]][0])),
         )
-        for name, parameter in model.named_parameters()
+        for name, parameter in named.items()
     ]
     records += _strangers(ops, tape)
     trace = Trace(
@@ -103,6 +106,8 @@ def _ops(backward: Backward, tape: Description, numbers: Statistics) -> tuple[Op
                 forward=forward_stats(info.seen, numbers.arrays) if info.seen else None,
                 function=info.function,
                 opaque=base_name(info.name) in OPAQUE,
+                trapped_frac=float(numbers.arrays[tap.trapped[index]][0]) if index in tap.trapped else 0.0,
+                objective=objective_stats(info.seen, numbers.arrays) if info.seen else None,
             )
         )
     return tuple(ops)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from gradtrace.tape.private import joined
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -38,19 +40,30 @@ class Deferred:
             self._pack()
         return handle
 
+    def put_rows(self, rows: Tensor) -> list[int]:
+        """Keep what was reduced for many at once: a handle for each entry of the first axis."""
+        handles = list(range(self._count, self._count + len(rows)))
+        self._pack()
+        key = (rows.device, rows.dtype)
+        self._count += len(rows)
+        size = rows.numel() // max(len(rows), 1)
+        self._packed.setdefault(key, []).extend((handle, size) for handle in handles)
+        self._blocks.setdefault(key, []).append(rows.reshape(-1).clone() if rows._is_view() else rows.reshape(-1))
+        return handles
+
     def fetch(self) -> list[np.ndarray]:
         """One flat array per handle, in the tensor's own dtype (half formats as float32, booleans as integers)."""
         self._pack()
         arrays: list[np.ndarray] = [np.empty(0)] * self._count
         for device in dict.fromkeys(device for device, _ in self._blocks):
-            joined = {key: _exact(torch.cat(blocks)) for key, blocks in self._blocks.items() if key[0] == device}
+            exact = {key: _exact(torch.cat(blocks)) for key, blocks in self._blocks.items() if key[0] == device}
             # widest first, so that every part starts where its dtype may: all parts cross as one block of bytes
-            order = sorted(joined, key=lambda key: -joined[key].element_size())
-            block = torch.cat([joined[key].view(torch.uint8) for key in order]).cpu().numpy()
+            order = sorted(exact, key=lambda key: -exact[key].element_size())
+            block = torch.cat([exact[key].view(torch.uint8) for key in order]).cpu().numpy()
             start = 0
             for key in order:
-                stop = start + joined[key].nbytes
-                values = block[start:stop].view(str(joined[key].dtype).removeprefix("torch."))
+                stop = start + exact[key].nbytes
+                values = block[start:stop].view(str(exact[key].dtype).removeprefix("torch."))
                 end = 0
                 for handle, size in self._packed[key]:
                     arrays[handle] = values[end : end + size]
@@ -62,10 +75,13 @@ class Deferred:
         groups: dict[Key, list[Tensor]] = {}
         for handle, tensor in enumerate(self._loose, self._count - len(self._loose)):
             key = (tensor.device, tensor.dtype)
-            groups.setdefault(key, []).append(tensor.reshape(-1))
-            self._packed.setdefault(key, []).append((handle, tensor.numel()))
+            if key not in groups:
+                groups[key] = []
+                self._packed.setdefault(key, [])
+            groups[key].append(tensor)
+            self._packed[key].append((handle, tensor.numel()))
         for key, tensors in groups.items():
-            self._blocks.setdefault(key, []).append(torch.cat(tensors))
+            self._blocks.setdefault(key, []).append(joined(tensors))
         self._loose.clear()
 
 

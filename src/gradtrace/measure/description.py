@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from gradtrace.measure.alike import read_alike
 from gradtrace.records.trace import Site
 from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.factors import assign, operand_parameters
@@ -50,10 +51,18 @@ class Description:
 def read_saved(forward: Forward) -> None:
     """Read a' of the activations whose call was hidden from the recorder off the tape's saved values."""
     nodes = forward.graph.nodes
-    places = forward.recorder.sites([node_sequence_nr(node) for node in nodes])
-    for node, (_, call) in zip(nodes, places, strict=True):
-        observed = getattr(call, "observed", None)
-        if (observed is not None and observed.activation is not None) or (call is not None and call.packed):
+    forward.places = forward.recorder.sites([node_sequence_nr(node) for node in nodes])
+    hidden = [
+        node
+        for node, (_, call) in zip(nodes, forward.places, strict=True)
+        if call is None or not (call.packed or (call.observed is not None and call.observed.activation is not None))
+    ]
+    try:
+        forward.saved.update(read_alike(hidden, forward.observer.deferred))
+    except Exception as error:  # one by one, then
+        forward.recorder.faults.append(f"reading saved values: {type(error).__name__}: {error}")
+    for node in hidden:
+        if node in forward.saved:
             continue
         try:
             seen = forward.observer.read_node(node)
@@ -70,7 +79,7 @@ def describe(forward: Forward, model: nn.Module) -> Description:
     nodes = graph.nodes
     names = [node.name() for node in nodes]
     numbers = [node_sequence_nr(node) for node in nodes]
-    places = forward.recorder.sites(numbers)
+    places = forward.places or forward.recorder.sites(numbers)
     registered = {id(parameter): name for name, parameter in model.named_parameters()}
     parameters: dict[int, str] = {}
     strangers: dict[int, str | None] = {}

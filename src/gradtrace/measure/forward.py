@@ -7,20 +7,24 @@ Where the call is hidden (inside multi-head attention, a recurrence, a scripted 
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gradtrace.measure.objective import KNOWN, reach
 from gradtrace.measure.reduction import count, in_memory_order, sample, whole_norm
 from gradtrace.measure.statistics import quantiles
-from gradtrace.records.trace import ActivationStats, ForwardStats
+from gradtrace.records.trace import ActivationStats, ForwardStats, ObjectiveStats
 from gradtrace.tape.activations import Activation, row_measure
 from gradtrace.tape.dataflow import WRITES, tensors_in
-from gradtrace.tape.derivatives import activation_of, activation_of_node
-from gradtrace.tape.private import inside_fake, inside_functorch, saved, shows_saved
+from gradtrace.tape.derivatives import NODES, activation_of, activation_of_node
+from gradtrace.tape.kinds import base_name
+from gradtrace.tape.private import inside_fake, inside_functorch, saved, shows_saved, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,14 +56,20 @@ class Seen:
     numels: tuple[int, int] = (0, 0)
     operands: list[int] = field(default_factory=list)
     results: list[int] = field(default_factory=list)
+    objective: int | None = None
+    """Of a known loss function: what its value is held against (`objective.reach`), ..."""
+    value: int | None = None
+    """... the value itself, and of how many elements it is the sum (1: their mean)."""
+    num_summed: int = 1
 
 
 class ForwardObserver:
     """Measures operands and results of torch functions; with `values`, the range of every one of them."""
 
     def __init__(self, deferred: Deferred, *, values: bool = False) -> None:
-        self._deferred = deferred
+        self.deferred = deferred
         self._values = values
+        self._norms: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}
         self.history: list[tuple[Call, Seen]] = []
 
     def before(self, call: Call, function: Callable[..., Any], args: Any, kwargs: Any) -> Seen | None:
@@ -67,7 +77,7 @@ class ForwardObserver:
         if inside_functorch() or inside_fake():
             return None
         seen = Seen()
-        operands = tensors_in(args) + tensors_in(kwargs)
+        operands = tensors_in(args) + tensors_in(kwargs) if kwargs else tensors_in(args)
         first = operands[0] if operands else None
         if first is None:
             return seen
@@ -79,8 +89,13 @@ class ForwardObserver:
         if call.name in _SCALED:
             wide = next((tensor for tensor in operands if tensor.is_floating_point()), None)
             if wide is not None and wide.numel():
-                seen.scales["input"] = self._deferred.put(whole_norm(wide))
+                seen.scales["input"] = self._norm(wide)
                 seen.numels = (wide.numel(), 0)
+        if call.name in KNOWN:
+            held_against = reach(call.name, args, kwargs)
+            if held_against is not None:
+                seen.objective = self.deferred.put(held_against)
+                seen.num_summed = operands[-1].numel() if kwargs.get("reduction") == "sum" else 1
         if self._values:
             seen.operands = [handle for tensor in operands if (handle := self._extremes(tensor)) is not None]
         return seen
@@ -91,13 +106,24 @@ class ForwardObserver:
             return
         output = result if isinstance(result, Tensor) else next(iter(tensors_in(result)), None)
         if output is not None and seen.scales and output.is_floating_point() and output.numel():
-            seen.scales["output"] = self._deferred.put(whole_norm(output))
+            seen.scales["output"] = self._norm(output)
             seen.numels = (seen.numels[0], output.numel())
+        if output is not None and seen.objective is not None:
+            seen.value = self.deferred.put(output.detach().float().mean())
         if self._values:
             made = operands[:1] if call.name in WRITES else tensors_in(result)
             seen.results = [handle for out in made if (handle := self._extremes(out)) is not None]
             self.history.append((call, seen))
         call.observed = seen
+
+    def _norm(self, tensor: Tensor) -> int:
+        """What one op makes the next one takes: it is measured once."""
+        known, version = self._norms.get(id(tensor)), version_of(tensor)
+        if known is not None and known[0]() is tensor and known[1] == version:
+            return known[2]
+        handle = self.deferred.put(whole_norm(tensor))
+        self._norms[id(tensor)] = (weakref.ref(tensor), version, handle)
+        return handle
 
     def _extremes(self, tensor: Tensor) -> int | None:
         values = tensor.detach()
@@ -108,10 +134,12 @@ class ForwardObserver:
         low, high = torch.aminmax(values if values.element_size() > 1 else values.float())
         if low.element_size() < 4:  # autocast refuses to stack a half format that is not its own
             low, high = low.float(), high.float()
-        return self._deferred.put(torch.stack((low, high)))
+        return self.deferred.put(torch.stack((low, high)))
 
     def read_node(self, node: Node) -> Seen | None:
         """Measure an activation from what the tape saved of it; None for other ops."""
+        if not _saves_activation(node.name()):
+            return None
         with torch.no_grad():
             rows = attention_rows(node)
             if rows is not None:
@@ -156,18 +184,18 @@ class ForwardObserver:
         num_units = values.shape[axis] if values.dim() else 1
         if activation.levels is not None and values is x:
             parts = [low_counts(part, others) for part in in_parts(values)]
-            handles = {"low": self._deferred.put(sum(parts[1:], start=parts[0]))}
+            handles = {"low": self.deferred.put(sum(parts[1:], start=parts[0]))}
         else:
             slopes = (slope(part).abs() for part in in_parts(values))
             found = [[*self._moments(activation, size), _largest(size, others)] for size in slopes]
-            handles = {name: self._deferred.put(value) for name, value in zip(_MOMENTS, _joined(found), strict=True)}
+            handles = {name: self.deferred.put(value) for name, value in zip(_MOMENTS, _joined(found), strict=True)}
         return activation, handles | self._preactivation(x), values.numel(), num_units
 
     def _measure_rows(
         self, activation: Activation, rows: Tensor, x: Tensor | None = None
     ) -> tuple[Activation, dict[str, int], int, int]:
         found = self._moments(activation, rows)
-        handles = {name: self._deferred.put(value) for name, value in zip(_MOMENTS, found, strict=False)}
+        handles = {name: self.deferred.put(value) for name, value in zip(_MOMENTS, found, strict=False)}
         return activation, handles | self._preactivation(x), rows.numel(), 0
 
     @staticmethod
@@ -177,7 +205,7 @@ class ForwardObserver:
         return [size.sum(), whole_norm(size), flat, count(torch.ne, size, 0.0)]
 
     def _preactivation(self, x: Tensor | None) -> dict[str, int]:
-        return {} if x is None or x.is_complex() else {"x": self._deferred.put(sample(in_memory_order(x.detach())))}
+        return {} if x is None or x.is_complex() else {"x": self.deferred.put(sample(in_memory_order(x.detach())))}
 
 
 _MOMENTS = ("sum", "norm", "flat", "nonzero", "units")
@@ -230,6 +258,11 @@ def unit_axis(x: Tensor, source: Node | None) -> int:
     return 1 if source is None and x.dim() >= 4 else -1
 
 
+@cache
+def _saves_activation(node_name: str) -> bool:
+    return node_name.startswith("ScaledDotProduct") or base_name(node_name) in NODES
+
+
 _ATTENTION = Activation(
     name="attention", derivative=lambda p: 4 * p * (1 - p), derivative_max=1.0, elementwise=False, dim=-1
 )
@@ -265,8 +298,11 @@ def activation_stats(seen: Seen, arrays: list[np.ndarray]) -> ActivationStats | 
     if not numel:
         return None
     total, square, num_flat, num_nonzero, units = _sums(activation, handles, numel, num_units, arrays)
-    x = arrays[handles["x"]] if "x" in handles else np.empty(0)
-    x = np.sort(x[np.isfinite(x)].astype(np.float64))
+    x = arrays[handles["x"]].astype(np.float64) if "x" in handles else np.empty(0)
+    finite = np.isfinite(x)
+    x = np.sort(x if finite.all() else x[finite])
+    mean = float(np.add.reduce(x)) / x.size if x.size else math.nan
+    away = x - mean
     return ActivationStats(
         function=activation.name,
         derivative_max=activation.derivative_max,
@@ -278,10 +314,13 @@ def activation_stats(seen: Seen, arrays: list[np.ndarray]) -> ActivationStats | 
         dead_units=tuple(np.flatnonzero(units == 0.0).tolist()),
         saturated_units=int(np.sum(units < activation.flat_below(SATURATED_FRAC))),
         num_samples=numel // max(num_units, 1),
-        preactivation_mean=float(x.mean()) if x.size else math.nan,
-        preactivation_std=float(x.std()) if x.size else math.nan,
-        preactivation_quantiles=quantiles(x, (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)) if x.size else (),
+        preactivation_mean=mean,
+        preactivation_std=math.sqrt(float(np.dot(away, away)) / x.size) if x.size else math.nan,
+        preactivation_quantiles=tuple(quantiles(x[None], _QUANTILES)[0]) if x.size else (),
     )
+
+
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 def _sums(
@@ -315,3 +354,11 @@ def forward_stats(seen: Seen, arrays: list[np.ndarray]) -> ForwardStats | None:
         input_rms=float(arrays[scales["input"]][0]) / math.sqrt(num_in),
         output_rms=float(arrays[scales["output"]][0]) / math.sqrt(num_out),
     )
+
+
+def objective_stats(seen: Seen, arrays: list[np.ndarray]) -> ObjectiveStats | None:
+    """The record of a known loss function, once its numbers are on the host."""
+    if seen.objective is None or seen.value is None:
+        return None
+    constant, floor, beyond = (float(number) for number in arrays[seen.objective])
+    return ObjectiveStats(float(arrays[seen.value][0]) / seen.num_summed, constant, floor, beyond)

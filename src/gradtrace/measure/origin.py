@@ -30,6 +30,8 @@ class _Value:
     has_nan: bool
     has_inf: bool
     operands: tuple[tuple[float, float], ...]
+    holds_zero: bool = False
+    """Whether the range of what was made ends at zero: what a division, a logarithm or a root cannot bear."""
 
     @property
     def born_here(self) -> bool:
@@ -56,7 +58,8 @@ def _forward_birth(forward: Forward, arrays: list[np.ndarray]) -> Birth | None:
         ranges = [(float(arrays[h][0]), float(arrays[h][1])) for h in seen.results]
         flat = [number for pair in ranges for number in pair]
         operands = tuple((float(arrays[h][0]), float(arrays[h][1])) for h in seen.operands)
-        value = _Value(call, any(map(math.isnan, flat)), any(map(math.isinf, flat)), operands)
+        holds_zero = bool(flat) and 0.0 in (min(flat), max(flat))
+        value = _Value(call, any(map(math.isnan, flat)), any(map(math.isinf, flat)), operands, holds_zero)
         values |= dict.fromkeys(call.values, value)
     parents = forward.recorder.dataflow.ancestors(forward.loss)
     sick = [i for i in sorted(parents) if i in values and (values[i].has_nan or values[i].has_inf)]
@@ -68,8 +71,24 @@ def _forward_birth(forward: Forward, arrays: list[np.ndarray]) -> Birth | None:
     index = _origin(start, values, parents)
     value = values[index]
     phase = "input" if _came_from_outside(index, values, parents) else "forward"
-    name, site = value.call.name, value.call.site
-    return Birth(phase, name, site, *_describe(value), operand=operand_at(site.source, name))
+    (detail, largest), name, site = _describe(value), value.call.name, value.call.site
+    operand, fed_by = operand_at(site.source, name), _feeder(index, values, parents)
+    return Birth(phase, name, site, detail, largest, operand, fed_by)
+
+
+def _feeder(index: int, values: dict[int, _Value], parents: dict[int, tuple[int, ...]]) -> str:
+    """The nearest module whose output comes to `index` through functions alone, by way of operands that end at zero."""
+    if values[index].call.site.module:
+        return ""
+    stack, seen = [index], set[int]()
+    while stack:
+        one = stack.pop()
+        if module := values[one].call.site.module:
+            return module
+        seen.add(one)
+        made = [p for p in parents[one] if p in values and p not in seen]
+        stack.extend(sorted(made, key=lambda p: values[p].holds_zero))  # those that end at zero are looked at first
+    return ""
 
 
 def _origin(start: int, values: dict[int, _Value], parents: dict[int, tuple[int, ...]]) -> int:

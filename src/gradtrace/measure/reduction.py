@@ -4,35 +4,45 @@ The square of 1e-25 is zero in float32 and that of 1e+25 infinite, which would t
 one: norms are accumulated in float64. On the CPU, where looking at a number costs nothing, float32 is tried first and
 kept where squares can neither under- nor overflow: it is four times faster.
 
-A tensor of at most `SAMPLE_SIZE` elements crosses to the host whole and is reduced there.
+A tensor of at most `WHOLE_SIZE` elements crosses to the host whole and is reduced there.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 
+from gradtrace.tape.private import foreach
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     from gradtrace.measure.deferred import Deferred
 
-SAMPLE_SIZE = 1024
-"""Elements that the histogram of a large tensor is counted on: a share of 1 % then has a standard error of 0.3 %."""
+WHOLE_SIZE = 1024
+"""Up to that many elements cross to the host."""
+
+SAMPLE_SIZE = 512
+"""Elements that the histogram of a larger tensor is counted on: a share of 1 % then has a standard error of 0.4 %."""
 
 COUNTED_SIZE = 2**15
-"""Up to that many elements zeros are counted exactly, above on the sample."""
+"""Up to that many elements of a half format zeros are counted exactly: where they may have been rounded away. Otherwise
+they are counted on the sample."""
 
 MAX_EXAMPLES = 65536
 """Leading axes longer than this are not kept per example."""
 
-_SAFE_SQUARES = (1e-28, 1e32)
-"""Sums of squares between these lost nothing to float32's range: what fell under 1e-38 is less than 1e-9 of them."""
+SMALL_SIZE = 4096
+"""Up to that many elements, float64 costs less than a call of its own."""
+
+_SAFE_SQUARES = {torch.float32: (1e-28, 1e32), torch.float64: (1e-290, 1e300)}
+"""Sums of squares between these lost nothing to the range: what fell under float32's 1e-38 is under 1e-9 of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +55,11 @@ class Handle:
     sample: int
     norms: int | None
     """Norm per example or of the whole; None for a small tensor, of which the sample holds every element."""
-    extremes: int | None
+    low: int | None
+    """The smallest element, and the largest."""
+    high: int | None
     nonzeros: int | None
+    """Number of elements that are not zero; None where the sample tells."""
     example_axes: tuple[int, ...] | None
     """The axes that one example spans; None without a batch axis."""
 
@@ -56,32 +69,42 @@ def reduce(tensor: Tensor, deferred: Deferred, batch_size: int | None = None) ->
 
     Norms are kept per example where the first (or second: sequence first) axis is as long as `batch_size`.
     """
-    shape, dtype, device = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), str(tensor.device)
-    values = _real(tensor.detach())
+    shape = tuple(tensor.shape)
+    values = real(tensor.detach())
     axes = _example_axes(shape, batch_size) if values.dim() == len(shape) else None
-    if values.numel() <= SAMPLE_SIZE:
-        whole = deferred.put(values.reshape(-1).clone())
-        return Handle(shape, dtype, device, whole, None, None, None, axes)
+    dtype, device = name_of(tensor.dtype), str(tensor.device)
+    put = deferred.put
+    if values.numel() <= WHOLE_SIZE:
+        return Handle(shape, dtype, device, put(values.clone()), None, None, None, None, axes)
     flat = in_memory_order(values)
-    counted = flat.numel() <= COUNTED_SIZE
+    low, high = torch.aminmax(flat)
+    counted = tensor.element_size() < 4 and flat.numel() <= COUNTED_SIZE
     return Handle(
-        shape=shape,
-        dtype=dtype,
-        device=device,
-        sample=deferred.put(sample(flat)),
-        norms=deferred.put(norm(values, flat, axes)),
-        extremes=deferred.put(extremes(flat)),
-        nonzeros=deferred.put(count(torch.ne, flat, 0.0)) if counted else None,
+        shape,
+        dtype,
+        device,
+        sample=put(sample(flat)),
+        norms=put(norm(values, flat, axes)),
+        low=put(low),
+        high=put(high),
+        nonzeros=put(count(torch.ne, flat, 0.0)) if counted else None,
         example_axes=axes,
     )
 
 
+@cache
+def name_of(dtype: torch.dtype) -> str:
+    """``float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
 def norm(values: Tensor, flat: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
     """Norm of all elements, or over `axes`; `flat` are the same elements in the order of memory."""
-    if values.device.type == "cpu" and values.dtype == torch.float32:
+    safe = _SAFE_SQUARES.get(values.dtype)
+    if safe is not None and values.device.type == "cpu":
         total: Tensor = torch.linalg.vector_norm(values, dim=axes) if axes else torch.dot(flat, flat)
         square = (torch.dot(total, total) if axes else total).item()  # on the CPU nothing waits for this
-        if _SAFE_SQUARES[0] < square < _SAFE_SQUARES[1]:
+        if safe[0] < square < safe[1]:
             return total if axes else total.sqrt_()
     wide = torch.float32 if values.device.type == "mps" else torch.float64
     if axes:
@@ -91,11 +114,6 @@ def norm(values: Tensor, flat: Tensor, axes: tuple[int, ...] | None = None) -> T
     partial = torch.linalg.vector_norm(rows, dim=-1, dtype=wide)
     whole: Tensor = torch.linalg.vector_norm(torch.cat((partial, flat[rows.numel() :].to(wide))))
     return whole
-
-
-def extremes(values: Tensor) -> Tensor:
-    """Minimum and maximum."""
-    return torch.stack(torch.aminmax(values))
 
 
 def count(relation: Callable[..., Tensor], values: Tensor, bound: float) -> Tensor:
@@ -108,15 +126,38 @@ def count(relation: Callable[..., Tensor], values: Tensor, bound: float) -> Tens
     return relation(values, bound, out=torch.empty_like(values)).sum()
 
 
+def count_rows(relation: Callable[..., Tensor], rows: Tensor, bound: float) -> Tensor:
+    """`count` of each row."""
+    return relation(rows, bound, out=torch.empty_like(rows)).sum(1)
+
+
 def whole_norm(tensor: Tensor) -> Tensor:
     """The norm of a tensor as one number on its device."""
-    values = _real(tensor.detach())
+    values = real(tensor.detach())
     if not values.numel():
         return values.new_zeros(())
     return norm(values, in_memory_order(values))
 
 
-def _real(tensor: Tensor) -> Tensor:
+def whole_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """`whole_norm` of each; the small ones of a kind in one call."""
+    found: list[Tensor | None] = [None] * len(tensors)
+    groups: dict[torch.dtype, list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        plain = tensor.dtype in _SAFE_SQUARES and tensor.layout is torch.strided and tensor.device.type == "cpu"
+        if plain and 0 < tensor.numel() <= SMALL_SIZE:
+            groups.setdefault(tensor.dtype, []).append(i)
+    for members in groups.values():
+        norms = foreach("norm")([tensors[i].detach() for i in members], 2, torch.float64)
+        for i, one in zip(members, norms, strict=True):
+            found[i] = one
+    return [one if one is not None else whole_norm(tensors[i]) for i, one in enumerate(found)]
+
+
+def real(tensor: Tensor) -> Tensor:
+    """Its numbers as real ones in float32 or wider, of a sparse one those that it stores."""
+    if tensor.dtype in _SAFE_SQUARES and tensor.layout is torch.strided:
+        return tensor
     if tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values() if tensor.is_sparse else tensor.to_dense()
     if tensor.is_complex():
@@ -126,6 +167,7 @@ def _real(tensor: Tensor) -> Tensor:
     return tensor
 
 
+@cache
 def _example_axes(shape: tuple[int, ...], batch_size: int | None) -> tuple[int, ...] | None:
     if batch_size is None or not 1 < batch_size <= MAX_EXAMPLES or not shape:
         return None
@@ -138,10 +180,15 @@ def _example_axes(shape: tuple[int, ...], batch_size: int | None) -> tuple[int, 
 
 def sample(flat: Tensor, size: int = SAMPLE_SIZE) -> Tensor:
     """At most `size` evenly spaced elements as a copy (all of them when there are no more)."""
-    step = max(1, math.ceil(flat.numel() / size))
-    if step > 1 and step % 2 == 0:
-        step += 1  # an odd step does not lock onto one column of a power-of-two wide matrix
-    return flat[::step].clone()
+    return flat[:: step_of(flat.numel(), size)].clone()
+
+
+def step_of(numel: int, size: int) -> int:
+    """Every how manieth element is taken."""
+    step = max(1, math.ceil(numel / size))
+    return (
+        step + 1 if step > 1 and step % 2 == 0 else step
+    )  # odd: it locks onto no column of a power-of-two wide matrix
 
 
 def in_memory_order(values: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ from gradtrace.measure.deferred import Deferred
 from gradtrace.measure.forward import ForwardObserver
 from gradtrace.measure.gradients import GradientTap
 from gradtrace.measure.reduction import reduce
+from gradtrace.measure.slips import hint_of_failure, hint_of_return
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.graph import Graph, walk
 from gradtrace.tape.kinds import LEAF, OPAQUE, base_name
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from gradtrace.measure.forward import Seen
     from gradtrace.measure.reduction import Handle
+    from gradtrace.records.trace import Site
+    from gradtrace.tape.recorder import Call
 
 
 @dataclass(slots=True)
@@ -43,6 +46,8 @@ class Forward:
     graph: Graph
     saved: dict[Node, Seen]
     """What was read from the tape's saved values, by node."""
+    places: list[tuple[Site, Call | None]] = field(default_factory=list)
+    """Of the nodes, once they were looked for: where the user recorded each, and by which function."""
 
 
 @contextlib.contextmanager
@@ -73,7 +78,7 @@ def run_forward(
     except InputError:
         raise
     except Exception as error:
-        raise InputError(explain_failure(error, model, batch)) from error
+        raise InputError(explain_failure(error, model, batch) + hint_of_failure(loss_fn, batch)) from error
     check_loss(loss, model)
     root = loss.grad_fn if loss.grad_fn is not None else loss.view_as(loss).grad_fn
     assert root is not None
@@ -100,7 +105,8 @@ def explain_failure(error: Exception, model: nn.Module, batch: Any) -> str:
 def check_loss(loss: Any, model: nn.Module) -> None:
     """One sentence for each way in which a loss cannot be traced."""
     if not isinstance(loss, torch.Tensor):
-        raise InputError(f"loss_fn must return a scalar tensor, but it returned {type(loss).__name__}")
+        told = f"loss_fn must return a scalar tensor, but it returned {type(loss).__name__}"
+        raise InputError(told + hint_of_return(loss))
     if any(parameter.grad is not None for parameter in model.parameters()):
         raise InputError("loss_fn called backward() itself; return the loss and leave the backward pass to gradtrace")
     if loss.numel() != 1:

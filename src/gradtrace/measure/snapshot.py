@@ -44,9 +44,8 @@ BOUNDS = Bounds()
 class Snapshot:
     """The state of everything that is reachable from some roots, at the time it was taken.
 
-    >>> class Counter:
-    ...     seen = 0
-    >>> counter, log = Counter(), [{"rows": []}]
+    >>> import types
+    >>> counter, log = types.SimpleNamespace(seen=0), [{"rows": []}]
     >>> snapshot = Snapshot.of({"counter": counter, "log": log})
     >>> counter.seen += 1; log[0]["rows"].append(3); log.append("more")
     >>> snapshot.restore()

@@ -46,25 +46,28 @@ def untouched(model: nn.Module, **others: Any) -> Iterator[list[str]]:
             unkept += snapshot.restore()
 
 
-_PAUSING = threading.Lock()
-_PAUSES: list[bool] = []
-"""First whether there was a collection before, then one entry for each pause that is going on."""
+class _Pauses:
+    """One collector, and any number of threads that want it to pause."""
+
+    lock = threading.Lock()
+    number = 0
+    is_to_resume = False
 
 
 @contextmanager
 def paused_collection() -> Iterator[None]:
     """No cyclic garbage collection meanwhile: each pass over a million new records would cost as much as a layer."""
-    with _PAUSING:  # one collector, and any number of threads
-        if not _PAUSES:
-            _PAUSES.append(gc.isenabled())
+    with _Pauses.lock:
+        if not _Pauses.number:
+            _Pauses.is_to_resume = gc.isenabled()
             gc.disable()
-        _PAUSES.append(True)
+        _Pauses.number += 1
     try:
         yield
     finally:
-        with _PAUSING:
-            _PAUSES.pop()
-            if len(_PAUSES) == 1 and _PAUSES.pop():
+        with _Pauses.lock:
+            _Pauses.number -= 1
+            if not _Pauses.number and _Pauses.is_to_resume:
                 gc.enable()
 
 

@@ -25,6 +25,10 @@ Tables = dict[str, dict[str, Any]]
 """Class name -> field name -> column."""
 
 
+MOST = 2**64
+"""Of an integer: autograd numbers leaves 2^64 - 1."""
+
+
 class CodecError(ValueError):
     """The tables do not hold what the hints ask for; the message says what."""
 
@@ -178,7 +182,7 @@ def _decode(hint: Any, column: Any, made: dict[type, list[Any]], where: str) -> 
     if hint is float:
         if not {type(value) for value in column} <= {float, int}:
             column = [_NONFINITE[value] if type(value) is str else value for value in column]
-        return _typed(column, {float, int}, where)
+        return list(map(float, _typed(column, {float, int}, where)))
     if issubclass(hint, StrEnum):
         members = {member.value: member for member in hint}
         return [members[value] for value in _typed(column, {str}, where)]
@@ -215,5 +219,8 @@ def _decode_tuples(
 def _typed(column: list[Any], types: set[type], where: str) -> list[Any]:
     strange = {type(value) for value in column} - types
     if strange:
-        raise CodecError(f"field {where!r} holds {strange.pop().__name__} where {types.pop().__name__} was expected")
+        expected = min(types, key=lambda each: each.__name__).__name__
+        raise CodecError(f"field {where!r} holds {strange.pop().__name__} where {expected} was expected")
+    if types == {int} and column and not (min(column) >= -MOST and max(column) <= MOST):
+        raise CodecError(f"field {where!r} holds a number that is too large")
     return column

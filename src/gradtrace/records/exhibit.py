@@ -41,6 +41,8 @@ class OptimizerStats:
     """Names of the model's parameters that it holds."""
     num_foreign: int = 0
     """Parameters that it holds and that are not the model's."""
+    weight_decay: float = 0.0
+    """What it adds to the gradient, as a multiple of the weight, before it scales (Adam, not AdamW); the largest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,12 @@ class Exhibit:
     probe: Trace | None = None
     optimizers: tuple[OptimizerStats, ...] = ()
     training: Training | None = None
+    followed: Training | None = None
+    """The same for more steps, where a verdict rests on whether training mends what the traces show."""
+    tenth: Training | None = None
+    """The same at a tenth of the learning rate, where the rate is suspected."""
+    step: int = 0
+    """Optimizer steps that the traced model has made already, as far as they were seen."""
     summed_over: float | None = None
     """By what the loss of half a batch must be multiplied to give that of the whole: 1 for a mean, 2 for a sum."""
     learning: tuple[str, ...] = ()

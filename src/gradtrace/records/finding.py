@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradtrace.records.codes import code_of
 from gradtrace.records.exhibit import UpdateStats
+from gradtrace.records.shown import Columns, Kept, counted, rendered
 from gradtrace.records.trace import Trace
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from rich.console import Console
 
     from gradtrace.records.time import ThroughTime
-    from gradtrace.report.figures.paper import Columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +27,10 @@ class Evidence:
     value: float
     unit: str = ""
     """'decades', 'fraction', 'per layer', ... or '' for a pure number."""
+
+    def __post_init__(self) -> None:
+        if type(self.value) is not float:  # NumPy's scalars end here: a record holds Python's own numbers
+            object.__setattr__(self, "value", float(self.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,18 @@ class Finding:
     step: int | None = None
     """Training step (from 0) at which it appeared; None: it is there from the start."""
 
+    def __post_init__(self) -> None:
+        if self.step is not None and type(self.step) is not int:
+            object.__setattr__(self, "step", int(self.step))
 
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
+    @property
+    def code(self) -> str:
+        """``GT101``, of symptom and cause: `gradtrace explain GT101` says what it is."""
+        return code_of(self.symptom, self.cause)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Diagnosis(Kept):
     """Findings ranked with the root cause first, and the traces they rest on."""
 
     findings: tuple[Finding, ...]
@@ -90,35 +102,21 @@ class Diagnosis:
         """The first batch's gradient through time, where there is a recurrence."""
         return next((trace.through_time for trace in self.traces if trace.through_time is not None), None)
 
-    def show(self, console: Console | None = None) -> None:
-        """Print the picture and the findings to the terminal (or to a given rich console)."""
-        from gradtrace.report.terminal import show
-
-        show(self, console)
-
-    def report(self, path: str | Path) -> None:
-        """Write the report to `path`: one HTML file that needs no network."""
-        from gradtrace.report.html import write_report
-
-        write_report(path, self)
+    def __repr__(self) -> str:
+        kinds = Counter(finding.severity for finding in self.findings)
+        told = ", ".join(f"{kinds[severity]} {severity.value}" for severity in reversed(Severity) if kinds[severity])
+        first = f" ({self.findings[0].symptom.value})" if self.findings else ""
+        return f"<Diagnosis {self.title!r}: {told or 'no finding'}{first} over {counted(len(self.traces), 'trace')}>"
 
     def plot(self, *, columns: Columns = 1, axes: Axes | None = None) -> Figure:
         """The waterfall of its first trace for a paper, as `Trace.plot`: ``diagnosis.plot().savefig("x.pdf")``.
 
         Raises:
-            InputError: there is nothing to draw, or matplotlib is not installed (``pip install gradtrace[figures]``).
+            InputError: there is nothing to draw, or matplotlib is not installed (``pip install '.[figures]'``).
         """
-        from gradtrace.report.figures import plot_diagnosis
-
-        return plot_diagnosis(self, columns=columns, axes=axes)
+        figure: Figure = rendered(self, "plot", columns=columns, axes=axes)
+        return figure
 
     def to_json(self) -> str:
         """The whole diagnosis as JSON text."""
-        from gradtrace.records.storage import to_json
-
-        return to_json(self)
-
-    def _repr_html_(self) -> str:
-        from gradtrace.report.notebook import to_html
-
-        return to_html(self)
+        return str(rendered(self, "json"))

@@ -6,15 +6,10 @@ RMS gain, and decades are log10 of the RMS gradient.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from rich.console import Console
+from gradtrace.records.shown import Kept, counted, rendered
 
 PARTS = ("weights", "activation", "norm", "dropout", "stride", "time", "residual", "other")
 
@@ -105,8 +100,8 @@ class Disagreement:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+@dataclass(frozen=True, slots=True, repr=False)
+class Prediction(Kept):
     """The audit of one network: layers from the input to the output."""
 
     title: str
@@ -134,40 +129,20 @@ class Prediction:
 
     def diagram(self) -> str:
         """The phase diagram of its most common activation as text, with the layers on it."""
-        from gradtrace.report.phases import diagram_text
-
-        return diagram_text(self)
+        return str(rendered(self, "diagram"))
 
     @property
     def agrees(self) -> bool:
         """Whether the measured total lies in the interval (also where none was measured)."""
         return math.isnan(self.measured_decades) or self.low <= self.measured_decades <= self.high
 
-    def show(self, console: Console | None = None) -> None:
-        """Print the table and the sentences."""
-        from rich.console import Console as Terminal
-
-        from gradtrace.report.prediction import to_text
-        from gradtrace.report.words import ascii_text
-
-        target = console or Terminal()
-        text = to_text(self, min(target.width, 140))
-        text = ascii_text(text) if target.options.ascii_only else text
-        target.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-    def save(self, path: str | Path) -> None:
-        """Write it as gzipped JSON; read it back with `gradtrace.load`, draw it with `gradtrace show`."""
-        from gradtrace.records.storage import save
-
-        save(self, path)
+    def __repr__(self) -> str:
+        seen = counted(len(self.layers), "layer")
+        return f"<Prediction {self.title!r}: {seen}, {self.decades:+.2f} decades, {self.phase}>"
 
     def to_json(self) -> str:
         """Strict JSON; a number that is not finite is the string 'nan', 'inf' or '-inf'."""
-        from gradtrace.records.storage import plain
-
-        document = {"format": "gradtrace", "version": 1, "kind": "prediction", **plain(self)}
-        document["layers"] = [{**plain(layer), "growth": plain(layer.split.growth)} for layer in self.layers]
-        return json.dumps(document, indent=2, allow_nan=False)
+        return str(rendered(self, "json"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +156,7 @@ class InitialisedParameter:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Initialisation:
     """What `init_critical_` did, in the order of the forward pass."""
 
@@ -190,8 +165,10 @@ class Initialisation:
     """Parameters that were left as they are."""
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        done, left = counted(len(self.parameters), "parameter"), len(self.untouched)
+        return f"<Initialisation: {done} drawn, {left} left as they were>"
+
     def __str__(self) -> str:
         """One line per parameter."""
-        from gradtrace.report.prediction import initialisation_text
-
-        return initialisation_text(self)
+        return str(rendered(self, "text"))

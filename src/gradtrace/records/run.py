@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradtrace.records.exhibit import OptimizerStats
+from gradtrace.records.shown import Columns, Shown, counted, rendered
 from gradtrace.records.vocabulary import StrEnum
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gradtrace.records.finding import Finding
-    from gradtrace.report.figures.paper import Columns
 
 
 _UNCLIPPED = 0.999
@@ -105,7 +105,7 @@ class RunHeader:
     """Versions."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class RunSteps:
     """Rows of steps in ascending order.
 
@@ -131,6 +131,9 @@ class RunSteps:
     """[rows]: how many of the row's steps had a NaN or Inf in the loss or a gradient."""
     nan_losses: NDArray[np.int64]
     """[rows]: how many of the row's steps had a loss that was NaN."""
+
+    def __repr__(self) -> str:
+        return f"<RunSteps: {counted(len(self.first), 'row')} of {counted(self.series_low.shape[2], 'parameter')}>"
 
     def scalar(self, name: Scalar) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(smallest, largest) by row."""
@@ -204,8 +207,8 @@ class WatchCost:
         return self.watching_s / max(self.training_s - self.watching_s, 1e-9)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Run(Shown):
     """All that a run's file holds, its traces aside: those are read one by one (`gradtrace.runs`)."""
 
     header: RunHeader
@@ -222,12 +225,16 @@ class Run:
     cost: WatchCost | None = None
     """What watching took; None: not known, as of a run that was killed at its beginning."""
 
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "not finished"
+        seen = f"{counted(self.steps.num_steps, 'step')}, {counted(len(self.findings), 'finding')}"
+        return f"<Run {self.header.title!r}: {seen}, {state}>"
+
     def plot(self, *, columns: Columns = 1) -> Figure:
         """Loss, and gradient norm by weight and step, for a paper: a matplotlib figure one or two columns wide.
 
         Raises:
-            InputError: no step was watched, or matplotlib is not installed (``pip install gradtrace[figures]``).
+            InputError: no step was watched, or matplotlib is not installed (``pip install '.[figures]'``).
         """
-        from gradtrace.report.figures import plot_run
-
-        return plot_run(self, columns=columns)
+        figure: Figure = rendered(self, "plot", columns=columns)
+        return figure

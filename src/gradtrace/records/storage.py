@@ -14,30 +14,40 @@ import os
 import zlib
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from gradtrace.errors import TraceFileError
 from gradtrace.records.codec import CodecError, decode, encode, encode_float
+from gradtrace.records.consistency import check
+from gradtrace.records.files import GZIP, check_output, kind_of, open_plain, parse
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.prediction import Prediction
+from gradtrace.records.repair import Repair
 from gradtrace.records.time import ThroughTime
 from gradtrace.records.trace import Trace
 
 FORMAT = "gradtrace"
 VERSION = 1
-Record = Trace | Diagnosis | Prediction | ThroughTime
+Record = Trace | Diagnosis | Prediction | ThroughTime | Repair
 KINDS: dict[str, type[Record]] = {
     "trace": Trace,
     "diagnosis": Diagnosis,
     "prediction": Prediction,
     "through_time": ThroughTime,
+    "repair": Repair,
 }
 
-MAX_BYTES = 1 << 30
-"""Most that a file may unpack to: about twenty times what 1e5 ops take."""
-FREE_BYTES = 1 << 26
+MAX_BYTES = 1 << 29
+"""Most that a file may unpack to: about ten times what 1e5 ops take."""
+FREE_BYTES = 1 << 24
 """Up to here any compression ratio is believed; beyond, MAX_RATIO (deflate itself stops at 1032)."""
-MAX_RATIO = 100
+MAX_RATIO = 25
+"""[bytes of text per byte] Traces of layers that are all alike reach 15."""
+BYTES_PER_VALUE = 4
+"""[bytes of text] Fewer per value, on average, no record takes beyond FREE_BYTES; a Python object takes 30."""
+PIECE_BYTES = 1 << 16
+START = b'{"format":"gradtrace"'
+"""How the text of a record begins."""
 
 
 def pack(record: Record) -> bytes:
@@ -55,14 +65,28 @@ def save(record: Record, path: str | Path) -> None:
     """Write `record` to `path` as gzipped JSON; the file appears whole or not at all.
 
     Raises:
-        TraceFileError: the file cannot be written.
+        TraceFileError: the file cannot be written, or is a run's.
     """
     path = Path(path)
     packed = pack(record)
+    write_whole(path, packed)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """The whole file or nothing; a pipe or a device is written into, and a link followed.
+
+    Raises:
+        TraceFileError: the file cannot be written, or is a run's.
+    """
+    check_output(path, chosen=True)
+    path = path.resolve() if path.is_symlink() else path
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(packed)
-        temporary.replace(path)
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            path.write_bytes(content)
+        else:
+            temporary.write_bytes(content)
+            temporary.replace(path)
     except OSError as error:
         raise TraceFileError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -77,10 +101,11 @@ def load(path: str | Path) -> Record:
         TraceFileError: there is no such file, it is cut off, not ours, or from a newer version.
     """
     path = Path(path)
-    try:
-        packed = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise TraceFileError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    with open_plain(path) as file:
+        try:
+            packed = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise TraceFileError(f"cannot read {path}: {error.strerror or error}") from error
     return unpack(packed, path)
 
 
@@ -101,6 +126,7 @@ def unpack(packed: bytes, path: Path) -> Record:
         raise TraceFileError(f"{path} holds {kind!r}, where {known} was expected")
     try:
         record: Record = decode(KINDS[kind], document.get("tables"))
+        check(record)
     except CodecError as error:
         raise TraceFileError(f"{path} is damaged: {error}") from error
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
@@ -109,36 +135,40 @@ def unpack(packed: bytes, path: Path) -> Record:
 
 
 def _decompress(packed: bytes, path: Path) -> bytes:
-    if not packed:
-        raise TraceFileError(f"{path} is empty")
+    """Piece by piece: what does not begin as a record is not unpacked further, however large it would become."""
+    if not packed.startswith(GZIP):
+        raise TraceFileError(f"{path} is not a gradtrace file: it is {kind_of(path)}")
     limit = min(MAX_BYTES, max(FREE_BYTES, MAX_RATIO * len(packed)))
     unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)  # 16: with gzip's header and checksum
+    text, waiting = bytearray(), packed
     try:
-        text = unpacker.decompress(packed, limit + 1)
+        while not unpacker.eof:
+            piece = unpacker.decompress(waiting, PIECE_BYTES)
+            waiting = unpacker.unconsumed_tail
+            if not piece and not waiting:
+                break
+            text += piece
+            seen = bytes(text[: 2 * len(START)]).translate(None, b" \t\r\n")[: len(START)]
+            if not START.startswith(seen) or not seen:
+                raise TraceFileError(f"{path} is gzipped, but does not hold a record of gradtrace")
+            if len(text) > limit:
+                raise TraceFileError(f"{path} unpacks to more than {limit >> 20} MiB, which no record does: not read")
     except zlib.error as error:
-        started = packed[:2] == b"\x1f\x8b"
-        raise TraceFileError(
-            f"{path} is damaged: {error}" if started else f"{path} is not a gradtrace file: it is not gzipped"
-        ) from error
-    if len(text) > limit:
-        raise TraceFileError(f"{path} unpacks to more than {limit >> 20} MiB, which no trace does: not read")
+        raise TraceFileError(f"{path} is damaged: {error}") from error
     if not unpacker.eof:
         raise TraceFileError(f"{path} is cut off: its end is missing")
-    return text
+    if len(text) > FREE_BYTES and BYTES_PER_VALUE * text.count(b",") > len(text):
+        raise TraceFileError(f"{path} holds more values than its size allows: not read")
+    return bytes(text)
 
 
 def _parse(text: bytes, path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise TraceFileError(f"{path} is gzipped, but does not hold JSON") from error
-    if not isinstance(document, dict):
-        raise TraceFileError(f"{path} is JSON, but not a gradtrace file: its header is missing")
+        document = parse(text)
+    except ValueError as error:
+        raise TraceFileError(f"{path} is damaged: it does not hold JSON") from error
+    assert isinstance(document, dict), "it begins as an object does"
     return document
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not strict JSON")
 
 
 # ----------------------------------------------------------------------------------------------------- for programs
@@ -152,10 +182,28 @@ def to_json(diagnosis: Diagnosis) -> str:
     >>> json.loads(to_json(Diagnosis(findings=())))["healthy"]
     True
     """
-    verdict = {
+    verdict = {"format": FORMAT, "version": VERSION, "kind": "verdict", **_verdict(diagnosis)}
+    return json.dumps(verdict, indent=2, allow_nan=False)
+
+
+def repair_to_json(repair: Repair) -> str:
+    """The repair as strict JSON: shares and trials in full, the verdict as in `to_json`."""
+    document = {
         "format": FORMAT,
         "version": VERSION,
-        "kind": "verdict",
+        "kind": "repair",
+        **{
+            name: plain(getattr(repair, name))
+            for name in ("title", "optimizer", "steps", "seeds", "notes", "shares", "trials")
+        },
+        "best": repair.best.title if repair.best is not None else None,
+        "diagnosis": _verdict(repair.diagnosis),
+    }
+    return json.dumps(document, indent=2, allow_nan=False)
+
+
+def _verdict(diagnosis: Diagnosis) -> dict[str, Any]:
+    return {
         "title": diagnosis.title,
         "healthy": diagnosis.healthy,
         "findings": plain(diagnosis.findings),
@@ -163,7 +211,18 @@ def to_json(diagnosis: Diagnosis) -> str:
         "refusals": plain(diagnosis.refusals),
         "traces": [_summary(trace) for trace in diagnosis.traces],
     }
-    return json.dumps(verdict, indent=2, allow_nan=False)
+
+
+def document(record: ThroughTime) -> str:
+    """All of a record through time as strict JSON."""
+    return json.dumps(plain(record), indent=2, allow_nan=False)
+
+
+def prediction_json(prediction: Prediction) -> str:
+    """All of a prediction as strict JSON, each layer with its growth."""
+    whole = {"format": FORMAT, "version": VERSION, "kind": "prediction", **plain(prediction)}
+    whole["layers"] = [{**plain(layer), "growth": plain(layer.split.growth)} for layer in prediction.layers]
+    return json.dumps(whole, indent=2, allow_nan=False)
 
 
 def _summary(trace: Trace) -> dict[str, Any]:

@@ -20,24 +20,19 @@ What draws what, from a saved record alone (`Diagnosis.through_time`, `Trace.thr
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradtrace.records.horizon import Horizon, horizon
 from gradtrace.records.lyapunov import LyapunovSpectrum
+from gradtrace.records.shown import Columns, Kept, counted, rendered
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.figure import Figure
-    from rich.console import Console
-
-    from gradtrace.report.figures.paper import Columns
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Reach:
     """The heat map |dL_t / ds_s|: how the gradient of what happens at t arrives at each s <= t."""
 
@@ -49,6 +44,9 @@ class Reach:
     """Per target, the norm at s = 0 (the initial state) to s = t; of h and c together in an LSTM."""
     starts: tuple[int, ...] = ()
     """Per target, the first s that its gradient can reach, behind a cut (a detached state); () where nothing is cut."""
+
+    def __repr__(self) -> str:
+        return f"<Reach of the {self.source} gradient: {counted(len(self.targets), 'target')}>"
 
     def curve(self) -> tuple[float, ...]:
         """Median over the targets of log10 |dL_t/ds_{t-k}| / |dL_t/ds_t|, for each lag k from 0; cuts left out.
@@ -70,7 +68,7 @@ class Reach:
         return horizon(self.curve())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Chain:
     """One recurrence: a layer in one direction, step by step in the order of processing."""
 
@@ -107,6 +105,9 @@ class Chain:
     """What a step takes in beside the state: 'varying' (time goes on), 'same' (an iteration towards a fixed point) or
     'none' (shared depth)."""
     reach: Reach | None = None
+
+    def __repr__(self) -> str:
+        return f"<Chain {self.name!r} ({self.kind}): {counted(self.num_steps, 'step')}>"
 
     @property
     def num_steps(self) -> int:
@@ -163,8 +164,8 @@ class Chain:
         return tuple(math.hypot(h, c) for h, c in zip(self.hidden, self.cell, strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class ThroughTime:
+@dataclass(frozen=True, slots=True, repr=False)
+class ThroughTime(Kept):
     """One backward pass, step by step in time."""
 
     title: str
@@ -197,37 +198,22 @@ class ThroughTime:
         key = (chain.module, chain.kind, chain.layer, chain.direction)
         return next((s for s in self.spectra if (s.module, s.kind, s.layer, s.direction) == key), None)
 
-    def show(self, console: Console | None = None) -> None:
-        """Print the picture and the sentences."""
-        from rich.console import Console as Terminal
-
-        from gradtrace.report.through_time import to_text
-
-        console = console or Terminal()
-        text = to_text(self, min(console.width, 120), ascii_only=console.options.ascii_only)
-        console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    def __repr__(self) -> str:
+        steps = f" of {counted(max(chain.num_steps for chain in self.chains), 'step')}" if self.chains else ""
+        return f"<ThroughTime {self.title!r}: {counted(len(self.chains), 'recurrence')}{steps}, loss {self.loss:.4g}>"
 
     def plot(self, *, columns: Columns = 2) -> Figure:
         """Gradient by step, by lag and as a map, for a paper: a matplotlib figure one or two columns wide.
 
         Raises:
-            InputError: there is nothing to draw, or matplotlib is not installed (``pip install gradtrace[figures]``).
+            InputError: there is nothing to draw, or matplotlib is not installed (``pip install '.[figures]'``).
         """
-        from gradtrace.report.figures import plot_through_time
-
-        return plot_through_time(self, columns=columns)
-
-    def save(self, path: str | Path) -> None:
-        """Write it as gzipped JSON; read it back with `gradtrace.load`."""
-        from gradtrace.records.storage import save
-
-        save(self, path)
+        figure: Figure = rendered(self, "plot", columns=columns)
+        return figure
 
     def to_json(self) -> str:
         """All of it as strict JSON."""
-        from gradtrace.records.storage import plain
-
-        return json.dumps(plain(self), indent=2, allow_nan=False)
+        return str(rendered(self, "json"))
 
 
 def _middle(a: float, b: float) -> float:

@@ -14,16 +14,13 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gradtrace.records.shown import Columns, Kept, counted, rendered
 from gradtrace.records.time import ThroughTime
 from gradtrace.records.vocabulary import Factor
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from gradtrace.report.figures.paper import Columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +112,20 @@ class ForwardStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectiveStats:
+    """The value of a known loss function per element, and what it is held against."""
+
+    value: float
+    """Mean over the elements (examples, for cross entropy), whatever the call's reduction."""
+    constant: float
+    """What the best output gets that does not look at the input: Var(t), E|t - median|, the labels' entropy."""
+    floor: float = 0.0
+    """What is left at best, as the output's range ends before the targets do: E|t - clip(t)|^p."""
+    beyond: float = 0.0
+    """How far targets lie outside of [0, 1], where the loss expects probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
 class Op:
     """One node of autograd's recorded graph, with the gradient it received and the gradients it passed on."""
 
@@ -145,6 +156,11 @@ class Op:
     """The torch function that recorded it, as ``linear``, or ''."""
     opaque: bool = False
     """True where ops are hidden inside (a reentrant checkpoint, a fused recurrence)."""
+    trapped_frac: float = 0.0
+    """Behind the last layer: of the examples, the fraction that gets no gradient although descent leads off the flat
+    side of this op."""
+    objective: ObjectiveStats | None = None
+    """Of a known loss function (its last op)."""
 
     def gain(self, slot: int) -> float:
         """|gradient passed to input `slot`| / |gradient received|; NaN without either."""
@@ -199,8 +215,8 @@ class Coverage:
     """Sentences: 'traced through the uncompiled module', ..."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+@dataclass(frozen=True, slots=True, repr=False)
+class Trace(Kept):
     """One backward pass measured op by op. Ops are ordered from the loss to the parameters."""
 
     ops: tuple[Op, ...]
@@ -220,11 +236,9 @@ class Trace:
     through_time: ThroughTime | None = None
     """The same loss gradient step by step in time, where `check` found recurrences."""
 
-    def save(self, path: str | Path) -> None:
-        """Write it as gzipped JSON; read it back with `gradtrace.load`."""
-        from gradtrace.records.storage import save
-
-        save(self, path)
+    def __repr__(self) -> str:
+        seen = f"{counted(len(self.ops), 'op')}, {counted(len(self.parameters), 'parameter')}"
+        return f"<Trace of the {self.probe} gradient: {seen}, loss {self.loss:.4g}>"
 
     def plot(self, *, columns: Columns = 1, axes: Axes | None = None) -> Figure:
         """The waterfall for a paper: a matplotlib figure one or two columns wide, or drawn into `axes`.
@@ -237,11 +251,10 @@ class Trace:
         7.2
 
         Raises:
-            InputError: there is nothing to draw, or matplotlib is not installed (``pip install gradtrace[figures]``).
+            InputError: there is nothing to draw, or matplotlib is not installed (``pip install '.[figures]'``).
         """
-        from gradtrace.report.figures import plot_waterfall
-
-        return plot_waterfall(self, columns=columns, axes=axes)
+        figure: Figure = rendered(self, "plot", columns=columns, axes=axes)
+        return figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,3 +272,5 @@ class Birth:
     """Largest |operand|, or |gradient received| for a birth in the backward pass; NaN if not known."""
     operand: str = ""
     """What the user's line calls the operand, as ``distance``; '' where it is not known."""
+    fed_by: str = ""
+    """Of a birth outside of the model's parts: the module whose output the operand is, through functions; or ''."""

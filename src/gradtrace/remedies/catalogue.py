@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gradtrace.records.finding import Remedy
 from gradtrace.records.vocabulary import Cause, Symptom
 
 _HE = Remedy(
     "Initialise the weights for the activation in use.",
-    "torch.nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')  # tanh: torch.nn.init.xavier_normal_",
+    "torch.nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')\n"
+    "# for tanh: torch.nn.init.xavier_normal_(layer.weight)",
     "He et al. 2015; Glorot & Bengio 2010",
 )
 _SKIP = Remedy("Add skip connections: x = x + block(norm(x)).", "x = x + self.block(self.norm(x))", "He et al. 2016")
@@ -19,7 +22,7 @@ _CLIP = Remedy(
 )
 _SCALER = Remedy(
     "Scale the loss, or use bfloat16 with float32 master weights.",
-    "scaler = torch.amp.GradScaler(); scaler.scale(loss).backward(); scaler.step(optimizer); scaler.update()",
+    "scaler = torch.amp.GradScaler()\nscaler.scale(loss).backward()\nscaler.step(optimizer)\nscaler.update()",
     "Micikevicius et al. 2018",
 )
 _INPUTS = Remedy(
@@ -104,11 +107,11 @@ REMEDIES: dict[Cause, tuple[Remedy, ...]] = {
     ),
     Cause.LOSS_FUNCTION: (
         Remedy("Give the loss what it expects: raw logits to cross_entropy and to binary_cross_entropy_with_logits.",
-               "loss = torch.nn.functional.cross_entropy(logits, target)  # no softmax before it"),
+               "loss = torch.nn.functional.cross_entropy(logits, target)\n# no softmax before it"),
     ),
     Cause.UNSAFE_OP: (
         Remedy("Keep the operand away from the singularity, inside the op and not behind it.",
-               "torch.log(x.clamp_min(1e-6)), torch.sqrt(x.clamp_min(1e-12)), torch.exp(x.clamp_max(80))"),
+               "torch.log(x.clamp_min(1e-6))\ntorch.sqrt(x.clamp_min(1e-12))\ntorch.exp(x.clamp_max(80))"),
     ),
     Cause.REDUCTION_SCALE: (
         Remedy("Average the loss over the batch, or divide the learning rate by the batch size.", "loss = loss.mean()"),
@@ -126,6 +129,16 @@ def remedies_in_time(kind: str) -> tuple[Remedy, ...]:
     """Against contraction in a recurrence of this kind: a gated cell is told to remember, not to become one."""
     gates = {"lstm": (_CHRONO, _SHORTEN), "gru": (_CHRONO_GRU, _SHORTEN)}
     return gates.get(kind, REMEDIES[Cause.RECURRENT_CONTRACTION])
+
+
+def at_hand(remedy: Remedy, recurrence: str, suffix: str, num_steps: int) -> Remedy:
+    """The code for the recurrence at hand: its name in Python, the layer of it, and the sequence's length for T.
+
+    >>> at_hand(_ORTHOGONAL, "model.encoder.rnn", "_l1", 50).code
+    'torch.nn.init.orthogonal_(model.encoder.rnn.weight_hh_l1)'
+    """
+    code = remedy.code.replace("rnn.", f"{recurrence}.").replace("_l0", suffix).replace("T - 1", str(num_steps - 1))
+    return replace(remedy, code=code)
 
 
 def clip_at(threshold: float) -> Remedy:

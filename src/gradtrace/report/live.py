@@ -29,6 +29,7 @@ from gradtrace.report.strip import (
     pooled,
     sparkline,
 )
+from gradtrace.report.summary import at_end, last_step, speed
 from gradtrace.report.terminal import STYLES
 from gradtrace.report.words import ascii_text, clean, short, shorten
 
@@ -48,7 +49,7 @@ _NUM_AROUND = 4 + _NUM_FINDINGS
 def draw_live(run: Run, width: int, height: int, *, ascii_only: bool = False, in_colour: bool = True) -> list[Text]:
     """Exactly `height` lines (seven or more) of at most `width` cells, whatever the run holds."""
     lines = draw_picture(run, width, height - _NUM_AROUND, ascii_only=ascii_only, in_colour=in_colour)
-    lines += [told(finding) for finding in _worst(run)] or [Text("nothing found so far", "#009e73")]
+    lines += [told(finding) for finding in _worst(run)] or [Text("nothing found so far", "#008661")]
     lines += [Text()] * (height - len(lines))
     return [_fitted(line, width, ascii_only) for line in lines]
 
@@ -89,30 +90,15 @@ def summary(run: Run) -> str:
     """
     if not len(run.steps.first):
         return "no step yet"
-    told = [f"step {_last_step(run)}"]
+    told = [f"step {last_step(run)}"]
     for name, label in ((Scalar.LOSS, "loss"), (Scalar.GRADIENT_NORM, "gradient")):
-        if (value := _latest(run, name)) is not None:
-            told.append(f"{label} {short(value)}")
-    return ", ".join([*told, f"{_speed(run)} steps/s"])
+        if (found := at_end(run, name)) is not None:
+            told.append(f"{label} {short(found[1])}")
+    return ", ".join([*told, f"{speed(run)} steps/s"])
 
 
 def _layers(run: Run) -> list[str]:
     return list(dict.fromkeys(one.name.rpartition(".")[0] or one.name for one in run.header.parameters))
-
-
-def _last_step(run: Run) -> int:
-    return int(run.steps.first[-1] + run.steps.count[-1]) - 1
-
-
-def _speed(run: Run) -> str:
-    seconds = float(run.steps.time_s[-1])
-    return short((_last_step(run) + 1) / seconds) if seconds > 0 else "?"
-
-
-def _latest(run: Run, name: Scalar) -> float | None:
-    high = run.steps.scalar(name)[1]
-    known = high[~np.isnan(high)]
-    return float(known[-1]) if len(known) else None
 
 
 def _worst(run: Run) -> list[Finding]:
@@ -126,7 +112,7 @@ def _heading(run: Run) -> Text:
     line = Text("gradtrace ", "bold").append(clean(run.header.title))
     if not len(run.steps.first):
         return line.append("   waiting for the first step", "dim")
-    line.append(f"   step {_last_step(run)}   {_speed(run)} steps/s   {_clock(float(run.steps.time_s[-1]))}")
+    line.append(f"   step {last_step(run)}   {speed(run)} steps/s   {_clock(float(run.steps.time_s[-1]))}")
     if broken := int(run.steps.nonfinite.sum()):
         line.append(f"   {broken} not finite", STYLES[Severity.CRITICAL])
     return line
@@ -140,12 +126,12 @@ def _clock(seconds: float) -> str:
 
 
 def _curve(run: Run, name: Scalar, label: str, columns: NDArray[np.int64], margin: int, ascii_only: bool) -> Text:
-    latest = _latest(run, name)
-    value = "" if latest is None else short(latest)
+    found = at_end(run, name)
+    value = "" if found is None else short(found[1])
     line = Text(label.ljust(_LABEL), "bold").append(value.rjust(_NUMBER), "not bold")
     line.pad_right(margin - len(line))
     curve = pooled(run.steps.scalar(name)[1], columns).tolist()
-    return line.append(sparkline(curve, ascii_only=ascii_only), "not bold #0072b2")
+    return line.append(sparkline(curve, ascii_only=ascii_only), "not bold #007bc0")
 
 
 def _map(run: Run, columns: NDArray[np.int64], margin: int, num_lines: int, in_characters: bool) -> list[Text]:

@@ -1,17 +1,34 @@
-"""The diagnosis as a small HTML fragment for notebooks; every name is escaped by jinja2."""
+"""A record as a small HTML fragment for notebooks: an inline SVG, the findings; every name is escaped."""
 
 from __future__ import annotations
 
+import math
 from functools import cache
+from html import escape
 from typing import TYPE_CHECKING
 
 import jinja2
+import numpy as np
+from markupsafe import Markup
 
+from gradtrace.records.finding import Diagnosis
+from gradtrace.records.prediction import Prediction
+from gradtrace.records.repair import Repair
+from gradtrace.records.run import Run, Scalar
+from gradtrace.records.trace import Trace
+from gradtrace.report.repair import to_html as repair_html
+from gradtrace.report.summary import facts
+from gradtrace.report.svg import curves, waterfall
 from gradtrace.report.tables import main_trace, picture, unseen
 from gradtrace.report.words import clean, clean_lines, decades, listed, number, short
 
 if TYPE_CHECKING:
-    from gradtrace.records.finding import Diagnosis
+    from collections.abc import Sequence
+
+    from gradtrace.runs.loading import Record
+
+MOST_POINTS = 600
+"""Of a line."""
 
 _TEMPLATE = """\
 <div class="gradtrace">
@@ -27,6 +44,7 @@ _TEMPLATE = """\
 <p>&rarr; {{ clean(remedy.title) }} {{ clean(remedy.source) }}</p>
 {% if remedy.code %}<pre>{{ clean_lines(remedy.code) | join("\n") }}</pre>
 {% endif %}{% endfor %}{% endfor -%}
+{{ svg }}
 {% if table and table.rows -%}
 <table>
 <thead><tr><th>layer</th><th>so far</th>
@@ -59,17 +77,61 @@ def _template() -> jinja2.Template:
     return environment.from_string(_TEMPLATE)
 
 
-def to_html(diagnosis: Diagnosis) -> str:
-    """A table of the layers and the findings, escaped; no script, no link, readable offline.
+def to_html(record: Record) -> str:
+    """The picture of a record and what was found, escaped; no script, no link, readable offline.
 
     >>> from gradtrace.records.finding import Diagnosis
     >>> "Healthy" in to_html(Diagnosis(findings=()))
     True
     """
+    if isinstance(record, Diagnosis):
+        return _diagnosis(record)
+    if isinstance(record, Trace):
+        return _framed(_svg(record), f"{record!r}"[1:-1])
+    if isinstance(record, Run):
+        return _run(record)
+    if isinstance(record, Prediction):
+        layers = record.layers[::-1]
+        lines = [("predicted", [layer.decades for layer in layers])]
+        if not math.isnan(record.measured_decades):
+            lines.append(("measured", [layer.measured_decades for layer in layers]))
+        label = "decades, by layers from the output to the input"
+        return _framed(curves(lines, label, logarithmic=False), f"{record!r}"[1:-1], record.sentences)
+    if isinstance(record, Repair):
+        return repair_html(record)
+    lines = [(chain.name, list(chain.states)) for chain in record.chains[:5]]
+    drawn = curves(lines, "|gradient| at each step in time") if lines else ""
+    return _framed(drawn, f"{record!r}"[1:-1], record.sentences)
+
+
+def _svg(trace: Trace | None) -> str:
+    table = picture(trace) if trace is not None else None
+    return waterfall(table) if table is not None and table.rows else ""
+
+
+def _framed(drawn: str, title: str, sentences: Sequence[str] = ()) -> str:
+    told = "".join(f"<p>{escape(clean(sentence))}</p>" for sentence in sentences)
+    return f'<div class="gradtrace"><p><b>gradtrace</b> {escape(clean(title))}</p>{drawn}{told}</div>'
+
+
+def _run(run: Run) -> str:
+    told = [f"{name.lower()} {value}" for name, value in facts(run)]
+    found = [f"{f.severity.value.upper()} {f.symptom.value.replace('_', ' ')}: {f.message}" for f in run.findings]
+    lines = []
+    for name, label in ((Scalar.LOSS, "loss"), (Scalar.GRADIENT_NORM, "gradient norm")):
+        values = run.steps.scalar(name)[1]
+        places = np.linspace(0, max(len(values) - 1, 0), min(len(values), MOST_POINTS)).astype(np.int64)
+        lines.append((label, [float(values[i]) for i in places]))
+    drawn = "".join(curves([line], f"{line[0]} over the steps") for line in lines if any(map(math.isfinite, line[1])))
+    return _framed(drawn, f"{run!r}"[1:-1], ["; ".join(told), *found])
+
+
+def _diagnosis(diagnosis: Diagnosis) -> str:
     trace = main_trace(diagnosis)
     return _template().render(
         diagnosis=diagnosis,
         trace=trace,
+        svg=Markup(_svg(trace)),
         table=picture(trace) if trace is not None else None,
         unseen=unseen(trace) if trace is not None else (),
     )

@@ -5,7 +5,7 @@
     layers.1   ━━━━━━━━━━━━━FF            capitals: what it added
 
 Letters tell the factors apart without colour; the colours are those of the page, after Okabe and Ito (2008), for any
-eye, with a contrast of 3:1 or more against black and against white.
+eye, with a contrast of 4.5:1 or more against black and against white.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Look:
 
 
 LOOKS: dict[Factor, Look] = {
-    Factor.ACTIVATION: Look("a", "#d55e00", "a'", "activations"),
-    Factor.WEIGHT: Look("f", "#0072b2", "f'", "weights"),
-    Factor.NORM: Look("n", "#009e73", "norm", "norms"),
-    Factor.ATTENTION: Look("t", "#b35a92", "attn", "attention"),
-    Factor.MERGE: Look("m", "#9a8500", "merge", "merges"),
-    Factor.RESHAPE: Look("r", "#767d86", "rest", "reshaping"),
-    Factor.LOSS: Look("l", "#767d86", "rest", "loss"),
-    Factor.OTHER: Look("o", "#767d86", "rest", "other ops"),
+    Factor.ACTIVATION: Look("a", "#c25500", "a'", "activations"),
+    Factor.WEIGHT: Look("f", "#007bc0", "f'", "weights"),
+    Factor.NORM: Look("n", "#008661", "norm", "norms"),
+    Factor.ATTENTION: Look("t", "#b1568f", "attn", "attention"),
+    Factor.MERGE: Look("m", "#877500", "merge", "merges"),
+    Factor.RESHAPE: Look("r", "#70767f", "rest", "reshaping"),
+    Factor.LOSS: Look("l", "#70767f", "rest", "loss"),
+    Factor.OTHER: Look("o", "#70767f", "rest", "other ops"),
 }
 
 _NUMBER = 6
@@ -95,9 +95,9 @@ def draw(table: Picture, width: int, *, ascii_only: bool = False) -> list[Text]:
 def lay_out(table: Picture, width: int, *, ascii_only: bool) -> Layout:
     """Fit the columns into `width`: as many factors as there is room for, the others under 'rest'."""
     told = [factor for factor in table.told if LOOKS[factor].heading != "rest"]
-    most = min(max(20, width // 4), 40)
-    levels = (0, 1) if width >= _BOTH_FROM else (1,)
-    level = next((one for one in levels if all(cell_len(row_name(r, 200, one)) <= most for r in table.rows)), 2)
+    most = min(max(20 if width >= 80 else 16, width // 4), 40)
+    choices = (0, 1) if width >= _BOTH_FROM else (1,)
+    level = next((one for one in choices if all(cell_len(row_name(r, 200, one)) <= most for r in table.rows)), 2)
     name = min(max(6, *(cell_len(row_name(row, 200, level)) for row in table.rows)), most)
     relative = tuple(_RELATIVE) if width >= _BOTH_FROM else tuple(_RELATIVE)[-1:]
     relative = relative if table.updates_known else tuple(_RELATIVE)[:1]
@@ -109,7 +109,7 @@ def lay_out(table: Picture, width: int, *, ascii_only: bool) -> Layout:
         told = [factor for factor in table.factors if factor in told]
     rest = any(counts(gain) for row in table.rows for factor, gain in row.gains.items() if factor not in told)
     used = (_NUMBER + 1) * (len(told) + rest) + (_NUMBER + 1) + last
-    bar = min(max(width - name - 1 - used, _MIN_BAR - 6), _MAX_BAR)
+    bar = min(max(width - name - 1 - used, _MIN_BAR - 8), _MAX_BAR)
     levels = [level for row in table.rows for level in (row.before, row.after) if math.isfinite(level)] or [0.0]
     band = (table.late - BAND_DECADES, table.late + BAND_DECADES)
     low, high = math.floor(min(levels)) - 1.0, float(math.ceil(max(levels)))
@@ -191,7 +191,7 @@ def _line(row: Row, layout: Layout) -> Text:
 def bar(row: Row, layout: Layout) -> Text:
     """One bar of exactly `layout.bar` cells."""
     if math.isnan(row.after):
-        return Text("not finite".ljust(layout.bar)[: layout.bar], "bold #d0362b")
+        return Text("not finite".ljust(layout.bar)[: layout.bar], "bold #d53f34")
     before, after = layout.cell(row.before), layout.cell(row.after)
     text = Text(layout.body * min(before, after), "bold")
     for factor, num_cells in _split(row, after - before):

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from gradtrace.records.run import EventKind, Scalar, Series
 from gradtrace.report.live import draw_picture
+from gradtrace.report.summary import facts, last
 from gradtrace.report.terminal import show_findings, show_formats
 from gradtrace.report.words import ascii_text, clean, clipping_told, padded, short, wrapped
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 _MAP_LINES = 18
 _MOST_LAYERS = 12
+_MOST_NOTES = 12
+_LABEL = 22
+"""Cells of a row's name where runs stand side by side."""
 _STATE = 38
 """Cells of what follows the name of a run's file, the state left out."""
 
@@ -33,6 +37,10 @@ def show_run(run: Run, console: Console | None = None, trace: Trace | None = Non
     console = console or Console()
     looks = {"ascii_only": console.options.ascii_only,
              "in_colour": console.color_system is not None and not console.no_color}  # fmt: skip
+    for part in wrapped(" · ".join(f"{name.lower()} {value}" for name, value in facts(run)), console.width):
+        console.print(
+            ascii_text(part.replace("·", "-")) if console.options.ascii_only else part, highlight=False, markup=False
+        )
     for line in draw_picture(run, console.width, _MAP_LINES, **looks):
         line.rstrip()
         console.print(line, soft_wrap=True)
@@ -44,7 +52,10 @@ def show_run(run: Run, console: Console | None = None, trace: Trace | None = Non
         console.print("No finding." if run.finished else "No finding so far.")
     if trace is not None:
         show_formats(trace, console)
-    for note in run.notes:
+    notes = run.notes[:_MOST_NOTES]
+    if len(run.notes) > len(notes):
+        notes += (f"and {len(run.notes) - len(notes):,} more notes",)
+    for note in notes:
         line = Text(f"not seen: {clean(note)}", "dim")
         console.print(Text(ascii_text(line.plain), "dim") if console.options.ascii_only else line)
 
@@ -56,12 +67,19 @@ def list_runs(found: Sequence[tuple[Path, Run]], width: int = 120) -> str:
     name = max(min(longest, width - _STATE - max(map(len, states), default=0) - 3), 12)
     lines = [f"{padded('file', name)} {'begun':<16} {'steps':>9} {'loss':>10}  state"]
     for (path, run), state in zip(found, states, strict=True):
-        begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.header.started))
+        begun = _when(run.header.started)
         lines.append(
             f"{padded(clean(str(path)), name)} {begun:<16} {run.steps.num_steps:>9} "
-            f"{_last(run, Scalar.LOSS):>10}  {state}"
+            f"{last(run, Scalar.LOSS):>10}  {state}"
         )
     return "\n".join(lines)
+
+
+def _when(seconds: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):  # a file may say anything
+        return "-"
 
 
 def _state(run: Run) -> str:
@@ -70,23 +88,23 @@ def _state(run: Run) -> str:
 
 
 def compare(runs: Sequence[tuple[str, Run]], width: int = 120) -> str:
-    """Two runs side by side, then the layers whose gradients differ most."""
-    (name_a, a), (name_b, b) = ((clean(name), run) for name, run in runs)
-    rows: list[tuple[str, ...]] = [("", name_a, name_b)]
-    rows.append(("steps", *(str(run.steps.num_steps) for run in (a, b))))
+    """Runs side by side; of two, also the layers whose gradients differ most."""
+    names, found = [clean(name) for name, _ in runs], [run for _, run in runs]
+    rows: list[tuple[str, ...]] = [("", *names), ("steps", *(f"{run.steps.num_steps}" for run in found))]
     for scalar in (Scalar.LOSS, Scalar.GRADIENT_NORM, Scalar.LEARNING_RATE):
-        rows.append((f"last {scalar.value.replace('_', ' ')}", _last(a, scalar), _last(b, scalar)))
-    rows.append(("smallest loss", *(_smallest(run) for run in (a, b))))
-    skipped = [sum(event.kind is EventKind.SKIPPED for event in run.events) for run in (a, b)]
+        rows.append((f"last {scalar.value.replace('_', ' ')}", *(last(run, scalar) for run in found)))
+    rows.append(("smallest loss", *map(_smallest, found)))
+    skipped = [sum(event.kind is EventKind.SKIPPED for event in run.events) for run in found]
     rows.append(("steps left out", *map(str, skipped)))
-    rows.append(("findings", *(str(len(run.findings)) for run in (a, b))))
-    lines = [f"{label:<22} {padded(x, 26, right=True)} {padded(y, 26, right=True)}" for label, x, y in rows]
-    for name, run in ((name_a, a), (name_b, b)):
+    rows.append(("findings", *(str(len(run.findings)) for run in found)))
+    cell = max(10, min(26, (width - _LABEL) // len(runs) - 1))
+    lines = [f"{label:<{_LABEL}} {' '.join(padded(one, cell, right=True) for one in cells)}" for label, *cells in rows]
+    for name, run in zip(names, found, strict=True):
         for finding in run.findings:
             symptom = finding.symptom.value.replace("_", " ")
             lines += ["", *wrapped(f"{name}: {finding.severity.value.upper()} {symptom}: {clean(finding.message)}",
                                    width, "  ")]  # fmt: skip
-    return "\n".join([*lines, "", *_differences(a, b, width)])
+    return "\n".join([*lines, "", *_differences(found[0], found[1], width)] if len(found) == 2 else lines)
 
 
 def _differences(a: Run, b: Run, width: int) -> list[str]:
@@ -112,12 +130,6 @@ def _medians(run: Run) -> dict[str, float]:
         if values.size:
             found[parameter.name] = float(np.median(np.log10(values)))
     return found
-
-
-def _last(run: Run, name: Scalar) -> str:
-    _, high = run.steps.scalar(name)
-    known = high[~np.isnan(high)]
-    return short(float(known[-1])) if known.size else "-"
 
 
 def _smallest(run: Run) -> str:

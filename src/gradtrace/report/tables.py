@@ -32,6 +32,9 @@ TOLERANCES = (0.1, 0.25, 0.5, 1.0, 2.0, math.inf)
 BAND_DECADES = 2.0
 """Healthy: early layers within [1e-2, 1e2] of the late ones (the vocabulary of `healthy`)."""
 
+BARE = "It is one backward pass of one batch: no optimizer step was seen, and no other batch."
+"""What is said of a trace by itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

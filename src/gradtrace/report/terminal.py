@@ -12,16 +12,26 @@ from rich.text import Text
 
 from gradtrace.diagnosis.thresholds import UPDATE_HEALTHY, UPDATE_USUAL
 from gradtrace.measure.names import Names
+from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Factor, Severity
 from gradtrace.report.number_formats import short_words
 from gradtrace.report.picture import LOOKS, draw
-from gradtrace.report.tables import Picture, Row, main_trace, picture, probe_trace, relative_range, unseen, update_range
+from gradtrace.report.tables import (
+    BARE,
+    Picture,
+    Row,
+    main_trace,
+    picture,
+    probe_trace,
+    relative_range,
+    unseen,
+    update_range,
+)
 from gradtrace.report.through_time import section
 from gradtrace.report.words import (
     ascii_text,
     clean,
     clean_lines,
-    counted,
     decades,
     listed,
     number,
@@ -38,8 +48,8 @@ if TYPE_CHECKING:
     from gradtrace.records.time import ThroughTime
     from gradtrace.records.trace import Trace
 
-STYLES = {Severity.CRITICAL: "bold #d0362b", Severity.WARNING: "bold #b07000", Severity.INFO: "bold #2a7fc1"}
-"""Read on black as on white: a terminal does not say which it is."""
+STYLES = {Severity.CRITICAL: "bold #d53f34", Severity.WARNING: "bold #a46900", Severity.INFO: "bold #287aba"}
+"""Read on black as on white, with a contrast of 4.5 or more: a terminal does not say which it is."""
 MAX_WIDTH = 120
 MOST_NAME = 48
 """Cells of a layer's name within a sentence."""
@@ -49,10 +59,10 @@ TIME_CHAINS, TIME_ROWS = 2, 8
 """Recurrences shown in a check, and stretches of time of each."""
 
 
-def show(diagnosis: Diagnosis, console: Console | None = None) -> None:
-    """Print `diagnosis`: the picture, the findings, what to change, what was not seen."""
+def show(diagnosis: Diagnosis, console: Console | None = None, *, bare: bool = False) -> None:
+    """Print `diagnosis`: the picture, the findings, what to change, what was not seen; `bare`: of one trace alone."""
     console = console or Console()
-    _print(console, _diagnosis(diagnosis, min(console.width, MAX_WIDTH), console.options.ascii_only))
+    _print(console, _diagnosis(diagnosis, min(console.width, MAX_WIDTH), console.options.ascii_only, bare))
 
 
 def show_trace(trace: Trace, console: Console | None = None) -> None:
@@ -84,10 +94,12 @@ def _print(console: Console, lines: Iterable[Text]) -> None:
             if part.plain or not blank:
                 parts.append(part)
             blank = not part.plain
+    while parts and not parts[-1].plain:
+        parts.pop()
     console.print(Text("\n").join(parts), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
-def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool) -> Iterator[Text]:
+def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool, bare: bool) -> Iterator[Text]:
     trace, probe = main_trace(diagnosis), probe_trace(diagnosis)
     table = picture(trace, updates=diagnosis.updates) if trace is not None else None
     names = Names(*diagnosis.traces)
@@ -100,7 +112,9 @@ def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool) -> Iterator[T
         yield from _through_time(record, width, ascii_only)
     yield Text()
     if diagnosis.healthy:
-        yield _healthy(diagnosis, trace, table, names)
+        yield _healthy(diagnosis, trace, table, names, "Nothing wrong in this one trace" if bare else "Healthy")
+    if bare:
+        yield Text(BARE)
     for place, finding in enumerate(diagnosis.findings, start=1):
         yield Text()
         yield from _finding(place, finding, width, names)
@@ -116,6 +130,23 @@ def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool) -> Iterator[T
             yield from _paragraph(clean(refusal), width)
     if trace is not None:
         yield from _notes(trace, width)
+
+
+def verdict(diagnosis: Diagnosis) -> str:
+    """One line: healthy or not, how many findings of each severity, and where to read on.
+
+    >>> from gradtrace.records.finding import Diagnosis
+    >>> verdict(Diagnosis(()))
+    'Healthy: no findings.'
+    """
+    found = [finding.severity for finding in diagnosis.findings]
+    told = ", ".join(
+        f"{found.count(severity)} {severity.value}" for severity in reversed(Severity) if severity in found
+    )
+    if not found:
+        return "Healthy: no findings."
+    more = f" (gradtrace explain {diagnosis.findings[0].code})"
+    return f"{'Healthy' if diagnosis.healthy else 'Unhealthy'}: {counted(len(found), 'finding')}, {told}{more}."
 
 
 def _title(title: str, trace: Trace | None) -> Text:
@@ -184,7 +215,7 @@ def _told(row: Row, names: Names) -> str:
 # --------------------------------------------------------------------------------------------------------- findings
 
 
-def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None, names: Names) -> Text:
+def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None, names: Names, label: str) -> Text:
     told = []
     if table is not None and table.rows:
         late = next((row for row in table.rows if row.first != "loss"), table.rows[-1])
@@ -199,13 +230,13 @@ def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None, n
     elif trace is not None and (ratios := relative_range(trace)) is not None:
         told.append(f"|grad|/|W| {short(ratios[0])} to {short(ratios[1])}")
     told.append("no finding" if not diagnosis.findings else "nothing above info")
-    return Text("Healthy", "bold #009e73").append(": " + "; ".join(told) + ".")
+    return Text(label, "bold #008661").append(": " + "; ".join(told) + ".")
 
 
 def _finding(place: int, finding: Finding, width: int, names: Names) -> Iterator[Text]:
     heading = Text(f"{place}. ").append(finding.severity.value.upper(), STYLES[finding.severity])
     cause = "" if finding.cause is Cause.NONE else f", because of {finding.cause.value.replace('_', ' ')}"
-    yield heading.append(f"  {finding.symptom.value.replace('_', ' ')}{cause}", "bold")
+    yield heading.append(f"  {finding.code} {finding.symptom.value.replace('_', ' ')}{cause}", "bold")
     yield from _paragraph(clean(finding.message), width)
     if finding.where:
         source = f"   {clean(finding.source)}" if finding.source else ""
@@ -216,7 +247,7 @@ def _finding(place: int, finding: Finding, width: int, names: Names) -> Iterator
         yield from _paragraph("; ".join(number(evidence) for evidence in finding.evidence), width, "numbers")
     for remedy in finding.remedies:
         told = f"{clean(remedy.title)} ({clean(remedy.source)})" if remedy.source else clean(remedy.title)
-        yield from _paragraph(told, width, "change", "bold #009e73")
+        yield from _paragraph(told, width, "change", "bold #008661")
         yield from _code(clean_lines(remedy.code), width)
 
 

@@ -174,15 +174,6 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     return told + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def counted(count: int, noun: str) -> str:
-    """A number of things.
-
-    >>> counted(1, "step"), counted(20, "step")
-    ('1 step', '20 steps')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def clipping_told(clipping: tuple[float, float] | None) -> str:
     """How often clipping bites, and how hard; '' where it never does.
 
@@ -192,4 +183,4 @@ def clipping_told(clipping: tuple[float, float] | None) -> str:
     if clipping is None:
         return ""
     frac, factor = clipping
-    return f"clipping bit in {100 * frac:.2g} % of the steps and left {short(factor)} of the norm (median)"
+    return f"clipping bit in {100 * frac:.3g} % of the steps and left {short(factor)} of the norm (median)"

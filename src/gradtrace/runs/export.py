@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradtrace.errors import InputError, TraceFileError
+from gradtrace.records.files import check_output
 from gradtrace.records.run import Scalar, Series
+from gradtrace.runs.reader import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,7 +80,7 @@ def to_parquet(run: Run, path: Path) -> int:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError("Parquet needs pyarrow: pip install gradtrace[parquet] (or export as --csv)") from error
+        raise InputError("Parquet needs pyarrow: pip install '.[parquet]' (or export as --csv)") from error
     kinds = {name: pyarrow.string() if name == "parameter" else pyarrow.float64() for name in columns()}
     kinds |= {name: pyarrow.int64() for name in ("step", "num_steps", "nonfinite")}
     schema = pyarrow.schema(list(kinds.items()))
@@ -95,3 +97,15 @@ def to_parquet(run: Run, path: Path) -> int:
 
 
 EXPORTS: dict[str, Callable[[Run, Path], int]] = {"csv": to_csv, "parquet": to_parquet}
+
+
+def export_file(path: Path, kind: str, output: Path | None = None) -> tuple[int, Path]:
+    """Write the run in `path` beside it, where no `output` is named; returns (number of lines, where).
+
+    Raises:
+        TraceFileError: `path` holds no run, or what lies at the output is not to be overwritten.
+    """
+    run = read_run(path)
+    where = output or path.with_name(f"{path.name.removesuffix('.db')}.{kind}")
+    check_output(where, path, chosen=output is not None, ours=(f"{','.join(columns()[:5])},".encode(), b"PAR1"))
+    return EXPORTS[kind](run, where), where

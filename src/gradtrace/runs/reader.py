@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import struct
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradtrace.errors import TraceFileError
 from gradtrace.records.codec import decode
+from gradtrace.records.files import SQLITE, parse, starts_with
 from gradtrace.records.finding import Diagnosis
-from gradtrace.records.run import EventKind, Run, RunEvent, RunHeader, WatchCost
+from gradtrace.records.run import EventKind, Run, RunHeader, WatchCost
 from gradtrace.records.storage import unpack as unpack_record
 from gradtrace.records.trace import Trace
-from gradtrace.runs.database import open_to_read
-from gradtrace.runs.row import stack, unpack
+from gradtrace.runs.checking import checked_event, checked_rows, checked_step
+from gradtrace.runs.database import open_to_read, read_meta, said
+from gradtrace.runs.ladder import MAX_BYTES
+from gradtrace.runs.row import stack
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gradtrace.records.finding import Finding
+
+MOST_BYTES = 2 * MAX_BYTES
+"""Of all rows: full rungs and what waits to be pooled."""
+MOST_EVENTS = 10_000
+"""What a writer keeps."""
+MOST_TRACES = 1_000
+"""More than a writer ever leaves."""
 
 
 def is_run(path: str | Path) -> bool:
     """Whether a file looks like a run's: an SQLite database."""
     try:
-        with Path(path).open("rb") as file:
-            return file.read(16) == b"SQLite format 3\0"
-    except OSError:
+        return starts_with(Path(path), SQLITE)
+    except TraceFileError:
         return False
 
 
@@ -38,35 +48,46 @@ def read_run(path: str | Path) -> Run:
         TraceFileError: there is no such file, it is no run of ours, cut off, or from a newer version.
     """
     path = Path(path)
-    with closing(open_to_read(path)) as connection:
-        try:
-            connection.execute("BEGIN")  # one moment for all tables, whatever is written meanwhile
-            meta = dict(connection.execute("SELECT key, value FROM meta"))
-            if "header" not in meta:
-                raise TraceFileError(f"{path} is damaged or cut off: it has no header")
-            header: RunHeader = decode(RunHeader, json.loads(meta["header"]))
-            query = "SELECT first, count, time_s, nonfinite, packed FROM rows ORDER BY first"
-            rows = [unpack(*columns) for columns in connection.execute(query)]
-            query = "SELECT step, kind, message FROM events ORDER BY rowid"
-            events = [RunEvent(step, EventKind(kind), message) for step, kind, message in connection.execute(query)]
-            packed = connection.execute("SELECT packed FROM findings WHERE number = 0").fetchone()
-            cost = decode(WatchCost, json.loads(meta["cost"])) if "cost" in meta else None
-            samples = tuple(step for (step,) in connection.execute("SELECT step FROM traces ORDER BY step"))
-        except TraceFileError:
-            raise
-        except (sqlite3.Error, struct.error, LookupError, ValueError) as error:
-            raise TraceFileError(f"{path} is damaged or cut off: {error}") from error
+    with closing(open_to_read(path)) as connection, _told_damage(path):
+        connection.execute("BEGIN")  # one moment for all tables, whatever is written meanwhile
+        meta = read_meta(connection)
+        if "header" not in meta:
+            raise TraceFileError(f"{path} is damaged or cut off: it has no header")
+        header: RunHeader = decode(RunHeader, parse(meta["header"]))
+        query = "SELECT first, count, time_s, nonfinite, packed FROM rows ORDER BY first"
+        rows = checked_rows(connection.execute(query), len(header.parameters), MOST_BYTES)
+        query = f"SELECT step, kind, message FROM events ORDER BY rowid LIMIT {MOST_EVENTS}"
+        events = tuple(checked_event(*columns) for columns in connection.execute(query))
+        num_events = connection.execute("SELECT count(*) FROM events").fetchone()[0]
+        packed = connection.execute("SELECT packed FROM findings WHERE number = 0").fetchone()
+        query = f"SELECT step FROM traces ORDER BY step LIMIT {MOST_TRACES}"
+        samples = tuple(checked_step(step) for (step,) in connection.execute(query))
+        findings = _findings(packed, path)
+        steps = stack(rows, len(header.parameters))
+        cost = decode(WatchCost, parse(meta["cost"])) if "cost" in meta else None
     notes = tuple(dict.fromkeys(event.message for event in events if event.kind is EventKind.NOTE))
+    if num_events > len(events):
+        notes += (f"of {num_events:,} events the first {len(events):,} were read",)
     return Run(
         header=header,
-        steps=stack(rows, len(header.parameters)),
-        events=tuple(events),
-        findings=_findings(packed, path),
+        steps=steps,
+        events=events,
+        findings=findings,
         samples=samples,
         finished=meta.get("finished") == "1",
         notes=notes,
         cost=cost,
     )
+
+
+@contextmanager
+def _told_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except TraceFileError:
+        raise
+    except (sqlite3.Error, struct.error, ArithmeticError, LookupError, TypeError, ValueError, MemoryError) as error:
+        raise TraceFileError(f"{path} is damaged or cut off: {said(error)}") from error
 
 
 def read_trace(path: str | Path, step: int) -> Trace:
@@ -76,11 +97,8 @@ def read_trace(path: str | Path, step: int) -> Trace:
         TraceFileError: as `read_run`, or no trace was taken at that step.
     """
     path = Path(path)
-    with closing(open_to_read(path)) as connection:
-        try:
-            found = connection.execute("SELECT packed FROM traces WHERE step = ?", (step,)).fetchone()
-        except sqlite3.Error as error:
-            raise TraceFileError(f"{path} is damaged or cut off: {error}") from error
+    with closing(open_to_read(path)) as connection, _told_damage(path):
+        found = connection.execute("SELECT packed FROM traces WHERE step = ?", (step,)).fetchone()
     if found is None:
         raise TraceFileError(f"{path} holds no trace of step {step}")
     record = _unpacked(found[0], path)
@@ -96,14 +114,11 @@ def is_same_model(path: str | Path, header: RunHeader) -> bool:
         TraceFileError: as `read_run`.
     """
     path = Path(path)
-    with closing(open_to_read(path)) as connection:
-        found = connection.execute("SELECT value FROM meta WHERE key = 'header'").fetchone()
-    if found is None:
-        return True
-    try:
-        kept: RunHeader = decode(RunHeader, json.loads(found[0]))
-    except ValueError as error:
-        raise TraceFileError(f"{path} is damaged or cut off: {error}") from error
+    with closing(open_to_read(path)) as connection, _told_damage(path):
+        text = read_meta(connection).get("header")
+        if text is None:
+            return True
+        kept: RunHeader = decode(RunHeader, parse(text))
     pairs = zip(kept.parameters, header.parameters, strict=False)  # either may have found more of them
     return all((a.name, a.shape) == (b.name, b.shape) for a, b in pairs)
 
@@ -111,17 +126,26 @@ def is_same_model(path: str | Path, header: RunHeader) -> bool:
 def list_runs(folder: str | Path) -> list[Path]:
     """The runs' files in a folder, the newest first."""
     found = [path for path in Path(folder).glob("*.db") if is_run(path)]
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    return sorted(found, key=_changed, reverse=True)
 
 
-def _findings(packed: tuple[bytes] | None, path: Path) -> tuple[Finding, ...]:
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # it is gone by now
+        return 0.0
+
+
+def _findings(packed: tuple[object] | None, path: Path) -> tuple[Finding, ...]:
     if packed is None:
         return ()
     record = _unpacked(packed[0], path)
     return record.findings if isinstance(record, Diagnosis) else ()
 
 
-def _unpacked(packed: bytes, path: Path) -> object:
+def _unpacked(packed: object, path: Path) -> object:
+    if not isinstance(packed, bytes):
+        raise TraceFileError(f"{path} is damaged or cut off: a record within it is no record")
     try:
         return unpack_record(packed, path)
     except TraceFileError as error:

@@ -57,6 +57,8 @@ def unpack(first: int, count: int, time_s: float, nonfinite: int, packed: bytes)
     """
     num_parameters, pooled, nan_losses = _HEAD.unpack_from(packed)
     copies, width, depth = 1 + bool(pooled), len(Scalar), len(Series)
+    if len(packed) != _HEAD.size + copies * (8 * width + 4 * depth * num_parameters):
+        raise ValueError(f"the row of step {first} is not as long as it says")
     scalars = np.frombuffer(packed, "<f8", copies * width, _HEAD.size).reshape(copies, width)
     start = _HEAD.size + scalars.nbytes
     series = np.frombuffer(packed, "<f4", copies * depth * num_parameters, start).reshape(copies, depth, num_parameters)

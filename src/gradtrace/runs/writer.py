@@ -1,7 +1,9 @@
 """Writes a run while it trains, and never lets the training know: what goes wrong is one warning, then memory serves.
 
-Rows wait in memory and go to the file together every two seconds: a kill at any moment loses at most those. The last
-rows stay in memory, pooled, so that the run can be looked at without reading the file.
+What comes waits in memory and goes to the file together every two seconds: a kill at any moment loses at most that. A
+file that another program has locked is tried again at the next writing, and what waits until then is bounded. The last
+rows stay in memory, pooled, so that the run can be looked at without reading the file; and where the file was deleted
+meanwhile, they begin it anew.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from gradtrace.records.codec import encode
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.run import EventKind, Run, RunEvent, RunHeader, Scalar
 from gradtrace.records.storage import pack
-from gradtrace.runs.database import create, remote_filesystem
+from gradtrace.runs.claim import Claim
+from gradtrace.runs.database import create, is_busy, remote_filesystem
 from gradtrace.runs.ladder import Ladder, capacity_for
 from gradtrace.runs.reader import is_same_model
 from gradtrace.runs.row import Row, pool, stack, unpack
@@ -48,6 +51,12 @@ WAITING_BYTES = 4 * 2**20
 """Rows that wait go to the file before their time, if they are more: what is written at once stays in the log."""
 
 _LOSS = list(Scalar).index(Scalar.LOSS)
+
+MOST_WAITING_BYTES = 64 * 2**20
+"""Rows and traces that wait for a locked file; beyond, the file is given up."""
+
+CLOSING_S = 5.0
+"""[seconds] At the end of a run a locked file is waited for: nothing comes after it."""
 
 MOST_EVENTS = 10_000
 """Events that a run keeps, the first ones."""
@@ -120,7 +129,11 @@ class RunWriter:
         self._notes: tuple[str, ...] = ()
         self._cost: WatchCost | None = None
         self._finished = False
+        self._unwritten_traces: list[tuple[int, bytes]] = []
+        self._unwritten: dict[str, str | bytes] = {}
+        """Header, cost and findings as they are now, if the file has older ones."""
         self._connection: sqlite3.Connection | None = None
+        self._claim: Claim | None = None
         self._disk = Ladder(capacity_for(len(header.parameters)))
         self._last_flush = -math.inf  # the first step is written at once
         self.next_step = 0
@@ -179,46 +192,73 @@ class RunWriter:
         if self._connection is None:
             return
         packed = pack(trace)
-        self._connection.execute("INSERT OR REPLACE INTO traces VALUES (?, ?)", (step, packed))
-        if len(self._samples) > MOST_TRACES:
-            old = self._samples[1 : MOST_TRACES // 2 : 2]
-            self._connection.executemany("DELETE FROM traces WHERE step = ?", [(step,) for step in old])
-            self._samples = [step for step in self._samples if step not in set(old)]
+        self._unwritten_traces.append((step, packed))
+        self._waiting_bytes += len(packed)
+        self.flush()
 
     @_safely
     def cost(self, cost: WatchCost) -> None:
         """What watching has taken so far."""
         self._cost = cost
-        if self._connection is not None:
-            text = json.dumps(encode(cost), allow_nan=False)
-            self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('cost', ?)", (text,))
+        self._write_cost()
 
     @_safely
     def findings(self, findings: Sequence[Finding]) -> None:
         """The latest judgement, in place of the one before."""
         self._findings = tuple(findings)
         if self._connection is not None:
-            packed = pack(Diagnosis(self._findings))
-            self._connection.execute("INSERT OR REPLACE INTO findings VALUES (0, ?)", (packed,))
+            self._unwritten["findings"] = pack(Diagnosis(self._findings))
 
     # ------------------------------------------------------------------------------------------------------ what goes
 
     @_safely
     def flush(self) -> None:
-        """Write what waits."""
+        """Write what waits; where another program has locked the file, the next time."""
         self._last_flush = time.monotonic()
-        rows, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        events, self._unwritten_events = self._unwritten_events, []
+        if self._connection is None:
+            self._forget_waiting()
+            return
+        if self._claim is not None and self._claim.is_lost():
+            self._begin_anew()
         if self._connection is None:
             return
-        with _transaction(self._connection) as connection:
-            connection.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", map(_columns, rows))
+        try:
+            self._write(self._connection)
+        except sqlite3.OperationalError as error:
+            if not is_busy(error):
+                raise
+            if self._waiting_bytes > MOST_WAITING_BYTES:
+                self.give_up(f"{self.path} has been locked by another program for too long")
+            return
+        self._forget_waiting()
+
+    def _write(self, connection: sqlite3.Connection) -> None:
+        with _transaction(connection):
+            if (header := self._unwritten.get("header")) is not None:
+                connection.execute("INSERT OR REPLACE INTO meta VALUES ('header', ?), ('finished', '0')", (header,))
+            connection.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", map(_columns, self._waiting))
             connection.executemany(
-                "INSERT INTO events VALUES (?, ?, ?)", [(e.step, e.kind.value, e.message) for e in events]
+                "INSERT INTO events VALUES (?, ?, ?)",
+                [(e.step, e.kind.value, e.message) for e in self._unwritten_events],
             )
-            for row in rows:
-                self._disk.add(row.first)
+            if (cost := self._unwritten.get("cost")) is not None:
+                connection.execute("INSERT OR REPLACE INTO meta VALUES ('cost', ?)", (cost,))
+            if (findings := self._unwritten.get("findings")) is not None:
+                connection.execute("INSERT OR REPLACE INTO findings VALUES (0, ?)", (findings,))
+            connection.executemany("INSERT OR REPLACE INTO traces VALUES (?, ?)", self._unwritten_traces)
+            if len(self._samples) > MOST_TRACES:
+                old = self._samples[1 : MOST_TRACES // 2 : 2]
+                connection.executemany("DELETE FROM traces WHERE step = ?", [(step,) for step in old])
+                self._samples = [step for step in self._samples if step not in set(old)]
+        for row in self._waiting:
+            self._disk.add(row.first, row.count)
+        self._waiting = []  # they are in the file, whatever becomes of the thinning
+        with _transaction(connection):
             self._thin(connection)
+
+    def _forget_waiting(self) -> None:
+        self._waiting, self._waiting_bytes = [], 0
+        self._unwritten_events, self._unwritten_traces, self._unwritten = [], [], {}
 
     def snapshot(self) -> Run:
         """The run as it is in memory: old steps at a lower resolution than in the file."""
@@ -239,11 +279,15 @@ class RunWriter:
     def close(self, *, finished: bool = True) -> None:
         """Write the rest and let go of the file."""
         self._finished = finished
+        if self._connection is not None:
+            self._connection.execute(f"PRAGMA busy_timeout={int(1000 * CLOSING_S)}")
         self.flush()
         if self._connection is not None:
             self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('finished', ?)", (str(int(finished)),))
-            self._connection.close()
-            self._connection = None
+            with contextlib.suppress(sqlite3.Error):  # a reader has it open: its log stays beside it
+                self._connection.execute("PRAGMA busy_timeout=0")
+                self._connection.execute("PRAGMA journal_mode=DELETE")
+            self._let_go()
 
     # ------------------------------------------------------------------------------------------------------- the file
 
@@ -253,21 +297,54 @@ class RunWriter:
         if kind is not None:
             self.give_up(f"{path} lies on a network file system ({kind}), where a run's file is not safe")
             return
-        connection = create(path)
+        self._claim = Claim.on(path)
+        self._connection = create(path)
+        self._claim.take()
         if not is_same_model(path, self._header):
-            connection.close()
             raise TraceFileError(f"{path} holds the run of another model")
-        self._connection = connection
         for first, count in self._connection.execute("SELECT first, count FROM rows ORDER BY first"):
             self._disk.add(first, count)
             self.next_step = first + count
         self._samples = [step for (step,) in self._connection.execute("SELECT step FROM traces ORDER BY step")]
         self._write_header()
+        self._write(self._connection)
+        self._unwritten = {}
+
+    def _begin_anew(self) -> None:
+        """The file was deleted, or another lies in its place: what memory holds goes into a new one."""
+        assert self.path is not None
+        self._let_go()
+        if self.path.exists():
+            self.give_up(f"{self.path} was replaced by another file while it was written")
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._disk = Ladder(self._disk.capacity)
+        self._waiting = [self._rows[first] for first in sorted(self._rows)]
+        self._unwritten_events, self._samples = list(self._events), [step for step, _ in self._unwritten_traces]
+        self._open(self.path)
+        if self._connection is not None:
+            self._unwritten["findings"] = pack(Diagnosis(self._findings))
+            self._write_cost()
+            sentence = f"{self.path} was deleted while it was written: it was begun anew with what memory held"
+            self._warn(sentence)
+            self.note(self._waiting[-1].first if self._waiting else 0, sentence)
 
     def _write_header(self) -> None:
         if self._connection is not None:
-            text = json.dumps(encode(self._header), allow_nan=False)
-            self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('header', ?), ('finished', '0')", (text,))
+            self._unwritten["header"] = json.dumps(encode(self._header), allow_nan=False)
+
+    def _write_cost(self) -> None:
+        if self._connection is not None and self._cost is not None:
+            self._unwritten["cost"] = json.dumps(encode(self._cost), allow_nan=False)
+
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            claim.release()
 
     def _thin(self, connection: sqlite3.Connection) -> None:
         while (pair := self._disk.crowded()) is not None:
@@ -279,10 +356,8 @@ class RunWriter:
 
     def give_up(self, why: str) -> None:
         """Go on in memory, and say why once."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                connection.close()
+        self._let_go()
+        self._forget_waiting()
         sentence = f"{why}; {IN_MEMORY}"
         self._notes += (sentence,)
         self._warn(sentence)

@@ -151,7 +151,7 @@ def _slope_at_bound() -> float:
 
 
 _BOUND_IS_INSIDE = _slope_at_bound() > 0
-"""Whether clamp's a' at its very bound is 1, as up to torch 2.13, or 0: asked of the torch at hand."""
+"""Whether clamp's a' at its very bound is 1, as in torch 2.13, or 0, as in 2.15: asked of the torch at hand."""
 
 
 def _clamp(_x: Any = None, min: Any = None, max: Any = None, **__: Any) -> Activation:

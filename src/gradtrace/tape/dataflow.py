@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -23,9 +24,19 @@ _ENTRANCES = {"tensor", "as_tensor", "from_numpy", "asarray", "FloatTensor"}
 
 def tensors_in(value: Any) -> list[Tensor]:
     """All tensors in nested tuples, lists, dicts and attribute objects, in order; of what holds itself, once."""
+    if isinstance(value, Tensor):
+        return [value]
     found: list[Tensor] = []
-    _gather(value, found, {})
+    seen: dict[int, Any] = {}
+    for item in value if type(value) is tuple else (value,):  # the operands of nearly every function
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif type(item) not in _PLAIN:
+            _gather(item, found, seen)
     return found
+
+
+_PLAIN = {int, float, bool, str, type(None), torch.Size}
 
 
 def _gather(value: Any, found: list[Tensor], seen: dict[int, Any]) -> None:

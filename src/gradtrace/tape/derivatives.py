@@ -170,6 +170,12 @@ def _signed(dim: int) -> int:
     return dim - 2**64 if dim >= 2**63 else dim  # autograd hands out a negative axis as an unsigned number
 
 
+INVERSES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "Sigmoid": (lambda y: y * (1 - y), torch.logit),
+    "Tanh": (lambda y: 1 - y.square(), torch.atanh),
+}
+"""Of ops that saved their result y alone and that recurrences repeat: a'(y), and x(y)."""
+
 NODES: dict[str, Callable[[Any], Reading | None]] = {
     "Relu": _from_result("relu", lambda y: (y > 0).to(y.dtype), None),
     "LeakyRelu": _leaky,
@@ -180,10 +186,10 @@ NODES: dict[str, Callable[[Any], Reading | None]] = {
     "Gelu": _from_argument("gelu", "approximate"),
     "Silu": _from_argument("silu"),
     "Mish": _from_argument("mish"),
-    "Sigmoid": _from_result("sigmoid", lambda y: y * (1 - y), torch.logit),
+    "Sigmoid": _from_result("sigmoid", *INVERSES["Sigmoid"]),
     "Hardsigmoid": _from_argument("hardsigmoid"),
     "LogSigmoid": _from_argument("logsigmoid"),
-    "Tanh": _from_result("tanh", lambda y: 1 - y.square(), torch.atanh),
+    "Tanh": _from_result("tanh", *INVERSES["Tanh"]),
     "Hardtanh": _from_argument("hardtanh", "min_val", "max_val"),
     "Hardswish": _from_argument("hardswish"),
     "Softplus": _from_argument("softplus", "beta", "threshold"),

@@ -27,7 +27,7 @@ LEAF_SEQUENCE_NR = 2**63
 """Leaves (``AccumulateGrad``) carry the largest unsigned number: they have no place in the order."""
 
 OLDEST_TRIED, NEWEST_TRIED = (2, 6), (2, 15)
-"""Versions of torch that all tests were run with (docs/compatibility.md)."""
+"""Versions of torch that were tried, and with what outcome: docs/compatibility.md."""
 
 MODES = ("torch.overrides._get_current_function_mode_stack", "torch.overrides._pop_mode", "torch.overrides._push_mode")
 
@@ -309,3 +309,12 @@ def put_buffers_back(module: nn.Module, before: dict[str, Tensor | None]) -> Non
         return
     for name, buffer in before.items():
         setattr(module, name, buffer)
+
+
+def joined(tensors: list[Tensor]) -> Tensor:
+    """All elements of tensors of one dtype and device, one after the other."""
+    flatten = find("torch._C._nn.flatten_dense_tensors")  # one call, where the way below takes one a tensor
+    if flatten is not None:
+        whole: Tensor = flatten(tensors)
+        return whole
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])

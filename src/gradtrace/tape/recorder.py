@@ -37,7 +37,17 @@ _HIDDEN = (
     str(Path(torch.__file__).parent),
     *(
         str(_PACKAGE / name)
-        for name in ("tape", "measure", "checkup", "recurrence", "audit", "monitor", "runner", "commands/target.py")
+        for name in (
+            "tape",
+            "measure",
+            "checkup",
+            "recurrence",
+            "audit",
+            "monitor",
+            "repair",
+            "runner",
+            "commands/target.py",
+        )
     ),
 )
 
@@ -173,7 +183,7 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run `func` unchanged, bracketed by sequence numbers and seen by the observer."""
         kwargs = kwargs or {}
-        name = _name_of(func)
+        name = _NAMES.get(func) or _name_of(func)
         if (name in _IGNORED and func is not torch.autograd.grad) or not self.entered:  # left, in another thread
             return func(*args, **kwargs)
         frame = sys._getframe(1)
@@ -236,9 +246,17 @@ _IGNORED = {
 }  # fmt: skip
 
 
+_NAMES: dict[Any, str] = {}
+"""Of functions that were called."""
+
+
 def _name_of(function: Any) -> str:
     name = getattr(function, "__name__", "")
-    return getattr(function.__self__, "__name__", name) if name == "__get__" else name
+    if name == "__get__":
+        return getattr(function.__self__, "__name__", name)
+    if getattr(function, "__module__", "").startswith("torch"):  # there are only so many
+        _NAMES[function] = name
+    return name
 
 
 def defined_at(node: Node) -> str:
@@ -247,9 +265,14 @@ def defined_at(node: Node) -> str:
     return f"{_short(code.co_filename)}:{code.co_firstlineno}" if code is not None and _is_user_code(code) else ""
 
 
-@cache
 def _is_user_code(code: CodeType) -> bool:
-    return not code.co_filename.startswith((*_HIDDEN, "<frozen"))
+    known = _USERS.get(code.co_filename)  # by name: the hash of a code object goes through all of it
+    if known is None:
+        known = _USERS[code.co_filename] = not code.co_filename.startswith((*_HIDDEN, "<frozen"))
+    return known
+
+
+_USERS: dict[str, bool] = {}
 
 
 def source_of(frame: FrameType | None) -> str:

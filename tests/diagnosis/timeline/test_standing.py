@@ -12,6 +12,7 @@ from gradtrace.diagnosis.timeline.standing import standing
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.vocabulary import Symptom
 from gradtrace.report.html.verdict import verdict
+from gradtrace.report.opened import Opened
 
 
 def test_the_latest_trace_of_a_run_that_goes_on_is_judged():
@@ -35,5 +36,5 @@ def test_a_verdict_that_is_in_the_file_stays():
 
 def test_a_run_that_goes_on_is_healthy_so_far():
     diagnosis = Diagnosis((), (chain(4, 0.7, 1.4, "relu"),))
-    assert verdict(diagnosis, made()).sentence == "Healthy so far."
-    assert verdict(diagnosis, replace(made(), finished=True)).sentence == "Healthy."
+    assert verdict(Opened(diagnosis, made())).sentence == "Healthy so far."
+    assert verdict(Opened(diagnosis, replace(made(), finished=True))).sentence == "Healthy."

@@ -296,3 +296,44 @@ def test_a_scaler_that_never_finds_its_scale_is_told() -> None:
     for events, told in ((few, False), (most, True)):
         run = Run(healthy.header, healthy.steps, events)
         assert any(f.cause is Cause.NUMERIC_FORMAT for f in judge_run(run)) is told
+
+
+def test_the_first_steps_of_a_weight_that_starts_at_zero_blame_no_learning_rate() -> None:
+    """Its steps are as large as itself, by design; a weight of usual size that is replaced does blame it."""
+
+    def breaks(start: float) -> Callable[[Arrays], None]:
+        def change(arrays: Arrays) -> None:
+            arrays["weights"][:20, 0] = start
+            arrays["updates"][:20:10, 0] = 5.0
+            arrays["nonfinite"][15:] = 1
+
+        return change
+
+    causes = [next(f.cause for f in judge_run(made(breaks(start))) if f.symptom is Symptom.NONFINITE)
+              for start in (1e-3, 1.0)]  # fmt: skip
+    assert causes == [Cause.UNSAFE_OP, Cause.LEARNING_RATE]
+
+
+@pytest.mark.parametrize(("ratio", "falls", "ill"), [(1e-9, False, True), (1e-7, False, False), (1e-9, True, False)])
+def test_steps_below_the_precision_of_the_weights_move_nothing(ratio: float, falls: bool, ill: bool) -> None:
+    def change(arrays: Arrays) -> None:
+        arrays["updates"][::10] = ratio
+        if not falls:
+            arrays["loss"][:] = 2.3
+            arrays["gradients"][:] = 0.1
+
+    found = [f for f in loud(made(change)) if f.cause is Cause.NUMERIC_FORMAT]
+    assert [f.symptom for f in found] == ([Symptom.UNDERFLOW] if ill else [])
+    assert all("The steps are too small" in f.message for f in found)
+
+
+@pytest.mark.parametrize("num_dead", [NUM_LAYERS, NUM_LAYERS - 1, NUM_LAYERS - 2])
+def test_a_network_that_is_dead_as_a_whole_is_critical(num_dead: int) -> None:
+    def change(arrays: Arrays) -> None:
+        arrays["gradients"][200:, :num_dead] = 0.0
+        arrays["updates"][190] = 3.0
+        arrays["loss"][200:] = 5.0
+
+    found = next(f for f in loud(made(change)) if f.symptom in (Symptom.DEAD_UNITS, Symptom.VANISHING))
+    dead_whole = num_dead == NUM_LAYERS  # without biases, units that are dead in part are told apart by nothing
+    assert (found.severity is Severity.CRITICAL) is dead_whole

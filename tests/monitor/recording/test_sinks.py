@@ -53,7 +53,7 @@ def play(sink, num_steps=3):
 
 def needs(package):
     return pytest.mark.skipif(
-        importlib.util.find_spec(package) is None, reason=f"{package} is not installed: pip install gradtrace[sinks]"
+        importlib.util.find_spec(package) is None, reason=f"{package} is not installed: pip install '.[sinks]'"
     )
 
 

@@ -215,7 +215,7 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     paper._matplotlib.cache_clear()
     try:
-        with pytest.raises(InputError, match=r"figures need matplotlib: pip install gradtrace\[figures\]"):
+        with pytest.raises(InputError, match=r"figures need matplotlib: pip install '\.\[figures\]'"):
             SAMPLES["healthy"]().plot()
     finally:
         paper._matplotlib.cache_clear()

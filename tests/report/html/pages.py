@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from tests.report.html.records import run, through_time
-from tests.report.samples import SAMPLES, residual
+from tests.report.samples import SAMPLES, chain, residual
 from torch import nn
 
 import gradtrace
 from gradtrace.records.finding import Diagnosis
+from gradtrace.records.run import Run
 from gradtrace.report.html import render
+from gradtrace.report.html.comparison import render_runs
+from gradtrace.report.html.page import render_opened
+from gradtrace.report.opened import Opened
 
 NASTY = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
 """A module's name."""
@@ -92,12 +97,39 @@ def of_sample(name: str) -> Callable[[], str]:
     return lambda: render(SAMPLES[name]())
 
 
+SAMPLED_STEPS = (0, 40, 220)
+
+
+def broken_run() -> Run:
+    """A run whose last steps are not finite, and whose loss was NaN in the end."""
+    made = run()
+    nonfinite, low, high = made.steps.nonfinite.copy(), made.steps.scalars_low.copy(), made.steps.scalars_high.copy()
+    nonfinite[250:] = 1
+    low[250:, 0] = high[250:, 0] = np.nan
+    return replace(made, steps=replace(made.steps, nonfinite=nonfinite, scalars_low=low, scalars_high=high))
+
+
+def sampled(*, live: bool = False) -> str:
+    """A run with three whole traces, each steeper than the one before."""
+    traces = [(step, chain(20, 0.3 - 0.1 * i, 0.5, "sigmoid")) for i, step in enumerate(SAMPLED_STEPS)]
+    made = broken_run()
+    return render_opened(Opened(Diagnosis(made.findings, (traces[-1][1],)), made, sampled=tuple(traces)), live=live)
+
+
+def comparison() -> str:
+    made = run()
+    higher = replace(made.steps, scalars_low=3 * made.steps.scalars_low, scalars_high=3 * made.steps.scalars_high)
+    return render_runs([("adam", made), (NASTY, replace(made, steps=higher)), ("broken", broken_run())])
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "sigmoids": lambda: render(sigmoids()),
     "transformer": lambda: render(transformer()),
     "broken": lambda: render(broken()),
     "dead": lambda: render(dead()),
     "run": lambda: render(sigmoids(), run(), through_time=(through_time(),)),
+    "sampled": sampled,
+    "comparison": comparison,
     "nasty": lambda: render(nasty(), run(9, 220, name=NASTY.replace(".", "·") + ".{}")),
     "thousand": lambda: render(SAMPLES["thousand"](), run(1000, 500)),
     "blocks": lambda: render(Diagnosis((), (residual(500),), title="five hundred blocks")),

@@ -7,6 +7,8 @@ import hashlib
 import http.client
 import json
 import re
+import socket
+import struct
 import threading
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -19,11 +21,14 @@ from tests.report.samples import SAMPLES, chain
 
 from gradtrace.commands.main import main
 from gradtrace.errors import TraceFileError
+from gradtrace.records.files import SQLITE, starts_with
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.storage import save
-from gradtrace.report.html import files, render, write_report
+from gradtrace.report.html import render, write_report
+from gradtrace.report.html import server as server_module
 from gradtrace.report.html.page import sections
 from gradtrace.report.html.server import ReportServer
+from gradtrace.report.opened import Opened
 from gradtrace.runs.writer import RunWriter
 
 MEGABYTE = 1_000_000
@@ -94,7 +99,7 @@ def test_sizes():
 
 
 def test_every_plot_has_a_table_with_rows():
-    for section in sections(sigmoids(), run(), (through_time(),)):
+    for section in sections(Opened(sigmoids(), run(), (through_time(),))):
         assert section.answer
         for plot in section.plots:
             assert plot.table.rows, plot.key
@@ -102,8 +107,8 @@ def test_every_plot_has_a_table_with_rows():
 
 
 def test_a_section_without_anything_to_say_is_left_out():
-    assert sections(Diagnosis(())) == ()
-    assert [section.key for section in sections(Diagnosis(()), run())] == ["run"]
+    assert sections(Opened(Diagnosis(()))) == ()
+    assert [section.key for section in sections(Opened(Diagnosis(()), run()))] == ["run"]
 
 
 def test_the_verdict_says_what_where_since_when_and_what_to_change():
@@ -219,6 +224,35 @@ def test_a_file_that_breaks_while_it_is_served_is_told(server):
     assert "not a gradtrace file" in body
 
 
+def test_a_connection_that_says_nothing_is_closed(server, monkeypatch):
+    monkeypatch.setattr(server_module._Handler, "timeout", 0.05)
+    with socket.create_connection(server.server_address, timeout=10) as idle:
+        assert idle.recv(1) == b""  # closed by the server
+    assert ask(server, f"/{server.url.split('/', 3)[3]}")[0] == 200
+
+
+def test_a_connection_that_is_reset_is_nothing_to_speak_of(server, capfd):
+    for _ in range(3):
+        gone = socket.create_connection(server.server_address, timeout=10)
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() resets
+        gone.sendall(
+            f"GET /{server.url.split('/', 3)[3]} HTTP/1.0\r\nHost: 127.0.0.1:{server.server_port}\r\n".encode()
+        )
+        gone.close()
+    assert ask(server, f"/{server.url.split('/', 3)[3]}")[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_more_connections_than_there_are_places_for_are_closed(server, monkeypatch):
+    places = [server._places.acquire(blocking=False) for _ in range(server_module.MOST_CONNECTIONS)]
+    assert all(places)
+    with socket.create_connection(server.server_address, timeout=10) as late:
+        assert late.recv(1) == b""
+    for _ in places:
+        server._places.release()
+    assert ask(server, f"/{server.url.split('/', 3)[3]}")[0] == 200
+
+
 def test_a_wrong_file_is_refused_at_once(tmp_path):
     with pytest.raises(TraceFileError, match="cannot read"):
         ReportServer(tmp_path / "none.db")
@@ -246,7 +280,7 @@ def test_the_report_of_a_run_shows_its_latest_trace(tmp_path):
 
 def test_a_run_is_told_by_how_its_file_begins(tmp_path):
     path = tmp_path / "run.db"
-    path.write_bytes(files.SQLITE + bytes(84))
-    assert files.is_run(path)
+    path.write_bytes(SQLITE + bytes(84))
+    assert starts_with(path, SQLITE)
     path.write_bytes(b"\x1f\x8b")
-    assert not files.is_run(path)
+    assert not starts_with(path, SQLITE)

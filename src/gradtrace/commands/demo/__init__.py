@@ -10,7 +10,7 @@ from gradtrace.commands.seeds import seed_all
 from gradtrace.errors import InputError
 
 
-@click.command()
+@click.command(short_help="Sigmoids that do not learn and their ReLU twin that does.")
 @click.argument("case", required=False)
 @click.option("--list", "list_cases", is_flag=True, help="Name the cases.")
 @in_a_sentence

@@ -4,7 +4,9 @@ A random cotangent at the output must fare alike: if only the loss gradient is s
 
 Early against late, by Frobenius norm and per unit (both must agree), on every batch (the mildest counts), along the
 critical path of each first layer. Under an adaptive optimizer a small gradient is harmless while it stays well above
-its eps (Kingma & Ba 2015, alg. 1: the step is g / (|g| + eps) at the start).
+its eps (Kingma & Ba 2015, alg. 1: the step is g / (|g| + eps) at the start), while it is the data's and not a penalty's
+(the part that comes through the network, of all that comes), and, where it is clear-cut, if steps on a copy are seen to
+even it out: the same weights that pass on too little forward make the output blind to the input, whatever the step.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ import math
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import Blame, blame_growth, blame_loss
-from gradtrace.diagnosis.profile import Profile, owner
+from gradtrace.diagnosis.profile import Profile, gradient_parts, owner
 from gradtrace.diagnosis.scales import held_at_the_start
-from gradtrace.diagnosis.thresholds import CLEAR_DECADES, EPS_MARGIN, HEALTHY_DECADES
-from gradtrace.diagnosis.wording import CAUSES, EXTENT, decades, times
+from gradtrace.diagnosis.scene import is_finite, make_view
+from gradtrace.diagnosis.thresholds import CLEAR_DECADES, EPS_MARGIN, EVENED_OUT, FOLLOWED_STEPS, HEALTHY_DECADES
+from gradtrace.diagnosis.wording import CAUSES, EXTENT, decades, steps, times
 from gradtrace.measure.names import Names
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Factor, Severity, Symptom
@@ -24,16 +27,53 @@ from gradtrace.remedies.catalogue import remedies_for
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
+    from gradtrace.records.trace import ParameterStats
 
 
 def judge(scene: Scene) -> list[Finding]:
     """At most one finding for what vanishes and one for what explodes: the worst path of each."""
-    findings = []
+    findings: list[Finding] = []
     for symptom, extent in ((Symptom.VANISHING, _lost), (Symptom.EXPLODING, _gained)):
         found = _mildest_of_worst(scene, extent)
         if found is not None and extent(found[1]) >= HEALTHY_DECADES:
             findings.append(_finding(scene, symptom, *found))
-    return findings
+    return findings if any(f.symptom is Symptom.VANISHING for f in findings) else findings + _in_training(scene)
+
+
+def needs_following(scene: Scene) -> bool:
+    """Whether the verdict rests on an adaptive optimizer that evens out what is clear-cut."""
+    found = _mildest_of_worst(scene, _lost)
+    return found is not None and _lost(found[1]) >= CLEAR_DECADES and _all_adaptive(scene)
+
+
+def _in_training(scene: Scene) -> list[Finding]:
+    """What did not vanish at the start, and does after the steps of a trial: clear-cut, and grown by as much."""
+    training = scene.exhibit.training
+    if training is None or training.after is None or not is_finite(training.after) or not scene.views:
+        return []
+    view = make_view(training.after)
+    if not view.profiles:
+        return []
+    profile = max(view.profiles, key=_lost)
+    before = max((_lost(other) for other in scene.views[0].profiles), default=0.0)
+    extent = _lost(profile)
+    if not CLEAR_DECADES <= extent < math.inf or extent - before < HEALTHY_DECADES:
+        return []
+    blame = blame_loss(profile, view.paths)
+    told = _message(Symptom.VANISHING, profile, blame, extent, Names(view.trace))
+    return [
+        Finding(
+            symptom=Symptom.VANISHING,
+            cause=blame.cause,
+            where=blame.where,
+            severity=Severity.CRITICAL,
+            message=f"After {steps(training.num_steps)} on a copy: {told} At the start it lost {decades(before)}.",
+            evidence=(*_evidence(profile), Evidence("the same at the start", -before, "decades")),
+            remedies=remedies_for(Symptom.VANISHING, blame.cause),
+            source=blame.op.site.source,
+            step=training.num_steps,
+        )
+    ]
 
 
 def _lost(profile: Profile) -> float:
@@ -68,15 +108,17 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
         note = " A random gradient at the output gets through unharmed: it is this loss's gradient, not the network."
     elif lost and not (blame.num_calls and severity is Severity.CRITICAL) and _harmless(scene, profile, rest - extent):
         severity = Severity.INFO
-        note = f" {scene.exhibit.optimizers[0].kind} evens this out: the gradient stays well above its eps."
+        note = f" {_evens_out(scene)}"
         if blame.num_calls:
             note = " Later steps teach the same weights."
-    elif lost and blame.injected:
+    elif lost and (told := _not_evened_out(scene, profile, rest - extent)):
+        note = f" {told}"
+    if lost and severity is not Severity.INFO and blame.injected:
         severity = Severity.INFO
         note = " Each application is given the same input anew: an iteration towards a fixed point contracts by design."
     if held < 0.0:
         severity = Severity.INFO if rest < HEALTHY_DECADES else severity
-        note += " Weights that start at (or near) zero hold it back by design: they get a gradient and leave it."
+        note += " Weights that start at zero hold it back by design: they get a gradient and leave it."
     return Finding(
         symptom=symptom,
         cause=blame.cause,
@@ -103,19 +145,87 @@ def _probe_evidence(scene: Scene, symptom: Symptom) -> list[Evidence]:
 
 
 def _harmless(scene: Scene, profile: Profile, held: float) -> bool:
-    """Every optimizer is adaptive and the early weights' gradient stays above eps and the format's smallest number.
+    """Every optimizer is adaptive, the early weights' gradient suffices, and steps were seen to even it out.
 
     One weight that is applied again and again is scaled as a whole: where hardly anything is left of the early part,
     nothing evens that out.
     The gradient as it is once the `held` decades (negative) are not held back any more.
     """
+    return _all_adaptive(scene) and _suffices(scene, profile, held) and _evened_out(scene, _lost(profile) + held)
+
+
+def _all_adaptive(scene: Scene) -> bool:
     optimizers = scene.exhibit.optimizers
-    if not optimizers or not all(optimizer.adaptive for optimizer in optimizers):
-        return False
-    eps = max(optimizer.eps for optimizer in optimizers)
-    early = set(profile.first.weights)
-    gradients = [p.gradient for p in scene.views[0].trace.parameters if p.name in early and p.gradient is not None]
-    return bool(gradients) and all(g.rms * 10**-held >= EPS_MARGIN * eps and g.dtype != "float16" for g in gradients)
+    return bool(optimizers) and all(optimizer.adaptive for optimizer in optimizers)
+
+
+def _suffices(scene: Scene, profile: Profile, held: float) -> bool:
+    """The data's part of the early gradient is above eps and the format's smallest number, and is not drowned."""
+    eps = max(optimizer.eps for optimizer in scene.exhibit.optimizers)
+    view, early = scene.views[0], set(profile.first.weights)
+    found = [p for p in view.trace.parameters if p.name in early and p.gradient is not None]
+    for parameter in found:
+        assert parameter.gradient is not None
+        data, rest = _parts(parameter, view, scene)
+        large = data / math.sqrt(max(parameter.numel, 1)) * 10**-held >= EPS_MARGIN * eps
+        if not large or parameter.gradient.dtype == "float16" or data < rest * 10**-HEALTHY_DECADES:
+            return False
+    return bool(found)
+
+
+def _parts(parameter: ParameterStats, view: View, scene: Scene) -> tuple[float, float]:
+    """|gradient| of a parameter that came through the network, and what a penalty or weight decay adds to it."""
+    data, penalty = gradient_parts(parameter, view)
+    decays = [one.weight_decay for one in scene.exhibit.optimizers if parameter.name in one.parameters]
+    return data, math.hypot(penalty, max(decays, default=0.0) * parameter.norm)
+
+
+def _evened_out(scene: Scene, extent: float) -> bool:
+    """Whether half of the decades beyond what is healthy are gone after the steps that were followed.
+
+    Between healthy and clear-cut nothing was followed, and nothing need be.
+    """
+    if extent < CLEAR_DECADES:
+        return True
+    left = _left_after(scene)
+    return left is None or left - HEALTHY_DECADES <= EVENED_OUT * (extent - HEALTHY_DECADES)
+
+
+def _left_after(scene: Scene) -> float | None:
+    """[decades] that are lost after the steps on a copy; None where none were followed."""
+    followed = scene.exhibit.followed
+    if followed is None or followed.after is None or not is_finite(followed.after):
+        return math.inf if scene.exhibit.step >= FOLLOWED_STEPS else None
+    return max((_lost(profile) for profile in make_view(followed.after).profiles), default=0.0)
+
+
+def _evens_out(scene: Scene) -> str:
+    kind, left = scene.exhibit.optimizers[0].kind, _left_after(scene)
+    if left is None:
+        return f"{kind} evens this out: the gradient stays well above its eps."
+    return f"{kind} evens this out: after {FOLLOWED_STEPS} steps on a copy {decades(left)} are left."
+
+
+def _not_evened_out(scene: Scene, profile: Profile, held: float) -> str:
+    """Why an adaptive optimizer does not help here, in words; '' where there is none."""
+    if not _all_adaptive(scene):
+        return ""
+    view, early = scene.views[0], set(profile.first.weights)
+    for parameter in view.trace.parameters:
+        if parameter.name in early and parameter.gradient is not None:
+            data, rest = _parts(parameter, view, scene)
+            if data < rest * 10**-HEALTHY_DECADES:
+                return (
+                    f"Of the gradient of {parameter.name} {data:.2g} is the data's and {rest:.2g} a penalty's: "
+                    f"{scene.exhibit.optimizers[0].kind} scales both alike, and the step follows the penalty."
+                )
+    left = _left_after(scene)
+    if left is None or _evened_out(scene, _lost(profile) + held):
+        return ""
+    kind = scene.exhibit.optimizers[0].kind
+    if math.isinf(left):
+        return f"{kind} has not evened this out in {scene.exhibit.step} steps."
+    return f"{kind} does not even this out: after {FOLLOWED_STEPS} steps on a copy {decades(left)} are lost."
 
 
 def _message(symptom: Symptom, profile: Profile, blame: Blame, extent: float, names: Names) -> str:

@@ -156,6 +156,16 @@ def _without_optimizer(scene: Scene) -> list[Finding]:
     return [_finding(_modules(orphans), Severity.CRITICAL if foreign else Severity.WARNING, message, evidence)]
 
 
+def frozen(names: Sequence[str], optimizer: str) -> Finding:
+    """The whole model is frozen, and an optimizer holds `names` of it: nothing to trace, and no training."""
+    message = (
+        f"No parameter requires a gradient: the whole model is frozen, and yet {optimizer} holds {_count(names)} of it "
+        f"({_some(names)}). It has nothing to move. Call requires_grad_(True) on what is to learn."
+    )
+    evidence = [Evidence("frozen parameters that an optimizer holds", len(names), "parameters")]
+    return _finding(_modules(names), Severity.CRITICAL, message, evidence)
+
+
 def _finding(
     where: tuple[str, ...], severity: Severity, message: str, evidence: list[Evidence], source: str = ""
 ) -> Finding:

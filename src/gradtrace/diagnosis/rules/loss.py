@@ -1,20 +1,33 @@
 """Is the loss large, and yet flat in the network's output? Or is it given something else than it expects?
 
 The elasticity sqrt(B) |dL/dy| max(1, rms(y)) / |L| says by what fraction the loss changes when the output moves by its
-own scale; B examples of a mean loss share the gradient, hence the root. A converged network has a small loss along with
-its small gradient, and an elasticity of order one; so a flat loss also needs a witness: an op between the loss and the
-last layer that is saturated or passes nothing.
+own scale; B examples of a mean loss share the gradient, hence the root. Behind a squashing function the scale is its
+`SWING` at most. A converged network has a small loss along with its small gradient, and an elasticity of order one; so
+a flat loss also needs a witness: an op between the loss and the last layer that is saturated or passes nothing; and
+where it is known what the best constant output gets, the loss is no better than that.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.attribution import HALF_FLAT
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.profile import is_layer, place
 from gradtrace.diagnosis.rules.units import is_output
-from gradtrace.diagnosis.thresholds import FLAT_ELASTICITY, SATURATED_MAJORITY
+from gradtrace.diagnosis.thresholds import (
+    DOMINANT_FRAC,
+    EPSILON,
+    FLAT_ELASTICITY,
+    FOLLOWED_STEPS,
+    ROUNDING,
+    SATURATED_MAJORITY,
+    SWING,
+    TRAPPED_FRAC,
+)
+from gradtrace.diagnosis.wording import percent
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
@@ -22,7 +35,7 @@ from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
-    from gradtrace.records.trace import Op
+    from gradtrace.records.trace import ObjectiveStats, Op, Trace
 
 _EXPECTS_LOGITS = {"BinaryCrossEntropyWithLogits": "Sigmoid", "LogSoftmax": "Softmax"}
 """A loss that squashes by itself, and the squashing that must not come before it."""
@@ -32,11 +45,55 @@ def judge(scene: Scene) -> list[Finding]:
     """A wrong pairing is found by structure, a flat loss by numbers; one finding at most."""
     if not scene.views:
         return []
-    for find in (_pairing, _flat):
+    for find in (_pairing, _nothing, _beyond, _flat, _stuck):
         findings = [find(view) for view in scene.views]
         if all(findings):
             return [finding for finding in findings[:1] if finding is not None]
-    return []
+    return _trapped(scene)
+
+
+def trapped_frac(trace: Trace) -> float:
+    """The largest fraction of the examples that are stuck on the flat side of one op."""
+    return max((op.trapped_frac for op in trace.ops), default=0.0)
+
+
+def _trapped(scene: Scene) -> list[Finding]:
+    """Examples that get no gradient although descent would lead off the flat side that they lie on.
+
+    Others may lift them: a bias is shared by all. So it counts if steps on a copy leave half of them where they were.
+    """
+    least = min(trapped_frac(view.trace) for view in scene.views)
+    if least < TRAPPED_FRAC or any(map(_has_learnt, scene.views)):
+        return []
+    view, followed = scene.views[0], scene.exhibit.followed
+    later = 0.0
+    if followed is not None and followed.after is not None:
+        later = trapped_frac(followed.after)
+    elif scene.exhibit.step >= FOLLOWED_STEPS:
+        later = least
+    op = max(view.trace.ops, key=lambda op: op.trapped_frac)
+    severity, told = Severity.INFO, "Whether the others lift them, steps tell."
+    if followed is not None and later < least / 2:
+        told = f"After {FOLLOWED_STEPS} steps on a copy {percent(later)} are left: the others lift them."
+    elif later >= TRAPPED_FRAC:
+        severity = Severity.CRITICAL if later > SATURATED_MAJORITY else Severity.WARNING
+        told = f"After {FOLLOWED_STEPS} steps on a copy it is {percent(later)}." if followed is not None else ""
+    return [
+        Finding(
+            symptom=Symptom.LOSS_SATURATED,
+            cause=Cause.LOSS_FUNCTION,
+            where=(*(place(layer, view.paths) for layer in _last_layers(view)[:1]), place(op, view.paths)),
+            severity=severity,
+            message=f"{percent(op.trapped_frac)} of the examples get no gradient at all: "
+            f"{told_op(op, view.trace, view.paths)} is flat there, though they ought to move off it. {told}".rstrip(),
+            evidence=(
+                Evidence("examples without gradient", op.trapped_frac, "fraction"),
+                Evidence("the same after steps on a copy", later, "fraction"),
+            ),
+            remedies=remedies_for(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION),
+            source=op.site.source,
+        )
+    ]
 
 
 def _pairing(view: View) -> Finding | None:
@@ -95,36 +152,169 @@ def _moves_only(op: Op) -> bool:
     return factor_of(op.name) is Factor.RESHAPE
 
 
-def _flat(view: View) -> Finding | None:
+def _beyond(view: View) -> Finding | None:
+    """Targets that the loss does not expect, or that the output's range does not reach."""
+    found = [op for op in view.trace.ops if op.objective is not None]
+    wrong = next((op for op in found if op.objective is not None and op.objective.beyond > 0.0), None)
+    if wrong is not None and wrong.objective is not None:
+        return _unreachable(
+            view,
+            wrong,
+            Symptom.EXPLODING,
+            f"The targets lie up to {wrong.objective.beyond:.3g} outside of [0, 1], where {wrong.function} expects "
+            "probabilities: the loss knows no minimum and falls for ever.",
+            Evidence("targets outside of [0, 1] by", wrong.objective.beyond),
+        )
+    for op in found:
+        objective = op.objective
+        if objective is not None and objective.floor > DOMINANT_FRAC * objective.constant:
+            return _unreachable(
+                view,
+                op,
+                Symptom.LOSS_SATURATED,
+                f"The targets lie outside of the output's range: whatever the weights are, the loss stays above "
+                f"{objective.floor:.4g}, and the best constant without a range gets {objective.constant:.4g}. Scale "
+                "the targets into the range, or take the last non-linearity away.",
+                Evidence("loss that the range leaves at best", objective.floor),
+                Evidence("loss of the best constant", objective.constant),
+            )
+    return None
+
+
+def _unreachable(view: View, op: Op, symptom: Symptom, message: str, *evidence: Evidence) -> Finding:
+    below = _last_layers(view)
+    return Finding(
+        symptom=symptom,
+        cause=Cause.LOSS_FUNCTION,
+        where=(*(place(layer, view.paths) for layer in below[:1]), "targets"),
+        severity=Severity.CRITICAL,
+        message=message,
+        evidence=evidence,
+        remedies=remedies_for(symptom, Cause.LOSS_FUNCTION),
+        source=op.site.source,
+    )
+
+
+def _nothing(view: View) -> Finding | None:
+    """Not one parameter has a gradient other than zero, and the loss is no minimum that is known: it is not zero.
+
+    Softmax over a single class gives zero too: there is nothing to choose, and nothing to learn.
+    """
+    gradients = [p.gradient for p in view.trace.parameters if p.gradient is not None]
     last = _last_layers(view)
-    loss = abs(view.trace.loss)
-    if not last or loss == 0.0:
+    if not gradients or not last or any(gradient.norm > 0.0 for gradient in gradients):
         return None
-    op = max(last, key=lambda op: op.received.norm if op.received is not None else 0.0)
-    assert op.received is not None
-    batch = max(view.trace.batch_size or 1, 1)
-    scale = max(1.0, op.forward.output_rms if op.forward is not None else 1.0)
-    elasticity = math.sqrt(batch) * op.received.norm * scale / loss
-    witness = _witness(op, view)
-    if elasticity >= FLAT_ELASTICITY or witness is None:
+    alone = next((op for op in view.trace.ops if _chooses_of_one(op, view)), None)
+    if view.trace.loss == 0.0 and alone is None:
         return None
+    op = last[0]
+    witness = alone or _witness(op, view)
+    if witness is None:
+        return None
+    why = "softmax over one class is one, whatever comes in" if alone else "no parameter has a gradient at all"
+    return _flat_finding(
+        view,
+        op,
+        witness,
+        f"The loss is {view.trace.loss:.4g}, and nothing changes it: {why}.",
+        Evidence("gradient", 0.0),
+    )
+
+
+def _chooses_of_one(op: Op, view: View) -> bool:
+    """Whether it is a softmax at the output that normalises over one entry: it receives a gradient and passes none."""
+    if base_name(op.name) not in ("LogSoftmax", "Softmax") or view.paths.depths[op.index] or op.received is None:
+        return False
+    shape = op.received.shape
+    return len(shape) > 1 and 1 in (shape[1], shape[-1]) and _passes_nothing(op)
+
+
+def _flat_finding(view: View, op: Op, witness: Op, message: str, *evidence: Evidence) -> Finding:
+    norm = op.received.norm if op.received is not None else 0.0
     return Finding(
         symptom=Symptom.LOSS_SATURATED,
         cause=Cause.LOSS_FUNCTION,
         where=(place(op, view.paths), place(witness, view.paths)),
         severity=Severity.CRITICAL,
-        message=f"The loss is {view.trace.loss:.4g}, yet it hardly depends on the output at "
-        f"{told_op(op, view.trace, view.paths)}: moving the output by its own scale changes the "
-        f"loss by {100 * elasticity:.2g} %. It is flat at "
-        f"{told_op(witness, view.trace, view.paths)}.",
+        message=f"{message} It is flat at {told_op(witness, view.trace, view.paths)}.",
         evidence=(
-            Evidence("elasticity of the loss", elasticity),
+            *evidence,
             Evidence("loss", view.trace.loss),
-            Evidence("gradient norm at the last layer", op.received.norm),
+            Evidence("gradient norm at the last layer", norm),
         ),
         remedies=remedies_for(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION),
         source=witness.site.source,
     )
+
+
+def _flat(view: View) -> Finding | None:
+    last = _last_layers(view)
+    loss = abs(view.trace.loss)
+    if not last or loss == 0.0 or _has_learnt(view):
+        return None
+    op = max(last, key=lambda op: op.received.norm if op.received is not None else 0.0)
+    assert op.received is not None
+    batch = max(view.trace.batch_size or 1, 1)
+    witness = _witness(op, view)
+    scale = max(1.0, op.forward.output_rms if op.forward is not None else 1.0)
+    if witness is not None and witness.activation is not None:
+        scale = min(scale, SWING)
+    elasticity = math.sqrt(batch) * op.received.norm * scale / loss
+    if elasticity >= FLAT_ELASTICITY or witness is None:
+        return None
+    return _flat_finding(
+        view,
+        op,
+        witness,
+        f"The loss is {view.trace.loss:.4g}, yet it hardly depends on the output at "
+        f"{told_op(op, view.trace, view.paths)}: moving the output by its own scale changes the loss by "
+        f"{100 * elasticity:.2g} %.",
+        Evidence("elasticity of the loss", elasticity),
+    )
+
+
+def _stuck(view: View) -> Finding | None:
+    """Most examples are on the flat part of the output's non-linearity, and wrong: a few keep the whole gradient up.
+
+    For each example alone, B |dL/dz_i| / L is the elasticity; that of the median example counts. A trained network's
+    outputs are as flat, and its loss lower than a constant's.
+    """
+    objectives = _objectives(view)
+    if not objectives or _has_learnt(view) or view.trace.loss == 0.0:
+        return None
+    for op in _last_layers(view):
+        squash = _witness(op, view)
+        if squash is None or squash.activation is None or op.received is None or not op.received.example_norms:
+            continue
+        if squash.activation.saturated_frac <= SATURATED_MAJORITY or squash.activation.function in HALF_FLAT:
+            continue  # (what is flat on one side by design is looked at example by example)
+        per_norm = (view.trace.batch_size or 1) / abs(view.trace.loss)
+        elasticity, of_most = (per_norm * norm for norm in op.received.example_norms[2:4])
+        if elasticity < FLAT_ELASTICITY:
+            found = _flat_finding(
+                view,
+                op,
+                squash,
+                f"{percent(squash.activation.saturated_frac)} of the outputs are saturated, and wrong: the loss is "
+                f"{objectives[0].value:.4g}, where a constant gets {objectives[0].constant:.4g}, and of the median "
+                f"example it changes by {100 * elasticity:.2g} % as the output moves by one.",
+                Evidence("elasticity of the median example", elasticity),
+                Evidence("loss of the best constant", objectives[0].constant),
+            )
+            return found if of_most < FLAT_ELASTICITY else replace(found, severity=Severity.WARNING)
+    return None
+
+
+def _objectives(view: View) -> list[ObjectiveStats]:
+    """Known loss functions of targets that differ."""
+    found = [op.objective for op in view.trace.ops if op.objective is not None]
+    return [one for one in found if one.constant > 0.0]
+
+
+def _has_learnt(view: View) -> bool:
+    """Whether each known loss is below that of the best constant: what is flat then is flat because it is right."""
+    found = _objectives(view)
+    return bool(found) and all(one.value < one.constant for one in found)
 
 
 def _last_layers(view: View) -> list[Op]:
@@ -150,8 +340,7 @@ def _witness(layer: Op, view: View) -> Op | None:
             continue
         seen.add(index)
         op = view.trace.ops[index]
-        passed = [stats.norm for stats in op.passed if stats is not None]
-        blocked = op.received is not None and op.received.norm > 0.0 and bool(passed) and not any(passed)
+        blocked = _passes_nothing(op)
         if op.factor is Factor.LOSS and op.activation is not None and op.activation.function == "relu" and blocked:
             continue  # a hinge that every sample satisfies: it adds nothing to the loss, which is then not flat here
         squashed = op.activation is not None and op.activation.saturated_frac > SATURATED_MAJORITY
@@ -159,3 +348,12 @@ def _witness(layer: Op, view: View) -> Op | None:
             return op
         stack.extend(source for source, _ in view.paths.arrivals[index])
     return None
+
+
+def _passes_nothing(op: Op) -> bool:
+    """Whether an op received a gradient and passed on none, or nothing but the rounding of what cancels."""
+    if op.received is None or op.received.norm == 0.0:
+        return False
+    least = ROUNDING * EPSILON.get(op.received.dtype, 0.0) * op.received.norm
+    passed = [stats.norm for stats in op.passed if stats is not None]
+    return bool(passed) and max(passed) <= least

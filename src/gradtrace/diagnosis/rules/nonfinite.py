@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.naming import told_op
+from gradtrace.diagnosis.profile import place
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
 from gradtrace.measure.names import Names
@@ -87,7 +88,17 @@ def _where(birth: Birth | None, trace: Trace) -> tuple[str, ...]:
         return tuple(bad) or ("",)
     if birth.phase == "parameter":
         return (birth.op, birth.site.module or "")
-    return (birth.site.module if birth.site.module is not None else "loss",)
+    here = birth.site.module if birth.site.module is not None else "loss"
+    fed_by = feeder(birth, trace)
+    return (here, fed_by) if fed_by and fed_by != here else (here,)
+
+
+def feeder(birth: Birth, trace: Trace) -> str:
+    """The module whose output came to a birthplace in the root's own code or in the loss; '' where none is known."""
+    if birth.site.module or birth.fed_by or birth.phase != "backward":
+        return birth.fed_by
+    op = next((op for op in trace.ops if op.name == birth.op and op.site == birth.site), None)
+    return place(op, Paths(trace)) if op is not None else ""
 
 
 def _remedies(birth: Birth | None, cause: Cause) -> tuple[Remedy, ...]:
@@ -115,6 +126,9 @@ def _message(birth: Birth | None, trace: Trace, named: str) -> str:
     at = f" ({birth.site.source})" if birth.site.source else ""
     module = "the loss" if birth.site.module is None else (birth.site.module or "the model")
     detail = f": {birth.detail}" if birth.detail else ""
+    fed_by = feeder(birth, trace)
+    if fed_by and (told := Names(trace).told(fed_by)) not in named:
+        detail += f"; what it works on comes from {told}"
     number = "NaN or Inf" if math.isfinite(trace.loss) else str(trace.loss).replace("nan", "NaN").replace("inf", "Inf")
     match birth.phase:
         case "input":

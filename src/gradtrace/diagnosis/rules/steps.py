@@ -2,16 +2,18 @@
 
 A step larger than the weight itself replaces it. Whether the learning rate, the loss's reduction (a sum over the batch)
 or the scale of inputs and targets is to blame follows from what would bring the step back: dividing by the batch, or by
-the data's scale.
+the data's scale. The rate is blamed if a tenth of it would do; where that fails too, and the weights make the signal
+grow, it is the weights.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.naming import told_op
-from gradtrace.diagnosis.profile import is_layer, owner, place
+from gradtrace.diagnosis.profile import is_layer, owner, place, rms_to_fan_in
 from gradtrace.diagnosis.rules.nonfinite import cause_of, finding_of
 from gradtrace.diagnosis.rules.units import by_key, dead_layers, is_first
 from gradtrace.diagnosis.scene import is_finite
@@ -19,6 +21,7 @@ from gradtrace.diagnosis.thresholds import (
     DIVERGED_FACTOR,
     HALF_FORMATS,
     INPUT_RMS,
+    LARGE_WEIGHT,
     SATURATED_MAJORITY,
     SUM_FACTOR,
     TARGET_RATIO,
@@ -45,7 +48,7 @@ def judge(scene: Scene) -> list[Finding]:
     if training is None or not training.losses:
         return _targets(scene)
     findings = _broken(scene, training) + _diverged(scene, training) + _died(scene, training)
-    return findings or _targets(scene)
+    return findings or _far_off(scene) or _targets(scene)
 
 
 def weights_moved(training: Training) -> list[UpdateStats]:
@@ -133,16 +136,9 @@ def _diverged(scene: Scene, training: Training) -> list[Finding]:
 
 def _died(scene: Scene, training: Training) -> list[Finding]:
     """Layers that were alive at the start and are dead after the trial."""
-    if training.after is None or not is_finite(training.after):
+    now = _dead_now(scene, training)
+    if not now or training.after is None:
         return []
-    alive = {key: 1.0 - len(op.activation.dead_units) / max(op.activation.num_units, 1)
-             for key, op in by_key(scene.traces[0]).items() if op.activation is not None}  # fmt: skip
-    keys = {op.index: key for key, op in by_key(training.after).items()}
-    found = dead_layers((training.after,), rare=False)  # most of what was alive, on a batch alone, is not any more
-    now = [(op, frac) for op, frac in found if 1.0 - frac < SATURATED_MAJORITY * alive.get(keys[op.index], 1.0)]
-    if not now:
-        return []
-    now.sort(key=lambda pair: (-pair[1], pair[0].sequence))
     op, frac = now[0]
     assert op.activation is not None
     cause = _cause(scene, training)
@@ -164,6 +160,17 @@ def _died(scene: Scene, training: Training) -> list[Finding]:
     ]
 
 
+def _dead_now(scene: Scene, training: Training) -> list[tuple[Op, float]]:
+    if training.after is None or not is_finite(training.after):
+        return []
+    alive = {key: 1.0 - len(op.activation.dead_units) / max(op.activation.num_units, 1)
+             for key, op in by_key(scene.traces[0]).items() if op.activation is not None}  # fmt: skip
+    keys = {op.index: key for key, op in by_key(training.after).items()}
+    found = dead_layers((training.after,), rare=False)  # most of what was alive, on a batch alone, is not any more
+    now = [(op, frac) for op, frac in found if 1.0 - frac < SATURATED_MAJORITY * alive.get(keys[op.index], 1.0)]
+    return sorted(now, key=lambda pair: (-pair[1], pair[0].sequence))
+
+
 def _cause(scene: Scene, training: Training) -> Cause:
     """Data scale, reduction or learning rate: what would bring the largest step back below its weight."""
     view = scene.views[0]
@@ -176,7 +183,32 @@ def _cause(scene: Scene, training: Training) -> Cause:
         batch = max(view.trace.batch_size or 1, 1)
         if worst / batch < UPDATE_REPLACES:
             return Cause.REDUCTION_SCALE
+    if scene.exhibit.tenth is not None and fails(scene, scene.exhibit.tenth) and large_layers(view):
+        return Cause.LARGE_WEIGHTS
     return Cause.LEARNING_RATE
+
+
+def fails(scene: Scene, training: Training) -> bool:
+    """Whether the loss of a trial runs away, or layers die in it."""
+    if training.broke_at is not None or diverged(training) or spiked(training):
+        return True
+    return bool(training.losses) and bool(_dead_now(scene, training))
+
+
+def needs_tenth(scene: Scene) -> bool:
+    """Whether the verdict would be that the steps are too large."""
+    return any(finding.cause is Cause.LEARNING_RATE for finding in judge(scene))
+
+
+def large_layers(view: View) -> list[Op]:
+    """Layers of weights twice as large as He's, where the last one's output is an order of magnitude above the data."""
+    layers = [op for op in view.trace.ops if is_layer(op) and op.forward is not None and "Embedding" not in op.name]
+    if not layers:
+        return []
+    made, given = layers[0].forward, layers[-1].forward
+    if made is None or given is None or made.output_rms < INPUT_RMS * max(given.input_rms, 1.0):
+        return []
+    return [op for op in layers if any(size >= LARGE_WEIGHT for size in rms_to_fan_in(op, view.trace))]
 
 
 def large_inputs(view: View) -> list[Op]:
@@ -204,6 +236,48 @@ def target_distance(view: View) -> float:
     return 0.0
 
 
+def is_far_off(view: View) -> bool:
+    """Whether a known loss is two orders of magnitude above what the best constant gets."""
+    objectives = [op.objective for op in view.trace.ops if op.objective is not None]
+    return any(one.constant > 0.0 and one.value > TARGET_RATIO * one.constant for one in objectives)
+
+
+def _far_off(scene: Scene) -> list[Finding]:
+    """A loss far above the best constant's, where far too large inputs go in, and steps do not bring it down.
+
+    An adaptive step is as long for any gradient: outputs that are s times too large take s times as many to come down.
+    """
+    view, followed = scene.views[0], scene.exhibit.followed
+    inputs = large_inputs(view)
+    if followed is None or not followed.losses or not inputs or not all(is_far_off(v) for v in scene.views):
+        return []
+    worst = max((op.objective for op in view.trace.ops if op.objective), key=lambda one: one.value - one.constant)
+    tail = [loss for loss in followed.losses[-TAIL:] if math.isfinite(loss)]
+    left = statistics.median(tail) / followed.losses[0] * worst.value if tail and followed.losses[0] else math.inf
+    if left <= TARGET_RATIO * worst.constant:
+        return []
+    return [
+        Finding(
+            symptom=Symptom.EXPLODING,
+            cause=Cause.INPUT_SCALE,
+            where=_where(Cause.INPUT_SCALE, scene, []),
+            severity=Severity.CRITICAL,
+            message=f"The loss is {worst.value:.3g}, where a constant output gets {worst.constant:.3g}, and after "
+            f"{steps(followed.num_steps)} on a copy still {left:.3g}. {_words(Cause.INPUT_SCALE, scene)}",
+            evidence=(
+                Evidence("loss over that of the best constant", worst.value / worst.constant),
+                Evidence("the same after steps on a copy", left / worst.constant),
+            ),
+            remedies=remedies_for(Symptom.EXPLODING, Cause.INPUT_SCALE),
+            source=inputs[0].site.source,
+        )
+    ]
+
+
+TAIL = 5
+"""Last losses of a trial whose median counts."""
+
+
 def _targets(scene: Scene) -> list[Finding]:
     """Without a trial run: targets two orders of magnitude beyond the output's scale."""
     distances = [target_distance(view) for view in scene.views]
@@ -226,6 +300,8 @@ def _targets(scene: Scene) -> list[Finding]:
 
 
 def _where(cause: Cause, scene: Scene, names: list[str]) -> tuple[str, ...]:
+    if cause is Cause.LARGE_WEIGHTS:
+        names = [op.weights[-1] for op in reversed(large_layers(scene.views[0]))]
     if cause is Cause.INPUT_SCALE:
         first = [place(op, scene.views[0].paths) for op in large_inputs(scene.views[0])]
         return tuple(dict.fromkeys(first or [owner(name) for name in names] + ["targets"]))
@@ -239,10 +315,14 @@ def _words(cause: Cause, scene: Scene) -> str:
         if inputs and inputs[0].forward is not None:
             return f"The input has a root mean square of {inputs[0].forward.input_rms:.3g}, where about 1 is expected."
         return f"The targets lie {target_distance(view):.3g} times the output's own scale away."
+    if cause is Cause.LARGE_WEIGHTS:
+        return "At a tenth of the learning rate it is no better: the weights are too large, layer by layer."
     if cause is Cause.REDUCTION_SCALE:
         return (
             f"The loss is a sum over the batch ({view.trace.batch_size}): its gradient is that many times larger than "
             "a mean's, and the learning rate does not allow for it."
         )
     rate = max((optimizer.learning_rate for optimizer in scene.exhibit.optimizers), default=math.nan)
-    return f"The steps are too large (learning rate {rate:g})."
+    tenth = scene.exhibit.tenth
+    tried = "" if tenth is None else " a tenth fails too" if fails(scene, tenth) else " a tenth of it does not do this"
+    return f"The steps are too large (learning rate {rate:g}{';' if tried else ''}{tried})."

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.recurrences import Layer, layers, worst_of
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES
 from gradtrace.diagnosis.wording import decades, steps, times
+from gradtrace.measure.names import python_of
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.remedies.catalogue import clip_at, detach_less, remedies_for, remedies_in_time
+from gradtrace.remedies.catalogue import at_hand, clip_at, detach_less, remedies_for, remedies_in_time
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene
+    from gradtrace.records.finding import Remedy
     from gradtrace.records.horizon import Horizon
     from gradtrace.records.time import Chain, ThroughTime
     from gradtrace.records.trace import Trace
@@ -114,9 +116,19 @@ def _change(measured: _Measured, sign: int) -> Finding:
         severity=Severity.CRITICAL if size >= CLEAR_DECADES else Severity.WARNING,
         message=head + tail,
         evidence=(*_evidence(measured), *([] if lost else [Evidence("clipping threshold", threshold)])),
-        remedies=remedies_in_time(chain.kind) if lost else (clip_at(threshold), *remedies_for(symptom, cause)[1:]),
+        remedies=_remember(chain) if lost else (clip_at(threshold), *remedies_for(symptom, cause)[1:]),
         source=measured.source,
     )
+
+
+def _remember(chain: Chain) -> tuple[Remedy, ...]:
+    """What makes it remember, for the names at hand; a loop of the user's has no module to name."""
+    found = remedies_in_time(chain.kind)
+    if not chain.module_type:
+        return found
+    of_cell = "Cell" in chain.module_type
+    suffix = "" if of_cell else f"_l{chain.layer}" + ("_reverse" if chain.direction == "backward" else "")
+    return tuple(at_hand(remedy, python_of(chain.module), suffix, chain.num_steps) for remedy in found)
 
 
 def _cannot(horizon: Horizon) -> str:

@@ -2,6 +2,8 @@
 
 ReLU's ordinary zeros (half of a centred pre-activation) are healthy, and so are gates, which multiply something and may
 close (but not so far that nothing could open them), and the output's own squashing: the rule of the loss looks at it.
+Saturation counts by what it takes: the product of the mean |a'| of all saturated layers, of their maxima. While a tenth
+is left (of a wide first layer, say) it is a remark.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from gradtrace.diagnosis.thresholds import (
     CLOSED_GATE,
     DEAD_FRAC,
     DEAD_SIGMAS,
+    HEALTHY_DECADES,
     INPUT_RMS,
     LETS_THROUGH,
     MIN_SAMPLES,
@@ -41,7 +44,7 @@ _DEADLY = {"relu", "relu6", "threshold", "hardswish", "hardshrink", "softshrink"
 
 
 LEFT = "mean |a'|, of its maximum"
-"""Evidence of a saturated layer: what is left of its derivative."""
+"""Evidence of saturated layers: what is left of their derivatives, multiplied."""
 
 
 def judge(scene: Scene) -> list[Finding]:
@@ -104,7 +107,8 @@ def _dead(scene: Scene) -> Finding | None:
     op, frac = layers[0]
     assert op.activation is not None
     nothing = op.activation.preactivation_quantiles and not any(op.activation.preactivation_quantiles)
-    cause = Cause.SMALL_WEIGHTS if nothing else Cause.SATURATED_PREACTIVATION  # all exactly zero: so are the weights
+    # all exactly zero: so are the weights; and where next to nothing of the data arrives, the biases alone decide
+    cause = Cause.SMALL_WEIGHTS if nothing or _has_faded(op, view) else Cause.SATURATED_PREACTIVATION
     return Finding(
         symptom=Symptom.DEAD_UNITS,
         cause=_input_or(cause, op, scene.views[0]),
@@ -122,6 +126,15 @@ def _dead(scene: Scene) -> Finding | None:
     )
 
 
+def _has_faded(op: Op, view: View) -> bool:
+    """Whether what feeds a unit has lost two decades of the data's scale on its way, of the way through the network."""
+    below = layer_below(op, view.paths)
+    given = [o.forward.input_rms for o in view.trace.ops if o.weights and o.forward and is_first(o, view)]
+    if below is None or below.forward is None or not given or is_first(below, view):
+        return False
+    return below.forward.input_rms <= 10**-HEALTHY_DECADES * max(given)
+
+
 def _saturated(scene: Scene) -> Finding | None:
     per_trace = [_saturated_ops(trace) for trace in scene.traces]
     keys = set.intersection(*(set(ops) for ops in per_trace))
@@ -135,15 +148,25 @@ def _saturated(scene: Scene) -> Finding | None:
     assert op.activation is not None
     num_alike = sum(1 for other in view.trace.ops if other.activation and other.factor is Factor.ACTIVATION)
     cause = _input_or(Cause.SATURATED_PREACTIVATION, op, view)
-    left = min(a.derivative_mean / a.derivative_max for o in ops if (a := o.activation) is not None)
+    stats = [o.activation for o in ops if o.activation is not None]
+    left = math.prod(a.derivative_mean / a.derivative_max for a in stats)
+    passed = math.prod(a.derivative_rms / a.derivative_max for a in stats)
+    severity, note = (
+        Severity.INFO,
+        f" {percent(left)} of its slope is left, and the width carries the gradient past it.",
+    )
+    if left < LETS_THROUGH:
+        grave = 2 * len(ops) >= num_alike and passed < LETS_THROUGH
+        severity, note = (Severity.CRITICAL if grave else Severity.WARNING), ""
     return Finding(
         symptom=Symptom.SATURATED,
         cause=cause,
         where=_where(ops, view),
-        severity=Severity.CRITICAL if 2 * len(ops) >= num_alike and left < LETS_THROUGH else Severity.WARNING,
+        severity=severity,
         message=f"{percent(op.activation.saturated_frac)} of {told_op(op, view.trace, view.paths)} is saturated "
         f"(its derivative under 5 % of {op.activation.derivative_max:g}); {_preactivations(op.activation)}."
-        + (f" {_input_words(op, view)}" if cause is Cause.INPUT_SCALE else ""),
+        + (f" {_input_words(op, view)}" if cause is Cause.INPUT_SCALE else "")
+        + note,
         evidence=(
             Evidence("saturated", op.activation.saturated_frac, "fraction"),
             Evidence(LEFT, left, "fraction"),

@@ -14,6 +14,7 @@ import numpy as np
 from gradtrace.diagnosis.thresholds import (
     DIVERGED_FACTOR,
     HEALTHY_DECADES,
+    NEAR_ZERO,
     SPIKE_WINDOW,
     SUSTAINED_FRAC,
     SUSTAINED_ROWS,
@@ -60,8 +61,7 @@ def before(run: Run, onset: int) -> Before:
     """What the steps that led up to step `onset` were like, the onset's own included."""
     last = int(np.searchsorted(run.steps.first, onset, side="right"))
     rows = np.arange(max(0, last - SPIKE_WINDOW), last)
-    matrices = [i for i, parameter in enumerate(run.header.parameters) if len(parameter.shape) > 1]
-    ratios = run.steps.series(Series.UPDATE_RATIO)[1][rows][:, matrices]
+    ratios = ratios_of_matrices(run)[rows]
     ratios = ratios[np.isfinite(ratios)]
     norms = run.steps.scalar(Scalar.GRADIENT_NORM)[1][rows]
     norms = np.where(np.isfinite(norms), norms, np.nan)
@@ -72,6 +72,23 @@ def before(run: Run, onset: int) -> Before:
         return Before(ratio, None)
     worst = int(np.nanargmax(near))
     return Before(ratio, int(run.steps.first[rows[-len(near) :][worst]]), float(near[worst]), usual)
+
+
+def ratios_of_matrices(run: Run, *, largest: bool = True) -> NDArray[np.float32]:
+    """[rows, matrices] of |update| / |weight|, NaN where it is not known or the weight is near zero still.
+
+    What starts at zero is replaced by its first steps, by design; |W| / sqrt(fan_out) = rms(w) sqrt(fan_in) tells.
+    """
+    columns = matrices(run)
+    shapes = [run.header.parameters[i].shape for i in columns]
+    low, high = run.steps.series(Series.UPDATE_RATIO)
+    size = run.steps.series(Series.WEIGHT_NORM)[0][:, columns] / np.sqrt([max(shape[0], 1) for shape in shapes])
+    return np.where(size <= NEAR_ZERO, np.float32(np.nan), (high if largest else low)[:, columns]).astype(np.float32)
+
+
+def matrices(run: Run) -> list[int]:
+    """Columns of weights that are no vectors."""
+    return [i for i, parameter in enumerate(run.header.parameters) if len(parameter.shape) > 1]
 
 
 def had_faded(values: NDArray[np.float32]) -> bool:

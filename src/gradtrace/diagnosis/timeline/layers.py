@@ -63,15 +63,21 @@ def _silent(run: Run) -> Finding | None:
         symptom=symptom,
         cause=cause,
         where=tuple(dict.fromkeys(owner(names[i]) for i in stopped)),
-        severity=Severity.WARNING
-        if symptom is not Symptom.DISCONNECTED or 2 * len(stopped) >= matrices.sum()
-        else Severity.INFO,
+        severity=_how_grave(symptom, len(stopped), int(matrices.sum())),
         message=f"Since step {onset} the gradient of {names[column]} is exactly zero, and before it was not "
         f"({len(stopped)} of {matrices.sum()} weights alike): {why}.{led_up.sentence}",
         evidence=(Evidence("weights without gradient", float(len(stopped)), "weights"),),
         remedies=remedies_for(symptom, cause),
         step=onset,
     )
+
+
+def _how_grave(symptom: Symptom, num_stopped: int, num_matrices: int) -> Severity:
+    """A network that is dead as a whole, the head perhaps apart, learns nothing but a constant."""
+    if symptom is Symptom.DISCONNECTED:
+        return Severity.WARNING if 2 * num_stopped >= num_matrices else Severity.INFO
+    whole = symptom is Symptom.DEAD_UNITS and num_stopped >= max(1, num_matrices - 1)
+    return Severity.CRITICAL if whole else Severity.WARNING
 
 
 def _why_silent(dead: bool, faded: bool, led_up: Before) -> tuple[Symptom, Cause, str]:

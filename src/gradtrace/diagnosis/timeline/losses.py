@@ -16,9 +16,9 @@ from gradtrace.diagnosis.thresholds import (
     UPDATE_HEALTHY,
     UPDATE_REPLACES,
 )
-from gradtrace.diagnosis.timeline.before import before
+from gradtrace.diagnosis.timeline.before import before, ratios_of_matrices
 from gradtrace.records.finding import Evidence, Finding
-from gradtrace.records.run import Scalar, Series
+from gradtrace.records.run import Scalar
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 
@@ -130,9 +130,8 @@ def _how_grave(ratio: float, growth: float) -> tuple[Severity, str]:
 
 def _largest_update(run: Run, onset: int) -> float:
     """The largest update-to-weight ratio of a matrix from just before step `onset` on; 0 where none was measured."""
-    matrices = [i for i, parameter in enumerate(run.header.parameters) if len(parameter.shape) > 1]
     row = int(np.searchsorted(run.steps.first, onset, side="right"))
-    seen = run.steps.series(Series.UPDATE_RATIO)[1][max(0, row - SPIKE_WINDOW) :][:, matrices]
+    seen = ratios_of_matrices(run)[max(0, row - SPIKE_WINDOW) :]
     seen = seen[np.isfinite(seen)]
     return float(seen.max()) if seen.size else 0.0
 

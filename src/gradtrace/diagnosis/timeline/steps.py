@@ -8,9 +8,10 @@ import numpy as np
 
 from gradtrace.diagnosis.profile import owner
 from gradtrace.diagnosis.thresholds import SKIPPED_FRAC, SKIPPED_STEPS, UPDATE_REPLACES
+from gradtrace.diagnosis.timeline.before import matrices, ratios_of_matrices
 from gradtrace.diagnosis.timeline.losses import last_rows
 from gradtrace.records.finding import Evidence, Finding
-from gradtrace.records.run import EventKind, Series
+from gradtrace.records.run import EventKind
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 
@@ -26,17 +27,16 @@ def judge(run: Run) -> list[Finding]:
 
 def _replaced(run: Run) -> Finding | None:
     """Updates as large as the weights, again and again; the first ones of weights that start at zero do not count."""
-    columns = [i for i, parameter in enumerate(run.header.parameters) if len(parameter.shape) > 1]
-    low, _ = run.steps.series(Series.UPDATE_RATIO)
+    columns, low = matrices(run), ratios_of_matrices(run, largest=False)
     measured = np.flatnonzero(np.isfinite(low).any(axis=1)) if columns else np.empty(0, np.int64)
     width = last_rows(len(measured))
     if len(measured) < 2 * width:
         return None
-    latest = low[measured[-width:]][:, columns]
+    latest = low[measured[-width:]]
     stuck = np.flatnonzero((latest > UPDATE_REPLACES).all(axis=0))
     if not len(stuck):
         return None
-    worst = columns[int(stuck[np.argmax(latest[-1, stuck])])]
+    worst = int(stuck[np.argmax(latest[-1, stuck])])
     below = np.flatnonzero(~(low[measured, worst] > UPDATE_REPLACES))
     onset = int(run.steps.first[measured[below[-1] + 1 if len(below) else 0]])
     ratio = float(low[measured[-1], worst])
@@ -48,8 +48,8 @@ def _replaced(run: Run) -> Finding | None:
         cause=Cause.LEARNING_RATE,
         where=tuple(dict.fromkeys(owner(name) for name in names)),
         severity=Severity.WARNING,
-        message=f"Since step {onset} every measured step changes {run.header.parameters[worst].name} by more than its "
-        f"own size ({ratio:.2g} times, {len(names)} weights alike): the steps are too large.{came}",
+        message=f"Since step {onset} every measured step changes {run.header.parameters[columns[worst]].name} by more "
+        f"than its own size ({ratio:.2g} times, {len(names)} weights alike): the steps are too large.{came}",
         evidence=(Evidence("update to weight ratio", ratio),),
         remedies=remedies_for(Symptom.EXPLODING, Cause.LEARNING_RATE),
         step=onset,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradtrace.diagnosis.profile import owner
-from gradtrace.diagnosis.thresholds import HALF_FORMATS, HEALTHY_DECADES
-from gradtrace.diagnosis.timeline.before import had_faded
+from gradtrace.diagnosis.thresholds import HALF_FORMATS, HEALTHY_DECADES, UPDATE_USUAL
+from gradtrace.diagnosis.timeline.before import had_faded, matrices
 from gradtrace.diagnosis.timeline.losses import last_rows
 from gradtrace.records.finding import Evidence, Finding
-from gradtrace.records.run import Series
+from gradtrace.records.run import Scalar, Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 
@@ -23,8 +23,43 @@ if TYPE_CHECKING:
 
 def judge(run: Run) -> list[Finding]:
     """Weights that get a gradient and stay where they are; weights that no gradient comes to any more (a remark)."""
-    found = [_unmoved(run), _unreached(run)]
+    found = [_standing(run), _unmoved(run), _unreached(run)]
     return [finding for finding in found if finding is not None]
+
+
+def _standing(run: Run) -> Finding | None:
+    """No step of the whole run moved a weight by what its format resolves, and the loss did not fall.
+
+    An update below half a unit in the last place, 2^-24 of the weight, is rounded away in most entries. Converged
+    networks took larger steps before, a warm-up takes them later, and a rate of exactly zero is a schedule's.
+    """
+    columns, ratios = matrices(run), run.steps.series(Series.UPDATE_RATIO)[1]
+    measured = np.flatnonzero(np.isfinite(ratios[:, columns]).any(axis=1)) if columns else np.empty(0, np.int64)
+    high = run.steps.scalar(Scalar.LOSS)[1]
+    losses = high[np.isfinite(high)]
+    width = last_rows(len(measured))
+    if len(measured) < 2 * width or len(losses) < 2 * width:
+        return None
+    moved = ratios[measured][:, columns]
+    usual = float(np.nanmax(moved))
+    start, now = float(np.median(losses[:width])), float(np.median(losses[-width:]))
+    fell = now < start - UPDATE_USUAL * abs(start)
+    fed = bool(np.any(run.steps.series(Series.GRADIENT_NORM)[0][measured] > 0.0))
+    if fell or not fed or not 0.0 < usual < float(np.finfo(np.float32).eps) / 2:
+        return None
+    rates = run.steps.scalar(Scalar.LEARNING_RATE)[1]
+    told = f" (learning rate {np.nanmax(rates):g})" if np.isfinite(rates).any() else ""
+    return Finding(
+        symptom=Symptom.UNDERFLOW,
+        cause=Cause.NUMERIC_FORMAT,
+        where=("",),
+        severity=Severity.WARNING,
+        message=f"Nothing moves: no measured step changed a weight by more than {usual:.2g} of its size{told}, where "
+        f"about 1e-3 is usual and float32 resolves 6e-8, and the loss stands at {now:.4g}. The steps are too small.",
+        evidence=(Evidence("largest update to weight ratio", usual), Evidence("loss", now)),
+        remedies=remedies_for(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT),
+        step=int(run.steps.first[measured[0]]),
+    )
 
 
 def _unmoved(run: Run) -> Finding | None:
@@ -43,7 +78,7 @@ def _unmoved(run: Run) -> Finding | None:
     moves: NDArray[np.bool_] = np.any(ratios[latest] > 0.0, axis=0)
     still = (ratios[latest] == 0.0).all(axis=0) & (gradients[latest] > 0.0).all(axis=0)
     still &= (ratios[measured[:-width]] > 0.0).any(axis=0)
-    columns = [i for i in _matrices(run) if still[i] and _others_move(run, i, moves)]
+    columns = [i for i in matrices(run) if still[i] and _others_move(run, i, moves)]
     columns = [i for i in columns if _is_half(run, i) or not had_faded(ratios[measured, i])]
     columns = [
         i for i in columns if _is_half(run, i) or _could_move(ratios[measured, i], gradients[measured, i], width)
@@ -100,7 +135,7 @@ def _unreached(run: Run) -> Finding | None:
         return None
     absent: NDArray[np.bool_] = np.all(np.isnan(high[measured[-width:]]), axis=0)
     absent &= ~np.isnan(high[measured[:width]]).all(axis=0)
-    columns = [i for i in _matrices(run) if absent[i] and run.header.parameters[i].optimizer is not None]
+    columns = [i for i in matrices(run) if absent[i] and run.header.parameters[i].optimizer is not None]
     if not columns:
         return None
     name = run.header.parameters[columns[0]].name
@@ -115,10 +150,6 @@ def _unreached(run: Run) -> Finding | None:
         evidence=(Evidence("weights without gradient", float(len(columns)), "weights"),),
         step=onset,
     )
-
-
-def _matrices(run: Run) -> list[int]:
-    return [i for i, parameter in enumerate(run.header.parameters) if len(parameter.shape) > 1]
 
 
 def _row_after(run: Run, measured: NDArray[np.int64], was: NDArray[np.bool_]) -> int:

@@ -18,6 +18,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from gradtrace.measure.keepers.containers import Entries
 from gradtrace.measure.keepers.found import ATOMIC, Budget, Found, NotKeptError, PutBack
 from gradtrace.measure.keepers.objects import Attributes
+from gradtrace.tape.private import buffers_of, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,7 @@ def keep_module(module: nn.Module, _: Budget) -> Found:
         if own := attributes[name]:
             put_back.append((Entries(own), name))
             inside += own.items() if name != "_buffers" else ()
-    for name, buffer in module._buffers.items():
+    for name, buffer in buffers_of(module).items():
         if buffer is not None and _has_numbers(buffer):
             put_back.append((partial(_content_back, *_content(buffer)), name))
     try:
@@ -75,11 +76,11 @@ def keep_tensor(tensor: Tensor, budget: Budget) -> Found:
         return Found()
     put_back: list[tuple[PutBack, str]] = [(Attributes(vars(tensor)), "")] if vars(tensor) else []
     if isinstance(tensor, nn.Parameter):
-        return Found([(partial(_weight_back, tensor, tensor.detach(), tensor._version, tensor.grad), ""), *put_back])
+        return Found([(partial(_weight_back, tensor, tensor.detach(), version_of(tensor), tensor.grad), ""), *put_back])
     if budget.take(tensor.nbytes):
         put_back.append((partial(_content_back, *_content(tensor)), ""))
     else:
-        put_back.append((partial(_too_large, tensor, tensor.detach(), tensor._version), ""))
+        put_back.append((partial(_too_large, tensor, tensor.detach(), version_of(tensor)), ""))
     return Found(put_back, [("grad", tensor.grad)] if tensor.is_leaf and tensor.grad is not None else [])
 
 
@@ -103,12 +104,12 @@ def _weight_back(weight: Tensor, memory: Tensor, version: int, gradient: Tensor 
     if weight.grad is not gradient:
         weight.grad = gradient
     _memory_back(weight, memory)
-    return "a weight that was written to in place" if weight._version != version else None
+    return "a weight that was written to in place" if version_of(weight) != version else None
 
 
 def _too_large(tensor: Tensor, memory: Tensor, version: int) -> str | None:
     _memory_back(tensor, memory)
-    return "written to in place, and larger than what is copied" if tensor._version != version else None
+    return "written to in place, and larger than what is copied" if version_of(tensor) != version else None
 
 
 def _memory_back(tensor: Tensor, memory: Tensor) -> None:

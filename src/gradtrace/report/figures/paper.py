@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Columns = Literal[1, 2]
+    from gradtrace.records.shown import Columns
+
 WIDTHS_IN: dict[int, float] = {1: 3.5, 2: 7.2}
 """[inches] One and two columns of a journal (IEEE 3.5 and 7.16; Nature 89 and 183 mm)."""
 
@@ -84,7 +85,7 @@ def _matplotlib() -> tuple[type[Figure], Callable[..., Any]]:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("figures need matplotlib: pip install gradtrace[figures]") from error
+        raise InputError("figures need matplotlib: pip install '.[figures]' (or matplotlib)") from error
 
     class PaperFigure(Figure):
         """Saves with embedded fonts whatever the reader's rcParams say, and shows itself in a notebook."""

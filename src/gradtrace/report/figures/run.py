@@ -14,13 +14,15 @@ from gradtrace.errors import InputError
 from gradtrace.records.run import EventKind, Run, Scalar, Series
 from gradtrace.report.figures.heat import colour_bar, heat_colours
 from gradtrace.report.figures.palette import BROKEN, SERIES
-from gradtrace.report.figures.paper import Columns, label_decades, looking, new_figure
+from gradtrace.report.figures.paper import label_decades, looking, new_figure
 from gradtrace.report.html.pooling import edges, pooled, span
 from gradtrace.report.words import clean, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from gradtrace.records.shown import Columns
 
 MOST_STEPS, MOST_ROWS = 600, 200
 """Cells of the map: no page shows more."""

@@ -12,7 +12,7 @@ from gradtrace.measure.path import log10
 from gradtrace.records.horizon import HALVED_DECADES, VANISHED_DECADES
 from gradtrace.report.figures.heat import colour_bar, heat_colours
 from gradtrace.report.figures.palette import BROKEN, LINE, SERIES, SOFT
-from gradtrace.report.figures.paper import WIDTHS_IN, Columns, label_decades, looking, new_figure
+from gradtrace.report.figures.paper import WIDTHS_IN, label_decades, looking, new_figure
 from gradtrace.report.html.pooling import span
 from gradtrace.report.words import clean, shorten
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from gradtrace.records.shown import Columns
     from gradtrace.records.time import Chain, Reach, ThroughTime
 
 MOST_CHAINS = len(SERIES)

@@ -16,7 +16,7 @@ from gradtrace.measure.path import Paths
 from gradtrace.records.vocabulary import Factor
 from gradtrace.report.expectation import expected_decades
 from gradtrace.report.figures.palette import BAND, BOUND, EXPECTED, FACTOR_COLOURS, INK, LINE, SOFT
-from gradtrace.report.figures.paper import LOOK, WIDTHS_IN, Columns, label_decades, label_rows, looking, new_figure
+from gradtrace.report.figures.paper import LOOK, WIDTHS_IN, label_decades, label_rows, looking, new_figure
 from gradtrace.report.html.phrases import FACTORS
 from gradtrace.report.picture import row_name
 from gradtrace.report.tables import BAND_DECADES, Picture, Row, counts, main_trace, picture
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from gradtrace.records.finding import Diagnosis
+    from gradtrace.records.shown import Columns
     from gradtrace.records.trace import Trace
 
 MOST_ROWS = 28

@@ -28,6 +28,8 @@ SCRIPTS = (
     "activations.js",
     "through_time.js",
     "run.js",
+    "repair.js",
+    "compare.js",
     "start.js",
 )
 """In the order in which they run; each is a script element of its own."""

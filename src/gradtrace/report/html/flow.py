@@ -52,7 +52,8 @@ def flow(trace: Trace) -> Section | None:
         ],
     }
     target = clean(book[-1].module) or "the model"
-    plot = Plot("flow", "flow", "Flow", _reading(target), data, _table(labels, found, drawn))
+    folded = "" if _meetings(graph) else "Show the chain"
+    plot = Plot("flow", "flow", "Flow", _reading(target), data, _table(labels, found, drawn), folded)
     return Section("flow", "By which ways it comes", _answer(graph, target), (plot,), _notes(paths, graph, drawn))
 
 
@@ -165,12 +166,17 @@ def _chosen(graph: Ways, drawn: Sequence[Drawn]) -> list[int]:
     return found
 
 
-def _answer(graph: Ways, target: str) -> str:
+def _meetings(graph: Ways) -> list[float]:
+    """The largest share at each place where several ways meet."""
     arriving: dict[int, list[float]] = {}
     for way in graph.ways:
         arriving.setdefault(way.target, []).append(way.share)
-    meetings = [max(s for s in shares if not math.isnan(s)) for shares in arriving.values()
-                if len(shares) > 1 and not all(map(math.isnan, shares))]  # fmt: skip
+    return [max(s for s in shares if not math.isnan(s)) for shares in arriving.values()
+            if len(shares) > 1 and not all(map(math.isnan, shares))]  # fmt: skip
+
+
+def _answer(graph: Ways, target: str) -> str:
+    meetings = _meetings(graph)
     if not meetings:
         return f"All of the gradient of {target} comes by one way: no skip connections and no branches lead to it."
     where = "one place" if len(meetings) == 1 else f"{len(meetings):,} places"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,17 +10,21 @@ from typing import TYPE_CHECKING
 import jinja2
 from markupsafe import Markup
 
-from gradtrace.errors import TraceFileError
+from gradtrace.records.storage import write_whole
 from gradtrace.report.html.activations import activations
 from gradtrace.report.html.assets import policy, scripts, style
 from gradtrace.report.html.flow import flow
 from gradtrace.report.html.formats import formats
-from gradtrace.report.html.provenance import provenance
+from gradtrace.report.html.order import ordered
+from gradtrace.report.html.prediction import prediction
+from gradtrace.report.html.provenance import Provenance, provenance
+from gradtrace.report.html.repair import repair_section
 from gradtrace.report.html.section import Section, as_json
 from gradtrace.report.html.through_time import through_time as of_time
 from gradtrace.report.html.training import training
-from gradtrace.report.html.verdict import verdict
+from gradtrace.report.html.verdict import Verdict, verdict
 from gradtrace.report.html.waterfall import waterfall
+from gradtrace.report.opened import Opened
 from gradtrace.report.tables import main_trace
 from gradtrace.report.words import clean
 
@@ -29,36 +32,34 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gradtrace.records.finding import Diagnosis
+    from gradtrace.records.repair import Repair
     from gradtrace.records.run import Run
     from gradtrace.records.time import ThroughTime
 
 
 def write_report(
-    path: str | Path, diagnosis: Diagnosis, run: Run | None = None, *, through_time: Sequence[ThroughTime] = ()
+    path: str | Path,
+    diagnosis: Diagnosis,
+    run: Run | None = None,
+    *,
+    through_time: Sequence[ThroughTime] = (),
+    repair: Repair | None = None,
 ) -> None:
-    """Write the report of `diagnosis` (and of a run, and through time) to `path`: one file that needs no network.
+    """Write the report of `diagnosis` (of a run, through time, of a repair) to `path`: one file that needs no network.
 
     Raises:
         TraceFileError: the file cannot be written.
     """
-    write_text(Path(path), render(diagnosis, run, through_time=through_time))
+    write_text(Path(path), render(diagnosis, run, through_time=through_time, repair=repair))
 
 
 def write_text(path: Path, text: str) -> None:
     """The whole file or nothing.
 
     Raises:
-        TraceFileError: the file cannot be written.
+        TraceFileError: the file cannot be written, or is a run's.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise TraceFileError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    write_whole(path, text.encode())
 
 
 def render(
@@ -67,6 +68,7 @@ def render(
     *,
     through_time: Sequence[ThroughTime] = (),
     live: bool = False,
+    repair: Repair | None = None,
 ) -> str:
     """The page as text; a live one asks its server for news.
 
@@ -74,14 +76,29 @@ def render(
     >>> render(Diagnosis(findings=())).startswith("<!doctype html>")
     True
     """
-    found = sections(diagnosis, run, through_time)
+    return render_opened(Opened(diagnosis, run, tuple(through_time), repair=repair), live=live)
+
+
+def render_opened(opened: Opened, *, live: bool = False) -> str:
+    """The page of what a file holds."""
+    diagnosis, run = opened.diagnosis, opened.run
+    found = ordered(sections(opened), diagnosis, live=live)
+    end = provenance(diagnosis, run)
+    if opened.prediction is not None and end.commands:
+        end = replace(end, commands=(f"gradtrace predict {clean(diagnosis.title)}",))
+    return page(diagnosis.title, verdict(opened), found, end, live=live)
+
+
+def page(title: str, top: Verdict, found: Sequence[Section], end: Provenance, *, live: bool = False) -> str:
+    """The page with this top, these sections and this end."""
     data = {plot.key: plot.data for section in found for plot in section.plots}
     return _template().render(
-        title=clean(diagnosis.title),
+        title=clean(title),
         live=live,
-        verdict=verdict(diagnosis, run),
+        verdict=top,
         sections=found,
-        provenance=provenance(diagnosis, run),
+        keys={section.key: section.title for section in found},
+        provenance=end,
         policy=policy(live=live),
         style=Markup(style()),
         scripts=[Markup(text) for text in scripts(live=live)],
@@ -89,16 +106,17 @@ def render(
     )
 
 
-def sections(
-    diagnosis: Diagnosis, run: Run | None = None, through_time: Sequence[ThroughTime] = ()
-) -> tuple[Section, ...]:
-    """The sections that there is anything to say in, in the order of the page."""
+def sections(opened: Opened) -> tuple[Section, ...]:
+    """The sections that there is anything to say in."""
+    diagnosis, run = opened.diagnosis, opened.run
     trace = main_trace(diagnosis)
-    found: list[Section | None] = []
+    found: list[Section | None] = [repair_section(opened.repair)] if opened.repair is not None else []
     if trace is not None:
-        found += [make(trace) for make in (waterfall, flow, activations, formats)]
+        found += [waterfall(trace, opened.sampled), *(make(trace) for make in (flow, activations, formats))]
     recorded = (diagnosis.through_time,) if diagnosis.through_time is not None else ()
-    found.append(of_time(through_time or recorded))
+    found.append(of_time(opened.through_time or recorded))
+    if opened.prediction is not None:
+        found.append(prediction(opened.prediction))
     if run is not None:
         found.append(training(run))
     return tuple(section for section in found if section is not None)

@@ -65,5 +65,5 @@ def _commands(diagnosis: Diagnosis, run: Run | None) -> tuple[str, ...]:
     title = clean(diagnosis.title)
     if ":" not in title or " " in title:
         return ()
-    steps = f" --steps {len(diagnosis.losses)}" if diagnosis.losses else ""
+    steps = f" --steps {diagnosis.num_steps}" if diagnosis.losses else ""
     return (f"gradtrace check {title}{steps}",)

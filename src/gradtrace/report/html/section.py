@@ -32,6 +32,8 @@ class Plot:
     data: Any
     """For `as_json`."""
     table: Table
+    folded: str = ""
+    """Words to click on, where the picture says little and is folded away; '' shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Section:
     """The answer in a sentence or two."""
     plots: tuple[Plot, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    code: str = ""
+    """Lines of code or of a unified diff, shown below the answer."""
 
 
 def as_json(value: Any) -> str:

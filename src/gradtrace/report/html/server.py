@@ -12,19 +12,26 @@ import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from gradtrace.errors import GradtraceError
 from gradtrace.report.html.assets import policy
-from gradtrace.report.html.files import open_file
-from gradtrace.report.html.page import render
+from gradtrace.report.html.comparison import read_runs, render_runs
+from gradtrace.report.html.page import render_opened
+from gradtrace.report.opened import open_file
+from gradtrace.runs.reader import list_runs
 
 HOST = "127.0.0.1"
 TOKEN_BYTES = 24
 """192 random bits."""
+IDLE_S = 20.0
+"""[seconds] A connection that says nothing for so long is closed."""
+MOST_CONNECTIONS = 32
+"""At a time; a browser opens six."""
 
 
 class ReportServer(ThreadingHTTPServer):
-    """Serves the report of one file, rendered anew when the file has changed.
+    """Serves the report of one file, or of all runs in a folder, rendered anew when something has changed.
 
     Raises:
         TraceFileError: there is no such file, or it cannot be read as a report.
@@ -37,7 +44,25 @@ class ReportServer(ThreadingHTTPServer):
         self._token = secrets.token_urlsafe(TOKEN_BYTES)
         self._lock = threading.Lock()
         self._page = (self.stamp(), self._render())  # a wrong file is told at once, not in the browser
+        self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
         super().__init__((HOST, port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """In a thread of its own, while there are not too many."""
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """And leave room for the next."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that hangs up is nothing to speak of; what is ours to answer for is answered with 500."""
 
     @property
     def url(self) -> str:
@@ -59,8 +84,9 @@ class ReportServer(ThreadingHTTPServer):
 
     def stamp(self) -> str:
         """Changes whenever the file, or the log that SQLite keeps beside it, is written."""
-        beside = self.path.with_name(self.path.name + "-wal")
-        found = [file.stat() for file in (self.path, beside) if file.exists()]
+        files = list_runs(self.path) if self.path.is_dir() else [self.path]
+        both = [each for file in files for each in (file, file.with_name(f"{file.name}-wal"))]
+        found = [file.stat() for file in both if file.exists()]
         return "-".join(f"{stat.st_mtime_ns:x}.{stat.st_size:x}" for stat in found)
 
     def page(self) -> str:
@@ -72,12 +98,14 @@ class ReportServer(ThreadingHTTPServer):
             return self._page[1]
 
     def _render(self) -> str:
-        opened = open_file(self.path)
-        return render(opened.diagnosis, opened.run, through_time=opened.through_time, live=True)
+        if self.path.is_dir():
+            return render_runs(read_runs([self.path]), live=True)
+        return render_opened(open_file(self.path), live=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: ReportServer
+    timeout = IDLE_S
 
     def do_GET(self) -> None:
         """The page, or whether there is news."""
@@ -87,6 +115,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(HTTPStatus.OK, "text/html", self.server.page())
             except GradtraceError as error:
                 self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", f"{error}\n")
+            except OSError:
+                raise
+            except Exception as error:
+                told = f"this is a fault of gradtrace, please report it: {type(error).__name__}: {error}\n"
+                self._send(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", told)
         elif wanted == "news":
             self._send(HTTPStatus.OK, "application/json", json.dumps({"stamp": self.server.stamp()}))
         else:

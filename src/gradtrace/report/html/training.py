@@ -12,6 +12,7 @@ from gradtrace.records.run import EventKind, Run, Scalar, Series
 from gradtrace.report.html.activations import spread
 from gradtrace.report.html.pooling import edges, pooled, quantised, span
 from gradtrace.report.html.section import Plot, Section, Table
+from gradtrace.report.summary import loss_told
 from gradtrace.report.words import clean, clipping_told, short
 
 if TYPE_CHECKING:
@@ -26,8 +27,11 @@ MOST_CELLS = 500_000
 PICTURES = {
     "Loss": (Scalar.LOSS,),
     "Gradient norm": (Scalar.GRADIENT_NORM, Scalar.CLIPPED_NORM),
+    "Learning rate": (Scalar.LEARNING_RATE,),
 }
-"""Title -> what is drawn; the other scalars are told under the pointer."""
+"""Title -> what is drawn; the other scalars are told under the pointer of the first."""
+LOW_PICTURES = ("Learning rate", "Steps a second")
+"""Half as high."""
 WORDS = {
     Scalar.LOSS: "loss",
     Scalar.GRADIENT_NORM: "gradient norm",
@@ -59,12 +63,9 @@ def training(run: Run) -> Section | None:
 
 
 def _answer(run: Run) -> str:
-    low, high = run.steps.scalar(Scalar.LOSS)
-    last = int(run.steps.first[-1] + run.steps.count[-1])
-    told = [f"{last:,} steps"]
-    known = np.flatnonzero(~np.isnan(high))
-    if known.size:
-        told.append(f"loss from {short(float(high[known[0]]))} to {short(float(low[known[-1]]))}")
+    told = [f"{run.steps.num_steps:,} steps"]
+    if loss := loss_told(run):
+        told.append(f"loss from {loss}")
     skipped = sum(event.kind is EventKind.SKIPPED for event in run.events)
     nonfinite = int(run.steps.nonfinite.sum())
     if clipped := clipping_told(run.steps.clipping):
@@ -87,6 +88,7 @@ def _scalars(run: Run, groups: NDArray[np.int64]) -> list[Plot]:
     lines = {name: _line(run, name, groups) for name in WORDS if not np.isnan(run.steps.scalar(name)[1]).all()}
     drawn = [name for names in PICTURES.values() for name in names]
     plots: list[Plot] = []
+    broken = broken_stretches(run)
     for title, names in PICTURES.items():
         if not any(name in lines for name in names):
             continue
@@ -96,16 +98,57 @@ def _scalars(run: Run, groups: NDArray[np.int64]) -> list[Plot]:
             "lines": [lines[name] for name in names if name in lines],
             "told": [] if plots else [line for name, line in lines.items() if name not in drawn],
             "linear": any(np.nanmin(run.steps.scalar(name)[0]) <= 0 for name in names if name in lines),
+            "low": title in LOW_PICTURES,
+            "broken": broken,
             "events": [[event.step, event.kind.value, event.message] for event in _events(run)],
             "onsets": [[f.step, f.symptom.value.replace("_", " ")] for f in run.findings if f.step is not None],
             "controls": not plots,
         }
         reading = (
             "Pull across a picture to zoom into a stretch of steps; all pictures of the run follow. The marks on top "
-            "are events: hover or focus them."
+            "are events: hover or focus them. What is shaded was not finite. A click on a name hides its line."
         )
         plots.append(Plot(f"scalars{len(plots)}", "steps", title, "" if plots else reading, data, _steps_table(run)))
+    if (speed := _speed(run, groups)) is not None:
+        plots.append(speed)
     return plots
+
+
+def _speed(run: Run, groups: NDArray[np.int64]) -> Plot | None:
+    """Steps a second, from the times of the rows; None where time stood still."""
+    ends = groups[1:] - 1
+    last, times = (run.steps.first + run.steps.count - 1)[ends], run.steps.time_s[ends]
+    passed = np.diff(times)
+    if not len(passed) or not (passed > 0).all():
+        return None
+    rate = [math.nan, *(np.diff(last) / passed).tolist()]
+    data = {
+        "first": run.steps.first[groups[:-1]].tolist(),
+        "last": last.tolist(),
+        "lines": [{"name": "steps a second", "low": rate, "high": rate}],
+        "told": [],
+        "linear": False,
+        "low": True,
+        "broken": [],
+        "events": [],
+        "onsets": [],
+        "controls": False,
+    }
+    picked = spread(len(rate), TABLE_ROWS)
+    table = Table(("step", "steps a second"), tuple((str(int(last[i])), short(rate[i])) for i in picked))
+    return Plot("speed", "steps", "Steps a second", "", data, table)
+
+
+def broken_stretches(run: Run) -> list[list[int]]:
+    """[first step, last step] of the rows that hold a NaN or Inf, neighbours joined."""
+    found: list[list[int]] = []
+    for row in np.flatnonzero(run.steps.nonfinite):
+        first, last = int(run.steps.first[row]), int(run.steps.first[row] + run.steps.count[row]) - 1
+        if found and first <= found[-1][1] + 1:
+            found[-1][1] = last
+        else:
+            found.append([first, last])
+    return found
 
 
 def _line(run: Run, name: Scalar, groups: NDArray[np.int64]) -> dict[str, Any]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Severity
+from gradtrace.report.html.order import proofs_of
 from gradtrace.report.html.phrases import CAUSES, SEVERITIES, SYMPTOMS
-from gradtrace.report.tables import main_trace, picture
-from gradtrace.report.words import clean, clean_lines, counted, number, power, short
+from gradtrace.report.summary import facts as run_facts
+from gradtrace.report.tables import BARE, main_trace, picture
+from gradtrace.report.words import clean, clean_lines, decades, number, power, short
 
 if TYPE_CHECKING:
     from gradtrace.records.finding import Diagnosis, Finding
-    from gradtrace.records.run import Run
     from gradtrace.records.trace import Trace
+    from gradtrace.report.opened import Opened
 
 MOST_PLACES = 6
 """Modules that a card names; the rest are counted."""
@@ -43,6 +47,8 @@ class Card:
     since: str
     numbers: tuple[str, ...]
     changes: tuple[Change, ...]
+    proofs: tuple[str, ...]
+    """Keys of the sections whose numbers show it, the best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +63,45 @@ class Verdict:
     cards: tuple[Card, ...]
 
 
-def verdict(diagnosis: Diagnosis, run: Run | None = None) -> Verdict:
+def verdict(opened: Opened) -> Verdict:
     """The sentence that answers the first question, what was looked at, and the findings."""
+    diagnosis, run = opened.diagnosis, opened.run
     trace = main_trace(diagnosis)
-    worst = max((f.severity for f in diagnosis.findings), key=lambda s: s.rank, default=Severity.INFO)
+    if opened.bare and diagnosis.healthy:
+        kind, sentence, detail = "info", "Nothing wrong in this one trace.", BARE
+    else:
+        kind = "healthy" if diagnosis.healthy else _worst(diagnosis)
+        sentence = _sentence(diagnosis, goes_on=run is not None and not run.finished)
+        detail = _health(diagnosis, trace) if diagnosis.healthy else _advice(diagnosis)
+        detail += f" {BARE}" if opened.bare else ""
+    if not diagnosis.traces and not diagnosis.findings and run is None:
+        kind, sentence, detail = "info", *_unjudged(opened)
     return Verdict(
-        kind="healthy" if diagnosis.healthy else worst.value,
-        sentence=_sentence(diagnosis, goes_on=run is not None and not run.finished),
-        detail=_health(diagnosis, trace) if diagnosis.healthy else _advice(diagnosis),
-        facts=_facts(diagnosis, trace, run),
-        cards=tuple(card(finding) for finding in diagnosis.findings),
+        kind, sentence, detail, _facts(opened, trace), tuple(card(finding) for finding in diagnosis.findings)
     )
+
+
+def _worst(diagnosis: Diagnosis) -> str:
+    return max((f.severity for f in diagnosis.findings), key=lambda s: s.rank, default=Severity.INFO).value
+
+
+def _unjudged(opened: Opened) -> tuple[str, str]:
+    """What a page says on top that shows numbers without a verdict."""
+    if opened.prediction is not None:
+        record = opened.prediction
+        told = f"{decades(record.decades)} decades from the output to the input are predicted"
+        seen = "" if math.isnan(record.measured_decades) else f", {decades(record.measured_decades)} measured"
+        return f"Before training: the phase is {record.phase}.", f"{told}{seen}."
+    if opened.through_time:
+        horizon = opened.through_time[0].horizon
+        far = "" if horizon is None or math.isnan(horizon.steps) else f"It reaches back {short(horizon.steps)} steps."
+        return "The gradient through time.", far
+    return "No finding.", ""
 
 
 def _sentence(diagnosis: Diagnosis, *, goes_on: bool) -> str:
     if not diagnosis.healthy:
         return heading(diagnosis.findings[0]) + "."
-    if not diagnosis.traces and not diagnosis.findings:
-        return "No finding."
     count, so_far = len(diagnosis.findings), " so far" if goes_on else ""
     return f"Healthy{so_far}." if not count else f"Healthy{so_far}, with {count} remark{'s' if count > 1 else ''}."
 
@@ -101,11 +128,15 @@ def _health(diagnosis: Diagnosis, trace: Trace | None) -> str:
     return f"{told} {power(table.early_decades)} times the gradient of the layer nearest to it."
 
 
-def _facts(diagnosis: Diagnosis, trace: Trace | None, run: Run | None) -> tuple[tuple[str, str], ...]:
-    facts = []
-    if trace is not None:
+def _facts(opened: Opened, trace: Trace | None) -> tuple[tuple[str, str], ...]:
+    diagnosis, run = opened.diagnosis, opened.run
+    facts = run_facts(run) if run is not None else []
+    if trace is not None and opened.sampled:
+        facts.append((f"Trace of step {opened.sampled[-1][0]:,}", f"loss {short(trace.loss)}"))
+    elif trace is not None:
         what = "Loss" if trace.probe == "loss" else "Gradient"
         facts.append((what, short(trace.loss) if trace.probe == "loss" else "random, at the output"))
+    if trace is not None:
         if trace.batch_size is not None:
             facts.append(("Batch", str(trace.batch_size)))
         facts.append(("Ops measured", f"{len(trace.ops):,}"))
@@ -115,9 +146,6 @@ def _facts(diagnosis: Diagnosis, trace: Trace | None, run: Run | None) -> tuple[
         facts.append(
             ("Trained a copy", f"{counted(diagnosis.num_steps, 'step')}, loss to {short(diagnosis.losses[-1])}")
         )
-    if run is not None and len(run.steps.first):
-        last = int(run.steps.first[-1] + run.steps.count[-1] - 1)
-        facts.append(("Run", f"step {last:,}, {'finished' if run.finished else 'not finished'}"))
     return tuple(facts)
 
 
@@ -138,4 +166,5 @@ def card(finding: Finding) -> Card:
             Change(clean(remedy.title), "\n".join(clean_lines(remedy.code)), clean(remedy.source))
             for remedy in finding.remedies
         ),
+        proofs=proofs_of(finding),
     )

@@ -7,12 +7,13 @@ bound, the product of max |a'| so far, and what theory expects (`report.expectat
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradtrace.measure.ledger import LedgerRow, ledger
 from gradtrace.measure.path import Paths
 from gradtrace.records.vocabulary import Factor
 from gradtrace.report.expectation import expected_decades
+from gradtrace.report.html.activations import spread
 from gradtrace.report.html.phrases import FACTORS
 from gradtrace.report.html.section import Plot, Section, Table
 from gradtrace.report.html.tree import lines, tree
@@ -25,8 +26,38 @@ if TYPE_CHECKING:
     from gradtrace.records.trace import Trace
 
 
-def waterfall(trace: Trace) -> Section | None:
-    """The way of the gradient from the loss to the earliest layer; None where no gradient reached a layer."""
+MOST_ROWS = 12_000
+"""Rows of all traces of a run together: some 2 MB of the page."""
+
+
+def waterfall(trace: Trace, sampled: Sequence[tuple[int, Trace]] = ()) -> Section | None:
+    """The way of the gradient from the loss to the earliest layer; None where no gradient reached a layer.
+
+    Args:
+        trace: what is told; of a run its latest whole trace.
+        sampled: (step, trace) of a run's whole traces, the latest last: a slider goes through them.
+    """
+    if (drawn := _drawn(trace)) is None:
+        return None
+    data, table, answer = drawn
+    if sampled:
+        data["step"] = sampled[-1][0]
+        data["steps"] = _steps(sampled, len(data["rows"]["name"]))
+        answer = f"Trace of step {sampled[-1][0]:,}. {answer}"
+    plot = Plot("waterfall", "waterfall", "Waterfall", _reading(), data, table)
+    return Section("waterfall", "Where the gradient goes", answer, (plot,))
+
+
+def _steps(sampled: Sequence[tuple[int, Trace]], num_rows: int) -> list[list[Any]]:
+    """[step, data] of the traces before the latest, at most so many that the page stays small."""
+    most = max(1, MOST_ROWS // max(num_rows, 1))
+    earlier = sampled[:-1]
+    kept = [earlier[i] for i in spread(len(earlier), most)] if earlier else []
+    return [[step, drawn[0]] for step, trace in kept if (drawn := _drawn(trace)) is not None]
+
+
+def _drawn(trace: Trace) -> tuple[dict[str, Any], Table, str] | None:
+    """What the plot needs, the same as a table, and in a sentence."""
     paths = Paths(trace)
     book = ledger(trace, paths)
     if not book:
@@ -55,8 +86,7 @@ def waterfall(trace: Trace) -> Section | None:
             "relative": [row.relative_gradient for row in book],
         },
     }
-    plot = Plot("waterfall", "waterfall", "Waterfall", _reading(), data, _table(book, names, factors, expected))
-    return Section("waterfall", "Where the gradient goes", _answer(trace, book, names, factors), (plot,))
+    return data, _table(book, names, factors, expected), _answer(trace, book, names, factors)
 
 
 def _answer(trace: Trace, book: Sequence[LedgerRow], names: Sequence[str], factors: Sequence[Factor]) -> str:

@@ -111,6 +111,20 @@ gt.legend = (pairs) =>
   gt.make("ul", { class: "legend" }, ...pairs.map(([look, words]) =>
     gt.make("li", {}, gt.make("span", { class: `swatch ${look}`, "aria-hidden": "true" }), words)));
 
+/* A legend whose entries are pressed or not: a click on one hides its line, and calls `changed` with the hidden ones. */
+gt.switches = (pairs, changed) => {
+  const hidden = new Set();
+  return gt.make("ul", { class: "legend" }, ...pairs.map(([look, words], i) => {
+    const button = gt.make("button", { type: "button", class: "switch", "aria-pressed": "true" }, gt.make("span", { class: `swatch ${look}`, "aria-hidden": "true" }), words);
+    button.addEventListener("click", () => {
+      if (!hidden.delete(i)) hidden.add(i);
+      button.setAttribute("aria-pressed", String(!hidden.has(i)));
+      changed(hidden);
+    });
+    return gt.make("li", {}, button);
+  }));
+};
+
 /* Buttons of which one is pressed. */
 gt.choice = (name, words, chosen, choose) => {
   const group = gt.make("div", { class: "tools", role: "group", "aria-label": name });

@@ -12,8 +12,15 @@ gt.plots.steps = (place, data) => {
   const read = (line) => ({ name: line.name, low: line.low.map(gt.number), high: line.high.map(gt.number) });
   const lines = data.lines.map(read), told = [...lines, ...data.told.map(read)];
   const marks = [...data.events, ...data.onsets.map(([step, words]) => [step, "onset", words])].sort((a, b) => a[0] - b[0]);
+  let hidden = new Set(), linear = data.linear, smooth = false;
   if (data.controls) place.append(controls());
-  place.append(gt.legend([...lines.map((line, i) => [`thin ${SERIES[i]}`, line.name]), ...[...new Set(marks.map((mark) => mark[1]))].map((kind) => [`event ${kind}`, kind])]));
+  const choices = gt.make("div", { class: "legends" });
+  if (!data.low && !data.linear) choices.append(gt.choice("Axis", ["Log axis", "Linear axis"], 0, (i) => { linear = i === 1; again(); }));
+  if (!data.low) choices.append(gt.choice("Line", ["As measured", "Smoothed"], 0, (i) => { smooth = i === 1; again(); }));
+  place.append(choices);
+  const kinds = [...new Set(marks.map((mark) => mark[1]))].map((kind) => [`event ${kind}`, kind]), shade = data.broken.length ? [["broken", "not finite"]] : [];
+  if (!data.low) place.append(gt.make("div", { class: "legends" },
+    gt.switches(lines.map((line, i) => [`thin ${SERIES[i]}`, line.name]), (now) => { hidden = now; again(); }), gt.legend([...shade, ...kinds])));
   const again = gt.drawn(place, draw);
   gt.zoom.followers.push(again);
 
@@ -33,17 +40,24 @@ gt.plots.steps = (place, data) => {
   }
 
   function draw(width) {
-    const rem = gt.rem(), [from, to] = gt.zoom.steps ?? all, height = 16 * rem;
-    const shown = d3.range(first.length).filter((i) => last[i] >= from && first[i] <= to), log = (value) => (data.linear ? value : value > 0 ? Math.log10(value) : NaN);
-    const known = lines.flatMap((line) => shown.flatMap((i) => [log(line.low[i]), log(line.high[i])])).filter(Number.isFinite);
+    const rem = gt.rem(), [from, to] = gt.zoom.steps ?? all, height = (data.low ? 8 : 16) * rem;
+    const shown = d3.range(first.length).filter((i) => last[i] >= from && first[i] <= to), log = (value) => (linear ? value : value > 0 ? Math.log10(value) : NaN);
+    const seen = lines.filter((_, i) => !hidden.has(i)), known = seen.flatMap((line) => shown.flatMap((i) => [log(line.low[i]), log(line.high[i])])).filter(Number.isFinite);
     const y = d3.scaleLinear().domain(known.length ? d3.extent(known) : [0, 1]).nice();
     const axes = gt.axes(width, height, { scale: d3.scaleLinear().domain([from, Math.max(to, from + 1)]), label: "step", format: d3.format(",d"), ticks: d3.ticks(from, Math.max(to, from + 1), Math.max(2, width / (7 * rem))).filter(Number.isInteger) },
-      data.linear ? { scale: y, format: gt.short } : { scale: y, ticks: gt.decadeTicks(y, 6), format: gt.decadeLabel }, `${lines.map((line) => line.name).join(", ")} over the steps`);
+      linear ? { scale: y, format: gt.short } : { scale: y, ticks: gt.decadeTicks(y, 6), format: gt.decadeLabel }, `${lines.map((line) => line.name).join(", ")} over the steps`);
     const clip = (points) => points.map(([s, v]) => [Math.max(from, Math.min(to, s)), v]);
+    for (const [a, b] of data.broken.filter(([a, b]) => b >= from && a <= to)) {
+      const left = axes.x(Math.max(a - 0.5, from)), right = axes.x(Math.min(b + 0.5, to));
+      axes.inside.append(gt.svg("rect", { class: "broken", x: left, width: Math.max(right - left, 2), y: axes.margin.top, height: height - axes.margin.top - axes.margin.bottom }));
+    }
     lines.forEach((line, i) => {
+      if (hidden.has(i)) return;
       const band = d3.area().defined((k) => Number.isFinite(log(line.low[k])) && Number.isFinite(log(line.high[k]))).x((k) => axes.x(Math.max(from, Math.min(to, (first[k] + last[k]) / 2)))).y0((k) => axes.y(log(line.low[k]))).y1((k) => axes.y(log(line.high[k])));
       axes.inside.append(gt.svg("path", { class: `area ${SERIES[i]}`, d: band(shown) ?? "" }));
-      gt.line(axes, clip(shown.map((k) => [(first[k] + last[k]) / 2, log(line.high[k])])), SERIES[i]);
+      const points = shown.map((k) => [(first[k] + last[k]) / 2, log(line.high[k])]);
+      if (smooth) gt.line(axes, clip(points), `${SERIES[i]} faint`);
+      gt.line(axes, clip(smooth ? smoothed(points) : points), SERIES[i]);
     });
     const brush = d3.brushX().extent([[axes.margin.left, axes.margin.top], [width - axes.margin.right, height - axes.margin.bottom]]).keyModifiers(false)
       .on("end", (event) => { if (event.sourceEvent && event.selection) { gt.hush(); zoom(...event.selection.map(axes.x.invert)); } });
@@ -62,6 +76,17 @@ gt.plots.steps = (place, data) => {
     return axes.picture;
   }
 };
+
+/* An exponential mean over about a twentieth of what is shown, from its first value on; gaps stay gaps. */
+function smoothed(points) {
+  const keep = Math.exp(-20 / Math.max(points.length, 20));
+  let mean = NaN;
+  return points.map(([x, y]) => {
+    if (!Number.isFinite(y)) return [x, NaN];
+    mean = Number.isFinite(mean) ? keep * mean + (1 - keep) * y : y;
+    return [x, mean];
+  });
+}
 
 gt.plots.runmap = (place, data) => {
   const halves = [data.largest, data.smallest].map((text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)));

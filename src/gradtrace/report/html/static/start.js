@@ -29,6 +29,13 @@
       setTimeout(() => { button.textContent = "Copy"; }, 2000);
     });
 
+  /* From a finding to the row of the layer that it names: of a parameter its module's. */
+  for (const jump of document.querySelectorAll(".jump"))
+    jump.addEventListener("click", (event) => {
+      for (let name = jump.dataset.layer; name; name = name.includes(".") ? name.slice(0, name.lastIndexOf(".")) : "")
+        if (gt.layers?.find((label) => label === name)) { event.preventDefault(); return; }
+    });
+
   const links = new Map([...document.querySelectorAll(".contents a")].map((link) => [link.hash.slice(1), link]));
   const watcher = new IntersectionObserver((entries) => {
     for (const entry of entries)

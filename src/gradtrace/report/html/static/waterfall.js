@@ -1,6 +1,43 @@
 "use strict";
 /* A treegrid (WAI-ARIA practices): one row per visible line of the tree, with its bar; arrow keys move and fold. */
 gt.plots.waterfall = (place, data) => {
+  const steps = [...(data.steps ?? []), [data.step, data]].filter(([step]) => step !== undefined);
+  if (steps.length < 2) {
+    gt.layers = gt.waterfall(place, data, domainOf([data]));
+    return;
+  }
+  const domain = domainOf(steps.map(([, one]) => one)), drawn = new Map(), last = steps.length - 1;
+  const slider = gt.make("input", { type: "range", min: 0, max: last, value: last, step: 1, "aria-label": "Trace of which step" });
+  const words = gt.make("output", { class: "step-of" }), holder = gt.make("div");
+  place.append(gt.make("div", { class: "tools slider" }, words, slider), holder);
+  slider.addEventListener("input", () => show(Number(slider.value)));
+  show(last);
+
+  /* Each trace is drawn once; what is folded stays so from trace to trace. */
+  function show(k) {
+    const folds = gt.layers?.folds();
+    for (const one of drawn.values()) one.place.hidden = true;
+    if (!drawn.has(k)) {
+      const one = gt.make("div");
+      holder.append(one);
+      drawn.set(k, { place: one, layers: gt.waterfall(one, steps[k][1], domain) });
+    }
+    const { place: shown, layers } = drawn.get(k);
+    shown.hidden = false;
+    gt.layers = layers;
+    if (folds) layers.fold(folds);
+    words.textContent = `Trace of step ${d3.format(",d")(steps[k][0])}`;
+    slider.setAttribute("aria-valuetext", words.textContent);
+  }
+};
+
+function domainOf(all) {
+  const seen = all.flatMap((one) => [one.rows.after, one.rows.bound, one.rows.expected, one.band].flatMap((values) => values.map(gt.number))).filter(Number.isFinite);
+  return [Math.floor(Math.min(-1, ...seen)), Math.ceil(Math.max(1, ...seen))];
+}
+
+/* One trace; returns {folds, fold, find}: which modules are unfolded, unfold these, and go to the row of a layer. */
+gt.waterfall = (place, data, domain) => {
   const rows = data.rows, numRows = rows.name.length;
   const after = rows.after.map(gt.number), bound = rows.bound.map(gt.number), expected = rows.expected.map(gt.number);
   const gains = rows.gains.map((row) => row.map(gt.number));
@@ -14,8 +51,6 @@ gt.plots.waterfall = (place, data) => {
   }));
 
   const band = data.band.map(gt.number), hasBand = band.every(Number.isFinite), hasExpected = expected.some(Number.isFinite);
-  const seen = [-1, 1, ...after, ...bound, ...expected, ...band].filter(Number.isFinite);
-  const domain = [Math.floor(Math.min(...seen)), Math.ceil(Math.max(...seen))];
   const hasBound = bound[numRows - 1] < -0.5 && Number.isFinite(bound[numRows - 1]);
   const body = gt.make("tbody"), axisCell = gt.make("th", { scope: "col" });
   const table = gt.make("table", { class: "waterfall", role: "treegrid", "aria-label": "Gradient by layer, in decades" },
@@ -25,7 +60,32 @@ gt.plots.waterfall = (place, data) => {
   let x, height, focused = 0;
 
   place.append(legend(), tools(), table);
-  gt.fitted(place, draw);
+  const again = gt.fitted(place, draw);
+  return { folds, fold: unfolded, find };
+
+  function folds() { return new Map(lines.filter((line) => line.numChildren).map((line) => [line.label, line.open])); }
+
+  function unfolded(kept) {
+    let changed = false;
+    for (const line of lines)
+      if (kept.has(line.label) && line.numChildren && line.open !== kept.get(line.label)) { line.open = kept.get(line.label); changed = true; }
+    if (changed) again();
+  }
+
+  /* The nth line that `fits`, its modules unfolded; returns how many there are. */
+  function find(fits, nth = 0, take = true) {
+    const found = lines.map((line, i) => (fits(line.label) ? i : -1)).filter((i) => i >= 0);
+    body.querySelectorAll(".found").forEach((row) => row.classList.remove("found"));
+    if (!found.length) return 0;
+    const at = found[nth % found.length];
+    for (let up = lines[at].parent; up >= 0; up = lines[up].parent) lines[up].open = true;
+    draw();
+    const row = body.querySelector(`[data-line="${at}"]`);
+    row?.classList.add("found");
+    if (take) focus(at);
+    row?.scrollIntoView({ block: "center" });
+    return found.length;
+  }
 
   function legend() {
     const pairs = data.factors.map(([key, words]) => [key, words]);
@@ -37,11 +97,20 @@ gt.plots.waterfall = (place, data) => {
 
   function tools() {
     const all = (open) => () => { lines.forEach((line) => { line.open = open && line.numChildren > 0; }); draw(); };
-    if (!lines.some((line) => line.numChildren)) return "";
+    const search = gt.make("input", { type: "search", placeholder: "Find a layer", "aria-label": "Find a layer" });
+    let nth = 0;
+    const look = () => {
+      const wanted = search.value.trim().toLowerCase(), count = wanted ? find((label) => label.toLowerCase().includes(wanted), nth, false) : find(() => false);
+      if (wanted) gt.say(count ? `${(nth % count) + 1} of ${count} layers` : "no such layer");
+      search.classList.toggle("none", Boolean(wanted) && !count);
+    };
+    search.addEventListener("input", () => { nth = 0; look(); });
+    search.addEventListener("keydown", (event) => { if (event.key === "Enter") { nth += 1; look(); } });
+    if (!lines.some((line) => line.numChildren)) return lines.length > 12 ? gt.make("div", { class: "tools" }, search) : "";
     const unfold = gt.make("button", { type: "button" }, "Unfold all"), fold = gt.make("button", { type: "button" }, "Fold all");
     unfold.addEventListener("click", all(true));
     fold.addEventListener("click", all(false));
-    return gt.make("div", { class: "tools" }, unfold, fold);
+    return gt.make("div", { class: "tools" }, unfold, fold, search);
   }
 
   function visible() {

@@ -1,0 +1,41 @@
+"""What must be tried before it is said: a tenth of the learning rate, and a hundred steps that may mend what shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.rules.depth import needs_following
+from gradtrace.diagnosis.rules.loss import trapped_frac
+from gradtrace.diagnosis.rules.steps import is_far_off, needs_tenth
+from gradtrace.diagnosis.scene import make_scene
+from gradtrace.diagnosis.thresholds import FOLLOWED_RATE, FOLLOWED_STEPS, TRAPPED_FRAC
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gradtrace.diagnosis.scene import Scene
+    from gradtrace.records.exhibit import Exhibit, Training
+
+
+def look_again(
+    exhibit: Exhibit, run: Callable[[int, float], Training], steps: int, say: Callable[[str], None]
+) -> Exhibit:
+    """The exhibit with what its verdicts rest on; ``run(steps, rate)`` is a trial at `rate` times the learning rate."""
+    scene = make_scene(exhibit)
+    if needs_tenth(scene):
+        say("trying a tenth of the learning rate on a copy")
+        exhibit = replace(exhibit, tenth=run(steps, 0.1))
+    if _needs_steps(scene):
+        say(f"following {FOLLOWED_STEPS} steps on a copy")
+        given = max(optimizer.learning_rate for optimizer in exhibit.optimizers)
+        exhibit = replace(
+            exhibit, followed=run(FOLLOWED_STEPS, max(1.0, FOLLOWED_RATE / given) if given > 0.0 else 1.0)
+        )
+    return exhibit
+
+
+def _needs_steps(scene: Scene) -> bool:
+    if needs_following(scene) or any(map(is_far_off, scene.views)):
+        return True
+    return bool(scene.views) and min(trapped_frac(view.trace) for view in scene.views) >= TRAPPED_FRAC

@@ -1,0 +1,102 @@
+"""What is the loss of a known loss function held against? What the best constant gets, and what the output can reach.
+
+A network that has learnt anything beats the best output that does not look at the input at all:
+
+    squared error: Var(t)    absolute error: E|t - median(t)|    cross entropy: the entropy of the mean target
+
+per output, over the batch. An output behind a squashing function lies in its range R, so that no weights bring a
+squared or absolute error below E|t - clip(t, R)|^p: targets beyond the range are out of reach.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.autograd.graph import Node
+
+_POWERS = {"mse_loss": 2, "l1_loss": 1}
+_BINARY = {"binary_cross_entropy", "binary_cross_entropy_with_logits"}
+KNOWN = {*_POWERS, *_BINARY, "cross_entropy"}
+"""Loss functions (of their first two operands, output and target) whose best constant is known."""
+
+_RANGES = {
+    "Sigmoid": (0.0, 1.0),
+    "Softmax": (0.0, 1.0),
+    "Hardsigmoid": (0.0, 1.0),
+    "Tanh": (-1.0, 1.0),
+    "Relu": (0.0, math.inf),
+    "Softplus": (0.0, math.inf),
+}
+_VIEWS = {"View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select", "Slice", "Transpose", "T", "Permute"}
+
+
+def reach(name: str, args: Any, kwargs: Any) -> Tensor | None:
+    """[3] on the device: the loss of the best constant, the least that the range allows, how far the targets lie out.
+
+    The second is 0 where the output's range has no bounds, the third where targets are what the loss expects; None
+    where all that is not known. All of them are means over elements, whatever the call's own reduction.
+
+    >>> t = torch.tensor([[0.0], [2.0]])
+    >>> reach("mse_loss", (torch.sigmoid(torch.zeros(2, 1, requires_grad=True)), t), {}).tolist()
+    [1.0, 0.5, 0.0]
+    """
+    output, target = (kwargs.get(key, args[i] if len(args) > i else None) for i, key in enumerate(("input", "target")))
+    if not isinstance(output, Tensor) or not isinstance(target, Tensor) or not output.numel() or not target.numel():
+        return None
+    if any(kwargs.get(key) is not None for key in ("weight", "pos_weight")) or kwargs.get("label_smoothing"):
+        return None  # (positional weights come third: they are no target)
+    if any(isinstance(extra, Tensor) for extra in args[2:]) or target.is_complex() or target.requires_grad:
+        return None
+    with torch.no_grad():
+        if name == "cross_entropy":
+            return _classes(output, target, kwargs.get("ignore_index", -100))
+        if output.shape != target.shape or not target.dim():
+            return None
+        t = target.detach().float()
+        if name in _BINARY:
+            beyond = torch.maximum(t.max() - 1.0, -t.min()).clamp(min=0.0)
+            p = t.mean(0).clamp(0.0, 1.0)
+            return torch.stack([_entropy(torch.stack([p, 1.0 - p])).mean(), t.new_zeros(()), beyond])
+        return _errors(t, _POWERS[name], _range(output.grad_fn))
+
+
+def _errors(t: Tensor, power: int, bounds: tuple[float, float]) -> Tensor:
+    centre = t.mean(0) if power == 2 else t.median(0).values
+    constant = (t - centre).abs().pow(power).mean()
+    floor = (t - t.clamp(*bounds)).abs().pow(power).mean()
+    return torch.stack([constant, floor, t.new_zeros(())])
+
+
+def _classes(output: Tensor, target: Tensor, ignored: int) -> Tensor | None:
+    if target.is_floating_point():
+        axis = 1 if output.dim() > 1 else 0
+        mean = target.float().movedim(axis, -1).flatten(0, -2).mean(0) if target.dim() > 1 else target.float()
+        return torch.stack([_entropy(mean), mean.new_zeros(()), mean.new_zeros(())])
+    if output.dim() < 2:
+        return None
+    labels = target.flatten()
+    counts = torch.zeros(output.shape[1], device=output.device)
+    used = ((labels != ignored) & (labels >= 0) & (labels < output.shape[1])).float()
+    counts.index_add_(0, labels.clamp(0, output.shape[1] - 1), used)
+    return torch.stack([_entropy(counts / counts.sum().clamp(min=1.0)), counts.new_zeros(()), counts.new_zeros(())])
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return -torch.xlogy(p, p).sum(0)
+
+
+def _range(node: Node | None) -> tuple[float, float]:
+    """Of the squashing function that the output comes from, behind views."""
+    for _ in range(8):
+        if node is None:
+            break
+        name = node.name().rpartition("::")[2].partition("Backward")[0]
+        if name not in _VIEWS:
+            return _RANGES.get(name, (-math.inf, math.inf))
+        node = node.next_functions[0][0]
+    return -math.inf, math.inf

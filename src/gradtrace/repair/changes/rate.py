@@ -1,0 +1,122 @@
+"""The learning rate: candidates from the size of the first step, each tried as it is recommended; and clipping.
+
+A step of |update| / |weight| near 1e-3 to 1e-2 is usual; what replaces the weights is too long by their ratio.
+Pascanu et al. (2013) for clipping.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gradtrace.diagnosis.thresholds import UPDATE_USUAL
+from gradtrace.diagnosis.wording import EXTENT, STEP_RATIO
+from gradtrace.records.repair import Change
+from gradtrace.records.vocabulary import Cause, Symptom
+from gradtrace.repair.changes.kind import Kind
+from gradtrace.repair.twin import RefusalError, Twin
+
+if TYPE_CHECKING:
+    from gradtrace.repair.situation import Situation
+
+_LOWER = {Cause.LEARNING_RATE, Cause.INPUT_SCALE, Cause.REDUCTION_SCALE, Cause.LARGE_WEIGHTS, Cause.RECURRENT_EXPANSION,
+          Cause.RESIDUAL_GROWTH, Cause.POST_NORM, Cause.BATCHNORM_EXPLOSION}  # fmt: skip
+
+
+def propose(situation: Situation) -> list[Change]:
+    """Lower where steps are too long: by what the first step says, and by powers of ten; clipped where it grows."""
+    found: list[Change] = []
+    rate = _rate(situation)
+    if rate is None:
+        return found
+    if _LOWER & set(situation.causes):
+        factors = [0.1, 0.01, 0.001]
+        ratio = _evidence(situation, STEP_RATIO)
+        if ratio is not None and math.isfinite(ratio) and ratio > 0.0:
+            factors.insert(0, UPDATE_USUAL / ratio)
+        values = sorted({_one_digit(rate * factor) for factor in factors if 0.0 < factor < 1.0}, reverse=True)
+        found += [_rate_change(rate, value) for value in values]
+    if Cause.NUMERIC_FORMAT in situation.causes and situation.has(Symptom.UNDERFLOW):
+        found += [_rate_change(rate, _one_digit(rate * factor)) for factor in (100.0, 1000.0)]
+    if situation.has(Symptom.EXPLODING):
+        found.append(_clip(situation))
+    return found
+
+
+def _rate_change(rate: float, value: float) -> Change:
+    way = "Lower" if value < rate else "Raise"
+    return Change(
+        kind="rate",
+        title=f"{way} the learning rate from {rate:.3g} to {value:.3g}.",
+        where=("optimizer",),
+        reason="steps that replace the weights undo what was learnt" if value < rate else "the steps are rounded away",
+        words=(("what", "rate"),),
+        numbers=(("factor", value / rate), ("value", value)),
+        code=f"for group in optimizer.param_groups:\n    group['lr'] *= {value / rate:.6g}  # now {value:.3g}",
+        source="Smith 2017",
+    )
+
+
+def _clip(situation: Situation) -> Change:
+    """At what the norm would be without the growth along the depth."""
+    norms = [p.gradient.norm for p in situation.trace.parameters if p.gradient is not None]
+    total = math.sqrt(sum(norm**2 for norm in norms if math.isfinite(norm))) or 1.0
+    extent = _evidence(situation, EXTENT) or 0.0
+    threshold = _one_digit(min(total / 10 ** max(extent if math.isfinite(extent) else 0.0, 0.0), 1.0))
+    return Change(
+        kind="rate",
+        title=f"Clip the gradient norm at {threshold:.2g} before the step.",
+        where=("optimizer",),
+        reason="a gradient that has grown on its way then makes no longer step than one that has not",
+        words=(("what", "clip"),),
+        numbers=(("max_norm", threshold),),
+        code=(
+            "def clip(optimizer, args, kwargs):\n"
+            f"    torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={threshold:.2g})\n"
+            "optimizer.register_step_pre_hook(clip)"
+        ),
+        source="Pascanu et al. 2013",
+    )
+
+
+def _rate(situation: Situation) -> float | None:
+    rates = [g.get("lr") for o in situation.optimizers for g in o.param_groups]
+    return max((float(rate) for rate in rates if rate), default=None)
+
+
+def _evidence(situation: Situation, name: str) -> float | None:
+    return next((e.value for f in situation.diagnosis.findings for e in f.evidence if e.name == name), None)
+
+
+def _one_digit(value: float) -> float:
+    return float(f"{value:.0e}") if value > 0.0 and math.isfinite(value) else value
+
+
+class Clip:
+    """A hook in front of every optimizer step."""
+
+    def __init__(self, max_norm: float) -> None:
+        self.max_norm = max_norm
+
+    def __call__(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Clip what the optimizer holds, all groups together."""
+        held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        torch.nn.utils.clip_grad_norm_(held, self.max_norm)
+
+
+def apply(change: Change, twin: Twin) -> None:
+    """Every group's rate times the factor, or a hook that clips."""
+    if not twin.optimizers:
+        raise RefusalError("there is no optimizer whose learning rate could be changed")
+    for optimizer in twin.optimizers:
+        if change.word("what") == "clip":
+            optimizer.register_step_pre_hook(Clip(change.number("max_norm")))
+            continue
+        for group in optimizer.param_groups:
+            if group.get("lr") is not None:
+                group["lr"] = group["lr"] * change.number("factor")
+
+
+KIND = Kind(propose, apply)

@@ -1,0 +1,88 @@
+"""Is a trial better than another, seed by seed, beyond chance? The interval of paired differences decides.
+
+    d_s = f(loss of the candidate, seed s) - f(loss of the other, seed s),    mean(d) +- t(n-1, 0.975) s_d / sqrt(n)
+
+f is log where all losses are positive, so that the difference is a ratio. A run that ends above ten times the unchanged
+network's first loss has diverged, and how far is chance: it counts as ten times.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import TYPE_CHECKING
+
+from gradtrace.records.repair import Difference
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gradtrace.records.repair import Trial
+
+DIVERGED = 10.0
+"""Times the first loss beyond which a loss is no longer told apart (the rule of diverging steps uses the same)."""
+EFFECT_FRAC = 0.1
+"""Of the unchanged network's first loss: a smaller gain is not worth an edit, and a smaller fall is no training."""
+EFFECT_RATIO = 0.7
+"""Or of the loss that the other is left with: where both train, what counts is how much is left to learn."""
+
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""Student's t at 97.5 % for 1 to 10 degrees of freedom (Fisher 1925, table IV); 1.96 for more than these."""
+
+
+def difference(candidate: Sequence[float], other: Sequence[float], scale: float) -> Difference | None:
+    """Paired by position; None without a pair. `scale` is the unchanged network's first loss.
+
+    >>> told = difference([0.5, 0.6, 0.55], [2.3, 2.3, 2.31], 2.3)
+    >>> told.better, round(told.mean, 2)
+    (True, -1.43)
+    >>> difference([0.5, 4.0, 0.6], [2.3, 2.3, 2.31], 2.3).better
+    False
+    """
+    limit = DIVERGED * max(abs(scale), 1e-12) if math.isfinite(scale) else math.inf
+    pairs = [(min(c, limit), min(o, limit)) for c, o in zip(candidate, other, strict=False)]
+    pairs = [(c, o) for c, o in pairs if not (math.isinf(c) and math.isinf(o))]
+    if not pairs:
+        return None
+    if all(math.isinf(o) and math.isfinite(c) for c, o in pairs):
+        return Difference(-math.inf, -math.inf, -math.inf)  # the other has no finite loss at all
+    if any(math.isinf(x) for pair in pairs for x in pair):
+        return Difference(math.inf, math.inf, math.inf)
+    logs = all(x > 0.0 for pair in pairs for x in pair)
+    found = [math.log(c / o) if logs else c - o for c, o in pairs]
+    mean = statistics.fmean(found)
+    if len(found) == 1:
+        return Difference(mean, -math.inf, math.inf)  # of one pair nothing is known about chance
+    half = T_975[len(found) - 2] if len(found) - 2 < len(T_975) else 1.96
+    half *= statistics.stdev(found) / math.sqrt(len(found))
+    return Difference(mean, mean - half, mean + half)
+
+
+def gained(trial: Trial, other: Trial) -> bool:
+    """Whether the median end is lower than the other's by the least that is worth an edit: in loss, or in ratio."""
+    assert other.start is not None
+    assert trial.end is not None
+    assert other.end is not None
+    ratio = EFFECT_RATIO * other.end if trial.end > 0.0 else -math.inf
+    return trial.end < max(other.end - EFFECT_FRAC * _scale(trial, other), ratio)
+
+
+def fell(trial: Trial, original: Trial) -> bool:
+    """Whether its own loss fell, from where the unchanged network's began (or its own, where that is not finite).
+
+    Beside a network that breaks, every fall counts, with every seed: there is no other loss to hold it against.
+    """
+    assert trial.start is not None
+    assert trial.end is not None
+    assert original.start is not None
+    if original.end is not None and math.isinf(original.end):
+        return all(outcome.end < outcome.start for outcome in trial.outcomes)
+    start = original.start if math.isfinite(original.start) else trial.start
+    return trial.end < start - EFFECT_FRAC * _scale(trial, original)
+
+
+def _scale(trial: Trial, original: Trial) -> float:
+    for start in (original.start, trial.start):
+        if start is not None and math.isfinite(start):
+            return abs(start)
+    return 0.0

@@ -1,0 +1,241 @@
+"""`fix`: diagnose, change copies, train them beside the unchanged network and a placebo, recommend what is proven."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from gradtrace.checkup.batches import summed_over, take
+from gradtrace.checkup.check import check
+from gradtrace.diagnosis.profile import profiles
+from gradtrace.errors import InputError
+from gradtrace.measure.ledger import ledger
+from gradtrace.measure.path import Paths
+from gradtrace.measure.trace import check_model, trace
+from gradtrace.measure.untouched import fixed_random_state, untouched
+from gradtrace.records.repair import Change, Repair, Role, Shares, Trial
+from gradtrace.repair.applying import apply_changes
+from gradtrace.repair.changes import placebo
+from gradtrace.repair.changes.table import propose_all
+from gradtrace.repair.correction import with_shares
+from gradtrace.repair.shares import shares_of
+from gradtrace.repair.situation import Situation
+from gradtrace.repair.training import OutOfTime
+from gradtrace.repair.trials import MOST_STEPS, ORIGINAL, Course, choose_steps, cost_of_a_step, run_all
+from gradtrace.repair.verdicts import judged
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from gradtrace.records.finding import Diagnosis
+    from gradtrace.records.trace import Trace
+
+MOST_BATCHES = 64
+"""Batches that are drawn and gone through in turn."""
+LOOK_STEPS = 20
+"""Steps after which a network that looks well is judged once more."""
+DEFAULT_RATE, DEFAULT_MOMENTUM = 0.01, 0.9
+"""Of the SGD that is used where no optimizer is given: its steps are proportional to the gradients that are judged."""
+
+
+def fix(
+    model: nn.Module,
+    loss_fn: Callable[[Any, Any], Tensor],
+    batches: Iterable[Any],
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    *,
+    held_out: Iterable[Any] | None = None,
+    steps: int | None = None,
+    seeds: int = 3,
+    time_budget_s: float = 60.0,
+    progress: Callable[[str], None] | None = None,
+) -> Repair:
+    """Try what could remedy the findings, on copies, and recommend only what trained better. Nothing is changed.
+
+    Args:
+        model: any ``torch.nn.Module`` that can be deep-copied.
+        loss_fn: takes (model, batch), returns a scalar tensor.
+        batches: an iterable of batches; the first 64 are trained on, again and again.
+        optimizer: one or several; without any, SGD with learning rate 0.01 and momentum 0.9.
+        held_out: batches on which a change must not be worse.
+        steps: optimizer steps of each training; by default as many as the time allows, 200 at most.
+        seeds: trainings of each trial; paired over trials. Two at least.
+        time_budget_s: seconds for all of it, about.
+        progress: called with a word before each part of the work.
+
+    Returns:
+        Diagnosis, shares of the causes, and trials: `Repair.best` is the first proven one, or None.
+
+    Raises:
+        InputError: as `gradtrace.check`; also for a model that cannot be copied, or a loss that does not hang on it.
+
+    >>> import torch, gradtrace
+    >>> _ = torch.manual_seed(0)
+    >>> layers = [layer for _ in range(6) for layer in (torch.nn.Linear(16, 16), torch.nn.Sigmoid())]
+    >>> model = torch.nn.Sequential(*layers, torch.nn.Linear(16, 2))
+    >>> batches = [(x, (x[:, 0] > 0).long()) for x in torch.randn(2, 64, 16)]
+    >>> def loss_fn(model, batch):
+    ...     return torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> repair = gradtrace.fix(model, loss_fn, batches, optimizer, steps=20, time_budget_s=3600)
+    >>> repair.best.end < 0.5 * repair.original.end
+    True
+    >>> new_model, new_loss_fn, new_optimizer = repair.best.apply(model, loss_fn, optimizer)
+    """
+    began = time.perf_counter()
+    _check_numbers(steps, seeds, time_budget_s)
+    say = progress or (lambda _: None)
+    model = check_model(model, [])
+    with fixed_random_state():
+        taken = take(batches, MOST_BATCHES)
+        kept_out = take(held_out, MOST_BATCHES) if held_out is not None else []
+    optimizers, named = _optimizers(optimizer, model)
+    with fixed_random_state(), untouched(model):
+        diagnosis = _diagnose(model, loss_fn, taken, optimizers, optimizer is None, say)
+        repair = Repair(diagnosis, None, (), seeds=seeds, optimizer=named, title=diagnosis.title)
+        if diagnosis.healthy:
+            return replace(repair, notes=("the network is well: there is nothing to prove",))
+        summed = summed_over(model, loss_fn, taken[0])
+        situation = Situation(model, loss_fn, taken, optimizers, diagnosis, summed)
+        return _proven(situation, repair, kept_out, steps, began + time_budget_s, say)
+
+
+def _check_numbers(steps: int | None, seeds: int, time_budget_s: float) -> None:
+    if steps is not None and steps < 1:
+        raise InputError(f"steps must be 1 or more, but it is {steps}")
+    if seeds < 2:
+        raise InputError(f"seeds must be 2 or more, since of one training nothing is known about chance; got {seeds}")
+    if not time_budget_s > 0.0:
+        raise InputError(f"time_budget_s must be above 0, but it is {time_budget_s}")
+
+
+def _optimizers(optimizer: Any, model: nn.Module) -> tuple[list[Optimizer], str]:
+    if optimizer is None:
+        learning = [p for p in model.parameters() if p.requires_grad]
+        sgd = torch.optim.SGD(learning, lr=DEFAULT_RATE, momentum=DEFAULT_MOMENTUM)
+        return [sgd], f"SGD(lr={DEFAULT_RATE}, momentum={DEFAULT_MOMENTUM}), since none was given"
+    given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
+    for one in given:
+        if not isinstance(one, torch.optim.Optimizer):
+            raise InputError(
+                f"optimizer must be a torch.optim.Optimizer or a list of them, but got {type(one).__name__}"
+            )
+    rates = [group.get("lr") for one in given for group in one.param_groups]
+    names = " and ".join(type(one).__name__ for one in given)
+    return given, f"{names}(lr={', '.join(f'{rate:.3g}' for rate in dict.fromkeys(rates) if rate is not None)})"
+
+
+def _diagnose(
+    model: nn.Module,
+    loss_fn: Any,
+    batches: Sequence[Any],
+    optimizers: Sequence[Optimizer],
+    is_default: bool,
+    say: Callable[[str], None],
+) -> Diagnosis:
+    """As `check`; what looks well is looked at once more after a few steps. Of our own optimizer no step is judged."""
+    given = None if is_default else list(optimizers)
+    diagnosis = check(model, loss_fn, batches, optimizer=given, progress=say)
+    if diagnosis.healthy and given is not None:
+        diagnosis = check(model, loss_fn, batches, optimizer=given, steps=LOOK_STEPS, progress=say)
+    return diagnosis
+
+
+def _proven(
+    situation: Situation, repair: Repair, held_out: Sequence[Any], steps: int | None, deadline: float,
+    say: Callable[[str], None],
+) -> Repair:  # fmt: skip
+    say("shares of the causes")
+    shares = _shares(situation)
+    repair = replace(repair, shares=shares, diagnosis=with_shares(situation.diagnosis, shares))
+    say("changes that fit")
+    changes, notes = propose_all(situation)
+    if not changes:
+        return replace(repair, notes=(*notes, "no change that could be tried fits these findings"))
+    cost = cost_of_a_step(situation)
+    candidates = [_measured(Trial(change.title, Role.CANDIDATE, (change,)), situation, shares) for change in changes]
+    usable = [trial for trial in candidates if not trial.refused]
+    placebos = [
+        _measured(Trial(change.title, Role.PLACEBO, (change,)), situation, shares)
+        for change in _placebos(situation, changes)
+    ]
+    left = deadline - time.perf_counter()
+    number = steps or choose_steps(len(usable), len(placebos), repair.seeds, cost, left)
+    say(f"{len(usable)} candidates, {number} steps of about {cost:.2g} s, {repair.seeds} seeds")
+    first = _first_layer(situation)
+    course = Course(situation, repair.seeds, number, held_out, first, deadline, say, notes)
+    try:
+        levels = levels_of(situation.trace, situation.paths) if shares is not None else ()
+        original = Trial(ORIGINAL, Role.ORIGINAL, levels=levels)
+        trials = run_all(original, usable, placebos, course)
+    except OutOfTime:
+        told = f"the time did not suffice for the unchanged network and the placebo ({number} steps of {cost:.2g} s)"
+        return replace(repair, trials=tuple(candidates), steps=number, notes=(*notes, told))
+    ranked = judged([*trials, *(t for t in candidates if t.refused)], course)
+    return replace(repair, trials=ranked, steps=number, notes=(*course.notes, *_trend(ranked, number)))
+
+
+def _shares(situation: Situation) -> Shares | None:
+    try:
+        return shares_of(situation)
+    except InputError:
+        return None
+
+
+def _placebos(situation: Situation, changes: Sequence[Change]) -> list[Change]:
+    """A fresh draw of the same initialisation; and where the guilty alone are drawn anew, the innocent alone."""
+    found = list(placebo.KIND.propose(situation))
+    found += placebo.elsewhere(changes)
+    return [change for change in found if change.where]
+
+
+def _measured(trial: Trial, situation: Situation, shares: Shares | None) -> Trial:
+    """What the change does to the gradient before any step; a change that does not fit is refused here."""
+    try:
+        twin = situation.twin()
+        apply_changes(trial.changes, twin)
+        if shares is None:
+            return trial
+        record = trace(twin.model, twin.training_loss_fn, situation.batches[0])
+        paths = Paths(record)
+        trial = replace(trial, levels=levels_of(record, paths))
+        profile = next(iter(profiles(record, paths)), None)
+    except InputError as error:
+        return replace(trial, refused=str(error))
+    if profile is None or not math.isfinite(profile.decades_norm):
+        return trial
+    return replace(trial, moved_decades=profile.decades_norm - shares.deficit)
+
+
+def levels_of(record: Trace, paths: Paths) -> tuple[tuple[str, float], ...]:
+    """(layer, decades of its gradient) from the loss on."""
+    return tuple((row.module, row.product_log10) for row in ledger(record, paths))
+
+
+def _first_layer(situation: Situation) -> str:
+    """The parameter of the earliest layer."""
+    if situation.profile is not None and situation.profile.first.weights:
+        return situation.profile.first.weights[0]
+    return next((name for name, p in situation.model.named_parameters() if p.dim() > 1), "")
+
+
+def _trend(trials: Sequence[Trial], steps: int) -> tuple[str, ...]:
+    """Whether the unchanged network's own course is known after so many steps."""
+    original = next((trial for trial in trials if trial.role is Role.ORIGINAL), None)
+    if original is None or original.start is None or original.end is None or len(original.outcomes) < 2:
+        return ()
+    ends = [o.end for o in original.outcomes]
+    if len(set(ends)) == 1:
+        return ("the seeds change nothing for the unchanged network: its trainings are one, told as many times",)
+    noise = max(ends) - min(ends)
+    if not math.isfinite(noise) or abs(original.end - original.start) > noise:
+        return ()
+    longer = "; give steps=... for more" if steps < MOST_STEPS else ""
+    return (f"the unchanged network's loss moved by less than its noise within {steps} steps{longer}",)

@@ -1,0 +1,166 @@
+"""Trials within a budget: all candidates for a quarter of the steps, the best of them for all steps and all seeds.
+
+Successive halving (Jamieson & Talwalkar, 2016). The unchanged network and the placebos always go all the way, and what
+is paired shares seed and order of the data.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from gradtrace.errors import GradtraceError, InputError
+from gradtrace.records.repair import Change, Outcome, Role, Trial
+from gradtrace.repair.applying import apply_changes
+from gradtrace.repair.training import OutOfTime, Plan, train
+from gradtrace.repair.twin import Twin
+
+if TYPE_CHECKING:
+    from gradtrace.repair.situation import Situation
+
+ORIGINAL = "The network as it came"
+FINALISTS = 4
+"""Candidates that are trained with all seeds."""
+FEWEST_STEPS, MOST_STEPS = 20, 200
+"""Bounds of the steps that are chosen where none are given: fewer say nothing, more add little to a comparison."""
+SHORT = 4
+"""The first round takes this part of the steps."""
+CALIBRATION_STEPS = 3
+"""Steps by which the cost of one is measured."""
+
+
+@dataclass
+class Course:
+    """What is the same for all trials, and what time is left."""
+
+    situation: Situation
+    seeds: int
+    steps: int
+    held_out: Sequence[Any]
+    first_layer: str
+    deadline: float
+    say: Callable[[str], None]
+    notes: list[str] = field(default_factory=list)
+    twins: dict[str, Twin] = field(default_factory=dict)
+    """The copy of each whole trial that was trained with seed 0."""
+
+    def run(self, trial: Trial, *, seeds: Sequence[int], steps: int) -> Trial:
+        """Train a fresh copy for every seed; raises `OutOfTime`, and keeps what fails as a refusal."""
+        outcomes: list[Outcome] = []
+        for seed in seeds:
+            self.say(f"{trial.title} ({steps} steps, seed {seed})")
+            plan = Plan(self.situation.batches, steps, self.held_out, self.first_layer, self.deadline)
+            try:
+                twin = self.situation.twin(seed)
+                apply_changes(trial.changes, twin)
+                outcomes.append(train(twin, plan, seed))
+            except OutOfTime:
+                if not outcomes:
+                    raise
+                self.notes.append(f"time was up in: {trial.title}")
+                break
+            except (GradtraceError, ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+                told = str(error).strip().split("\n")[0]
+                return replace(
+                    trial, refused=told if isinstance(error, InputError) else f"{type(error).__name__}: {told}"
+                )
+            if seed == 0:
+                self.twins[trial.title] = twin
+        return replace(trial, outcomes=tuple(outcomes), whole=steps == self.steps and len(outcomes) == self.seeds)
+
+
+def cost_of_a_step(situation: Situation) -> float:
+    """Seconds, on a copy of the unchanged network; raises `InputError` where the loss does not hang on the model."""
+    twin = situation.twin()
+    began = time.perf_counter()
+    train(twin, Plan(situation.batches, CALIBRATION_STEPS), 0)
+    spent = (time.perf_counter() - began) / (CALIBRATION_STEPS + 2)  # and about two steps' worth of scoring
+    if all(p.grad is None for p in twin.model.parameters()):
+        raise InputError(
+            "loss_fn does not use the model that it is given (does it reach for another one?): it must compute the "
+            "loss of its first argument"
+        )
+    return spent
+
+
+def choose_steps(num_candidates: int, num_placebos: int, seeds: int, cost_s: float, left_s: float) -> int:
+    """As many as fit."""
+    units = (num_candidates + 2) / SHORT + (min(FINALISTS, num_candidates) + 1 + num_placebos) * seeds
+    fitting = left_s / (cost_s * units * 1.2) if cost_s > 0.0 else MOST_STEPS  # a fifth for scoring and copies
+    return int(max(FEWEST_STEPS, min(MOST_STEPS, fitting)))
+
+
+def run_all(original: Trial, candidates: Sequence[Trial], placebos: Sequence[Trial], course: Course) -> list[Trial]:
+    """Every trial with what became of it; those given up early keep their short run."""
+    every = range(course.seeds)
+    original = course.run(original, seeds=every, steps=course.steps)
+    done = [course.run(placebo, seeds=every, steps=course.steps) for placebo in placebos]
+    short = _first_round(candidates, course)
+    ranked = sorted((t for t in short if t.outcomes), key=_end)
+    pairs = [course.run(t, seeds=[0], steps=max(1, course.steps // SHORT)) for t in _pairs(ranked)]
+    ranked = sorted([*ranked, *(t for t in pairs if t.outcomes)], key=_end)
+    finals: list[Trial] = []
+    for trial in ranked:
+        whole = trial if len(finals) >= FINALISTS else _whole(trial, course)
+        finals.append(whole)
+    return [original, *done, *finals, *(t for t in short if not t.outcomes)]
+
+
+def _whole(trial: Trial, course: Course) -> Trial:
+    try:
+        return course.run(trial, seeds=range(course.seeds), steps=course.steps)
+    except OutOfTime:
+        course.notes.append(f"time was up before the whole of: {trial.title}")
+        return trial
+
+
+def _first_round(candidates: Sequence[Trial], course: Course) -> list[Trial]:
+    steps = max(1, course.steps // SHORT)
+    done: list[Trial] = []
+    for place, trial in enumerate(candidates):
+        try:
+            done.append(course.run(trial, seeds=[0], steps=steps))
+        except OutOfTime:
+            left = len(candidates) - place
+            course.notes.append(f"time was up: {left} of {len(candidates)} candidates were not tried")
+            done += [replace(t, refused="not tried: time was up") for t in candidates[place:]]
+            break
+    return done
+
+
+def _end(trial: Trial) -> float:
+    end = trial.end
+    return end if end is not None and not math.isnan(end) else math.inf
+
+
+def _pairs(ranked: Sequence[Trial]) -> list[Trial]:
+    """The best candidate with the best of another kind, and with the best of a third."""
+    if not ranked or not ranked[0].changes:
+        return []
+    best, found, kinds = ranked[0], [], {ranked[0].changes[0].kind}
+    for other in ranked[1:]:
+        kind = other.changes[0].kind
+        if kind in kinds or _overlap(best.changes[0], other.changes[0]):
+            continue
+        kinds.add(kind)
+        ordered = sorted((best.changes[0], other.changes[0]), key=_order)
+        title = " ".join(change.title for change in ordered)
+        found.append(Trial(title, Role.CANDIDATE, tuple(ordered)))
+        if len(found) == 2:
+            break
+    return found
+
+
+def _overlap(one: Change, other: Change) -> bool:
+    """Both draw weights: the second would undo the first."""
+    return bool({d.name for d in one.draws} & {d.name for d in other.draws})
+
+
+def _order(change: Change) -> int:
+    from gradtrace.repair.changes.table import KINDS
+
+    # what wraps layers comes last: draws name the layers as they were
+    return list(KINDS).index(change.kind) + (100 if change.kind in ("norm", "skip") else 0)

@@ -1,0 +1,115 @@
+"""Which trials are proven? Better than the unchanged network and than every placebo, beyond chance, at no new ill."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gradtrace.errors import InputError
+from gradtrace.records.repair import Difference, Role, Trial
+from gradtrace.records.vocabulary import Severity
+from gradtrace.repair.evidence import difference, fell, gained
+from gradtrace.repair.trials import ORIGINAL
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gradtrace.repair.trials import Course
+
+
+def judged(trials: Sequence[Trial], course: Course) -> tuple[Trial, ...]:
+    """The trials with their verdicts; proven ones first, then by loss."""
+    original = next(trial for trial in trials if trial.role is Role.ORIGINAL)
+    placebos = [trial for trial in trials if trial.role is Role.PLACEBO and trial.outcomes]
+    told = [_judged(trial, original, placebos, course) for trial in trials]
+    return tuple(sorted(told, key=lambda t: (not t.proven, bool(t.refused), _loss(t))))
+
+
+def _loss(trial: Trial) -> float:
+    return trial.end if trial.end is not None and not math.isnan(trial.end) else math.inf
+
+
+def _judged(trial: Trial, original: Trial, placebos: Sequence[Trial], course: Course) -> Trial:
+    if trial.role is Role.ORIGINAL or not trial.outcomes:
+        return replace(trial, verdict=f"could not be tried: {trial.refused}" if trial.refused else "")
+    trial = replace(trial, against_original=_against(trial, original))
+    if trial.role is Role.CANDIDATE:
+        trial = replace(trial, against_placebo=_worst([_against(trial, placebo) for placebo in placebos]))
+    reason = _why_not(trial, original, placebos)
+    if trial.role is Role.PLACEBO:
+        won = reason == ""
+        return replace(trial, verdict="would have passed for a remedy" if won else "helps no more than chance")
+    if reason:
+        return replace(trial, verdict=reason)
+    ills = ills_of(trial, course)
+    if ills:
+        return replace(trial, ills=ills, verdict=f"bought by another ill: {ills[0]}")
+    return replace(trial, proven=True, verdict="proven: better than the unchanged network and the placebo")
+
+
+def _against(trial: Trial, other: Trial) -> Difference | None:
+    scale = other.start if other.start is not None and math.isfinite(other.start) else math.inf
+    by_seed = {outcome.seed: outcome.end for outcome in other.outcomes}
+    pairs = [(o.end, by_seed[o.seed]) for o in trial.outcomes if o.seed in by_seed]
+    return difference([c for c, _ in pairs], [o for _, o in pairs], scale)
+
+
+def _worst(found: Sequence[Difference | None]) -> Difference | None:
+    known = [one for one in found if one is not None]
+    return max(known, key=lambda one: one.high, default=None)
+
+
+def _why_not(trial: Trial, original: Trial, placebos: Sequence[Trial]) -> str:
+    """'' where nothing speaks against it."""
+    if not trial.whole:
+        return "left behind after the short round" if len(trial.outcomes) == 1 else "time was up"
+    if any(outcome.nonfinite_steps for outcome in trial.outcomes):
+        return "its steps met numbers that are not finite"
+    against = trial.against_original
+    if against is None or not gained(trial, original):
+        return "no better than the unchanged network"
+    if not against.better:
+        return "better than the unchanged network, but not beyond chance"
+    if not fell(trial, original):
+        return "its loss does not fall"
+    if trial.role is Role.CANDIDATE:
+        placebo = trial.against_placebo
+        if placebos and (placebo is None or not placebo.better):
+            return "no better than the placebo"
+    if _held_out_worse(trial, original):
+        return "the held-out loss is worse"
+    return ""
+
+
+def _held_out_worse(trial: Trial, original: Trial) -> bool:
+    own = [o.held_out for o in trial.outcomes if o.held_out is not None]
+    other = [o.held_out for o in original.outcomes if o.held_out is not None]
+    if len(own) != len(other) or not own:
+        return False
+    told = difference(other, own, max(other))
+    return told is not None and told.better
+
+
+def ills_of(trial: Trial, course: Course) -> tuple[str, ...]:
+    """Critical findings of the trained copy that the unchanged network, before or after training, does not have."""
+    from gradtrace.checkup.check import check
+
+    twin = course.twins.get(trial.title)
+    if twin is None:
+        return ()
+    known = {finding.symptom for finding in course.situation.diagnosis.findings}
+    unchanged = course.twins.get(ORIGINAL)
+    try:
+        found = check(twin.model, twin.training_loss_fn, course.situation.batches[:1]).findings
+        if unchanged is not None:
+            known |= {
+                f.symptom for f in check(unchanged.model, unchanged.loss_fn, course.situation.batches[:1]).findings
+            }
+    except InputError:
+        return ()
+    return tuple(
+        f"{f.symptom.value}, because of {f.cause.value}"
+        for f in found
+        if f.severity is Severity.CRITICAL and f.symptom not in known
+    )

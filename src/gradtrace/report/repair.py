@@ -1,0 +1,159 @@
+"""What was tried, and what helped? Shares, trials beside the unchanged network and the placebo, the patch."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from gradtrace.records.repair import Role
+from gradtrace.report.words import ascii_text, clean, clean_lines, decades, padded, short, wrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gradtrace.records.repair import Difference, Repair, Shares, Trial
+
+MAX_WIDTH = 120
+MOST_CODE = 40
+"""Lines of a patch that are shown."""
+_CELL = 10
+
+
+def show(repair: Repair, console: Console | None = None) -> None:
+    """Print `repair`."""
+    console = console or Console()
+    text = to_text(repair, min(console.width, MAX_WIDTH))
+    text = ascii_text(text) if console.options.ascii_only else text
+    console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def to_text(repair: Repair, width: int = 100) -> str:
+    """The repair for a terminal of `width` cells."""
+    return "\n".join(line.rstrip() for line in _lines(repair, width))
+
+
+def to_html(repair: Repair) -> str:
+    """A fragment for notebooks: the text as it stands, escaped."""
+    from html import escape
+
+    return f'<div class="gradtrace"><pre>{escape(to_text(repair, 110))}</pre></div>'
+
+
+def _lines(repair: Repair, width: int) -> Iterator[str]:
+    yield from wrapped(f"gradtrace fix {clean(repair.title)}", width)
+    finding = next(iter(repair.diagnosis.findings), None)
+    if finding is not None:
+        cause = f", because of {finding.cause.value.replace('_', ' ')}" if finding.cause.value != "none" else ""
+        yield f"{finding.severity.value.upper()}  {finding.symptom.value.replace('_', ' ')}{cause}"
+    if repair.shares is not None:
+        yield from wrapped(shares_sentence(repair.shares), width)
+    yield ""
+    if repair.trials:
+        yield from wrapped(
+            f"Trained on copies: {repair.steps} steps, {repair.seeds} seeds, {clean(repair.optimizer)}; loss as the "
+            "unchanged loss function measures it.",
+            width,
+        )
+        yield from _table(repair, width)
+        yield ""
+    yield from wrapped(conclusion(repair), width)
+    for note in repair.notes:
+        yield from wrapped(f"Note: {clean(note)}", width)
+    yield from _patch(repair.best)
+
+
+def shares_sentence(shares: Shares) -> str:
+    """What each factor explains of the deficit, in a sentence."""
+    told = ", ".join(f"the {share.factor.value} explains {decades(share.decades)}" for share in shares.shares)
+    return (
+        f"Of {decades(shares.deficit)} decades between {clean(shares.late) or 'the late layer'} and "
+        f"{clean(shares.first) or 'the first'}, {told}; {decades(shares.remaining)} remain without them."
+    )
+
+
+def conclusion(repair: Repair) -> str:
+    """What is recommended, in a sentence."""
+    best, proven = repair.best, sum(trial.proven for trial in repair.trials)
+    if best is None:
+        tried = [trial for trial in repair.candidates if trial.outcomes]
+        return f"None of these helped ({len(tried)} tried)." if tried else "Nothing was changed."
+    more = (
+        f" {proven - 1} other{'s are' if proven > 2 else ' is'} proven too: the choice is yours." if proven > 1 else ""
+    )
+    return f"Recommended: {clean(best.title)}{more}"
+
+
+def _table(repair: Repair, width: int) -> Iterator[str]:
+    size = max(24, width - 4 * _CELL - 26)
+    yield (
+        "   "
+        + "".ljust(size)
+        + "".join(h.rjust(_CELL) for h in ("loss from", "to", "decades", "|dW|/|W|"))
+        + "  verdict"
+    )
+    for trial in repair.trials:
+        yield from _row(trial, size, width)
+
+
+def _row(trial: Trial, size: int, width: int) -> Iterator[str]:
+    mark = "+" if trial.proven else {Role.ORIGINAL: "=", Role.PLACEBO: "o"}.get(trial.role, " ")
+    start, end = trial.start, trial.end
+    ratios = [o.first_layer_ratio for o in trial.outcomes if o.first_layer_ratio is not None]
+    cells = [_known(start), _known(end), decades(trial.moved_decades) if trial.moved_decades is not None else "-"]
+    cells.append(_known(sorted(ratios)[len(ratios) // 2]) if ratios else "-")
+    title = wrapped(clean(trial.title), size)
+    told = wrapped(clean(verdict(trial)), max(20, width - 5 - size - 4 * _CELL))
+    for place in range(max(len(title), len(told))):
+        left = padded(title[place], size) if place < len(title) else " " * size
+        numbers = "".join(cell.rjust(_CELL) for cell in cells) if place == 0 else " " * (4 * _CELL)
+        right = told[place] if place < len(told) else ""
+        yield f" {mark if place == 0 else ' '} {left}{numbers}  {right}"
+
+
+def name_of(trial: Trial, letters: int) -> str:
+    """Its title, cut at the end: what is done stands at the beginning.
+
+    >>> from gradtrace.records.repair import Role, Trial
+    >>> name_of(Trial("Replace sigmoid by ReLU, and draw the weights for it.", Role.CANDIDATE), 24)
+    'Replace sigmoid by ReLU…'
+    """
+    title = clean(trial.title)
+    return title if len(title) <= letters else f"{title[: letters - 1]}…"
+
+
+def verdict(trial: Trial) -> str:
+    """The verdict with its interval."""
+    if trial.refused:
+        return f"refused: {trial.refused}"
+    if trial.role is Role.ORIGINAL:
+        return "unchanged"
+    told = trial.verdict.partition(":")[0] if trial.proven else trial.verdict
+    interval = interval_told(trial.against_original)
+    return f"{told} {interval}".strip()
+
+
+def interval_told(difference: Difference | None) -> str:
+    """``(x0.17, 0.10 to 0.27)``: what is left of the unchanged network's loss, with its interval."""
+    if difference is None or not all(map(math.isfinite, (difference.mean, difference.low, difference.high))):
+        return ""
+    mean, low, high = (math.exp(min(x, 50.0)) for x in (difference.mean, difference.low, difference.high))
+    return f"(x{short(mean)}, {short(low)} to {short(high)})"
+
+
+def _known(value: float | None) -> str:
+    return "-" if value is None else short(value)
+
+
+def _patch(best: Trial | None) -> Iterator[str]:
+    if best is None:
+        return
+    yield ""
+    if best.no_diff:
+        yield f"No patch: {clean(best.no_diff)}. The lines to write:"
+    text = best.diff or best.code
+    lines = clean_lines(text)
+    yield from lines[:MOST_CODE]
+    if len(lines) > MOST_CODE:
+        yield f"... {len(lines) - MOST_CODE} more lines"

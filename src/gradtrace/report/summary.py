@@ -1,0 +1,95 @@
+"""What does one ask of a run first? Steps seen, loss from first to last, gradient norm, speed, cost of watching."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gradtrace.records.run import Scalar
+from gradtrace.report.words import short
+
+if TYPE_CHECKING:
+    from gradtrace.records.run import Run
+
+COST = re.compile(r"watching cost ([0-9.e+-]+ ?%)")
+"""In a note of the run, written by the watch at its end."""
+
+
+def last_step(run: Run) -> int:
+    """The number of the last step that was seen; -1 before the first."""
+    return int(run.steps.first[-1] + run.steps.count[-1]) - 1 if len(run.steps.first) else -1
+
+
+def at_end(run: Run, name: Scalar) -> tuple[int, float] | None:
+    """(step, value) of the latest row that knows it; NaN where the loss was not finite there; None: never measured.
+
+    A row keeps no NaN: where it counts steps that are not finite and has no loss, the loss was NaN.
+    """
+    low, high = run.steps.scalar(name)
+    for row in range(len(high) - 1, -1, -1):
+        step = int(run.steps.first[row] + run.steps.count[row]) - 1
+        if not math.isnan(high[row]):
+            return step, float(high[row] if math.isinf(high[row]) else low[row])
+        if name in (Scalar.LOSS, Scalar.GRADIENT_NORM) and run.steps.nonfinite[row]:
+            return step, math.nan
+    return None
+
+
+def at_start(run: Run, name: Scalar) -> float | None:
+    """The first value that is known."""
+    high = run.steps.scalar(name)[1]
+    known = np.flatnonzero(~np.isnan(high))
+    return float(high[known[0]]) if known.size else None
+
+
+def last(run: Run, name: Scalar) -> str:
+    """For a table: the value at the end, ``NaN`` where it was none, ``-`` where it was not measured."""
+    found = at_end(run, name)
+    return "-" if found is None else short(found[1])
+
+
+def loss_told(run: Run) -> str:
+    """``2.3 to 0.15``, ``2.3 to NaN at step 41``; '' without a loss."""
+    first, end = at_start(run, Scalar.LOSS), at_end(run, Scalar.LOSS)
+    if end is None:
+        return ""
+    started = f"{short(first)} to " if first is not None else ""
+    broke = first_broken(run)
+    at = f" at step {broke:,}" if not math.isfinite(end[1]) and broke is not None else ""
+    return f"{started}{short(end[1])}{at}"
+
+
+def first_broken(run: Run) -> int | None:
+    """The first step whose loss or gradients were not finite (of a pooled row its first); None: none."""
+    rows = np.flatnonzero(run.steps.nonfinite)
+    return int(run.steps.first[rows[0]]) if rows.size else None
+
+
+def speed(run: Run) -> str:
+    """Steps a second over the whole run."""
+    seconds = float(run.steps.time_s[-1]) if len(run.steps.time_s) else 0.0
+    return short((last_step(run) + 1) / seconds) if seconds > 0 else "?"
+
+
+def cost_told(run: Run) -> str:
+    """What watching cost, if the run says so."""
+    found = [match[1] for note in run.notes if (match := COST.search(note))]
+    return found[-1] if found else ""
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """(name, value) of what a reader asks first."""
+    if not len(run.steps.first):
+        return [("Run", "no step yet")]
+    told = [("Steps seen", f"{run.steps.num_steps:,}{'' if run.finished else ', not finished'}")]
+    if loss := loss_told(run):
+        told.append(("Loss, first to last", loss))
+    if (norm := at_end(run, Scalar.GRADIENT_NORM)) is not None:
+        told.append(("Gradient norm", short(norm[1])))
+    told.append(("Steps a second", speed(run)))
+    if cost := cost_told(run):
+        told.append(("Watching cost", cost))
+    return told

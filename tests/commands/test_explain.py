@@ -1,0 +1,51 @@
+"""Codes and words: one is told for every finding, and none twice."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from tests.commands.calling import run
+
+from gradtrace.records.codes import USUAL, code_of, meaning_of
+from gradtrace.records.vocabulary import Cause, Symptom
+from gradtrace.report.explanation import explain
+from gradtrace.report.glossary import WORDS, meanings
+
+
+def test_every_pair_has_a_code_of_its_own():
+    pairs = list(itertools.product(Symptom, Cause))
+    codes = {code_of(*pair) for pair in pairs}
+    assert len(codes) == len(pairs)
+    assert all(meaning_of(code_of(*pair)) == pair for pair in pairs)
+    assert code_of(Symptom.VANISHING, Cause.ACTIVATION_DERIVATIVE) == "GT101"  # printed codes never change
+    assert code_of(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT) == "GT814"
+
+
+@pytest.mark.parametrize("code", USUAL)
+def test_a_code_says_what_is_seen_and_what_to_change(code):
+    result = run("explain", code.lower())
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(code)
+    assert "What is seen: " in result.stdout
+    assert "\n- " in result.stdout
+
+
+def test_every_word_is_explained(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    words = [*WORDS, *(value for enum in ("Symptom", "Cause", "Factor", "Severity") for value in meanings(enum))]
+    assert {str(cause) for cause in Cause} <= set(words)
+    for word in words:
+        assert explain(word) is not None, word
+    lines = run("explain", "critical", "path").stdout.splitlines()
+    assert lines[0] == "critical path"
+
+
+def test_what_is_no_word_is_2_and_told():
+    result = run("explain", "post_nrom")
+    assert result.exit_code == 2
+    assert "did you mean 'post_norm'?" in result.stderr
+
+
+def test_without_a_word_the_codes_are_listed():
+    assert [line[:5] for line in run("explain").stdout.splitlines()] == USUAL

@@ -1,0 +1,44 @@
+"""What a place is called: class and shape are told, and a number is no name."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import gradtrace
+from gradtrace.diagnosis.naming import told_op
+from gradtrace.measure.names import Names
+from gradtrace.measure.path import Paths
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc2(torch.relu(self.fc1(x)))
+
+
+def trace_of(model):
+    return gradtrace.trace(
+        model, lambda m, x: F.cross_entropy(m(x), torch.zeros(5, dtype=torch.long)), torch.ones(5, 4)
+    )
+
+
+def test_numbers_get_class_and_shape():
+    names = Names(trace_of(nn.Sequential(nn.Linear(4, 8), nn.Sigmoid(), nn.Linear(8, 3))))
+    assert names.told("2") == "model[2] (Linear)"
+    assert names.told("1", "net.py:3") == "model[1] (Sigmoid, net.py:3)"
+    assert names.labels("0") == ("0 Linear 8x4", "0 Linear", "0")
+    assert names.listed(("2", "1", "0", "0"), 2) == "model[2] (Linear), model[1] (Sigmoid) and 2 more"
+    assert Names().told("head") == "head"
+
+
+def test_a_function_is_named_by_what_it_follows():
+    trace = trace_of(Functional())
+    relu = next(op for op in trace.ops if op.activation is not None and op.activation.function == "relu")
+    told = told_op(relu, trace, Paths(trace))
+    assert told.startswith("relu (")
+    assert told.endswith(") behind fc1 (Linear)")

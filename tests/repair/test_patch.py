@@ -1,0 +1,117 @@
+"""From a change to an edit of the file: formatting kept, and a diff that `patch` applies."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from gradtrace.records.repair import Edit, SourceEdit
+from gradtrace.repair.patch import UserFile, diff_of, patched_text
+
+cst = pytest.importorskip("libcst")
+
+from gradtrace.repair.edits import edit_calls, insert_lines  # noqa: E402
+from gradtrace.repair.patch import NoPatchError  # noqa: E402
+
+FILE = '''"""Mine."""
+import torch
+from torch import nn
+import torch.nn.functional as F  # as everybody does
+
+
+def loss_fn(model, batch):
+    p = torch.softmax(model(batch[0]), dim = 1)   # odd blanks
+    return F.mse_loss(p, batch[1]).sqrt()
+
+
+def build():
+    model = nn.Sequential(nn.Linear(4, 4),
+                          nn.Sigmoid())
+    return model, loss_fn, [1]
+'''
+
+
+def edited(*edits, names=None):
+    tree = cst.parse_module(FILE)
+    return edit_calls(tree, [(int(e.source.rpartition(":")[2]), e) for e in edits], names or {}).code
+
+
+def lines_changed(text):
+    pairs = zip(FILE.splitlines(), text.splitlines(), strict=True)
+    return [(i, after) for i, (before, after) in enumerate(pairs, 1) if before != after]
+
+
+def test_a_call_gives_way_to_its_argument():
+    text = edited(SourceEdit(Edit.CALL, "softmax", "net.py:8", "{x}"))
+    assert lines_changed(text) == [(8, "    p = model(batch[0])   # odd blanks")]
+
+
+def test_a_function_is_renamed_and_its_arguments_stay():
+    text = edited(SourceEdit(Edit.RENAME, "mse_loss", "net.py:9", "F.l1_loss"))
+    assert lines_changed(text) == [(9, "    return F.l1_loss(p, batch[1]).sqrt()")]
+
+
+def test_the_operand_of_a_method_is_guarded():
+    text = edited(SourceEdit(Edit.ARGUMENT, "sqrt", "net.py:9", "({x}).clamp_min(1e-06)"))
+    (line,) = lines_changed(text)
+    assert line[1].replace("((", "(").replace("))", ")").count("clamp_min(1e-06)") == 1
+    assert line[1].endswith(".sqrt()")
+
+
+def test_the_straight_way_through_keeps_the_call():
+    text = edited(SourceEdit(Edit.CALL, "softmax", "net.py:8", "({x} + ({call} - {x}).detach())"))
+    assert "(model(batch[0]) + (torch.softmax(model(batch[0]), dim = 1) - model(batch[0])).detach())" in text
+
+
+def test_a_class_is_renamed_wherever_a_module_is_asked_for_it():
+    assert lines_changed(edited(names={"Sigmoid": "ReLU"})) == [(14, "                          nn.ReLU())")]
+
+
+def test_what_is_not_there_is_said():
+    with pytest.raises(NoPatchError, match="no call of log was found at line 8"):
+        edited(SourceEdit(Edit.CALL, "log", "net.py:8", "{x}"))
+    with pytest.raises(NoPatchError, match="does not name Tanh"):
+        edited(names={"Tanh": "ReLU"})
+
+
+def test_lines_stand_in_front_of_the_return():
+    text = insert_lines(cst.parse_module(FILE), "build", ["model.eval()", "with torch.no_grad():", "    pass"]).code
+    assert text.endswith("    model.eval()\n    with torch.no_grad():\n        pass\n    return model, loss_fn, [1]\n")
+
+
+def test_what_is_returned_gets_a_name():
+    source = "def make():\n    return Net(3), loss, data, SGD(rate)\n"
+    text = insert_lines(cst.parse_module(source), "make", ["optimizer.step(model)"]).code
+    assert text == (
+        "def make():\n    model = Net(3)\n    optimizer = SGD(rate)\n    optimizer.step(model)\n"
+        "    return model, loss, data, optimizer\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "lines", "why"),
+    [
+        ("def other():\n    return 1\n", ["model"], "not written out"),
+        ("def build(): return 1\n", ["model"], "on one line"),
+        ("def build():\n    if x:\n        return 1\n", ["model"], "does not end in a return"),
+        ("def build():\n    return whole\n", ["model.eval()"], "which part is the model"),
+        ("def build():\n    return m, l, b\n", ["optimizer.lr = 1"], "returns no optimizer"),
+    ],
+)
+def test_why_lines_cannot_be_inserted(source, lines, why):
+    with pytest.raises(NoPatchError, match=why):
+        insert_lines(cst.parse_module(source), "build", lines)
+
+
+@pytest.mark.parametrize("text", [FILE, FILE.rstrip("\n"), "\n" * 9 + FILE])
+def test_the_diff_applies_with_patch_and_with_ours(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "net.py"
+    path.write_text(text)
+    wanted = edit_calls(cst.parse_module(text), [], {"Sigmoid": "ReLU"}).code.replace("[1]", "[2, 3]")
+    diff = diff_of(UserFile(path, text, "build", lambda _: None), wanted)
+    assert patched_text(text, diff) == wanted
+    done = subprocess.run(["patch", "-p1"], input=diff, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert path.read_text() == wanted

@@ -1,0 +1,149 @@
+"""The user's model, optimizer, batches and random state are bit for bit as before, whatever becomes of a change."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+import gradtrace
+from gradtrace.casebook import CASES
+from gradtrace.checkup.batches import summed_over
+from gradtrace.errors import InputError
+from gradtrace.records.repair import Role, Trial
+from gradtrace.repair.applying import apply_changes
+from gradtrace.repair.changes.kind import Kind
+from gradtrace.repair.changes.table import KINDS
+from gradtrace.repair.situation import Situation
+from gradtrace.repair.training import Plan, train
+from gradtrace.repair.twin import RefusalError
+
+_spec = importlib.util.spec_from_file_location("snapshot", Path(__file__).parent / "snapshot.py")
+_module = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_module)
+snapshot, assert_same = _module.snapshot, _module.assert_same
+
+CASE_OF = {
+    "unsafe": "log_zero", "connect": "partial_optimizer", "loss": "sigmoid_mse", "formats": "half_underflow",
+    "scale": "raw_features", "transformer": "attention_entropy_collapse", "recurrence": "lstm_forgets",
+    "activation": "functional_sigmoid", "initialisation": "small_std", "norm": "small_std", "skip": "small_std",
+    "rate": "rate_regression", "placebo": "small_std",
+}  # fmt: skip
+"""Kind -> a case for which it proposes itself."""
+
+
+@cache
+def _proposed(case_name):
+    """A set-up that has been trained for a step, with gradients, hooks and an optimizer's state; and its situation."""
+    setup = CASES[case_name].build()
+    optimizer: torch.optim.Optimizer = setup.optimizer or torch.optim.Adam(setup.model.parameters(), lr=1e-4)
+    setup = replace(setup, optimizer=optimizer)
+    diagnosis = gradtrace.check(setup.model, setup.loss_fn, setup.batches, optimizer=optimizer)
+    setup.model.register_forward_hook(_nothing)
+    for parameter in setup.model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.5)
+    summed = summed_over(setup.model, setup.loss_fn, setup.batches[0])
+    situation = Situation(setup.model, setup.loss_fn, setup.batches, [optimizer], diagnosis, summed)
+    return setup, situation
+
+
+def _nothing(module, args, output):
+    return None
+
+
+def _change(kind):
+    setup, situation = _proposed(CASE_OF[kind])
+    changes = KINDS[kind].propose(situation)
+    assert changes, f"{kind} proposes nothing for {CASE_OF[kind]}"
+    return setup, situation, changes[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_a_change_that_is_applied_and_trained(kind):
+    setup, situation, change = _change(kind)
+    before = snapshot(setup)
+    model, _, optimizer = Trial("", Role.CANDIDATE, (change,)).apply(setup.model, setup.loss_fn, setup.optimizer)
+    assert model is not setup.model
+    assert optimizer is not setup.optimizer
+    twin = situation.twin(1)
+    apply_changes([change], twin)
+    outcome = train(twin, Plan(setup.batches, 2), 1)
+    assert outcome.seed == 1
+    assert_same(snapshot(setup), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_a_refusal(kind, monkeypatch):
+    setup, _, change = _change(kind)
+
+    def refuse(change, twin):
+        KINDS_OF[kind].apply(change, twin)
+        raise RefusalError("it does not fit")
+
+    KINDS_OF = {kind: KINDS[kind]}
+    monkeypatch.setitem(KINDS, kind, Kind(KINDS[kind].propose, refuse))
+    before = snapshot(setup)
+    with pytest.raises(InputError, match="does not fit"):
+        Trial("", Role.CANDIDATE, (change,)).apply(setup.model, setup.loss_fn, setup.optimizer)
+    assert_same(snapshot(setup), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_an_exception_in_the_middle(kind, monkeypatch):
+    setup, _, change = _change(kind)
+    real = KINDS[kind]
+
+    def break_down(change, twin):
+        real.apply(change, twin)
+        torch.rand(3)  # and the global generator has moved
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setitem(KINDS, kind, Kind(real.propose, break_down))
+    before = snapshot(setup)
+    with pytest.raises(InputError, match="out of memory"):
+        Trial("", Role.CANDIDATE, (change,)).apply(setup.model, setup.loss_fn, setup.optimizer)
+    assert_same(snapshot(setup), before)
+
+
+def test_after_a_training_that_breaks():
+    setup, situation = _proposed("small_std")
+    before = snapshot(setup)
+    twin = situation.twin()
+    calls = []
+
+    def loss_fn(model, batch):
+        calls.append(1)
+        if len(calls) > 6:
+            raise ValueError("in the middle")
+        return setup.loss_fn(model, batch)
+
+    twin.loss_fn = loss_fn
+    with pytest.raises(ValueError, match="in the middle"):
+        train(twin, Plan(setup.batches, 8), 0)
+    assert_same(snapshot(setup), before)
+
+
+def test_shared_weights_stay_shared_and_hooks_stay():
+    shared = torch.nn.Linear(8, 8)
+    model = torch.nn.Sequential(shared, torch.nn.Sigmoid(), shared, torch.nn.Sigmoid(), torch.nn.Linear(8, 2)).double()
+    model.eval()
+    seen = []
+    model[1].register_forward_hook(lambda module, args, output: seen.append(type(module).__name__))
+    batch = (torch.randn(16, 8, dtype=torch.float64), torch.randint(2, (16,)))
+    change = _change("activation")[2]
+    change = replace(change, where=("1", "3"), edits=(), draws=(), words=(("function", "sigmoid"), ("target", "GELU")))
+
+    def loss_fn(model, batch):
+        return torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    new, _, _ = Trial("", Role.CANDIDATE, (change,)).apply(model, loss_fn)
+    assert new[0] is new[2]
+    assert isinstance(new[1], torch.nn.GELU)
+    assert not new[1].training
+    assert new[0].weight.dtype == torch.float64
+    loss_fn(new, batch)
+    assert seen == ["GELU"]
