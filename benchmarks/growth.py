@@ -55,7 +55,7 @@ def grow(num_steps: int, *, watched: bool) -> list[list[str]]:
     stops = {round(num_steps * share) for share in SHARES}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.db"
-        watch = gradtrace.watch(loop.model, loop.optimizer, path=path).start() if watched else None
+        watch = gradtrace.watch(loop.models, loop.optimizers, path=path).start() if watched else None
         for step in range(1, num_steps + 1):
             loop.step()
             if step in stops:

@@ -95,7 +95,7 @@ class Twin:
     def __init__(self, loop: str, way: str, folder: Path) -> None:
         self.way, self.turns = way, Turns()
         self._loop: Loop = make(loop)
-        self._clock, self._stand_ins = Clock(), StandIns(self._loop.model)
+        self._clock, self._stand_ins = Clock(), StandIns(self._loop.whole)
         for _ in range(WARM_UP_STEPS):
             self._loop.step()
         self._stack = contextlib.ExitStack()
@@ -131,7 +131,7 @@ class Twin:
         self.turns.measured_frac = self._watcher.measured_frac()
 
     def has_the_weights_of(self, other: Twin) -> bool:
-        pairs = zip(self._loop.model.parameters(), other._loop.model.parameters(), strict=True)
+        pairs = zip(self._loop.whole.parameters(), other._loop.whole.parameters(), strict=True)
         return all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 
@@ -164,6 +164,7 @@ def _interruptions() -> int:
 
 if __name__ == "__main__":  # a process of its own for each loop: nothing is left over from the one before
     _, loop, ways, num_steps, block, threads, path = sys.argv
+    torch.set_flush_denormal(True)
     if int(threads):
         torch.set_num_threads(int(threads))
     turns = race(loop, json.loads(ways), int(num_steps), int(block))

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-BLOCK = 10
+BLOCK = 40
 PEER_STEPS, PEER_BLOCK = 60, 5
 """[steps] Others take up to four times as long, and some keep every activation."""
 
