@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ def text(batch: int, length: int) -> Draw:
 
 def dense(*widths: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
+    for before, after in pairwise(widths):
         linear = nn.Linear(before, after)
         nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
         layers += [linear, nn.ReLU()]
