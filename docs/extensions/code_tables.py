@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import math
 import pkgutil
 import re
 from itertools import pairwise
@@ -67,9 +68,17 @@ def thresholds() -> str:
 
 def _value(value: object, unit: str) -> str:
     if isinstance(value, dict):
-        return "; ".join(f"{name} 2^{exponent} and {largest:g}" for name, (exponent, largest) in value.items())
+        return "; ".join(f"{name} {_entry(each)}" for name, each in value.items())
     number = f"{value:g}".replace("e-0", "e-").replace("e+", "e")
     return f"**{number}**" if unit.startswith("pure number") else f"**{number}** {plain(unit)}"
+
+
+def _entry(value: object) -> str:
+    """Of a number format: its smallest exponent and largest number, or the distance of 1 to the next number."""
+    if isinstance(value, tuple):
+        exponent, largest = value
+        return f"2^{exponent} and {largest:g}"
+    return f"2^{math.log2(value):g}"  # type: ignore[arg-type]
 
 
 def enum(name: str) -> str:

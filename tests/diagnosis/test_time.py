@@ -127,7 +127,7 @@ def test_the_remedy_fits_the_cell():
     assert finding.cause is Cause.RECURRENT_CONTRACTION
     assert "log_()" in finding.remedies[0].code
     assert not any("torch.nn.LSTM(" in remedy.code for remedy in finding.remedies)
-    namespace = {"rnn": lstm, "T": 60, "torch": torch}
+    namespace = {"model": lstm, "torch": torch}
     exec(finding.remedies[0].code, namespace)  # what it says can be done, and helps
     after = gradtrace.check(lstm, lambda m, x: m(x)[0][-1].square().mean(), [series(60)])
     assert after.through_time.horizon.steps > 60

@@ -12,7 +12,7 @@ from gradtrace.repair.patch import UserFile, diff_of, patched_text
 cst = pytest.importorskip("libcst")
 
 from gradtrace.repair.edits import edit_calls, insert_lines  # noqa: E402
-from gradtrace.repair.patch import NoPatchError  # noqa: E402
+from gradtrace.repair.no_patch import NoPatchError  # noqa: E402
 
 FILE = '''"""Mine."""
 import torch

@@ -13,7 +13,7 @@ from libcst import matchers as m
 from libcst.metadata import MetadataWrapper, PositionProvider
 
 from gradtrace.records.repair import Edit, SourceEdit
-from gradtrace.repair.patch import NoPatchError
+from gradtrace.repair.no_patch import NoPatchError
 
 PARTS = ("model", "loss_fn", "batches", "optimizer")
 """What a factory returns, in order."""

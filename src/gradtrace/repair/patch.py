@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Change, Repair, SourceEdit, Trial
+from gradtrace.repair.no_patch import NoPatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,10 +30,6 @@ class UserFile:
     factory: str
     build: Callable[[str], Any]
     """From a source text to the model of its factory; runs the user's code, raises `InputError`."""
-
-
-class NoPatchError(InputError):
-    """Why a change cannot be made an edit."""
 
 
 def with_diffs(repair: Repair, file: UserFile, changed_model: Callable[[Trial], Any]) -> Repair:

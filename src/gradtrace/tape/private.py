@@ -277,7 +277,7 @@ def foreach(name: str) -> Callable[..., Any]:
     """One fused call for many tensors (``norm``, ``copy_``, ``sub_``), or one call for each where there is none.
 
     >>> tensors = [torch.tensor([3.0, 4.0]), torch.tensor([2.0])]
-    >>> foreach("sub_")(tensors, [torch.tensor([3.0, 0.0]), torch.tensor([1.0])])
+    >>> _ = foreach("sub_")(tensors, [torch.tensor([3.0, 0.0]), torch.tensor([1.0])])
     >>> [float(norm) for norm in foreach("norm")(tensors, 2)]
     [4.0, 1.0]
     """
