@@ -149,13 +149,15 @@ class Training:
 
         `last`: what a script that gave up had made of its last forward pass.
         """
-        if last and not is_faulty:
-            self._detector.look_at_forward(last, self.step)
+        spoilt = self._detector.look_at_forward(last, self.step) if last and not is_faulty else None
         if self.is_resting:
             self._schedule.end_rest(self.rows.number)
         elif not is_faulty and not self._in_backward:
             self.close_row()
         self._detector.settle()
+        if spoilt is not None:
+            what = self.step, time.perf_counter() - self._began, math.nan, True, True
+            self._transfer.send(what, [spoilt, None, None, None, None, None])
         self.receive(wait=True)
         self._recording.cost(self._schedule.cost.record())
         self.leave()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,9 +13,6 @@ from gradtrace.report.words import short
 if TYPE_CHECKING:
     from gradtrace.records.run import Run
 
-COST = re.compile(r"watching cost ([0-9.e+-]+ ?%)")
-"""In a note of the run, written by the watch at its end."""
-
 
 def last_step(run: Run) -> int:
     """The number of the last step that was seen; -1 before the first."""
@@ -24,17 +20,14 @@ def last_step(run: Run) -> int:
 
 
 def at_end(run: Run, name: Scalar) -> tuple[int, float] | None:
-    """(step, value) of the latest row that knows it; NaN where the loss was not finite there; None: never measured.
-
-    A row keeps no NaN: where it counts steps that are not finite and has no loss, the loss was NaN.
-    """
+    """(step, value) of the latest row that knows it, NaN where the loss was that; None: never measured."""
     low, high = run.steps.scalar(name)
     for row in range(len(high) - 1, -1, -1):
         step = int(run.steps.first[row] + run.steps.count[row]) - 1
+        if name is Scalar.LOSS and run.steps.nan_losses[row]:
+            return step, math.nan
         if not math.isnan(high[row]):
             return step, float(high[row] if math.isinf(high[row]) else low[row])
-        if name in (Scalar.LOSS, Scalar.GRADIENT_NORM) and run.steps.nonfinite[row]:
-            return step, math.nan
     return None
 
 
@@ -75,9 +68,14 @@ def speed(run: Run) -> str:
 
 
 def cost_told(run: Run) -> str:
-    """What watching cost, if the run says so."""
-    found = [match[1] for note in run.notes if (match := COST.search(note))]
-    return found[-1] if found else ""
+    """``1.6 % of 63 s (norms 0.7, hooks 0.4, traces 0.5)``; '' where it is not known."""
+    cost = run.cost
+    if cost is None or not cost.training_s > 0.0:
+        return ""
+    bare_s = max(cost.training_s - cost.watching_s, 1e-9)
+    parts = sorted(cost.parts_s, key=lambda part: -part[1])
+    split = ", ".join(f"{name} {100 * seconds / bare_s:.1f}" for name, seconds in parts if seconds > 5e-4 * bare_s)
+    return f"{100 * cost.frac:.1f} % of {short(bare_s)} s" + (f" ({split})" if split else "")
 
 
 def facts(run: Run) -> list[tuple[str, str]]:

@@ -21,11 +21,14 @@ def tell(watch: Watch, script: Script, path: Path, report: Path | None) -> None:
         return
     from rich.console import Console
 
+    from gradtrace.report.summary import facts
     from gradtrace.report.terminal import show
     from gradtrace.runs.writer import IN_MEMORY
 
     console = Console(stderr=True)
     console.print()
+    for name, value in facts(watch.run):
+        console.print(f"{name:<20}  {value}", highlight=False, markup=False, soft_wrap=True)
     show(watch.diagnosis, console)
     if any(IN_MEMORY in note for note in watch.run.notes):
         say("the run's file could not be written to its end, as told above")

@@ -106,7 +106,8 @@ def broken_run() -> Run:
     nonfinite, low, high = made.steps.nonfinite.copy(), made.steps.scalars_low.copy(), made.steps.scalars_high.copy()
     nonfinite[250:] = 1
     low[250:, 0] = high[250:, 0] = np.nan
-    return replace(made, steps=replace(made.steps, nonfinite=nonfinite, scalars_low=low, scalars_high=high))
+    steps = replace(made.steps, nonfinite=nonfinite, nan_losses=nonfinite, scalars_low=low, scalars_high=high)
+    return replace(made, steps=steps)
 
 
 def sampled(*, live: bool = False) -> str:

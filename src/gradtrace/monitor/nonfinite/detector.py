@@ -94,19 +94,20 @@ class Detector:
                 self._explain(self._passage(roots, step))
         self._recorder.forget()
 
-    def look_at_forward(self, roots: Sequence[Tensor], step: int) -> None:
+    def look_at_forward(self, roots: Sequence[Tensor], step: int) -> float | None:
         """A forward pass that no backward pass came after, in a run that was given up: was it what went wrong?
 
-        `roots`: what the script made of it and still holds, the latest first.
+        `roots`: what the script made of it and still holds, the latest first. Returns the value that is not finite.
         """
         if self._recording.is_explained:
-            return
+            return None
         bad = [root for root in roots if not is_all_finite(root)]
         if bad:
             self.before_backward(bad[:1], None)
             self._is_in_backward, self._roots = False, ()
             self._explain(self._passage(bad[:1], step))
         self._recorder.forget()
+        return self.loss_value if bad else None
 
     def of_another_model(self) -> None:
         """The pass brought the watched parameters nothing."""
