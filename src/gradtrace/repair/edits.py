@@ -141,6 +141,7 @@ def _with_lines(function: cst.FunctionDef, lines: list[str], *, knows_torch: boo
         lines = [line for line in lines if not line.lstrip().startswith("optimizer.param_groups[0]['params']")]
         if any("optimizer" in line for line in lines):
             raise NoPatchError("the factory returns no optimizer to change")
+    lines = [line for line in lines if line.strip()]  # in a block, a blank line would be one of blanks
     text = "\n".join(lines)
     used = [name for name in PARTS if name in text and name in parts]
     if "model" in text and "model" not in parts:

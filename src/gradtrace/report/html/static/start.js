@@ -33,7 +33,7 @@
   for (const jump of document.querySelectorAll(".jump"))
     jump.addEventListener("click", (event) => {
       for (let name = jump.dataset.layer; name; name = name.includes(".") ? name.slice(0, name.lastIndexOf(".")) : "")
-        if (gt.layers?.find((label) => label === name)) { event.preventDefault(); return; }
+        if (gt.rows?.find((label) => label === name)) { event.preventDefault(); return; }
     });
 
   const links = new Map([...document.querySelectorAll(".contents a")].map((link) => [link.hash.slice(1), link]));

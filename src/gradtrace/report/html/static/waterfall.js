@@ -3,7 +3,7 @@
 gt.plots.waterfall = (place, data) => {
   const steps = [...(data.steps ?? []), [data.step, data]].filter(([step]) => step !== undefined);
   if (steps.length < 2) {
-    gt.layers = gt.waterfall(place, data, domainOf([data]));
+    gt.rows = gt.waterfall(place, data, domainOf([data]));
     return;
   }
   const domain = domainOf(steps.map(([, one]) => one)), drawn = new Map(), last = steps.length - 1;
@@ -15,7 +15,7 @@ gt.plots.waterfall = (place, data) => {
 
   /* Each trace is drawn once; what is folded stays so from trace to trace. */
   function show(k) {
-    const folds = gt.layers?.folds();
+    const folds = gt.rows?.folds();
     for (const one of drawn.values()) one.place.hidden = true;
     if (!drawn.has(k)) {
       const one = gt.make("div");
@@ -24,7 +24,7 @@ gt.plots.waterfall = (place, data) => {
     }
     const { place: shown, layers } = drawn.get(k);
     shown.hidden = false;
-    gt.layers = layers;
+    gt.rows = layers;
     if (folds) layers.fold(folds);
     words.textContent = `Trace of step ${d3.format(",d")(steps[k][0])}`;
     slider.setAttribute("aria-valuetext", words.textContent);
