@@ -180,6 +180,8 @@ class Training:
         """More is watched than before."""
         self._recording.trained(self._watched.columns(), self._watched.described())
         self._foreign.clear()
+        self._listens_to_parts = True
+        self._calls.called.clear()
         if not self.is_resting:
             self._look_away_from_modules()
             self._look_at_modules()
@@ -290,6 +292,8 @@ class Training:
     def backward_failed(self, roots: Sequence[Tensor]) -> None:
         """It raised."""
         self._in_backward = False
+        if self._arrivals is None:
+            self._passes.take_back()
         self._detector.backward_failed(roots, self.step)
         self._sampler.abandon()
         self._calls.forget()

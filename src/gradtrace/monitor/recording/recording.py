@@ -181,7 +181,9 @@ class Recording:
         learning = _learning(run) if waiting else ()
         for step, trace in waiting:
             before = self._of_trace
-            shown = Exhibit(traces=(trace,), optimizers=self._header.optimizers, learning=learning)
+            shown = Exhibit(
+                traces=(trace,), optimizers=self._header.optimizers, learning=learning, step=step - self.first_step
+            )
             self._traced.append(step)
             self._of_trace = tuple(replace(f, step=_since(f, before, step)) for f in judge(shown).findings)
 

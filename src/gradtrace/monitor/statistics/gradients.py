@@ -37,6 +37,7 @@ class Passes:
         self._seen: dict[int, tuple[int, int]] = {}
         """What told the gradients apart from others when they were measured, by column."""
         self.num = 0
+        self._before: tuple[int, Tensor | float | None] = 0, None
         self.is_taken = False
         self.is_bad = False
         """Whether anything of them is known not to be finite."""
@@ -44,6 +45,7 @@ class Passes:
 
     def add(self, roots: Sequence[Tensor], value: float | None, scale: Tensor | None) -> None:
         """A pass from `roots`, of `value` together if that may be known, which a scaler multiplied by `scale`."""
+        self._before = self.num, self.loss
         self.num += 1
         if scale is not None:
             self.scale = scale.detach().float().reshape(1).clone()  # which the scaler will change
@@ -58,6 +60,10 @@ class Passes:
             )
             loss = loss if scale is None else loss / scale.to(loss.device).reshape(1)
         self.loss = loss if self.loss is None else self.loss + loss
+
+    def take_back(self) -> None:
+        """The pass that was added last has failed."""
+        self.num, self.loss = self._before
 
     def measure(self, scale: Tensor | None) -> Tensor:
         """Norms of all gradients as they are now."""
