@@ -257,3 +257,7 @@ def test_files_that_are_no_run_are_one_clear_sentence(tmp_path: Path) -> None:
         connection.execute("UPDATE meta SET value = '99' WHERE key = 'version'")
     with pytest.raises(TraceFileError, match=r"newer gradtrace .*upgrade"):
         read_run(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE meta SET value = '1' WHERE key = 'version'")
+    with pytest.raises(TraceFileError, match="an earlier gradtrace"):
+        read_run(path)

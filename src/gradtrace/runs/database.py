@@ -154,8 +154,13 @@ def _check(path: Path, meta: dict[str, str]) -> None:
         raise TraceFileError(f"{path} is a database, but not of a gradtrace run")
     if int(meta["version"]) > VERSION:
         raise TraceFileError(
-            f"{path} was written by a newer gradtrace (run format {meta['version']}; this one reads up to {VERSION}): "
+            f"{path} was written by a newer gradtrace (run format {meta['version']}; this one reads {VERSION}): "
             "upgrade it"
+        )
+    if int(meta["version"]) < VERSION:
+        raise TraceFileError(
+            f"{path} was written by an earlier gradtrace (run format {meta['version']}; this one reads {VERSION}): "
+            "record the run again, or read it with that version"
         )
 
 
