@@ -25,6 +25,7 @@ from gradtrace.monitor.hooks.scalers import Scalers
 from gradtrace.monitor.nonfinite.detector import Detector
 from gradtrace.monitor.nonfinite.forward_calls import Calls
 from gradtrace.monitor.schedule.cost import Level
+from gradtrace.monitor.schedule.schedule import SHORTEST_REST
 from gradtrace.monitor.statistics.gradients import Numbers, Passes
 from gradtrace.monitor.statistics.transfer import Transfer
 from gradtrace.monitor.statistics.updates import Updates
@@ -151,7 +152,10 @@ class Training:
         """
         spoilt = self._detector.look_at_forward(last, self.step) if last and not is_faulty else None
         if self.is_resting:
+            self.rows.close()
             self._schedule.end_rest(self.rows.number)
+            what = self.row - 1, time.perf_counter() - self._began, math.nan, True, False
+            self._transfer.send(what, [None] * 6)  # so many steps there were
         elif not is_faulty and not self._in_backward:
             self.close_row()
         self._detector.settle()
@@ -560,11 +564,13 @@ class Training:
 
     def _rest(self) -> None:
         """Nothing is done from now on but to count the steps."""
+        begun = time.perf_counter()
         self.close_row()
-        self._detector.rest(self.row)
+        self._detector.rest(self.row, is_long=self._schedule.num_left >= SHORTEST_REST)
         self._look_away_from_modules()
         self._passes = Passes(self._watched)
         self.is_resting, self.is_tracing = True, False
+        self._schedule.spend("hooks", time.perf_counter() - begun)
 
     def _step_at_rest(self, optimizer: Optimizer) -> None:
         self._num_steps[id(optimizer)] += 1
@@ -582,8 +588,10 @@ class Training:
         self._schedule.end_rest(self.rows.number, is_urgent=is_urgent)
         if self._schedule.level is Level.REST:
             return
+        begun = time.perf_counter()
         self.is_resting = False
         self._look_at_modules()
+        self._schedule.spend("hooks", time.perf_counter() - begun)
         self._begin_step()
 
     # ------------------------------------------------------------------------------------------------------- keeping

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from gradtrace.monitor.watched import Watched
 
 
-MOST_RESTED_BYTES = 64 * 2**20
-"""Of trained weights, copied when a rest begins."""
+MOST_RESTED_BYTES = 2**20
+"""Of trained weights, copied when a rest begins: beside the steps of larger models the watch has less need of rest."""
 
 
 class Detector:
@@ -163,13 +163,17 @@ class Detector:
     # ------------------------------------------------------------------------------------------------------- rest
 
     @torch.no_grad()
-    def rest(self, step: int) -> None:
-        """Nobody looks from `step` on: the weights as they are may explain later what happens meanwhile."""
+    def rest(self, step: int, *, is_long: bool) -> None:
+        """Nobody looks from `step` on: of a long rest, weights as they are may explain later what happens meanwhile."""
         self.settle()
         self.forget()
         trained = [p for p in self._watched.parameters if p.requires_grad]
         self._rested_since, self._rested_weights = step, {}
-        if sum(p.nbytes for p in trained) <= MOST_RESTED_BYTES and not any(is_ahead(p.device) for p in trained):
+        if (
+            is_long
+            and sum(p.nbytes for p in trained) <= MOST_RESTED_BYTES
+            and not any(is_ahead(p.device) for p in trained)
+        ):
             self._rested_weights = {id(p): p.detach().clone() for p in trained}
 
     def looks_ill(self) -> bool:
