@@ -155,7 +155,7 @@ ILL = {
 def test_a_nan_is_named_with_its_op_and_the_user_s_line(name: str, tmp_path) -> None:
     write(tmp_path, ILL[name], HEAD)
     (line,) = [n for n, text in enumerate((tmp_path / "train.py").read_text().splitlines(), 1) if "# here" in text]
-    alone, watched = python("train.py", cwd=tmp_path), under_watch("train.py", cwd=tmp_path)
+    alone, watched = python("train.py", cwd=tmp_path), under_watch("--budget", "1", "train.py", cwd=tmp_path)
     assert (watched.stdout, watched.returncode) == (alone.stdout, alone.returncode)
     run = the_run(tmp_path)
     finding = run.findings[0]

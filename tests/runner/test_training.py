@@ -88,7 +88,7 @@ def the_run(folder):
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_training_prints_the_same_and_is_kept(name, tmp_path):
     write(tmp_path, TRAININGS[name])
-    alone, watched = python("train.py", cwd=tmp_path), under_watch("train.py", cwd=tmp_path)
+    alone, watched = python("train.py", cwd=tmp_path), under_watch("--budget", "1", "train.py", cwd=tmp_path)
     assert watched.stdout == alone.stdout
     assert watched.returncode == alone.returncode == 0
     run = the_run(tmp_path)
@@ -121,7 +121,7 @@ def test_workers_of_a_loader(how, tmp_path):
     write(tmp_path, body)
     alone, watched = python("train.py", cwd=tmp_path), under_watch("train.py", cwd=tmp_path)
     assert (watched.stdout, watched.returncode) == (alone.stdout, 0)
-    assert int(the_run(tmp_path).steps.count.sum()) == 16
+    assert int(the_run(tmp_path).steps.num_steps) == 16
 
 
 def test_a_traceback_is_clean_and_the_run_is_kept(tmp_path):
@@ -140,7 +140,7 @@ def test_a_traceback_is_clean_and_the_run_is_kept(tmp_path):
     assert b"/gradtrace/" not in watched.stderr
     run = the_run(tmp_path)
     assert not run.finished
-    assert int(run.steps.count.sum()) == 5
+    assert int(run.steps.num_steps) == 5
 
 
 def test_a_traceback_from_within_backward_is_clean(tmp_path):
@@ -183,7 +183,7 @@ def test_ctrl_c_leaves_a_run_and_a_diagnosis(tmp_path):
     assert "/gradtrace/monitor/" not in text
     assert "gradtrace: the run: gradtrace show gradtrace-runs/train-" in text
     run = the_run(tmp_path)
-    assert int(run.steps.count.sum()) >= 31
+    assert int(run.steps.num_steps) >= 31
     assert not run.finished
 
 
@@ -239,7 +239,7 @@ def test_a_second_training_and_a_third_are_watched_too(tmp_path):
     write(tmp_path, body)
     under_watch("train.py", cwd=tmp_path)
     run = the_run(tmp_path)
-    assert int(run.steps.count.sum()) == 6
+    assert int(run.steps.num_steps) == 6
     names = [parameter.name for parameter in run.header.parameters]
     assert names[::4] == ["model.0.weight", "model_2.0.weight", "model_3.0.weight"]
 
@@ -272,7 +272,7 @@ def test_torchrun_with_two_processes(tmp_path):
     assert (watched.stdout, watched.returncode) == (alone.stdout, 0)
     run = the_run(tmp_path)
     assert [parameter.name for parameter in run.header.parameters] == NAMES
-    assert int(run.steps.count.sum()) == 10
+    assert int(run.steps.num_steps) == 10
 
 
 @pytest.mark.long
@@ -296,7 +296,7 @@ def test_accelerate_launch(tmp_path):
     alone = python(*launch, "train.py", cwd=tmp_path)
     watched = python(*launch, "-m", "gradtrace", "run", "train.py", cwd=tmp_path)
     assert (watched.stdout, watched.returncode) == (alone.stdout, 0)
-    assert int(the_run(tmp_path).steps.count.sum()) == 10
+    assert int(the_run(tmp_path).steps.num_steps) == 10
 
 
 SOME_STEPS = "model, optimizer = make()\nfor _ in range(5): print(step(model, optimizer).hex())"
@@ -317,7 +317,7 @@ def test_a_path_that_is_taken_is_left_alone_and_the_run_kept_beside(spoil, sente
     assert (watched.returncode, watched.stdout.count(b"\n")) == (0, 5)
     assert f"{sentence}; this run is kept in run-2.db\n" in watched.stderr.decode()
     assert (tmp_path / "run.db").read_bytes() == before
-    assert int(read_run(tmp_path / "run-2.db").steps.count.sum()) == 5
+    assert int(read_run(tmp_path / "run-2.db").steps.num_steps) == 5
 
 
 def test_the_same_path_goes_on_and_another_model_is_kept_beside(tmp_path):
@@ -328,7 +328,7 @@ def test_the_same_path_goes_on_and_another_model_is_kept_beside(tmp_path):
         write(tmp_path, body)
         watched = under_watch("--path", "run.db", "train.py", cwd=tmp_path)
         assert watched.returncode == 0
-    assert int(read_run(tmp_path / "run.db").steps.count.sum()) == 10
+    assert int(read_run(tmp_path / "run.db").steps.num_steps) == 10
     assert "run.db holds the run of another model; this run is kept in run-2.db" in watched.stderr.decode()
 
 
@@ -453,4 +453,4 @@ def test_trainers_of_other_libraries(name, tmp_path):
     losses = [[line for line in run.stdout.splitlines() if b"0x" in line] for run in (alone, watched)]
     assert losses[0] == losses[1]
     assert (len(losses[1]), watched.returncode) == (16, 0)
-    assert int(the_run(tmp_path).steps.count.sum()) == 8
+    assert int(the_run(tmp_path).steps.num_steps) == 8

@@ -11,7 +11,7 @@ from tests.report.html.records import run, through_time
 from tests.report.samples import chain
 
 from gradtrace.records.finding import Diagnosis, Finding
-from gradtrace.records.run import Run, Scalar
+from gradtrace.records.run import Run, Scalar, WatchCost
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.report.html.order import ordered
 from gradtrace.report.html.page import render_opened, sections
@@ -82,8 +82,9 @@ def test_a_run_that_ended_in_nan_ends_in_nan_everywhere() -> None:
 
 
 def test_what_a_run_says_it_cost_is_told() -> None:
-    made: Run = replace(run(), notes=("watching cost 1.7 % of the time",))
-    assert dict(facts(made))["Watching cost"] == "1.7 %"
+    cost = WatchCost(101.7, 1.7, (("hooks", 0.5), ("norms", 1.2), ("traces", 0.0)), 12)
+    made: Run = replace(run(), cost=cost)
+    assert dict(facts(made))["Watching cost"] == "1.7 % of 100 s (norms 1.2, hooks 0.5)"
     assert "Watching cost" not in dict(facts(run()))
 
 

@@ -79,6 +79,8 @@ class Cost:
         """[seconds] The latest time that a part took."""
         self.account = dict.fromkeys(PARTS, 0.0)
         """[seconds] By our own clock, over the run."""
+        self.first = dict.fromkeys(PARTS, 0.0)
+        """[seconds] Of that, the first time, whose cost nobody could know before."""
         self._of_level = {level: dict.fromkeys(EVERY_STEP, 0.0) for level in Level}
         self._of_row = dict.fromkeys(PARTS, 0.0)
         self._num_rows = 0
@@ -109,6 +111,8 @@ class Cost:
             self._durations.append(seconds)
         for part in PARTS if every_step or seldom else ():
             if spent := own[part]:
+                if part not in EVERY_STEP and not self.account[part]:
+                    self.first[part] = spent
                 self.account[part] += spent
                 self.last[part] = spent
                 if part in EVERY_STEP:

@@ -160,7 +160,8 @@ class Schedule:
         return idle, int(min(max(SHORTEST, wanted), max(SHORTEST_REST, step * IDLE_GROWTH)))
 
     def _room_s(self) -> float:
-        return allowance_s(self.cost.training_s, self._budget) - self.cost.spent_s
+        spent_s = self.cost.spent_s - sum(self.cost.first.values())
+        return allowance_s(self.cost.training_s, self._budget) - spent_s
 
     # ------------------------------------------------------------------------------------- what not every step has
 
@@ -188,7 +189,8 @@ class Schedule:
         if self._never_rests or step == 0:
             return True
         cost = self.cost.last[part]
-        within = self.cost.account[part] + cost <= SHARES[part] * allowance_s(self.cost.training_s, self._budget)
+        spent_s = self.cost.account[part] - self.cost.first[part]
+        within = spent_s + cost <= SHARES[part] * allowance_s(self.cost.training_s, self._budget)
         return within and cost <= self._room_s()
 
 
