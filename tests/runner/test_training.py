@@ -305,7 +305,7 @@ SOME_STEPS = "model, optimizer = make()\nfor _ in range(5): print(step(model, op
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda path: path.write_text("my own notes"), "run.db is not the file of a run: it is no SQLite database"),
+        (lambda path: path.write_text("my own notes"), "run.db is not the file of a run: it is text"),
         (lambda path: change(path, "CREATE TABLE accounts (name)"), "run.db is a database, but not of a gradtrace run"),
     ],
 )
