@@ -1,6 +1,6 @@
 """What watching a training costs: `python -m benchmarks.watching [--steps 2000] [--peers] [--markdown FILE]`.
 
-Each loop bare, with the every-step tier alone, and under `gradtrace.watch` as it comes, side by side in one process;
+Each loop bare, with norms at every step, and under `gradtrace.watch` as it comes, side by side in one process;
 "bare again" is a second bare twin, and shows what the method can tell apart. With --peers the others that look at
 training, each against a bare twin of its own.
 """

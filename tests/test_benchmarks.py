@@ -55,9 +55,9 @@ def test_the_bare_twin_is_bare_while_another_is_watched_and_all_end_with_the_sam
 
 
 def test_every_step_is_measured_by_the_tier(tiny):
-    turns = twins.race(tiny, ["bare", "every-step tier"], 40, 10)
-    assert turns["every-step tier"].measured_frac == 1.0
-    assert turns["every-step tier"].spent_frac > 0.0
+    turns = twins.race(tiny, ["bare", "norms at every step"], 40, 10)
+    assert turns["norms at every step"].measured_frac == 1.0
+    assert turns["norms at every step"].spent_frac > 0.0
     assert turns["bare"].spent_frac is None
 
 

@@ -92,7 +92,7 @@ HEAD = "import torch\nfrom torch import nn\ntorch.manual_seed(0)\n"
 
 PARAMETERS = {
     "a GAN in the order of the official DCGAN": ["D.0.bias", "D.0.weight", "G.0.bias", "G.0.weight"],
-    "several trainings one after the other": ["0.bias", "0.weight", "2.bias", "2.weight"],
+    "several trainings one after the other": ["model.0.bias", "model_2.0.bias", "model_3.2.weight"],
     "tensors without a module": ["W", "b"],
 }
 
