@@ -231,7 +231,7 @@ def _living() -> tuple[list[nn.Module], list[Optimizer]]:
 
 def _steps_itself(optimizer: Optimizer) -> bool:
     """Not a wrapper that hands on to another optimizer, as accelerate's: its hooks would never be called."""
-    return {"param_groups", "_optimizer_step_post_hooks"} <= vars(optimizer).keys()
+    return {"param_groups", "defaults", "state"} <= vars(optimizer).keys()
 
 
 def held_by(optimizer: Optimizer) -> list[torch.Tensor]:
