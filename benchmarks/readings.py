@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 CALM_FRAC = 0.9
 NUM_DRAWS = 4000
 
+EARLY_S = 30.0
+"""[seconds] Of bare steps: the beginning, which may cost more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
@@ -35,6 +38,8 @@ class Reading:
     """A watched twin against the bare one."""
 
     wall: Ratio
+    early: Ratio
+    """Of the rounds in the first `EARLY_S`."""
     second_half: Ratio
     """Of the rounds: what was lent to the beginning is behind."""
     cpu: Ratio
@@ -46,9 +51,11 @@ def read(watched: Turns, bare: Turns, calm: NDArray[np.bool_]) -> Reading:
     wall = np.array([watched.wall_s, bare.wall_s], float)
     cpu = np.array([watched.cpu_s, bare.cpu_s], float)
     both = ~np.isnan(wall).any(0)
+    early = both & calm & (np.nancumsum(wall[1]) <= EARLY_S)
     late = both & calm & (np.arange(len(calm)) >= len(calm) // 2)
     return Reading(
         wall=ratio(*wall[:, both & calm]),
+        early=ratio(*wall[:, early]),
         second_half=ratio(*wall[:, late]),
         cpu=ratio(*cpu[:, both]),
         typical=float(np.median(wall[0, both] / wall[1, both])),

@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ _OWNERS = (torch.autograd, torch.Tensor, GradScaler, nn.Module, torch.optim.Opti
 class Turns:
     """One twin's blocks, in the order of the rounds; None where it sat out."""
 
+    block: int = 1
+    """[steps] Of each."""
     wall_s: list[float | None] = field(default_factory=list)
     cpu_s: list[float | None] = field(default_factory=list)
     interruptions: list[int | None] = field(default_factory=list)
@@ -92,8 +95,8 @@ class StandIns:
 class Twin:
     """One copy of the loop, and who watches it."""
 
-    def __init__(self, loop: str, way: str, folder: Path) -> None:
-        self.way, self.turns = way, Turns()
+    def __init__(self, loop: str, way: str, folder: Path, block: int) -> None:
+        self.way, self.turns = way, Turns(block)
         self._loop: Loop = make(loop)
         self._clock, self._stand_ins = Clock(), StandIns(self._loop.whole)
         for _ in range(WARM_UP_STEPS):
@@ -104,14 +107,14 @@ class Twin:
             self._watcher: Watcher = self._stack.enter_context(WAYS[way](self._loop, folder, self._clock))
         self.turns.begin_s = time.perf_counter() - begun
 
-    def turn(self, num_steps: int) -> None:
+    def turn(self) -> None:
         """A block of steps."""
         gc.collect()
         step = self._watcher.step
         with self._stand_ins.there():
             interrupted, cpu = _interruptions(), time.process_time()
             self._clock.start()
-            for _ in range(num_steps):
+            for _ in range(self.turns.block):
                 step()
             self.turns.wall_s.append(self._clock.stop())
             self.turns.cpu_s.append(time.process_time() - cpu)
@@ -135,20 +138,22 @@ class Twin:
         return all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 
-def race(loop: str, ways: list[str], num_steps: int, block: int) -> dict[str, Turns]:
-    """`num_steps` of each twin; the first way is the one that the others are compared with."""
+def race(loop: str, ways: list[str], seconds: float, block_s: float) -> dict[str, Turns]:
+    """Bare steps of `seconds`, for each twin; the first way is the one that the others are compared with."""
     order = random.Random(0)
+    step_s = _step_s(loop)
+    block = max(1, round(block_s / step_s))
     with tempfile.TemporaryDirectory() as folder:
-        twins = [Twin(loop, way, Path(folder)) for way in ways]
+        twins = [Twin(loop, way, Path(folder), block) for way in ways]
         gc.collect()
         gc.freeze()  # a full collection costs what the whole process holds, all twins and torch: nobody's doing
         try:
-            for round_ in range(max(1, num_steps // block)):
+            for round_ in range(max(1, round(seconds / (block * step_s)))):
                 for twin in order.sample(twins, len(twins)):
                     if round_ % SELDOM.get(twin.way, 1):
                         twin.sit_out()
                     else:
-                        twin.turn(block)
+                        twin.turn()
             for twin in twins:
                 twin.turns.same_weights = twin.way in SELDOM or twin.has_the_weights_of(twins[0])
         finally:
@@ -158,16 +163,27 @@ def race(loop: str, ways: list[str], num_steps: int, block: int) -> dict[str, Tu
     return dict(zip(ways, (twin.turns for twin in twins), strict=True))
 
 
+def _step_s(loop: str, num_steps: int = 100) -> float:
+    """Of a bare step, about."""
+    one = make(loop)
+    times = []
+    for _ in range(WARM_UP_STEPS + num_steps):
+        begun = time.perf_counter()
+        one.step()
+        times.append(time.perf_counter() - begun)
+    return median(times[WARM_UP_STEPS:])
+
+
 def _interruptions() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 if __name__ == "__main__":  # a process of its own for each loop: nothing is left over from the one before
-    _, loop, ways, num_steps, block, threads, path = sys.argv
+    _, loop, ways, seconds, block_s, threads, path = sys.argv
     torch.set_flush_denormal(True)
     if int(threads):
         torch.set_num_threads(int(threads))
-    turns = race(loop, json.loads(ways), int(num_steps), int(block))
+    turns = race(loop, json.loads(ways), float(seconds), float(block_s))
     fields = Turns.__dataclass_fields__
     record = {way: {name: getattr(one, name) for name in fields} for way, one in turns.items()}
     Path(path).write_text(json.dumps(record))

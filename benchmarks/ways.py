@@ -170,7 +170,8 @@ WAYS: dict[str, Way] = {
 
 OURS = ("norms at every step", "watch, into a file", "watch, in memory")
 
-AIMS = {"watch, into a file": 1.02, "watch, in memory": 1.02}
+AIMS = {"watch, into a file": (1.02, 1.05), "watch, in memory": (1.02, 1.05)}
+"""Of a run longer than a minute, and of its first 30 s."""
 
 PEERS = {"anomaly mode": "torch", 'wandb.watch(log="all")': "wandb", "torchmortem": "torchmortem",
          "neural-observatory": "neural_observatory"}  # fmt: skip

@@ -62,7 +62,7 @@ class Cost:
 
     >>> cost = Cost()
     >>> for level, seconds in 5 * [(Level.REST, 1.0), (Level.MEASURE, 1.1)]:
-    ...     for _ in range(9):
+    ...     for _ in range(8):
     ...         cost.step_ended(seconds, level)
     ...     cost.end_stretch(level)
     >>> round(cost.of_step(Level.MEASURE), 2), round(cost.spent_s, 1)
