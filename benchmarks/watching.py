@@ -71,7 +71,8 @@ HEADINGS = (
 )  # fmt: skip
 
 LEGEND = (
-    "x bare: of the totals, with the 95 % interval; aims: of the whole run / of its first 30 s; bare [ms]: of the fastest block; median: of the rounds, without "
+    "x bare: of the totals, with the 95 % interval; aims: of the whole run / of its first 30 s; "
+    "bare [ms]: of the fastest block; median: of the rounds, without "
     "rare events; own account: what the watch says it took; measured: share of the steps whose norms were taken. "
     "Watched twins end with the very weights of the bare one, where nothing else is said. "
     "Not installed: pip install 'gradtrace[peers]'."
@@ -93,8 +94,8 @@ def lines(loop: str, ways: tuple[str, ...], seconds: float, block_s: float, thre
 
 def heading(seconds: float, threads: int) -> str:
     return (
-        f"Training under watch, {seconds:g} s of bare steps (others: {min(PEER_S, seconds):g} s), torch {torch.__version__}, "
-        f"{platform.machine()}, {threads or torch.get_num_threads()} threads"
+        f"Training under watch, {seconds:g} s of bare steps (others: {min(PEER_S, seconds):g} s), "
+        f"torch {torch.__version__}, {platform.machine()}, {threads or torch.get_num_threads()} threads"
     )
 
 
