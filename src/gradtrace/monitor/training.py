@@ -120,6 +120,8 @@ class Training:
         self._is_row_ended = True
         self._pass_scale: Tensor | None = None
         self._is_last_pass = True
+        self._held_before: list[bool] | None = None
+        """Which parameters held a gradient before the first pass of a step that is traced."""
         self._taken_for: int | None = None
         """The row that the passes at hand were taken for, where a NaN among them was told of."""
         self._listens_to_parts = True
@@ -286,6 +288,9 @@ class Training:
             self.scalers_before = ()
         is_called = self._calls.num_calls != self._calls_before
         self._arrivals = None if is_called else self._watched.arrivals()
+        is_first = self._passes.is_taken or not self._passes.num
+        looks = is_first and self._sampler.is_open and self.rows.expected > 0
+        self._held_before = self._watched.with_gradient() if looks else None
         self._detector.before_backward(roots, self._scale)
         if is_called:  # or else nobody knows yet whether it brings us anything
             self._count(roots)
@@ -333,6 +338,7 @@ class Training:
         # a scaler lets go of an overflow
         if trace is not None and (scale is None or detector.no_scale_helps or is_finite(trace)):
             self._recording.trace(step, trace)
+            self._look_for_earlier_gradients(step)
         self.is_tracing = self._sampler.is_open
         detector.judge(roots, step, norms, scale, is_bad=is_bad)
         is_told = self._recording.is_explained and not was_explained
@@ -340,6 +346,15 @@ class Training:
         if self._inside is not None:
             detector.leave_out_if_spoilt(self._inside, step)
         self._schedule.spend("traces" if trace is not None else "hooks", time.perf_counter() - begun)
+
+    def _look_for_earlier_gradients(self, step: int) -> None:
+        """Whether all that has a gradient after a step's first pass had one before it: nobody has cleared any."""
+        before, self._held_before = self._held_before, None
+        if before is None:
+            return
+        came_to = [was for was, has in zip(before, self._watched.with_gradient(), strict=True) if has]
+        if came_to and all(came_to):
+            self._recording.event(step, EventKind.UNCLEARED, "added to the gradients of earlier steps")
 
     def _count(self, roots: Sequence[Tensor]) -> None:
         """Add a pass to those since the last optimizer's step.

@@ -141,6 +141,10 @@ class Watched:
         """What differs after a backward pass that brought the parameters gradients; of a few, spread over all."""
         return [(id(p.grad), -1 if p.grad is None else p.grad._version) for p in self.parameters[:: self._stride]]
 
+    def with_gradient(self) -> list[bool]:
+        """Which parameters hold a gradient that is not zero."""
+        return [bool(norm > 0.0) for norm in norms([p.grad for p in self.parameters]).tolist()]
+
     def next_columns(self, most_bytes: int) -> list[int]:
         """As many parameters as fit into `most_bytes` (one at least), in turn: all in order where all fit."""
         num = len(self.parameters)

@@ -61,6 +61,8 @@ class EventKind(StrEnum):
     """The GradScaler (or --on-nonfinite skip) left out an optimizer step."""
     NONFINITE = "nonfinite"
     """A loss or gradient was NaN or Inf."""
+    UNCLEARED = "uncleared"
+    """A traced step's first backward pass added to the gradients of the steps before it."""
     RESUMED = "resumed"
     """The run went on from a checkpoint, or its file was opened again."""
     NOTE = "note"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.timeline import layers, losses, plateau, spikes, steps, stillness
+from gradtrace.diagnosis.timeline import layers, losses, plateau, spikes, steps, stillness, uncleared
+from gradtrace.records.vocabulary import Cause, Symptom
 
 if TYPE_CHECKING:
     from gradtrace.records.finding import Finding
@@ -19,4 +20,14 @@ RULES = (losses.judge, plateau.judge, steps.judge, layers.judge, stillness.judge
 
 def judge_run(run: Run) -> list[Finding]:
     """All findings over time, not ranked."""
-    return [finding for rule in RULES for finding in rule(run)] if len(run.steps.first) else []
+    if not len(run.steps.first):
+        return []
+    found = [finding for rule in RULES for finding in rule(run)]
+    summed = uncleared.judge(run)
+    return [*summed, *(finding for finding in found if not (summed and _is_of_large_steps(finding)))]
+
+
+def _is_of_large_steps(finding: Finding) -> bool:
+    """What follows where gradients are summed up over the steps."""
+    causes = Cause.LEARNING_RATE, Cause.LOSS_FUNCTION
+    return finding.symptom is Symptom.EXPLODING and finding.cause in causes and finding.where == ("",)

@@ -1,0 +1,83 @@
+"""Is a forgotten ``zero_grad`` told, and nothing else taken for one?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import gradtrace
+from gradtrace.monitor.watch import Watch
+from gradtrace.records.run import EventKind
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 3))
+
+
+def loss_of(model: nn.Module) -> torch.Tensor:
+    x = torch.randn(32, 16)
+    return nn.functional.cross_entropy(model(x), x[:, :3].argmax(1))
+
+
+def uncleared(watch: Watch) -> set[int]:
+    return {event.step for event in watch.run.events if event.kind is EventKind.UNCLEARED}
+
+
+@pytest.mark.parametrize("every", [None, 7])
+def test_gradients_that_are_never_cleared_are_the_first_finding(every):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with gradtrace.watch(model, optimizer, budget=1.0, every=every) as watch:
+        for _ in range(200):
+            loss_of(model).backward()
+            optimizer.step()
+    first = watch.diagnosis.findings[0]
+    assert (first.symptom, first.cause, first.step) == (Symptom.EXPLODING, Cause.LEARNING_RATE, 1)
+    assert first.severity is Severity.CRITICAL
+    assert "never cleared" in first.message
+    assert "zero_grad" in first.remedies[0].code
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_gradients_that_are_cleared_are_not(to_none, parts):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with gradtrace.watch(model, optimizer, budget=1.0) as watch:
+        for _ in range(40):
+            for _ in range(parts):
+                (loss_of(model) / parts).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=to_none)
+    assert not uncleared(watch)
+    assert watch.diagnosis.healthy
+
+
+def test_the_critic_that_the_generator_s_pass_runs_through_is_no_such_case():
+    generator, critic = net(), nn.Linear(3, 1)
+    of_generator, of_critic = (torch.optim.SGD(m.parameters(), lr=1e-3) for m in (generator, critic))
+    with gradtrace.watch({"g": generator, "d": critic}, [of_generator, of_critic], budget=1.0) as watch:
+        for _ in range(40):
+            of_generator.zero_grad()
+            critic(generator(torch.randn(8, 16))).square().mean().backward()
+            of_generator.step()
+            of_critic.zero_grad()
+            critic(torch.randn(8, 3)).square().mean().backward()
+            of_critic.step()
+    assert not uncleared(watch)
+
+
+def test_seen_once_it_is_an_accumulation_that_somebody_meant():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with gradtrace.watch(model, optimizer, budget=1.0, every=10) as watch:
+        for step in range(40):
+            if step != 8:
+                optimizer.zero_grad()
+            loss_of(model).backward()
+            optimizer.step()
+    assert uncleared(watch) == {8}
+    assert watch.diagnosis.healthy
