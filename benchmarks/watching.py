@@ -71,10 +71,11 @@ HEADINGS = (
 )  # fmt: skip
 
 LEGEND = (
-    "x bare: of the totals, with the 95 % interval; aims: of the whole run / of its first 30 s; bare [ms]: of the fastest block; median: of the rounds, without "
+    "x bare: of the totals, with the 95 % interval; aims: of the whole run / of its first 30 s; "
+    "bare [ms]: of the fastest block; median: of the rounds, without "
     "rare events; own account: what the watch says it took; measured: share of the steps whose norms were taken. "
     "Watched twins end with the very weights of the bare one, where nothing else is said. "
-    "Not installed: pip install 'gradtrace[peers]'."
+    "Not installed: pip install '.[peers]'."
 )
 
 
@@ -93,8 +94,8 @@ def lines(loop: str, ways: tuple[str, ...], seconds: float, block_s: float, thre
 
 def heading(seconds: float, threads: int) -> str:
     return (
-        f"Training under watch, {seconds:g} s of bare steps (others: {min(PEER_S, seconds):g} s), torch {torch.__version__}, "
-        f"{platform.machine()}, {threads or torch.get_num_threads()} threads"
+        f"Training under watch, {seconds:g} s of bare steps (others: {min(PEER_S, seconds):g} s), "
+        f"torch {torch.__version__}, {platform.machine()}, {threads or torch.get_num_threads()} threads"
     )
 
 
@@ -130,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=70.0, help="of bare steps, for each twin (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as many as it likes")
-    parser.add_argument("--peers", action="store_true", help="the others beside: pip install 'gradtrace[peers]'")
+    parser.add_argument("--peers", action="store_true", help="the others beside: pip install '.[peers]'")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file, too")
     parser.add_argument("--loop", choices=sorted(LOOPS), action="append", help="this one only")
     options = parser.parse_args()
