@@ -75,7 +75,7 @@ LEGEND = (
     "bare [ms]: of the fastest block; median: of the rounds, without "
     "rare events; own account: what the watch says it took; measured: share of the steps whose norms were taken. "
     "Watched twins end with the very weights of the bare one, where nothing else is said. "
-    "Not installed: pip install 'gradtrace[peers]'."
+    "Not installed: pip install '.[peers]'."
 )
 
 
@@ -131,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=70.0, help="of bare steps, for each twin (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as many as it likes")
-    parser.add_argument("--peers", action="store_true", help="the others beside: pip install 'gradtrace[peers]'")
+    parser.add_argument("--peers", action="store_true", help="the others beside: pip install '.[peers]'")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file, too")
     parser.add_argument("--loop", choices=sorted(LOOPS), action="append", help="this one only")
     options = parser.parse_args()
