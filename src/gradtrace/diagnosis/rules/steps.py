@@ -19,7 +19,6 @@ from gradtrace.diagnosis.rules.units import by_key, dead_layers, is_first
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.diagnosis.thresholds import (
     DIVERGED_FACTOR,
-    HALF_FORMATS,
     INPUT_RMS,
     LARGE_WEIGHT,
     SATURATED_MAJORITY,
@@ -94,12 +93,9 @@ def _broken(scene: Scene, training: Training) -> list[Finding]:
         return [finding_of(training.after, training.broke_at)]
     born = training.after.nonfinite
     ran_away = diverged(training) or bool(large_updates(training))
-    if born is not None and born.phase == "parameter" and not ran_away:
-        # a step of no great size broke a weight: Adam's eps of 1e-8 is zero in float16, and 0/0 is NaN
-        halves = {p.name for p in training.after.parameters if p.dtype in HALF_FORMATS}
-        cause = Cause.NUMERIC_FORMAT if born.op in halves else _cause(scene, training)
-    else:
-        cause = _cause(scene, training) if ran_away else cause_of(born, training.after)
+    cause = cause_of(born, training.after)
+    if ran_away or (cause is Cause.LEARNING_RATE and born is not None):
+        cause = cause_of_steps(scene, training)
     return [finding_of(training.after, training.broke_at, cause)]
 
 
@@ -108,7 +104,7 @@ def _diverged(scene: Scene, training: Training) -> list[Finding]:
     grew = diverged(training)
     if not grew and not spiked(training) and not (large and training.broke_at is not None):
         return []
-    cause = _cause(scene, training)
+    cause = cause_of_steps(scene, training)
     worst = next(iter(weights_moved(training)), None)
     losses = [loss for loss in training.losses if math.isfinite(loss)]
     peak = max(losses)
@@ -141,7 +137,7 @@ def _died(scene: Scene, training: Training) -> list[Finding]:
         return []
     op, frac = now[0]
     assert op.activation is not None
-    cause = _cause(scene, training)
+    cause = cause_of_steps(scene, training)
     paths = Paths(training.after)
     return [
         Finding(
@@ -171,7 +167,7 @@ def _dead_now(scene: Scene, training: Training) -> list[tuple[Op, float]]:
     return sorted(now, key=lambda pair: (-pair[1], pair[0].sequence))
 
 
-def _cause(scene: Scene, training: Training) -> Cause:
+def cause_of_steps(scene: Scene, training: Training) -> Cause:
     """Data scale, reduction or learning rate: what would bring the largest step back below its weight."""
     view = scene.views[0]
     summed = scene.exhibit.summed_over
