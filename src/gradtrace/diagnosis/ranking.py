@@ -118,6 +118,9 @@ def _follows(finding: Finding, other: Finding) -> str:
     zero = finding.symptom is Symptom.VANISHING and any(math.isinf(e.value) for e in finding.evidence)
     if zero and other.symptom in (Symptom.DEAD_UNITS, Symptom.DISCONNECTED, Symptom.UNDERFLOW):
         return f"this follows from the {other.symptom.value.replace('_', ' ')} above"
+    if finding.symptom is Symptom.VANISHING and other.symptom is Symptom.DISCONNECTED:
+        # (lost at one place, and there nothing goes through)
+        return "this follows from what is cut off above" if set(finding.where) <= set(other.where) else ""
     if finding.symptom is Symptom.DEAD_UNITS and other.symptom is Symptom.NONFINITE:
         return "this follows from the non-finite numbers above"
     if finding.cause is Cause.LOSS_FUNCTION and other.symptom is Symptom.UNDERFLOW:

@@ -168,3 +168,14 @@ def test_a_bias_is_no_input_that_is_given_anew(injects: bool) -> None:
     ill = [f for f in found if named(f) == (Symptom.VANISHING, Cause.RECURRENT_CONTRACTION)]
     assert {f.severity for f in ill} <= ({Severity.INFO} if injects else {Severity.CRITICAL})
     assert injects or ill
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rate", "ill"), [("bfloat16", 3e-5, True), ("float32", 3e-5, False), ("bfloat16", 3e-3, False)]
+)
+def test_steps_that_bfloat16_rounds_away(dtype: str, rate: float, ill: bool) -> None:
+    model, kind = plain(1, 1.0), getattr(torch, dtype)
+    batch = torch.randn(64, 8).to(kind), torch.randn(64, 1)
+    model = model.to(kind)
+    found = loud(watched(model, torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0), batch, 60))
+    assert [named(f) for f in found] == ([(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT)] if ill else [])

@@ -13,6 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT, ROWS
+from gradtrace.diagnosis.data_scale import is_first
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.profile import layer_below, places
 from gradtrace.diagnosis.scales import starts_at_zero
@@ -51,7 +52,13 @@ def judge(scene: Scene) -> list[Finding]:
     """Dead layers, saturated layers, saturated attention: one finding each."""
     if not scene.views:
         return []
-    found = [_dead(scene), _saturated(scene), _attention(scene)]
+    dead = _dead(scene)
+    return [*([dead] if dead is not None else []), *saturated(scene)]
+
+
+def saturated(scene: Scene) -> list[Finding]:
+    """Layers and attention that are flat."""
+    found = [_saturated(scene), _attention(scene)] if scene.views else []
     return [finding for finding in found if finding is not None]
 
 
@@ -336,21 +343,6 @@ def _input_or(cause: Cause, op: Op, view: View) -> Cause:
         return cause
     gain = below.forward.output_rms / max(below.forward.input_rms, 1e-30)
     return Cause.INPUT_SCALE if below.forward.input_rms >= INPUT_RMS and gain < INPUT_RMS else cause
-
-
-def is_first(layer: Op, view: View) -> bool:
-    """Whether a layer's operand is data: all that it passes gradient to are its own parameters."""
-    stack = [t[0] for t in layer.targets if t is not None]
-    for _ in range(32):
-        if not stack:
-            return True
-        op = view.trace.ops[stack.pop()]
-        if op.parameter is not None or not op.targets:
-            continue
-        if op.weights or op.activation or op.factor is Factor.NORM:
-            return False
-        stack.extend(t[0] for t in op.targets if t is not None)
-    return False
 
 
 def _input_words(op: Op, view: View) -> str:
