@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.data_scale import is_far_off, large_inputs, target_distance
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.profile import is_layer, owner, place, rms_to_fan_in
-from gradtrace.diagnosis.rules import units
+from gradtrace.diagnosis.rules import attention, units
 from gradtrace.diagnosis.rules.nonfinite import cause_of, finding_of
 from gradtrace.diagnosis.rules.units import by_key, dead_layers
 from gradtrace.diagnosis.scene import is_finite, make_scene
@@ -164,8 +164,8 @@ def _flattened(scene: Scene, training: Training) -> list[Finding]:
     """Layers, or attention, that were not saturated at the start and are after steps that replaced the weights."""
     if training.after is None or not is_finite(training.after) or not large_updates(training):
         return []
-    now = units.saturated(make_scene(Exhibit((training.after,))))
-    known = {place for finding in units.saturated(scene) for place in finding.where}
+    now = _flat(make_scene(Exhibit((training.after,))))
+    known = {place for finding in _flat(scene) for place in finding.where}
     cause, worst = cause_of_steps(scene, training), large_updates(training)[0]
     return [
         replace(
@@ -180,6 +180,11 @@ def _flattened(scene: Scene, training: Training) -> list[Finding]:
         for finding in now
         if finding.severity is not Severity.INFO and not known & set(finding.where)
     ]
+
+
+def _flat(scene: Scene) -> list[Finding]:
+    flat = units.saturated(scene) if scene.views else None
+    return [*([flat] if flat is not None else []), *attention.judge(scene)]
 
 
 def _dead_now(scene: Scene, training: Training) -> list[tuple[Op, float]]:
