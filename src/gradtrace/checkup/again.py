@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.data_scale import is_far_off
 from gradtrace.diagnosis.rules.depth import needs_following
 from gradtrace.diagnosis.rules.loss import trapped_frac
-from gradtrace.diagnosis.rules.steps import is_far_off, needs_tenth
+from gradtrace.diagnosis.rules.steps import needs_tenth
 from gradtrace.diagnosis.scene import make_scene
 from gradtrace.diagnosis.thresholds import FOLLOWED_RATE, FOLLOWED_STEPS, TRAPPED_FRAC
 

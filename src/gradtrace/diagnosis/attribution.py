@@ -97,7 +97,7 @@ def _recurrent(profile: Profile, paths: Paths, cause: Cause) -> Blame | None:
     weights, count = layers.most_common(1)[0]
     if count >= RECURRENCE_CALLS and 2 * count >= len(profile.layers):
         ops = [op for op in profile.layers if op.weights == weights]
-        return Blame(cause, places(ops, paths), ops[0], None, count, is_fixed_point(profile, count))
+        return Blame(cause, places(ops, paths), ops[0], None, count, is_fixed_point(profile, paths, count))
     total = sum(link.decades for link in profile.links)
     calls: dict[str | None, set[int]] = {}
     decades: Counter[str | None] = Counter()
@@ -115,15 +115,18 @@ def _recurrent(profile: Profile, paths: Paths, cause: Cause) -> Blame | None:
     return None
 
 
-def is_fixed_point(profile: Profile, count: int) -> bool:
-    """Whether most applications add the very same tensor: z = f(z) + x converges, and x gets its gradient late."""
+def is_fixed_point(profile: Profile, paths: Paths, count: int) -> bool:
+    """Whether most applications add the very same tensor: z = f(z) + x converges, and x gets its gradient late.
+
+    A bias is the same each time in any recurrence: x is computed, or it is data.
+    """
     on_path = {op.index for op in profile.path_ops()}
     added = Counter(
         target
         for link in profile.links
         if is_sum(link.op)
         for target in link.op.targets
-        if target is not None and target[0] not in on_path
+        if target is not None and target[0] not in on_path and paths.ops[target[0]].parameter is None
     )
     return bool(added) and 2 * added.most_common(1)[0][1] >= count
 

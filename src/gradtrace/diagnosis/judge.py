@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import RECURRENT_FUNCTIONS
 from gradtrace.diagnosis.ranking import rank
-from gradtrace.diagnosis.rules import depth, disconnected, formats, loss, nonfinite, steps, time, units
+from gradtrace.diagnosis.rules import (
+    attention,
+    depth,
+    disconnected,
+    formats,
+    loss,
+    nonfinite,
+    steps,
+    swallowed,
+    time,
+    units,
+)
 from gradtrace.diagnosis.scene import is_finite, make_scene
 from gradtrace.records.exhibit import Exhibit
 from gradtrace.records.finding import Diagnosis
@@ -15,7 +26,7 @@ if TYPE_CHECKING:
     from gradtrace.records.finding import Finding
     from gradtrace.records.trace import Trace
 
-RULES = (nonfinite, disconnected, units, loss, time, depth, formats, steps)
+RULES = (nonfinite, disconnected, units, attention, loss, time, depth, formats, swallowed, steps)
 """Each has a function ``judge(scene) -> list[Finding]``; they do not know of each other, the ranking does."""
 
 

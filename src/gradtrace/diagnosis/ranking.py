@@ -57,7 +57,8 @@ def _because(finding: Finding, why: str) -> Finding:
     return replace(finding, severity=Severity.INFO, message=message)
 
 
-_GROWTH = {Cause.LARGE_WEIGHTS, Cause.RESIDUAL_GROWTH, Cause.BATCHNORM_EXPLOSION, Cause.RECURRENT_EXPANSION}
+GROWTH = {Cause.LARGE_WEIGHTS, Cause.RESIDUAL_GROWTH, Cause.BATCHNORM_EXPLOSION, Cause.RECURRENT_EXPANSION}
+"""Why a gradient grows on its way."""
 
 
 def _growth_before_rate(findings: list[Finding]) -> list[Finding]:
@@ -69,7 +70,7 @@ def _growth_before_rate(findings: list[Finding]) -> list[Finding]:
     ratios = [e.value for f in ran for e in f.evidence if e.name == STEP_RATIO]
     for i, growth in enumerate(findings):
         extent = next((e.value for e in growth.evidence if e.name == EXTENT), 0.0)
-        structural = growth.symptom is Symptom.EXPLODING and _was_there(growth) and growth.cause in _GROWTH
+        structural = growth.symptom is Symptom.EXPLODING and _was_there(growth) and growth.cause in GROWTH
         if structural and growth.severity is not Severity.INFO and ratios and ratios[0] / 10**extent < UPDATE_REPLACES:
             why = "this follows from the growing gradient above: without it the steps would be small enough"
             for j, f in enumerate(findings):
@@ -117,6 +118,9 @@ def _follows(finding: Finding, other: Finding) -> str:
     zero = finding.symptom is Symptom.VANISHING and any(math.isinf(e.value) for e in finding.evidence)
     if zero and other.symptom in (Symptom.DEAD_UNITS, Symptom.DISCONNECTED, Symptom.UNDERFLOW):
         return f"this follows from the {other.symptom.value.replace('_', ' ')} above"
+    if finding.symptom is Symptom.VANISHING and other.symptom is Symptom.DISCONNECTED:
+        # (lost at one place, and there nothing goes through)
+        return "this follows from what is cut off above" if set(finding.where) <= set(other.where) else ""
     if finding.symptom is Symptom.DEAD_UNITS and other.symptom is Symptom.NONFINITE:
         return "this follows from the non-finite numbers above"
     if finding.cause is Cause.LOSS_FUNCTION and other.symptom is Symptom.UNDERFLOW:

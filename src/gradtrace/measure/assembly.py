@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradtrace.measure.attention import attention_stats
 from gradtrace.measure.forward import activation_stats, forward_stats, objective_stats
 from gradtrace.measure.origin import find_birth
 from gradtrace.measure.reduction import name_of, whole_norms
 from gradtrace.measure.statistics import Statistics
-from gradtrace.records.trace import Coverage, Op, ParameterStats, TensorStats, Trace
+from gradtrace.records.trace import AttentionStats, Coverage, Op, ParameterStats, TensorStats, Trace
 from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.kinds import OPAQUE, base_name
 from gradtrace.tape.private import unseen
@@ -20,7 +21,7 @@ from gradtrace.tape.private import unseen
 if TYPE_CHECKING:
     from torch import nn
 
-    from gradtrace.measure.description import Description
+    from gradtrace.measure.description import Description, NodeInfo
     from gradtrace.measure.session import Backward, Forward
 
 
@@ -108,9 +109,17 @@ def _ops(backward: Backward, tape: Description, numbers: Statistics) -> tuple[Op
                 opaque=base_name(info.name) in OPAQUE,
                 trapped_frac=float(numbers.arrays[tap.trapped[index]][0]) if index in tap.trapped else 0.0,
                 objective=objective_stats(info.seen, numbers.arrays) if info.seen else None,
+                attention=_attention(info, numbers),
             )
         )
     return tuple(ops)
+
+
+def _attention(info: NodeInfo, numbers: Statistics) -> AttentionStats | None:
+    """A softmax that is no attention (a router, a hidden unit) has no heads."""
+    if info.factor is not Factor.ATTENTION or info.seen is None or info.seen.heads is None:
+        return None
+    return attention_stats(numbers.arrays[info.seen.heads])
 
 
 def _joint(parts: list[TensorStats]) -> TensorStats | None:

@@ -127,6 +127,7 @@ def _observations(
         if call is not None and last[id(call)] == index and call.observed is not None:
             if found[index] is not None and call.observed.activation is None:
                 call.observed.activation = found[index].activation  # type: ignore[union-attr]
+                call.observed.heads = found[index].heads  # type: ignore[union-attr]
             found[index] = call.observed
     return found
 

@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradtrace.measure.attention import attention_rows, fused_logits, heads
 from gradtrace.measure.objective import KNOWN, reach
 from gradtrace.measure.reduction import count, in_memory_order, sample, whole_norm
 from gradtrace.measure.statistics import quantiles
 from gradtrace.records.trace import ActivationStats, ForwardStats, ObjectiveStats
-from gradtrace.tape.activations import Activation, row_measure
+from gradtrace.tape.activations import Activation
 from gradtrace.tape.dataflow import WRITES, tensors_in
 from gradtrace.tape.derivatives import NODES, activation_of, activation_of_node
 from gradtrace.tape.kinds import base_name
-from gradtrace.tape.private import inside_fake, inside_functorch, saved, shows_saved, version_of
+from gradtrace.tape.private import inside_fake, inside_functorch, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +62,8 @@ class Seen:
     value: int | None = None
     """... the value itself, and of how many elements it is the sum (1: their mean)."""
     num_summed: int = 1
+    heads: int | None = None
+    """Of a softmax over the last axis: what `attention.heads` says."""
 
 
 class ForwardObserver:
@@ -86,6 +89,9 @@ class ForwardObserver:
         activation = activation_of(function, args, kwargs)
         if activation is not None and first.is_floating_point() and first.numel():
             seen.activation = self.measure_activation(activation, first.detach())
+            if activation.name == "softmax" and activation.dim in (-1, first.dim() - 1):
+                with torch.no_grad():
+                    seen.heads = self._heads(first, None)
         if call.name in _SCALED:
             wide = next((tensor for tensor in operands if tensor.is_floating_point()), None)
             if wide is not None and wide.numel():
@@ -141,9 +147,11 @@ class ForwardObserver:
         if not _saves_activation(node.name()):
             return None
         with torch.no_grad():
-            rows = attention_rows(node)
-            if rows is not None:
-                return Seen(activation=self._measure_rows(_ATTENTION, rows))
+            fused = fused_logits(node)
+            if fused is not None:
+                seen = Seen(activation=self._measure_rows(_ATTENTION, attention_rows(fused[0]), fused[0]))
+                seen.heads = self._heads(*fused)
+                return seen
             found = activation_of_node(node)
             if found is None:
                 return None
@@ -190,6 +198,10 @@ class ForwardObserver:
             found = [[*self._moments(activation, size), _largest(size, others)] for size in slopes]
             handles = {name: self.deferred.put(value) for name, value in zip(_MOMENTS, _joined(found), strict=True)}
         return activation, handles | self._preactivation(x), values.numel(), num_units
+
+    def _heads(self, logits: Tensor, scales: Tensor | None) -> int | None:
+        found = heads(logits, scales, _ATTENTION.flat_below(SATURATED_FRAC))
+        return None if found is None else self.deferred.put(found)
 
     def _measure_rows(
         self, activation: Activation, rows: Tensor, x: Tensor | None = None
@@ -266,28 +278,6 @@ def _saves_activation(node_name: str) -> bool:
 _ATTENTION = Activation(
     name="attention", derivative=lambda p: 4 * p * (1 - p), derivative_max=1.0, elementwise=False, dim=-1
 )
-
-
-def attention_rows(node: Node, max_queries: int = 32) -> Tensor | None:
-    """How far each attention row is from one-hot (`row_measure`), for a sample of the queries of a fused op."""
-    if not node.name().startswith("ScaledDotProduct") or not shows_saved():
-        return None
-    query, key = saved(node, "query"), saved(node, "key")
-    scale = saved(node, "scale", None) or 1.0 / math.sqrt(query.shape[-1])
-    step = max(1, math.ceil(query.shape[-2] / max_queries))
-    logits = query[..., ::step, :].float() @ key.float().mT * scale
-    mask = saved(node, "attn_mask", None)
-    if mask is None:
-        mask = saved(node, "attn_bias", None)
-    if mask is not None:
-        mask = mask.expand(*query.shape[:-1], key.shape[-2])[..., ::step, :]
-        logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
-    if saved(node, "is_causal", False):
-        positions = torch.arange(0, query.shape[-2], step, device=logits.device)
-        later = torch.arange(key.shape[-2], device=logits.device) > positions[:, None]
-        logits = logits.masked_fill(later, -math.inf)
-    rows = row_measure(torch.softmax(logits, dim=-1), -1)
-    return rows[torch.isfinite(logits).sum(-1) > 1] if rows.device.type == "cpu" else rows.reshape(-1)
 
 
 def activation_stats(seen: Seen, arrays: list[np.ndarray]) -> ActivationStats | None:

@@ -104,6 +104,22 @@ class ActivationStats:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionStats:
+    """The softmax of attention on a sample of its queries."""
+
+    one_hot_fracs: tuple[float, ...]
+    """Per head, the fraction of rows that are one-hot (as `ActivationStats.saturated_frac`)."""
+    entropies_bits: tuple[float, ...]
+    """Per head, the mean entropy of a row; log2(num_keys) at most."""
+    num_keys: int
+    query_rms: float = math.nan
+    key_rms: float = math.nan
+    temperature: float = math.nan
+    """The factor of the logits times sqrt(d): 1 is usual. NaN, as the two above: attention is written out in the
+    user's code, and the product of queries and keys is an op of its own."""
+
+
+@dataclass(frozen=True, slots=True)
 class ForwardStats:
     """What one op saw and made on the way forward (weight, norm and attention ops; every op on demand)."""
 
@@ -161,6 +177,8 @@ class Op:
     side of this op."""
     objective: ObjectiveStats | None = None
     """Of a known loss function (its last op)."""
+    attention: AttentionStats | None = None
+    """Of a softmax of attention."""
 
     def gain(self, slot: int) -> float:
         """|gradient passed to input `slot`| / |gradient received|; NaN without either."""

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT
+from gradtrace.diagnosis.data_scale import large_inputs
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.profile import is_layer, place
 from gradtrace.diagnosis.rules.units import is_output
@@ -63,7 +64,7 @@ def _trapped(scene: Scene) -> list[Finding]:
     Others may lift them: a bias is shared by all. So it counts if steps on a copy leave half of them where they were.
     """
     least = min(trapped_frac(view.trace) for view in scene.views)
-    if least < TRAPPED_FRAC or any(map(_has_learnt, scene.views)):
+    if least < TRAPPED_FRAC or any(map(has_learnt, scene.views)):
         return []
     view, followed = scene.views[0], scene.exhibit.followed
     later = 0.0
@@ -231,26 +232,43 @@ def _chooses_of_one(op: Op, view: View) -> bool:
 
 def _flat_finding(view: View, op: Op, witness: Op, message: str, *evidence: Evidence) -> Finding:
     norm = op.received.norm if op.received is not None else 0.0
+    symptom, cause, why = Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION, ""
+    if (size := _pushed_by_inputs(witness, view)) > 0.0:
+        symptom, cause = Symptom.SATURATED, Cause.INPUT_SCALE
+        why = f" The input has a root mean square of {size:.3g}: at 1 its pre-activations would not lie there."
     return Finding(
-        symptom=Symptom.LOSS_SATURATED,
-        cause=Cause.LOSS_FUNCTION,
+        symptom=symptom,
+        cause=cause,
         where=(place(op, view.paths), place(witness, view.paths)),
         severity=Severity.CRITICAL,
-        message=f"{message} It is flat at {told_op(witness, view.trace, view.paths)}.",
+        message=f"{message} It is flat at {told_op(witness, view.trace, view.paths)}.{why}",
         evidence=(
             *evidence,
             Evidence("loss", view.trace.loss),
             Evidence("gradient norm at the last layer", norm),
         ),
-        remedies=remedies_for(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION),
+        remedies=remedies_for(symptom, cause),
         source=witness.site.source,
     )
+
+
+def _pushed_by_inputs(witness: Op, view: View) -> float:
+    """The input's RMS where it alone puts a squashing output on its flat part; else 0.
+
+    Layers in a row pass a scale on as it is, or less of it: of unit inputs the pre-activations are within the swing.
+    """
+    inputs = [op.forward.input_rms for op in large_inputs(view) if op.forward is not None]
+    a = witness.activation
+    if not inputs or a is None or a.function in HALF_FLAT or not math.isfinite(a.preactivation_mean):
+        return 0.0
+    size = math.hypot(a.preactivation_mean, a.preactivation_std)
+    return max(inputs) if SWING < size <= SWING * max(inputs) else 0.0
 
 
 def _flat(view: View) -> Finding | None:
     last = _last_layers(view)
     loss = abs(view.trace.loss)
-    if not last or loss == 0.0 or _has_learnt(view):
+    if not last or loss == 0.0 or has_learnt(view):
         return None
     op = max(last, key=lambda op: op.received.norm if op.received is not None else 0.0)
     assert op.received is not None
@@ -279,8 +297,8 @@ def _stuck(view: View) -> Finding | None:
     For each example alone, B |dL/dz_i| / L is the elasticity; that of the median example counts. A trained network's
     outputs are as flat, and its loss lower than a constant's.
     """
-    objectives = _objectives(view)
-    if not objectives or _has_learnt(view) or view.trace.loss == 0.0:
+    known = objectives(view)
+    if not known or has_learnt(view) or view.trace.loss == 0.0:
         return None
     for op in _last_layers(view):
         squash = _witness(op, view)
@@ -296,24 +314,24 @@ def _stuck(view: View) -> Finding | None:
                 op,
                 squash,
                 f"{percent(squash.activation.saturated_frac)} of the outputs are saturated, and wrong: the loss is "
-                f"{objectives[0].value:.4g}, where a constant gets {objectives[0].constant:.4g}, and of the median "
+                f"{known[0].value:.4g}, where a constant gets {known[0].constant:.4g}, and of the median "
                 f"example it changes by {100 * elasticity:.2g} % as the output moves by one.",
                 Evidence("elasticity of the median example", elasticity),
-                Evidence("loss of the best constant", objectives[0].constant),
+                Evidence("loss of the best constant", known[0].constant),
             )
             return found if of_most < FLAT_ELASTICITY else replace(found, severity=Severity.WARNING)
     return None
 
 
-def _objectives(view: View) -> list[ObjectiveStats]:
+def objectives(view: View) -> list[ObjectiveStats]:
     """Known loss functions of targets that differ."""
     found = [op.objective for op in view.trace.ops if op.objective is not None]
     return [one for one in found if one.constant > 0.0]
 
 
-def _has_learnt(view: View) -> bool:
+def has_learnt(view: View) -> bool:
     """Whether each known loss is below that of the best constant: what is flat then is flat because it is right."""
-    found = _objectives(view)
+    found = objectives(view)
     return bool(found) and all(one.value < one.constant for one in found)
 
 

@@ -67,7 +67,9 @@ def cause_of(birth: Birth | None, trace: Trace) -> Cause:
     if birth.phase == "input":
         return Cause.INPUT_SCALE
     if birth.phase == "parameter":
-        return Cause.LEARNING_RATE
+        # steps that ran away are known to whoever saw them; else Adam's eps of 1e-8 is zero in float16, and 0/0 is NaN
+        halves = {p.name for p in trace.parameters if p.dtype in HALF_FORMATS}
+        return Cause.NUMERIC_FORMAT if birth.op in halves else Cause.LEARNING_RATE
     half = any(
         stats.dtype in HALF_FORMATS and HALF_FORMATS[stats.dtype][1] < 1e5
         for op in trace.ops

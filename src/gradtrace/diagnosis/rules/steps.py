@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.data_scale import is_far_off, large_inputs, target_distance
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.profile import is_layer, owner, place, rms_to_fan_in
+from gradtrace.diagnosis.rules import attention, units
 from gradtrace.diagnosis.rules.nonfinite import cause_of, finding_of
-from gradtrace.diagnosis.rules.units import by_key, dead_layers, is_first
-from gradtrace.diagnosis.scene import is_finite
+from gradtrace.diagnosis.rules.units import by_key, dead_layers
+from gradtrace.diagnosis.scene import is_finite, make_scene
 from gradtrace.diagnosis.thresholds import (
     DIVERGED_FACTOR,
-    HALF_FORMATS,
     INPUT_RMS,
     LARGE_WEIGHT,
     SATURATED_MAJORITY,
@@ -29,10 +31,10 @@ from gradtrace.diagnosis.thresholds import (
 )
 from gradtrace.diagnosis.wording import STEP_RATIO, percent, steps
 from gradtrace.measure.path import Paths
+from gradtrace.records.exhibit import Exhibit
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
-from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
@@ -48,6 +50,7 @@ def judge(scene: Scene) -> list[Finding]:
     if training is None or not training.losses:
         return _targets(scene)
     findings = _broken(scene, training) + _diverged(scene, training) + _died(scene, training)
+    findings += _flattened(scene, training)
     return findings or _far_off(scene) or _targets(scene)
 
 
@@ -94,12 +97,9 @@ def _broken(scene: Scene, training: Training) -> list[Finding]:
         return [finding_of(training.after, training.broke_at)]
     born = training.after.nonfinite
     ran_away = diverged(training) or bool(large_updates(training))
-    if born is not None and born.phase == "parameter" and not ran_away:
-        # a step of no great size broke a weight: Adam's eps of 1e-8 is zero in float16, and 0/0 is NaN
-        halves = {p.name for p in training.after.parameters if p.dtype in HALF_FORMATS}
-        cause = Cause.NUMERIC_FORMAT if born.op in halves else _cause(scene, training)
-    else:
-        cause = _cause(scene, training) if ran_away else cause_of(born, training.after)
+    cause = cause_of(born, training.after)
+    if ran_away or (cause is Cause.LEARNING_RATE and born is not None):
+        cause = cause_of_steps(scene, training)
     return [finding_of(training.after, training.broke_at, cause)]
 
 
@@ -108,7 +108,7 @@ def _diverged(scene: Scene, training: Training) -> list[Finding]:
     grew = diverged(training)
     if not grew and not spiked(training) and not (large and training.broke_at is not None):
         return []
-    cause = _cause(scene, training)
+    cause = cause_of_steps(scene, training)
     worst = next(iter(weights_moved(training)), None)
     losses = [loss for loss in training.losses if math.isfinite(loss)]
     peak = max(losses)
@@ -141,7 +141,7 @@ def _died(scene: Scene, training: Training) -> list[Finding]:
         return []
     op, frac = now[0]
     assert op.activation is not None
-    cause = _cause(scene, training)
+    cause = cause_of_steps(scene, training)
     paths = Paths(training.after)
     return [
         Finding(
@@ -160,6 +160,33 @@ def _died(scene: Scene, training: Training) -> list[Finding]:
     ]
 
 
+def _flattened(scene: Scene, training: Training) -> list[Finding]:
+    """Layers, or attention, that were not saturated at the start and are after steps that replaced the weights."""
+    if training.after is None or not is_finite(training.after) or not large_updates(training):
+        return []
+    now = _flat(make_scene(Exhibit((training.after,))))
+    known = {place for finding in _flat(scene) for place in finding.where}
+    cause, worst = cause_of_steps(scene, training), large_updates(training)[0]
+    return [
+        replace(
+            finding,
+            cause=cause,
+            message=f"After {steps(training.num_steps)} on a copy: {finding.message} Before, it was not so; the first "
+            f"step changes {worst.name} by {worst.ratio:.2g} times its own size. {_words(cause, scene)}",
+            evidence=(*finding.evidence, Evidence(STEP_RATIO, worst.ratio)),
+            remedies=remedies_for(finding.symptom, cause),
+            step=training.num_steps,
+        )
+        for finding in now
+        if finding.severity is not Severity.INFO and not known & set(finding.where)
+    ]
+
+
+def _flat(scene: Scene) -> list[Finding]:
+    flat = units.saturated(scene) if scene.views else None
+    return [*([flat] if flat is not None else []), *attention.judge(scene)]
+
+
 def _dead_now(scene: Scene, training: Training) -> list[tuple[Op, float]]:
     if training.after is None or not is_finite(training.after):
         return []
@@ -171,7 +198,7 @@ def _dead_now(scene: Scene, training: Training) -> list[tuple[Op, float]]:
     return sorted(now, key=lambda pair: (-pair[1], pair[0].sequence))
 
 
-def _cause(scene: Scene, training: Training) -> Cause:
+def cause_of_steps(scene: Scene, training: Training) -> Cause:
     """Data scale, reduction or learning rate: what would bring the largest step back below its weight."""
     view = scene.views[0]
     summed = scene.exhibit.summed_over
@@ -209,37 +236,6 @@ def large_layers(view: View) -> list[Op]:
     if made is None or given is None or made.output_rms < INPUT_RMS * max(given.input_rms, 1.0):
         return []
     return [op for op in layers if any(size >= LARGE_WEIGHT for size in rms_to_fan_in(op, view.trace))]
-
-
-def large_inputs(view: View) -> list[Op]:
-    """First layers that see data an order of magnitude above unit scale."""
-    layers = [op for op in view.trace.ops if is_layer(op) and op.forward is not None and is_first(op, view)]
-    return [op for op in layers if op.forward is not None and op.forward.input_rms >= INPUT_RMS]
-
-
-def target_distance(view: View) -> float:
-    """Squared error only: rms(output - target) over rms(output), from loss over gradient, whatever scales the loss.
-
-    L = c sum(e^2) and dL/dy = 2 c e, so that 2 L / (|dL/dy| sqrt(n)) = rms(e).
-    """
-    for op in view.trace.ops:
-        if base_name(op.name) != "MseLoss":
-            continue
-        error = next((stats for stats in op.passed if stats is not None), None)
-        layer = next((o for o in view.trace.ops if is_layer(o) and o.forward is not None), None)
-        if error is None or error.norm == 0.0 or layer is None or layer.forward is None:
-            return 0.0
-        if layer.forward.output_rms == 0.0:
-            return 0.0  # an output layer that starts at zero has no scale yet
-        distance = 2.0 * abs(view.trace.loss) / (error.norm * math.sqrt(error.numel))
-        return distance / max(layer.forward.output_rms, 1.0)  # a last layer that starts small has no scale of its own
-    return 0.0
-
-
-def is_far_off(view: View) -> bool:
-    """Whether a known loss is two orders of magnitude above what the best constant gets."""
-    objectives = [op.objective for op in view.trace.ops if op.objective is not None]
-    return any(one.constant > 0.0 and one.value > TARGET_RATIO * one.constant for one in objectives)
 
 
 def _far_off(scene: Scene) -> list[Finding]:

@@ -13,6 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT, ROWS
+from gradtrace.diagnosis.data_scale import is_first
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.profile import layer_below, places
 from gradtrace.diagnosis.scales import starts_at_zero
@@ -30,7 +31,6 @@ from gradtrace.diagnosis.thresholds import (
     dead_frac,
 )
 from gradtrace.diagnosis.wording import percent
-from gradtrace.measure.names import Names
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
@@ -48,10 +48,10 @@ LEFT = "mean |a'|, of its maximum"
 
 
 def judge(scene: Scene) -> list[Finding]:
-    """Dead layers, saturated layers, saturated attention: one finding each."""
+    """Dead layers, saturated layers: one finding each."""
     if not scene.views:
         return []
-    found = [_dead(scene), _saturated(scene), _attention(scene)]
+    found = [_dead(scene), saturated(scene)]
     return [finding for finding in found if finding is not None]
 
 
@@ -135,7 +135,8 @@ def _has_faded(op: Op, view: View) -> bool:
     return below.forward.input_rms <= 10**-HEALTHY_DECADES * max(given)
 
 
-def _saturated(scene: Scene) -> Finding | None:
+def saturated(scene: Scene) -> Finding | None:
+    """Layers on the flat part of their curve."""
     per_trace = [_saturated_ops(trace) for trace in scene.traces]
     keys = set.intersection(*(set(ops) for ops in per_trace))
     view = scene.views[0]
@@ -174,33 +175,6 @@ def _saturated(scene: Scene) -> Finding | None:
             Evidence("std of the pre-activation", op.activation.preactivation_std),
         ),
         remedies=remedies_for(Symptom.SATURATED, cause),
-        source=op.site.source,
-    )
-
-
-def _attention(scene: Scene) -> Finding | None:
-    ops = [
-        op
-        for op in scene.views[0].trace.ops
-        if op.factor is Factor.ATTENTION and op.activation and op.activation.saturated_frac > SATURATED_MAJORITY
-        and op.activation.num_samples >= ATTENTION_MIN_ROWS
-    ]  # fmt: skip
-    total = sum(1 for op in scene.views[0].trace.ops if op.factor is Factor.ATTENTION and op.activation)
-    if not ops:
-        return None
-    ops.sort(key=lambda op: op.sequence)
-    op = ops[0]
-    assert op.activation is not None
-    at = Names(scene.views[0].trace).told(op.site.module or "", op.site.source)
-    return Finding(
-        symptom=Symptom.SATURATED,
-        cause=Cause.ATTENTION_SATURATION,
-        where=places(ops, scene.views[0].paths),
-        severity=Severity.CRITICAL if 2 * len(ops) >= total else Severity.WARNING,
-        message=f"{percent(op.activation.saturated_frac)} of the attention rows at {at} are one-hot: queries and "
-        "keys get next to no gradient.",
-        evidence=(Evidence("one-hot rows", op.activation.saturated_frac, "fraction"),),
-        remedies=remedies_for(Symptom.SATURATED, Cause.ATTENTION_SATURATION),
         source=op.site.source,
     )
 
@@ -336,21 +310,6 @@ def _input_or(cause: Cause, op: Op, view: View) -> Cause:
         return cause
     gain = below.forward.output_rms / max(below.forward.input_rms, 1e-30)
     return Cause.INPUT_SCALE if below.forward.input_rms >= INPUT_RMS and gain < INPUT_RMS else cause
-
-
-def is_first(layer: Op, view: View) -> bool:
-    """Whether a layer's operand is data: all that it passes gradient to are its own parameters."""
-    stack = [t[0] for t in layer.targets if t is not None]
-    for _ in range(32):
-        if not stack:
-            return True
-        op = view.trace.ops[stack.pop()]
-        if op.parameter is not None or not op.targets:
-            continue
-        if op.weights or op.activation or op.factor is Factor.NORM:
-            return False
-        stack.extend(t[0] for t in op.targets if t is not None)
-    return False
 
 
 def _input_words(op: Op, view: View) -> str:

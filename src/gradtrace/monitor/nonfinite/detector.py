@@ -18,6 +18,7 @@ from gradtrace.monitor.nonfinite.delayed import Delayed, is_ahead, verdict
 from gradtrace.monitor.nonfinite.replay import NONE
 from gradtrace.monitor.statistics.gradients import total
 from gradtrace.records.run import EventKind
+from gradtrace.records.vocabulary import Symptom
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -231,4 +232,5 @@ class Detector:
                 self.is_replaying = False
             self._recording.nonfinite(passage.step, finding, trace)
         if self._on_nonfinite == "stop":
-            raise NonfiniteError(self._recording.findings()[0].message)
+            found = self._recording.findings()  # what led to it comes first
+            raise NonfiniteError(next(f.message for f in found if f.symptom is Symptom.NONFINITE))

@@ -10,17 +10,16 @@ import numpy as np
 
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.ranking import rank
-from gradtrace.diagnosis.rules.units import LEFT
-from gradtrace.diagnosis.thresholds import LETS_THROUGH
+from gradtrace.diagnosis.timeline.beginning import beginning
 from gradtrace.diagnosis.timeline.judge import judge_run
-from gradtrace.diagnosis.timeline.losses import came_before, falls_since
+from gradtrace.diagnosis.timeline.traces import birth_in_time, in_time
 from gradtrace.monitor.recording.sinks.choice import as_sink
 from gradtrace.monitor.recording.sinks.feed import Feed
 from gradtrace.monitor.statistics.gradients import row
 from gradtrace.records.exhibit import Exhibit
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.run import EventKind, RunEvent, Scalar, Series
-from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.records.vocabulary import Cause, Symptom
 from gradtrace.runs.writer import RunWriter
 
 if TYPE_CHECKING:
@@ -51,6 +50,10 @@ class Recording:
         self.first_step = self._writer.next_step
         self.traces: list[Trace] = []
         self._nonfinite: Finding | None = None
+        self._in_parameter = False
+        """Whether it was in a weight before its step began."""
+        self._of_first: tuple[Finding, ...] | None = None
+        """Of the trace of the run's first step; None: there is none."""
         self._of_trace: tuple[Finding, ...] = ()
         """Of the latest whole trace, since the step of the first trace in a row that shows it."""
         self._unjudged: list[tuple[int, Trace]] = []
@@ -115,6 +118,7 @@ class Recording:
         """The first NaN or Inf, explained: a run may end with it, so that it goes to the file at once."""
         self._nonfinite = finding
         if trace is not None:
+            self._in_parameter = trace.nonfinite is not None and trace.nonfinite.phase == "parameter"
             self.trace(step, trace)
         self.event(step, EventKind.NONFINITE, finding.message)
         self.judge(step)
@@ -151,29 +155,19 @@ class Recording:
         run = self.run
         found = judge_run(run)
         self._judge_traces(run)
+        start = beginning(self.traces[0], self._of_first, run) if self._of_first is not None else None
         if self._nonfinite is not None:
             over_time = [f for f in found if f.symptom is Symptom.NONFINITE]
             found = [f for f in found if f not in over_time]
             fast = any(f.cause is Cause.LEARNING_RATE for f in over_time)
-            ran_away = fast and self._nonfinite.cause in (Cause.LARGE_WEIGHTS, Cause.UNSAFE_OP)  # step by step
-            birth = replace(self._nonfinite, cause=Cause.LEARNING_RATE) if ran_away else self._nonfinite
-            came = came_before(run, birth.step)[1] if birth.step is not None else ""
-            found.insert(0, replace(birth, message=f"{birth.message} {came}".rstrip()))
+            found.insert(0, birth_in_time(self._nonfinite, run, ran_away=fast, in_parameter=self._in_parameter))
         else:
-            found += [self._in_time(finding, run, found) for finding in self._of_trace]
+            found += [in_time(f, run, self._traced, found) for f in self._of_trace]
+        if start is not None:
+            found = [start.instead(f) if start.explains(run, f) else f for f in found]
+            root = start.growth if self._nonfinite is not None else start.scar(run)
+            found += [root] if root is not None and root not in found else []
         return rank(found)
-
-    def _in_time(self, finding: Finding, run: Run, over_time: Sequence[Finding]) -> Finding:
-        """A trace is a look now and then: since when, the numbers of every step may know; and whether it does harm."""
-        steps = [step for step in self._traced if finding.step is not None and step < finding.step]
-        if steps:
-            between = [f.step for f in over_time if f.step is not None and steps[-1] < f.step < (finding.step or 0)]
-            finding = replace(finding, step=min(between, default=finding.step))
-        left = next((e.value for e in finding.evidence if e.name == LEFT), 0.0)
-        if left >= LETS_THROUGH and finding.step is not None and falls_since(run, finding.step):
-            note = "The loss has kept falling since."
-            finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
-        return finding
 
     def _judge_traces(self, run: Run) -> None:
         """Those that came since the last time: only now is it known what their step's other backward passes brought."""
@@ -186,6 +180,8 @@ class Recording:
             )
             self._traced.append(step)
             self._of_trace = tuple(replace(f, step=_since(f, before, step)) for f in judge(shown).findings)
+            if step == 0:
+                self._of_first = self._of_trace
 
     def diagnosis(self) -> Diagnosis:
         """The findings, with the first and the latest whole trace."""

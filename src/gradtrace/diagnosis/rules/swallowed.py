@@ -1,0 +1,109 @@
+"""Is the whole gradient below the optimizer's eps? And is there a layer whose output nothing can change?
+
+Adam's step is rate * m / (sqrt(v) + eps) (Kingma & Ba 2015, alg. 1), of gradients far above eps as long as the rate, of
+those far below it shorter by |g| / eps: a loss that was divided once too often is not evened out any more. A gradient
+as small is right at a minimum, so it is a fault where a known loss is no better than a constant's, and else a remark.
+
+Layer norm over one entry returns its bias, (x - mean(x)) = 0, whatever comes in.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.naming import told_op
+from gradtrace.diagnosis.profile import place
+from gradtrace.diagnosis.rules.loss import has_learnt, objectives
+from gradtrace.diagnosis.scales import operands
+from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES
+from gradtrace.diagnosis.wording import decades
+from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
+from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.tape.kinds import base_name
+
+if TYPE_CHECKING:
+    from gradtrace.diagnosis.scene import Scene, View
+    from gradtrace.records.trace import Op
+
+_LAYER_NORMS = {"NativeLayerNorm", "FusedLayerNorm"}
+
+
+def judge(scene: Scene) -> list[Finding]:
+    """At most one finding each."""
+    if not scene.views:
+        return []
+    found = [_below_eps(scene), _constant(scene.views[0])]
+    return [finding for finding in found if finding is not None]
+
+
+def _below_eps(scene: Scene) -> Finding | None:
+    optimizers = scene.exhibit.optimizers
+    if not optimizers or not all(one.adaptive and one.eps > 0.0 for one in optimizers):
+        return None
+    below = min(_decades_below(view, scene) for view in scene.views)
+    if not HEALTHY_DECADES <= below < math.inf or any(map(has_learnt, scene.views)):
+        return None
+    known = [objectives(view) for view in scene.views]
+    severity = Severity.INFO
+    told = "At a minimum that is as it should be; anywhere else nothing moves."
+    if all(known):
+        severity = Severity.CRITICAL if below >= CLEAR_DECADES else Severity.WARNING
+        told = (
+            f"And the loss function gives {known[0][0].value:.4g}, where a constant gets {known[0][0].constant:.4g}. "
+            "Take the factor off the loss, or lower eps."
+        )
+    one = optimizers[0]
+    return Finding(
+        symptom=Symptom.UNDERFLOW,
+        cause=Cause.NUMERIC_FORMAT,
+        where=("loss",),
+        severity=severity,
+        message=f"The gradient of every parameter is {decades(below)} or more below {one.kind}'s eps ({one.eps:g}): "
+        f"its steps are that much shorter than the rate. {told}",
+        evidence=(Evidence("largest gradient (RMS) over eps", -below, "decades"),),
+        remedies=remedies_for(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT),
+    )
+
+
+def _decades_below(view: View, scene: Scene) -> float:
+    """[decades] by which the largest gradient that an optimizer is given is below its eps; inf: all are zero."""
+    eps = {name: one.eps for one in scene.exhibit.optimizers for name in one.parameters}
+    ratios = [p.gradient.rms / eps[p.name] for p in view.trace.parameters if p.gradient is not None and p.name in eps]
+    largest = max(ratios, default=math.inf)
+    return -math.log10(largest) if largest > 0.0 else math.inf
+
+
+def _constant(view: View) -> Finding | None:
+    """Layer norm over a single entry."""
+    op = next((op for op in view.trace.ops if _normalises_one(op, view)), None)
+    if op is None:
+        return None
+    return Finding(
+        symptom=Symptom.DISCONNECTED,
+        cause=Cause.DETACHED_GRAPH,
+        where=(place(op, view.paths),),
+        severity=Severity.CRITICAL,
+        message=f"{told_op(op, view.trace, view.paths)} normalises over a single entry: what is left is its bias, "
+        "whatever comes in, and no gradient but rounding goes past it. Normalise over features that are several, or "
+        "take it away.",
+        evidence=(Evidence("entries that are normalised together", 1.0),),
+        remedies=remedies_for(Symptom.DISCONNECTED, Cause.DETACHED_GRAPH),
+        source=op.site.source,
+    )
+
+
+def _normalises_one(op: Op, view: View) -> bool:
+    if op.factor is not Factor.NORM or base_name(op.name) not in _LAYER_NORMS or op.received is None:
+        return False
+    own = [parameter.numel for parameter in operands(op, view)]
+    if own:
+        return max(own) == 1
+    return bool(op.received.shape) and op.received.shape[-1] == 1 and _swallows(op)
+
+
+def _swallows(op: Op) -> bool:
+    """Without weights the extent is not known: over several axes, gradient would go past it."""
+    passed = [stats.norm for stats in op.passed if stats is not None]
+    return op.received is not None and bool(passed) and max(passed) <= 10**-CLEAR_DECADES * op.received.norm

@@ -1,0 +1,120 @@
+"""Was what the first step did there before it?
+
+A step of SGD is as long as the gradient. Where that grew 10^e-fold on its way, from an error that the forward pass had
+made F times as large, the step would be 10^e F times shorter without the growth. If it replaced the weights as it was,
+and would not have then, the growth is to blame for it and for what came of it; the rate would have done. So with inputs
+far from unit scale. What the weights were replaced by stays, long after the gradients look like anybody's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gradtrace.diagnosis.data_scale import large_inputs
+from gradtrace.diagnosis.profile import is_layer, place
+from gradtrace.diagnosis.ranking import GROWTH
+from gradtrace.diagnosis.rules.steps import cause_of_steps
+from gradtrace.diagnosis.scene import is_finite, make_scene
+from gradtrace.diagnosis.thresholds import SPIKE_WINDOW, UPDATE_REPLACES
+from gradtrace.diagnosis.timeline.before import ratios_of_matrices
+from gradtrace.diagnosis.timeline.losses import falls_since
+from gradtrace.diagnosis.wording import CAUSES, EXTENT
+from gradtrace.records.exhibit import Exhibit, Training
+from gradtrace.records.finding import Evidence
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.remedies.catalogue import remedies_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gradtrace.diagnosis.scene import View
+    from gradtrace.records.finding import Finding
+    from gradtrace.records.run import Run
+    from gradtrace.records.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Why the first step replaced weights: growth that was there before it, or the data's scale."""
+
+    cause: Cause
+    where: tuple[str, ...]
+    sentence: str
+    growth: Finding | None = None
+    """The first trace's."""
+
+    def explains(self, run: Run, finding: Finding) -> bool:
+        """Whether steps that ran away, or what they left, came of it: soon after."""
+        row = int(np.searchsorted(run.steps.first, finding.step or 0))
+        return finding.cause is Cause.LEARNING_RATE and finding.step is not None and row <= SPIKE_WINDOW
+
+    def instead(self, finding: Finding) -> Finding:
+        """`finding` with its root in place of the rate."""
+        return replace(
+            finding,
+            cause=self.cause,
+            where=tuple(dict.fromkeys((*self.where[:1], *finding.where))),
+            message=f"{finding.message} {self.sentence}",
+            remedies=remedies_for(finding.symptom, self.cause),
+        )
+
+    def scar(self, run: Run) -> Finding | None:
+        """The growth of the first trace, where the loss has not got over what the first step did with it."""
+        if self.growth is None or self.growth.step is None or falls_since(run, self.growth.step):
+            return None
+        note = "The loss has not got over it: it has not halved since."
+        return replace(self.growth, message=f"{self.growth.message} {note}")
+
+
+def beginning(trace: Trace, found: Sequence[Finding], run: Run) -> Beginning | None:
+    """What stood behind a first step that replaced weights; `trace` and `found` are that step's. None: nothing did."""
+    ratios = ratios_of_matrices(run)[:1]
+    ratios = ratios[np.isfinite(ratios)]
+    adaptive = all(optimizer.adaptive for optimizer in run.header.optimizers)  # as long for any gradient
+    if adaptive or not ratios.size or not ratios.max() > UPDATE_REPLACES or not is_finite(trace):
+        return None
+    ratio = float(ratios.max())
+    scene = make_scene(Exhibit((trace,), optimizers=run.header.optimizers))
+    view = scene.views[0]
+    for growth in (f for f in found if f.symptom is Symptom.EXPLODING and f.cause in GROWTH):
+        extent = next((e.value for e in growth.evidence if e.name == EXTENT), 0.0)
+        without = ratio / 10**extent / forward_growth(view, 10**extent)
+        if growth.severity is not Severity.INFO and without < UPDATE_REPLACES:
+            told = (
+                f"The first step moved weights by {ratio:.2g} times their size because of it; without, "
+                f"it would have been {without:.1g}."
+            )
+            grave = replace(
+                growth,
+                severity=Severity.CRITICAL,
+                message=f"{growth.message} {told}",
+                evidence=(*growth.evidence, Evidence("update to weight ratio of the first step", ratio)),
+            )
+            why = CAUSES[growth.cause].partition(" ({where})")[0].rstrip(".")
+            return Beginning(growth.cause, growth.where, f"It was there before the first step: {why}.", grave)
+    if cause_of_steps(scene, Training((), ())) is Cause.INPUT_SCALE:
+        inputs = large_inputs(view)
+        size = inputs[0].forward.input_rms if inputs and inputs[0].forward is not None else 0.0
+        what = f"The input has a root mean square of {size:.3g}" if inputs else "The targets are far from the output"
+        where = tuple(place(op, view.paths) for op in inputs) or ("targets",)
+        return Beginning(Cause.INPUT_SCALE, where, f"{what}, where about 1 is expected: the gradient grows with it.")
+    return None
+
+
+def forward_growth(view: View, backward: float) -> float:
+    """By how much the error at the output is larger because the signal grew on its way there; at least 1.
+
+    No more than sqrt(B) |dL/dy| says: it is one for unit errors, and bounded for cross entropy, whatever the output.
+    Where what came in is not known, as inside a fused recurrence, the map grows forward by no more than `backward`.
+    """
+    layers = [op for op in view.trace.ops if is_layer(op) and op.received is not None]
+    if not layers or layers[0].forward is None or layers[0].received is None:
+        return 1.0
+    given = layers[-1].forward
+    grew = layers[0].forward.output_rms / max(given.input_rms if given is not None else 1.0, 1.0)
+    error = math.sqrt(max(view.trace.batch_size or 1, 1)) * layers[0].received.norm
+    return max(1.0, min(grew, error, backward if given is None else math.inf))

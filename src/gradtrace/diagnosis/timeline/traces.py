@@ -1,0 +1,69 @@
+"""What a whole trace showed, placed in its run: since when, what led up to it, and whether it does harm.
+
+A trace is a look now and then; the numbers of every step know more. Layers that were alive at the first trace and are
+dead or saturated after steps that replaced the weights are so by these steps. And a layer part of whose units are dead,
+or whose slope is partly left, is a narrower layer: while the loss keeps falling it is a remark.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.rules.units import LEFT
+from gradtrace.diagnosis.thresholds import LETS_THROUGH
+from gradtrace.diagnosis.timeline.before import before
+from gradtrace.diagnosis.timeline.losses import came_before, falls_since
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.remedies.catalogue import remedies_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gradtrace.records.finding import Finding
+    from gradtrace.records.run import Run
+
+_FLAT = {Cause.SATURATED_PREACTIVATION, Cause.ATTENTION_SATURATION}
+
+
+def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequence[Finding]) -> Finding:
+    """A finding of a trace; `traced` are the steps of those that were judged, `over_time` is what the numbers say."""
+    earlier = [step for step in traced if finding.step is not None and step < finding.step]
+    if earlier:
+        between = [f.step for f in over_time if f.step is not None and earlier[-1] < f.step < (finding.step or 0)]
+        finding = replace(finding, step=min(between, default=finding.step))
+        finding = _by_the_steps(finding, run)
+    if finding.step is not None and _leaves_room(finding) and falls_since(run, finding.step):
+        note = "The loss has kept falling since."
+        finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
+    return finding
+
+
+def birth_in_time(birth: Finding, run: Run, *, ran_away: bool, in_parameter: bool) -> Finding:
+    """The first NaN; where loss or steps ran away in front of it, an overflow, or a spoilt weight, is theirs."""
+    theirs = birth.cause in (Cause.LARGE_WEIGHTS, Cause.UNSAFE_OP) or in_parameter
+    if ran_away and theirs:
+        birth = replace(birth, cause=Cause.LEARNING_RATE)
+    came = came_before(run, birth.step)[1] if birth.step is not None else ""
+    return replace(birth, message=f"{birth.message} {came}".rstrip())
+
+
+def _by_the_steps(finding: Finding, run: Run) -> Finding:
+    """What no trace showed before: whether steps as large as the weights led up to it."""
+    flat = finding.symptom in (Symptom.SATURATED, Symptom.DEAD_UNITS) and finding.cause in _FLAT
+    led_up = before(run, finding.step) if flat and finding.step is not None else None
+    if led_up is None or not led_up.replaced:
+        return finding
+    return replace(
+        finding,
+        cause=Cause.LEARNING_RATE,
+        message=f"{finding.message} At the first trace it was not so.{led_up.sentence}",
+        remedies=remedies_for(finding.symptom, Cause.LEARNING_RATE),
+    )
+
+
+def _leaves_room(finding: Finding) -> bool:
+    """Whether units, or slope, are left to learn with."""
+    if finding.symptom is Symptom.DEAD_UNITS:
+        return next((e.value for e in finding.evidence if e.name == "dead units"), 1.0) < 1.0
+    return next((e.value for e in finding.evidence if e.name == LEFT), 0.0) >= LETS_THROUGH

@@ -1,0 +1,107 @@
+"""Attention that is one-hot: which heads, how many bits are left, and what made the logits large."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import gradtrace
+from gradtrace.measure.attention import attention_stats, heads
+from gradtrace.records.finding import Finding
+from gradtrace.records.vocabulary import Cause, Symptom
+
+
+class Net(nn.Module):
+    """Two heads of 16, written out or fused; the embedding and its positions have unit scale."""
+
+    def __init__(self, *, fused: bool, scale: float = 0.25) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(32, 32, bias=False) for _ in range(4))
+        self.fused, self.scale = fused, scale
+        for one in (self.q, self.k):
+            nn.init.normal_(one.weight, std=1 / math.sqrt(32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).unflatten(-1, (2, 16)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        if self.fused:
+            mixed = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        else:
+            mixed = torch.softmax(q @ k.mT * self.scale, -1) @ v
+        return self.out(mixed.transpose(1, 2).flatten(2).mean(1))
+
+
+def finding(model: Net) -> Finding | None:
+    batches = [(torch.randn(16, 12, 32), torch.randint(0, 32, (16,))) for _ in range(2)]
+    found = gradtrace.check(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), batches).findings
+    return next((f for f in found if f.cause is Cause.ATTENTION_SATURATION), None)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_what_makes_the_logits_large_is_named(fused: bool) -> None:
+    assert finding(Net(fused=fused)) is None
+    expected = {
+        "queries": "The queries make it",
+        "keys": "The keys make it",
+        "both": "The queries and the keys make it",
+    }
+    for which, words in expected.items():
+        model = Net(fused=fused)
+        with torch.no_grad():
+            model.q.weight *= 60.0 if which == "queries" else 8.0 if which == "both" else 1.0
+            model.k.weight *= 60.0 if which == "keys" else 8.0 if which == "both" else 1.0
+        found = finding(model)
+        assert found is not None
+        assert found.symptom is Symptom.SATURATED
+        assert words in found.message, found.message
+    found = finding(Net(fused=fused, scale=16.0))
+    assert found is not None
+    assert "The scale makes it: 1 / sqrt(d) is usual" in found.message
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_missing_scale_is_told(fused: bool) -> None:
+    model = Net(fused=fused, scale=1.0)
+    with torch.no_grad():
+        model.q.weight *= 1.9
+        model.k.weight *= 1.9
+    found = finding(model)
+    assert found is not None
+    assert "1 / sqrt(d) is missing" in found.message
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_head_is_told(fused: bool) -> None:
+    model = Net(fused=fused)
+    with torch.no_grad():
+        model.q.weight[16:] *= 1e4
+        model.q.weight[:16] *= 5.0
+    found = finding(model)
+    assert found is not None
+    assert "it is head 1 of 2" in found.message
+    assert "of 3.6 bits" in found.message
+
+
+def test_bits_and_rows_against_closed_forms() -> None:
+    logits = torch.zeros(2, 3, 5, 8)
+    logits[:, 1, :, 0] = 100.0
+    logits[:, 2, :, 2:] = -math.inf
+    numbers = heads(logits, None, 0.05)
+    assert numbers is not None
+    stats = attention_stats(numbers.numpy())
+    assert stats.one_hot_fracs == (0.0, 1.0, 0.0)
+    assert stats.entropies_bits == pytest.approx((3.0, 0.0, 1.0), abs=1e-6)
+    assert (stats.num_keys, math.isnan(stats.query_rms)) == (8, True)
+    logits[..., 1:] = -math.inf  # nothing to choose from: no row counts
+    numbers = heads(logits, None, 0.05)
+    assert numbers is not None
+    assert attention_stats(numbers.numpy()).one_hot_fracs == (0.0, 0.0, 0.0)
+    assert heads(torch.zeros(4, 3), None, 0.05) is None
