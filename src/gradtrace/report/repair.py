@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from gradtrace.records.repair import Role
 from gradtrace.report.words import ascii_text, clean, clean_lines, decades, padded, short, wrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from gradtrace.records.repair import Difference, Repair, Shares, Trial
 
@@ -19,6 +20,7 @@ MAX_WIDTH = 120
 MOST_CODE = 40
 """Lines of a patch that are shown."""
 _CELL = 10
+_CURVE_CELL = 7
 
 
 def show(repair: Repair, console: Console | None = None) -> None:
@@ -83,6 +85,23 @@ def conclusion(repair: Repair) -> str:
         f" {proven - 1} other{'s are' if proven > 2 else ' is'} proven too: the choice is yours." if proven > 1 else ""
     )
     return f"Recommended: {clean(best.title)}{more}"
+
+
+def curves(repair: Repair) -> str:
+    """Median loss over the seeds, step by step: the network as it came, and what is recommended; '' without either."""
+    pair = [trial for trial in (repair.original, repair.best) if trial is not None and trial.outcomes]
+    if len(pair) < 2:
+        return ""
+    steps = [step for step, _ in pair[0].outcomes[0].curve]
+    rows = [("step", [str(step) for step in steps])]
+    rows += [(name, _median_losses(trial, steps)) for name, trial in zip(("unchanged", "changed"), pair, strict=True)]
+    return "\n".join(f"{name:<10}" + "".join(cell.rjust(_CURVE_CELL) for cell in cells) for name, cells in rows)
+
+
+def _median_losses(trial: Trial, steps: Sequence[int]) -> list[str]:
+    known = [dict(outcome.curve) for outcome in trial.outcomes]
+    found = [[curve[step] for curve in known if step in curve] for step in steps]
+    return [short(statistics.median(losses)) if losses else "-" for losses in found]
 
 
 def _table(repair: Repair, width: int) -> Iterator[str]:

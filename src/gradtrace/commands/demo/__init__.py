@@ -51,7 +51,8 @@ def _demo_case(name: str) -> None:
 
 
 def _demo_lecture() -> None:
-    from gradtrace.commands.demo.lecture import NUM_STEPS, networks, train
+    from gradtrace.commands.demo.lecture import NUM_STEPS, networks, prove, train
+    from gradtrace.report.repair import curves
     from gradtrace.report.trained import compare
 
     with working() as say:
@@ -60,10 +61,16 @@ def _demo_lecture() -> None:
     for diagnosis in diagnoses:
         diagnosis.show()
         click.echo("\n" + "-" * 80)
+    with working() as say:  # before the training below, which moves the network in place
+        repair = prove(targets[0], say)
     with progress_bar() as progress:
         task = progress.add_task(f"training both for {NUM_STEPS} steps", total=NUM_STEPS * len(targets))
         outcomes = [train(target, lambda: progress.advance(task)) for target in targets]
     click.echo(compare(outcomes, NUM_STEPS))
+    click.echo("\n" + "-" * 80 + "\nIs that the cause? Each change tried on copies of the sigmoid network:\n")
+    repair.show()
+    click.echo(f"\nLoss, median of {repair.seeds} trainings:\n{curves(repair)}")
+    click.echo("\nYours: gradtrace fix path/to/file.py:factory")
 
 
 def _demo_in_time() -> None:
