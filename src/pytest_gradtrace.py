@@ -63,5 +63,6 @@ def _kept(diagnosis: Any, folder: Path, nodeid: str) -> str:
 
 def _file_name(nodeid: str) -> str:
     """Of a test: readable, and another one for every test, also where parameters differ in signs alone."""
-    readable = re.sub(r"[^\w.-]+", "-", nodeid.rpartition("/")[2]).strip("-")[-_MOST_LETTERS:]
+    file, _, test = nodeid.partition("::")  # a parameter may hold a slash as well
+    readable = re.sub(r"[^\w.-]+", "-", f"{Path(file).stem}-{test}").strip("-")[-_MOST_LETTERS:]
     return f"{readable}-{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"
