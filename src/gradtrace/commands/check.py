@@ -70,9 +70,9 @@ def check(
     if form == "json":
         click.echo(diagnosis.to_json())
     elif form == "github":
-        from gradtrace.report.annotations import annotations
+        from gradtrace.report.annotations import annotate
 
-        if told := annotations(diagnosis):
+        if told := annotate(diagnosis):
             click.echo(told)
     else:
         diagnosis.show()

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 _LEVELS = {Severity.INFO: "notice", Severity.WARNING: "warning", Severity.CRITICAL: "error"}
 
 
-def annotations(diagnosis: Diagnosis) -> str:
+def annotate(diagnosis: Diagnosis) -> str:
     """A line per finding, the root cause first; '' where there is none.
 
     >>> from gradtrace.records.finding import Diagnosis, Finding
     >>> from gradtrace.records.vocabulary import Cause, Severity, Symptom
     >>> cut = Finding(Symptom.VANISHING, Cause.NONE, (), Severity.WARNING, "50 % is left.", source="net.py:3")
-    >>> annotations(Diagnosis((cut,)))
+    >>> annotate(Diagnosis((cut,)))
     '::warning file=net.py,line=3,title=GT100 vanishing::50 %25 is left.'
     """
     return "\n".join(map(_annotation, diagnosis.findings))
