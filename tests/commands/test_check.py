@@ -35,10 +35,17 @@ def test_findings_at_or_above_fail_on_are_1(net, verdict, severity, fail_on):
 
 def test_json_is_all_there_is_on_stdout(net, verdict):
     verdict["diagnosis"] = SAMPLES["vanishing"]()
-    result = run("check", "net.py:build", "--json")
+    result = run("check", "net.py:build", "--format", "json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["findings"][0]["symptom"] == "vanishing"
     assert json.loads(result.stdout)["title"] == "net.py:build"
+
+
+def test_annotations_are_all_there_is_on_stdout(net, verdict):
+    assert run("check", "net.py:build", "--format", "github").stdout == ""
+    verdict["diagnosis"] = finding_of(Severity.WARNING)
+    result = run("check", "net.py:build", "--format", "github")
+    assert (result.exit_code, result.stdout) == (1, "::warning title=GT103 vanishing::It is small.\n")
 
 
 def test_options_reach_check(net, verdict):
@@ -95,4 +102,4 @@ def test_a_fault_of_ours_is_neither_0_nor_1_nor_2(net, verdict):
 def test_the_last_line_is_the_verdict(net, verdict, severity, line):
     verdict["diagnosis"] = Diagnosis(()) if severity is None else finding_of(severity)
     assert run("check", "net.py:build").stdout.splitlines()[-1] == line
-    assert line not in run("check", "net.py:build", "--json").stdout
+    assert line not in run("check", "net.py:build", "--format", "json").stdout

@@ -67,7 +67,7 @@ def test_printed_saved_written_and_checked_again(folder):
     assert (folder / "net.py").read_text() == text
     assert "What was tried on copies" in (folder / "repair.html").read_text()
     assert "Recommended:" in CliRunner().invoke(main, ["show", "repair.json.gz"]).stdout
-    again = CliRunner().invoke(main, ["check", "net.py:build", "--json"])
+    again = CliRunner().invoke(main, ["check", "net.py:build", "--format", "json"])
     assert "vanishing" not in [f["symptom"] for f in json.loads(again.stdout)["findings"] if f["severity"] != "info"]
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 @click.option("--steps", type=click.IntRange(min=0), default=0, metavar="K",
               help="Train a copy for K optimizer steps and judge what appears then.")  # fmt: skip
 @click.option("--accumulate", type=click.IntRange(min=1), default=1, metavar="N", help="Batches per optimizer step.")
-@click.option("--json", "as_json", is_flag=True, help="The verdict as JSON, for programs.")
+@click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text", show_default=True,
+              help="Of the verdict: to read, for programs, or GitHub's annotations.")  # fmt: skip
 @click.option("--save-trace", type=click.Path(dir_okay=False), metavar="PATH", help="Keep the trace (gzipped JSON).")
 @click.option("--save", type=click.Path(dir_okay=False), metavar="FILE", help="Keep the diagnosis (gzipped JSON).")
 @click.option("--report", type=click.Path(dir_okay=False), metavar="FILE", help="Write the report (one HTML file).")
@@ -35,7 +36,7 @@ def check(
     target: str,
     steps: int,
     accumulate: int,
-    as_json: bool,
+    form: str,
     save_trace: str | None,
     save: str | None,
     report: str | None,
@@ -66,8 +67,13 @@ def check(
         diagnosis.report(report)
     from gradtrace.report.terminal import verdict
 
-    if as_json:
+    if form == "json":
         click.echo(diagnosis.to_json())
+    elif form == "github":
+        from gradtrace.report.annotations import annotate
+
+        if told := annotate(diagnosis):
+            click.echo(told)
     else:
         diagnosis.show()
         click.echo()

@@ -82,7 +82,7 @@ def kind_of(path: Path) -> str:
         if seen[: len(sign)].lower() == sign.lower():
             return words
     if b'"kind": "verdict"' in seen:
-        return "the verdict of check --json, which has no traces: keep the diagnosis with check --save FILE"
+        return "the verdict of check --format json, which has no traces: keep the diagnosis with check --save FILE"
     if seen.lstrip()[:1] in b"{[" and seen.strip():
         return "JSON that is not gzipped"
     try:
