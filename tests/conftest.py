@@ -33,6 +33,13 @@ def _fixed_seeds() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_compiled() -> None:
+    """What one test compiles is none of the next one's business: a watch takes no whole traces where anything is."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+
+
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
