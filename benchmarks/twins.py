@@ -46,8 +46,6 @@ _OWNERS = (torch.autograd, torch.Tensor, GradScaler, nn.Module, torch.optim.Opti
 class Turns:
     """One twin's blocks, in the order of the rounds; None where it sat out."""
 
-    block: int = 1
-    """[steps] Of each."""
     wall_s: list[float | None] = field(default_factory=list)
     cpu_s: list[float | None] = field(default_factory=list)
     interruptions: list[int | None] = field(default_factory=list)
@@ -58,6 +56,8 @@ class Turns:
     measured_frac: float | None = None
     same_weights: bool = True
     """Whether the weights are bit for bit those of the bare twin."""
+    block: int = 1
+    """[steps] Of each block."""
 
 
 Place = tuple[Any, str]
@@ -96,7 +96,7 @@ class Twin:
     """One copy of the loop, and who watches it."""
 
     def __init__(self, loop: str, way: str, folder: Path, block: int) -> None:
-        self.way, self.turns = way, Turns(block)
+        self.way, self.turns = way, Turns(block=block)
         self._loop: Loop = make(loop)
         self._clock, self._stand_ins = Clock(), StandIns(self._loop.whole)
         for _ in range(WARM_UP_STEPS):

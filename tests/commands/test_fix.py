@@ -86,10 +86,12 @@ def test_a_healthy_network_is_left_alone(folder):
     assert "there is nothing to prove" in done.stdout
 
 
-def test_nothing_to_write_is_said(folder):
+def test_where_all_is_well_nothing_is_written(folder):
+    before = (folder / "net.py").read_bytes()
     done = run("net.py:well", "--write")
-    assert done.exit_code == 2
-    assert "no change is proven" in done.stderr
+    assert done.exit_code == 0, done.output
+    assert "there is nothing to prove" in done.stdout
+    assert (folder / "net.py").read_bytes() == before
 
 
 def test_a_file_that_changed_meanwhile_is_not_written(folder, monkeypatch):

@@ -81,3 +81,14 @@ def test_seen_once_it_is_an_accumulation_that_somebody_meant():
             optimizer.step()
     assert uncleared(watch) == {8}
     assert watch.diagnosis.healthy
+
+
+def test_gradients_that_no_optimizer_applies_are_nobody_s_to_clear():
+    model = net()
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.05)
+    with gradtrace.watch(model, optimizer, budget=1.0) as watch:
+        for _ in range(40):
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            optimizer.step()
+    assert not uncleared(watch)

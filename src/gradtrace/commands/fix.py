@@ -143,7 +143,7 @@ def _write(repair: Repair, file: UserFile, target: str) -> None:
 
     best = repair.best
     if best is None:
-        raise InputError("there is nothing to write: no change is proven")
+        return  # what was shown says why: all is well, or nothing helped
     if not best.diff:
         raise InputError(f"there is no patch to write: {best.no_diff or 'the file of the factory is not known'}")
     now = file.path.read_bytes()

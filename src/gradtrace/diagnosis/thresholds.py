@@ -186,3 +186,6 @@ SPIKE_WINDOW = 50
 
 SPIKE_CHANCE = 0.01
 """[probability] That the largest of n normal numbers exceeds sqrt(2 ln(n / p)) standard deviations is below p."""
+
+UNCLEARED_STEPS = 2
+"""[traced steps] Whose first backward pass added to what was there: exact each time, but one may have been meant."""

@@ -121,7 +121,7 @@ class Training:
         self._pass_scale: Tensor | None = None
         self._is_last_pass = True
         self._held_before: list[bool] | None = None
-        """Which parameters held a gradient before the first pass of a step that is traced."""
+        """Which parameters of optimizers held a gradient before the first pass of a step that is traced."""
         self._taken_for: int | None = None
         """The row that the passes at hand were taken for, where a NaN among them was told of."""
         self._listens_to_parts = True

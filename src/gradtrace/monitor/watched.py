@@ -142,8 +142,9 @@ class Watched:
         return [(id(p.grad), -1 if p.grad is None else p.grad._version) for p in self.parameters[:: self._stride]]
 
     def with_gradient(self) -> list[bool]:
-        """Which parameters hold a gradient that is not zero."""
-        return [bool(norm > 0.0) for norm in norms([p.grad for p in self.parameters]).tolist()]
+        """Which of the parameters that optimizers hold have a gradient that is not zero; the others move by nobody."""
+        held = sorted({i for one in self.optimizers for i in self.held_by(one)})
+        return [bool(norm > 0.0) for norm in norms([self.parameters[i].grad for i in held]).tolist()]
 
     def next_columns(self, most_bytes: int) -> list[int]:
         """As many parameters as fit into `most_bytes` (one at least), in turn: all in order where all fit."""

@@ -34,6 +34,12 @@ _LOWER = Remedy(
     "Lower the learning rate tenfold, or warm it up.", "for group in optimizer.param_groups: group['lr'] /= 10"
 )
 
+CLEAR_GRADIENTS = Remedy(
+    "Clear the gradients before every backward pass (or after every step).",
+    "optimizer.zero_grad()\nloss.backward()\noptimizer.step()",
+    "torch.optim: gradients accumulate in .grad until they are cleared",
+)
+
 _ORTHOGONAL = Remedy(
     "Initialise the recurrent weights orthogonally: every step then keeps the gradient's size, but for a'.",
     "torch.nn.init.orthogonal_(rnn.weight_hh_l0)",

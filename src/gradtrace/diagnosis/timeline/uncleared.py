@@ -10,28 +10,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradtrace.diagnosis.thresholds import UNCLEARED_STEPS
 from gradtrace.diagnosis.timeline.losses import last_rows
-from gradtrace.records.finding import Evidence, Finding, Remedy
+from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import EventKind, Scalar
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.remedies.catalogue import CLEAR_GRADIENTS
 
 if TYPE_CHECKING:
     from gradtrace.records.run import Run
-
-ENOUGH = 2
-"""[traced steps] In which it was seen: one may have been meant."""
-
-CLEAR = Remedy(
-    "Clear the gradients before every backward pass (or after every step).",
-    "optimizer.zero_grad()\nloss.backward()\noptimizer.step()",
-    "torch.optim: gradients accumulate in .grad until they are cleared",
-)
 
 
 def judge(run: Run) -> list[Finding]:
     """Seen at every traced step since the first one: exact, for a cleared gradient is None or zero."""
     uncleared = {event.step for event in run.events if event.kind is EventKind.UNCLEARED}
-    if len(uncleared) < ENOUGH:
+    if len(uncleared) < UNCLEARED_STEPS:
         return []
     onset = min(uncleared)
     later = {event.step for event in run.events if event.kind is EventKind.SAMPLE and event.step >= onset}
@@ -49,7 +42,7 @@ def judge(run: Run) -> list[Finding]:
             f"the backward pass added to those of the steps before. Every step applies the sum of all gradients so "
             f"far, and is larger than its own gradient and the learning rate make it. {told}",
             evidence=(Evidence("traced steps whose gradients were not cleared", float(len(uncleared))),),
-            remedies=(CLEAR,),
+            remedies=(CLEAR_GRADIENTS,),
             step=onset,
         )
     ]
