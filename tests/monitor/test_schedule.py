@@ -65,7 +65,7 @@ class Training:
                 schedule.done("updates", step)
         if level is not Level.REST:
             schedule.step_ended(step)
-        elif schedule.rested():
+        elif schedule.rested([self.now]):
             schedule.end_rest(step + 1)
         self.watched_at.append((self.training_s, self.watching_s))
 

@@ -362,13 +362,13 @@ def test_what_is_frozen_is_found_all_the_same(discovered):
 
 
 def test_what_a_script_imported_by_name_still_reaches_a_later_watch():
-    own, seen, removers = torch.autograd.backward, [], []
+    own, seen, interposed = torch.autograd.backward, [], []
 
     def look(own, *args, **kwargs):
         seen.append(args)
         return own(*args, **kwargs)
 
-    discovery = Discovery(lambda found: removers.append(interpose(torch.autograd, "backward", look)), fail)
+    discovery = Discovery(lambda found: interposed.append(interpose(torch.autograd, "backward", look)), fail)
     imported = torch.autograd.backward
     model = mlp(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -377,7 +377,7 @@ def test_what_a_script_imported_by_name_still_reaches_a_later_watch():
     imported(model(torch.ones(3, 2)).sum())
     optimizer.step()
     assert len(seen) == 2
-    removers.pop()()
+    interposed.pop().remove()
     assert torch.autograd.backward is own
     discovery.remove()
 

@@ -25,6 +25,7 @@ from gradtrace.monitor.hooks.scalers import Scalers
 from gradtrace.monitor.nonfinite.detector import Detector
 from gradtrace.monitor.nonfinite.forward_calls import Calls
 from gradtrace.monitor.schedule.cost import Level
+from gradtrace.monitor.schedule.rest import Rest
 from gradtrace.monitor.schedule.schedule import SHORTEST_REST
 from gradtrace.monitor.statistics.gradients import Numbers, Passes
 from gradtrace.monitor.statistics.transfer import Transfer
@@ -84,7 +85,9 @@ class Training:
         self._detector = Detector(watched, recording, self._calls, on_nonfinite)
         self._sampler = Sampler(watched, recording, schedule)
         self.rows = Rows(len(watched.optimizers) + num_others)
-        self.is_resting = self.is_tracing = False
+        self.is_tracing = False
+        self._rest: Rest | None = None
+        """While nothing is done but to note steps."""
         self.num_others = 0
         """Backward passes in other threads, and of what is not watched."""
         self._thread: threading.Thread | None = None
@@ -127,10 +130,12 @@ class Training:
         self._listens_to_parts = True
         self._module_calls: ModuleCalls | None = None
         self.hooks: list[BackwardPasses | OptimizerSteps | Scalers] = []
+        """As far as they have come."""
 
     @property
     def step(self) -> int:
         """The number of the row that what happens now belongs to, as far as anybody can know."""
+        self._catch_up()
         return self._recording.first_step + (self.rows.expected if self._is_row_ended else self.rows.number)
 
     # ------------------------------------------------------------------------------------------------ beginning and end
@@ -140,8 +145,10 @@ class Training:
         self._guard = guard
         try:
             self._look_at_modules()
-            for kind in (BackwardPasses, OptimizerSteps, Scalers):
-                self.hooks.append(kind(self, guard))
+            self.hooks.append(backward_passes := BackwardPasses(self, guard))
+            self.hooks.append(optimizer_steps := OptimizerSteps(self, guard))
+            self.hooks.append(Scalers(self, guard))
+            self._backward_passes, self._optimizer_steps = backward_passes, optimizer_steps
         except BaseException:
             self.leave()
             raise
@@ -153,7 +160,8 @@ class Training:
         `last`: what a script that gave up had made of its last forward pass.
         """
         spoilt = self._detector.look_at_forward(last, self.step) if last and not is_faulty else None
-        if self.is_resting:
+        if self._rest is not None:
+            self._catch_up()
             self.rows.close()
             self._schedule.end_rest(self.rows.number)
             what = self.row - 1, time.perf_counter() - self._began, math.nan, True, False
@@ -188,7 +196,7 @@ class Training:
         self._foreign.clear()
         self._listens_to_parts = True
         self._calls.called.clear()
-        if not self.is_resting:
+        if self._rest is None:
             self._look_away_from_modules()
             self._look_at_modules()
 
@@ -243,7 +251,7 @@ class Training:
 
     def entered(self, label: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """A watched module is called."""
-        if self._detector.is_replaying or self._depth or self.is_resting or not self._is_ours():
+        if self._detector.is_replaying or self._depth or self._rest is not None or not self._is_ours():
             return None
         begun = time.perf_counter()
         self._depth += 1
@@ -269,11 +277,6 @@ class Training:
             self._sampler.end_forward()
 
     # ---------------------------------------------------------------------------------------------------- backward
-
-    def backward_at_rest(self) -> None:
-        """There was one."""
-        if self._is_ours():
-            self.rows.backward()
 
     def before_backward(self, roots: Sequence[Tensor], create_graph: bool) -> bool:
         """The loss is known, the gradients are not."""
@@ -415,10 +418,6 @@ class Training:
 
     def after_step(self, optimizer: Optimizer) -> None:
         """The weights have moved."""
-        if self.is_resting:
-            if self._holds(optimizer):
-                self._step_at_rest(optimizer)
-            return
         if self._detector.is_replaying or id(optimizer) not in self._num_steps or not self._is_ours():
             return
         self._num_steps[id(optimizer)] += 1
@@ -430,6 +429,7 @@ class Training:
 
     def num_steps_of(self, optimizer: Optimizer) -> int:
         """Steps that `after_step` was told of; -1: it is not watched."""
+        self._catch_up()
         return self._num_steps[id(optimizer)] if self._holds(optimizer) else -1
 
     def scaled_by(self, scaler: GradScaler, num_losses: int = 1) -> None:
@@ -440,8 +440,8 @@ class Training:
 
     def step_left_out(self, optimizer: Optimizer) -> None:
         """By a scaler, for an overflow."""
-        if self.is_resting:
-            self._step_at_rest(optimizer)
+        if self._rest is not None:
+            self._rest.note(id(optimizer))
             return
         self._step_begins(id(optimizer))
         self._blocks[-1].take(self._passes, self._watched.told_by(optimizer), measured=self._is_measuring)
@@ -453,9 +453,8 @@ class Training:
 
     def step_by_hand(self) -> None:
         """Whoever wrote the loop says that a step is over."""
-        if self.is_resting:
-            self.rows.step(BY_HAND)
-            self._row_at_rest()
+        if self._rest is not None:
+            self._rest.note(BY_HAND)
             return
         self._detector.settle()
         self._step_begins(BY_HAND)
@@ -565,7 +564,7 @@ class Training:
         self._judge_now_and_then(begun)
         self._schedule.step_ended(self.rows.number)
         if self._schedule.level is Level.REST and may_rest:
-            self._rest()
+            self._fall_asleep()
         else:
             self._begin_step()
 
@@ -577,34 +576,64 @@ class Training:
 
     # ------------------------------------------------------------------------------------------------------- rest
 
-    def _rest(self) -> None:
-        """Nothing is done from now on but to count the steps."""
+    def _fall_asleep(self) -> None:
+        """Nothing is done from now on but to note the steps."""
         begun = time.perf_counter()
         self.close_row()
         self._detector.rest(self.row, is_long=self._schedule.num_left >= SHORTEST_REST)
         self._look_away_from_modules()
         self._passes = Passes(self._watched)
-        self.is_resting, self.is_tracing = True, False
+        self.is_tracing = False
+        self._rest = rest = Rest(
+            self._num_steps,
+            self._schedule.rest_until,
+            lambda: self._guard(self._look_at_rest),
+            lambda optimizer: self._guard(self._strange_step_at_rest, optimizer),
+            notes_passes=not self.rows.is_single,
+        )
+        self._look_again()
+        self._backward_passes.rest(self._pass_at_rest if rest.notes_passes else None)
+        self._optimizer_steps.rest(rest.step)
         self._schedule.spend("hooks", time.perf_counter() - begun)
 
-    def _step_at_rest(self, optimizer: Optimizer) -> None:
-        self._num_steps[id(optimizer)] += 1
-        self.rows.step(id(optimizer))
-        if self.rows.is_complete:
-            self._row_at_rest()
+    def _pass_at_rest(self) -> None:
+        if self._rest is not None and self._is_ours():
+            self._rest.backward()
 
-    def _row_at_rest(self) -> None:
-        is_ill = not self._schedule.num_left % LOOK_AT_REST_EVERY and self._detector.looks_ill()
-        if self._schedule.rested() or is_ill:
+    def _strange_step_at_rest(self, optimizer: Optimizer) -> None:
+        """By an optimizer that is new, or in another thread."""
+        if self._thread is not None and not self._thread.is_alive():  # the training goes on in another one
+            self._wake(is_urgent=False)
+        elif self._rest is not None and self._holds(optimizer):
+            self._rest.note(id(optimizer))
+
+    def _look_at_rest(self) -> None:
+        begun = time.perf_counter()
+        is_over = self._catch_up()
+        is_ill = self._detector.looks_ill()
+        if self.rows.is_complete and (is_over or is_ill):
             self._wake(is_urgent=is_ill)
+        self._look_again()
+        self._schedule.spend("hooks", time.perf_counter() - begun)
+
+    def _look_again(self) -> None:
+        if self._rest is not None:
+            self._rest.look_after(max(1, min(self._schedule.num_left, LOOK_AT_REST_EVERY)))
+
+    def _catch_up(self) -> bool:
+        """Make rows of what was noted; whether the rest is over."""
+        return self._rest is not None and self._schedule.rested(self._rest.tell(self.rows, self._num_steps))
 
     def _wake(self, *, is_urgent: bool) -> None:
+        self._catch_up()
         self.rows.close()
         self._schedule.end_rest(self.rows.number, is_urgent=is_urgent)
         if self._schedule.level is Level.REST:
             return
         begun = time.perf_counter()
-        self.is_resting = False
+        self._rest = None
+        self._backward_passes.wake()
+        self._optimizer_steps.wake()
         self._look_at_modules()
         self._schedule.spend("hooks", time.perf_counter() - begun)
         self._begin_step()
@@ -621,7 +650,7 @@ class Training:
 
     def flush(self) -> None:
         """In the training's own thread: what is complete is kept now."""
-        if self._is_ours() and not self.is_resting and not self._in_backward:
+        if self._is_ours() and self._rest is None and not self._in_backward:
             if self.rows.is_complete and self._inside is None:
                 self.close_row()
             self.receive()

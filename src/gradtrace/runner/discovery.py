@@ -53,12 +53,13 @@ class Discovery:
         self._has_optimizers = bool(_living()[1])
         self._looked: set[int] = set()
         """Modules that no optimizer held anything of when they were called."""
-        self._look_at_calls_no_more = interpose(nn.Module, "__call__", self._at_call)
+        self._calls = interpose(nn.Module, "__call__", self._at_call)
         self._removers = [
-            interpose(Optimizer, "__init__", self._at_making),
-            interpose(torch.autograd, "backward", self._at_backward),
-            interpose(torch, "compile", self._at_compile),
-            listen(self._at_step, lambda optimizer: None),
+            self._calls.remove,
+            interpose(Optimizer, "__init__", self._at_making).remove,
+            interpose(torch.autograd, "backward", self._at_backward).remove,
+            interpose(torch, "compile", self._at_compile).remove,
+            listen(before=self._at_step),
         ]
         self.num_forwards = 0
         """Calls of modules in grad mode since the last backward pass."""
@@ -68,7 +69,6 @@ class Discovery:
     def remove(self) -> None:
         """Take every hook away; more than once does no harm."""
         self._is_over = True
-        self._look_at_calls_no_more()
         for remove in self._removers:
             remove()
 
@@ -95,7 +95,7 @@ class Discovery:
         return own(module, *args, **kwargs)
 
     def _at_compile(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._look_at_calls_no_more()
+        self._calls.remove()
         return own(*args, **kwargs)
 
     def _at_backward(self, own: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:

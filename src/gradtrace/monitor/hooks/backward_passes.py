@@ -27,16 +27,28 @@ class BackwardPasses:
     def __init__(self, listener: Listener, guard: Guard) -> None:
         self._listener: Listener | None = listener
         self._guard = guard
-        self._removers = [
-            interpose(torch.Tensor, "backward", self._tensor_backward),
-            interpose(torch.autograd, "backward", self._backward),
-        ]
+        self._note: Callable[[], None] | None = None
+        self._of_tensor = interpose(torch.Tensor, "backward", self._tensor_backward)
+        self._all = interpose(torch.autograd, "backward", self._backward)
 
     def remove(self) -> None:
         """Take the stand-ins away."""
         self._listener = None
-        while self._removers:
-            self._removers.pop()()
+        self._of_tensor.remove()
+        self._all.remove()
+
+    def rest(self, note: Callable[[], None] | None) -> None:
+        """Until `wake`, call `note` at every pass, or nobody."""
+        self._note = note
+        self._of_tensor.pause()
+        if note is None:
+            self._all.pause()
+
+    def wake(self) -> None:
+        """Tell of every pass again."""
+        self._note = None
+        self._of_tensor.resume()
+        self._all.resume()
 
     def _tensor_backward(self, own: Callable[..., Any], tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if self._listener is not None and self._listener.is_tracing:
@@ -45,9 +57,9 @@ class BackwardPasses:
 
     def _backward(self, own: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
         listener = self._listener
-        if listener is None or listener.is_resting:
-            if listener is not None:
-                self._guard(listener.backward_at_rest)
+        if listener is None or self._note is not None:
+            if self._note is not None:
+                self._guard(self._note)
             return own(tensors, *args, **kwargs)
         if isinstance(tensors, Iterator):  # it can be read once
             tensors = tuple(tensors)

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 class Listener(Protocol):
     """What is told of a training loop."""
 
-    is_resting: bool
-    """Nothing but ends of steps is told."""
     is_tracing: bool
     """Whether `forward_is_over` is waited for."""
 
@@ -37,9 +35,6 @@ class Listener(Protocol):
 
     def after_backward(self, roots: Sequence[Tensor]) -> None:
         """It ended, and gradients have arrived."""
-
-    def backward_at_rest(self) -> None:
-        """There was one."""
 
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
         """An optimizer is about to step; with a closure its backward passes are still to come."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gradtrace.monitor.hooks.patches import interpose
+from gradtrace.monitor.hooks.patches import Interposition, interpose
 from gradtrace.tape.private import inside_functorch
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ class ModuleCalls:
         self._listener, self._guard = listener, guard
         self._labels = {id(module): label for label, module in modules.items()}
         self._kept = list(modules.values())  # so that no other object takes their identities
-        self._removers: list[Callable[[], None]] = []
+        self._interposed: list[Interposition] = []
         try:
             for kind in dict.fromkeys(type(module) for module in modules.values()):
-                self._removers.append(interpose(kind, "__call__", self._call))
+                self._interposed.append(interpose(kind, "__call__", self._call))
         except BaseException:
             self.close()
             raise
@@ -39,8 +39,8 @@ class ModuleCalls:
         """Give every class its own back."""
         self._labels.clear()
         self._kept.clear()
-        while self._removers:
-            self._removers.pop()()
+        while self._interposed:
+            self._interposed.pop().remove()
 
     def _call(self, own: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         label = self._labels.get(id(module))

@@ -20,24 +20,28 @@ if TYPE_CHECKING:
     After = Callable[[Optimizer], None]
 
 
-_LISTENING: list[tuple[Before, After]] = []
+_BEFORE: list[Before] = []
+_AFTER: list[After] = []
 _HANDLES: list[RemovableHandle] = []
 
 
-def listen(before: Before, after: After) -> Callable[[], None]:
-    """Have both called at every step of every optimizer; returns what ends that, and may be called again and again.
+def listen(before: Before | None = None, after: After | None = None) -> Callable[[], None]:
+    """Have them called at every step of every optimizer; returns what ends that, and may be called again and again.
 
     Torch's own hooks come with the first who listens and go with the last; not while torch goes through them: within a
     step they stay, and tell nobody, until the next that ends.
     """
-    pair = before, after
     if not _HANDLES:
         _HANDLES.extend([register_optimizer_step_pre_hook(_before), register_optimizer_step_post_hook(_after)])
-    _LISTENING.append(pair)  # within a step's hook it is told of this very step
+    if before is not None:
+        _BEFORE.append(before)
+    if after is not None:
+        _AFTER.append(after)
 
     def remove() -> None:
-        _LISTENING[:] = [other for other in _LISTENING if other is not pair]
-        if not _LISTENING and _HANDLES and not is_stepping():
+        _BEFORE[:] = [other for other in _BEFORE if other is not before]
+        _AFTER[:] = [other for other in _AFTER if other is not after]
+        if not _BEFORE and not _AFTER and _HANDLES and not is_stepping():
             while _HANDLES:
                 _HANDLES.pop().remove()
 
@@ -45,12 +49,16 @@ def listen(before: Before, after: After) -> Callable[[], None]:
 
 
 def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    for tell, _after_step in _LISTENING:
+    told = (*_BEFORE,)
+    for tell in told:
         tell(optimizer, args, kwargs)
+    for tell in _BEFORE:
+        if tell not in told:  # it has come meanwhile, and this very step is its own
+            tell(optimizer, args, kwargs)
 
 
 def _after(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-    for _before_step, tell in _LISTENING:
+    for tell in (*_AFTER,):
         tell(optimizer)
 
 
@@ -67,19 +75,29 @@ class OptimizerSteps:
         self._listener = None
         self._remove()
 
+    def rest(self, note: After) -> None:
+        """Until `wake`, call nobody but `note`, when a step is over."""
+        self._instead(None, note)
+
+    def wake(self) -> None:
+        """Tell of every step again."""
+        self._instead(self._before, self._after)
+
+    def _instead(self, before: Before | None, after: After) -> None:
+        remove, self._remove = self._remove, listen(before, after)
+        remove()
+
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        listener = self._listener
-        if listener is not None and not listener.is_resting:
-            self._guard(self._tell, listener, optimizer, args, kwargs)
+        if self._listener is not None:
+            self._guard(self._tell, self._listener, optimizer, args, kwargs)
 
     @staticmethod
     def _tell(listener: Listener, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         listener.before_step(optimizer, any(map(callable, args[1:])) or callable(kwargs.get("closure")))
 
     def _after(self, optimizer: Optimizer) -> None:
-        listener = self._listener
-        if listener is not None:
-            self._guard(listener.after_step, optimizer)
+        if self._listener is not None:
+            self._guard(self._listener.after_step, optimizer)
 
 
 def is_stepping() -> bool:

@@ -24,8 +24,8 @@ _STANDING: dict[tuple[int, str], _StandIn] = {}
 """By the identity of the owner, which its stand-in keeps alive."""
 
 
-def interpose(owner: Any, name: str, handler: Handler) -> Callable[[], None]:
-    """Have `handler` called in place of the function `name` of a class or module; returns what takes it away.
+def interpose(owner: Any, name: str, handler: Handler) -> Interposition:
+    """Have `handler` called in place of the function `name` of a class or module.
 
     >>> class Greeting:
     ...     def of(self, who): return f"hello {who}"
@@ -33,22 +33,47 @@ def interpose(owner: Any, name: str, handler: Handler) -> Callable[[], None]:
     >>> longer = interpose(Greeting, "of", lambda own, greeting, who: own(greeting, who) + ", good day")
     >>> Greeting().of("you")
     'HELLO YOU, good day'
-    >>> louder(); Greeting().of("you")
+    >>> louder.remove(); Greeting().of("you")
     'hello you, good day'
-    >>> longer(); Greeting.of.__qualname__
+    >>> longer.pause(); Greeting().of("you")
+    'hello you'
+    >>> longer.resume(); Greeting().of("you")
+    'hello you, good day'
+    >>> longer.remove(); Greeting.of.__qualname__
     'Greeting.of'
     """
-    stand_in = _STANDING.get((id(owner), name))
-    if stand_in is None or not stand_in.is_in_place:
-        stand_in = _STANDING[id(owner), name] = _StandIn(owner, name)
-    stand_in.handlers += (handler,)
-    return functools.partial(_take_away, stand_in, handler)
+    interposition = Interposition(owner, name, handler)
+    interposition.resume()
+    return interposition
 
 
-def _take_away(stand_in: _StandIn, handler: Handler) -> None:
-    stand_in.handlers = tuple(other for other in stand_in.handlers if other is not handler)
-    if not stand_in.handlers:
-        stand_in.leave()
+class Interposition:
+    """A handler of one function, in its place until `remove`, which is idempotent."""
+
+    def __init__(self, owner: Any, name: str, handler: Handler) -> None:
+        self._owner, self._name, self._handler = owner, name, handler
+        self._stand_in: _StandIn | None = None
+
+    def resume(self) -> None:
+        """Be called, as the last of all."""
+        self.pause()
+        key = id(self._owner), self._name
+        stand_in = _STANDING.get(key)
+        if stand_in is None or not stand_in.is_in_place:
+            stand_in = _STANDING[key] = _StandIn(self._owner, self._name)
+        stand_in.handlers += (self._handler,)
+        self._stand_in = stand_in
+
+    def pause(self) -> None:
+        """Be called no more for now; the stand-in stays: a class that is changed too often becomes slow for good."""
+        if self._stand_in is not None:
+            self._stand_in.handlers = tuple(one for one in self._stand_in.handlers if one is not self._handler)
+
+    def remove(self) -> None:
+        """Be called no more."""
+        self.pause()
+        if self._stand_in is not None and not self._stand_in.handlers:
+            self._stand_in.leave()
 
 
 class _StandIn:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.amp.grad_scaler import GradScaler
 
-from gradtrace.monitor.hooks.patches import interpose
+from gradtrace.monitor.hooks.patches import Interposition, interpose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,17 +25,17 @@ class Scalers:
         self._guard = guard
         self._told: int | None = None
         """Of an optimizer that is within the step of a derived class's, which calls this one: told once."""
-        self._removers: list[Callable[[], None]] = []
+        self._interposed: list[Interposition] = []
         for kind in _kinds():
             for name, handler in (("scale", self._scale), ("step", self._step)):
                 if name in vars(kind):
-                    self._removers.append(interpose(kind, name, handler))
+                    self._interposed.append(interpose(kind, name, handler))
 
     def remove(self) -> None:
         """Take the stand-ins away."""
         self._listener = None
-        while self._removers:
-            self._removers.pop()()
+        while self._interposed:
+            self._interposed.pop().remove()
 
     def _scale(self, own: Callable[..., Any], scaler: GradScaler, *args: Any, **kwargs: Any) -> Any:
         result = own(scaler, *args, **kwargs)

@@ -15,8 +15,12 @@ from __future__ import annotations
 from collections import deque
 from enum import IntEnum
 from statistics import median
+from typing import TYPE_CHECKING
 
 from gradtrace.records.run import WatchCost
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Level(IntEnum):
@@ -55,6 +59,9 @@ CHANGED = 5
 
 PAUSE = 8.0
 """[times a usual step] A step that takes longer was a pause, or held one."""
+
+EARLY, EARLY_PACE, PACE = 64, 1.1, 1.02
+"""[steps, times, times] The running median moves so far at a step, among the first ones and later."""
 
 
 class Cost:
@@ -119,6 +126,24 @@ class Cost:
                     self._of_level[level][part] += spent
                 own[part] = 0.0
 
+    def steps_at_rest(self, seconds: Sequence[float]) -> None:
+        """Steps at rest, one after the other, of which nothing was spent into any part."""
+        if not seconds:
+            return
+        usual, longest = median(seconds), PAUSE * self.usual_s
+        for one in seconds[-CHANGED:]:
+            self._slow = [*self._slow, one] if one > longest / 2.0 else []
+        if len(self._slow) >= CHANGED:
+            self.usual_s, self._slow = min(self._slow), []
+        else:  # as far towards their median as one by one would go
+            most = PACE ** len(seconds)
+            self.usual_s = min(max(usual, self.usual_s / most), self.usual_s * most)
+        longest = max(longest, PAUSE * self.usual_s)
+        self._num_rows += len(seconds)
+        self.training_s += sum(min(one, longest) for one in seconds)
+        self.rows[Level.REST] += len(seconds)
+        self._durations.extend(one for one in seconds if one <= longest)
+
     def end_stretch(self, level: Level) -> None:
         """Another level begins: compare, where three stretches allow it."""
         if len(self._durations) >= SHORTEST_COMPARED:
@@ -172,7 +197,7 @@ class Cost:
         elif self._num_rows <= 3:  # the first steps of a process are not like those to come
             self.usual_s = min(self.usual_s, bare) if self.usual_s else bare
         else:
-            pace = 1.1 if self._num_rows < 64 else 1.02
+            pace = EARLY_PACE if self._num_rows < EARLY else PACE
             self.usual_s *= pace if bare > self.usual_s else 1.0 / pace
 
     def _differ(self, more: Level, less: Level, seconds: float) -> None:

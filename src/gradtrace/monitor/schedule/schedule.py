@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from gradtrace.monitor.schedule.allowance import allowance_s
 from gradtrace.monitor.schedule.cost import Cost, Level
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 OPENING = 64
 """[steps] Measured one and all, as far as what is lent allows: most faults lie there."""
@@ -87,7 +88,8 @@ class Schedule:
         self._compared_at = 0
         self._times: list[float] = []
         """[seconds] Ends of the steps of the rest at hand."""
-        self._rest_until = math.inf
+        self.rest_until = math.inf
+        """[seconds] By the clock, however few the steps: they have become far longer."""
         self._traced_s = 0.0
         """[seconds of training] When the last trace was taken."""
 
@@ -112,18 +114,19 @@ class Schedule:
         if self.num_left <= 0 or (self.level is Level.MEASURE and not self._never_rests and self._room_s() < 0.0):
             self._begin_stretch(step + 1)
 
-    def rested(self) -> bool:
-        """A step at rest is over, and nothing else is done about it; whether the rest is, too."""
-        now = self._clock()
-        self._times.append(now)
-        self.num_left -= 1
-        return self.num_left <= 0 or now > self._rest_until  # the steps have become far longer
+    def rested(self, ended: Sequence[float]) -> bool:
+        """Steps at rest ended at these times [seconds], and nothing else was done about them; is the rest over, too?"""
+        self._times += ended
+        self.num_left -= len(ended)
+        return self.num_left <= 0 or (bool(ended) and ended[-1] > self.rest_until)
 
     def end_rest(self, step: int, *, is_urgent: bool = False) -> None:
         """`step` is the next one; `is_urgent`: something has been noticed, so that it is measured."""
-        for now in self._times:
-            self.cost.step_ended(now - self._ended, Level.REST, is_mixed=self._is_mixed)
-            self._ended, self._is_mixed = now, False
+        if self._times:
+            first, *others = (now - before for before, now in pairwise([self._ended, *self._times]))
+            self.cost.step_ended(first, Level.REST, is_mixed=self._is_mixed)
+            self.cost.steps_at_rest(others)
+            self._ended, self._is_mixed = self._times[-1], False
         self._times.clear()
         if is_urgent:
             self.cost.end_stretch(self.level)
@@ -139,7 +142,7 @@ class Schedule:
         if level is Level.REST:
             self._compared_at = step + num
         self.level, self.num_left = level, num
-        self._rest_until = self._ended + REST_STRETCHED * num * self.cost.usual_s
+        self.rest_until = self._ended + REST_STRETCHED * num * self.cost.usual_s
 
     def _next(self, step: int) -> tuple[Level, int]:
         cost = self.cost

@@ -76,7 +76,7 @@ class Sample:
         self._recorder.__enter__()
         sink_mode(self._recorder)
         self._thread = threading.get_ident()
-        self._look_away = interpose(torch, "compile", self._give_up)
+        self._look_away = interpose(torch, "compile", self._give_up).remove
 
     def left(self) -> None:
         """It returned: its modules are the user's alone again, which may be copied and saved."""
