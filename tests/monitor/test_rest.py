@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 
 import gradtrace
+from gradtrace.monitor.hooks import patches
 from gradtrace.monitor.schedule.cost import Level
 from gradtrace.monitor.schedule.schedule import OPENING, Schedule
 from gradtrace.records.vocabulary import Symptom
@@ -23,6 +26,7 @@ def long_rests(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     turns = itertools.cycle([(Level.REST, LONG), (Level.MEASURE, 10)])
     monkeypatch.setattr(Schedule, "_next", lambda self, step: next(turns))
     monkeypatch.setattr(Schedule, "_room_s", lambda self: 1.0)
+    monkeypatch.setattr("gradtrace.monitor.schedule.schedule.REST_STRETCHED", math.inf)  # a busy machine ends none
     return iter(())
 
 
@@ -76,3 +80,67 @@ def test_a_nan_at_rest_is_noticed_and_explained_although_the_weights_are_spoilt_
     assert "log" in finding.message
     assert finding.source.endswith(f"test_rest.py:{LINE}")
     assert len(watch.run.steps.first[watch.run.steps.first >= bad]) > 20  # it does not go back to sleep
+
+
+def test_an_optimizer_that_comes_during_a_rest_ends_it() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    first, second = (
+        torch.optim.SGD(model.first.parameters(), lr=0.01),
+        torch.optim.SGD(model.last.parameters(), lr=0.01),
+    )
+
+    def train(num_steps: int, *optimizers: torch.optim.Optimizer) -> None:
+        for _ in range(num_steps):
+            model.zero_grad()
+            model(torch.randn(16, 4)).square().mean().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+
+    with gradtrace.watch(model, first) as watch:
+        train(OPENING + 10, first)
+        assert not is_interposed()
+        train(1, first, second)  # second is new
+        assert is_interposed()
+        train(69, first, second)
+        assert len(watch.run.header.optimizers) == 2
+    assert watch.run.steps.num_steps == OPENING + 81  # its first step was a row of its own
+
+
+def test_a_training_goes_on_in_another_thread_after_the_one_it_rested_in_has_ended() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def train(num_steps: int) -> None:
+        for _ in range(num_steps):
+            optimizer.zero_grad()
+            model(torch.randn(16, 4)).square().mean().backward()
+            optimizer.step()
+
+    with gradtrace.watch(model, optimizer) as watch:
+        for num_steps in (OPENING + 10, 40):
+            thread = threading.Thread(target=train, args=(num_steps,))
+            thread.start()
+            thread.join()
+    assert watch.run.steps.num_steps == OPENING + 50
+    assert watch.diagnosis.healthy
+
+
+def test_a_gan_at_rest_has_the_steps_that_it_has_awake() -> None:
+    torch.manual_seed(0)
+    one, other = Net(), Net()
+    first, second = (torch.optim.SGD(model.parameters(), lr=0.01) for model in (one, other))
+    with gradtrace.watch({"one": one, "other": other}, [first, second]) as watch:
+        for _ in range(150):
+            for model, optimizer in ((one, first), (other, second)):
+                optimizer.zero_grad()
+                model(torch.randn(16, 4)).square().mean().backward()
+                optimizer.step()
+    assert watch.run.steps.num_steps == 150
+    assert watch.run.steps.first.tolist() == [*range(OPENING), *range(114, 124), 149]
+
+
+def is_interposed() -> bool:
+    """Whether a watch is told of backward passes."""
+    return any(stand_in.handlers for (_, name), stand_in in patches._STANDING.items() if name == "backward")

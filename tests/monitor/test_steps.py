@@ -272,12 +272,13 @@ def test_an_optimizer_within_the_backward_pass_makes_no_wrong_birthplace() -> No
     assert "log" in finding.message or "cannot be told: an optimizer moved the weights" in finding.message
 
 
-def test_a_parameter_that_joins_later_is_held_from_then_on() -> None:
+@pytest.mark.parametrize("every", [None, 1])
+def test_a_parameter_that_joins_later_is_held_from_then_on(every: int | None) -> None:
     model = net()
     for parameter in model[0].parameters():
         parameter.requires_grad_(False)
     optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
-    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+    with gradtrace.watch(model, optimizer, budget=10.0, every=every) as watch:
         for number in range(12):
             if number == 3:
                 for parameter in model[0].parameters():

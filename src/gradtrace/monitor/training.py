@@ -12,7 +12,6 @@ recording    all of it kept
 from __future__ import annotations
 
 import math
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +21,18 @@ from gradtrace.monitor.hooks.backward_passes import BackwardPasses
 from gradtrace.monitor.hooks.module_calls import ModuleCalls
 from gradtrace.monitor.hooks.optimizer_steps import OptimizerSteps
 from gradtrace.monitor.hooks.scalers import Scalers
+from gradtrace.monitor.loss_scale import LossScale
 from gradtrace.monitor.nonfinite.detector import Detector
 from gradtrace.monitor.nonfinite.forward_calls import Calls
+from gradtrace.monitor.owner import Owner
+from gradtrace.monitor.recording.delivery import Delivery
+from gradtrace.monitor.rest import Rest
 from gradtrace.monitor.schedule.cost import Level
-from gradtrace.monitor.schedule.rest import Rest
-from gradtrace.monitor.schedule.schedule import SHORTEST_REST
 from gradtrace.monitor.statistics.gradients import Numbers, Passes
-from gradtrace.monitor.statistics.transfer import Transfer
 from gradtrace.monitor.statistics.updates import Updates
 from gradtrace.monitor.step import Begins, Rows
 from gradtrace.monitor.traces.sampler import Sampler
 from gradtrace.records.run import EventKind
-from gradtrace.tape.graph import reached_leaves
-from gradtrace.tape.private import loss_scale_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,18 +46,12 @@ if TYPE_CHECKING:
     from gradtrace.monitor.schedule.schedule import Schedule
     from gradtrace.monitor.watched import Watched
 
-RECEIVED_TOGETHER, RECEIVE_EVERY_S = 16, 0.25
-"""[steps, seconds] Numbers are kept waiting: what is done to many in a row is done while its code is in the cache."""
-
 JUDGE_EVERY_S = 5.0
 """[seconds] Between two looks for findings while the run goes on."""
 
 JUMP, FADE = 10.0, 0.98
 """A loss so many times the largest of late (which halves in 34 steps) is looked at whatever that costs: seldom, for the
 next one must be so many times larger again."""
-
-LOOK_AT_REST_EVERY = 16
-"""[steps] At rest, one small tensor is looked at for a NaN."""
 
 BY_HAND = 0
 """Stands for an optimizer where whoever wrote the loop says that a step is over."""
@@ -79,29 +71,16 @@ class Training:
     ) -> None:
         self._watched, self._recording, self._schedule = watched, recording, schedule
         self._newcomer = newcomer
+        self._owner = Owner(watched, self._joins)
+        self.loss_scale = LossScale()
         self._updates = Updates(watched)
-        self._transfer = Transfer()
+        self._delivery = Delivery(recording)
         self._calls = Calls()
         self._detector = Detector(watched, recording, self._calls, on_nonfinite)
         self._sampler = Sampler(watched, recording, schedule)
         self.rows = Rows(len(watched.optimizers) + num_others)
+        self._rest = Rest(self.rows, schedule, self._owner, self._detector, self._woken)
         self.is_tracing = False
-        self._rest: Rest | None = None
-        """While nothing is done but to note steps."""
-        self.num_others = 0
-        """Backward passes in other threads, and of what is not watched."""
-        self._thread: threading.Thread | None = None
-        """The training's: in which the first backward pass of what is watched took place."""
-        self._begun_in = threading.current_thread()
-        self._foreign: set[int] = set()
-        """Optimizers that hold nothing of what is watched."""
-        self._num_steps: dict[int, int] = {}
-        """By optimizer."""
-        self._scaler: GradScaler | None = None
-        self.scalers_before: Sequence[GradScaler] = ()
-        """Those there were when the watch began: one may have been looked up already to scale the first loss."""
-        self._num_scaled = 0
-        """Losses that a scaler has multiplied and nobody has called backward on yet."""
         self._depth = 0
         """Of watched modules that are being called."""
         self._in_backward = False
@@ -114,7 +93,7 @@ class Training:
         self._arrivals: list[tuple[int, int]] | None = None
         self._calls_before = 0
         self._recent_loss, self._has_jumped = 0.0, False
-        self._began = self._last_judged = self._last_received = time.perf_counter()
+        self._last_judged = time.perf_counter()
         self._passes = Passes(watched)
         self._blocks: list[Numbers] = []
         """Of the row at hand, the latest last."""
@@ -127,6 +106,8 @@ class Training:
         """Which parameters of optimizers held a gradient before the first pass of a step that is traced."""
         self._taken_for: int | None = None
         """The row that the passes at hand were taken for, where a NaN among them was told of."""
+        self._num_changes = watched.num_changes
+        """Of who holds what, as far as the recording knows of them."""
         self._listens_to_parts = True
         self._module_calls: ModuleCalls | None = None
         self.hooks: list[BackwardPasses | OptimizerSteps | Scalers] = []
@@ -135,7 +116,7 @@ class Training:
     @property
     def step(self) -> int:
         """The number of the row that what happens now belongs to, as far as anybody can know."""
-        self._catch_up()
+        self._rest.catch_up()
         return self._recording.first_step + (self.rows.expected if self._is_row_ended else self.rows.number)
 
     # ------------------------------------------------------------------------------------------------ beginning and end
@@ -148,7 +129,7 @@ class Training:
             self.hooks.append(backward_passes := BackwardPasses(self, guard))
             self.hooks.append(optimizer_steps := OptimizerSteps(self, guard))
             self.hooks.append(Scalers(self, guard))
-            self._backward_passes, self._optimizer_steps = backward_passes, optimizer_steps
+            self._rest.hook(backward_passes, optimizer_steps, guard)
         except BaseException:
             self.leave()
             raise
@@ -160,19 +141,15 @@ class Training:
         `last`: what a script that gave up had made of its last forward pass.
         """
         spoilt = self._detector.look_at_forward(last, self.step) if last and not is_faulty else None
-        if self._rest is not None:
-            self._catch_up()
-            self.rows.close()
-            self._schedule.end_rest(self.rows.number)
-            what = self.row - 1, time.perf_counter() - self._began, math.nan, True, False
-            self._transfer.send(what, [None] * 6)  # so many steps there were
+        if self._rest.is_on:
+            self._rest.end()
         elif not is_faulty and not self._in_backward:
             self.close_row()
+        self._delivery.send_end(self.row - 1)
         self._detector.settle()
         if spoilt is not None:
-            what = self.step, time.perf_counter() - self._began, math.nan, True, True
-            self._transfer.send(what, [spoilt, None, None, None, None, None])
-        self.receive(wait=True)
+            self._delivery.send_end(self.step, spoilt)
+        self._delivery.receive(wait=True)
         self._recording.cost(self._schedule.cost.record())
         self.leave()
 
@@ -187,16 +164,16 @@ class Training:
 
     def before_joining(self) -> None:
         """More will be watched, perhaps under other names: what was seen so far is judged by the old ones."""
-        self.receive()
+        self._delivery.receive()
         self._recording.judge(self.step)
 
     def join(self) -> None:
         """More is watched than before."""
         self._recording.trained(self._watched.columns(), self._watched.described())
-        self._foreign.clear()
+        self._owner.forget_others()
         self._listens_to_parts = True
         self._calls.called.clear()
-        if self._rest is None:
+        if not self._rest.is_on:
             self._look_away_from_modules()
             self._look_at_modules()
 
@@ -213,51 +190,23 @@ class Training:
             self._module_calls.close()
             self._module_calls = None
 
-    # ------------------------------------------------------------------------------------------------------ whose it is
-
-    def _is_ours(self) -> bool:
-        """Whether this is the training's thread, as far as that is known."""
-        return self._thread is None or self._thread is threading.current_thread()
-
-    def _owns(self, roots: Sequence[Tensor]) -> bool:
-        """Whether a backward pass is this training's."""
-        here = threading.current_thread()
-        if self._thread is here:
-            return True
-        is_free = self._thread is None or not self._thread.is_alive()
-        if is_free and any(map(self._watched.is_watched, reached_leaves(roots))):
-            self._thread = here
-            return True
-        self.num_others += 1
-        return False
-
-    def _holds(self, optimizer: Optimizer) -> bool:
-        """Whether an optimizer is watched; one that nobody has seen yet may be from now on."""
-        key = id(optimizer)
-        if key in self._num_steps:
-            return self._is_ours()
-        if key in self._foreign or not self._is_ours():
-            return False
-        known = any(optimizer is one for one in self._watched.optimizers)
-        if not known and not self._newcomer(optimizer):
-            self._foreign.add(key)
-            return False
-        if not known:
+    def _joins(self, optimizer: Optimizer) -> bool:
+        is_ours = self._newcomer(optimizer)
+        if is_ours:
             self.rows.backward()  # its passes were nobody's
-        self._num_steps[key] = 0
-        return True
+        return is_ours
 
     # ----------------------------------------------------------------------------------------------------- forward
 
     def entered(self, label: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """A watched module is called."""
-        if self._detector.is_replaying or self._depth or self._rest is not None or not self._is_ours():
+        if self._detector.is_replaying or self._depth or self._rest.is_on or not self._owner.is_here:
             return None
         begun = time.perf_counter()
         self._depth += 1
         call = self._calls.entered(label, module, args, kwargs)
         self._schedule.spend("hooks", time.perf_counter() - begun)
-        if (self._thread or self._begun_in) is threading.current_thread():  # the tape is recorded where it is walked
+        if self._owner.is_surely_here:  # the tape is recorded where it is walked
             self._sampler.entered(args, kwargs)
         return (call,)
 
@@ -273,28 +222,24 @@ class Training:
 
     def forward_is_over(self) -> None:
         """``loss.backward`` was called."""
-        if self._is_ours():
+        if self._owner.is_here:
             self._sampler.end_forward()
 
     # ---------------------------------------------------------------------------------------------------- backward
 
     def before_backward(self, roots: Sequence[Tensor], create_graph: bool) -> bool:
         """The loss is known, the gradients are not."""
-        if self._detector.is_replaying or (self._in_backward and self._is_ours()) or not self._owns(roots):
+        if self._detector.is_replaying or (self._in_backward and self._owner.is_here) or not self._owner.has(roots):
             return False
         begun = time.perf_counter()
         self._in_backward = True
-        if self.scalers_before and self._scaler is None:
-            for scaler in self.scalers_before:
-                if loss_scale_of(scaler) is not None:
-                    self.scaled_by(scaler)
-            self.scalers_before = ()
+        self.loss_scale.before_first_backward()
         is_called = self._calls.num_calls != self._calls_before
         self._arrivals = None if is_called else self._watched.arrivals()
         is_first = self._passes.is_taken or not self._passes.num
         looks = is_first and self._sampler.is_open and self.rows.expected > 0
         self._held_before = self._watched.with_gradient() if looks else None
-        self._detector.before_backward(roots, self._scale)
+        self._detector.before_backward(roots, self.loss_scale.of_loss)
         if is_called:  # or else nobody knows yet whether it brings us anything
             self._count(roots)
         self._schedule.spend("hooks", time.perf_counter() - begun)
@@ -317,7 +262,7 @@ class Training:
         detector = self._detector
         if self._arrivals is not None:
             if self._arrivals == self._watched.arrivals():
-                self.num_others += 1
+                self._owner.num_others += 1
                 detector.of_another_model()
                 return
             self._count(roots)
@@ -365,8 +310,8 @@ class Training:
         Of an optimizer's closure the first pass counts: that of the weights before the step.
         """
         self.rows.backward()
-        self._pass_scale = self._scale
-        self._num_scaled = max(0, self._num_scaled - 1)
+        self._pass_scale = self.loss_scale.of_loss
+        self.loss_scale.backward()
         if self._passes.is_taken:
             self._passes = Passes(self._watched)
         if self._inside is not None:
@@ -397,7 +342,7 @@ class Training:
 
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
         """Clipped and unscaled (a closure runs later); the weights are still as the gradients saw them."""
-        if self._detector.is_replaying or not self._holds(optimizer):
+        if self._detector.is_replaying or not self._owner.holds(optimizer):
             return
         begun = time.perf_counter()
         self._step_begins(id(optimizer))
@@ -418,9 +363,9 @@ class Training:
 
     def after_step(self, optimizer: Optimizer) -> None:
         """The weights have moved."""
-        if self._detector.is_replaying or id(optimizer) not in self._num_steps or not self._is_ours():
+        if self._detector.is_replaying or id(optimizer) not in self._owner.num_steps or not self._owner.is_here:
             return
-        self._num_steps[id(optimizer)] += 1
+        self._owner.num_steps[id(optimizer)] += 1
         if self._inside is optimizer:
             self._take_passes(optimizer)
             self._inside, self._num_inside = None, 0
@@ -429,31 +374,29 @@ class Training:
 
     def num_steps_of(self, optimizer: Optimizer) -> int:
         """Steps that `after_step` was told of; -1: it is not watched."""
-        self._catch_up()
-        return self._num_steps[id(optimizer)] if self._holds(optimizer) else -1
+        self._rest.catch_up()
+        return self._owner.num_steps[id(optimizer)] if self._owner.holds(optimizer) else -1
 
     def scaled_by(self, scaler: GradScaler, num_losses: int = 1) -> None:
         """So many losses are multiplied."""
-        if self._is_ours():
-            self._scaler = scaler
-            self._num_scaled += num_losses
+        if self._owner.is_here:
+            self.loss_scale.multiplied(scaler, num_losses)
 
     def step_left_out(self, optimizer: Optimizer) -> None:
         """By a scaler, for an overflow."""
-        if self._rest is not None:
+        if self._rest.is_on:
             self._rest.note(id(optimizer))
             return
         self._step_begins(id(optimizer))
         self._blocks[-1].take(self._passes, self._watched.told_by(optimizer), measured=self._is_measuring)
         self._recording.event(self.row, EventKind.SKIPPED, "the GradScaler left the step out: overflow")
         self._is_left_out = True
-        scale = loss_scale_of(self._scaler)
-        self._detector.no_scale_helps = scale is not None and float(scale) <= 1.0
+        self._detector.no_scale_helps = self.loss_scale.is_least
         self._step_ends()
 
     def step_by_hand(self) -> None:
         """Whoever wrote the loop says that a step is over."""
-        if self._rest is not None:
+        if self._rest.is_on:
             self._rest.note(BY_HAND)
             return
         self._detector.settle()
@@ -469,10 +412,10 @@ class Training:
         if optimizer is None:
             told, held = None, list(range(len(self._watched.parameters)))
         else:
-            before = self._watched.num_changes
             told, held = self._watched.told_by(optimizer), self._watched.held_by(optimizer)
-            if self._watched.num_changes != before:  # parameters were added to an optimizer
+            if self._watched.num_changes != self._num_changes:  # parameters were added to an optimizer
                 self._recording.trained(self._watched.columns(), self._watched.described())
+                self._num_changes = self._watched.num_changes
         is_new = passes.norms is None
         numbers.take(passes, told, measured=self._is_measuring)
         if self._is_measuring and self._num_inside <= 1:
@@ -532,16 +475,9 @@ class Training:
         if not blocks:
             return
         begun = time.perf_counter()
-        first, *others = blocks
-        for other in others:
-            first.absorb(other)
-        if first.holds_weights:
-            first.compare_weights()
         # a scaler that finds its scale is healthy
-        counts = not self._is_left_out and (first.has_loss or self._scaler is None)
-        rate = max((one.learning_rate for one in blocks if not math.isnan(one.learning_rate)), default=math.nan)
-        what = (step, begun - self._began, rate, counts, first.is_bad)
-        self._transfer.send(what, first.vectors())
+        counts = not self._is_left_out and (any(b.has_loss for b in blocks) or not self.loss_scale.has_scaler)
+        self._delivery.send(step, blocks, counts=counts)
         self._is_left_out = False
         self._schedule.spend("hooks", time.perf_counter() - begun)
 
@@ -549,9 +485,8 @@ class Training:
         """A step is over; what is done at the next one?"""
         begun = time.perf_counter()
         self._is_row_ended = True
-        if len(self._transfer) >= RECEIVED_TOGETHER or begun - self._last_received > RECEIVE_EVERY_S:
-            self.receive()
-        self._num_scaled = 0
+        self._delivery.receive_now_and_then()
+        self.loss_scale.end_step()
         if may_rest:
             self._calls.forget()
         self._sampler.end()
@@ -574,93 +509,30 @@ class Training:
         self.is_tracing = self._sampler.is_open
         self._has_jumped = False
 
-    # ------------------------------------------------------------------------------------------------------- rest
-
     def _fall_asleep(self) -> None:
         """Nothing is done from now on but to note the steps."""
         begun = time.perf_counter()
         self.close_row()
-        self._detector.rest(self.row, is_long=self._schedule.num_left >= SHORTEST_REST)
         self._look_away_from_modules()
         self._passes = Passes(self._watched)
         self.is_tracing = False
-        self._rest = rest = Rest(
-            self._num_steps,
-            self._schedule.rest_until,
-            lambda: self._guard(self._look_at_rest),
-            lambda optimizer: self._guard(self._strange_step_at_rest, optimizer),
-            notes_passes=not self.rows.is_single,
-        )
-        self._look_again()
-        self._backward_passes.rest(self._pass_at_rest if rest.notes_passes else None)
-        self._optimizer_steps.rest(rest.step)
+        self._rest.begin(self.row)
         self._schedule.spend("hooks", time.perf_counter() - begun)
 
-    def _pass_at_rest(self) -> None:
-        if self._rest is not None and self._is_ours():
-            self._rest.backward()
-
-    def _strange_step_at_rest(self, optimizer: Optimizer) -> None:
-        """By an optimizer that is new, or in another thread."""
-        if self._thread is not None and not self._thread.is_alive():  # the training goes on in another one
-            self._wake(is_urgent=False)
-        elif self._rest is not None and self._holds(optimizer):
-            self._rest.note(id(optimizer))
-
-    def _look_at_rest(self) -> None:
+    def _woken(self) -> None:
         begun = time.perf_counter()
-        is_over = self._catch_up()
-        is_ill = self._detector.looks_ill()
-        if self.rows.is_complete and (is_over or is_ill):
-            self._wake(is_urgent=is_ill)
-        self._look_again()
-        self._schedule.spend("hooks", time.perf_counter() - begun)
-
-    def _look_again(self) -> None:
-        if self._rest is not None:
-            self._rest.look_after(max(1, min(self._schedule.num_left, LOOK_AT_REST_EVERY)))
-
-    def _catch_up(self) -> bool:
-        """Make rows of what was noted; whether the rest is over."""
-        return self._rest is not None and self._schedule.rested(self._rest.tell(self.rows, self._num_steps))
-
-    def _wake(self, *, is_urgent: bool) -> None:
-        self._catch_up()
-        self.rows.close()
-        self._schedule.end_rest(self.rows.number, is_urgent=is_urgent)
-        if self._schedule.level is Level.REST:
-            return
-        begun = time.perf_counter()
-        self._rest = None
-        self._backward_passes.wake()
-        self._optimizer_steps.wake()
         self._look_at_modules()
         self._schedule.spend("hooks", time.perf_counter() - begun)
         self._begin_step()
 
     # ------------------------------------------------------------------------------------------------------- keeping
 
-    @property
-    def _scale(self) -> Tensor | None:
-        """What the loss at hand was multiplied by; None: it was not."""
-        scaler = self._scaler
-        if scaler is None or not self._num_scaled or not scaler.is_enabled():
-            return None
-        return loss_scale_of(scaler)
-
     def flush(self) -> None:
         """In the training's own thread: what is complete is kept now."""
-        if self._is_ours() and self._rest is None and not self._in_backward:
-            if self.rows.is_complete and self._inside is None:
+        if self._owner.is_here and not self._in_backward:
+            if not self._rest.is_on and self.rows.is_complete and self._inside is None:
                 self.close_row()
-            self.receive()
-
-    def receive(self, *, wait: bool = False) -> None:
-        """Keep what has arrived."""
-        self._last_received = time.perf_counter()
-        for what, arrived in self._transfer.arrived(len(self._transfer) if wait else 0):
-            step, seconds, learning_rate, counts, bad = what
-            self._recording.numbers(step, seconds, arrived, learning_rate, counts=counts, bad=bad)
+            self._delivery.receive()
 
     def _judge_now_and_then(self, now: float) -> None:
         if now - self._last_judged < JUDGE_EVERY_S or not self._schedule.wants_findings():

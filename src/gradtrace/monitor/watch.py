@@ -154,7 +154,7 @@ class Watch:
     def expect_scalers(self, scalers: Sequence[GradScaler]) -> None:
         """One of them may scale the first loss, unseen; a scaler that begins under watch is seen."""
         if self._training is not None:
-            self._training.scalers_before = tuple(scalers)
+            self._training.loss_scale.scalers_before = tuple(scalers)
 
     def close(self, *, finished: bool = True, last: Sequence[Tensor] = ()) -> None:
         """Take every hook away, let go of models and optimizers, and write the rest; more than once does no harm.

@@ -177,10 +177,6 @@ class Detector:
         ):
             self._rested_weights = {id(p): p.detach().clone() for p in trained}
 
-    def looks_ill(self) -> bool:
-        """Whether a look at one small tensor says that something is not finite: its gradient, or else itself."""
-        return self.sees_odd_gradient()
-
     def settle(self) -> None:
         """Wait for the verdict on every pass."""
         if self._delayed.is_waiting:

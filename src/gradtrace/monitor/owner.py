@@ -1,0 +1,75 @@
+"""Whose is it? Of many threads and optimizers, those of the training that is watched."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from gradtrace.tape.graph import reached_leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from gradtrace.monitor.watched import Watched
+
+
+class Owner:
+    """The training's thread and its optimizers; `joins` is asked whether an optimizer that is not known is one more."""
+
+    def __init__(self, watched: Watched, joins: Callable[[Optimizer], bool]) -> None:
+        self.num_steps: dict[int, int] = {}
+        """By optimizer, of those that have stepped."""
+        self.num_others = 0
+        """Backward passes in other threads, and of what is not watched."""
+        self._watched, self._joins = watched, joins
+        self._thread: threading.Thread | None = None
+        """In which the first backward pass of what is watched took place."""
+        self._begun_in = threading.current_thread()
+        self._foreign: set[int] = set()
+        """Optimizers that hold nothing of what is watched."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the training's thread, as far as that is known."""
+        return self._thread is None or self._thread is threading.current_thread()
+
+    @property
+    def is_surely_here(self) -> bool:
+        """Whether it is, or is most likely going to be."""
+        return (self._thread or self._begun_in) is threading.current_thread()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the training's thread has ended: it may go on in another."""
+        return self._thread is not None and not self._thread.is_alive()
+
+    def has(self, roots: Sequence[Tensor]) -> bool:
+        """Whether a backward pass is the training's."""
+        here = threading.current_thread()
+        if self._thread is here:
+            return True
+        if (self._thread is None or self.is_gone) and any(map(self._watched.is_watched, reached_leaves(roots))):
+            self._thread = here
+            return True
+        self.num_others += 1
+        return False
+
+    def holds(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer is watched; one that nobody has seen yet may be from now on."""
+        key = id(optimizer)
+        if key in self.num_steps:
+            return self.is_here
+        if key in self._foreign or not self.is_here:
+            return False
+        if not any(optimizer is one for one in self._watched.optimizers) and not self._joins(optimizer):
+            self._foreign.add(key)
+            return False
+        self.num_steps[key] = 0
+        return True
+
+    def forget_others(self) -> None:
+        """More is watched than before: what was nobody's may be ours."""
+        self._foreign.clear()
