@@ -11,14 +11,13 @@ recording    all of it kept
 
 from __future__ import annotations
 
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.checkup.trial import learning_rate_of
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.monitor.hooks.backward_passes import BackwardPasses
-from gradtrace.monitor.hooks.module_calls import ModuleCalls
+from gradtrace.monitor.hooks.called import Called
 from gradtrace.monitor.hooks.optimizer_steps import OptimizerSteps
 from gradtrace.monitor.hooks.scalers import Scalers
 from gradtrace.monitor.loss_scale import LossScale
@@ -28,10 +27,12 @@ from gradtrace.monitor.owner import Owner
 from gradtrace.monitor.recording.delivery import Delivery
 from gradtrace.monitor.rest import Rest
 from gradtrace.monitor.schedule.cost import Level
+from gradtrace.monitor.schedule.jumps import Jumps
 from gradtrace.monitor.statistics.gradients import Numbers, Passes
 from gradtrace.monitor.statistics.updates import Updates
 from gradtrace.monitor.step import Begins, Rows
 from gradtrace.monitor.traces.sampler import Sampler
+from gradtrace.monitor.uncleared import Uncleared
 from gradtrace.records.run import EventKind
 
 if TYPE_CHECKING:
@@ -48,10 +49,6 @@ if TYPE_CHECKING:
 
 JUDGE_EVERY_S = 5.0
 """[seconds] Between two looks for findings while the run goes on."""
-
-JUMP, FADE = 10.0, 0.98
-"""A loss so many times the largest of late (which halves in 34 steps) is looked at whatever that costs: seldom, for the
-next one must be so many times larger again."""
 
 BY_HAND = 0
 """Stands for an optimizer where whoever wrote the loop says that a step is over."""
@@ -92,7 +89,7 @@ class Training:
         """Passes before the first, second, ... optimizer's step of a row, the last time."""
         self._arrivals: list[tuple[int, int]] | None = None
         self._calls_before = 0
-        self._recent_loss, self._has_jumped = 0.0, False
+        self._jumps, self._has_jumped = Jumps(), False
         self._last_judged = time.perf_counter()
         self._passes = Passes(watched)
         self._blocks: list[Numbers] = []
@@ -102,14 +99,11 @@ class Training:
         self._is_row_ended = True
         self._pass_scale: Tensor | None = None
         self._is_last_pass = True
-        self._held_before: list[bool] | None = None
-        """Which parameters of optimizers held a gradient before the first pass of a step that is traced."""
+        self._uncleared = Uncleared(watched, recording)
         self._taken_for: int | None = None
         """The row that the passes at hand were taken for, where a NaN among them was told of."""
         self._num_changes = watched.num_changes
         """Of who holds what, as far as the recording knows of them."""
-        self._listens_to_parts = True
-        self._module_calls: ModuleCalls | None = None
         self.hooks: list[BackwardPasses | OptimizerSteps | Scalers] = []
         """As far as they have come."""
 
@@ -123,9 +117,9 @@ class Training:
 
     def begin(self, guard: Guard) -> None:
         """Hook everything."""
-        self._guard = guard
+        self._called = Called(self._watched, self, guard)
         try:
-            self._look_at_modules()
+            self._called.look()
             self.hooks.append(backward_passes := BackwardPasses(self, guard))
             self.hooks.append(optimizer_steps := OptimizerSteps(self, guard))
             self.hooks.append(Scalers(self, guard))
@@ -155,7 +149,7 @@ class Training:
 
     def leave(self) -> None:
         """Take every hook away; more than once does no harm."""
-        self._look_away_from_modules()
+        self._called.look_away()
         for hook in self.hooks:
             hook.remove()
         self._sampler.abandon()
@@ -171,24 +165,8 @@ class Training:
         """More is watched than before."""
         self._recording.trained(self._watched.columns(), self._watched.described())
         self._owner.forget_others()
-        self._listens_to_parts = True
         self._calls.called.clear()
-        if not self._rest.is_on:
-            self._look_away_from_modules()
-            self._look_at_modules()
-
-    def _look_at_modules(self) -> None:
-        if self._watched.compiled or not self._watched.roots:
-            return
-        modules = dict(self._watched.roots)
-        if self._listens_to_parts:  # until it is known whether the roots are called themselves
-            modules = {**self._watched.parts(), **modules}
-        self._module_calls = ModuleCalls(modules, self, self._guard)
-
-    def _look_away_from_modules(self) -> None:
-        if self._module_calls is not None:
-            self._module_calls.close()
-            self._module_calls = None
+        self._called.choose_again()
 
     def _joins(self, optimizer: Optimizer) -> bool:
         is_ours = self._newcomer(optimizer)
@@ -237,8 +215,7 @@ class Training:
         is_called = self._calls.num_calls != self._calls_before
         self._arrivals = None if is_called else self._watched.arrivals()
         is_first = self._passes.is_taken or not self._passes.num
-        looks = is_first and self._sampler.is_open and self.rows.expected > 0
-        self._held_before = self._watched.with_gradient() if looks else None
+        self._uncleared.before_backward(looks=is_first and self._sampler.is_open and self.rows.expected > 0)
         self._detector.before_backward(roots, self.loss_scale.of_loss)
         if is_called:  # or else nobody knows yet whether it brings us anything
             self._count(roots)
@@ -286,7 +263,7 @@ class Training:
         # a scaler lets go of an overflow
         if trace is not None and (scale is None or detector.no_scale_helps or is_finite(trace)):
             self._recording.trace(step, trace)
-            self._look_for_earlier_gradients(step)
+            self._uncleared.after_backward(step)
         self.is_tracing = self._sampler.is_open
         detector.judge(roots, step, norms, scale, is_bad=is_bad)
         is_told = self._recording.is_explained and not was_explained
@@ -294,15 +271,6 @@ class Training:
         if self._inside is not None:
             detector.leave_out_if_spoilt(self._inside, step)
         self._schedule.spend("traces" if trace is not None else "hooks", time.perf_counter() - begun)
-
-    def _look_for_earlier_gradients(self, step: int) -> None:
-        """Whether all that has a gradient after a step's first pass had one before it: nobody has cleared any."""
-        before, self._held_before = self._held_before, None
-        if before is None:
-            return
-        came_to = [was for was, has in zip(before, self._watched.with_gradient(), strict=True) if has]
-        if came_to and all(came_to):
-            self._recording.event(step, EventKind.UNCLEARED, "added to the gradients of earlier steps")
 
     def _count(self, roots: Sequence[Tensor]) -> None:
         """Add a pass to those since the last optimizer's step.
@@ -320,7 +288,9 @@ class Training:
             if not self._is_last_pass:
                 return
         self._passes.add(roots, self._detector.loss_value, self._pass_scale)
-        self._is_measuring |= self._jumps(self._detector.loss_value)
+        has_jumped = self._jumps.is_one(self._detector.loss_value)
+        self._has_jumped |= has_jumped
+        self._is_measuring |= has_jumped
         if self._inside is None:  # as many as the last time
             self._is_last_pass = self._passes.num >= self._usual_backwards.get(self._place, 1)
 
@@ -328,15 +298,6 @@ class Training:
     def _place(self) -> int:
         """Of the optimizer that is likely to step next, in its row."""
         return 0 if self.rows.is_complete else len(self.rows.members)
-
-    def _jumps(self, loss: float | None) -> bool:
-        """Whether a loss is far above the latest ones: such a step is measured, and the next one traced."""
-        if loss is None or not math.isfinite(loss):
-            return False
-        jumps = abs(loss) > JUMP * self._recent_loss > 0.0
-        self._has_jumped |= jumps
-        self._recent_loss = max(abs(loss), FADE * self._recent_loss)
-        return jumps
 
     # --------------------------------------------------------------------------------------------------- optimizers
 
@@ -490,11 +451,7 @@ class Training:
         if may_rest:
             self._calls.forget()
         self._sampler.end()
-        if self._listens_to_parts and self._calls.num_calls:
-            self._listens_to_parts = False
-            self._watched.keep_called(self._calls.called)
-            self._look_away_from_modules()
-            self._look_at_modules()
+        self._called.choose(self._calls.called)
         self._schedule.spend("hooks", time.perf_counter() - begun)
         self._judge_now_and_then(begun)
         self._schedule.step_ended(self.rows.number)
@@ -513,7 +470,7 @@ class Training:
         """Nothing is done from now on but to note the steps."""
         begun = time.perf_counter()
         self.close_row()
-        self._look_away_from_modules()
+        self._called.look_away()
         self._passes = Passes(self._watched)
         self.is_tracing = False
         self._rest.begin(self.row)
@@ -521,7 +478,7 @@ class Training:
 
     def _woken(self) -> None:
         begun = time.perf_counter()
-        self._look_at_modules()
+        self._called.look()
         self._schedule.spend("hooks", time.perf_counter() - begun)
         self._begin_step()
 

@@ -12,6 +12,7 @@ from gradtrace.checkup.trial import describe_optimizer
 from gradtrace.errors import InputError
 from gradtrace.monitor.statistics.norms import norms, plain
 from gradtrace.records.run import WatchedParameter
+from gradtrace.tape.private import compiled_call, original_of, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -100,7 +101,7 @@ class Watched:
     def compiled(self) -> bool:
         """Whether a model is compiled: hooks on modules would not fire, or change what is compiled."""
         return any(
-            hasattr(model, "_orig_mod") or any(module._compiled_call_impl is not None for module in model.modules())
+            original_of(model) is not None or any(compiled_call(module) is not None for module in model.modules())
             for model in self.models.values()
         )
 
@@ -139,7 +140,7 @@ class Watched:
 
     def arrivals(self) -> list[tuple[int, int]]:
         """What differs after a backward pass that brought the parameters gradients; of a few, spread over all."""
-        return [(id(p.grad), -1 if p.grad is None else p.grad._version) for p in self.parameters[:: self._stride]]
+        return [(id(p.grad), -1 if p.grad is None else version_of(p.grad)) for p in self.parameters[:: self._stride]]
 
     def with_gradient(self) -> list[bool]:
         """Which of the parameters that optimizers hold have a gradient that is not zero; the others move by nobody."""
@@ -260,5 +261,5 @@ def _callable_children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _original(model: nn.Module) -> nn.Module:
-    original = getattr(model, "_orig_mod", None)
-    return original if isinstance(original, nn.Module) else model
+    original = original_of(model)
+    return model if original is None else original

@@ -1,0 +1,54 @@
+"""Which modules are looked at when they are called: the models, or else the parts of those that nobody calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradtrace.monitor.hooks.module_calls import ModuleCalls
+
+if TYPE_CHECKING:
+    from gradtrace.monitor.hooks.guard import Guard
+    from gradtrace.monitor.hooks.listener import Listener
+    from gradtrace.monitor.watched import Watched
+
+
+class Called:
+    """Looks between `look` and `look_away`, both idempotent; nothing is seen of what is compiled."""
+
+    def __init__(self, watched: Watched, listener: Listener, guard: Guard) -> None:
+        self._watched, self._listener, self._guard = watched, listener, guard
+        self._is_choosing = True
+        """Until it is known whether the models are called themselves."""
+        self._calls: ModuleCalls | None = None
+
+    def look(self) -> None:
+        """From now on."""
+        if self._calls is not None or self._watched.compiled or not self._watched.roots:
+            return
+        modules = dict(self._watched.roots)
+        if self._is_choosing:
+            modules = {**self._watched.parts(), **modules}
+        self._calls = ModuleCalls(modules, self._listener, self._guard)
+
+    def look_away(self) -> None:
+        """No longer."""
+        if self._calls is not None:
+            self._calls.close()
+            self._calls = None
+
+    def choose(self, called: set[str]) -> None:
+        """These labels were called in a step: from now on only they are looked at, unless that is settled already."""
+        if self._is_choosing and called:
+            self._is_choosing = False
+            self._watched.keep_called(called)
+            self._look_afresh()
+
+    def choose_again(self) -> None:
+        """More is watched than before."""
+        self._is_choosing = True
+        self._look_afresh()
+
+    def _look_afresh(self) -> None:
+        if self._calls is not None:
+            self.look_away()
+            self.look()
