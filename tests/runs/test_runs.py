@@ -198,8 +198,8 @@ def test_a_file_that_cannot_be_written_is_one_warning_and_memory_serves(tmp_path
 def test_a_full_disk_in_the_middle_is_one_warning(tmp_path: Path) -> None:
     writer = RunWriter(tmp_path / "a.db", header(), flush_every_s=0.0)
     write(writer, range(5))
-    assert writer._connection is not None
-    writer._connection.execute("PRAGMA max_page_count = 1")
+    assert writer._file is not None
+    writer._file._connection.execute("PRAGMA max_page_count = 1")
     with pytest.warns(RuntimeWarning, match="full") as caught:
         write(writer, range(5, 5000))
     assert len(caught) == 1

@@ -27,14 +27,13 @@ from gradtrace.records.codec import encode
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.run import EventKind, Run, RunEvent, RunHeader, Scalar
 from gradtrace.records.storage import pack
-from gradtrace.runs.claim import Claim
-from gradtrace.runs.database import create, is_busy, remote_filesystem
+from gradtrace.runs.database import is_busy, remote_filesystem
 from gradtrace.runs.ladder import Ladder, capacity_for
-from gradtrace.runs.reader import is_same_model
-from gradtrace.runs.row import Row, pool, stack, unpack
+from gradtrace.runs.row import Row, pool, stack
+from gradtrace.runs.run_file import RunFile, Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -55,17 +54,11 @@ _LOSS = list(Scalar).index(Scalar.LOSS)
 MOST_WAITING_BYTES = 64 * 2**20
 """Rows and traces that wait for a locked file; beyond, the file is given up."""
 
-CLOSING_S = 5.0
-"""[seconds] At the end of a run a locked file is waited for: nothing comes after it."""
-
 MOST_EVENTS = 10_000
 """Events that a run keeps, the first ones."""
 
 IN_MEMORY = "the run is kept in memory only"
 """What the note of a run ends in whose file could not be written (on)."""
-
-MOST_TRACES = 200
-"""Whole traces that a file keeps; then every second one of the older half goes."""
 
 
 def warn(sentence: str) -> None:
@@ -118,23 +111,16 @@ class RunWriter:
         self._warn = warn
         self.lock = threading.RLock()
         self.owner = os.getpid()
-        self._waiting: list[Row] = []
-        self._waiting_bytes = 0
+        self._waiting = Waiting()
         self._rows: dict[int, Row] = {}
         self._memory = Ladder(_memory_rows(header))
         self._events: list[RunEvent] = []
-        self._unwritten_events: list[RunEvent] = []
         self._findings: tuple[Finding, ...] = ()
         self._samples: list[int] = []
         self._notes: tuple[str, ...] = ()
         self._cost: WatchCost | None = None
         self._finished = False
-        self._unwritten_traces: list[tuple[int, bytes]] = []
-        self._unwritten: dict[str, str | bytes] = {}
-        """Header, cost and findings as they are now, if the file has older ones."""
-        self._connection: sqlite3.Connection | None = None
-        self._claim: Claim | None = None
-        self._disk = Ladder(capacity_for(len(header.parameters)))
+        self._file: RunFile | None = None
         self._last_flush = -math.inf  # the first step is written at once
         self.next_step = 0
         """One after the last step that the file held already."""
@@ -148,8 +134,9 @@ class RunWriter:
         """The header, when more is known; parameters are only added at its end."""
         self._header = header
         self._memory.capacity = _memory_rows(header)
-        self._disk.capacity = capacity_for(len(header.parameters))
-        self._write_header()
+        if self._file is not None:
+            self._file.widen(header)
+            self._tell_header()
 
     @_safely
     def append(
@@ -159,15 +146,15 @@ class RunWriter:
         values, table = np.array(scalars, np.float64), np.array(series, np.float32)  # None becomes NaN
         is_nan = scalars[_LOSS] is not None and math.isnan(values[_LOSS])
         row = Row(step, 1, time_s, int(nonfinite or is_nan), values, values, table, table, int(is_nan))
-        self._waiting.append(row)
-        self._waiting_bytes += table.nbytes
+        self._waiting.rows.append(row)
+        self._waiting.num_bytes += table.nbytes
         self._rows[step] = row
         self._memory.add(step)
         while (pair := self._memory.crowded()) is not None:
             joined = pool(*(self._rows.pop(first) for first in pair))
             self._rows[joined.first] = joined
             self._memory.add(joined.first, joined.count)
-        if self._waiting_bytes > WAITING_BYTES or time.monotonic() - self._last_flush > self._flush_every_s:
+        if self._waiting.num_bytes > WAITING_BYTES or time.monotonic() - self._last_flush > self._flush_every_s:
             self.flush()
 
     @_safely
@@ -176,7 +163,7 @@ class RunWriter:
         if len(self._events) >= MOST_EVENTS:
             return
         self._events.append(event)
-        self._unwritten_events.append(event)
+        self._waiting.events.append(event)
 
     @_safely
     def note(self, step: int, sentence: str) -> None:
@@ -189,25 +176,24 @@ class RunWriter:
     def trace(self, step: int, trace: Trace) -> None:
         """A whole trace."""
         self._samples.append(step)
-        if self._connection is None:
+        if self._file is None:
             return
         packed = pack(trace)
-        self._unwritten_traces.append((step, packed))
-        self._waiting_bytes += len(packed)
+        self._waiting.traces.append((step, packed))
+        self._waiting.num_bytes += len(packed)
         self.flush()
 
     @_safely
     def cost(self, cost: WatchCost) -> None:
         """What watching has taken so far."""
         self._cost = cost
-        self._write_cost()
+        self._tell_cost()
 
     @_safely
     def findings(self, findings: Sequence[Finding]) -> None:
         """The latest judgement, in place of the one before."""
         self._findings = tuple(findings)
-        if self._connection is not None:
-            self._unwritten["findings"] = pack(Diagnosis(self._findings))
+        self._tell_findings()
 
     # ------------------------------------------------------------------------------------------------------ what goes
 
@@ -215,50 +201,20 @@ class RunWriter:
     def flush(self) -> None:
         """Write what waits; where another program has locked the file, the next time."""
         self._last_flush = time.monotonic()
-        if self._connection is None:
-            self._forget_waiting()
-            return
-        if self._claim is not None and self._claim.is_lost():
+        if self._file is not None and self._file.is_lost:
             self._begin_anew()
-        if self._connection is None:
+        if self._file is None:
+            self._waiting = Waiting()
             return
         try:
-            self._write(self._connection)
+            self._file.write(self._waiting)
         except sqlite3.OperationalError as error:
             if not is_busy(error):
                 raise
-            if self._waiting_bytes > MOST_WAITING_BYTES:
+            if self._waiting.num_bytes > MOST_WAITING_BYTES:
                 self.give_up(f"{self.path} has been locked by another program for too long")
             return
-        self._forget_waiting()
-
-    def _write(self, connection: sqlite3.Connection) -> None:
-        with _transaction(connection):
-            if (header := self._unwritten.get("header")) is not None:
-                connection.execute("INSERT OR REPLACE INTO meta VALUES ('header', ?), ('finished', '0')", (header,))
-            connection.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", map(_columns, self._waiting))
-            connection.executemany(
-                "INSERT INTO events VALUES (?, ?, ?)",
-                [(e.step, e.kind.value, e.message) for e in self._unwritten_events],
-            )
-            if (cost := self._unwritten.get("cost")) is not None:
-                connection.execute("INSERT OR REPLACE INTO meta VALUES ('cost', ?)", (cost,))
-            if (findings := self._unwritten.get("findings")) is not None:
-                connection.execute("INSERT OR REPLACE INTO findings VALUES (0, ?)", (findings,))
-            connection.executemany("INSERT OR REPLACE INTO traces VALUES (?, ?)", self._unwritten_traces)
-            if len(self._samples) > MOST_TRACES:
-                old = self._samples[1 : MOST_TRACES // 2 : 2]
-                connection.executemany("DELETE FROM traces WHERE step = ?", [(step,) for step in old])
-                self._samples = [step for step in self._samples if step not in set(old)]
-        for row in self._waiting:
-            self._disk.add(row.first, row.count)
-        self._waiting = []  # they are in the file, whatever becomes of the thinning
-        with _transaction(connection):
-            self._thin(connection)
-
-    def _forget_waiting(self) -> None:
-        self._waiting, self._waiting_bytes = [], 0
-        self._unwritten_events, self._unwritten_traces, self._unwritten = [], [], {}
+        self._samples, self._waiting = list(self._file.traced), Waiting()
 
     def snapshot(self) -> Run:
         """The run as it is in memory: old steps at a lower resolution than in the file."""
@@ -279,15 +235,12 @@ class RunWriter:
     def close(self, *, finished: bool = True) -> None:
         """Write the rest and let go of the file."""
         self._finished = finished
-        if self._connection is not None:
-            self._connection.execute(f"PRAGMA busy_timeout={int(1000 * CLOSING_S)}")
+        if self._file is not None:
+            self._file.wait_for_others()
         self.flush()
-        if self._connection is not None:
-            self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('finished', ?)", (str(int(finished)),))
-            with contextlib.suppress(sqlite3.Error):  # a reader has it open: its log stays beside it
-                self._connection.execute("PRAGMA busy_timeout=0")
-                self._connection.execute("PRAGMA journal_mode=DELETE")
-            self._let_go()
+        if self._file is not None:
+            self._file.close(finished=finished)
+            self._file = None
 
     # ------------------------------------------------------------------------------------------------------- the file
 
@@ -297,18 +250,12 @@ class RunWriter:
         if kind is not None:
             self.give_up(f"{path} lies on a network file system ({kind}), where a run's file is not safe")
             return
-        self._claim = Claim.on(path)
-        self._connection = create(path)
-        self._claim.take()
-        if not is_same_model(path, self._header):
-            raise TraceFileError(f"{path} holds the run of another model")
-        for first, count in self._connection.execute("SELECT first, count FROM rows ORDER BY first"):
-            self._disk.add(first, count)
-            self.next_step = first + count
-        self._samples = [step for (step,) in self._connection.execute("SELECT step FROM traces ORDER BY step")]
-        self._write_header()
-        self._write(self._connection)
-        self._unwritten = {}
+        self._file = RunFile(path, self._header)
+        self.next_step = max(self.next_step, self._file.next_step)
+        self._samples = list(self._file.traced)
+        self._tell_header()
+        self._file.write(self._waiting)
+        self._samples, self._waiting = list(self._file.traced), Waiting()
 
     def _begin_anew(self) -> None:
         """The file was deleted, or another lies in its place: what memory holds goes into a new one."""
@@ -318,46 +265,38 @@ class RunWriter:
             self.give_up(f"{self.path} was replaced by another file while it was written")
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._disk = Ladder(self._disk.capacity)
-        self._waiting = [self._rows[first] for first in sorted(self._rows)]
-        self._unwritten_events, self._samples = list(self._events), [step for step, _ in self._unwritten_traces]
+        self._waiting.rows = [self._rows[first] for first in sorted(self._rows)]
+        self._waiting.events = list(self._events)
+        step = self._waiting.rows[-1].first if self._waiting.rows else 0
         self._open(self.path)
-        if self._connection is not None:
-            self._unwritten["findings"] = pack(Diagnosis(self._findings))
-            self._write_cost()
+        if self._file is not None:
+            self._tell_findings()
+            self._tell_cost()
             sentence = f"{self.path} was deleted while it was written: it was begun anew with what memory held"
             self._warn(sentence)
-            self.note(self._waiting[-1].first if self._waiting else 0, sentence)
+            self.note(step, sentence)
 
-    def _write_header(self) -> None:
-        if self._connection is not None:
-            self._unwritten["header"] = json.dumps(encode(self._header), allow_nan=False)
+    def _tell_header(self) -> None:
+        if self._file is not None:
+            self._waiting.texts["header"] = json.dumps(encode(self._header), allow_nan=False)
 
-    def _write_cost(self) -> None:
-        if self._connection is not None and self._cost is not None:
-            self._unwritten["cost"] = json.dumps(encode(self._cost), allow_nan=False)
+    def _tell_cost(self) -> None:
+        if self._file is not None and self._cost is not None:
+            self._waiting.texts["cost"] = json.dumps(encode(self._cost), allow_nan=False)
+
+    def _tell_findings(self) -> None:
+        if self._file is not None:
+            self._waiting.findings = pack(Diagnosis(self._findings))
 
     def _let_go(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                connection.close()
-        claim, self._claim = self._claim, None
-        if claim is not None:
-            claim.release()
-
-    def _thin(self, connection: sqlite3.Connection) -> None:
-        while (pair := self._disk.crowded()) is not None:
-            query = "SELECT first, count, time_s, nonfinite, packed FROM rows WHERE first IN (?, ?) ORDER BY first"
-            joined = pool(*(unpack(*columns) for columns in connection.execute(query, pair)))
-            connection.execute("DELETE FROM rows WHERE first = ?", (pair[1],))
-            connection.execute("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", _columns(joined))
-            self._disk.add(joined.first, joined.count)
+        file, self._file = self._file, None
+        if file is not None:
+            file.let_go()
 
     def give_up(self, why: str) -> None:
         """Go on in memory, and say why once."""
         self._let_go()
-        self._forget_waiting()
+        self._waiting = Waiting()
         sentence = f"{why}; {IN_MEMORY}"
         self._notes += (sentence,)
         self._warn(sentence)
@@ -366,18 +305,3 @@ class RunWriter:
 def _memory_rows(header: RunHeader) -> int:
     """To a rung: each row is an object with four arrays, which takes a kilobyte by itself."""
     return min(512, capacity_for(len(header.parameters), MEMORY_BYTES))
-
-
-def _columns(row: Row) -> tuple[int, int, float, int, bytes]:
-    return row.first, row.count, row.time_s, row.nonfinite, row.pack()
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
