@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,10 @@ from accelerate.state import AcceleratorState, GradientState, PartialState  # no
 from accelerate.tracking import GeneralTracker  # noqa: E402
 
 from gradtrace.integrations.accelerate import GradTraceTracker  # noqa: E402
+
+ALL = 1e6
+"""A budget that lets no step pass by."""
+
 
 pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]  # of their own matters
 
@@ -55,7 +60,7 @@ def train(tracker, *others, bad=-1, broken=-1, num=8, at=0, clip=None, two=False
     accelerator = Accelerator(log_with=[tracker, *others], cpu=True, **options)
     model = Net()
     parts = [model.early, model.late] if two else [model]
-    batches = torch.utils.data.DataLoader(torch.randn(4 * num, 3), batch_size=4)
+    batches: Any = torch.utils.data.DataLoader(torch.randn(4 * num, 3), batch_size=4)
     optimizers = [torch.optim.Adam(part.parameters(), 0.01) for part in parts]
     model, loader, *optimizers = accelerator.prepare(model, batches, *optimizers)
     accelerator.init_trackers("project")
@@ -86,7 +91,7 @@ def rows(watch):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_under_accumulation_and_clipping_each_optimizer_step_is_a_row_with_the_whole_gradient(accumulate):
-    tracker = GradTraceTracker(every=1)
+    tracker = GradTraceTracker(every=1, budget=ALL)
     norms, *_ = train(tracker, clip=0.05, gradient_accumulation_steps=accumulate)
     steps, gradient, clipped = rows(tracker.watch)
     assert steps == list(range(8 // accumulate))
@@ -95,7 +100,7 @@ def test_under_accumulation_and_clipping_each_optimizer_step_is_a_row_with_the_w
 
 
 def test_layers_have_the_users_names_and_two_optimizers_are_one_row():
-    tracker = GradTraceTracker(every=1)
+    tracker = GradTraceTracker(every=1, budget=ALL)
     train(tracker, two=True)
     assert [(p.name, p.optimizer) for p in tracker.watch.run.header.parameters] == [
         ("early.weight", 0), ("early.bias", 0), ("late.weight", 1), ("late.bias", 1)
@@ -104,7 +109,7 @@ def test_layers_have_the_users_names_and_two_optimizers_are_one_row():
 
 
 def test_bfloat16_needs_nothing_further():
-    tracker = GradTraceTracker()
+    tracker = GradTraceTracker(budget=ALL)
     train(tracker, mixed_precision="bf16")
     assert rows(tracker.watch)[0] == list(range(8))
     assert tracker.tracker is tracker.watch
@@ -113,13 +118,13 @@ def test_bfloat16_needs_nothing_further():
 
 def test_the_other_trackers_get_the_numbers_at_the_loops_own_step():
     other = Other()
-    train(GradTraceTracker(), other, at=20)
+    train(GradTraceTracker(budget=ALL), other, at=20)
     assert set(other.given) == set(range(20, 28))
     assert all(given["gradtrace/loss"] == pytest.approx(given["mine"]) for given in other.given.values())
 
 
 def test_findings_go_to_its_logger_and_the_trigger_stops_the_loop(caplog):
-    tracker = GradTraceTracker(stop_on="nonfinite")
+    tracker = GradTraceTracker(stop_on="nonfinite", budget=ALL)
     with caplog.at_level(logging.WARNING, "accelerate"):
         _, num, model = train(tracker, bad=4)
     assert num == 5
@@ -128,7 +133,7 @@ def test_findings_go_to_its_logger_and_the_trigger_stops_the_loop(caplog):
 
 
 def test_an_exception_passes_and_a_new_training_ends_the_watch():
-    tracker = GradTraceTracker()
+    tracker = GradTraceTracker(budget=ALL)
     with pytest.raises(RuntimeError, match="broken"):
         train(tracker, broken=3)
     first = tracker.watch
@@ -138,7 +143,7 @@ def test_an_exception_passes_and_a_new_training_ends_the_watch():
 
 
 def test_its_own_log_before_it_is_attached_is_no_error():
-    tracker = GradTraceTracker()
+    tracker = GradTraceTracker(budget=ALL)
     tracker.store_init_configuration({"a": 1})
     tracker.log({"a": 1.0}, step=0)
     tracker.finish()

@@ -17,6 +17,10 @@ pytest.importorskip("lightning", reason="lightning is not installed: pip install
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import CSVLogger
 
+ALL = 1e6
+"""A budget that lets no step pass by."""
+
+
 pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]  # of its own matters
 
 
@@ -57,7 +61,7 @@ def rows(watch):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_under_accumulation_and_clipping_each_optimizer_step_is_a_row_with_the_whole_gradient(accumulate):
-    callback = GradTraceCallback(every=1)
+    callback = GradTraceCallback(every=1, budget=ALL)
     norms, *_ = train(callback, accumulate=accumulate, clip=0.05)
     steps, gradient, clipped = rows(callback.watch)
     assert steps == list(range(8 // accumulate))
@@ -67,7 +71,7 @@ def test_under_accumulation_and_clipping_each_optimizer_step_is_a_row_with_the_w
 
 
 def test_bfloat16_needs_nothing_further():
-    callback = GradTraceCallback()
+    callback = GradTraceCallback(budget=ALL)
     train(callback, precision="bf16-mixed")
     assert rows(callback.watch)[0] == list(range(8))
     assert callback.watch.diagnosis.healthy
@@ -75,20 +79,20 @@ def test_bfloat16_needs_nothing_further():
 
 def test_numbers_go_to_its_loggers(tmp_path):
     logger = CSVLogger(tmp_path, flush_logs_every_n_steps=1)
-    train(GradTraceCallback(), loggers=[logger])
+    train(GradTraceCallback(budget=ALL), loggers=[logger])
     with (Path(logger.log_dir) / "metrics.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file) if row["gradtrace/gradient_norm"]] == list(range(8))
 
 
 def test_findings_are_printed_and_the_loop_can_ask_whether_to_stop(capsys):
-    _, num, model = train(GradTraceCallback(stop_on="nonfinite"), bad=4)
+    _, num, model = train(GradTraceCallback(stop_on="nonfinite", budget=ALL), bad=4)
     assert num == 5
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert "gradtrace, by step 4: critical: " in capsys.readouterr().out
 
 
 def test_two_models_that_are_set_up_are_both_watched():
-    callback = GradTraceCallback(every=1)
+    callback = GradTraceCallback(every=1, budget=ALL)
     fabric = Fabric(accelerator="cpu", devices=1, callbacks=[callback])
     pairs = [(net, torch.optim.SGD(net.parameters(), 0.01)) for net in (Net(), Net())]
     pairs = [fabric.setup(net, optimizer) for net, optimizer in pairs]
@@ -103,7 +107,7 @@ def test_two_models_that_are_set_up_are_both_watched():
 
 
 def test_an_exception_passes_and_close_ends_the_watch():
-    callback = GradTraceCallback()
+    callback = GradTraceCallback(budget=ALL)
     with pytest.raises(RuntimeError, match="broken"):
         train(callback, broken=3)
     callback.close(finished=False)

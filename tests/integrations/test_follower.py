@@ -19,6 +19,10 @@ from gradtrace.integrations.follower import Follower
 from gradtrace.integrations.lightning_factory import VARIABLE, callbacks
 from gradtrace.integrations.needed import needed
 
+ALL = 1e6
+"""A budget that lets no step pass by."""
+
+
 PREFIX = "gradtrace/"
 
 
@@ -31,8 +35,8 @@ def train(model, num_steps, *, bad=-1):
 
 
 def follow(stop_on=None, *, num_steps=3, bad=-1, at=0, **options):
-    told, model = [], nn.Linear(3, 1)
-    follower = Follower(stop_on, options)
+    told, model = list[str](), nn.Linear(3, 1)
+    follower = Follower(stop_on, {"budget": ALL, **options})
     follower.begin(model, (), tell=told.append, at=at)
     train(model, num_steps, bad=bad)
     return follower, told, model
@@ -118,7 +122,7 @@ def test_a_training_that_was_left_open_is_ended_by_the_next():
 
 
 def test_other_processes_than_the_main_one_keep_and_tell_nothing(tmp_path):
-    told, model = [], nn.Linear(3, 1)
+    told, model = list[str](), nn.Linear(3, 1)
     follower = Follower("nonfinite", {"path": tmp_path / "run.db"})
     follower.begin(model, (), tell=told.append, is_main=False)
     train(model, 3, bad=1)
@@ -158,7 +162,7 @@ def test_lightning_is_given_nothing_that_was_not_asked_for_and_nothing_is_import
 def test_the_factories_that_lightning_looks_for_are_named():
     if sys.version_info < (3, 11):
         pytest.skip("tomllib is of Python 3.11")
-    import tomllib
+    import tomllib  # type: ignore[import-not-found]
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     factory = {"gradtrace": "gradtrace.integrations.lightning_factory:callbacks"}

@@ -23,6 +23,7 @@ import keras, numpy as np, torch
 from gradtrace.integrations.keras import GradTraceCallback
 from gradtrace.records.run import Scalar
 
+ALL = 1e6  # a budget that lets no step pass by
 torch.set_num_threads(1)
 keras.utils.set_random_seed(0)
 x, y = np.random.randn(32, 4).astype("float32"), np.random.randn(32, 1).astype("float32")
@@ -69,7 +70,7 @@ def run(code, backend="torch"):
 
 def test_each_batch_is_a_row_with_its_gradient_also_under_clipping_and_two_fits():
     told, _ = run("""
-callback, norms = GradTraceCallback(every=1), Norms()
+callback, norms = GradTraceCallback(every=1, budget=ALL), Norms()
 model = make(optimizer=keras.optimizers.SGD(0.01, clipnorm=0.01))
 fit(model, callback, norms)
 gradient = callback.watch.run.steps.scalar(Scalar.GRADIENT_NORM)[1].tolist()
@@ -86,7 +87,7 @@ told(rows=rows(callback), gradient=gradient, norms=norms.seen, names=names,
 
 def test_a_vanishing_gradient_is_told_with_the_layers_names():
     told, printed = run("""
-callback = GradTraceCallback(every=1)
+callback = GradTraceCallback(every=1, budget=ALL)
 fit(make(10), callback)
 (finding, *_) = callback.watch.diagnosis.findings
 told(symptom=finding.symptom, cause=finding.cause, message=finding.message)
@@ -98,7 +99,7 @@ told(symptom=finding.symptom, cause=finding.cause, message=finding.message)
 
 def test_numbers_are_in_the_history_and_an_evaluation_is_no_step():
     told, _ = run("""
-callback = GradTraceCallback()
+callback = GradTraceCallback(budget=ALL)
 history = fit(make(), callback, epochs=5, validation_data=(x, y)).history
 told(rows=rows(callback), norms=history["gradtrace/gradient_norm"])
 """)
@@ -111,7 +112,7 @@ told(rows=rows(callback), norms=history["gradtrace/gradient_norm"])
 def test_stopping_comes_before_a_poisoned_checkpoint_is_written(stop_on, tmp_path):
     told, printed = run(f"""
 x[17] = np.nan
-callback, folder = GradTraceCallback(stop_on={stop_on!r}), {str(tmp_path)!r}
+callback, folder = GradTraceCallback(stop_on={stop_on!r}, budget=ALL), {str(tmp_path)!r}
 saving = keras.callbacks.ModelCheckpoint(folder + "/{{batch}}.weights.h5", save_weights_only=True, save_freq=1)
 model = make()
 fit(model, callback, saving, epochs=2)
@@ -136,7 +137,7 @@ class Broken(keras.callbacks.Callback):
         if batch == 3:
             raise RuntimeError("broken")
 
-callback, model = GradTraceCallback(), make()
+callback, model = GradTraceCallback(budget=ALL), make()
 try:
     fit(model, callback, Broken())
 except RuntimeError as error:
@@ -151,7 +152,7 @@ told(message=message, rows=rows(callback), finished=callback.watch.run.finished,
 def test_mixed_precision_needs_nothing_further():
     told, _ = run("""
 keras.config.set_dtype_policy("mixed_bfloat16")
-callback = GradTraceCallback()
+callback = GradTraceCallback(budget=ALL)
 fit(make(), callback)
 told(rows=rows(callback), healthy=callback.watch.diagnosis.healthy)
 """)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
 from lightning.pytorch.plugins.precision import MixedPrecision  # noqa: E402
 
 from gradtrace.integrations.lightning import GradTraceCallback  # noqa: E402
+
+ALL = 1e6
+"""A budget that lets no step pass by."""
+
 
 pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]  # Lightning's own, of loaders and the like
 
@@ -88,7 +93,7 @@ def rows(watch):
 
 @pytest.fixture
 def callback():
-    return GradTraceCallback(every=1)
+    return GradTraceCallback(every=1, budget=ALL)
 
 
 class Norms(Callback):
@@ -136,7 +141,7 @@ def test_bfloat16_needs_nothing_further(callback, tmp_path):
 
 
 def test_a_scalers_overflow_is_neither_a_finding_nor_a_reason_to_stop(tmp_path):
-    callback = GradTraceCallback(stop_on="nonfinite")
+    callback = GradTraceCallback(stop_on="nonfinite", budget=ALL)
     norms = Norms()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=1000, backoff_factor=2.0**-30)
     trainer = fit(
@@ -152,8 +157,8 @@ def test_a_scalers_overflow_is_neither_a_finding_nor_a_reason_to_stop(tmp_path):
 
 def test_a_resumed_fit_goes_on_at_the_trainers_step(tmp_path):
     path, saved = tmp_path / "run.db", tmp_path / "half.ckpt"
-    fit(Module(), GradTraceCallback(path=path), folder=tmp_path).save_checkpoint(saved)
-    again = GradTraceCallback(path=path)
+    fit(Module(), GradTraceCallback(path=path, budget=ALL), folder=tmp_path).save_checkpoint(saved)
+    again = GradTraceCallback(path=path, budget=ALL)
     logger = CSVLogger(tmp_path, name="csv")
     trainer = fit(Module(), again, folder=tmp_path, ckpt=saved, max_epochs=2, logger=logger, log_every_n_steps=1)
     assert trainer.global_step == 16
@@ -175,7 +180,7 @@ def test_numbers_go_to_every_logger_at_the_step_of_the_modules_own(tmp_path):
             return loss
 
     logger = CSVLogger(tmp_path, name="csv")
-    fit(Logging(), GradTraceCallback(), folder=tmp_path, logger=[logger, TensorBoardLogger(tmp_path)],
+    fit(Logging(), GradTraceCallback(budget=ALL), folder=tmp_path, logger=[logger, TensorBoardLogger(tmp_path)],
         log_every_n_steps=1, max_epochs=2)  # fmt: skip
     assert read(logger, "gradtrace/loss") == pytest.approx(read(logger, "mine"))
     assert set(read(logger, "gradtrace/gradient_norm")) == set(range(16))
@@ -196,7 +201,7 @@ def poisoned(folder):
 @pytest.mark.parametrize("stop_on", [None, "nonfinite"])
 def test_stopping_comes_before_a_poisoned_checkpoint_is_written(stop_on, tmp_path, caplog):
     saving = ModelCheckpoint(tmp_path / "saved", every_n_train_steps=1, save_top_k=-1)
-    callback = GradTraceCallback(stop_on=stop_on)
+    callback = GradTraceCallback(stop_on=stop_on, budget=ALL)
     with caplog.at_level(logging.WARNING, "lightning.pytorch"):
         trainer = fit(Module(bad=4), saving, callback, folder=tmp_path, max_epochs=3, enable_checkpointing=True)
     assert bool(poisoned(tmp_path / "saved")) is (stop_on is None)
@@ -206,7 +211,7 @@ def test_stopping_comes_before_a_poisoned_checkpoint_is_written(stop_on, tmp_pat
 
 
 def test_findings_go_to_the_progress_bar_where_there_is_one(tmp_path, capsys):
-    fit(Module(bad=2), GradTraceCallback(), folder=tmp_path, enable_progress_bar=True)
+    fit(Module(bad=2), GradTraceCallback(budget=ALL), folder=tmp_path, enable_progress_bar=True)
     assert "gradtrace, by step 2: critical: " in "".join(capsys.readouterr())
 
 
@@ -245,13 +250,13 @@ def test_an_environment_variable_is_enough(tmp_path, monkeypatch):
 
 
 def test_the_old_package_takes_it_as_well(tmp_path):
-    old = pytest.importorskip("pytorch_lightning")
+    old: Any = pytest.importorskip("pytorch_lightning")
 
-    class Old(old.LightningModule):
+    class Old(old.LightningModule):  # type: ignore[name-defined]
         __init__, training_step = Module.__init__, Module.training_step
         configure_optimizers = Module.configure_optimizers
 
-    callback = GradTraceCallback()
+    callback = GradTraceCallback(budget=ALL)
     module = old.LightningModule.__new__(Old)
     nn.Module.__init__(module)
     old.LightningModule.__init__(module)

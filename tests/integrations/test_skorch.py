@@ -20,6 +20,10 @@ from skorch.callbacks import Callback, Checkpoint, GradientNormClipping
 
 from gradtrace.integrations.skorch import GradTrace
 
+ALL = 1e6
+"""A budget that lets no step pass by."""
+
+
 pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]  # of its own matters
 
 
@@ -59,7 +63,7 @@ class Norms(Callback):
 
 
 def test_under_clipping_each_batch_is_a_row_with_its_gradient_and_the_users_names():
-    callback, norms = GradTrace(every=1), Norms()
+    callback, norms = GradTrace(every=1, budget=ALL), Norms()
     make(norms, callback, GradientNormClipping(0.05)).fit(X, Y)
     steps, gradient, clipped = rows(callback.watch)
     assert steps == list(range(8))
@@ -81,7 +85,7 @@ class Accumulating(NeuralNetRegressor):
 
 
 def test_under_accumulation_a_row_is_an_optimizer_step():
-    callback = GradTrace()
+    callback = GradTrace(budget=ALL)
     Accumulating(Net, callbacks=[callback], max_epochs=1, batch_size=4, train_split=None, verbose=0).fit(X, Y)
     assert len(rows(callback.watch)[0]) == 4
 
@@ -104,7 +108,7 @@ class Twofold(NeuralNetRegressor):
 
 
 def test_an_optimizer_that_skorch_does_not_know_joins_when_it_steps():
-    callback = GradTrace()
+    callback = GradTrace(budget=ALL)
     Twofold(Net, callbacks=[callback], max_epochs=1, batch_size=4, train_split=None, verbose=0).fit(X, Y)
     assert {p.optimizer for p in callback.watch.run.header.parameters} == {0, 1}
     assert len(rows(callback.watch)[0]) in (8, 9)  # the first row may be over before the second has ever stepped
@@ -113,7 +117,7 @@ def test_an_optimizer_that_skorch_does_not_know_joins_when_it_steps():
 def test_validation_is_no_step_and_numbers_are_in_the_history():
     from skorch.dataset import ValidSplit
 
-    callback = GradTrace()
+    callback = GradTrace(budget=ALL)
     net = make(callback, max_epochs=6, train_split=ValidSplit(4)).fit(X, Y)
     assert len(rows(callback.watch)[0]) == 36
     assert net.history[-1, "gradtrace/gradient_norm"] > 0.0
@@ -121,7 +125,7 @@ def test_validation_is_no_step_and_numbers_are_in_the_history():
 
 
 def test_a_partial_fit_goes_on(tmp_path):
-    callback = GradTrace(path=tmp_path / "run.db")
+    callback = GradTrace(path=tmp_path / "run.db", budget=ALL)
     make(callback).fit(X, Y).partial_fit(X, Y)
     assert callback.watch.first_step == 8
     assert len(rows(callback.watch)[0]) == 8
@@ -129,7 +133,7 @@ def test_a_partial_fit_goes_on(tmp_path):
 
 @pytest.mark.parametrize("stop_on", [None, "nonfinite"])
 def test_stopping_comes_before_a_poisoned_checkpoint_is_written(stop_on, tmp_path, capsys):
-    callback = GradTrace(stop_on=stop_on)
+    callback = GradTrace(stop_on=stop_on, budget=ALL)
     saving = Checkpoint(monitor=None, dirname=tmp_path, f_params="{last_epoch[epoch]}.pt")
     net = make(callback, saving, max_epochs=3, verbose=1).fit(BAD, Y)
     saved = [value for path in tmp_path.glob("*.pt") for value in torch.load(path).values()]
@@ -141,7 +145,7 @@ def test_stopping_comes_before_a_poisoned_checkpoint_is_written(stop_on, tmp_pat
 
 
 def test_an_exception_passes_and_close_ends_the_watch():
-    callback = GradTrace()
+    callback = GradTrace(budget=ALL)
     net = make(callback, module__broken=True)
     with pytest.raises(RuntimeError, match="broken"):
         net.fit(X, Y)

@@ -20,6 +20,10 @@ from transformers.trainer_callback import PrinterCallback
 
 from gradtrace.integrations.transformers import GradTraceCallback
 
+ALL = 1e6
+"""A budget that lets no step pass by."""
+
+
 pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]  # of their own matters
 
 
@@ -59,7 +63,7 @@ def rows(watch):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_under_accumulation_and_clipping_the_norm_is_the_trainers_own(accumulate, tmp_path):
-    callback = GradTraceCallback(every=1)
+    callback = GradTraceCallback(every=1, budget=ALL)
     trainer = make(Net(), tmp_path, callback, gradient_accumulation_steps=accumulate, max_grad_norm=0.05)
     trainer.train()
     steps, gradient, clipped = rows(callback.watch)
@@ -71,14 +75,14 @@ def test_under_accumulation_and_clipping_the_norm_is_the_trainers_own(accumulate
 
 
 def test_layers_have_the_users_names(tmp_path):
-    callback = GradTraceCallback(every=1)
+    callback = GradTraceCallback(every=1, budget=ALL)
     make(Net(), tmp_path, callback).train()
     assert [p.name for p in callback.watch.run.header.parameters][:2] == ["early.weight", "early.bias"]
     assert {op.site.module for trace in callback.watch.diagnosis.traces for op in trace.ops} >= {"early", "late"}
 
 
 def test_bfloat16_needs_nothing_further(tmp_path):
-    callback = GradTraceCallback()
+    callback = GradTraceCallback(budget=ALL)
     make(Net(), tmp_path, callback, bf16=True).train()
     assert rows(callback.watch)[0] == list(range(8))
     assert callback.watch.diagnosis.healthy
@@ -97,7 +101,7 @@ class Reporter(TrainerCallback):
 def test_attached_it_hands_the_numbers_to_all_that_the_trainer_reports_to(tmp_path):
     reporter = Reporter()
     trainer = make(Net(), tmp_path, reporter)
-    GradTraceCallback().attach(trainer)
+    GradTraceCallback(budget=ALL).attach(trainer)
     trainer.train()
     assert len(reporter.given) == 8 + 1  # and what sums up the training
     for given in reporter.given[:8]:
@@ -106,13 +110,13 @@ def test_attached_it_hands_the_numbers_to_all_that_the_trainer_reports_to(tmp_pa
 
 
 def test_without_they_are_in_its_log_history_which_checkpoints_keep(tmp_path):
-    make(Net(), tmp_path, GradTraceCallback(), save_strategy="steps", save_steps=8).train()
+    make(Net(), tmp_path, GradTraceCallback(budget=ALL), save_strategy="steps", save_steps=8).train()
     history = json.loads((tmp_path / "checkpoint-8" / "trainer_state.json").read_text())["log_history"]
     assert [record["step"] for record in history if "gradtrace/gradient_norm" in record] == list(range(1, 9))
 
 
 def test_an_evaluation_is_no_step_and_its_logs_are_left_alone(tmp_path):
-    callback, reporter = GradTraceCallback(), Reporter()
+    callback, reporter = GradTraceCallback(budget=ALL), Reporter()
     trainer = make(Net(), tmp_path, reporter, prediction_loss_only=True)
     trainer.args.eval_strategy, trainer.args.eval_steps, trainer.eval_dataset = "steps", 4, examples(8)
     callback.attach(trainer)
@@ -125,8 +129,8 @@ def test_an_evaluation_is_no_step_and_its_logs_are_left_alone(tmp_path):
 
 def test_a_resumed_training_goes_on_at_the_trainers_step(tmp_path):
     path = tmp_path / "run.db"
-    make(Net(), tmp_path, GradTraceCallback(path=path), save_strategy="steps", save_steps=8).train()
-    again = GradTraceCallback(path=path)
+    make(Net(), tmp_path, GradTraceCallback(path=path, budget=ALL), save_strategy="steps", save_steps=8).train()
+    again = GradTraceCallback(path=path, budget=ALL)
     trainer = make(Net(), tmp_path, again, num_train_epochs=2)
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
     run = gradtrace.load(path)
@@ -144,7 +148,7 @@ def poisoned(folder):
 
 @pytest.mark.parametrize("stop_on", [None, "nonfinite"])
 def test_stopping_comes_before_a_poisoned_checkpoint_is_written(stop_on, tmp_path, caplog):
-    callback = GradTraceCallback(stop_on=stop_on)
+    callback = GradTraceCallback(stop_on=stop_on, budget=ALL)
     trainer = make(Net(bad=17.0), tmp_path, callback, save_strategy="steps", save_steps=1, num_train_epochs=2)
     logger = logging.getLogger("transformers")
     logger.addHandler(caplog.handler)
@@ -158,7 +162,7 @@ def test_stopping_comes_before_a_poisoned_checkpoint_is_written(stop_on, tmp_pat
 
 
 def test_an_exception_passes_and_close_or_the_next_training_ends_the_watch(tmp_path):
-    callback, model = GradTraceCallback(), Net(broken=13.0)
+    callback, model = GradTraceCallback(budget=ALL), Net(broken=13.0)
     trainer = make(model, tmp_path, callback)
     with pytest.raises(RuntimeError, match="broken"):
         trainer.train()

@@ -10,6 +10,7 @@ the watch then.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.errors import InputError
@@ -69,6 +70,7 @@ class GradTraceCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Before those that log: Keras calls its own last."""
+        self._latest |= self._follower.latest()
         if logs is not None:
             logs |= self._latest
 
@@ -79,4 +81,7 @@ class GradTraceCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def _tell(self, sentence: str) -> None:
         if self._follower.must_stop:  # told after the backward pass, before Keras reads the gradients
             self.model.zero_grad(set_to_none=False)
-        keras.utils.io_utils.print_msg(sentence)
+        if keras.config.is_interactive_logging_enabled():
+            print(sentence)  # noqa: T201  # as Keras itself does
+        else:
+            logging.getLogger("absl").warning(sentence)

@@ -1,6 +1,6 @@
 """Lightning asks every installed package for callbacks: there is one where ``GRADTRACE_LIGHTNING`` names a run's file.
 
-GRADTRACE_LIGHTNING=run.db python train.py        no line of the script changes
+With ``GRADTRACE_LIGHTNING=run.db python train.py`` no line of the script changes.
 """
 
 from __future__ import annotations

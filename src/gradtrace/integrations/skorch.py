@@ -31,7 +31,12 @@ class GradTrace(Callback):  # type: ignore[misc]
 
     def __init__(self, *, stop_on: str | None = None, **options: Any) -> None:
         self._follower = Follower(stop_on, options)
+        self._asked = {"stop_on": stop_on, **options}
         self._latest: dict[str, float] = {}
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """What it was made with, for whoever clones the net (a grid search)."""
+        return dict(self._asked)
 
     @property
     def watch(self) -> Watch | None:
@@ -62,6 +67,7 @@ class GradTrace(Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, net: Any, **_rest: Any) -> None:
         """Before the log is printed."""
+        self._latest |= self._follower.latest()
         for name, value in self._latest.items():
             net.history.record(name, value)
 
