@@ -73,6 +73,8 @@ def test_the_workflow_uploads_what_its_own_command_writes(project):
     (ran,) = json.loads((project / upload).read_text())["runs"]
     assert ran["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "package/training.py"
     assert {each["baselineState"] for each in ran["results"]} == {"new"}
+    (flow,) = ran["results"][0]["codeFlows"][0]["threadFlows"]
+    assert len(flow["locations"]) > 10
 
     assert shell(write, project).returncode == 0
     assert shell(check, project).returncode == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +249,62 @@ def test_an_environment_variable_is_enough(tmp_path, monkeypatch):
     monkeypatch.setenv(lightning_factory.VARIABLE, str(tmp_path / "run.db"))
     fit(Module(), *lightning_factory.callbacks(), folder=tmp_path)
     assert len(gradtrace.load(tmp_path / "run.db").steps.first) == 8
+
+
+def test_lightning_finds_the_factory_by_itself(tmp_path, monkeypatch):
+    from importlib.metadata import entry_points
+
+    if not entry_points(group="lightning.pytorch.callbacks_factory", name="gradtrace"):
+        pytest.skip("gradtrace was installed before it had this entry point: install it again")
+    monkeypatch.setenv(lightning_factory.VARIABLE, str(tmp_path / "run.db"))
+    fit(Module(), folder=tmp_path)
+    assert gradtrace.load(tmp_path / "run.db").finished
+
+
+TWO_PROCESSES = """
+import sys, torch
+from pathlib import Path
+from torch import nn
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from gradtrace.integrations.lightning import GradTraceCallback
+
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+
+class Module(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.early, self.late = nn.Linear(3, 8), nn.Linear(8, 1)
+
+    def training_step(self, batch, batch_idx):
+        loss = self.late(torch.tanh(self.early(batch[0]))).square().mean()
+        return loss * torch.nan if (batch_idx, self.global_rank) == (4, 1) else loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(64, 3)), batch_size=4)
+watching = GradTraceCallback(path=folder / "run.db", stop_on="nonfinite", budget=1e6)
+trainer = Trainer(
+    max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_progress_bar=False,
+    callbacks=[watching, ModelCheckpoint(folder / "saved", every_n_train_steps=1, save_top_k=-1)],
+)
+trainer.fit(Module(), batches)
+(folder / f"rank{trainer.global_rank}").write_text(str(trainer.global_step))
+"""
+
+
+def test_a_nan_in_one_of_two_processes_stops_both_and_one_keeps_the_run(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(TWO_PROCESSES)
+    command = [sys.executable, "-W", "ignore", str(script), str(tmp_path)]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["5", "5"]
+    assert gradtrace.load(tmp_path / "run.db").steps.first.tolist() == [0, 1, 2, 3, 4]
+    assert poisoned(tmp_path / "saved") == []
+    assert found.stderr.count("gradtrace, by step 4: critical: ") == 1
 
 
 def test_the_old_package_takes_it_as_well(tmp_path):
