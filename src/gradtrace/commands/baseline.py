@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 _KEY, _FORMAT = "gradtrace_baseline", 1
 
 
+def shown(path: Path) -> str:
+    """As one would name it here."""
+    return os.path.relpath(path)
+
+
 def write_baseline(path: Path, checked: Sequence[Checked]) -> int:
     """All findings there are; returns how many."""
     entries = [
@@ -41,7 +46,7 @@ def write_baseline(path: Path, checked: Sequence[Checked]) -> int:
     try:
         path.write_text(f"{text}\n", "utf-8")
     except OSError as error:
-        raise InputError(f"cannot write the baseline {path}: {error.strerror or error}") from error
+        raise InputError(f"cannot write the baseline {shown(path)}: {error.strerror or error}") from error
     return len(entries)
 
 
@@ -49,21 +54,21 @@ class Baseline:
     """What a file lists; raises `InputError` where it is none of ours."""
 
     def __init__(self, path: Path) -> None:
-        told = f"write it first: gradtrace check --baseline {os.path.relpath(path)} --write-baseline"
+        self.path, name = path, shown(path)
+        told = f"write it first: gradtrace check --baseline {name} --write-baseline"
         try:
             read = json.loads(path.read_text("utf-8"))
             if read[_KEY] != _FORMAT:
-                raise InputError(f"the baseline {path} has format {read[_KEY]}: it is of another version; {told}")
+                raise InputError(f"the baseline {name} has format {read[_KEY]}: it is of another version; {told}")
             self._entries = [_entry(one) for one in read["findings"]]
         except FileNotFoundError as error:
-            raise InputError(f"there is no baseline {path}; {told}") from error
+            raise InputError(f"there is no baseline {name}; {told}") from error
         except OSError as error:
-            raise InputError(f"cannot read the baseline {path}: {error.strerror or error}") from error
+            raise InputError(f"cannot read the baseline {name}: {error.strerror or error}") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{path} is no baseline of gradtrace's; {told}") from error
-        self.path = path
+            raise InputError(f"{name} is no baseline of gradtrace's; {told}") from error
         self._asked: set[str] = set()
         self._seen: set[int] = set()
 

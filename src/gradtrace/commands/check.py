@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradtrace.commands.baseline import Baseline
+from gradtrace.commands.baseline import Baseline, shown
 from gradtrace.commands.baseline import write_baseline as write
 from gradtrace.commands.ending import UNHEALTHY, in_a_sentence
 from gradtrace.commands.screen import working
@@ -75,7 +75,7 @@ def check(
     if text := told(checked, form, severity, known):
         click.echo(text)
     if write_baseline and listed is not None:
-        click.echo(f"Listed in {listed}: {counted(write(listed, checked), 'finding')}", err=True)
+        click.echo(f"Listed in {shown(listed)}: {counted(write(listed, checked), 'finding')}", err=True)
     elif any(finding.severity.rank >= severity.rank for each in checked for finding in each.new):
         sys.exit(UNHEALTHY)
 

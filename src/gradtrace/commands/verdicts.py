@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
+from gradtrace.commands.baseline import shown
 from gradtrace.records.shown import counted
 
 if TYPE_CHECKING:
@@ -42,8 +45,6 @@ def told(checked: Sequence[Checked], form: str, fail_on: Severity, known: Baseli
 
 
 def _shown(checked: Sequence[Checked], known: Baseline | None) -> str:
-    import click
-
     from gradtrace.report.terminal import verdict
 
     for place, each in enumerate(checked):
@@ -60,7 +61,7 @@ def _shown(checked: Sequence[Checked], known: Baseline | None) -> str:
 def _compared(checked: Sequence[Checked], known: Baseline) -> str:
     """How much of it is new."""
     num_new, num_known = sum(len(each.new) for each in checked), sum(len(each.known) for each in checked)
-    line = f"New: {counted(num_new, 'finding')}; {num_known} more listed in {known.path}."
+    line = f"New: {counted(num_new, 'finding')}; {num_known} more listed in {shown(known.path)}."
     if known.num_gone:
         line += f" Gone: {counted(known.num_gone, 'finding')} that it lists (--write-baseline takes them out)."
     return line
