@@ -11,22 +11,26 @@ import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from gradtrace.measure.ledger import ledger
 from gradtrace.records.codes import meaning_of
 from gradtrace.records.vocabulary import Severity
 from gradtrace.report.checked import Checked, fingerprint, place_of
 from gradtrace.report.explanation import Explanation, of_code
-from gradtrace.report.tables import main_trace, picture
+from gradtrace.report.tables import main_trace
 from gradtrace.report.words import decades
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from gradtrace.measure.ledger import LedgerRow
     from gradtrace.records.finding import Finding
-    from gradtrace.report.tables import Row
+    from gradtrace.records.trace import Trace
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 LEVELS = {Severity.INFO: "note", Severity.WARNING: "warning", Severity.CRITICAL: "error"}
+MOST_LOCATIONS = 100
+"""Of one code flow: what a reader may step through."""
 _PROBLEMS = {Severity.INFO: "recommendation", Severity.WARNING: "warning", Severity.CRITICAL: "error"}
 
 
@@ -113,14 +117,32 @@ def _physical(place: tuple[str, int]) -> dict[str, Any]:
 def _flow(each: Checked, finding: Finding, root: Path) -> Iterator[dict[str, Any]]:
     """From the loss to the earliest place to blame, a location per layer whose line is known."""
     trace = main_trace(each.diagnosis)
-    rows = picture(trace).rows if trace is not None else ()
-    last = max((i for i, row in enumerate(rows) if _is_at(row, finding.where)), default=-1)
-    for row in rows[: last + 1]:
-        place = place_of(row.source, root)
+    rows = ledger(trace) if trace is not None else ()
+    places = {*finding.where}
+    last = max((i for i, row in enumerate(rows) if trace is not None and _is_at(row, trace, places)), default=-1)
+    for i in thinned(last + 1):
+        place = place_of(rows[i].source, root)
         if place is not None:
-            text = f"{row.first}: {decades(row.after)} decades behind it, {decades(sum(row.gains.values()))} of its own"
+            own = sum(gain for _, gain in rows[i].gains)
+            told = f"{decades(rows[i].product_log10)} decades behind it, {decades(own)} of its own"
+            text = f"{rows[i].module or 'model'}: {told}"
             yield {"location": {"physicalLocation": _physical(place), "message": {"text": text}}}
 
 
-def _is_at(row: Row, where: Sequence[str]) -> bool:
-    return row.first in where or row.last in where
+def _is_at(row: LedgerRow, trace: Trace, places: set[str]) -> bool:
+    """Whether one of its ops, or of their weights, lies at one of the places."""
+    ops = [trace.ops[i] for i in row.ops]
+    inside = {op.site.module for op in ops} | {name for op in ops for name in op.weights}
+    owners = {name.rpartition(".")[0] for op in ops for name in op.weights}
+    return not places.isdisjoint({row.module, *inside, *owners})
+
+
+def thinned(number: int) -> list[int]:
+    """At most `MOST_LOCATIONS` of so many, evenly, the last one always.
+
+    >>> thinned(3), len(thinned(1000)), thinned(1000)[-1]
+    ([0, 1, 2], 100, 999)
+    """
+    if number <= MOST_LOCATIONS:
+        return list(range(number))
+    return [round(i * (number - 1) / (MOST_LOCATIONS - 1)) for i in range(MOST_LOCATIONS)]
