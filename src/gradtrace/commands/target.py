@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -59,12 +60,34 @@ def load_made(text: str) -> Any:
     place, colon, name = text.rpartition(":")
     if not colon or not place or not name.isidentifier():
         raise InputError(f"TARGET must be {_EXPECTED}, but it is {text!r}")
-    is_file = place.endswith(".py") or "/" in place or "\\" in place
+    is_file = _is_file(place)
     folders = [str(Path.cwd())] + ([str(Path(place).resolve().parent)] if is_file else [])
     _add_to_path(folders)
     module = _import_file(place) if is_file else _import_module(place)
     with _told(f"calling {text}"):
         return _factory(module, place, name)()
+
+
+def file_of(text: str) -> str:
+    """The file that the factory is defined in, '' where that is not known; its module is imported already."""
+    place = text.rpartition(":")[0]
+    return place if _is_file(place) else getattr(sys.modules.get(place), "__file__", None) or ""
+
+
+def seen_from(text: str, folder: Path, *, of: Path | None = None) -> str:
+    """The same target as one would name it in `folder`, where it is named in `of` (by default the current one).
+
+    >>> seen_from("net.py:build", Path("/project"), of=Path("/project/models"))
+    'models/net.py:build'
+    """
+    place, colon, name = text.rpartition(":")
+    if not _is_file(place):
+        return text
+    return f"{Path(os.path.relpath((of or Path.cwd()) / place, folder)).as_posix()}{colon}{name}"
+
+
+def _is_file(place: str) -> bool:
+    return place.endswith(".py") or "/" in place or "\\" in place
 
 
 def as_target(made: Any, name: str) -> Target:

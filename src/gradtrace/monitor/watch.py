@@ -175,13 +175,13 @@ class Watch:
     @property
     def run(self) -> Run:
         """The run so far, as records."""
-        self._receive()
+        self.receive()
         return self._recording.run
 
     @property
     def diagnosis(self) -> Diagnosis:
         """What is wrong by now: over time, and in the first and the latest whole trace."""
-        self._receive()
+        self.receive()
         return self._recording.diagnosis()
 
     def report(self, path: str | Path) -> None:
@@ -190,7 +190,18 @@ class Watch:
 
         write_report(path, self.diagnosis, self.run)
 
-    def _receive(self) -> None:
+    @property
+    def first_step(self) -> int:
+        """Of this watch, in the run's own count: above 0 where a file goes on."""
+        return self._recording.first_step
+
+    @property
+    def has_nonfinite(self) -> bool:
+        """Whether a NaN or Inf has come under this watch, as far as is known; a scaler's overflow is none."""
+        return self._recording.is_explained
+
+    def receive(self) -> None:
+        """Send what is complete to the run and to the sinks now, and not together with later steps."""
         self._sweep()
         if self._training is not None:
             self._guard(self._training.flush)

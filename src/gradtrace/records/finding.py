@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.records.codes import code_of
 from gradtrace.records.exhibit import UpdateStats
-from gradtrace.records.shown import Columns, Kept, counted, rendered
+from gradtrace.records.shown import Columns, Kept, Tabular, counted, rendered
 from gradtrace.records.trace import Trace
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
@@ -74,7 +74,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Diagnosis(Kept):
+class Diagnosis(Kept, Tabular):
     """Findings ranked with the root cause first, and the traces they rest on."""
 
     findings: tuple[Finding, ...]

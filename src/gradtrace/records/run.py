@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradtrace.records.exhibit import OptimizerStats
-from gradtrace.records.shown import Columns, Shown, counted, rendered
+from gradtrace.records.shown import Columns, Shown, Tabular, counted, rendered
 from gradtrace.records.vocabulary import StrEnum
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class WatchCost:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Run(Shown):
+class Run(Shown, Tabular):
     """All that a run's file holds, its traces aside: those are read one by one (`gradtrace.runs`)."""
 
     header: RunHeader

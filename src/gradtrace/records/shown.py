@@ -25,11 +25,14 @@ _EVERY = {
     "save": "gradtrace.records.storage:save",
 }
 
+_TABLES = {"pandas": "gradtrace.report.frames:to_pandas", "polars": "gradtrace.report.frames:to_polars"}
+
 RENDERERS: dict[str, dict[str, str]] = {
     "Diagnosis": _EVERY
+    | _TABLES
     | {"plot": "gradtrace.report.figures:plot_diagnosis", "json": "gradtrace.records.storage:to_json"},
-    "Trace": _EVERY | {"plot": "gradtrace.report.figures:plot_waterfall"},
-    "Run": _EVERY | {"plot": "gradtrace.report.figures:plot_run"},
+    "Trace": _EVERY | _TABLES | {"plot": "gradtrace.report.figures:plot_waterfall"},
+    "Run": _EVERY | _TABLES | {"plot": "gradtrace.report.figures:plot_run"},
     "ThroughTime": _EVERY
     | {"plot": "gradtrace.report.figures:plot_through_time", "json": "gradtrace.records.storage:document"},
     "Repair": _EVERY
@@ -73,6 +76,31 @@ class Shown:
 
     def _repr_html_(self) -> str:
         return str(rendered(self, "html"))
+
+
+class Tabular:
+    """What is a table as well."""
+
+    __slots__ = ()
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` of all there is.
+
+        Of a diagnosis a line a finding, of a trace a line a gradient that an op passes on, of a run a line a row of
+        steps and parameter.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return rendered(self, "pandas")
+
+    def to_polars(self) -> Any:
+        """The same as a ``polars.DataFrame``.
+
+        Raises:
+            InputError: polars is not installed.
+        """
+        return rendered(self, "polars")
 
 
 class Kept(Shown):

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gradtrace.records.shown import Columns, Kept, counted, rendered
+from gradtrace.records.shown import Columns, Kept, Tabular, counted, rendered
 from gradtrace.records.time import ThroughTime
 from gradtrace.records.vocabulary import Factor
 
@@ -234,7 +234,7 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Trace(Kept):
+class Trace(Kept, Tabular):
     """One backward pass measured op by op. Ops are ordered from the loss to the parameters."""
 
     ops: tuple[Op, ...]

@@ -11,28 +11,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradtrace.records.vocabulary import Severity
+from gradtrace.report.checked import Checked, place_of
 
 if TYPE_CHECKING:
-    from gradtrace.records.finding import Diagnosis, Finding
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from gradtrace.records.finding import Finding
 
 _LEVELS = {Severity.INFO: "notice", Severity.WARNING: "warning", Severity.CRITICAL: "error"}
 
 
-def annotate(diagnosis: Diagnosis) -> str:
-    """A line per finding, the root cause first; '' where there is none.
+def annotate(checked: Sequence[Checked], root: Path) -> str:
+    """A line per new finding, the root cause first, its file relative to `root`, the repository's; '' without any.
 
+    >>> from pathlib import Path
     >>> from gradtrace.records.finding import Diagnosis, Finding
     >>> from gradtrace.records.vocabulary import Cause, Severity, Symptom
     >>> cut = Finding(Symptom.VANISHING, Cause.NONE, (), Severity.WARNING, "50 % is left.", source="net.py:3")
-    >>> annotate(Diagnosis((cut,)))
+    >>> annotate([Checked("net.py:build", Diagnosis((cut,)))], Path.cwd())
     '::warning file=net.py,line=3,title=GT100 vanishing::50 %25 is left.'
     """
-    return "\n".join(map(_annotation, diagnosis.findings))
+    return "\n".join(_annotation(finding, root) for each in checked for finding in each.new)
 
 
-def _annotation(finding: Finding) -> str:
-    file, _, line = finding.source.rpartition(":")
-    place = [f"file={_property(file.replace(chr(92), '/'))}", f"line={line}"] if file and line.isdigit() else []
+def _annotation(finding: Finding, root: Path) -> str:
+    found = place_of(finding.source, root)
+    place = [f"file={_property(found[0])}", f"line={found[1]}"] if found is not None else []
     title = _property(f"{finding.code} {finding.symptom.value.replace('_', ' ')}")
     return f"::{_LEVELS[finding.severity]} {','.join([*place, f'title={title}'])}::{_data(finding.message)}"
 

@@ -1,0 +1,68 @@
+"""Lightning Fabric: `GradTraceCallback`.
+
+    callback = GradTraceCallback(path="run.db")
+    fabric = Fabric(callbacks=[callback], loggers=[...])
+    model, optimizer = fabric.setup(model, optimizer)       watched from here on
+    ...
+    callback.close()
+
+Numbers go to Fabric's loggers after each optimizer step; findings are printed by Fabric, in its main process. The loop
+is yours: with ``stop_on="nonfinite"`` ask `must_stop` after a step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gradtrace.integrations.follower import Follower
+
+if TYPE_CHECKING:
+    from gradtrace.monitor.watch import Watch
+
+
+class GradTraceCallback:
+    """Watches every module that is set up, and whatever optimizer holds its parameters.
+
+    Args:
+        stop_on: 'nonfinite' leaves a step with a NaN or Inf out and says so by `must_stop`.
+        options: those of `gradtrace.watch`.
+    """
+
+    def __init__(self, *, stop_on: str | None = None, **options: Any) -> None:
+        self._follower = Follower(stop_on, options)
+        self._fabric: Any = None
+        self._num_models = 0
+
+    @property
+    def watch(self) -> Watch | None:
+        """Its `diagnosis`, `run` and `report`."""
+        return self._follower.watch
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether a NaN or Inf has come, and `stop_on` was to see it."""
+        return self._follower.must_stop
+
+    def on_after_setup(self, fabric: Any, module: Any) -> None:
+        """The first module begins the watch, the others join it."""
+        module = getattr(module, "module", module)
+        if self._fabric is None:
+            self._fabric, self._num_models = fabric, 1
+            self._follower.begin(module, (), tell=fabric.print, is_main=fabric.is_global_zero)
+        elif self.watch is not None:
+            self.watch.join({str(self._num_models): module})
+            self._num_models += 1
+
+    def on_after_optimizer_step(self, strategy: Any = None, optimizer: Any = None) -> None:
+        """The numbers that have arrived go to the loggers."""
+        self._log()
+
+    def close(self, *, finished: bool = True) -> None:
+        """The loop is over."""
+        self._follower.end(finished=finished)
+        self._log()
+        self._fabric = None
+
+    def _log(self) -> None:
+        for step, values in self._follower.arrived() if self._fabric is not None else ():
+            self._fabric.log_dict(values, step=step)

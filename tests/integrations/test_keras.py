@@ -1,0 +1,159 @@
+"""The callback in Keras' fit, run for real on torch, in a process of its own: the backend is chosen at import."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        importlib.util.find_spec("keras") is None, reason="keras is not installed: pip install '.[keras]'"
+    ),
+]
+
+BEGINNING = """
+import json, sys
+import keras, numpy as np, torch
+from gradtrace.integrations.keras import GradTraceCallback
+from gradtrace.records.run import Scalar
+
+ALL = 1e6  # a budget that lets no step pass by
+torch.set_num_threads(1)
+keras.utils.set_random_seed(0)
+x, y = np.random.randn(32, 4).astype("float32"), np.random.randn(32, 1).astype("float32")
+
+
+def make(depth=1, *, optimizer=None):
+    hidden = [keras.layers.Dense(8, activation="sigmoid", name=f"hidden{i}") for i in range(depth)]
+    model = keras.Sequential([keras.layers.Input((4,)), *hidden, keras.layers.Dense(1, name="late")])
+    model.compile(optimizer or keras.optimizers.SGD(0.01), "mse")
+    return model
+
+
+def fit(model, callback, *others, x=x, **options):
+    settings = {"batch_size": 4, "epochs": 1, "verbose": 0, "shuffle": False}
+    return model.fit(x, y, callbacks=[callback, *others], **settings | options)
+
+
+def rows(callback):
+    return callback.watch.run.steps.first.tolist()
+
+
+class Norms(keras.callbacks.Callback):
+    seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        gradients = [v.value.grad.flatten() for v in self.model.trainable_weights]
+        self.seen.append(float(torch.cat(gradients).norm()))
+
+
+def told(**what):
+    print("TOLD", json.dumps(what))
+"""
+
+
+def run(code, backend="torch"):
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", BEGINNING + code],
+        capture_output=True, text=True, check=False, env={**os.environ, "KERAS_BACKEND": backend},
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr[-3000:]
+    (line,) = [line for line in found.stdout.splitlines() if line.startswith("TOLD ")]
+    return json.loads(line.removeprefix("TOLD ")), found.stdout
+
+
+def test_each_batch_is_a_row_with_its_gradient_also_under_clipping_and_two_fits():
+    told, _ = run("""
+callback, norms = GradTraceCallback(every=1, budget=ALL), Norms()
+model = make(optimizer=keras.optimizers.SGD(0.01, clipnorm=0.01))
+fit(model, callback, norms)
+gradient = callback.watch.run.steps.scalar(Scalar.GRADIENT_NORM)[1].tolist()
+names = [p.name for p in callback.watch.run.header.parameters]
+fit(model, callback)
+told(rows=rows(callback), gradient=gradient, norms=norms.seen, names=names,
+     events=[e.message for e in callback.watch.run.events])
+""")
+    assert told["rows"] == list(range(8))
+    assert told["gradient"] == pytest.approx(told["norms"], rel=1e-4)
+    assert "this is step 8 of the trainer" in told["events"]
+    assert all(name.split(".")[0] in ("sequential/hidden0", "sequential/late") for name in told["names"])
+
+
+def test_a_vanishing_gradient_is_told_with_the_layers_names():
+    told, printed = run("""
+callback = GradTraceCallback(every=1, budget=ALL)
+fit(make(10), callback)
+(finding, *_) = callback.watch.diagnosis.findings
+told(symptom=finding.symptom, cause=finding.cause, message=finding.message)
+""")
+    assert (told["symptom"], told["cause"]) == ("vanishing", "activation_derivative")
+    assert "sequential/hidden0" in told["message"]
+    assert "gradtrace, by step" in printed
+
+
+def test_numbers_are_in_the_history_and_an_evaluation_is_no_step():
+    told, _ = run("""
+callback = GradTraceCallback(budget=ALL)
+history = fit(make(), callback, epochs=5, validation_data=(x, y)).history
+told(rows=rows(callback), norms=history["gradtrace/gradient_norm"])
+""")
+    assert told["rows"] == list(range(40))
+    assert len(told["norms"]) == 5
+    assert all(norm > 0.0 for norm in told["norms"])
+
+
+@pytest.mark.parametrize("stop_on", [None, "nonfinite"])
+def test_stopping_comes_before_a_poisoned_checkpoint_is_written(stop_on, tmp_path):
+    told, printed = run(f"""
+x[17] = np.nan
+callback, folder = GradTraceCallback(stop_on={stop_on!r}, budget=ALL), {str(tmp_path)!r}
+saving = keras.callbacks.ModelCheckpoint(folder + "/{{batch}}.weights.h5", save_weights_only=True, save_freq=1)
+model = make()
+fit(model, callback, saving, epochs=2)
+finite = []
+import pathlib
+for path in pathlib.Path(folder).glob("*.h5"):
+    model.load_weights(path)
+    finite.append(all(bool(np.isfinite(w).all()) for w in model.get_weights()))
+told(rows=rows(callback), finite=finite, finished=callback.watch.run.finished)
+""")
+    assert told["finite"]
+    assert all(told["finite"]) is (stop_on is not None)
+    assert len(told["rows"]) == (16 if stop_on is None else 5)
+    assert told["finished"]
+    assert "gradtrace, by step 4: critical: " in printed
+
+
+def test_an_exception_passes_and_close_ends_the_watch():
+    told, _ = run("""
+class Broken(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 3:
+            raise RuntimeError("broken")
+
+callback, model = GradTraceCallback(budget=ALL), make()
+try:
+    fit(model, callback, Broken())
+except RuntimeError as error:
+    message = str(error)
+callback.close()
+hooks = sum(len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in model.layers)
+told(message=message, rows=rows(callback), finished=callback.watch.run.finished, hooks=hooks)
+""")
+    assert told == {"message": "broken", "rows": [0, 1, 2], "finished": False, "hooks": 0}
+
+
+def test_mixed_precision_needs_nothing_further():
+    told, _ = run("""
+keras.config.set_dtype_policy("mixed_bfloat16")
+callback = GradTraceCallback(budget=ALL)
+fit(make(), callback)
+told(rows=rows(callback), healthy=callback.watch.diagnosis.healthy)
+""")
+    assert told == {"rows": list(range(8)), "healthy": True}
