@@ -28,7 +28,7 @@ from gradtrace.repair.shares import shares_of
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.training import OutOfTime
 from gradtrace.repair.trials import MOST_STEPS, ORIGINAL, Course, choose_steps, cost_of_a_step, run_all
-from gradtrace.repair.verdicts import judged
+from gradtrace.repair.verdicts import ills_of, judged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -178,7 +178,7 @@ def _proven(
     except OutOfTime:
         told = f"the time did not suffice for the unchanged network and the placebo ({number} steps of {cost:.2g} s)"
         return replace(repair, trials=tuple(candidates), steps=number, notes=(*notes, told))
-    ranked = judged([*trials, *(t for t in candidates if t.refused)], course)
+    ranked = judged([*trials, *(t for t in candidates if t.refused)], lambda trial: ills_of(trial, course))
     return replace(repair, trials=ranked, steps=number, notes=(*course.notes, *_trend(ranked, number)))
 
 
