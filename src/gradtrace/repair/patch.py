@@ -28,7 +28,7 @@ class UserFile:
     path: Path
     text: str
     factory: str
-    build: Callable[[str], Any]
+    build: Callable[[str], Any] | None = None
     """From a source text to the model of its factory; runs the user's code, raises `InputError`."""
 
 
@@ -59,11 +59,12 @@ def diff_of(file: UserFile, text: str) -> str:
 
 def patched(trial: Trial, file: UserFile, changed_model: Callable[[Trial], Any]) -> str:
     """The file's text with the change in; raises `NoPatchError`."""
-    wanted = _shape(changed_model(trial))
+    wanted = shape_of(changed_model(trial))
     reason = "its source could not be edited"
     for renamed in (True, False):
         try:
             text = _edited(trial.changes, file, renamed=renamed)
+            assert file.build is not None
             model = file.build(text)
         except NoPatchError as error:
             reason = str(error)
@@ -71,13 +72,13 @@ def patched(trial: Trial, file: UserFile, changed_model: Callable[[Trial], Any])
         except InputError as error:
             reason = f"the edited file does not run: {error}"
             continue
-        if _shape(model) == wanted:
+        if shape_of(model) == wanted:
             return text
         reason = "the edited file builds another network than the one that was tried"
     raise NoPatchError(reason)
 
 
-def _shape(model: Any) -> list[tuple[str, ...]]:
+def shape_of(model: Any) -> list[tuple[str, ...]]:
     """Class of each module, size of each parameter, hooks on the way forward."""
     modules = [(path, type(m).__name__, str(len(m._forward_pre_hooks) + len(m._forward_hooks)))
                for path, m in model.named_modules()]  # fmt: skip
