@@ -47,6 +47,7 @@ class Following:
     def __init__(self, order: Order, path: Path) -> None:
         self._order, self._path = order, path
         self._owner, self._began = os.getpid(), time.perf_counter()
+        self._environment, self._may_divide = dict(os.environ), False
         self._seeds = Seeds(order.seed)
         self._writes: dict[str, None] = {}
         self._discovery: PatientDiscovery | None = None
@@ -77,6 +78,7 @@ class Following:
     def _await_training(self) -> None:
         from gradtrace.runner.fixing.making import PatientDiscovery
 
+        self._may_divide = dict(os.environ) == self._environment
         self._discovery = PatientDiscovery(self._start, self._fail)
 
     # ------------------------------------------------------------------------------------------------ beginning, steps
@@ -176,6 +178,7 @@ class Following:
             step_s=statistics.median(steps) if steps else 0.0,
             has_ended=has_ended,
             failure=failure,
+            may_divide=self._may_divide and not _is_on_accelerator(),
             shape=self._shape,
             probed=self._probe.told(making) if self._probe is not None else None,
         )
@@ -211,6 +214,13 @@ def _is_outside(name: str) -> bool:
         path = str(Path(name).resolve())
         return "__pycache__" not in path and not path.startswith(_OWN)
     return False
+
+
+def _is_on_accelerator() -> bool:
+    """What a process has begun on one does not live on in its half."""
+    import torch
+
+    return torch.cuda.is_initialized() or torch.backends.mps.is_available()
 
 
 def _told(error: BaseException | None) -> str:

@@ -86,7 +86,11 @@ class ScriptCourse:
         if left < usual:
             raise OutOfTime
         order = Order(self.script, wanted, seed, trial.changes, first_layer=self.first_layer)
+        begun = time.perf_counter()
         answer = self.run_script(order, max(LEAST_PATIENCE_S, PATIENCE * usual))
+        if answer.losses:
+            self.step_s = answer.step_s
+            self.start_s = max(time.perf_counter() - begun - len(answer.losses) * answer.step_s, 0.0)
         self.answers[trial.title, seed] = answer
         return answer
 

@@ -84,6 +84,8 @@ class Answer:
     own_seeds: tuple[int, ...] = ()
     writes: tuple[str, ...] = ()
     """Files outside of the copied folder that it wrote."""
+    may_divide: bool = False
+    """Whether a process that had imported torch before would have been the same to the script."""
     shape: Shape = ()
     probed: Probed | None = None
 

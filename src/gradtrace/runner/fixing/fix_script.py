@@ -16,7 +16,7 @@ from gradtrace.repair.verdicts import judged
 from gradtrace.runner.fixing.course import ScriptCourse
 from gradtrace.runner.fixing.exchange import Answer, Order
 from gradtrace.runner.fixing.folder import Folder, look_through, warnings
-from gradtrace.runner.fixing.process import ask
+from gradtrace.runner.fixing.process import Processes
 from gradtrace.runner.script import Script, check_exists
 
 if TYPE_CHECKING:
@@ -60,8 +60,16 @@ def fix_script(
         InputError: the script fails, never steps, or makes fewer steps than a comparison needs.
     """
     deadline = time.perf_counter() + time_budget_s
+    with Processes(prepared.folder) as processes:
+        return _repaired(prepared, processes, steps, seeds, time_budget_s, deadline, progress)
+
+
+def _repaired(
+    prepared: Prepared, processes: Processes, steps: int | None, seeds: int, time_budget_s: float, deadline: float,
+    progress: Callable[[str], None],
+) -> Repair:  # fmt: skip
     progress(f"{prepared.given.name} up to its first {PROBE_STEPS} steps")
-    probed, answer = _probed(prepared, time_budget_s)
+    probed, answer = _probed(prepared, processes, time_budget_s)
     title = " ".join(prepared.given.command)
     repair = Repair(probed.diagnosis, probed.shares, (), seeds=seeds, optimizer=probed.optimizer, title=title)
     if probed.diagnosis.healthy:
@@ -70,7 +78,10 @@ def fix_script(
     if not probed.candidates:
         told = "no change that could be tried fits these findings"
         return replace(repair, notes=(*probed.notes, told))
-    course = _course(prepared, probed, answer, seeds, steps, deadline, progress)
+    try:
+        course = _course(prepared, processes, probed, answer, seeds, steps, deadline, progress)
+    except OutOfTime:
+        return replace(repair, notes=(*probed.notes, "the time did not suffice to run the script a second time"))
     try:
         trials = _trained(course, probed)
     except OutOfTime:
@@ -83,11 +94,11 @@ def fix_script(
     return replace(repair, trials=ranked, steps=course.steps, seeds=course.seeds, notes=notes)
 
 
-def _probed(prepared: Prepared, time_budget_s: float) -> tuple[Probed, Answer]:
+def _probed(prepared: Prepared, processes: Processes, time_budget_s: float) -> tuple[Probed, Answer]:
     order = Order(prepared.script, PROBE_STEPS, is_probe=True, seconds=PROBE_FRAC * time_budget_s)
     name = prepared.given.name
     try:
-        answer = ask(order, prepared.folder, FIRST_STEP_S + time_budget_s)
+        answer = processes.ask(order, FIRST_STEP_S + time_budget_s)
     except OutOfTime as error:
         raise InputError(
             f"{name} had made no {PROBE_STEPS} steps after {FIRST_STEP_S + time_budget_s:.0f} s"
@@ -106,19 +117,18 @@ def _probed(prepared: Prepared, time_budget_s: float) -> tuple[Probed, Answer]:
 
 
 def _course(
-    prepared: Prepared, probed: Probed, answer: Answer, seeds: int, steps: int | None, deadline: float,
-    progress: Callable[[str], None],
+    prepared: Prepared, processes: Processes, probed: Probed, answer: Answer, seeds: int, steps: int | None,
+    deadline: float, progress: Callable[[str], None],
 ) -> ScriptCourse:  # fmt: skip
-    left = deadline - time.perf_counter()
-    numbers = len(probed.candidates), len(probed.placebos), seeds
-    number = steps or choose_steps(*numbers, answer.step_s, left - num_runs(*numbers) * answer.start_s)
-    if answer.has_ended and not answer.failure:
-        number = _within(steps, number, len(answer.losses), prepared.given.name)
-    return ScriptCourse(
+    """With as many steps as the time has room for, once it is known what a run takes."""
+    if answer.may_divide:
+        progress("starting what the trials share")
+        processes.divide()
+    course = ScriptCourse(
         prepared.script,
-        lambda order, seconds: ask(order, prepared.folder, seconds),
+        processes.ask,
         seeds,
-        number,
+        steps or FEWEST_STEPS,
         probed.first_layer,
         answer.start_s,
         answer.step_s,
@@ -127,6 +137,15 @@ def _course(
         probed.shares.deficit if probed.shares is not None else None,
         list(probed.notes),
     )
+    course.run(Trial(ORIGINAL, Role.ORIGINAL), seeds=[0], steps=course.steps)
+    numbers = len(probed.candidates), len(probed.placebos), seeds
+    left = deadline - time.perf_counter() - num_runs(*numbers) * course.start_s
+    number = steps or choose_steps(*numbers, course.step_s, left)
+    if answer.has_ended and not answer.failure:
+        number = _within(steps, number, len(answer.losses), prepared.given.name)
+    course.steps = number
+    progress(f"{len(probed.candidates)} candidates, {number} steps, {seeds} seeds")
+    return course
 
 
 def _within(asked: int | None, number: int, most: int, name: str) -> int:
