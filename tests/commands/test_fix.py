@@ -103,7 +103,7 @@ def test_a_file_that_changed_meanwhile_is_not_written(folder, monkeypatch):
 
     trial = Trial("t", Role.CANDIDATE, proven=True, diff="--- a/net.py\n+++ b/net.py\n")
     repair = Repair(Diagnosis(()), None, (trial,))
-    file = UserFile(folder / "net.py", NET + "# as it was tried\n", "build", lambda _: None)
+    file = UserFile(folder / "net.py", NET + "# as it was tried\n", "build", lambda _: ())
     with pytest.raises(InputError, match="has changed since the change was tried"):
         write_patch(repair, file, "net.py:build")
 

@@ -18,7 +18,7 @@ from gradtrace.errors import InputError, describe
 if TYPE_CHECKING:
     from gradtrace.commands.target import Target
     from gradtrace.records.repair import Repair, Trial
-    from gradtrace.repair.patch import UserFile
+    from gradtrace.repair.patch import Shape, UserFile
 
 
 FACTORY_S, SCRIPT_S = 60.0, 300.0
@@ -131,7 +131,7 @@ def _fix_factory(
 def _load(target: str, seed: int) -> tuple[Target, UserFile]:
     """What the factory makes, and its file as it is now."""
     from gradtrace.commands.target import load_target
-    from gradtrace.repair.patch import UserFile
+    from gradtrace.repair.patch import UserFile, shape_of
 
     place, _, factory = target.rpartition(":")
     loaded = load_target(target)
@@ -140,8 +140,8 @@ def _load(target: str, seed: int) -> tuple[Target, UserFile]:
         path = Path(str(getattr(sys.modules.get(place), "__file__", place)))
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
 
-    def build(edited: str) -> Any:
-        return _build(edited, path, factory, seed)
+    def build(edited: str) -> Shape:
+        return shape_of(_build(edited, path, factory, seed))
 
     return loaded, UserFile(path, text, factory, build)
 
@@ -169,15 +169,15 @@ def _build(text: str, path: Path, factory: str, seed: int) -> Any:
 
 def _repair(loaded: Target, file: UserFile, seed: int, **options: Any) -> Repair:
     import gradtrace
-    from gradtrace.repair.patch import with_diffs
+    from gradtrace.repair.patch import shape_of, with_diffs
 
     repair = gradtrace.fix(loaded.model, loaded.loss_fn, loaded.batches, loaded.optimizer, **options)
     repair = replace(repair, title=loaded.name)
 
-    def changed_model(trial: Trial) -> Any:
-        return trial.apply(loaded.model, loaded.loss_fn, loaded.optimizer)[0]
+    def wanted(trial: Trial) -> Shape:
+        return shape_of(trial.apply(loaded.model, loaded.loss_fn, loaded.optimizer)[0])
 
     if not file.text or repair.best is None:
         return repair
     options["progress"]("writing the patch")
-    return with_diffs(repair, file, changed_model)
+    return with_diffs(repair, file, wanted)

@@ -37,4 +37,4 @@ def fix_script(
         click.echo(f"gradtrace: {sentence}", err=True)
     with working() as say:
         repair = run_trials(prepared, time_budget_s=time_budget_s, progress=say, **options)
-    return repair, UserFile(path, text, "")
+    return repair, UserFile(path, text, "", lambda _: ())

@@ -62,7 +62,7 @@ def _uncommitted(path: Path) -> str:
     return "has edits that are not committed" if found.stdout.strip() else ""
 
 
-def _check_again(target: str | None) -> None:
+def _check_again(target: str) -> None:
     """`gradtrace check` on the file as it is now, in a process of its own: this one has the old module."""
     done = subprocess.run([sys.executable, "-m", "gradtrace", "check", target], check=False)
     if done.returncode > UNHEALTHY:

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.errors import InputError, describe
+from gradtrace.repair.patch import Shape, shape_of
 from gradtrace.runner.ending import why_nothing
-from gradtrace.runner.fixing.exchange import Answer, Order, Shape, read, write
+from gradtrace.runner.fixing.exchange import Answer, Order, read, write
 from gradtrace.runner.fixing.seeding import Seeds
 from gradtrace.runner.imports import after_import
 from gradtrace.runner.script import execute
 
 if TYPE_CHECKING:
-    from torch import nn
     from torch.optim import Optimizer
 
     from gradtrace.monitor.watch import Watch
@@ -231,13 +231,6 @@ def _told(error: BaseException | None) -> str:
 
 def _say(sentence: str) -> None:
     sys.stderr.write(f"gradtrace: {sentence}\n")
-
-
-def shape_of(model: nn.Module) -> Shape:
-    """What is built, so that an edited script can be held against it."""
-    from gradtrace.repair.patch import shape_of as shape
-
-    return tuple(shape(model))
 
 
 def _losses(run: Run) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gradtrace.records.finding import Diagnosis, Finding
 from gradtrace.records.repair import Change, Shares
+from gradtrace.repair.patch import Shape
 from gradtrace.runner.script import Script
 
 
@@ -55,9 +56,6 @@ class Probed:
     place: Place | None
     sets_rate: bool
     """The script sets the learning rate itself, with no scheduler of torch."""
-
-
-Shape = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)

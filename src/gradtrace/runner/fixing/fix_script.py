@@ -16,6 +16,7 @@ from gradtrace.repair.verdicts import judged
 from gradtrace.runner.fixing.course import ScriptCourse
 from gradtrace.runner.fixing.exchange import Answer, Order
 from gradtrace.runner.fixing.folder import Folder, look_through, warnings
+from gradtrace.runner.fixing.patching import with_script_diffs
 from gradtrace.runner.fixing.process import Processes
 from gradtrace.runner.script import Script, check_exists
 
@@ -91,7 +92,8 @@ def _repaired(
         return replace(repair, steps=course.steps, notes=(*course.notes, told))
     ranked = judged(trials, course.ills_of)
     notes = (*course.notes, *_notes(prepared, course, answer), *trend_of(ranked, course.steps))
-    return replace(repair, trials=ranked, steps=course.steps, seeds=course.seeds, notes=notes)
+    repair = replace(repair, trials=ranked, steps=course.steps, seeds=course.seeds, notes=notes)
+    return with_script_diffs(repair, prepared.given.name, course, probed, processes)
 
 
 def _probed(prepared: Prepared, processes: Processes, time_budget_s: float) -> tuple[Probed, Answer]:
