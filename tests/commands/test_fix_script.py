@@ -9,8 +9,10 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+import gradtrace
 from gradtrace.commands.fix import is_factory
 from gradtrace.commands.main import main
+from gradtrace.records.repair import Role
 
 DEEP = """import sys
 import torch
@@ -83,14 +85,19 @@ def test_a_script_moves_its_model_itself(folder):
 
 
 @pytest.mark.long
-def test_the_remedy_is_proven_and_the_patch_trains(folder):
+def test_the_remedy_is_proven_and_the_patch_trains(folder, tmp_path_factory):
     pytest.importorskip("libcst")
-    done = run("--steps", "120", "--time", "3600", "train.py", "8", "Sigmoid")
+    kept = tmp_path_factory.mktemp("kept") / "repair.json.gz"
+    done = run("--steps", "120", "--time", "3600", "--save", str(kept), "train.py", "8", "Sigmoid")
     assert done.exit_code == 0, done.output
     assert "Recommended:" in done.stdout
     assert "the activation explains" in done.stdout
-    assert "helps no more than chance" in " ".join(done.stdout.split())
-    assert "the script sets its seeds itself (1)" in " ".join(done.stdout.split())
+    repair = gradtrace.load(kept)
+    assert repair.steps == 120
+    assert repair.best.end < 0.7 * repair.original.end
+    assert [t.verdict for t in repair.trials if t.role is Role.PLACEBO] == ["helps no more than chance"]
+    assert len({outcome.start for outcome in repair.original.outcomes}) == 3  # another network for each seed
+    assert any("the script sets its seeds itself (1)" in note for note in repair.notes)
     assert [path.name for path in folder.iterdir()] == ["train.py"]  # log.txt went elsewhere
     assert (folder / "train.py").read_text() == DEEP
     diff = done.stdout[done.stdout.index("--- a/train.py") :]

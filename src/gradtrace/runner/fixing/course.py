@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Outcome, Role, Trial
-from gradtrace.records.vocabulary import Severity
+from gradtrace.records.vocabulary import Severity, Symptom
 from gradtrace.repair.training import NUM_POINTS, OutOfTime
 from gradtrace.repair.trials import ORIGINAL
 from gradtrace.runner.fixing.exchange import Answer, Order
@@ -44,6 +44,8 @@ class ScriptCourse:
     deadline: float
     say: Callable[[str], None]
     deficit: float | None = None
+    known_ills: frozenset[Symptom] = frozenset()
+    """Of the unchanged script."""
     notes: list[str] = field(default_factory=list)
     answers: dict[tuple[str, int], Answer] = field(default_factory=dict)
     """By title and seed."""
@@ -87,7 +89,13 @@ class ScriptCourse:
             raise OutOfTime
         order = Order(self.script, wanted, seed, trial.changes, first_layer=self.first_layer)
         begun = time.perf_counter()
-        answer = self.run_script(order, max(LEAST_PATIENCE_S, PATIENCE * usual))
+        patience_s = max(LEAST_PATIENCE_S, PATIENCE * usual)
+        try:
+            answer = self.run_script(order, patience_s)
+        except OutOfTime:
+            if time.perf_counter() > self.deadline:
+                raise
+            answer = Answer(refused=f"the script had not made {wanted} steps after {patience_s:.0f} s")
         if answer.losses:
             self.step_s = answer.step_s
             self.start_s = max(time.perf_counter() - begun - len(answer.losses) * answer.step_s, 0.0)
@@ -96,7 +104,7 @@ class ScriptCourse:
 
     def ills_of(self, trial: Trial) -> tuple[str, ...]:
         """Critical findings of the changed training that the unchanged one does not have."""
-        known = {finding.symptom for finding in self._findings(ORIGINAL)}
+        known = self.known_ills | {finding.symptom for finding in self._findings(ORIGINAL)}
         return tuple(
             f"{f.symptom.value}, because of {f.cause.value}"
             for f in self._findings(trial.title)

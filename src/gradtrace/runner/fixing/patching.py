@@ -51,6 +51,8 @@ def _with_diff(trial: Trial, given: str, course: ScriptCourse, probed: Probed, p
 
 def _file(given: str, course: ScriptCourse, place: Place | None, processes: Processes) -> UserFile:
     path = Path(given)
+    if course.script.is_module:
+        raise NoPatchError("a module's file is not edited")
     if not path.is_file() or Path(course.script.name).is_absolute():
         raise NoPatchError("the script does not lie in the working folder")
 

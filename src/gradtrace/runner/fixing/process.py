@@ -108,6 +108,7 @@ def _run_fresh(order: Path, place: Path, output: Path, timeout_s: float) -> int:
             raise OutOfTime from None
         finally:
             _kill(process.pid)
+            process.kill()
             process.wait()
 
 
@@ -142,7 +143,7 @@ def _line(descriptor: int, timeout_s: float) -> bytes:
 
 def _kill(process: int) -> None:
     """And whatever it has started."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError):  # there are systems without either
         os.killpg(process, signal.SIGKILL)
 
 
