@@ -214,3 +214,29 @@ def test_an_eps_above_every_gradient_is_lowered_and_the_steps_count_again():
     assert optimizer.param_groups[0]["eps"] == 1e-8
     healthy = gradtrace.check(model, cross_entropy, batches(), optimizer=optimizer)
     assert KIND.propose(Situation(model, cross_entropy, batches(), [optimizer], healthy)) == []
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(6))
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.sigmoid(layer(x))
+        return self.head(x)
+
+
+def test_weights_are_drawn_for_what_a_call_has_become_and_not_for_what_it_was():
+    from gradtrace.repair.changes.activation import KIND
+    from gradtrace.repair.situation import Situation
+
+    torch.manual_seed(0)
+    model = Functional()
+    diagnosis = gradtrace.check(model, cross_entropy, batches())
+    changes = KIND.propose(Situation(model, cross_entropy, batches(), [], diagnosis))
+    relu = next(change for change in changes if change.word("target") == "ReLU")
+    gains = [draw.value for draw in relu.draws if draw.how == "gaussian" and draw.name.startswith("layers.")]
+    assert gains[1:] == pytest.approx([2**0.5] * 5, rel=0.1)  # He; a sigmoid needs more than four
+    assert "forward" not in vars(model)
