@@ -97,11 +97,13 @@ class Following:
         from gradtrace.monitor.hooks.optimizer_steps import listen
         from gradtrace.monitor.watch import Watch
         from gradtrace.monitor.watched import Watched
+        from gradtrace.runner.discovery import find_all
         from gradtrace.runner.fixing.living import change_in_place
         from gradtrace.runner.watching import living_scalers
 
         order, discovery = self._order, self._discovery
         assert discovery is not None
+        found = find_all() if found.others else found  # a GAN's second half is called, and changed, in the same step
         model = Watched(found.models, found.optimizers).whole
         if order.changes:
             if discovery.num_backwards or discovery.num_steps:
@@ -121,7 +123,6 @@ class Following:
             every=None if order.is_probe else max(order.steps, 1),
             title=order.script.title,
             warn=_say,
-            num_others=len(found.others),
         )
         watch.start()
         watch.expect_scalers(living_scalers())

@@ -53,7 +53,9 @@ class Probed:
     notes: tuple[str, ...]
     first_layer: str
     optimizer: str
+    num_optimizers: int
     place: Place | None
+    """Of the first one."""
     sets_rate: bool
     """The script sets the learning rate itself, with no scheduler of torch."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gradtrace.records.repair import Repair, Trial
     from gradtrace.repair.patch import Shape
     from gradtrace.runner.fixing.course import ScriptCourse
-    from gradtrace.runner.fixing.exchange import Place, Probed
+    from gradtrace.runner.fixing.exchange import Probed
     from gradtrace.runner.fixing.process import Processes
 
 PATIENCE_S = 120.0
@@ -36,7 +36,7 @@ def _with_diff(trial: Trial, given: str, course: ScriptCourse, probed: Probed, p
     where = f"; lines go behind {Path(place.file).name}:{place.line}, where the optimizer is made" if place else ""
     try:
         course.say(f"writing the patch: {trial.title}")
-        file = _file(given, course, place, processes)
+        file = _file(given, course, probed, processes)
         if probed.sets_rate and any(
             change.kind == "rate" and change.word("what") == "rate" for change in trial.changes
         ):
@@ -49,8 +49,8 @@ def _with_diff(trial: Trial, given: str, course: ScriptCourse, probed: Probed, p
     return replace(trial, diff=diff_of(file, text))
 
 
-def _file(given: str, course: ScriptCourse, place: Place | None, processes: Processes) -> UserFile:
-    path = Path(given)
+def _file(given: str, course: ScriptCourse, probed: Probed, processes: Processes) -> UserFile:
+    path, place = Path(given), probed.place
     if course.script.is_module:
         raise NoPatchError("a module's file is not edited")
     if not path.is_file() or Path(course.script.name).is_absolute():
@@ -59,6 +59,8 @@ def _file(given: str, course: ScriptCourse, place: Place | None, processes: Proc
     def insert(tree: Any, lines: list[str]) -> Any:
         from gradtrace.repair.edits import insert_behind
 
+        if probed.num_optimizers > 1 and any("optimizer" in line for line in lines):
+            raise NoPatchError(f"the script has {probed.num_optimizers} optimizers, and the lines are for each of them")
         if place is None or Path(place.file).name != path.name:
             raise NoPatchError("the optimizer is made in another file")
         return insert_behind(tree, place.line, lines, place.model)

@@ -102,6 +102,7 @@ class Probe:
             tuple(self._notes),
             first_layer,
             chosen_optimizers(list(optimizers), model)[1],
+            len(optimizers),
             place,
             self._sets_rate(rates),
         )
