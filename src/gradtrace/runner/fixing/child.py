@@ -7,7 +7,6 @@ process ends on the spot: no ``finally`` of the script's, no checkpoint, no exit
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import statistics
 import sys
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from gradtrace.monitor.watch import Watch
-    from gradtrace.records.run import Run
     from gradtrace.runner.discovery import Found
     from gradtrace.runner.fixing.making import PatientDiscovery
     from gradtrace.runner.fixing.probe import Probe
@@ -162,19 +160,21 @@ class Following:
             self._answer(answer)
 
     def _measured(self, *, has_ended: bool, failure: str) -> Answer:
+        from gradtrace.runner.fixing.readings import along_the_depth, losses_of, ratio_of
+
         watch = self._watch
         assert watch is not None
         watch.close(finished=has_ended and not failure)
         run = watch.run
-        levels, decades = _along_the_depth(watch)
+        levels, decades = along_the_depth(watch)
         steps = [after - before for before, after in zip(self._ends, self._ends[1:], strict=False)]
         making = self._discovery.makings.get(id(self._found.optimizers[0])) if self._discovery is not None else None
         return Answer(
-            losses=_losses(run),
+            losses=losses_of(run),
             findings=watch.diagnosis.findings,
             levels=levels,
             decades=decades,
-            first_layer_ratio=_ratio(run, self._order.first_layer),
+            first_layer_ratio=ratio_of(run, self._order.first_layer),
             start_s=self._ends[0] - self._began,
             step_s=statistics.median(steps) if steps else 0.0,
             has_ended=has_ended,
@@ -232,52 +232,6 @@ def _told(error: BaseException | None) -> str:
 
 def _say(sentence: str) -> None:
     sys.stderr.write(f"gradtrace: {sentence}\n")
-
-
-def _losses(run: Run) -> tuple[float, ...]:
-    """By step; of one that is not known the one before is told again."""
-    from gradtrace.records.run import Scalar
-
-    steps, found = run.steps, list[float]()
-    high = steps.scalar(Scalar.LOSS)[1]
-    for i, count in enumerate(steps.count):
-        loss = math.inf if steps.nan_losses[i] else float(high[i])
-        if math.isnan(loss):
-            loss = found[-1] if found else math.nan
-        found += [loss] * int(count)
-    known = next((loss for loss in found if not math.isnan(loss)), None)
-    if known is None:
-        return ()
-    found = [known if math.isnan(loss) else loss for loss in found]
-    broken = next((i for i, loss in enumerate(found) if math.isinf(loss)), len(found))
-    return tuple(found[: broken + 1])
-
-
-def _ratio(run: Run, name: str) -> float | None:
-    from gradtrace.records.run import Series
-
-    column = next((i for i, parameter in enumerate(run.header.parameters) if parameter.name == name), None)
-    if column is None:
-        return None
-    known = [float(x) for x in run.steps.series(Series.UPDATE_RATIO)[1][:, column] if math.isfinite(x)]
-    return statistics.median(known) if known else None
-
-
-def _along_the_depth(watch: Watch) -> tuple[tuple[tuple[str, float], ...], float | None]:
-    from gradtrace.diagnosis.profile import profiles
-    from gradtrace.measure.path import Paths
-    from gradtrace.repair.fix import levels_of
-
-    if not watch.traces:
-        return (), None
-    trace = watch.traces[0]
-    try:
-        paths = Paths(trace)
-        profile = next(iter(profiles(trace, paths)), None)
-        decades = profile.decades_norm if profile is not None else None
-        return levels_of(trace, paths), decades if decades is not None and math.isfinite(decades) else None
-    except (ArithmeticError, ValueError):
-        return (), None  # of a trace that is not finite
 
 
 if __name__ == "__main__":
