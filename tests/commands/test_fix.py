@@ -95,7 +95,7 @@ def test_where_all_is_well_nothing_is_written(folder):
 
 
 def test_a_file_that_changed_meanwhile_is_not_written(folder, monkeypatch):
-    from gradtrace.commands.fix import _write
+    from gradtrace.commands.writing import write_patch
     from gradtrace.errors import InputError
     from gradtrace.records.finding import Diagnosis
     from gradtrace.records.repair import Repair, Role, Trial
@@ -103,9 +103,9 @@ def test_a_file_that_changed_meanwhile_is_not_written(folder, monkeypatch):
 
     trial = Trial("t", Role.CANDIDATE, proven=True, diff="--- a/net.py\n+++ b/net.py\n")
     repair = Repair(Diagnosis(()), None, (trial,))
-    file = UserFile(folder / "net.py", NET + "# as it was tried\n", "build", lambda _: None)
+    file = UserFile(folder / "net.py", NET + "# as it was tried\n", "build", lambda _: ())
     with pytest.raises(InputError, match="has changed since the change was tried"):
-        _write(repair, file, "net.py:build")
+        write_patch(repair, file, "net.py:build")
 
 
 def test_check_says_how_to_prove_it(folder):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import gradtrace
 from gradtrace.errors import InputError
-from gradtrace.records.repair import Role, Share, Shares
+from gradtrace.records.repair import Role, Share, Shares, Trial
 from gradtrace.records.vocabulary import Cause, Factor
 from gradtrace.repair.correction import with_shares
 from gradtrace.repair.trials import FEWEST_STEPS, MOST_STEPS, choose_steps
@@ -193,3 +193,50 @@ def test_shares_that_contradict_the_cause_correct_it(repair):
     agreeing = with_shares(diagnosis, Shares(-10.0, (Share(Factor.WEIGHT, -9.0), Share(Factor.ACTIVATION, -1.0)), 0.0))
     assert agreeing.findings[0].cause is Cause.SMALL_WEIGHTS
     assert "Corrected" not in agreeing.findings[0].message
+
+
+def test_an_eps_above_every_gradient_is_lowered_and_the_steps_count_again():
+    from gradtrace.repair.changes.eps import KIND
+    from gradtrace.repair.situation import Situation
+
+    def tiny(model, batch):
+        return 1e-13 * cross_entropy(model, batch)
+
+    model = network(nn.ReLU, 2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    diagnosis = gradtrace.check(model, tiny, batches(), optimizer=optimizer)
+    (change,) = KIND.propose(Situation(model, tiny, batches(), [optimizer], diagnosis))
+    largest = max(p.gradient.rms for p in diagnosis.traces[0].parameters if p.gradient is not None)
+    assert largest / 20.0 < change.number("value") < largest / 5.0
+    trial = Trial(change.title, Role.CANDIDATE, (change,))
+    _, _, changed = trial.apply(model, tiny, optimizer)
+    assert changed.param_groups[0]["eps"] == change.number("value")
+    assert optimizer.param_groups[0]["eps"] == 1e-8
+    healthy = gradtrace.check(model, cross_entropy, batches(), optimizer=optimizer)
+    assert KIND.propose(Situation(model, cross_entropy, batches(), [optimizer], healthy)) == []
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(6))
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.sigmoid(layer(x))
+        return self.head(x)
+
+
+def test_weights_are_drawn_for_what_a_call_has_become_and_not_for_what_it_was():
+    from gradtrace.repair.changes.activation import KIND
+    from gradtrace.repair.situation import Situation
+
+    torch.manual_seed(0)
+    model = Functional()
+    diagnosis = gradtrace.check(model, cross_entropy, batches())
+    changes = KIND.propose(Situation(model, cross_entropy, batches(), [], diagnosis))
+    relu = next(change for change in changes if change.word("target") == "ReLU")
+    gains = [draw.value for draw in relu.draws if draw.how == "gaussian" and draw.name.startswith("layers.")]
+    assert gains[1:] == pytest.approx([2**0.5] * 5, rel=0.1)  # He; a sigmoid needs more than four
+    assert "forward" not in vars(model)

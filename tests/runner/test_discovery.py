@@ -13,7 +13,7 @@ from torch.optim import optimizer as optimizer_hooks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradtrace.monitor.hooks.patches import interpose
-from gradtrace.runner.discovery import Discovery, Found, Newcomers, _living
+from gradtrace.runner.discovery import Discovery, Found, Newcomers, _living, find_all
 from gradtrace.tape.graph import reached_leaves
 
 
@@ -409,3 +409,12 @@ def test_reached_leaves_are_those_that_backward_fills():
     loss = (w * x.detach()).sum() + (w * v).sum()
     assert {id(leaf) for leaf in reached_leaves([loss])} == {id(w), id(v)}
     assert reached_leaves([torch.ones(2)]) == []
+
+
+def test_all_of_a_gan_is_found_before_its_second_half_is_called():
+    generator, critic = nn.Linear(2, 2), nn.Linear(2, 1)
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.1) for one in (generator, critic)]
+    found = find_all()
+    assert all(any(one is other for other in found.optimizers) for one in optimizers)
+    assert all(any(model is other for other in found.models.values()) for model in (generator, critic))
+    assert found.others == ()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,22 +12,50 @@ import click
 from gradtrace.commands.ending import UNHEALTHY, in_a_sentence
 from gradtrace.commands.screen import working
 from gradtrace.commands.seeds import seed_all
+from gradtrace.commands.writing import may_write, write_patch
 from gradtrace.errors import InputError, describe
 
 if TYPE_CHECKING:
     from gradtrace.commands.target import Target
     from gradtrace.records.repair import Repair, Trial
-    from gradtrace.repair.patch import UserFile
+    from gradtrace.repair.patch import Shape, UserFile
 
 
-@click.command(short_help="Try changes on copies, and patch in what proves better.")
+FACTORY_S, SCRIPT_S = 60.0, 300.0
+"""[seconds] What trials may take unless told otherwise: a script's begin with its imports and its data."""
+
+
+class TargetOrScript(click.Command):
+    """What stands behind a script is the script's; behind a factory it is ours."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, once it is known which of the two it is."""
+        ctx.allow_interspersed_args = False
+        found, _, _ = self.make_parser(ctx).parse_args(list(args))
+        ctx.allow_interspersed_args = is_factory(str(found.get("target")))
+        return super().parse_args(ctx, args)
+
+
+def is_factory(target: str) -> bool:
+    """``net.py:build`` is one, ``train.py`` is a script.
+
+    >>> is_factory("net.py:build"), is_factory("package.net:build"), is_factory("train.py")
+    (True, True, False)
+    """
+    place, _, name = target.rpartition(":")
+    return bool(place) and name.isidentifier()
+
+
+@click.command(cls=TargetOrScript, short_help="Try changes on copies, and patch in what proves better.")
 @click.argument("target")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option("-m", "is_module", is_flag=True, help="TARGET is a script's module: gradtrace fix -m package.train ...")
 @click.option("--write", is_flag=True, help="Apply the patch of the recommended change to the file.")
 @click.option("--force", is_flag=True, help="With --write: also where version control says that the file was edited.")
 @click.option("--steps", type=click.IntRange(min=1), metavar="K", help="Optimizer steps of each training.")
 @click.option("--seeds", type=click.IntRange(min=2), default=3, show_default=True, help="Trainings of each trial.")
-@click.option("--time", "time_budget_s", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True,
-              metavar="S", help="Seconds that it may take, about.")  # fmt: skip
+@click.option("--time", "time_budget_s", type=click.FloatRange(min=0, min_open=True), metavar="S",
+              help="Seconds that it may take, about.  [default: 60; of a script 300]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The repair as JSON, for programs.")
 @click.option("--save", type=click.Path(dir_okay=False), metavar="PATH", help="Keep the repair (gzipped JSON).")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), metavar="PATH", help="Write the report, an HTML file.")
@@ -38,33 +64,37 @@ if TYPE_CHECKING:
 @in_a_sentence
 def fix(
     target: str,
+    arguments: tuple[str, ...],
+    is_module: bool,
     write: bool,
     force: bool,
-    steps: int | None,
-    seeds: int,
-    time_budget_s: float,
+    time_budget_s: float | None,
     as_json: bool,
     save: str | None,
     output: str | None,
     seed: int,
     device: str | None,
+    **options: Any,
 ) -> None:
     """Change copies of the network that TARGET makes, train them, and recommend what trained better.
+
+    TARGET is package.module:factory or path/to/file.py:factory, or a training script with its own ARGUMENTS (behind
+    our options), which is run again and again, each time in a process and a copy of the working folder of its own.
 
     Beside each change the unchanged network and a placebo are trained, from the same data with the same seeds. The
     patch is printed; no file is touched without --write.
     """
-    with working() as say:
-        seed_all(seed)
-        loaded, file = _load(target, seed)
-        if write and not force and (state := _uncommitted(file.path)):
-            told = "commit it first, so that the patch can be taken back, or add --force"
-            raise InputError(f"{file.path} {state}: {told}")
+    is_script = is_module or not is_factory(target)
+    if is_script:
         if device is not None:
-            from gradtrace.commands.placement import place
+            raise InputError("--device is for a factory: a script moves its model itself")
+        from gradtrace.commands.fix_script import fix_script
 
-            loaded = place(loaded, device)
-        repair = _repair(loaded, file, seed, steps=steps, seeds=seeds, time_budget_s=time_budget_s, progress=say)
+        repair, file = fix_script(target, arguments, is_module, time_budget_s or SCRIPT_S, (write, force), options)
+    else:
+        if arguments:
+            raise InputError(f"a factory takes no arguments, but got {' '.join(arguments)}")
+        repair, file = _fix_factory(target, time_budget_s or FACTORY_S, (write, force), seed, device, options)
     if save is not None:
         repair.save(save)
     if output is not None:
@@ -74,15 +104,34 @@ def fix(
     else:
         repair.show()
     if write:
-        _write(repair, file, target)
+        write_patch(repair, file, None if is_script else target)
     if not repair.diagnosis.healthy and repair.best is None:
         sys.exit(UNHEALTHY)  # and no change is proven
+
+
+def _fix_factory(
+    target: str,
+    time_budget_s: float,
+    writing: tuple[bool, bool],
+    seed: int,
+    device: str | None,
+    options: dict[str, Any],
+) -> tuple[Repair, UserFile]:
+    with working() as say:
+        seed_all(seed)
+        loaded, file = _load(target, seed)
+        may_write(file.path, *writing)
+        if device is not None:
+            from gradtrace.commands.placement import place
+
+            loaded = place(loaded, device)
+        return _repair(loaded, file, seed, time_budget_s=time_budget_s, progress=say, **options), file
 
 
 def _load(target: str, seed: int) -> tuple[Target, UserFile]:
     """What the factory makes, and its file as it is now."""
     from gradtrace.commands.target import load_target
-    from gradtrace.repair.patch import UserFile
+    from gradtrace.repair.patch import UserFile, shape_of
 
     place, _, factory = target.rpartition(":")
     loaded = load_target(target)
@@ -91,8 +140,8 @@ def _load(target: str, seed: int) -> tuple[Target, UserFile]:
         path = Path(str(getattr(sys.modules.get(place), "__file__", place)))
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
 
-    def build(edited: str) -> Any:
-        return _build(edited, path, factory, seed)
+    def build(edited: str) -> Shape:
+        return shape_of(_build(edited, path, factory, seed))
 
     return loaded, UserFile(path, text, factory, build)
 
@@ -120,58 +169,15 @@ def _build(text: str, path: Path, factory: str, seed: int) -> Any:
 
 def _repair(loaded: Target, file: UserFile, seed: int, **options: Any) -> Repair:
     import gradtrace
-    from gradtrace.repair.patch import with_diffs
+    from gradtrace.repair.patch import shape_of, with_diffs
 
     repair = gradtrace.fix(loaded.model, loaded.loss_fn, loaded.batches, loaded.optimizer, **options)
     repair = replace(repair, title=loaded.name)
 
-    def changed_model(trial: Trial) -> Any:
-        return trial.apply(loaded.model, loaded.loss_fn, loaded.optimizer)[0]
+    def wanted(trial: Trial) -> Shape:
+        return shape_of(trial.apply(loaded.model, loaded.loss_fn, loaded.optimizer)[0])
 
     if not file.text or repair.best is None:
         return repair
     options["progress"]("writing the patch")
-    return with_diffs(repair, file, changed_model)
-
-
-# ------------------------------------------------------------------------------------------------------------- write
-
-
-def _write(repair: Repair, file: UserFile, target: str) -> None:
-    """The patch into the file, if it is still the one that was tried; then the file is checked."""
-    from gradtrace.repair.patch import patched_text
-
-    best = repair.best
-    if best is None:
-        return  # what was shown says why: all is well, or nothing helped
-    if not best.diff:
-        raise InputError(f"there is no patch to write: {best.no_diff or 'the file of the factory is not known'}")
-    now = file.path.read_bytes()
-    if hashlib.sha256(now).digest() != hashlib.sha256(file.text.encode()).digest():
-        raise InputError(f"{file.path} has changed since the change was tried; run gradtrace fix again")
-    file.path.write_text(patched_text(file.text, best.diff), encoding="utf-8")
-    click.echo(f"\nWrote {file.path}. It is now:", err=True)
-    _check_again(target)
-
-
-def _uncommitted(path: Path) -> str:
-    """What version control has against an edit, or ''."""
-    try:
-        found = subprocess.run(
-            ["git", "status", "--porcelain", "--", path.name],
-            cwd=path.resolve().parent, capture_output=True, text=True, check=False, timeout=30,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return "is not under version control that could be asked"
-    if found.returncode:
-        return "is not under version control"
-    if found.stdout.startswith("??"):
-        return "is not under version control"
-    return "has edits that are not committed" if found.stdout.strip() else ""
-
-
-def _check_again(target: str) -> None:
-    """`gradtrace check` on the file as it is now, in a process of its own: this one has the old module."""
-    done = subprocess.run([sys.executable, "-m", "gradtrace", "check", target], check=False)
-    if done.returncode > UNHEALTHY:
-        raise InputError("the edited file could not be checked: see above")
+    return with_diffs(repair, file, wanted)

@@ -189,3 +189,10 @@ SPIKE_CHANCE = 0.01
 
 UNCLEARED_STEPS = 2
 """[traced steps] Whose first backward pass added to what was there: exact each time, but one may have been meant."""
+
+EFFECT_FRAC = 0.1
+"""[of the unchanged network's first loss] A smaller gain is not worth an edit, and a smaller fall is no training."""
+
+EFFECT_RATIO = 0.7
+"""[pure number] Or of the loss that the other is left with: where both train, what counts is what is left to learn;
+three tenths are as much as a seed moves the end of a short training."""

@@ -9,6 +9,9 @@ from gradtrace.records.vocabulary import Cause
 EXTENT = "early against late (norm)"
 """Evidence of a path: decades between its ends."""
 
+OVER_EPS = "largest gradient (RMS) over eps"
+"""Evidence of an optimizer."""
+
 STEP_RATIO = "update to weight ratio of the first step"
 """Evidence of a trial."""
 

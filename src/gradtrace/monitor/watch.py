@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from gradtrace.records.finding import Diagnosis
     from gradtrace.records.run import Run
+    from gradtrace.records.trace import Trace
 
 ON_NONFINITE = ("report", "stop", "skip")
 
@@ -177,6 +178,16 @@ class Watch:
         """The run so far, as records."""
         self.receive()
         return self._recording.run
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that are over, as far as anybody can know."""
+        return self._training.rows.expected if self._training is not None else 0
+
+    @property
+    def traces(self) -> tuple[Trace, ...]:
+        """Whole traces so far: the first, and the latest."""
+        return tuple(self._recording.traces)
 
     @property
     def diagnosis(self) -> Diagnosis:

@@ -5,6 +5,7 @@ The tree is libcst's; nothing here knows of torch or of changes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,10 +118,7 @@ def insert_lines(tree: cst.Module, factory: str, lines: Sequence[str]) -> cst.Mo
     """`lines` in front of the last return of the function `factory`; raises `NoPatchError`."""
     for place, statement in enumerate(tree.body):
         if isinstance(statement, cst.FunctionDef) and statement.name.value == factory:
-            knows = m.findall(
-                tree, m.Import(names=[m.ZeroOrMore(), m.ImportAlias(name=m.Name("torch"), asname=None), m.ZeroOrMore()])
-            )
-            function = _with_lines(statement, list(lines), knows_torch=bool(knows))
+            function = _with_lines(statement, list(lines), knows_torch=_knows_torch(tree))
             body = [*tree.body[:place], function, *tree.body[place + 1 :]]
             return tree.with_changes(body=body)
     raise NoPatchError(f"the function {factory} is not written out in this file")
@@ -189,3 +187,79 @@ class _Named(cst.CSTTransformer):  # type: ignore[misc]
             if name is not None and not (isinstance(updated_node, cst.Name) and updated_node.value == name):
                 return cst.Name(name)
         return updated_node
+
+
+# ------------------------------------------------------------------------------------------------- behind a statement
+
+
+def insert_behind(tree: cst.Module, line: int, lines: Sequence[str], model: str) -> cst.Module:
+    """`lines` behind the statement at `line` that gives an optimizer its name; the model is called `model` there.
+
+    Raises `NoPatchError`.
+    """
+    text = "\n".join(line for line in lines if line.strip())
+    if "loss_fn" in text:
+        raise NoPatchError("it changes the loss, which the script computes itself")
+    inserter = _Inserter(line, text, model, knows_torch=_knows_torch(tree))
+    edited = MetadataWrapper(tree).visit(inserter)
+    if not inserter.is_done:
+        raise NoPatchError(f"line {line} does not give the optimizer a name")
+    return edited
+
+
+def _knows_torch(tree: cst.Module) -> bool:
+    imported = m.Import(names=[m.ZeroOrMore(), m.ImportAlias(name=m.Name("torch"), asname=None), m.ZeroOrMore()])
+    return bool(m.findall(tree, imported))
+
+
+class _Inserter(cst.CSTTransformer):  # type: ignore[misc]
+    METADATA_DEPENDENCIES = (PositionProvider,)
+
+    def __init__(self, line: int, text: str, model: str, *, knows_torch: bool) -> None:
+        super().__init__()
+        self._line, self._text, self._model, self._knows_torch = line, text, model, knows_torch
+        self.is_done = False
+
+    def leave_SimpleStatementLine(
+        self, original_node: cst.SimpleStatementLine, updated_node: cst.SimpleStatementLine
+    ) -> Any:
+        place = self.get_metadata(PositionProvider, original_node)
+        last = original_node.body[-1]
+        if not place.start.line <= self._line <= place.end.line or not isinstance(last, cst.Assign | cst.AnnAssign):
+            return updated_node
+        target = last.targets[0].target if isinstance(last, cst.Assign) else last.target
+        if not isinstance(target, cst.Name | cst.Attribute):
+            return updated_node
+        if re.search(r"\bmodel\b", self._text) and not self._model:
+            raise NoPatchError("what the model is called where the optimizer is made could not be found")
+        first = "import torch\n" if "torch." in self._text and not self._knows_torch else ""
+        tree = cst.parse_module(f"{first}{self._text}\n")
+        renamed = tree.visit(_Called({"model": self._model or "model", "optimizer": _code(target)}))
+        self.is_done = True
+        return cst.FlattenSentinel([updated_node, *renamed.body])
+
+
+class _Called(cst.CSTTransformer):  # type: ignore[misc]
+    """The parts by the names that the script has for them."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        super().__init__()
+        self._names = names
+
+    def leave_Name(self, original_node: cst.Name, updated_node: cst.Name) -> cst.BaseExpression:
+        return cst.parse_expression(self._names.get(updated_node.value, updated_node.value))
+
+    def leave_Attribute(self, original_node: cst.Attribute, updated_node: cst.Attribute) -> cst.BaseExpression:
+        return updated_node.with_changes(attr=original_node.attr)
+
+    def leave_Arg(self, original_node: cst.Arg, updated_node: cst.Arg) -> cst.Arg:
+        return updated_node.with_changes(keyword=original_node.keyword)
+
+    def leave_Param(self, original_node: cst.Param, updated_node: cst.Param) -> cst.Param:
+        return original_node
+
+    def leave_ImportAlias(self, original_node: cst.ImportAlias, updated_node: cst.ImportAlias) -> cst.ImportAlias:
+        return original_node
+
+    def leave_FunctionDef(self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef) -> cst.FunctionDef:
+        return updated_node.with_changes(name=original_node.name, params=original_node.params)

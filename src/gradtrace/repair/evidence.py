@@ -3,7 +3,7 @@
     d_s = f(loss of the candidate, seed s) - f(loss of the other, seed s),    mean(d) +- t(n-1, 0.975) s_d / sqrt(n)
 
 f is log where all losses are positive, so that the difference is a ratio. A run that ends above ten times the unchanged
-network's first loss has diverged, and how far is chance: it counts as ten times.
+network's first loss has diverged (as in the rule of diverging steps), and how far is chance: it counts as ten times.
 """
 
 from __future__ import annotations
@@ -12,19 +12,13 @@ import math
 import statistics
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR, EFFECT_FRAC, EFFECT_RATIO
 from gradtrace.records.repair import Difference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gradtrace.records.repair import Trial
-
-DIVERGED = 10.0
-"""Times the first loss beyond which a loss is no longer told apart (the rule of diverging steps uses the same)."""
-EFFECT_FRAC = 0.1
-"""Of the unchanged network's first loss: a smaller gain is not worth an edit, and a smaller fall is no training."""
-EFFECT_RATIO = 0.7
-"""Or of the loss that the other is left with: where both train, what counts is how much is left to learn."""
 
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Student's t at 97.5 % for 1 to 10 degrees of freedom (Fisher 1925, table IV); 1.96 for more than these."""
@@ -39,7 +33,7 @@ def difference(candidate: Sequence[float], other: Sequence[float], scale: float)
     >>> difference([0.5, 4.0, 0.6], [2.3, 2.3, 2.31], 2.3).better
     False
     """
-    limit = DIVERGED * max(abs(scale), 1e-12) if math.isfinite(scale) else math.inf
+    limit = DIVERGED_FACTOR * max(abs(scale), 1e-12) if math.isfinite(scale) else math.inf
     pairs = [(min(c, limit), min(o, limit)) for c, o in zip(candidate, other, strict=False)]
     pairs = [(c, o) for c, o in pairs if not (math.isinf(c) and math.isinf(o))]
     if not pairs:
@@ -56,6 +50,20 @@ def difference(candidate: Sequence[float], other: Sequence[float], scale: float)
     half = T_975[len(found) - 2] if len(found) - 2 < len(T_975) else 1.96
     half *= statistics.stdev(found) / math.sqrt(len(found))
     return Difference(mean, mean - half, mean + half)
+
+
+def against(trial: Trial, other: Trial) -> Difference | None:
+    """Of two trials, paired by seed; None without a pair."""
+    scale = other.start if other.start is not None and math.isfinite(other.start) else math.inf
+    by_seed = {outcome.seed: outcome.end for outcome in other.outcomes}
+    pairs = [(o.end, by_seed[o.seed]) for o in trial.outcomes if o.seed in by_seed]
+    return difference([c for c, _ in pairs], [o for _, o in pairs], scale)
+
+
+def told_apart(trial: Trial, other: Trial) -> bool:
+    """Whether `trial` is better than `other` beyond chance, and by what is worth an edit."""
+    found = against(trial, other)
+    return found is not None and found.better and gained(trial, other)
 
 
 def gained(trial: Trial, other: Trial) -> bool:

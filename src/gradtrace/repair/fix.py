@@ -28,7 +28,7 @@ from gradtrace.repair.shares import shares_of
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.training import OutOfTime
 from gradtrace.repair.trials import MOST_STEPS, ORIGINAL, Course, choose_steps, cost_of_a_step, run_all
-from gradtrace.repair.verdicts import judged
+from gradtrace.repair.verdicts import ills_of, judged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,7 +96,7 @@ def fix(
     with fixed_random_state():
         taken = take(batches, MOST_BATCHES)
         kept_out = take(held_out, MOST_BATCHES) if held_out is not None else []
-    optimizers, named = _optimizers(optimizer, model)
+    optimizers, named = chosen_optimizers(optimizer, model)
     with fixed_random_state(), untouched(model):
         diagnosis = _diagnose(model, loss_fn, taken, optimizers, optimizer is None, say)
         repair = Repair(diagnosis, None, (), seeds=seeds, optimizer=named, title=diagnosis.title)
@@ -116,7 +116,8 @@ def _check_numbers(steps: int | None, seeds: int, time_budget_s: float) -> None:
         raise InputError(f"time_budget_s must be above 0, but it is {time_budget_s}")
 
 
-def _optimizers(optimizer: Any, model: nn.Module) -> tuple[list[Optimizer], str]:
+def chosen_optimizers(optimizer: Any, model: nn.Module) -> tuple[list[Optimizer], str]:
+    """Those given, or our own, and what they are in words."""
     if optimizer is None:
         learning = [p for p in model.parameters() if p.requires_grad]
         sgd = torch.optim.SGD(learning, lr=DEFAULT_RATE, momentum=DEFAULT_MOMENTUM)
@@ -164,12 +165,12 @@ def _proven(
     usable = [trial for trial in candidates if not trial.refused]
     placebos = [
         _measured(Trial(change.title, Role.PLACEBO, (change,)), situation, shares)
-        for change in _placebos(situation, changes)
+        for change in placebos_for(situation, changes)
     ]
     left = deadline - time.perf_counter()
     number = steps or choose_steps(len(usable), len(placebos), repair.seeds, cost, left)
     say(f"{len(usable)} candidates, {number} steps of about {cost:.2g} s, {repair.seeds} seeds")
-    first = _first_layer(situation)
+    first = first_layer_of(situation)
     course = Course(situation, repair.seeds, number, held_out, first, deadline, say, notes)
     try:
         levels = levels_of(situation.trace, situation.paths) if shares is not None else ()
@@ -178,8 +179,8 @@ def _proven(
     except OutOfTime:
         told = f"the time did not suffice for the unchanged network and the placebo ({number} steps of {cost:.2g} s)"
         return replace(repair, trials=tuple(candidates), steps=number, notes=(*notes, told))
-    ranked = judged([*trials, *(t for t in candidates if t.refused)], course)
-    return replace(repair, trials=ranked, steps=number, notes=(*course.notes, *_trend(ranked, number)))
+    ranked = judged([*trials, *(t for t in candidates if t.refused)], lambda trial: ills_of(trial, course))
+    return replace(repair, trials=ranked, steps=number, notes=(*course.notes, *trend_of(ranked, number)))
 
 
 def _shares(situation: Situation) -> Shares | None:
@@ -189,7 +190,7 @@ def _shares(situation: Situation) -> Shares | None:
         return None
 
 
-def _placebos(situation: Situation, changes: Sequence[Change]) -> list[Change]:
+def placebos_for(situation: Situation, changes: Sequence[Change]) -> list[Change]:
     """A fresh draw of the same initialisation; and where the guilty alone are drawn anew, the innocent alone."""
     found = list(placebo.KIND.propose(situation))
     found += placebo.elsewhere(changes)
@@ -219,14 +220,14 @@ def levels_of(record: Trace, paths: Paths) -> tuple[tuple[str, float], ...]:
     return tuple((row.module, row.product_log10) for row in ledger(record, paths))
 
 
-def _first_layer(situation: Situation) -> str:
+def first_layer_of(situation: Situation) -> str:
     """The parameter of the earliest layer."""
     if situation.profile is not None and situation.profile.first.weights:
         return situation.profile.first.weights[0]
     return next((name for name, p in situation.model.named_parameters() if p.dim() > 1), "")
 
 
-def _trend(trials: Sequence[Trial], steps: int) -> tuple[str, ...]:
+def trend_of(trials: Sequence[Trial], steps: int) -> tuple[str, ...]:
     """Whether the unchanged network's own course is known after so many steps."""
     original = next((trial for trial in trials if trial.role is Role.ORIGINAL), None)
     if original is None or original.start is None or original.end is None or len(original.outcomes) < 2:

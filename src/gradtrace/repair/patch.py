@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+Shape = tuple[tuple[str, ...], ...]
+"""Modules and parameters, by which two networks are held against each other."""
+
+
 @dataclass(frozen=True, slots=True)
 class UserFile:
     """The file that holds the factory, as it was when the change was tried."""
@@ -28,19 +32,21 @@ class UserFile:
     path: Path
     text: str
     factory: str
-    build: Callable[[str], Any]
-    """From a source text to the model of its factory; runs the user's code, raises `InputError`."""
+    build: Callable[[str], Shape]
+    """From a source text to what it builds; runs the user's code, raises `InputError`."""
+    insert: Callable[[Any, list[str]], Any] | None = None
+    """Where lines go into the tree; None: in front of the factory's return."""
 
 
-def with_diffs(repair: Repair, file: UserFile, changed_model: Callable[[Trial], Any]) -> Repair:
+def with_diffs(repair: Repair, file: UserFile, wanted: Callable[[Trial], Shape]) -> Repair:
     """The repair with the diff of every proven trial, or why it has none."""
-    trials = tuple(_with_diff(t, file, changed_model) if t.proven else t for t in repair.trials)
+    trials = tuple(_with_diff(t, file, wanted) if t.proven else t for t in repair.trials)
     return replace(repair, trials=trials)
 
 
-def _with_diff(trial: Trial, file: UserFile, changed_model: Callable[[Trial], Any]) -> Trial:
+def _with_diff(trial: Trial, file: UserFile, wanted: Callable[[Trial], Shape]) -> Trial:
     try:
-        text = patched(trial, file, changed_model)
+        text = patched(trial, file, wanted(trial))
     except NoPatchError as error:
         return replace(trial, no_diff=str(error))
     return replace(trial, diff=diff_of(file, text))
@@ -57,31 +63,30 @@ def diff_of(file: UserFile, text: str) -> str:
     return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 
-def patched(trial: Trial, file: UserFile, changed_model: Callable[[Trial], Any]) -> str:
-    """The file's text with the change in; raises `NoPatchError`."""
-    wanted = _shape(changed_model(trial))
+def patched(trial: Trial, file: UserFile, wanted: Shape) -> str:
+    """The file's text with the change in, that builds what is `wanted`; raises `NoPatchError`."""
     reason = "its source could not be edited"
     for renamed in (True, False):
         try:
             text = _edited(trial.changes, file, renamed=renamed)
-            model = file.build(text)
+            built = file.build(text)
         except NoPatchError as error:
             reason = str(error)
             continue
         except InputError as error:
             reason = f"the edited file does not run: {error}"
             continue
-        if _shape(model) == wanted:
+        if built == wanted:
             return text
         reason = "the edited file builds another network than the one that was tried"
     raise NoPatchError(reason)
 
 
-def _shape(model: Any) -> list[tuple[str, ...]]:
+def shape_of(model: Any) -> Shape:
     """Class of each module, size of each parameter, hooks on the way forward."""
     modules = [(path, type(m).__name__, str(len(m._forward_pre_hooks) + len(m._forward_hooks)))
                for path, m in model.named_modules()]  # fmt: skip
-    return [*modules, *((name, str(tuple(p.shape)), str(p.dtype)) for name, p in model.named_parameters())]
+    return (*modules, *((name, str(tuple(p.shape)), str(p.dtype)) for name, p in model.named_parameters()))
 
 
 def _edited(changes: Sequence[Change], file: UserFile, *, renamed: bool) -> str:
@@ -107,7 +112,7 @@ def _edited(changes: Sequence[Change], file: UserFile, *, renamed: bool) -> str:
     if at_lines or names:
         tree = edit_calls(tree, at_lines, names)
     if lines:
-        tree = insert_lines(tree, file.factory, lines)
+        tree = file.insert(tree, lines) if file.insert is not None else insert_lines(tree, file.factory, lines)
     text: str = tree.code
     if text == file.text:
         raise NoPatchError("no place in the file was found to edit")

@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gradtrace.diagnosis.profile import Profile, profiles
 from gradtrace.measure.description import describe
+from gradtrace.measure.path import Paths
 from gradtrace.measure.session import eager, run_forward
 from gradtrace.measure.untouched import paused_collection, untouched
 from gradtrace.records.repair import Share, Shares
 from gradtrace.records.vocabulary import Factor
-from gradtrace.tape.graph import release
+from gradtrace.tape.graph import release, walk
 
 if TYPE_CHECKING:
     from torch.autograd.graph import Node
 
-    from gradtrace.diagnosis.profile import Profile
-    from gradtrace.measure.session import Forward
+    from gradtrace.records.trace import Trace
     from gradtrace.repair.situation import Situation
 
 FACTORS = (Factor.ACTIVATION, Factor.WEIGHT, Factor.NORM, Factor.ATTENTION, Factor.MERGE)
@@ -64,41 +65,55 @@ def _value_of(player: Any, players: Sequence[Any], values: Mapping[frozenset[Any
 def shares_of(situation: Situation) -> Shares | None:
     """The account of the deepest path's deficit; None where there is none, or it is not finite."""
     profile = situation.profile
-    if profile is None or not math.isfinite(profile.decades_norm) or abs(profile.decades_norm) < LEAST_DECADES:
-        return None
-    totals = {factor: profile.total(factor) for factor in FACTORS}
-    named = sorted((f for f in FACTORS if f is not Factor.MERGE and totals[f]), key=lambda f: -abs(totals[f]))
-    players = tuple(named[:MOST_FACTORS])
-    if not players:
+    if profile is None or not _players(profile):
         return None
     twin = situation.twin()
     with untouched(twin.model), eager(), paused_collection(), contextlib.ExitStack() as last:
         forward = run_forward(twin.model, twin.loss_fn, situation.batches[0])
-        last.callback(release, list(forward.graph.nodes))
-        values, deficit, remaining = _account(forward, twin.model, profile, players)
+        nodes = forward.graph.nodes
+        last.callback(release, list(nodes))
+        infos = describe(forward, twin.model).infos
+        found = _account(forward.loss, nodes, {n: infos[n].factor for n in nodes if n in infos}, profile)
         del forward
+    return found
+
+
+def shares_on_tape(loss: Tensor, trace: Trace) -> Shares | None:
+    """The same on a tape that is still there, of whose pass `trace` tells; the gradients of no tensor are changed."""
+    profile = next(iter(profiles(trace, Paths(trace))), None)
+    if profile is None or loss.grad_fn is None or not _players(profile):
+        return None
+    nodes = walk([loss.grad_fn]).nodes
+    return _account(loss, nodes, {nodes[op.index]: op.factor for op in trace.ops}, profile)
+
+
+def _players(profile: Profile) -> tuple[Factor, ...]:
+    """The factors that have most to do with a deficit that is worth an account."""
+    if not math.isfinite(profile.decades_norm) or abs(profile.decades_norm) < LEAST_DECADES:
+        return ()
+    totals = {factor: profile.total(factor) for factor in FACTORS}
+    named = sorted((f for f in FACTORS if f is not Factor.MERGE and totals[f]), key=lambda f: -abs(totals[f]))
+    return tuple(named[:MOST_FACTORS])
+
+
+def _account(loss: Tensor, nodes: Sequence[Node], factors: Mapping[Node, Factor], profile: Profile) -> Shares | None:
+    """The share of each, the deficit, and what remains without all of them."""
+    players = _players(profile)
+    ends = nodes[profile.first.index], nodes[profile.reference.index]
+    known: dict[frozenset[Factor], float] = {}
+
+    def value(taken: frozenset[Factor]) -> float:
+        if taken not in known:
+            known[taken] = _decades(loss, ends, {n: f for n, f in factors.items() if f in taken})
+        return known[taken]
+
+    values = shapley(players, value)
+    deficit, remaining = value(frozenset()), value(frozenset(players))
     if not all(math.isfinite(v) for v in (*values.values(), deficit, remaining)):
         return None
     ordered = sorted(values, key=lambda factor: -abs(values[factor]))
     found = tuple(Share(factor, values[factor]) for factor in ordered)
     return Shares(deficit, found, remaining, str(profile.first.site.module), str(profile.reference.site.module))
-
-
-def _account(
-    forward: Forward, model: Any, profile: Profile, players: Sequence[Factor]
-) -> tuple[dict[Factor, float], float, float]:
-    """(share of each, the deficit, what remains without all of them)."""
-    nodes, infos = forward.graph.nodes, describe(forward, model).infos
-    ends = nodes[profile.first.index], nodes[profile.reference.index]
-    factors = {node: infos[node].factor for node in nodes if node in infos}
-    known: dict[frozenset[Factor], float] = {}
-
-    def value(taken: frozenset[Factor]) -> float:
-        if taken not in known:
-            known[taken] = _decades(forward.loss, ends, {n: f for n, f in factors.items() if f in taken})
-        return known[taken]
-
-    return shapley(players, value), value(frozenset()), value(frozenset(players))
 
 
 def _decades(loss: Tensor, ends: tuple[Node, Node], taken: Mapping[Node, Factor]) -> float:
@@ -114,8 +129,6 @@ def _decades(loss: Tensor, ends: tuple[Node, Node], taken: Mapping[Node, Factor]
 
 
 def _leaves(loss: Tensor) -> list[Tensor]:
-    from gradtrace.tape.graph import walk
-
     assert loss.grad_fn is not None
     return list(walk([loss.grad_fn]).leaves().values())
 

@@ -34,6 +34,8 @@ class Situation:
     optimizers: Sequence[Optimizer]
     diagnosis: Diagnosis
     summed_over: float | None = None
+    called_with: Arguments | None = None
+    """What the model is called with, where `loss_fn` cannot be asked."""
 
     def twin(self, seed: int = 0) -> Twin:
         """A fresh copy."""
@@ -83,6 +85,8 @@ class Situation:
     @cached_property
     def example(self) -> Arguments | None:
         """What the model is called with on the first batch."""
+        if self.called_with is not None:
+            return self.called_with
         try:
             with untouched(self.model):
                 return captured_input(self.model, self.loss_fn, self.batches[0])

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gradtrace.errors import GradtraceError, InputError
 from gradtrace.records.repair import Change, Outcome, Role, Trial
@@ -30,6 +30,18 @@ SHORT = 4
 """The first round takes this part of the steps."""
 CALIBRATION_STEPS = 3
 """Steps by which the cost of one is measured."""
+
+
+class Trains(Protocol):
+    """What trains a trial, whatever it does that with."""
+
+    seeds: int
+    steps: int
+    notes: list[str]
+
+    def run(self, trial: Trial, *, seeds: Sequence[int], steps: int) -> Trial:
+        """The trial with its outcomes; raises `OutOfTime`, and tells of what fails as a refusal."""
+        ...
 
 
 @dataclass
@@ -93,7 +105,12 @@ def choose_steps(num_candidates: int, num_placebos: int, seeds: int, cost_s: flo
     return int(max(FEWEST_STEPS, min(MOST_STEPS, fitting)))
 
 
-def run_all(original: Trial, candidates: Sequence[Trial], placebos: Sequence[Trial], course: Course) -> list[Trial]:
+def num_runs(num_candidates: int, num_placebos: int, seeds: int) -> int:
+    """Trainings of all trials together, short ones included."""
+    return num_candidates + 2 + (min(FINALISTS, num_candidates) + 1 + num_placebos) * seeds
+
+
+def run_all(original: Trial, candidates: Sequence[Trial], placebos: Sequence[Trial], course: Trains) -> list[Trial]:
     """Every trial with what became of it; those given up early keep their short run."""
     every = range(course.seeds)
     original = course.run(original, seeds=every, steps=course.steps)
@@ -109,7 +126,7 @@ def run_all(original: Trial, candidates: Sequence[Trial], placebos: Sequence[Tri
     return [original, *done, *finals, *(t for t in short if not t.outcomes)]
 
 
-def _whole(trial: Trial, course: Course) -> Trial:
+def _whole(trial: Trial, course: Trains) -> Trial:
     try:
         return course.run(trial, seeds=range(course.seeds), steps=course.steps)
     except OutOfTime:
@@ -117,7 +134,7 @@ def _whole(trial: Trial, course: Course) -> Trial:
         return trial
 
 
-def _first_round(candidates: Sequence[Trial], course: Course) -> list[Trial]:
+def _first_round(candidates: Sequence[Trial], course: Trains) -> list[Trial]:
     steps = max(1, course.steps // SHORT)
     done: list[Trial] = []
     for place, trial in enumerate(candidates):

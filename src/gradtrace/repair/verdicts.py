@@ -9,50 +9,71 @@ from typing import TYPE_CHECKING
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Difference, Role, Trial
 from gradtrace.records.vocabulary import Severity
-from gradtrace.repair.evidence import difference, fell, gained
+from gradtrace.repair.evidence import against, difference, fell, gained, told_apart
 from gradtrace.repair.trials import ORIGINAL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from gradtrace.repair.trials import Course
 
 
-def judged(trials: Sequence[Trial], course: Course) -> tuple[Trial, ...]:
-    """The trials with their verdicts; proven ones first, then by loss."""
+def judged(trials: Sequence[Trial], ills_of: Callable[[Trial], tuple[str, ...]]) -> tuple[Trial, ...]:
+    """The trials with their verdicts; proven ones first, the smaller change before what is no better; then by loss.
+
+    `ills_of` names what ails a trained copy and not the unchanged network.
+    """
     original = next(trial for trial in trials if trial.role is Role.ORIGINAL)
     placebos = [trial for trial in trials if trial.role is Role.PLACEBO and trial.outcomes]
-    told = [_judged(trial, original, placebos, course) for trial in trials]
-    return tuple(sorted(told, key=lambda t: (not t.proven, bool(t.refused), _loss(t))))
+    told = [_judged(trial, original, placebos, ills_of) for trial in trials]
+    told.sort(key=lambda trial: (bool(trial.refused), _loss(trial)))
+    proven = [trial for trial in told if trial.proven]
+    return (*_ranked(proven), *(trial for trial in told if not trial.proven))
+
+
+def _ranked(proven: list[Trial]) -> list[Trial]:
+    """Again and again the smallest change of those that the best is not better than, beyond chance."""
+    left, ranked = list(proven), list[Trial]()
+    while left:
+        best = left[0]
+        chosen = min((trial for trial in left if not told_apart(best, trial)), key=_size)
+        ranked.append(chosen)
+        left = [trial for trial in left if trial is not chosen]
+    return ranked
+
+
+def _size(trial: Trial) -> tuple[int, int, bool, int]:
+    """Changes, those after which no state_dict loads, whether weights are lost, places."""
+    return (
+        len(trial.changes),
+        sum(not change.state_dict_loads for change in trial.changes),
+        any(change.loses_weights for change in trial.changes),
+        sum(len(change.where) for change in trial.changes),
+    )
 
 
 def _loss(trial: Trial) -> float:
     return trial.end if trial.end is not None and not math.isnan(trial.end) else math.inf
 
 
-def _judged(trial: Trial, original: Trial, placebos: Sequence[Trial], course: Course) -> Trial:
+def _judged(
+    trial: Trial, original: Trial, placebos: Sequence[Trial], ills_of: Callable[[Trial], tuple[str, ...]]
+) -> Trial:
     if trial.role is Role.ORIGINAL or not trial.outcomes:
         return replace(trial, verdict=f"could not be tried: {trial.refused}" if trial.refused else "")
-    trial = replace(trial, against_original=_against(trial, original))
+    trial = replace(trial, against_original=against(trial, original))
     if trial.role is Role.CANDIDATE:
-        trial = replace(trial, against_placebo=_worst([_against(trial, placebo) for placebo in placebos]))
+        trial = replace(trial, against_placebo=_worst([against(trial, placebo) for placebo in placebos]))
     reason = _why_not(trial, original, placebos)
     if trial.role is Role.PLACEBO:
         won = reason == ""
         return replace(trial, verdict="would have passed for a remedy" if won else "helps no more than chance")
     if reason:
         return replace(trial, verdict=reason)
-    ills = ills_of(trial, course)
+    ills = ills_of(trial)
     if ills:
         return replace(trial, ills=ills, verdict=f"bought by another ill: {ills[0]}")
     return replace(trial, proven=True, verdict="proven: better than the unchanged network and the placebo")
-
-
-def _against(trial: Trial, other: Trial) -> Difference | None:
-    scale = other.start if other.start is not None and math.isfinite(other.start) else math.inf
-    by_seed = {outcome.seed: outcome.end for outcome in other.outcomes}
-    pairs = [(o.end, by_seed[o.seed]) for o in trial.outcomes if o.seed in by_seed]
-    return difference([c for c, _ in pairs], [o for _, o in pairs], scale)
 
 
 def _worst(found: Sequence[Difference | None]) -> Difference | None:
@@ -66,10 +87,10 @@ def _why_not(trial: Trial, original: Trial, placebos: Sequence[Trial]) -> str:
         return "left behind after the short round" if len(trial.outcomes) == 1 else "time was up"
     if any(outcome.nonfinite_steps for outcome in trial.outcomes):
         return "its steps met numbers that are not finite"
-    against = trial.against_original
-    if against is None or not gained(trial, original):
+    found = trial.against_original
+    if found is None or not gained(trial, original):
         return "no better than the unchanged network"
-    if not against.better:
+    if not found.better:
         return "better than the unchanged network, but not beyond chance"
     if not fell(trial, original):
         return "its loss does not fall"

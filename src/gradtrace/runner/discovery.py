@@ -155,6 +155,12 @@ def find(leaves: Sequence[torch.Tensor], called: nn.Module | None = None) -> Fou
     return Found(_described([*now, *along], later, owned), (*now, *along), tuple(later))
 
 
+def find_all() -> Found:
+    """What any optimizer holds, in use or not: a change is one of the whole training."""
+    modules, optimizers = _living()
+    return Found(_described(optimizers, [], _owners(modules)), tuple(optimizers))
+
+
 MOST_SEARCHES = 16
 """For optimizers that were made after the training had begun: each goes through all living objects."""
 

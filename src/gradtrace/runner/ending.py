@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,8 @@ def tell(watch: Watch, script: Script, path: Path, report: Path | None) -> None:
     for name, value in facts(watch.run):
         console.print(f"{name:<20}  {value}", highlight=False, markup=False, soft_wrap=True)
     show(watch.diagnosis, console)
+    if not watch.diagnosis.healthy and _may_be_run_again():
+        say(f"prove it: gradtrace fix {shlex.join(script.command)}")
     if any(IN_MEMORY in note for note in watch.run.notes):
         say("the run's file could not be written to its end, as told above")
     elif path.exists():
@@ -39,6 +43,11 @@ def tell(watch: Watch, script: Script, path: Path, report: Path | None) -> None:
             report.parent.mkdir(parents=True, exist_ok=True)
         watch.report(report)
         say(f"the report: {_short(report)}")
+
+
+def _may_be_run_again() -> bool:
+    """By itself: not where torchrun or accelerate has started it as one of several."""
+    return os.environ.get("WORLD_SIZE", "1") in ("", "1")
 
 
 def why_nothing(script: Script, discovery: Discovery | None, *, failed: bool) -> str:

@@ -62,11 +62,12 @@ def _names_of(wanted: set[int]) -> dict[int, str]:
         if id(value) in seen or depth == DEEPEST:
             continue
         seen.add(id(value))
-        waiting += [(f"{name}{place}", inner, depth + 1) for place, inner in _contents(value)]
+        waiting += [(f"{name}{place}", inner, depth + 1) for place, inner in contents(value)]
     return found
 
 
-def _contents(value: Any) -> list[tuple[str, Any]]:
+def contents(value: Any) -> list[tuple[str, Any]]:
+    """(how it is got at, what it is) of what a list, dict or object of the script's holds."""
     kind = type(value)
     if kind in (list, tuple):
         return [(f"[{i}]", inner) for i, inner in enumerate(value)]

@@ -132,7 +132,7 @@ class Watching:
                 find=self._newcomers.find,
             )
             watch.start()
-            watch.expect_scalers(_scalers())
+            watch.expect_scalers(living_scalers())
             self._watch = watch
             self._show(watch)
 
@@ -202,7 +202,8 @@ def _place_for(path: Path, found: Found) -> Path:
     return beside
 
 
-def _scalers() -> list[GradScaler]:
+def living_scalers() -> list[GradScaler]:
+    """Those that there are."""
     import gc
 
     from torch.amp.grad_scaler import GradScaler

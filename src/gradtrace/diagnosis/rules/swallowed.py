@@ -17,7 +17,7 @@ from gradtrace.diagnosis.profile import place
 from gradtrace.diagnosis.rules.loss import has_learnt, objectives
 from gradtrace.diagnosis.scales import operands
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES
-from gradtrace.diagnosis.wording import decades
+from gradtrace.diagnosis.wording import OVER_EPS, decades
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
@@ -62,7 +62,7 @@ def _below_eps(scene: Scene) -> Finding | None:
         severity=severity,
         message=f"The gradient of every parameter is {decades(below)} or more below {one.kind}'s eps ({one.eps:g}): "
         f"its steps are that much shorter than the rate. {told}",
-        evidence=(Evidence("largest gradient (RMS) over eps", -below, "decades"),),
+        evidence=(Evidence(OVER_EPS, -below, "decades"),),
         remedies=remedies_for(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT),
     )
 

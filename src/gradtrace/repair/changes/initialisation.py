@@ -24,6 +24,7 @@ from gradtrace.errors import InputError
 from gradtrace.records.repair import Change, Draw
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
+from gradtrace.repair.rewriting import rewritten
 from gradtrace.repair.twin import RefusalError, Twin
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def critical_draws(twin: Twin, situation: Situation, method: str) -> tuple[Draw,
     """What `init_critical_` does to this copy, as numbers that need no example input any more."""
     if situation.example is None:
         raise RefusalError("loss_fn does not call the model itself, so its weights cannot be drawn for its input")
-    done = init_critical_(twin.model, situation.example, method=method, generator=twin.generator)
+    with rewritten(twin.model, tuple(twin.rules)):
+        done = init_critical_(twin.model, situation.example, method=method, generator=twin.generator)
     draws, recurrent = [], set[str]()
     for parameter in done.parameters:
         module_path, _, name = parameter.name.rpartition(".")

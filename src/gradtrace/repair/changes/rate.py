@@ -33,13 +33,13 @@ def propose(situation: Situation) -> list[Change]:
         return found
     if _LOWER & set(situation.causes):
         factors = [0.1, 0.01, 0.001]
-        ratio = _evidence(situation, STEP_RATIO)
+        ratio = evidence_of(situation, STEP_RATIO)
         if ratio is not None and math.isfinite(ratio) and ratio > 0.0:
             factors.insert(0, UPDATE_USUAL / ratio)
-        values = sorted({_one_digit(rate * factor) for factor in factors if 0.0 < factor < 1.0}, reverse=True)
+        values = sorted({one_digit(rate * factor) for factor in factors if 0.0 < factor < 1.0}, reverse=True)
         found += [_rate_change(rate, value) for value in values]
     if Cause.NUMERIC_FORMAT in situation.causes and situation.has(Symptom.UNDERFLOW):
-        found += [_rate_change(rate, _one_digit(rate * factor)) for factor in (100.0, 1000.0)]
+        found += [_rate_change(rate, one_digit(rate * factor)) for factor in (100.0, 1000.0)]
     if situation.has(Symptom.EXPLODING):
         found.append(_clip(situation))
     return found
@@ -63,8 +63,8 @@ def _clip(situation: Situation) -> Change:
     """At what the norm would be without the growth along the depth."""
     norms = [p.gradient.norm for p in situation.trace.parameters if p.gradient is not None]
     total = math.sqrt(sum(norm**2 for norm in norms if math.isfinite(norm))) or 1.0
-    extent = _evidence(situation, EXTENT) or 0.0
-    threshold = _one_digit(min(total / 10 ** max(extent if math.isfinite(extent) else 0.0, 0.0), 1.0))
+    extent = evidence_of(situation, EXTENT) or 0.0
+    threshold = one_digit(min(total / 10 ** max(extent if math.isfinite(extent) else 0.0, 0.0), 1.0))
     return Change(
         kind="rate",
         title=f"Clip the gradient norm at {threshold:.2g} before the step.",
@@ -86,11 +86,17 @@ def _rate(situation: Situation) -> float | None:
     return max((float(rate) for rate in rates if rate), default=None)
 
 
-def _evidence(situation: Situation, name: str) -> float | None:
+def evidence_of(situation: Situation, name: str) -> float | None:
+    """What a finding's number is, if one has it."""
     return next((e.value for f in situation.diagnosis.findings for e in f.evidence if e.name == name), None)
 
 
-def _one_digit(value: float) -> float:
+def one_digit(value: float) -> float:
+    """As a person would write it.
+
+    >>> one_digit(0.0123)
+    0.01
+    """
     return float(f"{value:.0e}") if value > 0.0 and math.isfinite(value) else value
 
 

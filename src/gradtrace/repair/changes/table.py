@@ -8,6 +8,7 @@ from gradtrace.errors import InputError
 from gradtrace.repair.changes import (
     activation,
     connect,
+    eps,
     formats,
     initialisation,
     loss,
@@ -39,6 +40,7 @@ KINDS: dict[str, Kind] = {
     "norm": norm.KIND,
     "skip": skip.KIND,
     "rate": rate.KIND,
+    "eps": eps.KIND,
     "placebo": placebo.KIND,
 }
 

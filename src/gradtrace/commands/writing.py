@@ -1,0 +1,69 @@
+"""How does a patch come into the user's file? Where it can be taken back, and the file is the one that was tried."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from gradtrace.commands.ending import UNHEALTHY
+from gradtrace.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gradtrace.records.repair import Repair
+    from gradtrace.repair.patch import UserFile
+
+
+def write_patch(repair: Repair, file: UserFile, target: str | None) -> None:
+    """The patch into the file, if it is still the one that was tried; then `target`, a factory of it, is checked."""
+    from gradtrace.repair.patch import patched_text
+
+    best = repair.best
+    if best is None:
+        return  # what was shown says why: all is well, or nothing helped
+    if not best.diff:
+        raise InputError(f"there is no patch to write: {best.no_diff or 'the file of the factory is not known'}")
+    now = file.path.read_bytes()
+    if hashlib.sha256(now).digest() != hashlib.sha256(file.text.encode()).digest():
+        raise InputError(f"{file.path} has changed since the change was tried; run gradtrace fix again")
+    file.path.write_text(patched_text(file.text, best.diff), encoding="utf-8")
+    if target is not None:
+        click.echo(f"\nWrote {file.path}. It is now:", err=True)
+        _check_again(target)
+    else:
+        click.echo(f"\nWrote {file.path}. Watch it train: gradtrace run {file.path}", err=True)
+
+
+def may_write(path: Path, write: bool, force: bool) -> None:
+    """Raise `InputError` where an edit could not be taken back."""
+    if write and not force and (state := _uncommitted(path)):
+        told = "commit it first, so that the patch can be taken back, or add --force"
+        raise InputError(f"{path} {state}: {told}")
+
+
+def _uncommitted(path: Path) -> str:
+    """What version control has against an edit, or ''."""
+    try:
+        found = subprocess.run(
+            ["git", "status", "--porcelain", "--", path.name],
+            cwd=path.resolve().parent, capture_output=True, text=True, check=False, timeout=30,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return "is not under version control that could be asked"
+    if found.returncode:
+        return "is not under version control"
+    if found.stdout.startswith("??"):
+        return "is not under version control"
+    return "has edits that are not committed" if found.stdout.strip() else ""
+
+
+def _check_again(target: str) -> None:
+    """`gradtrace check` on the file as it is now, in a process of its own: this one has the old module."""
+    done = subprocess.run([sys.executable, "-m", "gradtrace", "check", target], check=False)
+    if done.returncode > UNHEALTHY:
+        raise InputError("the edited file could not be checked: see above")

@@ -1,0 +1,130 @@
+"""`gradtrace fix train.py`: the script itself is tried, its folder stays as it was, bad input is one sentence."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+import gradtrace
+from gradtrace.commands.fix import is_factory
+from gradtrace.commands.main import main
+from gradtrace.records.repair import Role
+
+DEEP = """import sys
+import torch
+from torch import nn
+
+torch.manual_seed(1)
+x = torch.randn(512, 16)
+y = (x[:, 0] > 0).long()
+layers = [layer for _ in range(int(sys.argv[1])) for layer in (nn.Linear(16, 16), getattr(nn, sys.argv[2])())]
+net = nn.Sequential(*layers, nn.Linear(16, 2))
+sgd = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+for step in range(1000):
+    chosen = torch.randint(512, (64,))
+    loss = nn.functional.cross_entropy(net(x[chosen]), y[chosen])
+    sgd.zero_grad()
+    loss.backward()
+    sgd.step()
+    open("log.txt", "a").write(f"{step} {loss.item()}\\n")
+"""
+SHORT = """import torch
+m = torch.nn.Linear(2, 2)
+o = torch.optim.SGD(m.parameters(), lr=0.1)
+for _ in range(7):
+    m(torch.ones(1, 2)).sum().backward()
+    o.step()
+"""
+BAD = {
+    "never.py": ("import torch\ntorch.nn.Linear(2, 2)(torch.ones(1, 2))\n", "never called backward"),
+    "fails.py": ("import torch\nraise ValueError('no data')\n", r"ValueError: no data \(fails.py:2\)"),
+    "short.py": (SHORT, "ended after 7 steps"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(DEEP)
+    return tmp_path
+
+
+def run(*words):
+    return CliRunner().invoke(main, ["fix", *words])
+
+
+@pytest.mark.parametrize(
+    ("target", "is_one"),
+    [("net.py:build", True), ("package.net:build", True), ("train.py", False), ("C:\\train.py", False), (":x", False)],
+)
+def test_a_factory_is_told_from_a_script(target, is_one):
+    assert is_factory(target) is is_one
+
+
+def test_a_script_that_is_not_there_is_one_sentence(folder):
+    done = run("nothing.py", "--write", "--its-own", "x")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("gradtrace: there is no file nothing.py")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_factory_takes_no_arguments(folder):
+    done = run("train.py:build", "3")
+    assert done.exit_code == 2
+    assert "a factory takes no arguments, but got 3" in done.stderr
+
+
+def test_a_script_moves_its_model_itself(folder):
+    done = run("--device", "cpu", "train.py")
+    assert done.exit_code == 2
+    assert "a script moves its model itself" in done.stderr
+
+
+@pytest.mark.long
+def test_the_remedy_is_proven_and_the_patch_trains(folder, tmp_path_factory):
+    pytest.importorskip("libcst")
+    kept = tmp_path_factory.mktemp("kept") / "repair.json.gz"
+    done = run("--steps", "120", "--time", "3600", "--save", str(kept), "train.py", "8", "Sigmoid")
+    assert done.exit_code == 0, done.output
+    assert "Recommended:" in done.stdout
+    assert "the activation explains" in done.stdout
+    repair = gradtrace.load(kept)
+    assert repair.steps == 120
+    assert repair.best.end < 0.7 * repair.original.end
+    assert [t.verdict for t in repair.trials if t.role is Role.PLACEBO] == ["helps no more than chance"]
+    assert len({outcome.start for outcome in repair.original.outcomes}) == 3  # another network for each seed
+    assert any("the script sets its seeds itself (1)" in note for note in repair.notes)
+    assert [path.name for path in folder.iterdir()] == ["train.py"]  # log.txt went elsewhere
+    assert (folder / "train.py").read_text() == DEEP
+    diff = done.stdout[done.stdout.index("--- a/train.py") :]
+    subprocess.run(["patch", "-p1"], input=diff, text=True, check=True, capture_output=True)
+    losses = []
+    for source in ((folder / "train.py").read_text(), DEEP):
+        (folder / "train.py").write_text(source.replace("range(1000)", "range(120)"))
+        (folder / "log.txt").unlink(missing_ok=True)
+        subprocess.run([sys.executable, "train.py", "8", "Sigmoid"], check=True)
+        losses.append(float((folder / "log.txt").read_text().split()[-1]))
+    assert losses[0] < 0.7 * losses[1]
+
+
+@pytest.mark.long
+def test_a_healthy_script_is_left_alone(folder):
+    done = run("train.py", "2", "ReLU")
+    assert done.exit_code == 0, done.output
+    assert "there is nothing to prove" in " ".join(done.stdout.split())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence(folder, name):
+    text, sentence = BAD[name]
+    (folder / name).write_text(text)
+    done = run(name)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert re.search(sentence, done.stderr)

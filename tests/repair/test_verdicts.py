@@ -1,0 +1,44 @@
+"""The order of what is proven: the better one, and of two that cannot be told apart the smaller change."""
+
+from __future__ import annotations
+
+from gradtrace.records.repair import Change, Outcome, Role, Trial
+from gradtrace.repair.verdicts import judged
+
+
+def trial(title, ends, *changes, role=Role.CANDIDATE):
+    outcomes = tuple(Outcome(i, ((0, 2.3), (9, end))) for i, end in enumerate(ends))
+    return Trial(title, role, changes, outcomes, whole=True)
+
+
+SMALL = Change("activation", "Replace.", ("a", "b"))
+LARGE = Change("norm", "Insert.", ("a", "b"), state_dict_loads=False)
+ORIGINAL = trial("as it came", [2.3, 2.31, 2.29], role=Role.ORIGINAL)
+PLACEBO = trial("placebo", [2.3, 2.28, 2.31], role=Role.PLACEBO)
+
+
+def ranked(*trials, ills_of=lambda _: ()):
+    return [one.title for one in judged([*trials, ORIGINAL, PLACEBO], ills_of)]
+
+
+def test_of_two_that_cannot_be_told_apart_the_smaller_comes_first():
+    small, large = trial("small", [0.5, 0.4, 0.6], SMALL), trial("large", [0.4, 0.5, 0.45], LARGE)
+    assert ranked(large, small)[:2] == ["small", "large"]
+
+
+def test_what_is_better_beyond_chance_comes_first_however_large():
+    small, large = trial("small", [0.5, 0.52, 0.51], SMALL), trial("large", [0.1, 0.11, 0.1], SMALL, LARGE)
+    assert ranked(small, large)[:2] == ["large", "small"]
+
+
+def test_one_change_comes_before_two_and_few_places_before_many():
+    ends = [0.5, 0.4, 0.6]
+    one, two = trial("one", ends, SMALL), trial("two", ends, SMALL, SMALL)
+    fewer = trial("fewer", ends, Change("activation", "Replace.", ("a",)))
+    assert ranked(two, one, fewer)[:3] == ["fewer", "one", "two"]
+
+
+def test_what_is_bought_by_another_ill_is_not_proven():
+    told = judged([trial("small", [0.5, 0.4, 0.6], SMALL), ORIGINAL, PLACEBO], lambda _: ("exploding",))
+    assert not any(one.proven for one in told)
+    assert told[0].verdict == "bought by another ill: exploding"
