@@ -128,7 +128,7 @@ class Following:
             self._probe.follow(watch)
         self._found, self._watch = found, watch
         self._ends.append(time.perf_counter())
-        listen(lambda *_: None, self._after_step)
+        listen(after=self._after_step)
 
     def _after_step(self, _optimizer: Optimizer) -> None:
         watch = self._watch

@@ -54,7 +54,7 @@ class Probe:
     def follow(self, watch: Watch) -> None:
         """Behind what the watch does at the first backward pass."""
         self._watch = watch
-        self._look_away: Callable[[], None] = interpose(torch.autograd, "backward", self._backward)
+        self._look_away: Callable[[], None] = interpose(torch.autograd, "backward", self._backward).remove
 
     def _call(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._called_with is None and torch.is_grad_enabled():
