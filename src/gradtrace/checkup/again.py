@@ -1,4 +1,4 @@
-"""What must be tried before it is said: a tenth of the learning rate, and a hundred steps that may mend what shows."""
+"""What must be tried before it is said: a tenth of the rate, the rate a schedule holds back, a hundred steps more."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.data_scale import is_far_off
 from gradtrace.diagnosis.rules.depth import needs_following
+from gradtrace.diagnosis.rules.formats import needs_base_rate
 from gradtrace.diagnosis.rules.loss import trapped_frac
 from gradtrace.diagnosis.rules.steps import needs_tenth
 from gradtrace.diagnosis.scene import make_scene
@@ -27,6 +28,9 @@ def look_again(
     if needs_tenth(scene):
         say("trying a tenth of the learning rate on a copy")
         exhibit = replace(exhibit, tenth=run(steps, 0.1))
+    if (factor := needs_base_rate(scene)) > 1.0:
+        say("trying a step at the schedule's base rate on a copy")
+        exhibit = replace(exhibit, unscheduled=run(1, factor))
     if _needs_steps(scene):
         say(f"following {FOLLOWED_STEPS} steps on a copy")
         given = max(optimizer.learning_rate for optimizer in exhibit.optimizers)

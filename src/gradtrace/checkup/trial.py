@@ -41,6 +41,7 @@ def describe_optimizer(optimizer: Optimizer, model: nn.Module) -> OptimizerStats
         eps=max((_eps(group.get("eps", 0.0)) for group in optimizer.param_groups), default=0.0),
         learning_rate=learning_rate_of([optimizer]),
         weight_decay=_coupled_decay(optimizer),
+        held_back=_held_back(optimizer),
         parameters=tuple(names[id(parameter)] for parameter in held if id(parameter) in names),
         num_foreign=sum(id(parameter) not in names for parameter in held),
     )
@@ -52,6 +53,12 @@ def _coupled_decay(optimizer: Optimizer) -> float:
         return 0.0
     groups = [group for group in optimizer.param_groups if not group.get("decoupled_weight_decay")]
     return max((float(group.get("weight_decay") or 0.0) for group in groups), default=0.0)
+
+
+def _held_back(optimizer: Optimizer) -> float:
+    """Base rate over present rate: schedulers of torch leave the base in the group. A rate of zero is left alone."""
+    rates = [(group.get("initial_lr"), group.get("lr")) for group in optimizer.param_groups]
+    return max((float(base) / float(rate) for base, rate in rates if base and rate), default=1.0)
 
 
 def learning_rate_of(optimizers: Sequence[Optimizer]) -> float:

@@ -168,18 +168,40 @@ def _beyond(view: View) -> Finding | None:
         )
     for op in found:
         objective = op.objective
-        if objective is not None and objective.floor > DOMINANT_FRAC * objective.constant:
+        if objective is not None and _out_of_reach(objective):
             return _unreachable(
                 view,
                 op,
                 Symptom.LOSS_SATURATED,
-                f"The targets lie outside of the output's range: whatever the weights are, the loss stays above "
-                f"{objective.floor:.4g}, and the best constant without a range gets {objective.constant:.4g}. Scale "
-                "the targets into the range, or take the last non-linearity away.",
+                _floor_words(objective),
                 Evidence("loss that the range leaves at best", objective.floor),
                 Evidence("loss of the best constant", objective.constant),
             )
     return None
+
+
+def _out_of_reach(objective: ObjectiveStats) -> bool:
+    """Whether the least that the loss can reach is most of what a constant gets.
+
+    Several targets for one output may be meant (samples of a noisy one); that all outputs share them is not.
+    """
+    if objective.held_against > 1.0:
+        return objective.constant > 0.0 and math.isclose(objective.floor, objective.constant, rel_tol=1e-3)
+    return objective.floor > DOMINANT_FRAC * objective.constant
+
+
+def _floor_words(objective: ObjectiveStats) -> str:
+    if objective.held_against > 1.0:
+        return (
+            f"The shapes of output and targets broadcast: each output is held against {objective.held_against:.0f} "
+            f"targets, and the best that it can give is their mean. The loss stays above {objective.floor:.4g} "
+            "whatever the weights are. Give both the same shape."
+        )
+    return (
+        f"The targets lie outside of the output's range: whatever the weights are, the loss stays above "
+        f"{objective.floor:.4g}, and the best constant without a range gets {objective.constant:.4g}. Scale the "
+        "targets into the range, or take the last non-linearity away."
+    )
 
 
 def _unreachable(view: View, op: Op, symptom: Symptom, message: str, *evidence: Evidence) -> Finding:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradtrace.diagnosis.profile import owner
-from gradtrace.diagnosis.thresholds import HALF_FORMATS, HEALTHY_DECADES, UPDATE_USUAL
+from gradtrace.diagnosis.thresholds import DEAD_SIGMAS, HALF_FORMATS, HEALTHY_DECADES, UPDATE_USUAL
 from gradtrace.diagnosis.timeline.before import had_faded, matrices
 from gradtrace.diagnosis.timeline.losses import last_rows
 from gradtrace.diagnosis.timeline.rounding import rounded_away
@@ -44,7 +45,7 @@ def _standing(run: Run) -> Finding | None:
     moved = ratios[measured][:, columns]
     usual = float(np.nanmax(moved))
     start, now = float(np.median(losses[:width])), float(np.median(losses[-width:]))
-    fell = now < start - UPDATE_USUAL * abs(start)
+    fell = now < start - max(UPDATE_USUAL * abs(start), _by_chance(losses, width))
     fed = bool(np.any(run.steps.series(Series.GRADIENT_NORM)[0][measured] > 0.0))
     if fell or not fed or not 0.0 < usual < float(np.finfo(np.float32).eps) / 2:
         return None
@@ -61,6 +62,15 @@ def _standing(run: Run) -> Finding | None:
         remedies=remedies_for(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT),
         step=int(run.steps.first[measured[0]]),
     )
+
+
+def _by_chance(losses: NDArray[np.float64], width: int) -> float:
+    """By how much the medians of two stretches of `width` losses differ by chance alone: batches are not alike.
+
+    A median's standard error is 1.25 sigma / sqrt(width); sigma is taken from row to row, which no trend adds to.
+    """
+    sigma = float(np.std(np.diff(losses))) / math.sqrt(2.0)
+    return DEAD_SIGMAS * 1.25 * sigma * math.sqrt(2.0 / width)
 
 
 def _unmoved(run: Run) -> Finding | None:
