@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.data_scale import is_far_off
+from gradtrace.diagnosis.rules import decay
 from gradtrace.diagnosis.rules.depth import needs_following
 from gradtrace.diagnosis.rules.formats import needs_base_rate
 from gradtrace.diagnosis.rules.loss import trapped_frac
@@ -41,6 +42,6 @@ def look_again(
 
 
 def _needs_steps(scene: Scene) -> bool:
-    if needs_following(scene) or any(map(is_far_off, scene.views)):
+    if needs_following(scene) or decay.needs_following(scene) or any(map(is_far_off, scene.views)):
         return True
     return bool(scene.views) and min(trapped_frac(view.trace) for view in scene.views) >= TRAPPED_FRAC

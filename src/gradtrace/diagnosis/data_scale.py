@@ -12,13 +12,32 @@ from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import View
-    from gradtrace.records.trace import Op
+    from gradtrace.records.trace import ForwardStats, Op
 
 
 def large_inputs(view: View) -> list[Op]:
     """First layers that see data an order of magnitude above unit scale."""
-    layers = [op for op in view.trace.ops if is_layer(op) and op.forward is not None and is_first(op, view)]
-    return [op for op in layers if op.forward is not None and op.forward.input_rms >= INPUT_RMS]
+    layers = [op for op in view.trace.ops if is_layer(op) and is_first(op, view)]
+    return [op for op in layers if input_rms(op, view) >= INPUT_RMS]
+
+
+def input_rms(op: Op, view: View) -> float:
+    """Root mean square of what comes into a layer; 0 where it was not seen."""
+    scale = scale_of(op, view)
+    return scale.input_rms if scale is not None else 0.0
+
+
+def scale_of(op: Op, view: View) -> ForwardStats | None:
+    """What a layer saw and made: kept with the last op of its call, which may be a view of what the layer made."""
+    for _ in range(4):
+        if op.forward is not None:
+            return op.forward
+        above = [view.trace.ops[source] for source, _ in view.paths.arrivals[op.index]]
+        same = [o for o in above if o.factor is Factor.RESHAPE and o.site == op.site and o.function == op.function]
+        if len(same) != 1:
+            return None
+        op = same[0]
+    return None
 
 
 def is_first(layer: Op, view: View) -> bool:

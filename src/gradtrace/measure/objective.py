@@ -37,11 +37,11 @@ _VIEWS = {"View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select"
 
 
 def reach(name: str, args: Any, kwargs: Any) -> Tensor | None:
-    """[4] on the device: the loss of the best constant, the least that can be reached, how far the targets lie out,
-    and against how many of them each output is held.
+    """[4] on the device: the loss of the best constant, the least that can be reached, how far out targets lie, and ...
 
-    The second is 0 where the output's range has no bounds, the third where targets are what the loss expects; None
-    where all that is not known. All of them are means over elements, whatever the call's own reduction.
+    ... against how many of them each output is held. The second is 0 where the output's range has no bounds, the third
+    where targets are what the loss expects; None where all that is not known. All of them are means over elements,
+    whatever the call's own reduction.
 
     >>> t = torch.tensor([[0.0], [2.0]])
     >>> reach("mse_loss", (torch.sigmoid(torch.zeros(2, 1, requires_grad=True)), t), {}).tolist()

@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT
-from gradtrace.diagnosis.data_scale import large_inputs
+from gradtrace.diagnosis.data_scale import input_rms, large_inputs, scale_of
 from gradtrace.diagnosis.naming import told_op
-from gradtrace.diagnosis.profile import is_layer, place
+from gradtrace.diagnosis.profile import is_layer, layer_below, place
 from gradtrace.diagnosis.rules.units import is_output
 from gradtrace.diagnosis.thresholds import (
     DOMINANT_FRAC,
@@ -46,6 +46,8 @@ def judge(scene: Scene) -> list[Finding]:
     """A wrong pairing is found by structure, a flat loss by numbers; one finding at most."""
     if not scene.views:
         return []
+    if (alone := _alone(scene)) is not None:
+        return [alone]
     for find in (_pairing, _nothing, _beyond, _flat, _stuck):
         findings = [find(view) for view in scene.views]
         if all(findings):
@@ -219,37 +221,54 @@ def _unreachable(view: View, op: Op, symptom: Symptom, message: str, *evidence: 
 
 
 def _nothing(view: View) -> Finding | None:
-    """Not one parameter has a gradient other than zero, and the loss is no minimum that is known: it is not zero.
+    """Not one parameter has a gradient other than zero, and the loss is no minimum that is known: it is not zero."""
+    if not _last_layers(view) or not _gets_nothing(view) or view.trace.loss == 0.0:
+        return None
+    witness = _witness(_last_layers(view)[0], view)
+    return _unchanging(view, witness, "no parameter has a gradient at all") if witness is not None else None
 
-    Softmax over a single class gives zero too: there is nothing to choose, and nothing to learn.
+
+def _alone(scene: Scene) -> Finding | None:
+    """Softmax over a single entry (one class, or a batch of one): whatever the loss is, no gradient goes through.
+
+    Where the loss asks for none (a reward of zero), it does not show; one batch in which it does is enough.
     """
+    if not all(map(_gets_nothing, scene.views)):
+        return None
+    for view in scene.views:
+        op = next((op for op in view.trace.ops if _chooses_of_one(op, view)), None)
+        if op is not None and _last_layers(view):
+            return _unchanging(view, op, "softmax over one entry is one, whatever comes in")
+    return None
+
+
+def _gets_nothing(view: View) -> bool:
+    """Whether gradients arrive at parameters, and all of them are exactly zero."""
     gradients = [p.gradient for p in view.trace.parameters if p.gradient is not None]
-    last = _last_layers(view)
-    if not gradients or not last or any(gradient.norm > 0.0 for gradient in gradients):
-        return None
-    alone = next((op for op in view.trace.ops if _chooses_of_one(op, view)), None)
-    if view.trace.loss == 0.0 and alone is None:
-        return None
-    op = last[0]
-    witness = alone or _witness(op, view)
-    if witness is None:
-        return None
-    why = "softmax over one class is one, whatever comes in" if alone else "no parameter has a gradient at all"
-    return _flat_finding(
-        view,
-        op,
-        witness,
-        f"The loss is {view.trace.loss:.4g}, and nothing changes it: {why}.",
-        Evidence("gradient", 0.0),
-    )
+    return bool(gradients) and not any(gradient.norm > 0.0 for gradient in gradients)
+
+
+def _unchanging(view: View, witness: Op, why: str) -> Finding:
+    told = f"The loss is {view.trace.loss:.4g}, and nothing changes it: {why}."
+    return _flat_finding(view, _last_layers(view)[0], witness, told, Evidence("gradient", 0.0))
 
 
 def _chooses_of_one(op: Op, view: View) -> bool:
-    """Whether it is a softmax at the output that normalises over one entry: it receives a gradient and passes none."""
+    """Whether it is a softmax at the output that normalises over one entry: it receives a gradient and passes none.
+
+    Of several classes it passes as little only where logits lie so far apart that all but one round to zero.
+    """
     if base_name(op.name) not in ("LogSoftmax", "Softmax") or view.paths.depths[op.index] or op.received is None:
         return False
     shape = op.received.shape
-    return len(shape) > 1 and 1 in (shape[1], shape[-1]) and _passes_nothing(op)
+    if len(shape) < 2 or 1 not in shape or not _passes_nothing(op):
+        return False
+    below = layer_below(op, view.paths)
+    scale = scale_of(below, view) if below is not None else None
+    apart = -math.log(EPSILON.get(op.received.dtype, 1.0) or 1.0)
+    return 1 in (shape[1], shape[-1]) or (
+        scale is not None and 2.0 * scale.output_rms * math.sqrt(op.received.numel) < apart
+    )
 
 
 def _flat_finding(view: View, op: Op, witness: Op, message: str, *evidence: Evidence) -> Finding:
@@ -279,7 +298,7 @@ def _pushed_by_inputs(witness: Op, view: View) -> float:
 
     Layers in a row pass a scale on as it is, or less of it: of unit inputs the pre-activations are within the swing.
     """
-    inputs = [op.forward.input_rms for op in large_inputs(view) if op.forward is not None]
+    inputs = [input_rms(op, view) for op in large_inputs(view)]
     a = witness.activation
     if not inputs or a is None or a.function in HALF_FLAT or not math.isfinite(a.preactivation_mean):
         return 0.0
