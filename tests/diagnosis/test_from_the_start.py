@@ -134,3 +134,18 @@ def test_steps_that_move_nothing_on_batches_that_differ(rate: float, ill: bool) 
     data = batches(7, size=16)
     found = loud(trained(model, data, optimizer, 60))
     assert found == ([(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT)] if ill else [])
+
+
+@pytest.mark.parametrize(("first", "ill"), [(False, False), (True, True)])
+def test_a_short_horizon_matters_where_the_data_asks_for_more(first: bool, ill: bool) -> None:
+    """An LSTM over 24 steps: the next value of a sine needs the last few alone, the first value is out of reach."""
+    torch.manual_seed(0)
+    series = torch.sin(torch.arange(25.0) * 0.5 + 6.28 * torch.rand(64, 1))
+    noise = torch.randn(64, 24, 1)
+    inputs, targets = (noise, noise[:, 0]) if first else (series[:, :24, None], series[:, 24:])
+    data = list(zip(inputs.split(16), targets.split(16), strict=True))
+    model = Forecast()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    found = findings(model, squared_error, data, optimizer=optimizer)
+    assert (found[0].symptom, found[0].cause) == (Symptom.VANISHING, Cause.RECURRENT_CONTRACTION)
+    assert ((Symptom.VANISHING, Cause.RECURRENT_CONTRACTION) in loud(found)) is ill

@@ -89,10 +89,11 @@ def run_trial(
     steps: int,
     accumulate: int = 1,
     rate: float = 1.0,
+    unseen: Any = None,
 ) -> Training:
     """Train a copy for `steps` optimizer steps (at least one), and trace it at the end or where it breaks.
 
-    `rate` multiplies the learning rate of every group.
+    `rate` multiplies the learning rate of every group. It is traced on `unseen`, if that is given.
     """
     with fixed_random_state():
         try:
@@ -105,7 +106,7 @@ def run_trial(
         # a loss_fn that reaches for the user's own model leaves gradients there: they are taken away again
         with untouched(model, loss_fn=loss_fn, batches=batches), eager():
             try:
-                return _train(twin, batches, steps or TRIAL_STEPS, steps, accumulate)
+                return _train(twin, batches, steps or TRIAL_STEPS, steps, accumulate, unseen)
             except InputError:
                 raise
             except Exception as error:
@@ -122,7 +123,9 @@ def _complete(optimizer: Optimizer) -> Optimizer:
     return whole
 
 
-def _train(twin: _Copy, batches: Sequence[Any], num_steps: int, asked: int, accumulate: int) -> Training:
+def _train(
+    twin: _Copy, batches: Sequence[Any], num_steps: int, asked: int, accumulate: int, unseen: Any = None
+) -> Training:
     losses: list[float] = []
     updates: tuple[UpdateStats, ...] = ()
     for step in range(num_steps):
@@ -143,6 +146,7 @@ def _train(twin: _Copy, batches: Sequence[Any], num_steps: int, asked: int, accu
         if step == 0:
             updates = tuple(_update(name, before[name], p) for name, p in twin.model.named_parameters())
     last = batches[0] if not asked else batches[num_steps % len(batches)]
+    last = last if unseen is None else unseen
     after = trace(twin.model, twin.loss_fn, last)
     if not math.isfinite(after.loss):
         after = trace(twin.model, twin.loss_fn, last, values=True)

@@ -85,6 +85,8 @@ class Exhibit:
     """The same at a tenth of the learning rate, where the rate is suspected."""
     unscheduled: Training | None = None
     """One step at the rate that a schedule holds back, where steps at the present one are rounded away."""
+    unseen: Training | None = None
+    """The same for as many steps on all batches but the last, on which it is traced then: learnt, and not memorised."""
     step: int = 0
     """Optimizer steps that the traced model has made already, as far as they were seen."""
     summed_over: float | None = None
