@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradtrace.diagnosis.profile import owner
-from gradtrace.diagnosis.thresholds import DROWNED, HEALTHY_DECADES
+from gradtrace.diagnosis.thresholds import DROWNED, HEALTHY_DECADES, SUSTAINED_ROWS
 from gradtrace.diagnosis.timeline.before import matrices
 from gradtrace.diagnosis.timeline.losses import falls_since, last_rows
 from gradtrace.records.finding import Evidence, Finding
@@ -35,7 +35,7 @@ def judge(run: Run) -> list[Finding]:
     weights = run.steps.series(Series.WEIGHT_NORM)[0][:, columns]
     gradients = run.steps.series(Series.GRADIENT_NORM)[1][:, columns]
     measured = np.flatnonzero((np.isfinite(weights) & np.isfinite(gradients)).all(axis=1))
-    if len(measured) < 2 * last_rows(len(measured)) or falls_since(run, int(run.steps.first[0])):
+    if len(measured) < SUSTAINED_ROWS or falls_since(run, int(run.steps.first[0])):
         return []
     pulls = decays * weights[measured] / np.maximum(gradients[measured], np.finfo(np.float32).tiny)
     pull = float(np.median(pulls.min(axis=1)))
