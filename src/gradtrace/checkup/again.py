@@ -1,4 +1,4 @@
-"""What must be tried before it is said: a tenth of the learning rate, and a hundred steps that may mend what shows."""
+"""What must be tried before it is said: a tenth of the rate, the rate a schedule holds back, a hundred steps more."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.data_scale import is_far_off
+from gradtrace.diagnosis.rules import decay, time
 from gradtrace.diagnosis.rules.depth import needs_following
+from gradtrace.diagnosis.rules.formats import needs_base_rate
 from gradtrace.diagnosis.rules.loss import trapped_frac
 from gradtrace.diagnosis.rules.steps import needs_tenth
 from gradtrace.diagnosis.scene import make_scene
@@ -20,13 +22,22 @@ if TYPE_CHECKING:
 
 
 def look_again(
-    exhibit: Exhibit, run: Callable[[int, float], Training], steps: int, say: Callable[[str], None]
+    exhibit: Exhibit, run: Callable[..., Training], steps: int, say: Callable[[str], None], num_batches: int = 1
 ) -> Exhibit:
-    """The exhibit with what its verdicts rest on; ``run(steps, rate)`` is a trial at `rate` times the learning rate."""
+    """The exhibit with what its verdicts rest on; ``run(steps, rate)`` is a trial at `rate` times the learning rate.
+
+    ``run(steps, rate, 1)`` keeps the last of `num_batches` for the end.
+    """
     scene = make_scene(exhibit)
     if needs_tenth(scene):
         say("trying a tenth of the learning rate on a copy")
         exhibit = replace(exhibit, tenth=run(steps, 0.1))
+    if (factor := needs_base_rate(scene)) > 1.0:
+        say("trying a step at the schedule's base rate on a copy")
+        exhibit = replace(exhibit, unscheduled=run(1, factor))
+    if num_batches > 1 and time.needs_unseen(scene):
+        say(f"following {FOLLOWED_STEPS} steps on a copy, a batch held out")
+        exhibit = replace(exhibit, unseen=run(FOLLOWED_STEPS, 1.0, 1))
     if _needs_steps(scene):
         say(f"following {FOLLOWED_STEPS} steps on a copy")
         given = max(optimizer.learning_rate for optimizer in exhibit.optimizers)
@@ -37,6 +48,6 @@ def look_again(
 
 
 def _needs_steps(scene: Scene) -> bool:
-    if needs_following(scene) or any(map(is_far_off, scene.views)):
+    if needs_following(scene) or decay.needs_following(scene) or any(map(is_far_off, scene.views)):
         return True
     return bool(scene.views) and min(trapped_frac(view.trace) for view in scene.views) >= TRAPPED_FRAC

@@ -109,10 +109,13 @@ def check(
     )
     if training is not None and not training.failure:
 
-        def run(num_steps: int, rate: float) -> Training:
-            return run_trial(model, loss_fn, taken, optimizers, steps=num_steps, accumulate=accumulate, rate=rate)
+        def run(num_steps: int, rate: float, held_out: int = 0) -> Training:
+            seen, unseen = (taken[:-held_out], taken[-1]) if held_out else (taken, None)
+            return run_trial(
+                model, loss_fn, seen, optimizers, steps=num_steps, accumulate=accumulate, rate=rate, unseen=unseen
+            )
 
-        exhibit = look_again(exhibit, run, steps, say)
+        exhibit = look_again(exhibit, run, steps, say, len(taken))
     return judge(exhibit, title=type(model).__name__)
 
 

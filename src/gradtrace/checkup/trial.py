@@ -41,6 +41,7 @@ def describe_optimizer(optimizer: Optimizer, model: nn.Module) -> OptimizerStats
         eps=max((_eps(group.get("eps", 0.0)) for group in optimizer.param_groups), default=0.0),
         learning_rate=learning_rate_of([optimizer]),
         weight_decay=_coupled_decay(optimizer),
+        held_back=_held_back(optimizer),
         parameters=tuple(names[id(parameter)] for parameter in held if id(parameter) in names),
         num_foreign=sum(id(parameter) not in names for parameter in held),
     )
@@ -52,6 +53,12 @@ def _coupled_decay(optimizer: Optimizer) -> float:
         return 0.0
     groups = [group for group in optimizer.param_groups if not group.get("decoupled_weight_decay")]
     return max((float(group.get("weight_decay") or 0.0) for group in groups), default=0.0)
+
+
+def _held_back(optimizer: Optimizer) -> float:
+    """Base rate over present rate: schedulers of torch leave the base in the group. A rate of zero is left alone."""
+    rates = [(group.get("initial_lr"), group.get("lr")) for group in optimizer.param_groups]
+    return max((float(base) / float(rate) for base, rate in rates if base and rate), default=1.0)
 
 
 def learning_rate_of(optimizers: Sequence[Optimizer]) -> float:
@@ -82,10 +89,11 @@ def run_trial(
     steps: int,
     accumulate: int = 1,
     rate: float = 1.0,
+    unseen: Any = None,
 ) -> Training:
     """Train a copy for `steps` optimizer steps (at least one), and trace it at the end or where it breaks.
 
-    `rate` multiplies the learning rate of every group.
+    `rate` multiplies the learning rate of every group. It is traced on `unseen`, if that is given.
     """
     with fixed_random_state():
         try:
@@ -98,7 +106,7 @@ def run_trial(
         # a loss_fn that reaches for the user's own model leaves gradients there: they are taken away again
         with untouched(model, loss_fn=loss_fn, batches=batches), eager():
             try:
-                return _train(twin, batches, steps or TRIAL_STEPS, steps, accumulate)
+                return _train(twin, batches, steps or TRIAL_STEPS, steps, accumulate, unseen)
             except InputError:
                 raise
             except Exception as error:
@@ -115,7 +123,9 @@ def _complete(optimizer: Optimizer) -> Optimizer:
     return whole
 
 
-def _train(twin: _Copy, batches: Sequence[Any], num_steps: int, asked: int, accumulate: int) -> Training:
+def _train(
+    twin: _Copy, batches: Sequence[Any], num_steps: int, asked: int, accumulate: int, unseen: Any = None
+) -> Training:
     losses: list[float] = []
     updates: tuple[UpdateStats, ...] = ()
     for step in range(num_steps):
@@ -136,6 +146,7 @@ def _train(twin: _Copy, batches: Sequence[Any], num_steps: int, asked: int, accu
         if step == 0:
             updates = tuple(_update(name, before[name], p) for name, p in twin.model.named_parameters())
     last = batches[0] if not asked else batches[num_steps % len(batches)]
+    last = last if unseen is None else unseen
     after = trace(twin.model, twin.loss_fn, last)
     if not math.isfinite(after.loss):
         after = trace(twin.model, twin.loss_fn, last, values=True)

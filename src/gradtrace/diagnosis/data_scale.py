@@ -5,20 +5,39 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.profile import is_layer
+from gradtrace.diagnosis.profile import is_layer, layer_below
 from gradtrace.diagnosis.thresholds import INPUT_RMS, TARGET_RATIO
 from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import View
-    from gradtrace.records.trace import Op
+    from gradtrace.records.trace import ForwardStats, Op
 
 
 def large_inputs(view: View) -> list[Op]:
     """First layers that see data an order of magnitude above unit scale."""
-    layers = [op for op in view.trace.ops if is_layer(op) and op.forward is not None and is_first(op, view)]
-    return [op for op in layers if op.forward is not None and op.forward.input_rms >= INPUT_RMS]
+    layers = [op for op in view.trace.ops if is_layer(op) and is_first(op, view)]
+    return [op for op in layers if input_rms(op, view) >= INPUT_RMS]
+
+
+def input_rms(op: Op, view: View) -> float:
+    """Root mean square of what comes into a layer; 0 where it was not seen."""
+    scale = scale_of(op, view)
+    return scale.input_rms if scale is not None else 0.0
+
+
+def scale_of(op: Op, view: View) -> ForwardStats | None:
+    """What a layer saw and made: kept with the last op of its call, which may be a view of what the layer made."""
+    for _ in range(4):
+        if op.forward is not None:
+            return op.forward
+        above = [view.trace.ops[source] for source, _ in view.paths.arrivals[op.index]]
+        same = [o for o in above if o.factor is Factor.RESHAPE and o.site == op.site and o.function == op.function]
+        if len(same) != 1:
+            return None
+        op = same[0]
+    return None
 
 
 def is_first(layer: Op, view: View) -> bool:
@@ -37,22 +56,29 @@ def is_first(layer: Op, view: View) -> bool:
 
 
 def target_distance(view: View) -> float:
-    """Squared error only: rms(output - target) over rms(output), from loss over gradient, whatever scales the loss.
+    """Squared errors only: rms(output - target) over rms(output), the largest of all."""
+    return max((_distance(op, view) for op in view.trace.ops if base_name(op.name) == "MseLoss"), default=0.0)
 
-    L = c sum(e^2) and dL/dy = 2 c e, so that 2 L / (|dL/dy| sqrt(n)) = rms(e).
+
+def _distance(op: Op, view: View) -> float:
+    error, layer = _error(op, view), layer_below(op, view.paths)
+    if layer is None or layer.forward is None or layer.forward.output_rms == 0.0:
+        return 0.0  # an output layer that starts at zero has no scale yet
+    return error / max(layer.forward.output_rms, 1.0)  # a last layer that starts small has no scale of its own
+
+
+def _error(op: Op, view: View) -> float:
+    """rms(output - target): the root of the squared error itself, which may be one of the loss's terms among others.
+
+    Where its value was not seen and it is the whole loss: L = c sum(e^2) and dL/dy = 2 c e, so that
+    2 L / (|dL/dy| sqrt(n)) = rms(e). Of two sides that both learn neither is a target.
     """
-    for op in view.trace.ops:
-        if base_name(op.name) != "MseLoss":
-            continue
-        error = next((stats for stats in op.passed if stats is not None), None)
-        layer = next((o for o in view.trace.ops if is_layer(o) and o.forward is not None), None)
-        if error is None or error.norm == 0.0 or layer is None or layer.forward is None:
-            return 0.0
-        if layer.forward.output_rms == 0.0:
-            return 0.0  # an output layer that starts at zero has no scale yet
-        distance = 2.0 * abs(view.trace.loss) / (error.norm * math.sqrt(error.numel))
-        return distance / max(layer.forward.output_rms, 1.0)  # a last layer that starts small has no scale of its own
-    return 0.0
+    if op.objective is not None:
+        return math.sqrt(max(op.objective.value, 0.0))
+    errors = [stats for stats in op.passed if stats is not None]
+    if op.index > 0 or len(errors) != 1 or errors[0].norm == 0.0:
+        return 0.0
+    return 2.0 * abs(view.trace.loss) / (errors[0].norm * math.sqrt(errors[0].numel))
 
 
 def is_far_off(view: View) -> bool:

@@ -8,9 +8,11 @@ from gradtrace.diagnosis.attribution import RECURRENT_FUNCTIONS
 from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.rules import (
     attention,
+    decay,
     depth,
     disconnected,
     formats,
+    gates,
     loss,
     nonfinite,
     steps,
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from gradtrace.records.finding import Finding
     from gradtrace.records.trace import Trace
 
-RULES = (nonfinite, disconnected, units, attention, loss, time, depth, formats, swallowed, steps)
+RULES = (nonfinite, disconnected, units, gates, attention, loss, time, depth, decay, formats, swallowed, steps)
 """Each has a function ``judge(scene) -> list[Finding]``; they do not know of each other, the ranking does."""
 
 

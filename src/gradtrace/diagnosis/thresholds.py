@@ -32,6 +32,10 @@ FOLLOWED_RATE = 1e-3
 """[learning rate] at which they are made where the user's is smaller: steps of Adam take the same way at a smaller
 rate, more slowly (its default: Kingma & Ba 2015, alg. 1)."""
 
+DROWNED = 10.0
+"""[pure number] Decay over gradient, lambda |w| / |g|: of Adam's step, whose size is fixed, a tenth at most is the
+loss's. Where decay and loss balance, at the minimum of both, it is one."""
+
 EPS_MARGIN = 10.0
 """[pure number] Adam's first step is g / (|g| + eps): at ten times eps it is 9 % short, which is harmless."""
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gradtrace.measure.attention import attention_rows, fused_logits, heads
-from gradtrace.measure.objective import KNOWN, reach
+from gradtrace.measure.objective import KNOWN, num_elements, reach
 from gradtrace.measure.reduction import count, in_memory_order, sample, whole_norm
 from gradtrace.measure.statistics import quantiles
 from gradtrace.records.trace import ActivationStats, ForwardStats, ObjectiveStats
@@ -101,7 +101,7 @@ class ForwardObserver:
             held_against = reach(call.name, args, kwargs)
             if held_against is not None:
                 seen.objective = self.deferred.put(held_against)
-                seen.num_summed = operands[-1].numel() if kwargs.get("reduction") == "sum" else 1
+                seen.num_summed = num_elements(call.name, operands) if kwargs.get("reduction") == "sum" else 1
         if self._values:
             seen.operands = [handle for tensor in operands if (handle := self._extremes(tensor)) is not None]
         return seen
@@ -350,5 +350,5 @@ def objective_stats(seen: Seen, arrays: list[np.ndarray]) -> ObjectiveStats | No
     """The record of a known loss function, once its numbers are on the host."""
     if seen.objective is None or seen.value is None:
         return None
-    constant, floor, beyond = (float(number) for number in arrays[seen.objective])
-    return ObjectiveStats(float(arrays[seen.value][0]) / seen.num_summed, constant, floor, beyond)
+    constant, floor, beyond, held = (float(number) for number in arrays[seen.objective])
+    return ObjectiveStats(float(arrays[seen.value][0]) / seen.num_summed, constant, floor, beyond, held)

@@ -5,7 +5,8 @@ A network that has learnt anything beats the best output that does not look at t
     squared error: Var(t)    absolute error: E|t - median(t)|    cross entropy: the entropy of the mean target
 
 per output, over the batch. An output behind a squashing function lies in its range R, so that no weights bring a
-squared or absolute error below E|t - clip(t, R)|^p: targets beyond the range are out of reach.
+squared or absolute error below E|t - clip(t, R)|^p: targets beyond the range are out of reach. Shapes that broadcast
+against each other, as [n, 1] and [n], hold each output against n targets, and the best it can do is their centre.
 """
 
 from __future__ import annotations
@@ -36,14 +37,17 @@ _VIEWS = {"View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select"
 
 
 def reach(name: str, args: Any, kwargs: Any) -> Tensor | None:
-    """[3] on the device: the loss of the best constant, the least that the range allows, how far the targets lie out.
+    """[4] on the device: the loss of the best constant, the least that can be reached, how far out targets lie, and ...
 
-    The second is 0 where the output's range has no bounds, the third where targets are what the loss expects; None
-    where all that is not known. All of them are means over elements, whatever the call's own reduction.
+    ... against how many of them each output is held. The second is 0 where the output's range has no bounds, the third
+    where targets are what the loss expects; None where all that is not known. All of them are means over elements,
+    whatever the call's own reduction.
 
     >>> t = torch.tensor([[0.0], [2.0]])
     >>> reach("mse_loss", (torch.sigmoid(torch.zeros(2, 1, requires_grad=True)), t), {}).tolist()
-    [1.0, 0.5, 0.0]
+    [1.0, 0.5, 0.0, 1.0]
+    >>> reach("mse_loss", (torch.zeros(2, 1, requires_grad=True), t[:, 0]), {}).tolist()
+    [1.0, 1.0, 0.0, 2.0]
     """
     output, target = (kwargs.get(key, args[i] if len(args) > i else None) for i, key in enumerate(("input", "target")))
     if not isinstance(output, Tensor) or not isinstance(target, Tensor) or not output.numel() or not target.numel():
@@ -55,35 +59,70 @@ def reach(name: str, args: Any, kwargs: Any) -> Tensor | None:
     with torch.no_grad():
         if name == "cross_entropy":
             return _classes(output, target, kwargs.get("ignore_index", -100))
+        if name in _POWERS and output.shape != target.shape and output.dim():
+            return _broadcast(output, target.detach().float(), _POWERS[name])
         if output.shape != target.shape or not target.dim():
             return None
         t = target.detach().float()
         if name in _BINARY:
             beyond = torch.maximum(t.max() - 1.0, -t.min()).clamp(min=0.0)
             p = t.mean(0).clamp(0.0, 1.0)
-            return torch.stack([_entropy(torch.stack([p, 1.0 - p])).mean(), t.new_zeros(()), beyond])
+            return _four(_entropy(torch.stack([p, 1.0 - p])).mean(), beyond=beyond)
         return _errors(t, _POWERS[name], _range(output.grad_fn))
+
+
+def num_elements(name: str, operands: list[Tensor]) -> int:
+    """How many terms a sum of this loss function has: those of the targets, or of what both broadcast to."""
+    if name not in _POWERS:
+        return operands[-1].numel()
+    return math.prod(torch.broadcast_shapes(*(operand.shape for operand in operands[:2])))
 
 
 def _errors(t: Tensor, power: int, bounds: tuple[float, float]) -> Tensor:
     centre = t.mean(0) if power == 2 else t.median(0).values
     constant = (t - centre).abs().pow(power).mean()
     floor = (t - t.clamp(*bounds)).abs().pow(power).mean()
-    return torch.stack([constant, floor, t.new_zeros(())])
+    return _four(constant, floor)
+
+
+def _four(constant: Tensor, floor: Tensor | None = None, beyond: Tensor | None = None, held: float = 1.0) -> Tensor:
+    zero = constant.new_zeros(())
+    return torch.stack([constant, zero if floor is None else floor, zero if beyond is None else beyond, zero + held])
+
+
+def _broadcast(output: Tensor, target: Tensor, power: int) -> Tensor | None:
+    """Along the axes where an output is repeated it meets several targets: their spread is the least it can reach."""
+    try:
+        shape = torch.broadcast_shapes(output.shape, target.shape)
+    except RuntimeError:
+        return None  # (the call itself is about to raise)
+    missing = len(shape) - output.dim()
+    repeated = [i for i, size in enumerate(shape) if size > 1 and (i < missing or output.shape[i - missing] == 1)]
+    t = target.expand(shape)
+    constant = _spread(t, sorted({0, *repeated}), power)
+    held = math.prod(shape[i] for i in repeated)
+    return _four(constant, _spread(t, repeated, power) if repeated else None, held=float(held))
+
+
+def _spread(t: Tensor, dims: list[int], power: int) -> Tensor:
+    """E|t - centre|^p, the centre being that over `dims`."""
+    rows = t.movedim(dims, list(range(len(dims)))).flatten(0, len(dims) - 1)
+    centre = rows.mean(0) if power == 2 else rows.median(0).values
+    return (rows - centre).abs().pow(power).mean()
 
 
 def _classes(output: Tensor, target: Tensor, ignored: int) -> Tensor | None:
     if target.is_floating_point():
         axis = 1 if output.dim() > 1 else 0
         mean = target.float().movedim(axis, -1).flatten(0, -2).mean(0) if target.dim() > 1 else target.float()
-        return torch.stack([_entropy(mean), mean.new_zeros(()), mean.new_zeros(())])
+        return _four(_entropy(mean))
     if output.dim() < 2:
         return None
     labels = target.flatten()
     counts = torch.zeros(output.shape[1], device=output.device)
     used = ((labels != ignored) & (labels >= 0) & (labels < output.shape[1])).float()
     counts.index_add_(0, labels.clamp(0, output.shape[1] - 1), used)
-    return torch.stack([_entropy(counts / counts.sum().clamp(min=1.0)), counts.new_zeros(()), counts.new_zeros(())])
+    return _four(_entropy(counts / counts.sum().clamp(min=1.0)))
 
 
 def _entropy(p: Tensor) -> Tensor:

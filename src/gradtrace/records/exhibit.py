@@ -43,6 +43,8 @@ class OptimizerStats:
     """Parameters that it holds and that are not the model's."""
     weight_decay: float = 0.0
     """What it adds to the gradient, as a multiple of the weight, before it scales (Adam, not AdamW); the largest."""
+    held_back: float = 1.0
+    """By what a schedule holds the rate below its own base just now (warm-up, decay); 1 without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,10 @@ class Exhibit:
     """The same for more steps, where a verdict rests on whether training mends what the traces show."""
     tenth: Training | None = None
     """The same at a tenth of the learning rate, where the rate is suspected."""
+    unscheduled: Training | None = None
+    """One step at the rate that a schedule holds back, where steps at the present one are rounded away."""
+    unseen: Training | None = None
+    """The same for as many steps on all batches but the last, on which it is traced then: learnt, and not memorised."""
     step: int = 0
     """Optimizer steps that the traced model has made already, as far as they were seen."""
     summed_over: float | None = None

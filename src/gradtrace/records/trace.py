@@ -136,9 +136,12 @@ class ObjectiveStats:
     constant: float
     """What the best output gets that does not look at the input: Var(t), E|t - median|, the labels' entropy."""
     floor: float = 0.0
-    """What is left at best, as the output's range ends before the targets do: E|t - clip(t)|^p."""
+    """What is left at best: E|t - clip(t)|^p, as the output's range ends before the targets do, or the spread of the
+    targets that one output is held against."""
     beyond: float = 0.0
     """How far targets lie outside of [0, 1], where the loss expects probabilities."""
+    held_against: float = 1.0
+    """Targets that each output is held against: more than one where the two shapes broadcast."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,12 @@ CLEAR_GRADIENTS = Remedy(
     "torch.optim: gradients accumulate in .grad until they are cleared",
 )
 
+LESS_DECAY = Remedy(
+    "Decouple the decay from the scaling, and make it small.",
+    "torch.optim.AdamW(model.parameters(), weight_decay=0.01)",
+    "Loshchilov & Hutter 2019",
+)
+
 _ORTHOGONAL = Remedy(
     "Initialise the recurrent weights orthogonally: every step then keeps the gradient's size, but for a'.",
     "torch.nn.init.orthogonal_(rnn.weight_hh_l0)",

@@ -7,6 +7,7 @@ is counted on a trial step, entry by entry.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.profile import owner
@@ -26,7 +27,7 @@ from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene
-    from gradtrace.records.trace import Op, ParameterStats, TensorStats
+    from gradtrace.records.trace import Op, ParameterStats, TensorStats, Trace
 
 
 def judge(scene: Scene) -> list[Finding]:
@@ -49,7 +50,7 @@ def _flushed(scene: Scene) -> Finding | None:
     if not scene.views:
         return None
     trace = scene.views[0].trace
-    ops = [op for op in trace.ops if op.received is not None and _is_flushed(op)]
+    ops = [op for op in trace.ops if op.received is not None and (_is_flushed(op) or _flushed_below(op, trace))]
     if not ops:
         return None
     names = tuple(dict.fromkeys(owner(op.parameter) if op.parameter else op.site.module or "" for op in ops))
@@ -96,6 +97,26 @@ def _all_flushed(op: Op) -> bool:
     return layer and all(stats.norm == 0.0 for stats in op.passed if stats is not None)
 
 
+def _flushed_below(op: Op, trace: Trace) -> bool:
+    """Whether a layer passes exactly nothing to what feeds it, where |g W| <= |g| |W| is below the smallest number."""
+    weights = [p.norm for p in trace.parameters if p.name in op.weights and len(p.shape) > 1]
+    if op.received is None or not op.received.norm or not any(weights):
+        return False
+    for stats, target in zip(op.passed, op.targets, strict=True):
+        if stats is None or target is None or stats.norm > 0.0 or stats.dtype not in HALF_FORMATS:
+            continue
+        if trace.ops[target[0]].parameter is None and not _of_weights(target[0], op, trace):
+            bound = op.received.norm * max(weights) / math.sqrt(max(stats.numel, 1))
+            return bound < 2.0 ** HALF_FORMATS[stats.dtype][0]
+    return False
+
+
+def _of_weights(index: int, layer: Op, trace: Trace) -> bool:
+    """Whether an op is a view of one of the layer's own weights."""
+    op = trace.ops[index]
+    return any(t is not None and trace.ops[t[0]].parameter in layer.weights for t in op.targets)
+
+
 def _subnormal(scene: Scene) -> Finding | None:
     """A loss so small that float32 holds it (and all gradients) with a few bits or none."""
     losses = [abs(trace.loss) for trace in scene.exhibit.traces if trace.probe == "loss"]
@@ -124,8 +145,17 @@ def _would_train(parameter: ParameterStats, scene: Scene) -> bool:
     return bool(rates) and min(rates) > 0.0 and parameter.gradient.norm >= UPDATE_USUAL * parameter.norm
 
 
+def needs_base_rate(scene: Scene) -> float:
+    """By what to multiply a rate that a schedule holds back, where steps at the present one are rounded away; else 1.
+
+    Warm-ups begin, and decays end, with steps that the weights do not feel: for a while, and by design.
+    """
+    held_back = max((one.held_back for one in scene.exhibit.optimizers), default=1.0)
+    return held_back if held_back > 1.0 and _unchanged(scene) is not None else 1.0
+
+
 def _unchanged(scene: Scene) -> Finding | None:
-    training = scene.exhibit.training
+    training = scene.exhibit.unscheduled or scene.exhibit.training
     if training is None or not scene.exhibit.traces:
         return None
     parameters = scene.exhibit.traces[0].parameters

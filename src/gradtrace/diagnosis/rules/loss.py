@@ -14,12 +14,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT
-from gradtrace.diagnosis.data_scale import large_inputs
+from gradtrace.diagnosis.data_scale import input_rms, large_inputs, scale_of
 from gradtrace.diagnosis.naming import told_op
-from gradtrace.diagnosis.profile import is_layer, place
+from gradtrace.diagnosis.profile import layer_below, place
+from gradtrace.diagnosis.rules.pairing import beyond, last_layers, pairing
 from gradtrace.diagnosis.rules.units import is_output
 from gradtrace.diagnosis.thresholds import (
-    DOMINANT_FRAC,
     EPSILON,
     FLAT_ELASTICITY,
     FOLLOWED_STEPS,
@@ -38,15 +38,14 @@ if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
     from gradtrace.records.trace import ObjectiveStats, Op, Trace
 
-_EXPECTS_LOGITS = {"BinaryCrossEntropyWithLogits": "Sigmoid", "LogSoftmax": "Softmax"}
-"""A loss that squashes by itself, and the squashing that must not come before it."""
-
 
 def judge(scene: Scene) -> list[Finding]:
     """A wrong pairing is found by structure, a flat loss by numbers; one finding at most."""
     if not scene.views:
         return []
-    for find in (_pairing, _nothing, _beyond, _flat, _stuck):
+    if (alone := _alone(scene)) is not None:
+        return [alone]
+    for find in (pairing, _nothing, beyond, _flat, _stuck):
         findings = [find(view) for view in scene.views]
         if all(findings):
             return [finding for finding in findings[:1] if finding is not None]
@@ -83,7 +82,7 @@ def _trapped(scene: Scene) -> list[Finding]:
         Finding(
             symptom=Symptom.LOSS_SATURATED,
             cause=Cause.LOSS_FUNCTION,
-            where=(*(place(layer, view.paths) for layer in _last_layers(view)[:1]), place(op, view.paths)),
+            where=(*(place(layer, view.paths) for layer in last_layers(view)[:1]), place(op, view.paths)),
             severity=severity,
             message=f"{percent(op.trapped_frac)} of the examples get no gradient at all: "
             f"{told_op(op, view.trace, view.paths)} is flat there, though they ought to move off it. {told}".rstrip(),
@@ -97,137 +96,55 @@ def _trapped(scene: Scene) -> list[Finding]:
     ]
 
 
-def _pairing(view: View) -> Finding | None:
-    for op in view.trace.ops:
-        kind = base_name(op.name)
-        if op.factor is not Factor.LOSS or (kind not in _EXPECTS_LOGITS and kind not in ("NllLoss", "NllLossNd")):
-            continue
-        below = _through_views(op, view)
-        if below is None:
-            continue
-        fed, told = base_name(below.name), told_op(below, view.trace, view.paths)
-        if kind in _EXPECTS_LOGITS and fed.removeprefix("Safe") == _EXPECTS_LOGITS[kind]:
-            name = "cross_entropy" if kind == "LogSoftmax" else "binary_cross_entropy_with_logits"
-            return _mismatch(
-                view,
-                below,
-                f"{name} applies its own {fed.lower()}, but the output at {told} went through {fed.lower()} "
-                "already: squashed twice, the loss cannot come near zero and its gradient is throttled.",
-            )
-        if kind.startswith("NllLoss") and (below.weights or fed in ("Softmax", "Relu", "Sigmoid")):
-            return _mismatch(
-                view,
-                below,
-                f"nll_loss expects log-probabilities, but it is given the output of {told}: the "
-                "loss is then linear in it and knows no minimum.",
-            )
-    return None
-
-
-def _mismatch(view: View, op: Op, message: str) -> Finding:
-    return Finding(
-        symptom=Symptom.LOSS_SATURATED,
-        cause=Cause.LOSS_FUNCTION,
-        where=(place(op, view.paths),),
-        severity=Severity.WARNING,
-        message=message,
-        remedies=remedies_for(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION),
-        source=op.site.source,
-    )
-
-
-def _through_views(op: Op, view: View) -> Op | None:
-    for _ in range(8):
-        ways = [t[0] for t in op.targets if t is not None]
-        if len(ways) != 1:
-            return None
-        op = view.trace.ops[ways[0]]
-        if op.factor is not Factor.RESHAPE and not (op.factor is Factor.LOSS and _moves_only(op)):
-            return op
-    return None
-
-
-def _moves_only(op: Op) -> bool:
-    from gradtrace.tape.kinds import factor_of
-
-    return factor_of(op.name) is Factor.RESHAPE
-
-
-def _beyond(view: View) -> Finding | None:
-    """Targets that the loss does not expect, or that the output's range does not reach."""
-    found = [op for op in view.trace.ops if op.objective is not None]
-    wrong = next((op for op in found if op.objective is not None and op.objective.beyond > 0.0), None)
-    if wrong is not None and wrong.objective is not None:
-        return _unreachable(
-            view,
-            wrong,
-            Symptom.EXPLODING,
-            f"The targets lie up to {wrong.objective.beyond:.3g} outside of [0, 1], where {wrong.function} expects "
-            "probabilities: the loss knows no minimum and falls for ever.",
-            Evidence("targets outside of [0, 1] by", wrong.objective.beyond),
-        )
-    for op in found:
-        objective = op.objective
-        if objective is not None and objective.floor > DOMINANT_FRAC * objective.constant:
-            return _unreachable(
-                view,
-                op,
-                Symptom.LOSS_SATURATED,
-                f"The targets lie outside of the output's range: whatever the weights are, the loss stays above "
-                f"{objective.floor:.4g}, and the best constant without a range gets {objective.constant:.4g}. Scale "
-                "the targets into the range, or take the last non-linearity away.",
-                Evidence("loss that the range leaves at best", objective.floor),
-                Evidence("loss of the best constant", objective.constant),
-            )
-    return None
-
-
-def _unreachable(view: View, op: Op, symptom: Symptom, message: str, *evidence: Evidence) -> Finding:
-    below = _last_layers(view)
-    return Finding(
-        symptom=symptom,
-        cause=Cause.LOSS_FUNCTION,
-        where=(*(place(layer, view.paths) for layer in below[:1]), "targets"),
-        severity=Severity.CRITICAL,
-        message=message,
-        evidence=evidence,
-        remedies=remedies_for(symptom, Cause.LOSS_FUNCTION),
-        source=op.site.source,
-    )
-
-
 def _nothing(view: View) -> Finding | None:
-    """Not one parameter has a gradient other than zero, and the loss is no minimum that is known: it is not zero.
+    """Not one parameter has a gradient other than zero, and the loss is no minimum that is known: it is not zero."""
+    if not last_layers(view) or not _gets_nothing(view) or view.trace.loss == 0.0:
+        return None
+    witness = _witness(last_layers(view)[0], view)
+    return _unchanging(view, witness, "no parameter has a gradient at all") if witness is not None else None
 
-    Softmax over a single class gives zero too: there is nothing to choose, and nothing to learn.
+
+def _alone(scene: Scene) -> Finding | None:
+    """Softmax over a single entry (one class, or a batch of one): whatever the loss is, no gradient goes through.
+
+    Where the loss asks for none (a reward of zero), it does not show; one batch in which it does is enough.
     """
+    if not all(map(_gets_nothing, scene.views)):
+        return None
+    for view in scene.views:
+        op = next((op for op in view.trace.ops if _chooses_of_one(op, view)), None)
+        if op is not None and last_layers(view):
+            return _unchanging(view, op, "softmax over one entry is one, whatever comes in")
+    return None
+
+
+def _gets_nothing(view: View) -> bool:
+    """Whether gradients arrive at parameters, and all of them are exactly zero."""
     gradients = [p.gradient for p in view.trace.parameters if p.gradient is not None]
-    last = _last_layers(view)
-    if not gradients or not last or any(gradient.norm > 0.0 for gradient in gradients):
-        return None
-    alone = next((op for op in view.trace.ops if _chooses_of_one(op, view)), None)
-    if view.trace.loss == 0.0 and alone is None:
-        return None
-    op = last[0]
-    witness = alone or _witness(op, view)
-    if witness is None:
-        return None
-    why = "softmax over one class is one, whatever comes in" if alone else "no parameter has a gradient at all"
-    return _flat_finding(
-        view,
-        op,
-        witness,
-        f"The loss is {view.trace.loss:.4g}, and nothing changes it: {why}.",
-        Evidence("gradient", 0.0),
-    )
+    return bool(gradients) and not any(gradient.norm > 0.0 for gradient in gradients)
+
+
+def _unchanging(view: View, witness: Op, why: str) -> Finding:
+    told = f"The loss is {view.trace.loss:.4g}, and nothing changes it: {why}."
+    return _flat_finding(view, last_layers(view)[0], witness, told, Evidence("gradient", 0.0))
 
 
 def _chooses_of_one(op: Op, view: View) -> bool:
-    """Whether it is a softmax at the output that normalises over one entry: it receives a gradient and passes none."""
+    """Whether it is a softmax at the output that normalises over one entry: it receives a gradient and passes none.
+
+    Of several classes it passes as little only where logits lie so far apart that all but one round to zero.
+    """
     if base_name(op.name) not in ("LogSoftmax", "Softmax") or view.paths.depths[op.index] or op.received is None:
         return False
     shape = op.received.shape
-    return len(shape) > 1 and 1 in (shape[1], shape[-1]) and _passes_nothing(op)
+    if len(shape) < 2 or 1 not in shape or not _passes_nothing(op):
+        return False
+    below = layer_below(op, view.paths)
+    scale = scale_of(below, view) if below is not None else None
+    apart = -math.log(EPSILON.get(op.received.dtype, 1.0) or 1.0)
+    return 1 in (shape[1], shape[-1]) or (
+        scale is not None and 2.0 * scale.output_rms * math.sqrt(op.received.numel) < apart
+    )
 
 
 def _flat_finding(view: View, op: Op, witness: Op, message: str, *evidence: Evidence) -> Finding:
@@ -257,7 +174,7 @@ def _pushed_by_inputs(witness: Op, view: View) -> float:
 
     Layers in a row pass a scale on as it is, or less of it: of unit inputs the pre-activations are within the swing.
     """
-    inputs = [op.forward.input_rms for op in large_inputs(view) if op.forward is not None]
+    inputs = [input_rms(op, view) for op in large_inputs(view)]
     a = witness.activation
     if not inputs or a is None or a.function in HALF_FLAT or not math.isfinite(a.preactivation_mean):
         return 0.0
@@ -266,7 +183,7 @@ def _pushed_by_inputs(witness: Op, view: View) -> float:
 
 
 def _flat(view: View) -> Finding | None:
-    last = _last_layers(view)
+    last = last_layers(view)
     loss = abs(view.trace.loss)
     if not last or loss == 0.0 or has_learnt(view):
         return None
@@ -300,7 +217,7 @@ def _stuck(view: View) -> Finding | None:
     known = objectives(view)
     if not known or has_learnt(view) or view.trace.loss == 0.0:
         return None
-    for op in _last_layers(view):
+    for op in last_layers(view):
         squash = _witness(op, view)
         if squash is None or squash.activation is None or op.received is None or not op.received.example_norms:
             continue
@@ -333,20 +250,6 @@ def has_learnt(view: View) -> bool:
     """Whether each known loss is below that of the best constant: what is flat then is flat because it is right."""
     found = objectives(view)
     return bool(found) and all(one.value < one.constant for one in found)
-
-
-def _last_layers(view: View) -> list[Op]:
-    """Layers that no other layer lies above."""
-    above = [False] * len(view.trace.ops)
-    found = []
-    for op in view.trace.ops:
-        if is_layer(op) and not above[op.index]:
-            found.append(op)
-        reaches = above[op.index] or is_layer(op)
-        for target in op.targets:
-            if target is not None and reaches:
-                above[target[0]] = True
-    return found
 
 
 def _witness(layer: Op, view: View) -> Op | None:

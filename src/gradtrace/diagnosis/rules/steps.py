@@ -13,7 +13,7 @@ import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.data_scale import is_far_off, large_inputs, target_distance
+from gradtrace.diagnosis.data_scale import input_rms, is_far_off, large_inputs, scale_of, target_distance
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.profile import is_layer, owner, place, rms_to_fan_in
 from gradtrace.diagnosis.rules import attention, units
@@ -239,35 +239,58 @@ def large_layers(view: View) -> list[Op]:
 
 
 def _far_off(scene: Scene) -> list[Finding]:
-    """A loss far above the best constant's, where far too large inputs go in, and steps do not bring it down.
+    """A loss far above the best constant's, by inputs or a last layer far too large, and steps do not bring it down.
 
     An adaptive step is as long for any gradient: outputs that are s times too large take s times as many to come down.
+    Large inputs stay; a last layer is brought down in time, and what counts is whether a constant still does better.
     """
     view, followed = scene.views[0], scene.exhibit.followed
-    inputs = large_inputs(view)
-    if followed is None or not followed.losses or not inputs or not all(is_far_off(v) for v in scene.views):
+    inputs, head = large_inputs(view), _large_head(view)
+    blamed = inputs[0] if inputs else head
+    if followed is None or not followed.losses or blamed is None or not all(is_far_off(v) for v in scene.views):
         return []
     worst = max((op.objective for op in view.trace.ops if op.objective), key=lambda one: one.value - one.constant)
     tail = [loss for loss in followed.losses[-TAIL:] if math.isfinite(loss)]
     left = statistics.median(tail) / followed.losses[0] * worst.value if tail and followed.losses[0] else math.inf
-    if left <= TARGET_RATIO * worst.constant:
+    grave = left > TARGET_RATIO * worst.constant
+    if not grave and (inputs or left <= worst.constant):
         return []
+    cause = Cause.INPUT_SCALE if inputs else Cause.LARGE_WEIGHTS
+    why = _words(cause, scene) if inputs else _head_words(blamed, view)
     return [
         Finding(
             symptom=Symptom.EXPLODING,
-            cause=Cause.INPUT_SCALE,
-            where=_where(Cause.INPUT_SCALE, scene, []),
-            severity=Severity.CRITICAL,
+            cause=cause,
+            where=_where(cause, scene, []) if inputs else (place(blamed, view.paths),),
+            severity=Severity.CRITICAL if grave else Severity.WARNING,
             message=f"The loss is {worst.value:.3g}, where a constant output gets {worst.constant:.3g}, and after "
-            f"{steps(followed.num_steps)} on a copy still {left:.3g}. {_words(Cause.INPUT_SCALE, scene)}",
+            f"{steps(followed.num_steps)} on a copy still {left:.3g}. {why}",
             evidence=(
                 Evidence("loss over that of the best constant", worst.value / worst.constant),
                 Evidence("the same after steps on a copy", left / worst.constant),
             ),
-            remedies=remedies_for(Symptom.EXPLODING, Cause.INPUT_SCALE),
-            source=inputs[0].site.source,
+            remedies=remedies_for(Symptom.EXPLODING, cause),
+            source=blamed.site.source,
         )
     ]
+
+
+def _large_head(view: View) -> Op | None:
+    """The last layer, where it makes an output an order of magnitude above what comes in, and above unit scale."""
+    head = next((op for op in view.trace.ops if is_layer(op)), None)
+    scale = scale_of(head, view) if head is not None else None
+    large = scale is not None and scale.output_rms >= INPUT_RMS * max(scale.input_rms, 1.0)
+    return head if large else None
+
+
+def _head_words(head: Op, view: View) -> str:
+    scale = scale_of(head, view)
+    assert scale is not None
+    return (
+        f"The output starts at a root mean square of {scale.output_rms:.3g}, of which "
+        f"{told_op(head, view.trace, view.paths)} makes {scale.output_rms / max(scale.input_rms, 1e-30):.3g}: its "
+        "weights are too large to begin with."
+    )
 
 
 TAIL = 5
@@ -307,9 +330,8 @@ def _where(cause: Cause, scene: Scene, names: list[str]) -> tuple[str, ...]:
 def _words(cause: Cause, scene: Scene) -> str:
     view = scene.views[0]
     if cause is Cause.INPUT_SCALE:
-        inputs = large_inputs(view)
-        if inputs and inputs[0].forward is not None:
-            return f"The input has a root mean square of {inputs[0].forward.input_rms:.3g}, where about 1 is expected."
+        if inputs := large_inputs(view):
+            return f"The input has a root mean square of {input_rms(inputs[0], view):.3g}, where about 1 is expected."
         return f"The targets lie {target_distance(view):.3g} times the output's own scale away."
     if cause is Cause.LARGE_WEIGHTS:
         return "At a tenth of the learning rate it is no better: the weights are too large, layer by layer."

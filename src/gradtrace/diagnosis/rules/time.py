@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.recurrences import Layer, layers, worst_of
-from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES
+from gradtrace.diagnosis.rules.loss import objectives
+from gradtrace.diagnosis.scene import is_finite, make_view
+from gradtrace.diagnosis.thresholds import CLEAR_DECADES, FALLEN_FACTOR, HEALTHY_DECADES
 from gradtrace.diagnosis.wording import decades, steps, times
 from gradtrace.measure.names import python_of
 from gradtrace.records.finding import Evidence, Finding
@@ -58,8 +60,36 @@ def judge(scene: Scene) -> list[Finding]:
     if not traces or len(traces) < len(scene.traces):
         return []
     batches = [_measured(trace, traces[0]) for trace in traces]
-    found = [*_changed(batches, -1), *_changed(batches, 1)]
+    lost = _changed(batches, -1)
+    if lost and (learnt := _learnt_without(scene)):
+        lost = [replace(f, severity=Severity.INFO, message=f"{f.message} {learnt}") for f in lost]
+    found = [*lost, *_changed(batches, 1)]
     return [*found, *_cut(batches[0]), *([] if found else _short(batches[0]))]
+
+
+def needs_unseen(scene: Scene) -> bool:
+    """Whether the early steps get too little, and it can be seen if this data asks for them."""
+    if not scene.views or not all(map(objectives, scene.views)):
+        return False
+    return any(f.symptom is Symptom.VANISHING and f.severity is not Severity.INFO for f in judge(scene))
+
+
+def _learnt_without(scene: Scene) -> str:
+    """How far known losses of a batch held out are below a constant's after steps on a copy; '' where not by half.
+
+    What lies beyond the horizon is not learnt; where the data asks for none of it, nothing is missed.
+    """
+    tried = scene.exhibit.unseen
+    if tried is None or tried.after is None or not is_finite(tried.after):
+        return ""
+    known = objectives(make_view(tried.after))
+    if not known or any(one.value * FALLEN_FACTOR > one.constant for one in known):
+        return ""
+    worst = max(known, key=lambda one: one.value / one.constant)
+    return (
+        f"This data is learnt without: after {steps(tried.num_steps)} on a copy the loss of a batch held out is "
+        f"{worst.value:.3g}, where a constant gets {worst.constant:.3g}."
+    )
 
 
 def _measured(trace: Trace, first: Trace) -> list[_Measured]:

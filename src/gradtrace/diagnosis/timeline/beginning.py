@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradtrace.diagnosis.data_scale import large_inputs
+from gradtrace.diagnosis.data_scale import input_rms, large_inputs
 from gradtrace.diagnosis.profile import is_layer, place
 from gradtrace.diagnosis.ranking import GROWTH
 from gradtrace.diagnosis.rules.steps import cause_of_steps
@@ -98,7 +98,7 @@ def beginning(trace: Trace, found: Sequence[Finding], run: Run) -> Beginning | N
             return Beginning(growth.cause, growth.where, f"It was there before the first step: {why}.", grave)
     if cause_of_steps(scene, Training((), ())) is Cause.INPUT_SCALE:
         inputs = large_inputs(view)
-        size = inputs[0].forward.input_rms if inputs and inputs[0].forward is not None else 0.0
+        size = input_rms(inputs[0], view) if inputs else 0.0
         what = f"The input has a root mean square of {size:.3g}" if inputs else "The targets are far from the output"
         where = tuple(place(op, view.paths) for op in inputs) or ("targets",)
         return Beginning(Cause.INPUT_SCALE, where, f"{what}, where about 1 is expected: the gradient grows with it.")

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.timeline import layers, losses, plateau, spikes, steps, stillness, uncleared
+from gradtrace.diagnosis.timeline import decay, layers, losses, plateau, spikes, steps, stillness, uncleared
 from gradtrace.records.vocabulary import Cause, Symptom
 
 if TYPE_CHECKING:
     from gradtrace.records.finding import Finding
     from gradtrace.records.run import Run
 
-RULES = (losses.judge, plateau.judge, steps.judge, layers.judge, stillness.judge, spikes.judge)
+RULES = (losses.judge, plateau.judge, steps.judge, layers.judge, stillness.judge, spikes.judge, decay.judge)
 
 
 def judge_run(run: Run) -> list[Finding]:

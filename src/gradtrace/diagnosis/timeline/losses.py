@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradtrace.diagnosis.thresholds import (
     CLEAR_DECADES,
+    DEAD_SIGMAS,
     DIVERGED_FACTOR,
     FALLEN_FACTOR,
     SPIKE_WINDOW,
@@ -15,10 +17,11 @@ from gradtrace.diagnosis.thresholds import (
     SUSTAINED_ROWS,
     UPDATE_HEALTHY,
     UPDATE_REPLACES,
+    UPDATE_USUAL,
 )
-from gradtrace.diagnosis.timeline.before import before, ratios_of_matrices
+from gradtrace.diagnosis.timeline.before import before, matrices, ratios_of_matrices
 from gradtrace.records.finding import Evidence, Finding
-from gradtrace.records.run import Scalar
+from gradtrace.records.run import Scalar, Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 
@@ -64,7 +67,8 @@ def _diverged(run: Run) -> Finding | None:
     first = _first_above(low > limit, width)
     onset = int(steps[first])
     earlier, now = float(np.median(low[: max(first, 1)])), float(np.median(latest))
-    ratio = _largest_update(run, onset)
+    at_once = onset <= int(steps[_num_start_rows(run, steps, high)])
+    ratio = _largest_update(run, onset, small_too=at_once)
     cause = Cause.LEARNING_RATE if ratio > UPDATE_HEALTHY else Cause.LOSS_FUNCTION
     severity, told = _how_grave(ratio, growth=abs(now) / float(np.abs(start).max()))
     return Finding(
@@ -95,6 +99,25 @@ def falls_since(run: Run, step: int) -> bool:
     return bool(smooth[-1] <= np.median(before) / FALLEN_FACTOR and smooth[-1] <= FALLEN_FACTOR * smooth.min())
 
 
+def fell(run: Run) -> bool:
+    """Whether the latest losses lie below the first by a thousandth, and by more than chance."""
+    high = _finite_losses(run)[2]
+    width = min(last_rows(len(high)), len(high))
+    if not width:
+        return False
+    start, now = float(np.median(high[:width])), float(np.median(high[-width:]))
+    return now < start - max(UPDATE_USUAL * abs(start), _by_chance(high, width))
+
+
+def _by_chance(losses: NDArray[np.float64], width: int) -> float:
+    """By how much the medians of two stretches of `width` losses differ by chance alone: batches are not alike.
+
+    A median's standard error is 1.25 sigma / sqrt(width); sigma is taken from row to row, which no trend adds to.
+    """
+    sigma = float(np.std(np.diff(losses))) / math.sqrt(2.0) if len(losses) > 1 else 0.0
+    return DEAD_SIGMAS * 1.25 * sigma * math.sqrt(2.0 / width)
+
+
 def _first_above(above: NDArray[np.bool_], width: int) -> int:
     """The first row from which on most of any `width` rows lie above: an oscillation dips below now and then."""
     mostly = np.lib.stride_tricks.sliding_window_view(above, width).mean(axis=1) > 0.5
@@ -104,11 +127,14 @@ def _first_above(above: NDArray[np.bool_], width: int) -> int:
 
 
 def _num_start_rows(run: Run, steps: NDArray[np.int64], high: NDArray[np.float64]) -> int:
-    """The first rows, as several as one small loss by chance is no measure; none that steps had blown up already."""
+    """The first rows, as several as one small loss by chance is no measure; none that steps had blown up already.
+
+    Weights that start near zero may be replaced by design, but not with a loss that jumps.
+    """
     size = np.abs(high)
     for row in range(1, SUSTAINED_ROWS):
         jumped = size[row] > DIVERGED_FACTOR * size[:row].max()
-        if jumped and _largest_update(run, int(steps[row])) > UPDATE_REPLACES:
+        if jumped and _largest_update(run, int(steps[row]), small_too=True) > UPDATE_REPLACES:
             return row
     return SUSTAINED_ROWS
 
@@ -128,10 +154,14 @@ def _how_grave(ratio: float, growth: float) -> tuple[Severity, str]:
     return (Severity.WARNING if clear else Severity.INFO), f"{told}: the targets may have grown, or the sign be wrong."
 
 
-def _largest_update(run: Run, onset: int) -> float:
-    """The largest update-to-weight ratio of a matrix from just before step `onset` on; 0 where none was measured."""
+def _largest_update(run: Run, onset: int, *, small_too: bool = False) -> float:
+    """The largest update-to-weight ratio of a matrix from just before step `onset` on; 0 where none was measured.
+
+    `small_too`: also of those near zero, but not of zeros.
+    """
     row = int(np.searchsorted(run.steps.first, onset, side="right"))
-    seen = ratios_of_matrices(run)[max(0, row - SPIKE_WINDOW) :]
+    whole = run.steps.series(Series.UPDATE_RATIO)[1][:, matrices(run)]
+    seen = (whole if small_too else ratios_of_matrices(run))[max(0, row - SPIKE_WINDOW) :]
     seen = seen[np.isfinite(seen)]
     return float(seen.max()) if seen.size else 0.0
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradtrace.diagnosis.profile import owner
-from gradtrace.diagnosis.thresholds import HALF_FORMATS, HEALTHY_DECADES, UPDATE_USUAL
+from gradtrace.diagnosis.thresholds import HALF_FORMATS, HEALTHY_DECADES
 from gradtrace.diagnosis.timeline.before import had_faded, matrices
-from gradtrace.diagnosis.timeline.losses import last_rows
+from gradtrace.diagnosis.timeline.losses import fell, last_rows
 from gradtrace.diagnosis.timeline.rounding import rounded_away
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Scalar, Series
@@ -24,8 +24,29 @@ if TYPE_CHECKING:
 
 def judge(run: Run) -> list[Finding]:
     """Weights that get a gradient and stay where they are; weights that no gradient comes to any more (a remark)."""
-    found = [_standing(run), rounded_away(run), _unmoved(run), _unreached(run)]
+    found = [_starved(run), _standing(run), rounded_away(run), _unmoved(run), _unreached(run)]
     return [finding for finding in found if finding is not None]
+
+
+def _starved(run: Run) -> Finding | None:
+    """Not one measured step of the whole run brought any parameter a gradient other than zero."""
+    gradients = run.steps.series(Series.GRADIENT_NORM)[1]
+    measured = np.flatnonzero(np.isfinite(gradients).any(axis=1)) if gradients.size else np.empty(0, np.int64)
+    high = run.steps.scalar(Scalar.LOSS)[1]
+    losses = high[np.isfinite(high)]
+    if len(measured) < 2 * last_rows(len(measured)) or not len(losses) or np.nanmax(gradients[measured]) > 0.0:
+        return None
+    return Finding(
+        symptom=Symptom.LOSS_SATURATED,
+        cause=Cause.LOSS_FUNCTION,
+        where=("",),
+        severity=Severity.CRITICAL if np.any(losses) else Severity.WARNING,
+        message=f"In none of {len(measured)} measured steps did a parameter get any gradient: all are exactly zero, "
+        f"and the loss stands at {float(losses[-1]):.4g}. Nothing can be learnt of it.",
+        evidence=(Evidence("measured steps", len(measured), "steps"), Evidence("loss", float(losses[-1]))),
+        remedies=remedies_for(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION),
+        step=int(run.steps.first[measured[0]]),
+    )
 
 
 def _standing(run: Run) -> Finding | None:
@@ -34,22 +55,21 @@ def _standing(run: Run) -> Finding | None:
     An update below half a unit in the last place, 2^-24 of the weight, is rounded away in most entries. Converged
     networks took larger steps before, a warm-up takes them later, and a rate of exactly zero is a schedule's.
     """
-    columns, ratios = matrices(run), run.steps.series(Series.UPDATE_RATIO)[1]
+    ratios, gradients = run.steps.series(Series.UPDATE_RATIO)[1], run.steps.series(Series.GRADIENT_NORM)[1]
+    held = [i for i in matrices(run) if run.header.parameters[i].optimizer is not None]
+    columns = [i for i in held if np.any(gradients[:, i] > 0.0)]
     measured = np.flatnonzero(np.isfinite(ratios[:, columns]).any(axis=1)) if columns else np.empty(0, np.int64)
     high = run.steps.scalar(Scalar.LOSS)[1]
     losses = high[np.isfinite(high)]
     width = last_rows(len(measured))
     if len(measured) < 2 * width or len(losses) < 2 * width:
         return None
-    moved = ratios[measured][:, columns]
-    usual = float(np.nanmax(moved))
-    start, now = float(np.median(losses[:width])), float(np.median(losses[-width:]))
-    fell = now < start - UPDATE_USUAL * abs(start)
-    fed = bool(np.any(run.steps.series(Series.GRADIENT_NORM)[0][measured] > 0.0))
-    if fell or not fed or not 0.0 < usual < float(np.finfo(np.float32).eps) / 2:
-        return None
+    usual, now = float(np.nanmax(ratios[measured][:, columns])), float(np.median(losses[-width:]))
     rates = run.steps.scalar(Scalar.LEARNING_RATE)[1]
-    told = f" (learning rate {np.nanmax(rates):g})" if np.isfinite(rates).any() else ""
+    rate = float(np.nanmax(rates)) if np.isfinite(rates).any() else 0.0
+    if fell(run) or not usual < float(np.finfo(np.float32).eps) / 2 or (usual == 0.0 and rate == 0.0):
+        return None
+    told = f" (learning rate {rate:g})" if rate else ""
     return Finding(
         symptom=Symptom.UNDERFLOW,
         cause=Cause.NUMERIC_FORMAT,

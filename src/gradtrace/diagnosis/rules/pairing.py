@@ -1,0 +1,161 @@
+"""Does the loss fit the output it is given, and can the output reach the targets?
+
+A loss that squashes by itself wants logits, `nll_loss` log-probabilities; targets beyond the output's range, or all
+held against each output, leave a floor under the loss that no weights lower. Found by structure, before any step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.naming import told_op
+from gradtrace.diagnosis.profile import is_layer, place
+from gradtrace.diagnosis.thresholds import DOMINANT_FRAC
+from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
+from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.tape.kinds import base_name
+
+if TYPE_CHECKING:
+    from gradtrace.diagnosis.scene import View
+    from gradtrace.records.trace import ObjectiveStats, Op
+
+_EXPECTS_LOGITS = {"BinaryCrossEntropyWithLogits": "Sigmoid", "LogSoftmax": "Softmax"}
+"""A loss that squashes by itself, and the squashing that must not come before it."""
+
+
+def pairing(view: View) -> Finding | None:
+    """A loss that is given something else than it expects."""
+    for op in view.trace.ops:
+        kind = base_name(op.name)
+        if op.factor is not Factor.LOSS or (kind not in _EXPECTS_LOGITS and kind not in ("NllLoss", "NllLossNd")):
+            continue
+        below = _through_views(op, view)
+        if below is None:
+            continue
+        fed, told = base_name(below.name), told_op(below, view.trace, view.paths)
+        if kind in _EXPECTS_LOGITS and fed.removeprefix("Safe") == _EXPECTS_LOGITS[kind]:
+            name = "cross_entropy" if kind == "LogSoftmax" else "binary_cross_entropy_with_logits"
+            return _mismatch(
+                view,
+                below,
+                f"{name} applies its own {fed.lower()}, but the output at {told} went through {fed.lower()} "
+                "already: squashed twice, the loss cannot come near zero and its gradient is throttled.",
+            )
+        if kind.startswith("NllLoss") and (below.weights or fed in ("Softmax", "Relu", "Sigmoid")):
+            return _mismatch(
+                view,
+                below,
+                f"nll_loss expects log-probabilities, but it is given the output of {told}: the "
+                "loss is then linear in it and knows no minimum.",
+            )
+    return None
+
+
+def _mismatch(view: View, op: Op, message: str) -> Finding:
+    return Finding(
+        symptom=Symptom.LOSS_SATURATED,
+        cause=Cause.LOSS_FUNCTION,
+        where=(place(op, view.paths),),
+        severity=Severity.WARNING,
+        message=message,
+        remedies=remedies_for(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION),
+        source=op.site.source,
+    )
+
+
+def _through_views(op: Op, view: View) -> Op | None:
+    for _ in range(8):
+        ways = [t[0] for t in op.targets if t is not None]
+        if len(ways) != 1:
+            return None
+        op = view.trace.ops[ways[0]]
+        if op.factor is not Factor.RESHAPE and not (op.factor is Factor.LOSS and _moves_only(op)):
+            return op
+    return None
+
+
+def _moves_only(op: Op) -> bool:
+    from gradtrace.tape.kinds import factor_of
+
+    return factor_of(op.name) is Factor.RESHAPE
+
+
+def beyond(view: View) -> Finding | None:
+    """Targets that the loss does not expect, or that the output's range does not reach."""
+    found = [op for op in view.trace.ops if op.objective is not None]
+    wrong = next((op for op in found if op.objective is not None and op.objective.beyond > 0.0), None)
+    if wrong is not None and wrong.objective is not None:
+        return _unreachable(
+            view,
+            wrong,
+            Symptom.EXPLODING,
+            f"The targets lie up to {wrong.objective.beyond:.3g} outside of [0, 1], where {wrong.function} expects "
+            "probabilities: the loss knows no minimum and falls for ever.",
+            Evidence("targets outside of [0, 1] by", wrong.objective.beyond),
+        )
+    for op in found:
+        objective = op.objective
+        if objective is not None and _out_of_reach(objective):
+            return _unreachable(
+                view,
+                op,
+                Symptom.LOSS_SATURATED,
+                _floor_words(objective),
+                Evidence("loss that the range leaves at best", objective.floor),
+                Evidence("loss of the best constant", objective.constant),
+            )
+    return None
+
+
+def _out_of_reach(objective: ObjectiveStats) -> bool:
+    """Whether the least that the loss can reach is most of what a constant gets.
+
+    Several targets for one output may be meant (samples of a noisy one); that all outputs share them is not.
+    """
+    if objective.held_against > 1.0:
+        return objective.constant > 0.0 and math.isclose(objective.floor, objective.constant, rel_tol=1e-3)
+    return objective.floor > DOMINANT_FRAC * objective.constant
+
+
+def _floor_words(objective: ObjectiveStats) -> str:
+    if objective.held_against > 1.0:
+        return (
+            f"The shapes of output and targets broadcast: each output is held against {objective.held_against:.0f} "
+            f"targets, and the best that it can give is their mean. The loss stays above {objective.floor:.4g} "
+            "whatever the weights are. Give both the same shape."
+        )
+    return (
+        f"The targets lie outside of the output's range: whatever the weights are, the loss stays above "
+        f"{objective.floor:.4g}, and the best constant without a range gets {objective.constant:.4g}. Scale the "
+        "targets into the range, or take the last non-linearity away."
+    )
+
+
+def _unreachable(view: View, op: Op, symptom: Symptom, message: str, *evidence: Evidence) -> Finding:
+    below = last_layers(view)
+    return Finding(
+        symptom=symptom,
+        cause=Cause.LOSS_FUNCTION,
+        where=(*(place(layer, view.paths) for layer in below[:1]), "targets"),
+        severity=Severity.CRITICAL,
+        message=message,
+        evidence=evidence,
+        remedies=remedies_for(symptom, Cause.LOSS_FUNCTION),
+        source=op.site.source,
+    )
+
+
+def last_layers(view: View) -> list[Op]:
+    """Layers that no other layer lies above."""
+    above = [False] * len(view.trace.ops)
+    found = []
+    for op in view.trace.ops:
+        if is_layer(op) and not above[op.index]:
+            found.append(op)
+        reaches = above[op.index] or is_layer(op)
+        for target in op.targets:
+            if target is not None and reaches:
+                above[target[0]] = True
+    return found

@@ -1,0 +1,151 @@
+"""What holds training back from the first step: stuck gates, an output far too large, decay that outweighs the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gradtrace import check, watch
+from gradtrace.records.finding import Finding
+from gradtrace.records.vocabulary import Cause, Symptom
+
+from .networks import batches, cross_entropy, mlp
+from .test_learning import findings, loud
+
+
+class Forecast(nn.Module):
+    """The next value of a series by an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(1, 16, batch_first=True), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.rnn(x)[0][:, -1])
+        return out
+
+
+def squared_error(model: nn.Module, batch: Any) -> Tensor:
+    return F.mse_loss(model(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize(("offset", "scale", "ill"), [(0.0, 1.0, False), (3000.0, 400.0, True)])
+def test_raw_prices_hold_the_gates_of_an_lstm(offset: float, scale: float, ill: bool) -> None:
+    torch.manual_seed(0)
+    series = torch.sin(torch.arange(13.0) * 0.5 + 6.28 * torch.rand(64, 1))
+    data = [(offset + scale * part[:, :12, None], part[:, 12:]) for part in series.split(32)]
+    found = loud(findings(Forecast(), squared_error, data))
+    assert ((Symptom.SATURATED, Cause.INPUT_SCALE) in found) is ill
+
+
+@pytest.mark.parametrize(("std", "ill"), [(0.1, False), (80.0, True)])
+def test_an_output_that_starts_far_too_large(std: float, ill: bool) -> None:
+    torch.manual_seed(0)
+    model = mlp(1, nn.Tanh)
+    nn.init.normal_(model[-1].weight, std=std)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    found = loud(findings(model, data=batches(4), optimizer=optimizer))
+    assert found == ([(Symptom.EXPLODING, Cause.LARGE_WEIGHTS)] if ill else [])
+
+
+class Policy(nn.Module):
+    """Probabilities of two actions for one state at a time."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.body, self.dim = nn.Linear(16, 2), dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x).softmax(self.dim)
+
+
+def rewarded(model: nn.Module, batch: Any) -> Tensor:
+    state, reward = batch
+    return -reward * model(state)[0, 0].log()
+
+
+@pytest.mark.parametrize(("dim", "ill"), [(1, False), (0, True)])
+def test_softmax_over_a_batch_of_one(dim: int, ill: bool) -> None:
+    """Rewards of zero ask for no gradient: one state that is rewarded shows that none would go through."""
+    torch.manual_seed(0)
+    data = [(torch.randn(1, 16), reward) for reward in (0.0, 1.0, 0.0)]
+    found = loud(findings(Policy(dim), rewarded, data))
+    assert found == ([(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)] if ill else [])
+
+
+def decaying(weight_decay: float, kind: type[torch.optim.Optimizer] = torch.optim.Adam) -> tuple[nn.Module, Any, Any]:
+    """Four classes that the features tell apart."""
+    torch.manual_seed(0)
+    data = [(x, 2 * (x[:, 0] > 0).long() + (x[:, 1] > 0).long()) for x, _ in batches(4)]
+    model = mlp(3, nn.ReLU)
+    return model, data, kind(model.parameters(), lr=2e-3, weight_decay=weight_decay)  # type: ignore[call-arg]
+
+
+ADAM, ADAMW = torch.optim.Adam, torch.optim.AdamW
+
+
+@pytest.mark.parametrize(("decay", "kind", "ill"), [(1e-3, ADAM, False), (1.0, ADAMW, False), (1.0, ADAM, True)])
+def test_decay_that_outweighs_the_loss(decay: float, kind: type[torch.optim.Optimizer], ill: bool) -> None:
+    model, data, optimizer = decaying(decay, kind)
+    found = loud(list(check(model, cross_entropy, data, optimizer=optimizer).findings))
+    assert found == ([(Symptom.VANISHING, Cause.SMALL_WEIGHTS)] if ill else [])
+
+
+def trained(model: nn.Module, data: Any, optimizer: Any, num_steps: int, loss_fn: Any = cross_entropy) -> list[Finding]:
+    with watch(model, optimizer, budget=1.0) as seen:
+        for step in range(num_steps):
+            optimizer.zero_grad()
+            loss_fn(model, data[step % len(data)]).backward()
+            optimizer.step()
+    return list(seen.diagnosis.findings)
+
+
+@pytest.mark.parametrize(("decay", "ill"), [(1e-3, False), (1.0, True)])
+def test_decay_that_outweighs_the_loss_of_a_run(decay: float, ill: bool) -> None:
+    model, data, optimizer = decaying(decay)
+    found = loud(trained(model, data, optimizer, 200))
+    assert ((Symptom.VANISHING, Cause.SMALL_WEIGHTS) in found) is ill
+    assert bool(found) is ill
+
+
+@pytest.mark.parametrize("ill", [False, True])
+def test_a_run_without_any_gradient(ill: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(16, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return cross_entropy(model, batch) * (0.0 if ill else 1.0) + 1.0
+
+    found = loud(trained(model, batches(), optimizer, 40, loss))
+    assert ((Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION) in found) is ill
+
+
+@pytest.mark.parametrize(("rate", "ill"), [(1e-3, False), (1e-10, True)])
+def test_steps_that_move_nothing_on_batches_that_differ(rate: float, ill: bool) -> None:
+    """Losses that differ by batch are no fall."""
+    torch.manual_seed(0)
+    model = mlp(1, nn.ReLU)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
+    data = batches(7, size=16)
+    found = loud(trained(model, data, optimizer, 60))
+    assert found == ([(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT)] if ill else [])
+
+
+@pytest.mark.parametrize(("first", "ill"), [(False, False), (True, True)])
+def test_a_short_horizon_matters_where_the_data_asks_for_more(first: bool, ill: bool) -> None:
+    """An LSTM over 24 steps: the next value of a sine needs the last few alone, the first value is out of reach."""
+    torch.manual_seed(0)
+    series = torch.sin(torch.arange(25.0) * 0.5 + 6.28 * torch.rand(64, 1))
+    noise = torch.randn(64, 24, 1)
+    inputs, targets = (noise, noise[:, 0]) if first else (series[:, :24, None], series[:, 24:])
+    data = list(zip(inputs.split(16), targets.split(16), strict=True))
+    model = Forecast()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    found = findings(model, squared_error, data, optimizer=optimizer)
+    assert (found[0].symptom, found[0].cause) == (Symptom.VANISHING, Cause.RECURRENT_CONTRACTION)
+    assert ((Symptom.VANISHING, Cause.RECURRENT_CONTRACTION) in loud(found)) is ill

@@ -1,0 +1,115 @@
+"""Outputs against targets: shapes that broadcast, errors beside other terms, rates that a schedule holds back."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gradtrace import check
+from gradtrace.measure.objective import reach
+from gradtrace.records.vocabulary import Cause, Symptom
+
+from .networks import batches
+from .test_learning import findings, loud
+
+
+def two_heads(weight: float) -> tuple[nn.Module, Any]:
+    """A classifier with a regression of the mean pixel beside it, which counts `weight`."""
+    torch.manual_seed(0)
+    model = nn.Linear(16, 5)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        x, y = batch
+        out = model(x)
+        return weight * F.mse_loss(out[:, 0], x.mean(1)) + F.cross_entropy(out[:, 1:], y)
+
+    return model, loss
+
+
+@pytest.mark.parametrize("weight", [1e-4, 1.0])
+def test_a_small_term_beside_a_large_one_is_not_far_from_its_targets(weight: float) -> None:
+    """The distance is that of the squared error, whatever stands before it and beside it in the loss."""
+    model, loss = two_heads(weight)
+    assert loud(findings(model, loss, batches())) == []
+
+
+def test_two_sides_that_both_learn_have_no_target() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4))
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        a, b = model(batch[0]), model(batch[0] + 0.01)
+        return F.mse_loss(a, b) + 10.0
+
+    assert loud(findings(model, loss, batches())) == []
+
+
+@pytest.mark.parametrize(("target", "held"), [((4,), 4), ((4, 1), 1), ((1,), 1), ((), 1)])
+def test_how_many_targets_an_output_is_held_against(target: tuple[int, ...], held: int) -> None:
+    found = reach("mse_loss", (torch.zeros(4, 1), torch.arange(4.0)[: target[0] if target else 1].reshape(target)), {})
+    if target == ():
+        assert found is None or found[3].item() == 1.0
+        return
+    assert found is not None
+    assert found[3].item() == held
+
+
+def test_samples_of_one_target_are_no_fault() -> None:
+    """Each output against eight noisy samples of its own target: their spread stays, and learning is possible."""
+    torch.manual_seed(0)
+    data = [(x, x[:, :1, None] + 2.0 * torch.randn(len(x), 8, 1)) for x, _ in batches()]
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return F.mse_loss(model(batch[0])[:, None], batch[1])
+
+    assert loud(findings(nn.Linear(16, 1), loss, data)) == []
+
+
+@pytest.mark.parametrize("ill", [True, False])
+def test_a_column_against_a_row(ill: bool) -> None:
+    """[n, 1] against [n]: n^2 differences, and the best that all outputs can do is the targets' mean."""
+    torch.manual_seed(0)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        out = model(batch[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return F.mse_loss(out if ill else out[:, 0], batch[0][:, 0])
+
+    found = findings(nn.Linear(16, 1), loss, batches())
+    assert loud(found) == ([(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)] if ill else [])
+
+
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_a_warm_up_begins_with_steps_that_are_rounded_away(scheduled: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(16, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1 if scheduled else 1e-10)
+    if scheduled:
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1e-9)
+    found = check(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), batches(), optimizer=optimizer).findings
+    expected = [] if scheduled else [(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT)]
+    assert loud(found) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_gradient_that_its_format_does_not_hold(dtype: torch.dtype) -> None:
+    """|g| |W| is below 2^-24 an entry in front of the last layer, whose own gradient is not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1))
+    with torch.no_grad():
+        model[2].weight.mul_(1e-2)
+        model[2].bias.zero_()
+    data = [(x.to(dtype), 1e-3 * x[:, :1].to(dtype)) for x, _ in batches()]
+    found = findings(model.to(dtype), lambda m, b: F.mse_loss(m(b[0]), b[1]), data)
+    if dtype is torch.float16:
+        assert (found[0].symptom, found[0].cause) == (Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT)
+    else:
+        assert all(f.symptom is not Symptom.UNDERFLOW for f in found)
