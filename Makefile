@@ -2,6 +2,7 @@
 #
 #   PYTHON=python3.12 make demo      another Python
 #   PYTEST_ARGS="-k sigmoid" make test
+#   WORKERS=auto make test           on all cores (2 processes otherwise; 0: in this process, for --pdb)
 #   CI=true make test                the long tests too
 
 PYTHON ?= python3
@@ -12,7 +13,11 @@ CI ?=
 COMPAT_ARGS ?=
 DOCS_ARGS ?=
 PYTEST_ARGS ?=
+WORKERS ?= 2
 MARKS := $(if $(filter true 1,$(CI)),,-m "not long")
+
+# A file's tests stay together, for they share fixtures; a thread a process, since processes share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint bench casebook docs pictures compat newest dist clean
@@ -38,10 +43,10 @@ demo: .venv/installed
 
 # pytest comes last: its closing line is the last word. The long tests build the documentation, and train under others.
 test: lint .venv/browser $(if $(MARKS),,.venv/installed-docs .venv/installed-others newest)
-	@$(BIN)/python -m pytest --quiet $(MARKS) $(PYTEST_ARGS)
+	@$(PYTEST) $(MARKS) $(PYTEST_ARGS)
 
 test-all: lint .venv/browser .venv/installed-docs .venv/installed-others
-	@$(BIN)/python -m pytest --quiet $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
 
 lint: .venv/installed-dev
 	@$(BIN)/ruff check --quiet

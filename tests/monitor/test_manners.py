@@ -243,6 +243,7 @@ def test_a_lazy_module_is_one_clear_sentence() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 def test_scripted_parts_are_watched_and_not_traced() -> None:
     model = nn.Sequential(nn.Linear(6, 8), torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.ReLU())))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
