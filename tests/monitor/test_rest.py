@@ -13,6 +13,7 @@ from torch import nn
 
 import gradtrace
 from gradtrace.monitor.hooks import patches
+from gradtrace.monitor.rest import LOOK_EVERY, MOST_UNSEEN
 from gradtrace.monitor.schedule.cost import Level
 from gradtrace.monitor.schedule.schedule import OPENING, Schedule
 from gradtrace.records.vocabulary import Symptom
@@ -71,12 +72,16 @@ def test_steps_are_counted_and_nothing_is_interposed_at_modules() -> None:
 
 
 @pytest.mark.parametrize("bad", [OPENING, OPENING + 7, OPENING + 26, OPENING + LONG - 1])
-def test_a_nan_at_rest_is_noticed_and_explained_although_the_weights_are_spoilt_by_then(bad: int) -> None:
+@pytest.mark.parametrize("are_short", [False, True])
+def test_a_nan_at_rest_is_noticed_and_explained_although_the_weights_are_spoilt_by_then(
+    bad: int, are_short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gradtrace.monitor.rest.LOOK_EVERY_S", math.inf if are_short else 0.0)
     watch, _ = trained(200, bad)
     finding = watch.diagnosis.findings[0]
     assert finding.symptom is Symptom.NONFINITE
     assert finding.step is not None
-    assert bad <= finding.step <= bad + 18
+    assert bad <= finding.step <= bad + 2 + (MOST_UNSEEN if are_short else LOOK_EVERY)
     assert "log" in finding.message
     assert finding.source.endswith(f"test_rest.py:{LINE}")
     assert len(watch.run.steps.first[watch.run.steps.first >= bad]) > 20  # it does not go back to sleep

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 PASS = None
 """Stands for a backward pass among the keys of optimizers."""
 
-LOOK_EVERY = 16
-"""[steps] One small tensor is looked at for a NaN."""
+LOOK_EVERY, LOOK_EVERY_S, MOST_UNSEEN = 16, 0.02, 64
+"""[steps, seconds, steps] One small tensor is looked at for a NaN: so seldom, of short steps, but not more seldom."""
 
 
 class Rest:
@@ -41,6 +41,8 @@ class Rest:
         self._rows, self._schedule, self._owner, self._detector = rows, schedule, owner, detector
         self._woken = woken
         self._notes: Notes | None = None
+        self._due = 0
+        """[notes] So many, and rows are made of them."""
 
     def hook(self, backward_passes: BackwardPasses, optimizer_steps: OptimizerSteps, guard: Guard) -> None:
         """What is to fall silent."""
@@ -61,6 +63,7 @@ class Rest:
             lambda optimizer: self._guard(self._of_stranger, optimizer),
             notes_passes=not self._rows.is_single,
         )
+        self._due = self._schedule.num_left
         self._look_again()
         self._backward_passes.rest(self._backward if notes.notes_passes else None)
         self._optimizer_steps.rest(notes.step)
@@ -72,7 +75,9 @@ class Rest:
 
     def catch_up(self) -> bool:
         """Make rows of what was noted; whether the rest is over."""
-        return self.is_on and self._schedule.rested(self._told())
+        is_over = self.is_on and self._schedule.rested(self._told())
+        self._due = max(1, self._schedule.num_left)
+        return is_over
 
     def end(self, *, is_urgent: bool = False) -> None:
         """Of this rest, and, unless another follows at once, of resting."""
@@ -98,16 +103,22 @@ class Rest:
 
     def _look(self) -> None:
         begun = time.perf_counter()
-        is_over = self.catch_up()
         is_ill = self._detector.sees_odd_gradient()
-        if self._rows.is_complete and (is_over or is_ill):
-            self._wake(is_urgent=is_ill)
+        if is_ill or self._num_notes >= self._due or begun > self._schedule.rest_until:
+            is_over = self.catch_up()
+            if self._rows.is_complete and (is_over or is_ill):
+                self._wake(is_urgent=is_ill)
         self._look_again()
         self._schedule.spend("hooks", time.perf_counter() - begun)
 
     def _look_again(self) -> None:
         if self._notes is not None:
-            self._notes.look_after(max(1, min(self._schedule.num_left, LOOK_EVERY)))
+            short = min(LOOK_EVERY_S / max(self._schedule.cost.usual_s, 1e-9), MOST_UNSEEN)
+            self._notes.look_after(max(1, min(self._due - self._num_notes, max(LOOK_EVERY, int(short)))))
+
+    @property
+    def _num_notes(self) -> int:
+        return len(self._notes) if self._notes is not None else 0
 
     def _wake(self, *, is_urgent: bool) -> None:
         self.end(is_urgent=is_urgent)
@@ -144,6 +155,9 @@ class Notes:
         self._keys: list[int | None] = []
         self._times: list[float] = []
         self._num_left = 1
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
     def look_after(self, num: int) -> None:
         """Call `look` after so many steps more."""
