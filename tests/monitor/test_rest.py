@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
+from torch.optim import optimizer as optimizer_module
 
 import gradtrace
 from gradtrace.monitor.hooks import patches
@@ -144,6 +145,29 @@ def test_a_gan_at_rest_has_the_steps_that_it_has_awake() -> None:
                 optimizer.step()
     assert watch.run.steps.num_steps == 150
     assert watch.run.steps.first.tolist() == [*range(OPENING), *range(114, 124), 149]
+
+
+def test_at_rest_torch_is_almost_as_it_was_and_what_was_imported_by_name_is_seen_again_afterwards() -> None:
+    own, before = torch.autograd.backward, dict(optimizer_module._global_optimizer_pre_hooks)
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    resting, hooked, seen = [], [], []
+    with gradtrace.watch(model, optimizer) as watch:
+        imported = torch.autograd.backward
+        for _ in range(200):
+            optimizer.zero_grad()
+            imported(model(torch.randn(16, 4)).square().mean())
+            optimizer.step()
+            resting.append(not is_interposed())
+            hooked.append(dict(optimizer_module._global_optimizer_pre_hooks) != before)
+            seen.append(torch.autograd.backward is not own)
+    rests = [number for number, is_resting in enumerate(resting) if is_resting]
+    assert rests[:LONG] == list(range(OPENING - 1, OPENING - 1 + LONG))
+    assert hooked == seen == [not is_resting for is_resting in resting]
+    assert watch.run.steps.first.tolist() == [*range(OPENING), *range(114, 124), *range(174, 184), 199]
+    assert torch.autograd.backward is own
+    assert dict(optimizer_module._global_optimizer_pre_hooks) == before
 
 
 def is_interposed() -> bool:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _BEFORE: list[Before] = []
 _AFTER: list[After] = []
-_HANDLES: list[RemovableHandle] = []
+_PRE: list[RemovableHandle] = []
+_POST: list[RemovableHandle] = []
 
 
 def listen(before: Before | None = None, after: After | None = None) -> Callable[[], None]:
@@ -31,21 +32,35 @@ def listen(before: Before | None = None, after: After | None = None) -> Callable
     Torch's own hooks come with the first who listens and go with the last; not while torch goes through them: within a
     step they stay, and tell nobody, until the next that ends.
     """
-    if not _HANDLES:
-        _HANDLES.extend([register_optimizer_step_pre_hook(_before), register_optimizer_step_post_hook(_after)])
     if before is not None:
         _BEFORE.append(before)
     if after is not None:
         _AFTER.append(after)
+    _hook()
 
     def remove() -> None:
         _BEFORE[:] = [other for other in _BEFORE if other is not before]
         _AFTER[:] = [other for other in _AFTER if other is not after]
-        if not _BEFORE and not _AFTER and _HANDLES and not is_stepping():
-            while _HANDLES:
-                _HANDLES.pop().remove()
+        _hook()
 
     return remove
+
+
+def _hook() -> None:
+    """Torch's hooks are there for whoever listens, as far as they may come and go just now.
+
+    Torch goes through those before a step, then through those after it: meanwhile the former may go.
+    """
+    num = num_stepping()
+    may_change = num == 0 or (num == 1 and _is_after)
+    if _BEFORE and not _PRE:
+        _PRE.append(register_optimizer_step_pre_hook(_before))
+    elif _PRE and not _BEFORE and may_change:
+        _PRE.pop().remove()
+    if _AFTER and not _POST:
+        _POST.append(register_optimizer_step_post_hook(_after))
+    elif _POST and not _AFTER and num == 0:
+        _POST.pop().remove()
 
 
 def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -57,9 +72,18 @@ def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any])
             tell(optimizer, args, kwargs)
 
 
+_is_after = False
+"""Whether torch goes through its hooks after a step."""
+
+
 def _after(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-    for tell in (*_AFTER,):
-        tell(optimizer)
+    global _is_after  # noqa: PLW0603
+    _is_after = True
+    try:
+        for tell in (*_AFTER,):
+            tell(optimizer)
+    finally:
+        _is_after = False
 
 
 class OptimizerSteps:
@@ -100,9 +124,11 @@ class OptimizerSteps:
             self._guard(self._listener.after_step, optimizer)
 
 
-def is_stepping() -> bool:
-    """Whether this is within an optimizer's step, where torch may be going through its hooks: none may go meanwhile."""
+def num_stepping() -> int:
+    """Functions of torch's optimizers that are under way here: 0 outside of any step, 1 while its hooks are called."""
     frame: FrameType | None = sys._getframe()
-    while frame is not None and frame.f_globals.get("__name__") != Optimizer.__module__:
+    num = 0
+    while frame is not None:
+        num += frame.f_globals.get("__name__") == Optimizer.__module__
         frame = frame.f_back
-    return frame is not None
+    return num

@@ -59,15 +59,18 @@ class Interposition:
         self.pause()
         key = id(self._owner), self._name
         stand_in = _STANDING.get(key)
-        if stand_in is None or not stand_in.is_in_place:
+        if stand_in is None or not stand_in.is_there:
             stand_in = _STANDING[key] = _StandIn(self._owner, self._name)
         stand_in.handlers += (self._handler,)
+        stand_in.step_in()
         self._stand_in = stand_in
 
     def pause(self) -> None:
-        """Be called no more for now; the stand-in stays: a class that is changed too often becomes slow for good."""
+        """Be called no more for now."""
         if self._stand_in is not None:
             self._stand_in.handlers = tuple(one for one in self._stand_in.handlers if one is not self._handler)
+            if not self._stand_in.handlers:
+                self._stand_in.step_aside()
 
     def remove(self) -> None:
         """Be called no more."""
@@ -97,6 +100,7 @@ class _StandIn:
             return handlers[-1](inner, *args, **kwargs)
 
         self._function = function
+        self._is_aside = False
         setattr(owner, name, function)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -106,6 +110,23 @@ class _StandIn:
     @property
     def is_in_place(self) -> bool:
         return vars(self._owner).get(self._name) is self._function
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is in place, or nobody else has taken that since it stepped aside."""
+        return self.is_in_place or (self._is_aside and vars(self._owner).get(self._name) is self._raw)
+
+    def step_aside(self) -> None:
+        """Nobody looks for now. Not at a class: one that is changed too often becomes slow for good."""
+        if self.is_in_place and not inspect.isclass(self._owner):
+            setattr(self._owner, self._name, self._raw)
+            self._is_aside = True
+
+    def step_in(self) -> None:
+        """Somebody looks again: the same function, for a script may have imported it by name."""
+        if self._is_aside:
+            setattr(self._owner, self._name, self._function)
+            self._is_aside = False
 
     def leave(self) -> None:
         key = id(self._owner), self._name
