@@ -95,8 +95,15 @@ def test_decay_that_outweighs_the_loss(decay: float, kind: type[torch.optim.Opti
     assert found == ([(Symptom.VANISHING, Cause.SMALL_WEIGHTS)] if ill else [])
 
 
-def trained(model: nn.Module, data: Any, optimizer: Any, num_steps: int, loss_fn: Any = cross_entropy) -> list[Finding]:
-    with watch(model, optimizer, budget=1.0) as seen:
+def trained(
+    model: nn.Module,
+    data: Any,
+    optimizer: Any,
+    num_steps: int,
+    loss_fn: Any = cross_entropy,
+    every: int | None = None,
+) -> list[Finding]:
+    with watch(model, optimizer, budget=1.0, every=every) as seen:
         for step in range(num_steps):
             optimizer.zero_grad()
             loss_fn(model, data[step % len(data)]).backward()
@@ -152,9 +159,9 @@ def test_a_short_horizon_matters_where_the_data_asks_for_more(first: bool, ill: 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize(("watched", "traces"), [(False, None), (True, None), (True, 1000)])
 @pytest.mark.parametrize(("first", "ill"), [(False, False), (True, True)])
-def test_what_a_gru_passes_back_in_time_is_no_depth(first: bool, ill: bool, watched: bool) -> None:
+def test_what_a_gru_passes_back_in_time_is_no_depth(first: bool, ill: bool, watched: bool, traces: int | None) -> None:
     """After steps, or where a trace is all there is: a GRU is a loop in time, and may forget what is of no use."""
     model = Forecast()
     torch.manual_seed(0)
@@ -169,7 +176,7 @@ def test_what_a_gru_passes_back_in_time_is_no_depth(first: bool, ill: bool, watc
     data = list(zip(inputs.split(32), targets.split(32), strict=True))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
     if watched:
-        found = trained(model, data, optimizer, 150, squared_error)
+        found = trained(model, data, optimizer, 150, squared_error, every=traces)
     else:
         found = list(check(model, squared_error, data, optimizer=optimizer, steps=20).findings)
     assert ((Symptom.VANISHING, Cause.RECURRENT_CONTRACTION) in loud(found)) is ill
@@ -184,8 +191,8 @@ def test_rounding_takes_what_it_takes_of_the_gradients_square(rate: float, momen
     centres, labels = torch.randn(5, 20), torch.randint(0, 5, (256,))
     data = list(zip((centres[labels] + 0.5 * torch.randn(256, 20)).split(32), labels.split(32), strict=True))
 
-    def loss(model: nn.Module, batch: Any) -> Tensor:
-        body, head = model
+    def loss(model: Any, batch: Any) -> Tensor:
+        body, head = model[0], model[1]
         return F.cross_entropy(head(body(batch[0].bfloat16()).float()), batch[1])
 
     optimizer = torch.optim.SGD(whole.parameters(), lr=rate, momentum=momentum)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import RECURRENT_FUNCTIONS, Blame, blame_growth, blame_loss
 from gradtrace.diagnosis.profile import Profile, gradient_parts, owner
-from gradtrace.diagnosis.rules.loss import learnt_without
+from gradtrace.diagnosis.rules.loss import learnt_without, objectives
 from gradtrace.diagnosis.scales import held_at_the_start
 from gradtrace.diagnosis.scene import is_finite, make_view
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, EPS_MARGIN, EVENED_OUT, FOLLOWED_STEPS, HEALTHY_DECADES
@@ -29,6 +29,10 @@ from gradtrace.remedies.catalogue import remedies_for
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
     from gradtrace.records.trace import ParameterStats
+
+
+OF_CONSTANT = "loss of the best constant"
+"""Name of an evidence, against which a later loss tells whether the data is learnt."""
 
 
 def judge(scene: Scene) -> list[Finding]:
@@ -129,7 +133,7 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
         where=blame.where,
         severity=severity,
         message=_message(symptom, profile, blame, extent, Names(view.trace)) + note,
-        evidence=(*_evidence(profile), *_probe_evidence(scene, symptom)),
+        evidence=(*_evidence(profile), *_probe_evidence(scene, symptom), *(_constant(view) if _is_time(blame) else ())),
         remedies=remedies_for(symptom, blame.cause),
         source=blame.op.site.source,
     )
@@ -154,6 +158,14 @@ def _is_time(blame: Blame) -> bool:
     A trace alone does not follow them step by step, so that this is all that it knows.
     """
     return bool(blame.num_calls) and blame.op.function.removesuffix("_cell") in RECURRENT_FUNCTIONS
+
+
+def _constant(view: View) -> tuple[Evidence, ...]:
+    """What the loss would be for the best constant output, where one known loss function makes it up."""
+    known = objectives(view)
+    if len(known) != 1 or not known[0].value > 0.0:
+        return ()
+    return (Evidence(OF_CONSTANT, known[0].constant * view.trace.loss / known[0].value),)
 
 
 def _harmless(scene: Scene, profile: Profile, rest: float) -> bool:
