@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gradtrace import check, watch
 from gradtrace.records.finding import Finding
-from gradtrace.records.vocabulary import Cause, Symptom
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 from .networks import batches, cross_entropy, mlp
 from .test_learning import findings, loud
@@ -95,8 +95,15 @@ def test_decay_that_outweighs_the_loss(decay: float, kind: type[torch.optim.Opti
     assert found == ([(Symptom.VANISHING, Cause.SMALL_WEIGHTS)] if ill else [])
 
 
-def trained(model: nn.Module, data: Any, optimizer: Any, num_steps: int, loss_fn: Any = cross_entropy) -> list[Finding]:
-    with watch(model, optimizer, budget=1.0) as seen:
+def trained(
+    model: nn.Module,
+    data: Any,
+    optimizer: Any,
+    num_steps: int,
+    loss_fn: Any = cross_entropy,
+    every: int | None = None,
+) -> list[Finding]:
+    with watch(model, optimizer, budget=1.0, every=every) as seen:
         for step in range(num_steps):
             optimizer.zero_grad()
             loss_fn(model, data[step % len(data)]).backward()
@@ -149,3 +156,58 @@ def test_a_short_horizon_matters_where_the_data_asks_for_more(first: bool, ill: 
     found = findings(model, squared_error, data, optimizer=optimizer)
     assert (found[0].symptom, found[0].cause) == (Symptom.VANISHING, Cause.RECURRENT_CONTRACTION)
     assert ((Symptom.VANISHING, Cause.RECURRENT_CONTRACTION) in loud(found)) is ill
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("watched", "traces"), [(False, None), (True, None), (True, 1000)])
+@pytest.mark.parametrize(("first", "ill"), [(False, False), (True, True)])
+def test_what_a_gru_passes_back_in_time_is_no_depth(first: bool, ill: bool, watched: bool, traces: int | None) -> None:
+    """After steps, or where a trace is all there is: a GRU is a loop in time, and may forget what is of no use."""
+    model = Forecast()
+    torch.manual_seed(0)
+    model.rnn, model.head = nn.GRU(1, 24, batch_first=True), nn.Linear(24, 1)
+    if first:  # never the same twice, so that nothing is learnt by heart
+        inputs = torch.randn(32 * 150, 60, 1)
+        targets = inputs[:, 0]
+    else:
+        phase, pace = 6.28 * torch.rand(256, 1), 0.3 + 0.3 * torch.rand(256, 1)
+        series = torch.sin(phase + pace * torch.arange(21.0))
+        inputs, targets = 0.1 * series[:, :20, None], series[:, 20:]
+    data = list(zip(inputs.split(32), targets.split(32), strict=True))
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
+    if watched:
+        found = trained(model, data, optimizer, 150, squared_error, every=traces)
+    else:
+        found = list(check(model, squared_error, data, optimizer=optimizer, steps=20).findings)
+    assert ((Symptom.VANISHING, Cause.RECURRENT_CONTRACTION) in loud(found)) is ill
+
+
+@pytest.mark.parametrize(("rate", "momentum", "ill"), [(0.1, 0.0, False), (1e-2, 0.9, False), (1e-3, 0.0, True)])
+def test_rounding_takes_what_it_takes_of_the_gradients_square(rate: float, momentum: float, ill: bool) -> None:
+    """More than half of the entries stand still in each; those that move hold most of the gradient, or next to none."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()).bfloat16()
+    whole = nn.Sequential(model, nn.Linear(64, 5))
+    centres, labels = torch.randn(5, 20), torch.randint(0, 5, (256,))
+    data = list(zip((centres[labels] + 0.5 * torch.randn(256, 20)).split(32), labels.split(32), strict=True))
+
+    def loss(model: Any, batch: Any) -> Tensor:
+        body, head = model[0], model[1]
+        return F.cross_entropy(head(body(batch[0].bfloat16()).float()), batch[1])
+
+    optimizer = torch.optim.SGD(whole.parameters(), lr=rate, momentum=momentum)
+    found = loud(check(whole, loss, data, optimizer=optimizer, steps=20).findings)
+    assert found == ([(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT)] if ill else [])
+
+
+def test_what_zeros_hold_back_is_not_said_to_stay() -> None:
+    """An output layer that starts at zero: after steps nothing is lost, and nothing else is told."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    nn.init.zeros_(model[2].weight)
+    data = [(torch.randn(32, 8), torch.randint(0, 4, (32,))) for _ in range(3)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    found = check(model, cross_entropy, data, optimizer=optimizer).findings
+    assert [f.severity for f in found] == [Severity.INFO]
+    assert "not even this out" not in found[0].message
+    assert "start at zero" in found[0].message

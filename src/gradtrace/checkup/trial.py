@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -140,11 +140,15 @@ def _train(
         if not math.isfinite(loss) or not _finite_gradients(twin.model):
             after = trace(twin.model, twin.loss_fn, chosen[-1], values=True)
             return Training(tuple(losses), updates, asked, after, broke_at=step)
-        before = {name: p.detach().clone() for name, p in twin.model.named_parameters()} if step == 0 else {}
+        is_measured = step in (0, num_steps - 1)  # momentum makes the first step the shortest
+        before = {name: p.detach().clone() for name, p in twin.model.named_parameters()} if is_measured else {}
         for optimizer in twin.optimizers:
             _step(optimizer, twin, chosen)
         if step == 0:
             updates = tuple(_update(name, before[name], p) for name, p in twin.model.named_parameters())
+        elif is_measured:
+            late = {name: _unchanged(before[name], p) for name, p in twin.model.named_parameters()}
+            updates = tuple(replace(u, unchanged_frac=min(u.unchanged_frac, late[u.name])) for u in updates)
     last = batches[0] if not asked else batches[num_steps % len(batches)]
     last = last if unseen is None else unseen
     after = trace(twin.model, twin.loss_fn, last)
@@ -178,17 +182,20 @@ def _finite_gradients(model: nn.Module) -> bool:
 
 def _update(name: str, before: Tensor, parameter: Tensor) -> UpdateStats:
     now = parameter.detach()
-    gradient = parameter.grad
-    unchanged = 0.0
-    if gradient is not None and not gradient.is_sparse:
-        moved = gradient != 0
-        count = int(moved.sum())
-        unchanged = int(((now == before) & moved).sum()) / count if count else 0.0
     difference = now.to(torch.complex128 if now.is_complex() else torch.float64) - before
     return UpdateStats(
         name=name,
         shape=tuple(now.shape),
         weight_norm=float(torch.linalg.vector_norm(before.to(difference.dtype))),
         update_norm=float(torch.linalg.vector_norm(difference)),
-        unchanged_frac=unchanged,
+        unchanged_frac=_unchanged(before, parameter),
     )
+
+
+def _unchanged(before: Tensor, parameter: Tensor) -> float:
+    """Of the gradient's square, which is what a step of descent lives on, the share of entries that stayed the same."""
+    if parameter.grad is None or parameter.grad.is_sparse:
+        return 0.0
+    square = parameter.grad.abs().double().square()
+    total = float(square.sum())
+    return float(square[parameter.detach() == before].sum()) / total if total else 0.0

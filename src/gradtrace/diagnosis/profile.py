@@ -156,15 +156,15 @@ def is_layer(op: Op) -> bool:
     return bool(op.weights) and op.received is not None and op.received.numel > 0 and op.factor is not Factor.LOSS
 
 
-def profiles(trace: Trace, paths: Paths) -> tuple[Profile, ...]:
-    """One profile per first layer that is at least two layers deep, the deepest first."""
+def profiles(trace: Trace, paths: Paths, loops: ThroughTime | None = None) -> tuple[Profile, ...]:
+    """One profile per first layer that is at least two layers deep, the deepest first; `loops` as they are known."""
     above = paths.depths
     below = [False] * len(trace.ops)
     for op in reversed(trace.ops):
         below[op.index] = any(below[t[0]] or is_layer(trace.ops[t[0]]) for t in op.targets if t)
     firsts = [op for op in trace.ops if is_layer(op) and not below[op.index] and above[op.index] > 0]
     firsts = [op for op in firsts if not _idle_use(op, trace)]
-    firsts = _without_turns(firsts, trace)
+    firsts = _without_turns(firsts, trace, loops)
     firsts.sort(key=lambda op: -above[op.index])
     found = [profile for op in firsts[:MAX_PATHS] if (profile := _follow(trace, paths, op)) is not None]
     found += [branch for profile in found for branch in _branches(trace, paths, profile)]
@@ -211,7 +211,7 @@ def _idle_use(op: Op, trace: Trace) -> bool:
     return all(gradient is not None and gradient.norm > 0.0 for gradient in gradients)
 
 
-def _without_turns(firsts: list[Op], trace: Trace) -> list[Op]:
+def _without_turns(firsts: list[Op], trace: Trace, loops: ThroughTime | None) -> list[Op]:
     """First layers, without the early turns of a loop through time.
 
     A weight learns from all of its applications together, and those of later steps feed it better: what reaches the
@@ -225,7 +225,9 @@ def _without_turns(firsts: list[Op], trace: Trace) -> list[Op]:
     return [
         op
         for op in firsts
-        if times[op.weights] < RECURRENCE_CALLS or _norm(op) >= best[op.weights] or _is_depth(op, trace.through_time)
+        if times[op.weights] < RECURRENCE_CALLS
+        or _norm(op) >= best[op.weights]
+        or _is_depth(op, loops or trace.through_time)
     ]
 
 

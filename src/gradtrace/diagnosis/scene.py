@@ -56,7 +56,10 @@ def make_scene(exhibit: Exhibit) -> Scene:
     return Scene(exhibit, views, make_view(probe) if probe is not None and is_finite(probe) else None)
 
 
-def make_view(trace: Trace) -> View:
-    """Paths and profiles of a finite trace."""
+def make_view(trace: Trace, like: Trace | None = None) -> View:
+    """Paths and profiles of a finite trace; `like` is a trace of the same network that knows its loops through time.
+
+    Whether a loop takes in something new at each step is the graph's, and no step of an optimizer changes it.
+    """
     paths = Paths(trace)
-    return View(trace, paths, profiles(trace, paths))
+    return View(trace, paths, profiles(trace, paths, like.through_time if like is not None else None))

@@ -142,7 +142,7 @@ SMALLEST_NORMAL = 2.0**-126
 """[pure number] Below it float32 has fewer and fewer digits (IEEE 754)."""
 
 UNCHANGED_FRAC = 0.5
-"""[fraction] Most entries that had a gradient were left exactly as they were by the step."""
+"""[fraction of |gradient|^2] Most of what a step gains to first order lies on entries that it left as they were."""
 
 
 LETS_THROUGH = 0.1

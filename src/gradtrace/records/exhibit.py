@@ -18,7 +18,8 @@ class UpdateStats:
     weight_norm: float
     update_norm: float
     unchanged_frac: float
-    """Of the entries whose gradient is not zero, the fraction that the step left exactly as they were."""
+    """Of the gradient's square (to first order: of what a step of descent gains), the fraction on entries that the step
+    left exactly as they were; the smaller one of the first step and the last of the trial."""
 
     @property
     def ratio(self) -> float:

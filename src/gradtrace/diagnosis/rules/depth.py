@@ -14,8 +14,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.attribution import Blame, blame_growth, blame_loss
+from gradtrace.diagnosis.attribution import RECURRENT_FUNCTIONS, Blame, blame_growth, blame_loss
 from gradtrace.diagnosis.profile import Profile, gradient_parts, owner
+from gradtrace.diagnosis.rules.loss import learnt_without, objectives
 from gradtrace.diagnosis.scales import held_at_the_start
 from gradtrace.diagnosis.scene import is_finite, make_view
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, EPS_MARGIN, EVENED_OUT, FOLLOWED_STEPS, HEALTHY_DECADES
@@ -28,6 +29,10 @@ from gradtrace.remedies.catalogue import remedies_for
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
     from gradtrace.records.trace import ParameterStats
+
+
+OF_CONSTANT = "loss of the best constant"
+"""Name of an evidence, against which a later loss tells whether the data is learnt."""
 
 
 def judge(scene: Scene) -> list[Finding]:
@@ -51,7 +56,7 @@ def _in_training(scene: Scene) -> list[Finding]:
     training = scene.exhibit.training
     if training is None or training.after is None or not is_finite(training.after) or not scene.views:
         return []
-    view = make_view(training.after)
+    view = make_view(training.after, scene.views[0].trace)
     if not view.profiles:
         return []
     profile = max(view.profiles, key=_lost)
@@ -106,12 +111,15 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
     elif gets_through:
         severity = Severity.INFO
         note = " A random gradient at the output gets through unharmed: it is this loss's gradient, not the network."
-    elif lost and not (blame.num_calls and severity is Severity.CRITICAL) and _harmless(scene, profile, rest - extent):
+    elif lost and not (blame.num_calls and severity is Severity.CRITICAL) and _harmless(scene, profile, rest):
         severity = Severity.INFO
         note = f" {_evens_out(scene)}"
         if blame.num_calls:
             note = " Later steps teach the same weights."
-    elif lost and (told := _not_evened_out(scene, profile, rest - extent)):
+    elif lost and _is_time(blame) and (told := learnt_without(scene.views[-1], "the loss")):
+        severity = Severity.INFO
+        note = f" {told}"
+    elif lost and (told := _not_evened_out(scene, profile, rest)):
         note = f" {told}"
     if lost and severity is not Severity.INFO and blame.injected:
         severity = Severity.INFO
@@ -125,7 +133,7 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
         where=blame.where,
         severity=severity,
         message=_message(symptom, profile, blame, extent, Names(view.trace)) + note,
-        evidence=(*_evidence(profile), *_probe_evidence(scene, symptom)),
+        evidence=(*_evidence(profile), *_probe_evidence(scene, symptom), *(_constant(view) if _is_time(blame) else ())),
         remedies=remedies_for(symptom, blame.cause),
         source=blame.op.site.source,
     )
@@ -144,14 +152,30 @@ def _probe_evidence(scene: Scene, symptom: Symptom) -> list[Evidence]:
     return [Evidence("the same for a random gradient", sign * _of_probe(scene.probe, symptom), "decades")]
 
 
-def _harmless(scene: Scene, profile: Profile, held: float) -> bool:
+def _is_time(blame: Blame) -> bool:
+    """Whether what is applied again and again takes in something new each time: torch's own recurrences and cells do.
+
+    A trace alone does not follow them step by step, so that this is all that it knows.
+    """
+    return bool(blame.num_calls) and blame.op.function.removesuffix("_cell") in RECURRENT_FUNCTIONS
+
+
+def _constant(view: View) -> tuple[Evidence, ...]:
+    """What the loss would be for the best constant output, where one known loss function makes it up."""
+    known = objectives(view)
+    if len(known) != 1 or not known[0].value > 0.0:
+        return ()
+    return (Evidence(OF_CONSTANT, known[0].constant * view.trace.loss / known[0].value),)
+
+
+def _harmless(scene: Scene, profile: Profile, rest: float) -> bool:
     """Every optimizer is adaptive, the early weights' gradient suffices, and steps were seen to even it out.
 
     One weight that is applied again and again is scaled as a whole: where hardly anything is left of the early part,
     nothing evens that out.
-    The gradient as it is once the `held` decades (negative) are not held back any more.
+    `rest` are the decades that are lost once what is held back at the start is not held back any more.
     """
-    return _all_adaptive(scene) and _suffices(scene, profile, held) and _evened_out(scene, _lost(profile) + held)
+    return _all_adaptive(scene) and _suffices(scene, profile, rest) and _evened_out(scene, rest)
 
 
 def _all_adaptive(scene: Scene) -> bool:
@@ -159,15 +183,16 @@ def _all_adaptive(scene: Scene) -> bool:
     return bool(optimizers) and all(optimizer.adaptive for optimizer in optimizers)
 
 
-def _suffices(scene: Scene, profile: Profile, held: float) -> bool:
+def _suffices(scene: Scene, profile: Profile, rest: float) -> bool:
     """The data's part of the early gradient is above eps and the format's smallest number, and is not drowned."""
     eps = max(optimizer.eps for optimizer in scene.exhibit.optimizers)
-    view, early = scene.views[0], set(profile.first.weights)
+    view, early, lost = scene.views[0], set(profile.first.weights), _lost(profile)
+    freed = 10 ** (lost - rest) if math.isfinite(lost) else 1.0
     found = [p for p in view.trace.parameters if p.name in early and p.gradient is not None]
     for parameter in found:
         assert parameter.gradient is not None
         data, rest = _parts(parameter, view, scene)
-        large = data / math.sqrt(max(parameter.numel, 1)) * 10**-held >= EPS_MARGIN * eps
+        large = data / math.sqrt(max(parameter.numel, 1)) * freed >= EPS_MARGIN * eps
         if not large or parameter.gradient.dtype == "float16" or data < rest * 10**-HEALTHY_DECADES:
             return False
     return bool(found)
@@ -196,7 +221,7 @@ def _left_after(scene: Scene) -> float | None:
     followed = scene.exhibit.followed
     if followed is None or followed.after is None or not is_finite(followed.after):
         return math.inf if scene.exhibit.step >= FOLLOWED_STEPS else None
-    return max((_lost(profile) for profile in make_view(followed.after).profiles), default=0.0)
+    return max((_lost(profile) for profile in make_view(followed.after, scene.views[0].trace).profiles), default=0.0)
 
 
 def _evens_out(scene: Scene) -> str:
@@ -206,7 +231,7 @@ def _evens_out(scene: Scene) -> str:
     return f"{kind} evens this out: after {FOLLOWED_STEPS} steps on a copy {decades(left)} are left."
 
 
-def _not_evened_out(scene: Scene, profile: Profile, held: float) -> str:
+def _not_evened_out(scene: Scene, profile: Profile, rest: float) -> str:
     """Why an adaptive optimizer does not help here, in words; '' where there is none."""
     if not _all_adaptive(scene):
         return ""
@@ -220,7 +245,7 @@ def _not_evened_out(scene: Scene, profile: Profile, held: float) -> str:
                     f"{scene.exhibit.optimizers[0].kind} scales both alike, and the step follows the penalty."
                 )
     left = _left_after(scene)
-    if left is None or _evened_out(scene, _lost(profile) + held):
+    if left is None or _evened_out(scene, rest):
         return ""
     kind = scene.exhibit.optimizers[0].kind
     if math.isinf(left):

@@ -2,7 +2,7 @@
 
 A gradient in float16 below 2^-24 is zero; within three bits of that it has hardly a digit left. An update smaller than
 half a unit in the last place of its weight (2^-9 of it in bfloat16, 2^-12 in float16) leaves the weight as it was; that
-is counted on a trial step, entry by entry.
+is weighed on trial steps, entry by entry: to first order a step of descent gains g^2 of each entry.
 """
 
 from __future__ import annotations
@@ -175,9 +175,10 @@ def _unchanged(scene: Scene) -> Finding | None:
         where=tuple(dict.fromkeys(owner(update.name) for update in stuck)),
         severity=Severity.CRITICAL,
         message=f"Updates are rounded away: {dtype} weights are too coarse for this step size, and "
-        f"{percent(worst.unchanged_frac)} of {worst.name} stayed the same in a step although it has a gradient.",
+        f"of the gradient's square {percent(worst.unchanged_frac)} is on entries of {worst.name} that a step leaves as "
+        "they are.",
         evidence=(
-            Evidence("unchanged entries", worst.unchanged_frac, "fraction"),
+            Evidence("gradient's square on unchanged entries", worst.unchanged_frac, "fraction"),
             Evidence("parameters", len(stuck), "parameters"),
         ),
         remedies=remedies_for(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT),

@@ -21,6 +21,7 @@ from gradtrace.diagnosis.rules.pairing import beyond, last_layers, pairing
 from gradtrace.diagnosis.rules.units import is_output
 from gradtrace.diagnosis.thresholds import (
     EPSILON,
+    FALLEN_FACTOR,
     FLAT_ELASTICITY,
     FOLLOWED_STEPS,
     ROUNDING,
@@ -250,6 +251,18 @@ def has_learnt(view: View) -> bool:
     """Whether each known loss is below that of the best constant: what is flat then is flat because it is right."""
     found = objectives(view)
     return bool(found) and all(one.value < one.constant for one in found)
+
+
+def learnt_without(view: View, what: str) -> str:
+    """How far the known losses of `view` are below a constant's, in words; '' where not by half.
+
+    What lies beyond a horizon in time is not learnt; where the data asks for none of it, nothing is missed.
+    """
+    known = objectives(view)
+    if not known or any(one.value * FALLEN_FACTOR > one.constant for one in known):
+        return ""
+    worst = max(known, key=lambda one: one.value / one.constant)
+    return f"This data is learnt without: {what} is {worst.value:.3g}, where a constant gets {worst.constant:.3g}."
 
 
 def _witness(layer: Op, view: View) -> Op | None:

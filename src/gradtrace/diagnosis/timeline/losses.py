@@ -99,6 +99,13 @@ def falls_since(run: Run, step: int) -> bool:
     return bool(smooth[-1] <= np.median(before) / FALLEN_FACTOR and smooth[-1] <= FALLEN_FACTOR * smooth.min())
 
 
+def latest(run: Run) -> float:
+    """The median of the latest losses (the larger one of each row); NaN where too few are known."""
+    high = _finite_losses(run)[2]
+    width = last_rows(len(high))
+    return float(np.median(high[-width:])) if len(high) >= 2 * width else math.nan
+
+
 def fell(run: Run) -> bool:
     """Whether the latest losses lie below the first by a thousandth, and by more than chance."""
     high = _finite_losses(run)[2]

@@ -2,7 +2,8 @@
 
 A trace is a look now and then; the numbers of every step know more. Layers that were alive at the first trace and are
 dead or saturated after steps that replaced the weights are so by these steps. And a layer part of whose units are dead,
-or whose slope is partly left, is a narrower layer: while the loss keeps falling it is a remark.
+or whose slope is partly left, is a narrower layer: while the loss keeps falling it is a remark. So is what a recurrence
+forgets, once the loss is half of what a constant gets.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.rules.depth import OF_CONSTANT
 from gradtrace.diagnosis.rules.units import LEFT
-from gradtrace.diagnosis.thresholds import LETS_THROUGH
+from gradtrace.diagnosis.thresholds import FALLEN_FACTOR, LETS_THROUGH
 from gradtrace.diagnosis.timeline.before import before
-from gradtrace.diagnosis.timeline.losses import came_before, falls_since
+from gradtrace.diagnosis.timeline.losses import came_before, falls_since, latest
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 
@@ -36,6 +38,8 @@ def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequen
     if finding.step is not None and _leaves_room(finding) and falls_since(run, finding.step):
         note = "The loss has kept falling since."
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
+    if finding.step is not None and finding.severity is not Severity.INFO and (told := _learnt_since(finding, run)):
+        finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {told}")
     return finding
 
 
@@ -46,6 +50,15 @@ def birth_in_time(birth: Finding, run: Run, *, ran_away: bool, in_parameter: boo
         birth = replace(birth, cause=Cause.LEARNING_RATE)
     came = came_before(run, birth.step)[1] if birth.step is not None else ""
     return replace(birth, message=f"{birth.message} {came}".rstrip())
+
+
+def _learnt_since(finding: Finding, run: Run) -> str:
+    """That the data is learnt without what a recurrence forgets, where the latest losses say so; else ''."""
+    constant = next((e.value for e in finding.evidence if e.name == OF_CONSTANT), 0.0)
+    now = latest(run)
+    if not 0.0 <= now * FALLEN_FACTOR <= constant or constant <= 0.0:
+        return ""
+    return f"This data is learnt without: the loss is {now:.3g} by now, where a constant gets {constant:.3g}."
 
 
 def _by_the_steps(finding: Finding, run: Run) -> Finding:
