@@ -152,7 +152,7 @@ def test_at_rest_torch_is_almost_as_it_was_and_what_was_imported_by_name_is_seen
     torch.manual_seed(0)
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    resting, hooked, seen = [], [], []
+    resting, hooks, seen = [], [], []
     with gradtrace.watch(model, optimizer) as watch:
         imported = torch.autograd.backward
         for _ in range(200):
@@ -160,11 +160,12 @@ def test_at_rest_torch_is_almost_as_it_was_and_what_was_imported_by_name_is_seen
             imported(model(torch.randn(16, 4)).square().mean())
             optimizer.step()
             resting.append(not is_interposed())
-            hooked.append(dict(optimizer_module._global_optimizer_pre_hooks) != before)
+            hooks.append(dict(optimizer_module._global_optimizer_pre_hooks))
             seen.append(torch.autograd.backward is not own)
     rests = [number for number, is_resting in enumerate(resting) if is_resting]
     assert rests[:LONG] == list(range(OPENING - 1, OPENING - 1 + LONG))
-    assert hooked == seen == [not is_resting for is_resting in resting]
+    assert seen == [not is_resting for is_resting in resting]
+    assert all(one == hooks[0] for one in hooks)  # other threads may be going through them
     assert watch.run.steps.first.tolist() == [*range(OPENING), *range(114, 124), *range(174, 184), 199]
     assert torch.autograd.backward is own
     assert dict(optimizer_module._global_optimizer_pre_hooks) == before

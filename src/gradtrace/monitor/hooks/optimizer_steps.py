@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 _BEFORE: list[Before] = []
 _AFTER: list[After] = []
-_PRE: list[RemovableHandle] = []
-_POST: list[RemovableHandle] = []
+_HANDLES: list[RemovableHandle] = []
 
 
 def listen(before: Before | None = None, after: After | None = None) -> Callable[[], None]:
@@ -47,20 +46,15 @@ def listen(before: Before | None = None, after: After | None = None) -> Callable
 
 
 def _hook() -> None:
-    """Torch's hooks are there for whoever listens, as far as they may come and go just now.
+    """Torch's hooks are there as long as anybody listens.
 
-    Torch goes through those before a step, then through those after it: meanwhile the former may go.
+    At a rest they stay: another thread may be going through torch's table of them, which must not change meanwhile.
     """
-    num = num_stepping()
-    may_change = num == 0 or (num == 1 and _is_after)
-    if _BEFORE and not _PRE:
-        _PRE.append(register_optimizer_step_pre_hook(_before))
-    elif _PRE and not _BEFORE and may_change:
-        _PRE.pop().remove()
-    if _AFTER and not _POST:
-        _POST.append(register_optimizer_step_post_hook(_after))
-    elif _POST and not _AFTER and num == 0:
-        _POST.pop().remove()
+    if (_BEFORE or _AFTER) and not _HANDLES:
+        _HANDLES.extend([register_optimizer_step_pre_hook(_before), register_optimizer_step_post_hook(_after)])
+    elif not _BEFORE and not _AFTER and not is_stepping():
+        while _HANDLES:
+            _HANDLES.pop().remove()
 
 
 def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -72,18 +66,9 @@ def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any])
             tell(optimizer, args, kwargs)
 
 
-_is_after = False
-"""Whether torch goes through its hooks after a step."""
-
-
 def _after(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-    global _is_after  # noqa: PLW0603
-    _is_after = True
-    try:
-        for tell in (*_AFTER,):
-            tell(optimizer)
-    finally:
-        _is_after = False
+    for tell in (*_AFTER,):
+        tell(optimizer)
 
 
 class OptimizerSteps:
@@ -124,11 +109,9 @@ class OptimizerSteps:
             self._guard(self._listener.after_step, optimizer)
 
 
-def num_stepping() -> int:
-    """Functions of torch's optimizers that are under way here: 0 outside of any step, 1 while its hooks are called."""
+def is_stepping() -> bool:
+    """Whether this is within an optimizer's step, where torch may be going through its hooks: none may go meanwhile."""
     frame: FrameType | None = sys._getframe()
-    num = 0
-    while frame is not None:
-        num += frame.f_globals.get("__name__") == Optimizer.__module__
+    while frame is not None and frame.f_globals.get("__name__") != Optimizer.__module__:
         frame = frame.f_back
-    return num
+    return frame is not None
