@@ -96,8 +96,10 @@ def _tests(made: Environment, parts: list[str]) -> str:
     for name in ("tests", "conftest.py", "pyproject.toml"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, made.folder / name)
-    done = made.run("-m", "pytest", "-q", "-m", "not long", *(f"tests/{part}" for part in parts))
-    print(*[line for line in done.stdout.splitlines() if line.startswith("FAILED")], sep="\n", file=sys.stderr)
+    done = made.run("-m", "pytest", "-q", "-m", "not long", "--tb=short", "-n", "2", "--dist", "loadfile",
+                    *(f"tests/{part}" for part in parts))  # fmt: skip
+    if done.returncode:
+        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
     counts = re.findall(r"\d+ (?:passed|failed|errors?|skipped)", (done.stdout.splitlines() or [""])[-1])
     return ", ".join(counts) or f"failed to run (exit code {done.returncode})"
 

@@ -35,7 +35,7 @@ def test_an_interpreter_that_is_not_there_is_named():
 def test_an_installation_that_fails_says_why_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(environments.tempfile, "mkdtemp", lambda prefix: str(_made(tmp_path / "env")))
     monkeypatch.setattr(environments, "find_python", lambda version: sys.executable)
-    monkeypatch.setattr(environments, "_call", _refuse)
+    monkeypatch.setattr(environments, "_uv", _refuse)
     with pytest.raises(CannotBeHadError, match="no space left"), environments.environment(TRIED[0], []):
         pass
     assert not (tmp_path / "env").exists()
