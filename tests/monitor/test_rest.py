@@ -14,6 +14,7 @@ from torch.optim import optimizer as optimizer_module
 
 import gradtrace
 from gradtrace.monitor.hooks import patches
+from gradtrace.monitor.nonfinite.detector import Detector
 from gradtrace.monitor.rest import LOOK_EVERY, MOST_UNSEEN
 from gradtrace.monitor.schedule.cost import Level
 from gradtrace.monitor.schedule.schedule import OPENING, Schedule
@@ -174,3 +175,21 @@ def test_at_rest_torch_is_almost_as_it_was_and_what_was_imported_by_name_is_seen
 def is_interposed() -> bool:
     """Whether a watch is told of backward passes."""
     return any(stand_in.handlers for (_, name), stand_in in patches._STANDING.items() if name == "backward")
+
+
+def test_a_rest_right_after_another_has_a_plan_of_its_own(monkeypatch):
+    """The first, of a single step, is soon over: that must not have every later step looked at."""
+    lengths = itertools.chain([1], itertools.repeat(400))
+    begun, looks = [], []
+
+    def rests(schedule, step):
+        begun.append(step)
+        return Level.REST, next(lengths)
+
+    sees = Detector.sees_odd_gradient
+    monkeypatch.setattr(Schedule, "_next", rests)
+    monkeypatch.setattr("gradtrace.monitor.schedule.schedule.REST_STRETCHED", 4.0)
+    monkeypatch.setattr(Detector, "sees_odd_gradient", lambda detector: looks.append(0) or sees(detector))
+    trained(OPENING + 1000)
+    assert 2 <= len(begun) <= 10
+    assert len(looks) <= 1000 / LOOK_EVERY + 2 * len(begun)

@@ -5,6 +5,7 @@ Where a training has one optimizer, backward passes are not even noted: each of 
 
 from __future__ import annotations
 
+import math
 import time
 from threading import get_ident
 from typing import TYPE_CHECKING
@@ -58,13 +59,11 @@ class Rest:
         self._detector.rest(step, is_long=self._schedule.num_left >= SHORTEST_REST)
         self._notes = notes = Notes(
             self._owner.num_steps,
-            self._schedule.rest_until,
             lambda: self._guard(self._look),
             lambda optimizer: self._guard(self._of_stranger, optimizer),
             notes_passes=not self._rows.is_single,
         )
-        self._due = self._schedule.num_left
-        self._look_again()
+        self._plan()
         self._backward_passes.rest(self._backward if notes.notes_passes else None)
         self._optimizer_steps.rest(notes.step)
 
@@ -84,6 +83,12 @@ class Rest:
         self.catch_up()
         self._rows.close()
         self._schedule.end_rest(self._rows.number, is_urgent=is_urgent)
+
+    def _plan(self) -> None:
+        """A rest begins, perhaps right after another."""
+        if self._notes is not None:
+            self._due, self._notes.until = self._schedule.num_left, self._schedule.rest_until
+            self._look_again()
 
     def _told(self) -> list[float]:
         return self._notes.tell(self._rows, self._owner.num_steps) if self._notes is not None else []
@@ -122,7 +127,9 @@ class Rest:
 
     def _wake(self, *, is_urgent: bool) -> None:
         self.end(is_urgent=is_urgent)
-        if self._schedule.level is not Level.REST:
+        if self._schedule.level is Level.REST:
+            self._plan()
+        else:
             self._notes = None
             self._backward_passes.wake()
             self._optimizer_steps.wake()
@@ -134,7 +141,6 @@ class Notes:
 
     Args:
         known: keys (`id`) of the optimizers whose steps count.
-        until: [seconds] by `time.perf_counter`, when the rest is over in any case.
         look: called after so many steps as `look_after` says.
         of_stranger: called with an optimizer that is not known, or steps in another thread.
         notes_passes: whether `Rows` must be told of backward passes to know the steps.
@@ -143,14 +149,15 @@ class Notes:
     def __init__(
         self,
         known: Container[int],
-        until: float,
         look: Callable[[], None],
         of_stranger: Callable[[Optimizer], None],
         *,
         notes_passes: bool,
     ) -> None:
         self.notes_passes = notes_passes
-        self._known, self._until, self._look, self._of_stranger = known, until, look, of_stranger
+        self._known, self._look, self._of_stranger = known, look, of_stranger
+        self.until = math.inf
+        """[seconds] By `time.perf_counter`: the rest is over in any case."""
         self._thread = get_ident()
         self._keys: list[int | None] = []
         self._times: list[float] = []
@@ -173,7 +180,7 @@ class Notes:
         self._keys.append(key)
         self._times.append(now)
         self._num_left -= 1
-        if self._num_left <= 0 or now > self._until:
+        if self._num_left <= 0 or now > self.until:
             self._look()
 
     def note(self, key: int) -> None:
@@ -182,7 +189,7 @@ class Notes:
         self._keys.append(key)
         self._times.append(now)
         self._num_left -= 1
-        if self._num_left <= 0 or now > self._until:
+        if self._num_left <= 0 or now > self.until:
             self._look()
 
     def backward(self) -> None:
