@@ -20,7 +20,7 @@ from tests.report.html.records import pooled_run, run, through_time
 from tests.report.samples import SAMPLES, chain
 
 from gradtrace.commands.main import main
-from gradtrace.errors import TraceFileError
+from gradtrace.errors import InputError, TraceFileError
 from gradtrace.records.files import SQLITE, starts_with
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.storage import save
@@ -222,6 +222,40 @@ def test_a_file_that_breaks_while_it_is_served_is_told(server):
     status, body, _ = ask(server, f"/{server.url.split('/', 3)[3]}")
     assert status == 503
     assert "not a gradtrace file" in body
+
+
+def keep(path, num_steps):
+    made = run(3, num_steps)
+    writer = RunWriter(path, made.header)
+    for row, first in enumerate(made.steps.first):
+        writer.append(int(first), 0.1 * row, made.steps.scalars_low[row], made.steps.series_low[row], nonfinite=False)
+    writer.close()
+
+
+def test_all_runs_of_a_folder_are_served_and_a_new_one_is_news(tmp_path):
+    keep(tmp_path / "small.db", 10)
+    keep(tmp_path / "large.db", 20)
+    (tmp_path / "notes.txt").write_text("not a run", encoding="utf-8")
+    with ReportServer(tmp_path) as opened:
+        threading.Thread(target=opened.serve_forever, args=(0.01,), daemon=True).start()
+        secret = opened.url.split("/", 3)[3]
+        status, body, _ = ask(opened, f"/{secret}")
+        assert status == 200
+        assert all(name in body for name in ("small", "large"))
+        before = ask(opened, f"/{secret}news")[1]
+        assert ask(opened, f"/{secret}news")[1] == before
+        keep(tmp_path / "third.db", 10)
+        assert ask(opened, f"/{secret}news")[1] != before
+        assert "third" in ask(opened, f"/{secret}")[1]
+        opened.shutdown()
+
+
+def test_a_folder_without_runs_is_told_before_it_is_served_and_one_of_a_single_run_is_that_run(tmp_path):
+    with pytest.raises(InputError, match="holds no run"):
+        ReportServer(tmp_path)
+    keep(tmp_path / "only.db", 10)
+    with ReportServer(tmp_path) as opened, ReportServer(tmp_path / "only.db") as of_file:
+        assert "layers.2" in opened.page() == of_file.page()
 
 
 def test_a_connection_that_says_nothing_is_closed(server, monkeypatch):

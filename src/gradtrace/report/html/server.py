@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from gradtrace.errors import GradtraceError
+from gradtrace.errors import GradtraceError, InputError
 from gradtrace.report.html.assets import policy
 from gradtrace.report.html.comparison import read_runs, render_runs
 from gradtrace.report.html.page import render_opened
@@ -35,6 +35,7 @@ class ReportServer(ThreadingHTTPServer):
 
     Raises:
         TraceFileError: there is no such file, or it cannot be read as a report.
+        InputError: a folder without a run.
     """
 
     daemon_threads = True
@@ -98,9 +99,12 @@ class ReportServer(ThreadingHTTPServer):
             return self._page[1]
 
     def _render(self) -> str:
-        if self.path.is_dir():
-            return render_runs(read_runs([self.path]), live=True)
-        return render_opened(open_file(self.path), live=True)
+        files = list_runs(self.path) if self.path.is_dir() else [self.path]
+        if not files:
+            raise InputError(f"{self.path} holds no run")
+        if len(files) > 1:
+            return render_runs(read_runs(files), live=True)
+        return render_opened(open_file(files[0]), live=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
