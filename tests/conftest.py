@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -19,6 +20,9 @@ settings.register_profile("gradtrace", deadline=None, derandomize=True)
 settings.load_profile("gradtrace")
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; every process started here inherits it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -175,7 +175,10 @@ def test_ctrl_c_leaves_a_run_and_a_diagnosis(tmp_path):
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"trained\n"
         os.kill(process.pid, signal.SIGINT)
-        _, error = process.communicate(timeout=120)
+        try:
+            _, error = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == -signal.SIGINT
     text = error.decode()
     assert "KeyboardInterrupt" in text

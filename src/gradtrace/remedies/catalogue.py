@@ -13,6 +13,12 @@ _HE = Remedy(
     "# for tanh: torch.nn.init.xavier_normal_(layer.weight)",
     "He et al. 2015; Glorot & Bengio 2010",
 )
+_INITIALISED = {
+    "relu": "torch.nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')",
+    "leaky_relu": "torch.nn.init.kaiming_normal_(layer.weight, a=0.01, nonlinearity='leaky_relu')",
+    "selu": "torch.nn.init.kaiming_normal_(layer.weight, nonlinearity='linear')",
+    "tanh": "torch.nn.init.xavier_normal_(layer.weight)",
+}
 _SKIP = Remedy("Add skip connections: x = x + block(norm(x)).", "x = x + self.block(self.norm(x))", "He et al. 2016")
 _NORM = Remedy("Normalise between layers.", "torch.nn.LayerNorm(width)", "Ba et al. 2016")
 _CLIP = Remedy(
@@ -131,10 +137,27 @@ REMEDIES: dict[Cause, tuple[Remedy, ...]] = {
 }  # fmt: skip
 
 
-def remedies_for(symptom: Symptom, cause: Cause) -> tuple[Remedy, ...]:
-    """What to change; clipping is left out where the gradient is too small rather than too large."""
-    found = REMEDIES.get(cause, ())
-    return tuple(r for r in found if r is not _CLIP) if symptom is Symptom.VANISHING else found
+def remedies_for(symptom: Symptom, cause: Cause, activation: str = "") -> tuple[Remedy, ...]:
+    """What to change; clipping is left out where the gradient is too small rather than too large.
+
+    `activation`: the one behind the weights, for which they are initialised; '' where it is not known.
+    """
+    found = (_initialised_for(activation) if r is _HE else r for r in REMEDIES.get(cause, ()))
+    return tuple(r for r in found if not (symptom is Symptom.VANISHING and r is _CLIP))
+
+
+def _initialised_for(activation: str) -> Remedy:
+    """By its own rule, where it has one; others by their measured gain.
+
+    >>> _initialised_for("tanh").code
+    'torch.nn.init.xavier_normal_(layer.weight)'
+    >>> _initialised_for("gelu").code
+    'gradtrace.init_critical_(model, example_input)'
+    """
+    if not activation:
+        return _HE
+    code = _INITIALISED.get(activation, "gradtrace.init_critical_(model, example_input)")
+    return replace(_HE, title=f"Initialise the weights for {activation}.", code=code)
 
 
 def remedies_in_time(kind: str) -> tuple[Remedy, ...]:

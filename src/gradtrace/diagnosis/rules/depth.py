@@ -134,7 +134,7 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
         severity=severity,
         message=_message(symptom, profile, blame, extent, Names(view.trace)) + note,
         evidence=(*_evidence(profile), *_probe_evidence(scene, symptom), *(_constant(view) if _is_time(blame) else ())),
-        remedies=remedies_for(symptom, blame.cause),
+        remedies=remedies_for(symptom, blame.cause, _activation(profile)),
         source=blame.op.site.source,
     )
 
@@ -269,6 +269,12 @@ def _message(symptom: Symptom, profile: Profile, blame: Blame, extent: float, na
         else:
             head += f" ({decades(extent / profile.num_spans)} per layer over {profile.num_spans} layers)."
     return f"{head} {CAUSES[blame.cause].format(where=names.listed(blame.where))}"
+
+
+def _activation(profile: Profile) -> str:
+    """The commonest on the way; '' where there is none."""
+    functions = [link.op.activation.function for link in profile.links if link.op.activation is not None]
+    return max(functions, key=functions.count, default="")
 
 
 def _evidence(profile: Profile) -> tuple[Evidence, ...]:
