@@ -15,6 +15,9 @@ from gradtrace.records.vocabulary import Severity, Symptom
 
 from .table import LINE, LOOPS, Loop, Truth
 
+# what torch 2.8's own LBFGS does with the loss that a closure returns
+pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar")
+
 
 def watched(loop: Loop, num_turns: int, bad: int = -1, **options: Any) -> tuple[Any, Truth]:
     truth: Truth = []
