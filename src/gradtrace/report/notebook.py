@@ -66,6 +66,8 @@ _TEMPLATE = """\
 {% endif -%}
 {% for refusal in diagnosis.refusals %}<p>Not judged: {{ clean(refusal) }}</p>
 {% endfor -%}
+{% for sentence in diagnosis.moved %}<p>Moved: {{ clean(sentence) }}</p>
+{% endfor -%}
 {% for what, names in unseen %}<p>Not seen: {{ clean(what) }}{% if names %}: {{ listed(names) }}{% endif %}</p>
 {% endfor -%}
 </div>
