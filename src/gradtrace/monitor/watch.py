@@ -173,6 +173,14 @@ class Watch:
         except Exception as error:
             self._warn(f"the end of the run could not be judged ({type(error).__name__}: {error})")
 
+    def __repr__(self) -> str:
+        return f"<Watch{' (closed)' if self._closed else ''}: {self.run!r}>"
+
+    def _repr_html_(self) -> str:
+        from gradtrace.report.notebook import run_html, to_html
+
+        return run_html(self.run) + to_html(self.diagnosis)
+
     @property
     def run(self) -> Run:
         """The run so far, as records."""

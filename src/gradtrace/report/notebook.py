@@ -16,6 +16,7 @@ from gradtrace.records.prediction import Prediction
 from gradtrace.records.repair import Repair
 from gradtrace.records.run import Run, Scalar
 from gradtrace.records.trace import Trace
+from gradtrace.report.prediction import initialisation_text
 from gradtrace.report.repair import to_html as repair_html
 from gradtrace.report.strip import column_of_steps, layer_decades
 from gradtrace.report.summary import facts
@@ -26,6 +27,8 @@ from gradtrace.report.words import clean, clean_lines, decades, listed, number, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gradtrace.records.lyapunov import LyapunovSpectrum
+    from gradtrace.records.prediction import Initialisation
     from gradtrace.runs.loading import Record
 
 MOST_POINTS = 600
@@ -108,6 +111,18 @@ def to_html(record: Record) -> str:
     lines = [(chain.name, list(chain.states)) for chain in record.chains[:5]]
     drawn = curves(lines, "|gradient| at each step in time") if lines else ""
     return _framed(drawn, f"{record!r}"[1:-1], record.sentences)
+
+
+def initialisation_html(done: Initialisation) -> str:
+    """Its text, escaped."""
+    return f'<div class="gradtrace"><pre>{escape(initialisation_text(done))}</pre></div>'
+
+
+def spectrum_html(spectrum: LyapunovSpectrum) -> str:
+    """The exponents, largest first, and what the largest means."""
+    drawn = curves([("exponents", list(spectrum.exponents))], "nats per step, largest first", logarithmic=False)
+    certificate = [told] if (told := spectrum.certificate()) else []
+    return _framed(drawn, f"Lyapunov exponents of {spectrum.name}", [spectrum.sentence(), *certificate])
 
 
 def _svg(trace: Trace | None) -> str:
