@@ -175,7 +175,8 @@ class Watching:
             from gradtrace.runner.leftovers import latest_tensors
 
             succeeded = _is_success(error)
-            self._watch.close(finished=succeeded, last=() if succeeded else latest_tensors(error))
+            last, why = ((), None) if succeeded else (latest_tensors(error), error)
+            self._watch.close(finished=succeeded, last=last, error=why)
             self._tell(self._watch)
         elif not self._told_why_not:
             self._say(
