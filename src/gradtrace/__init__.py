@@ -48,3 +48,17 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """The public names: they are not here before they are used."""
     return sorted([*__all__, "__version__"])
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext gradtrace``: the cell magic ``%%gradtrace``."""
+    from importlib import import_module
+
+    cell = import_module("gradtrace.commands.cell")
+    shell.register_magic_function(cell.magic(shell), "line_cell", cell.NAME)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """``%unload_ext gradtrace``."""
+    for kind in ("line", "cell"):
+        shell.magics_manager.magics[kind].pop("gradtrace", None)

@@ -8,9 +8,10 @@ import pytest
 from tests.commands.calling import run
 
 from gradtrace.records.codes import USUAL, code_of, meaning_of
-from gradtrace.records.vocabulary import Cause, Symptom
+from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 from gradtrace.report.explanation import explain
 from gradtrace.report.glossary import WORDS, meanings
+from gradtrace.report.measured_by import CAUSES, SYMPTOMS
 
 
 def test_every_pair_has_a_code_of_its_own():
@@ -39,6 +40,32 @@ def test_every_word_is_explained(monkeypatch):
         assert explain(word) is not None, word
     lines = run("explain", "critical", "path").stdout.splitlines()
     assert lines[0] == "critical path"
+
+
+@pytest.mark.parametrize("enum", [Symptom, Cause, Factor, Severity])
+def test_every_value_says_what_it_is(enum):
+    assert list(meanings(enum.__name__)) == [str(one) for one in enum]
+    assert all(told.endswith(".") for told in meanings(enum.__name__).values())
+
+
+def test_symptoms_and_causes_say_how_they_are_told_and_what_to_do():
+    assert (set(SYMPTOMS), set(CAUSES)) == (set(Symptom), set(Cause))
+    for one in (*Symptom, *Cause):
+        told = explain(str(one))
+        assert any(paragraph.startswith("How it is told: ") for paragraph in told.paragraphs), one
+        is_fault = one not in (Symptom.HEALTHY, Cause.NONE)
+        assert bool(told.related) == is_fault, one
+        if is_fault:
+            assert told.remedies or any("What to do depends on the cause" in each for each in told.paragraphs), one
+            assert all(explain(code) is not None for code in told.related)
+
+
+def test_every_pair_is_explained_by_its_code():
+    for symptom, cause in itertools.product(Symptom, Cause):
+        told = explain(code_of(symptom, cause))
+        assert told.title.startswith(code_of(symptom, cause))
+        assert told.paragraphs[0].startswith("What is seen: ")
+        assert any(each.startswith("How that is told: ") for each in told.paragraphs) == (cause is not Cause.NONE)
 
 
 def test_what_is_no_word_is_2_and_told():

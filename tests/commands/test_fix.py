@@ -113,3 +113,23 @@ def test_check_says_how_to_prove_it(folder):
     *_, hint, verdict = done.stdout.splitlines()
     assert hint == "Prove it: gradtrace fix net.py:build"
     assert verdict.startswith("Unhealthy: ")
+
+
+def test_as_sarif_the_patch_is_a_fix_of_a_result(folder, monkeypatch):
+    from gradtrace.commands import fix as command
+    from gradtrace.records.finding import Diagnosis, Finding
+    from gradtrace.records.repair import Repair, Role, Trial
+    from gradtrace.records.vocabulary import Cause, Severity, Symptom
+    from gradtrace.repair.patch import UserFile, diff_of
+
+    file = UserFile(folder / "net.py", NET, "build", lambda _: ())
+    trial = Trial("Use ReLU", Role.CANDIDATE, proven=True, diff=diff_of(file, NET.replace("Sigmoid", "ReLU")))
+    found = Finding(Symptom.VANISHING, Cause.ACTIVATION_DERIVATIVE, ("1",), Severity.CRITICAL, "It is small.")
+    repair = Repair(Diagnosis((found,)), None, (trial,))
+    monkeypatch.setattr(command, "_fix_factory", lambda *_: (repair, file))
+    (ran,) = json.loads(run("net.py:build", "--format", "sarif").stdout)["runs"]
+    (result,) = ran["results"]
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "net.py"
+    (change,) = result["fixes"][0]["artifactChanges"]
+    assert [one["insertedContent"]["text"].count("ReLU") for one in change["replacements"]] == [1]
+    assert json.loads(run("net.py:build", "--format", "json").stdout)["best"] == "Use ReLU"

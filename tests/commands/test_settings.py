@@ -11,7 +11,7 @@ from tests.commands.calling import run
 
 from gradtrace.commands.settings import Settings, find_settings
 from gradtrace.errors import InputError
-from gradtrace.records.finding import Diagnosis, Finding
+from gradtrace.records.finding import Diagnosis, Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 WARNING = Diagnosis((Finding(Symptom.VANISHING, Cause.SMALL_WEIGHTS, ("a",), Severity.WARNING, "It is small."),))
@@ -59,6 +59,12 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path, monkeypatch):
         ("steps = true", "it is a number of optimizer steps"),
         ("baseline = 3", "it is a file's path"),
         ("seed = ", "cannot read"),
+        ("thresholds = 3", "it is a table, as vanishing-decades = {value = 3.5"),
+        ("thresholds.dead-fraction = 0.9", "it is a table"),
+        ("thresholds.dead-fraction = {value = 0.9}", "dead-fraction is moved without a reason"),
+        ("thresholds.dead-fraction = {value = 0.9, why = 'x'}", "it is a table"),
+        ("thresholds.dead-fraction = {value = '0.9', reason = 'x'}", "it is a table"),
+        ("thresholds.deadness = {value = 0.9, reason = 'x'}", "there is no threshold 'deadness' that may be moved"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_with_the_file(project, verdict, line, sentence):
@@ -82,6 +88,22 @@ def test_check_without_a_target_checks_those_of_the_project(project, verdict):
     assert run("check", "--fail-on", "warning", "--steps", "0").exit_code == 1
     assert verdict["calls"][-1][-1]["steps"] == 0
     assert len(verdict["calls"]) == 4
+
+
+def test_a_threshold_that_the_project_moved_counts_and_is_told(project, verdict):
+    found = Finding(
+        Symptom.DEAD_UNITS, Cause.SATURATED_PREACTIVATION, ("a",), Severity.WARNING, "Dead.",
+        (Evidence("dead units", 0.8, "fraction"),),
+    )  # fmt: skip
+    verdict["diagnosis"] = Diagnosis((found,))
+    assert run("check", "net.py:build").exit_code == 1
+    project("[tool.gradtrace.thresholds]\ndead-fraction = { value = 0.9, reason = 'a wide first layer' }\n")
+    result = run("check", "net.py:build")
+    assert result.exit_code == 0
+    told = " ".join(result.stdout.split())
+    assert "Thresholds moved dead-fraction is 0.9 of the units here, and 0.75 elsewhere: a wide first layer" in told
+    (told,) = json.loads(run("check", "net.py:build", "--format", "sarif").stdout)["runs"][0]["results"]
+    assert told["level"] == "note"
 
 
 def test_a_module_is_found_from_the_projects_folder(project, net, verdict, monkeypatch):

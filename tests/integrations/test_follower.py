@@ -18,6 +18,7 @@ from gradtrace.errors import InputError
 from gradtrace.integrations.follower import Follower
 from gradtrace.integrations.lightning_factory import VARIABLE, callbacks
 from gradtrace.integrations.needed import needed
+from gradtrace.integrations.raising import end_where_it_raises
 
 ALL = 1e6
 """A budget that lets no step pass by."""
@@ -139,6 +140,61 @@ def test_a_copy_takes_what_was_asked_for_and_no_watch(copied, tmp_path):
     assert other.watch is None
     assert other.stops
     follower.end(finished=True)
+
+
+class Trainer:
+    def __init__(self, *followers):
+        self.followers = followers
+
+    def train(self, value, *, error=None):
+        if error is not None:
+            raise error
+        return value
+
+
+class Deeper(Trainer):
+    pass
+
+
+def test_what_a_trainers_method_raises_ends_its_own_followers_alone():
+    for _ in range(2):
+        end_where_it_raises(Trainer, "train", lambda trainer: trainer.followers)
+    (mine, _, _), (other, _, _) = follow(), follow()
+    trainer = Deeper(mine)
+    assert trainer.train(3) == 3
+    assert mine.watch.num_steps == 3
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(3, error=KeyboardInterrupt())
+    assert mine.watch.run.finished is False
+    assert "the training ended by KeyboardInterrupt" in mine.watch.run.notes[-1]
+    assert other.watch.num_steps == 3
+    other.end(finished=True)
+    assert other.watch.run.notes == ()
+
+
+def test_a_training_that_nobody_ended_ends_with_the_process(tmp_path):
+    code = """
+import torch
+from gradtrace.integrations.follower import Follower
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+follower = Follower(None, {"path": "run.db", "budget": 1e6})
+follower.begin(model, optimizer, tell=print)
+"""
+    loop = """
+for _ in range(5):
+    optimizer.zero_grad()
+    model(torch.randn(4, 3)).square().mean().backward()
+    optimizer.step()
+raise RuntimeError("broken")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code + loop], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.rstrip().endswith("RuntimeError: broken")
+    run = gradtrace.load(tmp_path / "run.db")
+    assert (run.finished, run.steps.num_steps) == (False, 5)
 
 
 def test_what_is_missing_is_one_sentence_with_the_command():

@@ -142,11 +142,11 @@ try:
     fit(model, callback, Broken())
 except RuntimeError as error:
     message = str(error)
-callback.close()
 hooks = sum(len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in model.layers)
-told(message=message, rows=rows(callback), finished=callback.watch.run.finished, hooks=hooks)
+note = [note for note in callback.watch.run.notes if "ended by RuntimeError: broken" in note]
+told(message=message, rows=rows(callback), finished=callback.watch.run.finished, hooks=hooks, notes=len(note))
 """)
-    assert told == {"message": "broken", "rows": [0, 1, 2], "finished": False, "hooks": 0}
+    assert told == {"message": "broken", "rows": [0, 1, 2], "finished": False, "hooks": 0, "notes": 1}
 
 
 def test_mixed_precision_needs_nothing_further():

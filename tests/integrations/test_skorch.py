@@ -144,13 +144,13 @@ def test_stopping_comes_before_a_poisoned_checkpoint_is_written(stop_on, tmp_pat
     assert callback.watch.run.finished
 
 
-def test_an_exception_passes_and_close_ends_the_watch():
+def test_an_exception_passes_and_ends_the_watch_with_a_note():
     callback = GradTrace(budget=ALL)
     net = make(callback, module__broken=True)
     with pytest.raises(RuntimeError, match="broken"):
         net.fit(X, Y)
-    callback.close()
     assert callback.watch.run.finished is False
+    assert any("ended by RuntimeError: broken" in note for note in callback.watch.run.notes)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.module_.modules())
 
 

@@ -161,14 +161,15 @@ def test_stopping_comes_before_a_poisoned_checkpoint_is_written(stop_on, tmp_pat
     assert any("gradtrace, by step 4: critical: " in record.message for record in caplog.records)
 
 
-def test_an_exception_passes_and_close_or_the_next_training_ends_the_watch(tmp_path):
+def test_an_exception_passes_and_ends_the_watch_with_a_note(tmp_path):
     callback, model = GradTraceCallback(budget=ALL), Net(broken=13.0)
     trainer = make(model, tmp_path, callback)
     with pytest.raises(RuntimeError, match="broken"):
         trainer.train()
-    callback.close()
     run = callback.watch.run
     assert (run.finished, len(run.steps.first)) == (False, 3)
+    (note,) = (note for note in run.notes if "ended by" in note)
+    assert "the training ended by RuntimeError: broken (" in note
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     model.broken = -1.0
     trainer.train()

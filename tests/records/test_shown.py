@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from importlib import import_module
 from typing import Any
 
@@ -13,8 +14,15 @@ from tests.report.html.records import run, through_time
 from tests.report.samples import SAMPLES, chain
 
 import gradtrace
-from gradtrace.records.finding import Evidence, Finding
+from gradtrace.monitor.watch import Watch
+from gradtrace.records.finding import Diagnosis, Evidence, Finding
+from gradtrace.records.lyapunov import LyapunovSpectrum
+from gradtrace.records.prediction import Initialisation, Prediction
+from gradtrace.records.repair import Outcome, Repair, Role, Trial
+from gradtrace.records.run import Run
 from gradtrace.records.shown import RENDERERS
+from gradtrace.records.time import ThroughTime
+from gradtrace.records.trace import Trace
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 
@@ -88,3 +96,34 @@ def test_nothing_measured_holds_a_scalar_of_numpy():
     )
     records = [checked, gradtrace.through_time(lstm, lambda model, x: model(x)[0][-1].sum(), batch), predicted()]
     assert [found for record in records for found in scalars(record, type(record).__name__)] == []
+
+
+DRAWN = (Diagnosis, Initialisation, LyapunovSpectrum, Prediction, Repair, Run, ThroughTime, Trace, Watch)
+
+
+@pytest.mark.parametrize("name", sorted({*gradtrace.__all__} - {"load"}))
+def test_whatever_a_public_function_returns_is_drawn_in_a_notebook(name):
+    returned = set(re.findall(r"\w+", getattr(gradtrace, name).__annotations__["return"])) - {"tuple"}
+    (kind,) = (kind for kind in DRAWN if kind.__name__ in returned)
+    assert callable(kind._repr_html_)
+
+
+def test_what_is_no_file_of_ours_is_drawn_too():
+    spectrum = LyapunovSpectrum("rnn", "rnn_tanh", 0, "forward", (0.1, -0.2), (0.01, 0.01), 2, 8, 4, 1.5)
+    assert "<svg" in spectrum._repr_html_()
+    assert "the recurrence expands" in spectrum._repr_html_()
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh())
+    done = gradtrace.init_critical_(model, torch.randn(4, 8))
+    assert "0.weight" in done._repr_html_()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradtrace.watch(model, optimizer) as watch:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(4, 8)).square().mean().backward()
+            optimizer.step()
+    assert repr(watch).startswith("<Watch (closed): <Run 'Sequential': 3 steps")
+    assert watch._repr_html_().count("<svg") >= 3
+    curve = Outcome(0, ((0, 2.0), (1, 0.5)))
+    trials = tuple(Trial(role.value, role, outcomes=(curve,)) for role in Role)
+    drawn = Repair(Diagnosis(()), None, trials)._repr_html_()
+    assert all(f"</span> {role.value}" in drawn for role in Role)

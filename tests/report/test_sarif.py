@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.report.samples import SAMPLES
 
 from gradtrace.records.codes import USUAL, meaning_of
 from gradtrace.records.finding import Diagnosis, Finding, Remedy
+from gradtrace.records.repair import Repair, Role, Trial
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.report.checked import Checked, place_of, repository_root
 from gradtrace.report.sarif import sarif
@@ -151,3 +155,54 @@ def test_a_healthy_target_is_a_run_without_results():
     told = document(Checked("net.py:build", Diagnosis(())))
     assert told["runs"][0]["results"] == []
     assert told["runs"][0]["tool"]["driver"]["rules"] == []
+
+
+def repaired(diff, *, proven=True):
+    best = Trial("Use ReLU", Role.CANDIDATE, proven=proven, verdict="Better.", diff=diff)
+    mild, grave = finding(("a",), severity=Severity.INFO), finding(("b",))
+    repair = Repair(Diagnosis((mild, grave, finding(("c",)))), None, (best,))
+    told = document(Checked("net.py:build", repair.diagnosis, (), "net.py", repair))
+    return told, [result.get("fixes") for result in told["runs"][0]["results"]]
+
+
+def diffed(before, after, name="net.py"):
+    lines = (text.splitlines(keepends=True) for text in (before, after))
+    made = difflib.unified_diff(*lines, f"a/{name}", f"b/{name}")
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in made)
+
+
+def applied(text, fix):
+    """As an editor would: regions of whole lines, from the last to the first."""
+    (change,) = fix["artifactChanges"]
+    lines = text.splitlines(keepends=True)
+    for one in reversed(change["replacements"]):
+        region = one["deletedRegion"]
+        assert region["startColumn"] == region["endColumn"] == 1
+        lines[region["startLine"] - 1 : region["endLine"] - 1] = [one["insertedContent"]["text"]]
+    return "".join(lines)
+
+
+def test_the_first_fault_carries_the_proven_patch_and_it_is_valid(validate, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told, (info, first, second) = repaired(diffed("a\nSigmoid\nb\n", "a\nReLU\nb\n"))
+    validate(told)
+    assert (info, second) == (None, None)
+    (fix,) = first
+    assert fix["description"]["text"] == "Use ReLU. Better."
+    assert fix["artifactChanges"][0]["artifactLocation"]["uri"] == "net.py"
+    assert applied("a\nSigmoid\nb\n", fix) == "a\nReLU\nb\n"
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=30), st.lists(st.sampled_from("abcd"), max_size=30), st.booleans())
+def test_replacements_make_of_a_text_what_its_diff_makes(before, after, newline):
+    before, after = ("\n".join(each) + "\n" * (newline and bool(each)) for each in (before, after))
+    if before != after:
+        _, (_, (fix,), _) = repaired(diffed(before, after))
+        assert applied(before, fix) == after
+
+
+def test_without_a_patch_or_a_proof_or_a_file_of_the_repository_there_is_no_fix(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    some = diffed("a\n", "b\n")
+    for _, fixes in (repaired(""), repaired(some, proven=False), repaired(diffed("a\n", "b\n", "../net.py"))):
+        assert fixes == [None, None, None]

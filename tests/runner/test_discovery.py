@@ -13,7 +13,7 @@ from torch.optim import optimizer as optimizer_hooks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradtrace.monitor.hooks.patches import interpose
-from gradtrace.runner.discovery import Discovery, Found, Newcomers, _living, find_all
+from gradtrace.runner.discovery import Discovery, Found, Newcomers, find_all
 from gradtrace.tape.graph import reached_leaves
 
 
@@ -21,16 +21,7 @@ def fail(error: Exception) -> None:
     raise error
 
 
-@pytest.fixture(autouse=True)
-def nobody_else_s(monkeypatch):
-    """What other tests of this process have left alive is not found."""
-    others = [*itertools.chain(*_living())]
-    identities = {id(one) for one in others}
-
-    def living():
-        return tuple([one for one in ones if id(one) not in identities] for ones in _living())
-
-    monkeypatch.setattr("gradtrace.runner.discovery._living", living)
+pytestmark = pytest.mark.usefixtures("nobody_else_s")
 
 
 @pytest.fixture

@@ -110,7 +110,10 @@ def _checked(
 
             loaded = place(loaded, device)
         steps = steps if steps is not None else project.steps or 0
+        from gradtrace.diagnosis.tolerance import tolerated
+
         diagnosis = loaded.check(steps=steps, accumulate=accumulate, progress=say)
+        diagnosis = tolerated(diagnosis, project.thresholds)
     found = known.known(target, diagnosis) if known is not None else ()
     return Checked(target, diagnosis, found, file_of(target))
 

@@ -56,7 +56,8 @@ def is_factory(target: str) -> bool:
 @click.option("--seeds", type=click.IntRange(min=2), default=3, show_default=True, help="Trainings of each trial.")
 @click.option("--time", "time_budget_s", type=click.FloatRange(min=0, min_open=True), metavar="S",
               help="Seconds that it may take, about.  [default: 60; of a script 300]")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="The repair as JSON, for programs.")
+@click.option("--format", "form", type=click.Choice(["text", "json", "sarif"]), default="text", show_default=True,
+              help="To read, for programs, or for code scanning with the patch as a fix.")  # fmt: skip
 @click.option("--save", type=click.Path(dir_okay=False), metavar="PATH", help="Keep the repair (gzipped JSON).")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), metavar="PATH", help="Write the report, an HTML file.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of all random numbers.")
@@ -69,7 +70,7 @@ def fix(
     write: bool,
     force: bool,
     time_budget_s: float | None,
-    as_json: bool,
+    form: str,
     save: str | None,
     output: str | None,
     seed: int,
@@ -99,14 +100,23 @@ def fix(
         repair.save(save)
     if output is not None:
         repair.report(output)
-    if as_json:
-        click.echo(repair.to_json())
-    else:
+    if form == "text":
         repair.show()
+    else:
+        click.echo(repair.to_json() if form == "json" else _sarif(repair, target, file))
     if write:
         write_patch(repair, file, None if is_script else target)
     if not repair.diagnosis.healthy and repair.best is None:
         sys.exit(UNHEALTHY)  # and no change is proven
+
+
+def _sarif(repair: Repair, target: str, file: UserFile) -> str:
+    from gradtrace import __version__
+    from gradtrace.report.checked import Checked, repository_root
+    from gradtrace.report.sarif import sarif
+
+    checked = Checked(target, repair.diagnosis, file=str(file.path), repair=repair)
+    return sarif([checked], repository_root(Path.cwd()), __version__)
 
 
 def _fix_factory(

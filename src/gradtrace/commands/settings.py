@@ -6,6 +6,9 @@
     baseline = "gradtrace-baseline.json"
     steps = 20
 
+    [tool.gradtrace.thresholds]                 # those of `diagnosis.tolerance.MOVABLE`, each with the reason
+    vanishing-decades = { value = 3.5, reason = "forty layers by design; it trains" }
+
 The nearest of these files above the current folder counts; paths in it are relative to it. Options on the command line
 come first.
 """
@@ -24,6 +27,8 @@ from gradtrace.records.vocabulary import Severity
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from gradtrace.diagnosis.tolerance import Tolerance
+
 OWN, PROJECT = "gradtrace.toml", "pyproject.toml"
 
 
@@ -38,6 +43,7 @@ class Settings:
     baseline: Path | None = None
     steps: int | None = None
     seed: int | None = None
+    thresholds: tuple[Tolerance, ...] = ()
 
 
 def find_settings(folder: Path | None = None) -> Settings:
@@ -75,6 +81,7 @@ def _settings(file: Path, table: Mapping[str, Any]) -> Settings:
         "baseline": lambda value, folder: folder / _as(str, value),
         "steps": lambda value, _: _as_number(value, 2**31 - 1),
         "seed": lambda value, _: _as_number(value, 2**32 - 1),
+        "thresholds": lambda value, _: _thresholds(file, value),
     }
     found: dict[str, Any] = {}
     for key, value in table.items():
@@ -82,6 +89,8 @@ def _settings(file: Path, table: Mapping[str, Any]) -> Settings:
             raise InputError(f"{file}: there is no setting {key!r}; there are {', '.join(takes)}")
         try:
             found[key.replace("-", "_")] = takes[key](value, file.parent)
+        except InputError:
+            raise
         except (TypeError, ValueError) as error:
             raise InputError(f"{file}: {key} cannot be {value!r}; {_EXPECTED[key]}") from error
     return Settings(file=file, **found)
@@ -93,7 +102,22 @@ _EXPECTED = {
     "baseline": "it is a file's path",
     "steps": "it is a number of optimizer steps",
     "seed": "it is a number from 0 to 2^32 - 1",
+    "thresholds": "it is a table, as vanishing-decades = {value = 3.5, reason = '...'}",
 }
+
+
+def _thresholds(file: Path, table: Any) -> tuple[Tolerance, ...]:
+    from gradtrace.diagnosis.tolerance import Tolerance
+
+    moved = []
+    for name, entry in _as(dict, table).items():
+        if set(_as(dict, entry)) - {"value", "reason"} or type(entry.get("value")) not in (int, float):
+            raise TypeError
+        try:
+            moved.append(Tolerance(name, float(entry["value"]), _as(str, entry.get("reason", ""))))
+        except ValueError as error:
+            raise InputError(f"{file}: {error}") from None
+    return tuple(moved)
 
 
 def _as(kind: type, value: Any) -> Any:

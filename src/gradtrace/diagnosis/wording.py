@@ -7,6 +7,8 @@ import math
 from gradtrace.records.vocabulary import Cause
 
 EXTENT = "early against late (norm)"
+EXTENT_PER_UNIT = "early against late (per unit)"
+EXTENT_STEPS = "early against late steps"
 """Evidence of a path: decades between its ends."""
 
 OVER_EPS = "largest gradient (RMS) over eps"

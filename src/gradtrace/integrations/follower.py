@@ -5,7 +5,9 @@ Numbers wait until the trainer logs; findings are told when they are found; `mus
 
 from __future__ import annotations
 
+import atexit
 import inspect
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.errors import InputError
@@ -54,12 +56,13 @@ class Follower(Sink):
         notes = [f"this is step {at} of the trainer"] if at else []
         begun = Watch(models, optimizers, notes=notes, **options).start()
         self.watch, self._tell, self._offset = begun, tell, at - begun.first_step
+        _BEGUN.add(self)
         self._waiting, self._latest = [], {}
 
-    def end(self, *, finished: bool) -> None:
-        """It is over; more than once does no harm. What was still to be told is told."""
+    def end(self, *, finished: bool, error: BaseException | None = None) -> None:
+        """It is over, or `error` ended it; more than once does no harm. What was still to be told is told."""
         if self.watch is not None:
-            self.watch.close(finished=finished)
+            self.watch.close(finished=finished, error=error)
         self._tell = None
 
     @property
@@ -95,3 +98,13 @@ class Follower(Sink):
     def __getstate__(self) -> dict[str, Any]:
         """Who copies a trainer copies what was asked for, and no watch."""
         return {**self.__dict__, "watch": None, "_tell": None, "_waiting": [], "_latest": {}}
+
+
+_BEGUN: weakref.WeakSet[Follower] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_with_the_process() -> None:
+    """A training that nobody has ended: its loop raised, and no trainer told of it."""
+    for follower in list(_BEGUN):
+        follower.end(finished=False)

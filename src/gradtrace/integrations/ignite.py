@@ -64,7 +64,7 @@ class GradTrace:
         self._follower.end(finished=True)
 
     def _raised(self, engine: Any, error: BaseException) -> None:
-        self._follower.end(finished=False)
+        self._follower.end(finished=False, error=error)
         others = [one for one, *_ in engine._event_handlers[Events.EXCEPTION_RAISED] if one != self._raised]
         if not others:  # an error that is handled is not raised by Ignite: nobody else does
             raise error

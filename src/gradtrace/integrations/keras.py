@@ -4,18 +4,20 @@
 
 Keras moves weights by itself and torch's optimizers never step, so that the end of a batch is the end of a step.
 Numbers join the logs of the batch and, the latest, of the epoch, from where the progress bar, the history and Keras'
-loggers take them; findings are printed as Keras prints. No event tells of an exception: `close` or the next fit ends
-the watch then.
+loggers take them; findings are printed as Keras prints. No event tells of an exception: it is seen where ``fit`` raises
+it.
 """
 
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.errors import InputError
 from gradtrace.integrations.follower import Follower
 from gradtrace.integrations.needed import needed
+from gradtrace.integrations.raising import end_where_it_raises
 
 with needed("Keras", "keras"):
     import keras
@@ -41,6 +43,8 @@ class GradTraceCallback(keras.callbacks.Callback):  # type: ignore[misc]
             raise InputError(f"Keras must run on torch (KERAS_BACKEND=torch), but it runs on {keras.backend.backend()}")
         self._follower = Follower(stop_on, options)
         self._latest: dict[str, float] = {}
+        _CALLBACKS.add(self)
+        end_where_it_raises(next(kind for kind in keras.Model.__mro__ if "fit" in vars(kind)), "fit", _followers)
 
     @property
     def watch(self) -> Watch | None:
@@ -48,7 +52,7 @@ class GradTraceCallback(keras.callbacks.Callback):  # type: ignore[misc]
         return self._follower.watch
 
     def close(self) -> None:
-        """End the watch of a fit that raised."""
+        """End the watch now, as of a model that trains in a method of its own and raised."""
         self._follower.end(finished=False)
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -85,3 +89,11 @@ class GradTraceCallback(keras.callbacks.Callback):  # type: ignore[misc]
             print(sentence)  # noqa: T201  # as Keras itself does
         else:
             logging.getLogger("absl").warning(sentence)
+
+
+_CALLBACKS: weakref.WeakSet[GradTraceCallback] = weakref.WeakSet()
+"""All there are: a model does not know which it is fitted with."""
+
+
+def _followers(model: Any) -> list[Follower]:
+    return [one._follower for one in list(_CALLBACKS) if one.model is model]

@@ -66,10 +66,10 @@ class GradTraceCallback(Callback):  # type: ignore[misc]
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """It raised, or was interrupted."""
-        self._end(trainer, finished=False)
+        self._end(trainer, finished=False, error=exception)
 
-    def _end(self, trainer: Any, *, finished: bool) -> None:
-        self._follower.end(finished=finished)
+    def _end(self, trainer: Any, *, finished: bool, error: BaseException | None = None) -> None:
+        self._follower.end(finished=finished, error=error)
         self._log(trainer)
 
     def _log(self, trainer: Any) -> None:

@@ -3,8 +3,8 @@
     NeuralNetClassifier(..., callbacks=[GradTrace(path="run.db")])
 
 The numbers are in ``net.history``, of each batch and, the latest, of each epoch, from where skorch's own log prints
-them; findings are printed by the net's ``verbose``. No event tells of an exception: `close` or the next fit ends the
-watch then.
+them; findings are printed by the net's ``verbose``. No event tells of an exception: it is seen where ``partial_fit``,
+by which ``fit`` trains, raises it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from gradtrace.integrations.follower import Follower
 from gradtrace.integrations.needed import needed
+from gradtrace.integrations.raising import end_where_it_raises
 
 with needed("skorch", "skorch"):
+    from skorch import NeuralNet
     from skorch.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class GradTrace(Callback):  # type: ignore[misc]
         self._follower = Follower(stop_on, options)
         self._asked = {"stop_on": stop_on, **options}
         self._latest: dict[str, float] = {}
+        end_where_it_raises(NeuralNet, "partial_fit", _followers)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """What it was made with, for whoever clones the net (a grid search)."""
@@ -44,7 +47,7 @@ class GradTrace(Callback):  # type: ignore[misc]
         return self._follower.watch
 
     def close(self) -> None:
-        """End the watch of a fit that raised."""
+        """End the watch now, as of a net that trains in a method of its own and raised."""
         self._follower.end(finished=False)
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **_rest: Any) -> None:
@@ -79,3 +82,7 @@ class GradTrace(Callback):  # type: ignore[misc]
 def _tell(net: Any, sentence: str) -> None:
     if net.verbose:
         print(sentence)  # noqa: T201  # as skorch itself does
+
+
+def _followers(net: Any) -> list[Follower]:
+    return [one._follower for _, one in getattr(net, "callbacks_", ()) if isinstance(one, GradTrace)]

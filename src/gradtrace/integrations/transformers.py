@@ -3,8 +3,7 @@
     Trainer(..., callbacks=[GradTraceCallback(path="run.db")])            numbers join the Trainer's log history
     GradTraceCallback(path="run.db").attach(trainer)                      and go to all that it reports to
 
-Findings go to transformers' own logger. No event tells of an exception: the run's file is complete to the last two
-seconds, and `close` (or the next training) ends the watch.
+Findings go to transformers' own logger. No event tells of an exception: it is seen where ``Trainer.train`` raises it.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from gradtrace.integrations.follower import Follower
 from gradtrace.integrations.needed import needed
+from gradtrace.integrations.raising import end_where_it_raises
 
 with needed("transformers", "transformers"):
-    from transformers import TrainerCallback
+    from transformers import Trainer, TrainerCallback
     from transformers.trainer_callback import DefaultFlowCallback
     from transformers.utils import logging
 
@@ -37,6 +37,7 @@ class GradTraceCallback(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, *, stop_on: str | None = None, **options: Any) -> None:
         self._follower = Follower(stop_on, options)
+        end_where_it_raises(Trainer, "train", _followers)
 
     def attach(self, trainer: Any) -> Self:
         """Stand before all that `trainer` reports to, so that they get the numbers with its own."""
@@ -53,7 +54,7 @@ class GradTraceCallback(TrainerCallback):  # type: ignore[misc]
         return self._follower.watch
 
     def close(self) -> None:
-        """End the watch of a training that raised."""
+        """End the watch now, as of a Trainer that trains in a method of its own and raised."""
         self._follower.end(finished=False)
 
     def on_train_begin(
@@ -80,3 +81,7 @@ class GradTraceCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, args: Any, state: Any, control: Any, **_rest: Any) -> None:
         """The training is over, or was stopped."""
         self._follower.end(finished=True)
+
+
+def _followers(trainer: Any) -> list[Follower]:
+    return [one._follower for one in trainer.callback_handler.callbacks if isinstance(one, GradTraceCallback)]

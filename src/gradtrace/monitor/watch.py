@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from gradtrace.errors import InputError
+from gradtrace.errors import InputError, describe
 from gradtrace.measure.trace import environment
 from gradtrace.monitor.hooks.guard import Guard
 from gradtrace.monitor.recording.recording import Recording
@@ -121,7 +121,7 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(finished=kind is None)
+        self.close(finished=kind is None, error=error)
 
     def step(self) -> None:
         """The end of a step, where no optimizer of `torch.optim` steps; otherwise it is seen."""
@@ -157,10 +157,11 @@ class Watch:
         if self._training is not None:
             self._training.loss_scale.scalers_before = tuple(scalers)
 
-    def close(self, *, finished: bool = True, last: Sequence[Tensor] = ()) -> None:
+    def close(self, *, finished: bool = True, last: Sequence[Tensor] = (), error: BaseException | None = None) -> None:
         """Take every hook away, let go of models and optimizers, and write the rest; more than once does no harm.
 
-        `last`: of a training that was given up, what was made of its last forward pass, the latest first.
+        `last`: of a training that was given up, what was made of its last forward pass, the latest first; `error`: what
+        ended it, which a note of the run then says.
         """
         if self._closed:
             self._sweep()
@@ -169,9 +170,19 @@ class Watch:
         try:
             self._detach(last=last)
             self._sweep()
+            if error is not None:
+                self._recording.note(self._step, f"the training ended by {describe(error)}")
             self._recording.close(self._step, finished=finished)
         except Exception as error:
             self._warn(f"the end of the run could not be judged ({type(error).__name__}: {error})")
+
+    def __repr__(self) -> str:
+        return f"<Watch{' (closed)' if self._closed else ''}: {self.run!r}>"
+
+    def _repr_html_(self) -> str:
+        from gradtrace.report.notebook import run_html, to_html
+
+        return run_html(self.run) + to_html(self.diagnosis)
 
     @property
     def run(self) -> Run:

@@ -86,6 +86,8 @@ class Diagnosis(Kept, Tabular):
     title: str = ""
     updates: tuple[UpdateStats, ...] = ()
     """What the first optimizer step did to each parameter, on a copy; () without an optimizer."""
+    moved: tuple[str, ...] = ()
+    """Thresholds that the project has moved, and why, a sentence each."""
 
     @property
     def num_steps(self) -> int:

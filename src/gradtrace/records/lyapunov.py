@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from gradtrace.records.shown import rendered
+
 GAMMA = {"rnn_tanh": 1.0, "rnn_relu": 1.0}
 """Largest derivative of the activation (Pascanu et al. 2013); 1/4 for a sigmoid, which nn.RNN does not have."""
 
@@ -56,6 +58,9 @@ class LyapunovSpectrum:
         if self.largest < 0:
             return f"{told}: the recurrence contracts, and a gradient falls e-fold every {rate:.3g} steps."
         return f"{told}: the recurrence expands (chaos), and a gradient grows e-fold every {rate:.3g} steps."
+
+    def _repr_html_(self) -> str:
+        return str(rendered(self, "html"))
 
     def certificate(self) -> str:
         """Pascanu's sufficient condition beside the largest exponent; '' for gated cells."""

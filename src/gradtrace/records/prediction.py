@@ -172,3 +172,6 @@ class Initialisation:
     def __str__(self) -> str:
         """One line per parameter."""
         return str(rendered(self, "text"))
+
+    def _repr_html_(self) -> str:
+        return str(rendered(self, "html"))

@@ -43,7 +43,11 @@ RENDERERS: dict[str, dict[str, str]] = {
     "Trial": {"apply": "gradtrace.repair.applying:applied"},
     "Prediction": _EVERY
     | {"diagram": "gradtrace.report.phases:diagram_text", "json": "gradtrace.records.storage:prediction_json"},
-    "Initialisation": {"text": "gradtrace.report.prediction:initialisation_text"},
+    "Initialisation": {
+        "text": "gradtrace.report.prediction:initialisation_text",
+        "html": "gradtrace.report.notebook:initialisation_html",
+    },
+    "LyapunovSpectrum": {"html": "gradtrace.report.notebook:spectrum_html"},
 }
 """Class -> what is wanted -> ``module:function``, called with the record first."""
 

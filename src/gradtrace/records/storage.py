@@ -209,6 +209,7 @@ def _verdict(diagnosis: Diagnosis) -> dict[str, Any]:
         "findings": plain(diagnosis.findings),
         "losses": plain(diagnosis.losses),
         "refusals": plain(diagnosis.refusals),
+        "moved": plain(diagnosis.moved),
         "traces": [_summary(trace) for trace in diagnosis.traces],
     }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gradtrace.records.finding import Diagnosis, Finding
+    from gradtrace.records.repair import Repair
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Checked:
     """Those of its findings that a baseline holds."""
     file: str = ""
     """Where the target is defined, as far as that is known."""
+    repair: Repair | None = None
+    """What was tried, and is proven."""
 
     @property
     def new(self) -> tuple[Finding, ...]:

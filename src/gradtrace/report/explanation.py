@@ -10,6 +10,7 @@ from gradtrace.records.finding import Remedy
 from gradtrace.records.vocabulary import Cause, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 from gradtrace.report.glossary import ENUMS, WORDS, meanings
+from gradtrace.report.measured_by import measured_by
 from gradtrace.report.words import wrapped
 
 
@@ -34,9 +35,11 @@ def explain(asked: str) -> Explanation | None:
     for enum, kind in ENUMS.items():
         found = meanings(enum).get(word.replace(" ", "_"))
         if found is not None:
-            related = tuple(code for code in USUAL if word.replace(" ", "_") in (meaning_of(code) or ()))
-            remedies = remedies_for(Symptom.HEALTHY, Cause(word.replace(" ", "_"))) if enum == "Cause" else ()
-            return Explanation(f"{word} ({kind})", (found,), remedies, related)
+            value = word.replace(" ", "_")
+            related = tuple(code for code in USUAL if value in (meaning_of(code) or ()))
+            remedies = remedies_for(Symptom.HEALTHY, Cause(value)) if enum == "Cause" else ()
+            told = [found, *_measured("How it is told", value), *_causes(related if enum == "Symptom" else ())]
+            return Explanation(f"{word} ({kind})", tuple(told), remedies, related)
     return None
 
 
@@ -47,10 +50,23 @@ def of_code(symptom: Symptom, cause: Cause) -> Explanation:
         f"{code_of(symptom, cause)}  {told}",
         (
             f"What is seen: {meanings('Symptom')[symptom.value]}",
+            *_measured("How it is seen", symptom.value),
             *([] if cause is Cause.NONE else [f"Why: {meanings('Cause')[cause.value]}"]),
+            *([] if cause is Cause.NONE else _measured("How that is told", cause.value)),
         ),
         remedies_for(symptom, cause),
     )
+
+
+def _measured(title: str, value: str) -> list[str]:
+    told = measured_by(value)
+    return [f"{title}: {told}"] if told else []
+
+
+def _causes(codes: tuple[str, ...]) -> list[str]:
+    """What to do about a symptom is said with each of its causes."""
+    causes = [meaning[1].value for code in codes if (meaning := meaning_of(code)) is not None]
+    return [f"What to do depends on the cause: {', '.join(c for c in causes if c != 'none')}."] if codes else []
 
 
 def near(asked: str) -> str:

@@ -23,8 +23,18 @@ WORDS = {
     "horizon": "how many steps back until a gradient has fallen to 1e-3 (and by half)",
     "finding": "symptom, cause, where, severity, and the numbers that say so",
     "diagnosis": "the findings, the root cause first",
-    "remedy": "what to change",
+    "symptom": "what is seen; each has a name, as vanishing",
+    "cause": "why it is so; each has a name, as small_weights",
+    "severity": "how much a finding matters: info, warning, critical",
+    "remedy": "what to change, as a person reads it",
+    "change": "a remedy that can be executed, at named sites",
+    "trial": "a change applied to a copy and trained, beside the unchanged network and a placebo",
+    "placebo": "a change of the same kind and size at a place that is not to blame",
+    "share": "the decades of the deficit that one cause explains; together they are the whole",
+    "repair": "the diagnosis, its shares, the trials ranked, and the patch",
     "run": "a training under watch, in one file",
+    "rest": "the watch doing next to nothing between two measurements",
+    "not known": "a number that was not measured: never NaN, never zero",
 }
 ENUMS = {"Symptom": "symptom", "Cause": "cause", "Factor": "factor", "Severity": "severity"}
 

@@ -16,19 +16,26 @@ from gradtrace.records.prediction import Prediction
 from gradtrace.records.repair import Repair
 from gradtrace.records.run import Run, Scalar
 from gradtrace.records.trace import Trace
+from gradtrace.report.prediction import initialisation_text
 from gradtrace.report.repair import to_html as repair_html
+from gradtrace.report.strip import column_of_steps, layer_decades
 from gradtrace.report.summary import facts
-from gradtrace.report.svg import curves, waterfall
+from gradtrace.report.svg import curves, heat, waterfall
 from gradtrace.report.tables import main_trace, picture, unseen
 from gradtrace.report.words import clean, clean_lines, decades, listed, number, short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gradtrace.records.lyapunov import LyapunovSpectrum
+    from gradtrace.records.prediction import Initialisation
     from gradtrace.runs.loading import Record
 
 MOST_POINTS = 600
 """Of a line."""
+
+MOST_COLUMNS = 80
+"""Of a map: a notebook keeps every picture in it."""
 
 _TEMPLATE = """\
 <div class="gradtrace">
@@ -62,6 +69,8 @@ _TEMPLATE = """\
 {% endif -%}
 {% for refusal in diagnosis.refusals %}<p>Not judged: {{ clean(refusal) }}</p>
 {% endfor -%}
+{% for sentence in diagnosis.moved %}<p>Moved: {{ clean(sentence) }}</p>
+{% endfor -%}
 {% for what, names in unseen %}<p>Not seen: {{ clean(what) }}{% if names %}: {{ listed(names) }}{% endif %}</p>
 {% endfor -%}
 </div>
@@ -89,7 +98,7 @@ def to_html(record: Record) -> str:
     if isinstance(record, Trace):
         return _framed(_svg(record), f"{record!r}"[1:-1])
     if isinstance(record, Run):
-        return _run(record)
+        return run_html(record, findings=True)
     if isinstance(record, Prediction):
         layers = record.layers[::-1]
         lines = [("predicted", [layer.decades for layer in layers])]
@@ -104,6 +113,18 @@ def to_html(record: Record) -> str:
     return _framed(drawn, f"{record!r}"[1:-1], record.sentences)
 
 
+def initialisation_html(done: Initialisation) -> str:
+    """Its text, escaped."""
+    return f'<div class="gradtrace"><pre>{escape(initialisation_text(done))}</pre></div>'
+
+
+def spectrum_html(spectrum: LyapunovSpectrum) -> str:
+    """The exponents, largest first, and what the largest means."""
+    drawn = curves([("exponents", list(spectrum.exponents))], "nats per step, largest first", logarithmic=False)
+    certificate = [told] if (told := spectrum.certificate()) else []
+    return _framed(drawn, f"Lyapunov exponents of {spectrum.name}", [spectrum.sentence(), *certificate])
+
+
 def _svg(trace: Trace | None) -> str:
     table = picture(trace) if trace is not None else None
     return waterfall(table) if table is not None and table.rows else ""
@@ -114,8 +135,9 @@ def _framed(drawn: str, title: str, sentences: Sequence[str] = ()) -> str:
     return f'<div class="gradtrace"><p><b>gradtrace</b> {escape(clean(title))}</p>{drawn}{told}</div>'
 
 
-def _run(run: Run) -> str:
-    told = [f"{name.lower()} {value}" for name, value in facts(run)]
+def run_html(run: Run, *, findings: bool = False) -> str:
+    """Loss, gradient norm, and the gradient by depth over the steps; on request what was found, a line each."""
+    told = "; ".join(f"{name.lower()} {value}" for name, value in facts(run))
     found = [f"{f.severity.value.upper()} {f.symptom.value.replace('_', ' ')}: {f.message}" for f in run.findings]
     lines = []
     for name, label in ((Scalar.LOSS, "loss"), (Scalar.GRADIENT_NORM, "gradient norm")):
@@ -123,7 +145,12 @@ def _run(run: Run) -> str:
         places = np.linspace(0, max(len(values) - 1, 0), min(len(values), MOST_POINTS)).astype(np.int64)
         lines.append((label, [float(values[i]) for i in places]))
     drawn = "".join(curves([line], f"{line[0]} over the steps") for line in lines if any(map(math.isfinite, line[1])))
-    return _framed(drawn, f"{run!r}"[1:-1], ["; ".join(told), *found])
+    return _framed(drawn + _heat(run), f"{run!r}"[1:-1], [told, *(found if findings else ())])
+
+
+def _heat(run: Run) -> str:
+    names, decades = layer_decades(run, column_of_steps(run.steps, MOST_COLUMNS))
+    return heat(names, decades) if decades.size else ""
 
 
 def _diagnosis(diagnosis: Diagnosis) -> str:

@@ -37,10 +37,16 @@ def to_text(repair: Repair, width: int = 100) -> str:
 
 
 def to_html(repair: Repair) -> str:
-    """A fragment for notebooks: the text as it stands, escaped."""
+    """A fragment for notebooks: the losses of what was tried, and the text as it stands, escaped."""
     from html import escape
 
-    return f'<div class="gradtrace"><pre>{escape(to_text(repair, 110))}</pre></div>'
+    from gradtrace.report.svg import LINES, curves
+
+    beside = (trial for trial in repair.trials if trial.role is not Role.CANDIDATE)
+    shown = [one for one in (*repair.candidates[:3], *beside) if one.outcomes][: len(LINES)]
+    lines = [(one.title, [loss for _, loss in one.outcomes[0].curve]) for one in shown]
+    drawn = curves(lines, "loss over the steps, of one seed") if lines else ""
+    return f'<div class="gradtrace">{drawn}<pre>{escape(to_text(repair, 110))}</pre></div>'
 
 
 def _lines(repair: Repair, width: int) -> Iterator[str]:

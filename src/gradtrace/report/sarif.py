@@ -16,6 +16,7 @@ from gradtrace.records.codes import meaning_of
 from gradtrace.records.vocabulary import Severity
 from gradtrace.report.checked import Checked, fingerprint, place_of
 from gradtrace.report.explanation import Explanation, of_code
+from gradtrace.report.sarif_fix import fix_of
 from gradtrace.report.tables import main_trace
 from gradtrace.report.words import decades
 
@@ -96,11 +97,19 @@ def _result(each: Checked, finding: Finding, codes: list[str], root: Path, has_b
         told["locations"][0]["logicalLocations"] = names
     if flow := list(_flow(each, finding, root)):
         told["codeFlows"] = [{"message": {"text": "the gradient's way"}, "threadFlows": [{"locations": flow}]}]
+    if each.repair is not None and finding is _to_repair(each) and (fix := fix_of(each.repair, root)) is not None:
+        told["fixes"] = [fix]
     if has_baseline:
         is_known = finding in each.known
         told["baselineState"] = "unchanged" if is_known else "new"
         told["suppressions"] = [{"kind": "external", "justification": "in the baseline"}] if is_known else []
     return told
+
+
+def _to_repair(each: Checked) -> Finding | None:
+    """The first that is a fault: the root cause, which changes are tried for. Of one patch there is one fix."""
+    faults = (finding for finding in each.diagnosis.findings if finding.severity is not Severity.INFO)
+    return next(faults, None)
 
 
 def _message(target: str, finding: Finding) -> str:

@@ -32,7 +32,7 @@ COLOURS = ("#000004", "#1b0c41", "#4a0c6b", "#781c6d", "#a52c60", "#cf4446", "#e
 """Inferno of matplotlib (CC0), ten colours from nothing to most."""
 
 ASCII_HEAT = " .:-=+*%@#"
-_NOT_FINITE, _NOT_MEASURED = "#00d7ff", "#303030"
+NOT_FINITE, NOT_MEASURED = "#00d7ff", "#303030"
 
 
 def column_of_steps(steps: RunSteps, width: int) -> NDArray[np.int64]:
@@ -116,12 +116,12 @@ def heat(decades: NDArray[np.float64], num_lines: int, *, ascii_only: bool = Fal
     num_layers = decades.shape[1]
     per_line = 1 if ascii_only or num_layers <= num_lines else 2
     rows = rows_of_layers(num_layers, per_line * num_lines)[::-1]
-    shades = [_shade(decades[:, row.start : row.stop]).tolist() for row in rows]
+    shaded = [shades(decades[:, row.start : row.stop]).tolist() for row in rows]
     lines = []
     for top in range(0, len(rows), per_line):
         bottom = min(top + per_line, len(rows)) - 1
         members = range(rows[bottom].start, rows[top].stop)
-        cells = list(zip(shades[top], shades[bottom], strict=True))
+        cells = list(zip(shaded[top], shaded[bottom], strict=True))
         lines.append((members, Text("".join(_ascii_cell(one) for one, _ in cells)) if ascii_only else _blocks(cells)))
     return lines
 
@@ -130,7 +130,7 @@ def _blocks(cells: list[tuple[int, int]]) -> Text:
     """The upper and the lower shade of each cell."""
     line = Text()
     for (upper, lower), alike in itertools.groupby(cells):
-        line.append("▀" * len(list(alike)), f"{_colour(upper)} on {_colour(lower)}")
+        line.append("▀" * len(list(alike)), f"{colour(upper)} on {colour(lower)}")
     return line
 
 
@@ -145,7 +145,7 @@ def rows_of_layers(num_layers: int, num_rows: int) -> list[range]:
     return [range(start, end) for start, end in itertools.pairwise(edges) if end > start]
 
 
-def _shade(decades: NDArray[np.float64]) -> NDArray[np.int64]:
+def shades(decades: NDArray[np.float64]) -> NDArray[np.int64]:
     """[columns]: 0 to 9 from nothing to most; -1: not measured, 10: not finite."""
     lowest = np.min(np.where(np.isnan(decades), np.inf, decades), axis=1)
     level = np.clip((lowest + SPAN_DECADES) / SPAN_DECADES, 0.0, 1.0) * (len(COLOURS) - 1)
@@ -155,8 +155,9 @@ def _shade(decades: NDArray[np.float64]) -> NDArray[np.int64]:
     return shade
 
 
-def _colour(shade: int) -> str:
-    return _NOT_MEASURED if shade < 0 else _NOT_FINITE if shade >= len(COLOURS) else COLOURS[shade]
+def colour(shade: int) -> str:
+    """That of one of `shades`."""
+    return NOT_MEASURED if shade < 0 else NOT_FINITE if shade >= len(COLOURS) else COLOURS[shade]
 
 
 def _ascii_cell(shade: int) -> str:

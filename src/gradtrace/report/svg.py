@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import math
 from html import escape
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from gradtrace.report.picture import LOOKS
+from gradtrace.report.strip import COLOURS, SPAN_DECADES, colour, rows_of_layers, shades
 from gradtrace.report.words import clean, decades, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from gradtrace.report.tables import Picture, Row
 
 WIDTH, NAME_WIDTH, NUMBER_WIDTH, ROW_HEIGHT = 640, 170, 60, 18
 CHART_HEIGHT = 140
+HEAT_HEIGHT, MOST_ROWS = 14, 16
 GREY, BAND = "#767676", "#00825c"
 LINES = ("#0072b2", "#c25200", "#00825c", "#b35a92", "#767676")
 
@@ -92,6 +98,39 @@ def curves(lines: Sequence[tuple[str, Sequence[float]]], label: str, *, logarith
         for i, (name, _) in enumerate(drawn)
     )
     return _picture(parts, CHART_HEIGHT, label) + f"<p><small>{named}</small></p>"
+
+
+def heat(names: Sequence[str], decades: NDArray[np.float64]) -> str:
+    """Gradient by depth (the output on top) over the steps; a path per colour, so that a large map stays small.
+
+    `decades` [columns, layers] are relative to the largest layer, as of `layer_decades`.
+    """
+    rows = rows_of_layers(len(names), MOST_ROWS)[::-1]
+    cell = (WIDTH - NAME_WIDTH - 8.0) / max(len(decades), 1)
+    cells: dict[int, list[str]] = {}
+    parts = []
+    for place, row in enumerate(rows):
+        top, at = 4 + HEAT_HEIGHT * place, 0
+        name = shorten(clean(names[row[-1]]) or "model", 24)
+        parts.append(_text(NAME_WIDTH - 8, top + HEAT_HEIGHT - 3, name, anchor="end"))
+        for shade, alike in groupby(shades(decades[:, row.start : row.stop]).tolist()):
+            width = len(list(alike))
+            path = f"M{NAME_WIDTH + at * cell:.1f} {top}h{width * cell:.1f}v{HEAT_HEIGHT}h{-width * cell:.1f}z"
+            cells.setdefault(shade, []).append(path)
+            at += width
+    parts += [f'<path d="{"".join(paths)}" fill="{colour(shade)}"/>' for shade, paths in sorted(cells.items())]
+    label = "gradient per weight by depth (output on top) over the steps"
+    return _picture(parts, 8 + HEAT_HEIGHT * len(rows), label) + f"<p><small>{_heat_scale()}</small></p>"
+
+
+def _heat_scale() -> str:
+    last = len(COLOURS) - 1
+    told = [
+        f'<span style="color:{COLOURS[round(last * (1 - decade / SPAN_DECADES))]}">&#9632;</span> '
+        + ("most" if decade == 0 else f"1e-{decade}")
+        for decade in range(0, int(SPAN_DECADES) + 1, 2)
+    ]
+    return "gradient per weight, output on top: " + " &nbsp; ".join(told) + " of it"
 
 
 def _moves(values: Sequence[float], at: object) -> Iterable[str]:

@@ -124,10 +124,11 @@ def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool, bare: bool) -
         yield Text(f"Trained a copy for {counted(diagnosis.num_steps, 'step')}: {told}.")
     if trace is not None:
         yield from _formats(trace, width)
-    if diagnosis.refusals:
-        yield Text("\nNot judged", "bold")
-        for refusal in diagnosis.refusals:
-            yield from _paragraph(clean(refusal), width)
+    for title, sentences in (("Not judged", diagnosis.refusals), ("Thresholds moved", diagnosis.moved)):
+        if sentences:
+            yield Text(f"\n{title}", "bold")
+        for sentence in sentences:
+            yield from _paragraph(clean(sentence), width)
     if trace is not None:
         yield from _notes(trace, width)
 

@@ -13,13 +13,13 @@ from gradtrace.runner.speech import say
 if TYPE_CHECKING:
     from gradtrace.monitor.watch import Watch
     from gradtrace.runner.discovery import Discovery
-    from gradtrace.runner.script import Script
+    from gradtrace.runner.script import Watchable
 
 
-def tell(watch: Watch, script: Script, path: Path, report: Path | None) -> None:
+def tell(watch: Watch, script: Watchable, path: Path | None, report: Path | None) -> None:
     """Show the diagnosis on stderr, and write the report."""
     if not len(watch.run.steps.first):
-        say(f"{script.name} called backward(), but its optimizers never made a step: nothing is judged")
+        say(why_not_judged(script))
         return
     from rich.console import Console
 
@@ -32,17 +32,27 @@ def tell(watch: Watch, script: Script, path: Path, report: Path | None) -> None:
     for name, value in facts(watch.run):
         console.print(f"{name:<20}  {value}", highlight=False, markup=False, soft_wrap=True)
     show(watch.diagnosis, console)
-    if not watch.diagnosis.healthy and _may_be_run_again():
+    if script.command and not watch.diagnosis.healthy and _may_be_run_again():
         say(f"prove it: gradtrace fix {shlex.join(script.command)}")
     if any(IN_MEMORY in note for note in watch.run.notes):
         say("the run's file could not be written to its end, as told above")
-    elif path.exists():
+    elif path is not None and path.exists():
         say(f"the run: gradtrace show {_short(path)}")
     if report is not None:
-        with contextlib.suppress(OSError):  # if it cannot be made, writing says so
-            report.parent.mkdir(parents=True, exist_ok=True)
-        watch.report(report)
-        say(f"the report: {_short(report)}")
+        say(write_report(watch, report))
+
+
+def write_report(watch: Watch, path: Path) -> str:
+    """Returns the sentence that says where."""
+    with contextlib.suppress(OSError):  # if it cannot be made, writing says so
+        path.parent.mkdir(parents=True, exist_ok=True)
+    watch.report(path)
+    return f"the report: {_short(path)}"
+
+
+def why_not_judged(script: Watchable) -> str:
+    """Where a training was found, and no step of it."""
+    return f"{script.name} called backward(), but its optimizers never made a step: nothing is judged"
 
 
 def _may_be_run_again() -> bool:
@@ -50,13 +60,15 @@ def _may_be_run_again() -> bool:
     return os.environ.get("WORLD_SIZE", "1") in ("", "1")
 
 
-def why_nothing(script: Script, discovery: Discovery | None, *, failed: bool) -> str:
+def why_nothing(script: Watchable, discovery: Discovery | None, *, failed: bool) -> str:
     """Half a sentence; `discovery` is None for a script that never imported torch."""
     if failed and (discovery is None or not discovery.num_backwards):
         return f"{script.name} ended before its first backward pass"
     if discovery is None:
         return f"{script.name} did not import torch"
     if not discovery.num_backwards and not discovery.num_steps:
+        if not script.command:
+            return f"{script.name} never called backward()"
         return (
             f"{script.name} never called backward() in this process; processes that it starts are not watched "
             "(those of torchrun are: torchrun ... -m gradtrace run ...)"

@@ -17,12 +17,17 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-def after_import(name: str, then: Callable[[], None]) -> None:
-    """Call `then` once the top-level module `name` is imported; at once if it already is."""
+def after_import(name: str, then: Callable[[], None]) -> Callable[[], None]:
+    """Call `then` once the top-level module `name` is imported; at once if it already is.
+
+    Returns what to call so that it is waited for no longer.
+    """
+    finder = _Finder(name, then)
     if name in sys.modules:
         then()
     else:
-        sys.meta_path.insert(0, _Finder(name, then))
+        sys.meta_path.insert(0, finder)
+    return finder.step_aside
 
 
 class _Finder(MetaPathFinder):
@@ -31,12 +36,17 @@ class _Finder(MetaPathFinder):
     def __init__(self, name: str, then: Callable[[], None]) -> None:
         self._name, self._then = name, then
 
+    def step_aside(self) -> None:
+        """More than once does no harm."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname != self._name:
             return None
-        sys.meta_path.remove(self)
+        self.step_aside()
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader, self._then)

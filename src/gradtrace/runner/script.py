@@ -15,12 +15,28 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gradtrace.errors import InputError
 
 if TYPE_CHECKING:
     from types import CodeType
+
+
+class Watchable(Protocol):
+    """What is run under watch, as it is spoken of."""
+
+    @property
+    def name(self) -> str:
+        """In a sentence."""
+
+    @property
+    def title(self) -> str:
+        """Of its run."""
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What was typed to run it; () where it cannot be run again that way."""
 
 
 @dataclass(frozen=True, slots=True)

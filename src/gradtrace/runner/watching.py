@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import os
 import time
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from gradtrace.monitor.watch import Watch
     from gradtrace.runner.discovery import Discovery, Found
-    from gradtrace.runner.script import Script
+    from gradtrace.runner.script import Script, Watchable
     from gradtrace.runner.view import View
 
 RUNS_FOLDER = "gradtrace-runs"
@@ -36,8 +37,8 @@ RUNS_FOLDER = "gradtrace-runs"
 class WatchOptions:
     """How to watch, from the command line."""
 
-    path: Path
-    """The run's file, absolute: scripts change folders."""
+    path: Path | None = None
+    """The run's file, absolute: scripts change folders. None: it is kept in memory only."""
     report: Path | None = None
     """An HTML report to write at the end."""
     budget: float = 0.02
@@ -67,9 +68,8 @@ def watched(script: Script, options: WatchOptions) -> Callable[[BaseException | 
     """Begin to watch in this process, if it is the one that reports; returns what to call at the script's end."""
     if os.environ.get("RANK", "0") not in ("", "0"):  # torchrun and accelerate started it beside the first
         return lambda error: None
-    _import_what_draws()
     watching = Watching(script, options)
-    after_import("torch", watching.await_training)
+    watching.begin()
     return watching.finish
 
 
@@ -80,18 +80,29 @@ def _import_what_draws() -> None:
 
 
 class Watching:
-    """From before the script's first line to after its last."""
+    """From before the script's first line to after its last; `speak` is how it is told what matters."""
 
-    def __init__(self, script: Script, options: WatchOptions) -> None:
-        self._script, self._options = script, options
+    def __init__(self, script: Watchable, options: WatchOptions, speak: Callable[[str], None] = say) -> None:
+        self._script, self._options, self._say = script, options, speak
         self._path = options.path
         self._discovery: Discovery | None = None
         self._watch: Watch | None = None
         self._view: View | None = None
         self._told_why_not = False
-        os.register_at_fork(after_in_child=self._forget)
+        self._stop_waiting: Callable[[], None] = lambda: None
+        _WATCHINGS.add(self)
 
-    def await_training(self) -> None:
+    @property
+    def watch(self) -> Watch | None:
+        """None: nothing was trained so far."""
+        return self._watch
+
+    def begin(self) -> None:
+        """Nothing is imported that the script may want to set the environment for."""
+        _import_what_draws()
+        self._stop_waiting = after_import("torch", self._await_training)
+
+    def _await_training(self) -> None:
         """Once torch is there."""
         with self._fail_open():
             from gradtrace.runner.discovery import Discovery, Newcomers
@@ -105,7 +116,7 @@ class Watching:
             try:
                 self._finish(error)
             except KeyboardInterrupt:
-                say("interrupted again: the run's file can be read, no report is written")
+                self._say("interrupted again: the run's file can be read, no report is written")
 
     def _start(self, found: Found) -> None:
         with self._fail_open():
@@ -116,7 +127,7 @@ class Watching:
             from gradtrace.monitor.watch import Watch
 
             options = self._options
-            self._path = _place_for(options.path, found)
+            self._path = _place_for(options.path, found, self._say) if options.path is not None else None
             watch = Watch(
                 found.models,
                 found.optimizers,
@@ -124,10 +135,10 @@ class Watching:
                 budget=options.budget,
                 on_nonfinite=options.on_nonfinite,
                 every=options.every,
-                sinks=[as_sink(text, options.path.stem) for text in options.sinks],
+                sinks=[as_sink(text, (options.path or Path(self._script.title)).stem) for text in options.sinks],
                 title=self._script.title,
                 command=self._script.command,
-                warn=say,
+                warn=self._say,
                 num_others=len(found.others),
                 find=self._newcomers.find,
             )
@@ -141,7 +152,10 @@ class Watching:
 
         self._view = open_view(lambda: watch.run, live=self._options.live)
 
-    def _forget(self) -> None:
+    def _tell(self, watch: Watch) -> None:
+        tell(watch, self._script, self._path, self._options.report)
+
+    def forget(self) -> None:
         """In a process that the script forked: it is not watched, and nothing of ours may speak there."""
         self._remove_hooks()
         if self._view is not None:
@@ -149,6 +163,7 @@ class Watching:
         self._watch = self._view = None
 
     def _remove_hooks(self) -> None:
+        self._stop_waiting()
         if self._discovery is not None:
             self._discovery.remove()
 
@@ -160,10 +175,13 @@ class Watching:
             from gradtrace.runner.leftovers import latest_tensors
 
             succeeded = _is_success(error)
-            self._watch.close(finished=succeeded, last=() if succeeded else latest_tensors(error))
-            tell(self._watch, self._script, self._path, self._options.report)
+            last, why = ((), None) if succeeded else (latest_tensors(error), error)
+            self._watch.close(finished=succeeded, last=last, error=why)
+            self._tell(self._watch)
         elif not self._told_why_not:
-            say(f"nothing was watched: {why_nothing(self._script, self._discovery, failed=not _is_success(error))}")
+            self._say(
+                f"nothing was watched: {why_nothing(self._script, self._discovery, failed=not _is_success(error))}"
+            )
 
     @contextlib.contextmanager
     def _fail_open(self) -> Iterator[None]:
@@ -175,14 +193,27 @@ class Watching:
     def _fail(self, error: Exception) -> None:
         self._told_why_not = True
         if isinstance(error, GradtraceError):
-            say(str(error))
+            self._say(str(error))
             return
         from gradtrace.errors import describe
 
-        say(f"watching failed, the script is not affected: {describe(error)}")
+        self._say(f"watching failed, the script is not affected: {describe(error)}")
 
 
-def _place_for(path: Path, found: Found) -> Path:
+_WATCHINGS: weakref.WeakSet[Watching] = weakref.WeakSet()
+"""All there are, for processes that are forked."""
+
+
+def _forget() -> None:
+    for one in list(_WATCHINGS):
+        one.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def _place_for(path: Path, found: Found, speak: Callable[[str], None]) -> Path:
     """Where the run is kept: `path`, unless what is there already is no run that this one could go on with."""
     from gradtrace.monitor.watched import Watched
     from gradtrace.records.run import RunHeader
@@ -198,7 +229,7 @@ def _place_for(path: Path, found: Found) -> Path:
     except TraceFileError as error:
         why = str(error)
     beside = unused(path)
-    say(f"{why}; this run is kept in {beside.name}")
+    speak(f"{why}; this run is kept in {beside.name}")
     return beside
 
 

@@ -282,8 +282,18 @@ def source_of(frame: FrameType | None) -> str:
     return f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}" if frame is not None else ""
 
 
-@cache
 def _short(filename: str) -> str:
+    """Of a notebook's cell its number, which is another when it is run again: ``In[3]``."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    cell = shell.compile.format_code_name(filename) if shell is not None else None
+    if cell is None:
+        return _relative(filename)
+    _FILES[cell[1]] = filename
+    return str(cell[1])
+
+
+@cache
+def _relative(filename: str) -> str:
     path = Path(filename)
     try:
         told = str(path.relative_to(Path.cwd()))

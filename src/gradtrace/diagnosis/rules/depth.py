@@ -20,7 +20,7 @@ from gradtrace.diagnosis.rules.loss import learnt_without, objectives
 from gradtrace.diagnosis.scales import held_at_the_start
 from gradtrace.diagnosis.scene import is_finite, make_view
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, EPS_MARGIN, EVENED_OUT, FOLLOWED_STEPS, HEALTHY_DECADES
-from gradtrace.diagnosis.wording import CAUSES, EXTENT, decades, steps, times
+from gradtrace.diagnosis.wording import CAUSES, EXTENT, EXTENT_PER_UNIT, decades, steps, times
 from gradtrace.measure.names import Names
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Factor, Severity, Symptom
@@ -287,7 +287,7 @@ def _evidence(profile: Profile) -> tuple[Evidence, ...]:
     mean = [Evidence("mean |a'|", sum(slopes) / len(slopes), "")] if slopes else []
     return (
         Evidence(EXTENT, profile.decades_norm, "decades"),
-        Evidence("early against late (per unit)", profile.decades_rms, "decades"),
+        Evidence(EXTENT_PER_UNIT, profile.decades_rms, "decades"),
         Evidence("layers between", profile.num_spans, "layers"),
         *per_factor,
         *mean,

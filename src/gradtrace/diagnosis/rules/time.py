@@ -18,7 +18,7 @@ from gradtrace.diagnosis.recurrences import Layer, layers, worst_of
 from gradtrace.diagnosis.rules.loss import learnt_without, objectives
 from gradtrace.diagnosis.scene import is_finite, make_view
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES
-from gradtrace.diagnosis.wording import decades, steps, times
+from gradtrace.diagnosis.wording import EXTENT_STEPS, decades, steps, times
 from gradtrace.measure.names import python_of
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -170,7 +170,7 @@ def _evidence(measured: _Measured) -> list[Evidence]:
         for name, gain in zip(("activations", "recurrent weights"), list(chain.budget().values())[:2], strict=True)
     ]
     return [
-        Evidence("early against late steps", measured.extent, "decades"),
+        Evidence(EXTENT_STEPS, measured.extent, "decades"),
         Evidence("sequence length", chain.num_steps, "steps"),
         Evidence("horizon (1e-3)", horizon.steps, "steps"),
         Evidence("horizon (half)", horizon.half_steps, "steps"),

@@ -68,7 +68,7 @@ def render_runs(runs: Sequence[Named], *, live: bool = False) -> str:
         cards=(),
     )
     gaps = tuple(Gap(clean(f"{name}: {note}"), (), 0) for name, run in runs for note in run.notes[:MOST_NOTES])
-    return page("comparison", top, _sections(runs), Provenance(gaps, (), "", (), ()), live=live)
+    return page("comparison", top, _sections(runs), Provenance(gaps, (), (), "", (), ()), live=live)
 
 
 def _best(runs: Sequence[Named]) -> str:

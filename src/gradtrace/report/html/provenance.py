@@ -30,6 +30,7 @@ class Provenance:
 
     gaps: tuple[Gap, ...]
     refusals: tuple[str, ...]
+    moved: tuple[str, ...]
     birth: str
     """Where the first number that is not finite was born, or ''."""
     versions: tuple[tuple[str, str], ...]
@@ -52,6 +53,7 @@ def provenance(diagnosis: Diagnosis, run: Run | None) -> Provenance:
     return Provenance(
         tuple(gaps),
         tuple(clean(refusal) for refusal in diagnosis.refusals),
+        tuple(clean(sentence) for sentence in diagnosis.moved),
         birth,
         tuple((clean(name), clean(value)) for name, value in versions.items()),
         _commands(diagnosis, run),
