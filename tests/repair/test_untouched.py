@@ -31,7 +31,8 @@ CASE_OF = {
     "unsafe": "log_zero", "connect": "partial_optimizer", "loss": "sigmoid_mse", "formats": "half_underflow",
     "scale": "raw_features", "transformer": "attention_entropy_collapse", "recurrence": "lstm_forgets",
     "activation": "functional_sigmoid", "initialisation": "small_std", "norm": "small_std", "skip": "small_std",
-    "rate": "rate_regression", "eps": "he_start", "placebo": "small_std",
+    "rate": "rate_regression", "warmup": "rate_regression", "clipping": "rate_regression", "eps": "he_start",
+    "placebo": "small_std",
 }  # fmt: skip
 """Kind -> a case for which it proposes itself."""
 

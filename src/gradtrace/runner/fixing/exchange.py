@@ -58,6 +58,8 @@ class Probed:
     """Of the first one."""
     sets_rate: bool
     """The script sets the learning rate itself, with no scheduler of torch."""
+    has_schedule: bool = False
+    """A scheduler of torch does."""
 
 
 @dataclass(frozen=True, slots=True)

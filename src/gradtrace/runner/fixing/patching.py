@@ -37,10 +37,11 @@ def _with_diff(trial: Trial, given: str, course: ScriptCourse, probed: Probed, p
     try:
         course.say(f"writing the patch: {trial.title}")
         file = _file(given, course, probed, processes)
-        if probed.sets_rate and any(
-            change.kind == "rate" and change.word("what") == "rate" for change in trial.changes
-        ):
+        kinds = {change.kind for change in trial.changes}
+        if probed.sets_rate and kinds & {"rate", "warmup"}:
             raise NoPatchError("the script sets the learning rate itself, step by step: change it there")
+        if probed.has_schedule and "warmup" in kinds:
+            raise NoPatchError("the script has a schedule of its own: put the two in a SequentialLR")
         text = patched(trial, file, course.answers[trial.title, 0].shape)
     except InputError as error:
         return replace(trial, no_diff=f"{error}{where}")

@@ -105,6 +105,7 @@ class Probe:
             len(optimizers),
             place,
             self._sets_rate(rates),
+            any("initial_lr" in group for group in self._optimizers[0].param_groups),
         )
 
     def _sets_rate(self, rates: tuple[Any, ...] | None) -> bool:
