@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from gradtrace.repair.patch import Shape, UserFile
 
 
-FACTORY_S, SCRIPT_S = 60.0, 300.0
-"""[seconds] What trials may take unless told otherwise: a script's begin with its imports and its data."""
+SCRIPT_S = 300.0
+"""[seconds] What a script's trials may take unless told otherwise: each begins with its imports and its data."""
 
 
 class TargetOrScript(click.Command):
@@ -55,7 +55,7 @@ def is_factory(target: str) -> bool:
 @click.option("--steps", type=click.IntRange(min=1), metavar="K", help="Optimizer steps of each training.")
 @click.option("--seeds", type=click.IntRange(min=2), default=3, show_default=True, help="Trainings of each trial.")
 @click.option("--time", "time_budget_s", type=click.FloatRange(min=0, min_open=True), metavar="S",
-              help="Seconds that it may take, about.  [default: 60; of a script 300]")  # fmt: skip
+              help="Seconds that it may take.  [default: 60, up to 300 for costly steps; of a script 300]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The repair as JSON, for programs.")
 @click.option("--save", type=click.Path(dir_okay=False), metavar="PATH", help="Keep the repair (gzipped JSON).")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), metavar="PATH", help="Write the report, an HTML file.")
@@ -94,7 +94,7 @@ def fix(
     else:
         if arguments:
             raise InputError(f"a factory takes no arguments, but got {' '.join(arguments)}")
-        repair, file = _fix_factory(target, time_budget_s or FACTORY_S, (write, force), seed, device, options)
+        repair, file = _fix_factory(target, time_budget_s, (write, force), seed, device, options)
     if save is not None:
         repair.save(save)
     if output is not None:
@@ -111,7 +111,7 @@ def fix(
 
 def _fix_factory(
     target: str,
-    time_budget_s: float,
+    time_budget_s: float | None,
     writing: tuple[bool, bool],
     seed: int,
     device: str | None,

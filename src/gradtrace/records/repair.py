@@ -162,6 +162,10 @@ class Trial:
     """(layer, decades of its gradient from the loss on), measured before the first step, the loss first."""
     against_original: Difference | None = None
     against_placebo: Difference | None = None
+    confirmation: tuple[Outcome, ...] = ()
+    """Trainings on seeds that had no part in the choice."""
+    confirmed: Difference | None = None
+    """Against the unchanged network on these; None: it was not asked."""
     proven: bool = False
     verdict: str = ""
     """One sentence."""
