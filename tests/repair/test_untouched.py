@@ -90,6 +90,15 @@ def test_after_a_change_that_is_applied_and_trained(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_after_every_change_that_is_proposed(kind):
+    setup, situation = _proposed(CASE_OF[kind])
+    before = snapshot(setup)
+    for change in KINDS[kind].propose(situation):
+        Trial("", Role.CANDIDATE, (change,)).apply(setup.model, setup.loss_fn, setup.optimizer)
+        assert_same(snapshot(setup), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_after_a_refusal(kind, monkeypatch):
     setup, _, change = _change(kind)
 

@@ -63,9 +63,9 @@ class Draw:
 
     name: str
     how: str
-    """'gaussian', 'orthogonal', 'normal', 'constant', 'centred', 'recurrent', 'permuted'.
+    """'gaussian', 'orthogonal', 'normal', 'constant', 'centred', 'gates', 'chrono', 'permuted'.
 
-    Centred is a bias that takes the mean of its input out.
+    Centred is a bias that takes the mean of its input out; gates are orthogonal one by one, and chrono is their bias.
     """
     value: float
     """Gain sqrt(fan_in Var(w)), standard deviation, the constant, the mean, the time steps."""

@@ -185,9 +185,8 @@ def _proven(
         original = Trial(ORIGINAL, Role.ORIGINAL, levels=levels)
         trials = run_all(original, usable, placebos, course, pace)
     except OutOfTime:
-        told = (
-            f"the time did not suffice for the unchanged network and the placebo ({pace.steps} steps of {cost:.2g} s)"
-        )
+        needed = _spent(timing) + pace.cost_s(numbers, cost)
+        told = f"the time did not suffice for the unchanged network and the placebo; about {needed:.0f} s would"
         return replace(repair, trials=tuple(candidates), steps=pace.steps, notes=(*notes, told))
     ranked = judged([*trials, *(t for t in candidates if t.refused)], lambda trial: ills_of(trial, course))
     ranked = confirmed(ranked, course, pace)
@@ -196,9 +195,12 @@ def _proven(
 
 def _left(timing: tuple[float, float | None], needed_s: float) -> float:
     """Seconds, of (when it began, what it may take); by default as many as are needed, within bounds."""
-    began, budget_s = timing
-    spent = time.perf_counter() - began
+    spent, budget_s = _spent(timing), timing[1]
     return (min(max(USUAL_S, spent + needed_s), MOST_S) if budget_s is None else budget_s) - spent
+
+
+def _spent(timing: tuple[float, float | None]) -> float:
+    return time.perf_counter() - timing[0]
 
 
 def _shares(situation: Situation) -> Shares | None:

@@ -18,12 +18,19 @@ import torch
 from torch import nn
 
 from gradtrace.audit.draw import draw_
-from gradtrace.audit.draw_recurrent import recurrent_
 from gradtrace.audit.initialise import init_critical_
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Change, Draw
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
+from gradtrace.repair.changes.recurrent_draws import (
+    CHRONO,
+    GATES,
+    draw_chrono_,
+    draw_gates_,
+    recurrent_code,
+    recurrent_draw,
+)
 from gradtrace.repair.rewriting import rewritten
 from gradtrace.repair.twin import RefusalError, Twin
 
@@ -67,7 +74,7 @@ def propose(situation: Situation) -> list[Change]:
 
 
 def _change(draws: Sequence[Draw], method: str, situation: Situation, *, alone: bool) -> Change:
-    weights = [draw.name for draw in draws if draw.how in ("gaussian", "orthogonal", "recurrent")]
+    weights = [draw.name for draw in draws if draw.how in ("gaussian", "orthogonal", GATES)]
     what = f"{', '.join(weights[:2])} alone" if alone else "all weights"
     lost = situation.deficit
     return Change(
@@ -98,14 +105,13 @@ def critical_draws(twin: Twin, situation: Situation, method: str) -> tuple[Draw,
         raise RefusalError("loss_fn does not call the model itself, so its weights cannot be drawn for its input")
     with rewritten(twin.model, tuple(twin.rules)):
         done = init_critical_(twin.model, situation.example, method=method, generator=twin.generator)
-    draws, recurrent = [], set[str]()
+    draws = []
     for parameter in done.parameters:
         module_path, _, name = parameter.name.rpartition(".")
         module = twin.model.get_submodule(module_path)
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            if module_path not in recurrent:
-                recurrent.add(module_path)
-                draws.append(Draw(module_path, "recurrent", _horizon(parameter.reason)))
+            told = parameter.name, parameter.method, parameter.gain
+            draws.append(recurrent_draw(*told, _horizon(parameter.reason)))
             continue
         value = twin.model.get_parameter(parameter.name)
         if value.dim() > 1 and not math.isnan(parameter.gain):
@@ -174,11 +180,6 @@ def draw_all(draws: Sequence[Draw], twin: Twin) -> None:
     """In place, with the twin's own random numbers; the optimizer forgets what it knew of them."""
     changed: list[nn.Parameter] = []
     for draw in draws:
-        if draw.how == "recurrent":
-            module = twin.model.get_submodule(draw.name)
-            recurrent_(module, 1.0, int(draw.value), twin.generator)
-            changed += list(module.parameters())
-            continue
         parameter = twin.model.get_parameter(draw.name)
         with torch.no_grad():
             _draw(draw, parameter, twin)
@@ -194,6 +195,10 @@ def _draw(draw: Draw, parameter: nn.Parameter, twin: Twin) -> None:
     elif draw.how == "permuted":
         order = torch.randperm(parameter.numel(), generator=twin.generator).to(parameter.device)
         parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    elif draw.how in (GATES, CHRONO):
+        size = twin.model.get_submodule(draw.name.rpartition(".")[0]).hidden_size
+        fill = draw_gates_ if draw.how == GATES else draw_chrono_
+        fill(parameter, size, draw.value, twin.generator)
     elif draw.how == "centred":
         module = twin.model.get_submodule(draw.name.rpartition(".")[0])
         parameter.copy_(-draw.value * module.weight.flatten(1).sum(1))
@@ -233,9 +238,7 @@ def code_of(draws: Sequence[Draw]) -> str:
             else:
                 lines.append("        owner = model.get_submodule(name.rpartition('.')[0])")
                 lines.append(f"        owner.bias.copy_(-{value:.6g} * owner.weight.flatten(1).sum(1))")
-    for draw in draws:
-        if draw.how == "recurrent":
-            lines += _recurrent_code(draw)
+    lines += recurrent_code(draws)
     return "\n".join(lines) if len(lines) > 1 else ""
 
 
@@ -262,18 +265,6 @@ def listed(names: Sequence[str]) -> str:
     if len(told) == 1 and not rest:
         return told[0]
     return f"[{', '.join([*(f'*{each}' for each in told), *rest])}]"
-
-
-def _recurrent_code(draw: Draw) -> list[str]:
-    T = max(int(draw.value), 3)
-    return [
-        f"    rnn = model.get_submodule({draw.name!r})",
-        "    for name, value in rnn.named_parameters():",
-        '        if "weight_hh" in name:',
-        "            for block in value.chunk(value.shape[0] // value.shape[1]):",
-        "                torch.nn.init.orthogonal_(block)",
-        f"    # gates: b_f = ln u, u ~ U(1, {T - 1}), b_i = -b_f: see gradtrace.init_critical_",
-    ]
 
 
 KIND = Kind(propose, apply)
