@@ -13,12 +13,12 @@ from gradtrace.commands.ending import UNHEALTHY, in_a_sentence
 from gradtrace.commands.screen import working
 from gradtrace.commands.seeds import seed_all
 from gradtrace.commands.writing import may_write, write_patch
-from gradtrace.errors import InputError, describe
+from gradtrace.errors import InputError
 
 if TYPE_CHECKING:
     from gradtrace.commands.target import Target
     from gradtrace.records.repair import Repair, Trial
-    from gradtrace.repair.patch import Shape, UserFile
+    from gradtrace.repair.patch import Shape, Texts, UserFile
 
 
 SCRIPT_S = 300.0
@@ -104,7 +104,7 @@ def fix(
     else:
         repair.show()
     if write:
-        write_patch(repair, file, None if is_script else target)
+        write_patch(repair, file, None if is_script else target, force=force)
     if not repair.diagnosis.healthy and repair.best is None:
         sys.exit(UNHEALTHY)  # and no change is proven
 
@@ -130,6 +130,7 @@ def _fix_factory(
 
 def _load(target: str, seed: int) -> tuple[Target, UserFile]:
     """What the factory makes, and its file as it is now."""
+    from gradtrace.commands.edited import build_edited
     from gradtrace.commands.target import load_target
     from gradtrace.repair.patch import UserFile, shape_of
 
@@ -140,31 +141,20 @@ def _load(target: str, seed: int) -> tuple[Target, UserFile]:
         path = Path(str(getattr(sys.modules.get(place), "__file__", place)))
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
 
-    def build(edited: str) -> Shape:
-        return shape_of(_build(edited, path, factory, seed))
+    def build(edited: Texts) -> Shape:
+        return shape_of(build_edited(edited, path, factory, seed))
 
-    return loaded, UserFile(path, text, factory, build)
+    beside = tuple((other, other.read_text(encoding="utf-8")) for other in _beside(path))
+    return loaded, UserFile(path, text, factory, build, None, beside)
 
 
-def _build(text: str, path: Path, factory: str, seed: int) -> Any:
-    """The model that the factory in `text` makes; raises `InputError`."""
-    from types import ModuleType
+def _beside(path: Path) -> list[Path]:
+    """Files of the project that were imported with it."""
+    from gradtrace.repair.project import project_files
 
-    from gradtrace.commands.target import as_target
-
-    module = ModuleType(f"{path.stem}_edited")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # dataclasses look a class's module up
-    try:
-        seed_all(seed)
-        exec(compile(text, str(path), "exec"), module.__dict__)
-        return as_target(getattr(module, factory)(), factory).model
-    except InputError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise InputError(describe(error)) from error
-    finally:
-        del sys.modules[module.__name__]
+    places = (path.resolve().parent, Path.cwd()) if path.is_file() else (Path.cwd(),)
+    found = dict.fromkeys(other for place in places for other in project_files(place))
+    return [other for other in found if other != path.resolve()]
 
 
 def _repair(loaded: Target, file: UserFile, seed: int, **options: Any) -> Repair:

@@ -60,6 +60,8 @@ class Probed:
     """The script sets the learning rate itself, with no scheduler of torch."""
     has_schedule: bool = False
     """A scheduler of torch does."""
+    files: tuple[str, ...] = ()
+    """Of the modules that it imports from its folder, relative."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,10 @@ PROBE_STEPS = 64
 """Steps of the first run: as many as the watch measures one and all."""
 PROBE_FRAC = 0.1
 """[of the time budget] They may take, or else they are fewer."""
+NOT_TRIED = (
+    "not tried in a script: what changes the loss it computes, and whether a held-out loss gets worse; a factory, "
+    "gradtrace fix net.py:build, can be asked for the first"
+)
 FIRST_STEP_S = 600.0
 """[seconds] In which a script must have begun to train."""
 
@@ -186,7 +190,7 @@ def _notes(prepared: Prepared, course: ScriptCourse, answer: Answer) -> list[str
         f"each training is the script from its start, in a process and a copy of {prepared.folder.path.name} of its "
         f"own; the loss is its own, averaged over {window} steps"
     )
-    told = [how]
+    told = [how, NOT_TRIED]
     if answer.own_seeds and course.seeds > 1:
         last = course.seeds - 1
         seeds = " and ".join(map(str, answer.own_seeds[:2]))
