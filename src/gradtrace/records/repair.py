@@ -42,6 +42,8 @@ class Edit(StrEnum):
     """The whole call; in the text ``{x}`` is its first argument (or what its method hangs on), ``{call}`` itself."""
     ARGUMENT = "argument"
     """Its first argument alone; in the text ``{x}`` is what it was."""
+    FIRST_TWO = "first_two"
+    """Its first two arguments, each as the first of `ARGUMENT`."""
 
 
 @dataclass(frozen=True, slots=True)
