@@ -31,30 +31,29 @@ def confirmed(ranked: Sequence[Trial], course: Trains, pace: Pace) -> tuple[Tria
         return tuple(_told(trial, trial, course.seeds) if trial is proven[0] else trial for trial in ranked)
     asked = {trial.title: trial for trial in ranked}
     try:
-        _ask(proven, asked, course)
+        _ask(proven, asked, course, pace.fresh(course.seeds))
     except OutOfTime:
         course.notes.append("time was up before what did best could be run again on seeds that did not choose it")
         asked |= {t.title: _not_asked(t) for t in asked.values() if t.proven}
     return _in_order([asked[trial.title] for trial in ranked])
 
 
-def _ask(proven: Sequence[Trial], asked: dict[str, Trial], course: Trains) -> None:
+def _ask(proven: Sequence[Trial], asked: dict[str, Trial], course: Trains, fresh: Sequence[int]) -> None:
     """One after the other, until one passes; raises `OutOfTime`."""
-    fresh = range(course.seeds, 2 * course.seeds)
     placebos = [t for t in asked.values() if t.role is Role.PLACEBO and t.outcomes]
     original = _again(Trial(ORIGINAL, Role.ORIGINAL), fresh, course)
     toughest = [_again(min(placebos, key=_end), fresh, course)] if placebos else []
     for trial in proven:
         again = judged_one(_again(trial, fresh, course), original, toughest)
         if again.proven:
-            asked[trial.title] = _told(trial, again, course.seeds)
+            asked[trial.title] = _told(trial, again, len(fresh))
             return
         asked[trial.title] = replace(
             trial,
             proven=False,
             confirmation=again.outcomes,
             confirmed=again.against_original,
-            verdict=f"not confirmed on {course.seeds} seeds that did not choose it: {again.verdict}",
+            verdict=f"not confirmed on {len(fresh)} seeds that did not choose it: {again.verdict}",
         )
 
 
@@ -71,7 +70,7 @@ def _again(trial: Trial, seeds: Sequence[int], course: Trains) -> Trial:
     done = course.run(bare, seeds=seeds, steps=course.steps)
     if len(done.outcomes) < len(seeds) and not done.refused:
         raise OutOfTime
-    return done
+    return replace(done, whole=not done.refused)
 
 
 def _told(trial: Trial, again: Trial, seeds: int) -> Trial:

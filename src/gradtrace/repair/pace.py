@@ -14,6 +14,8 @@ FINALISTS = 4
 """Candidates that are trained with all seeds."""
 FEWEST_STEPS, MOST_STEPS = 20, 200
 """Bounds of the steps that are chosen where none are given: fewer say nothing, more add little to a comparison."""
+FRESH = 5
+"""Seeds, at least, on which the winner is run again: the interval of five is half as wide as that of three."""
 SHORT = 4
 """The first round takes this part of the steps."""
 AROUND = 1.2
@@ -35,9 +37,14 @@ class Pace:
         """Of the whole trainings."""
         return range(number) if self.confirms else range(1, number + 1)
 
+    def fresh(self, number: int) -> Sequence[int]:
+        """Of the winner's second trainings."""
+        return range(number, number + max(number, FRESH)) if self.confirms else range(0)
+
     def num_runs(self, num_candidates: int, num_placebos: int, seeds: int) -> int:
         """Whole trainings; short ones are one for each candidate and two pairs."""
-        return (min(self.finalists, num_candidates) + 1 + num_placebos + (3 if self.confirms else 0)) * seeds
+        again = 3 * len(self.fresh(seeds))  # the winner, the unchanged network, a placebo
+        return (min(self.finalists, num_candidates) + 1 + num_placebos) * seeds + again
 
     def cost_s(self, numbers: tuple[int, int, int], step_s: float, start_s: float = 0.0) -> float:
         """Of everything, for (candidates, placebos, seeds), a step and the way to the first one."""

@@ -2,7 +2,7 @@
 
     Var(w) = sigma_w^2 / fan_in,    1 / sigma_w^2 = E[a'^2]
 
-He et al. (2015); Glorot & Bengio (2010); Saxe et al. (2014); Schoenholz et al. (2017).
+He et al. (2015); Glorot & Bengio (2010); Saxe et al. (2014); Schoenholz et al. (2017); Mishkin & Matas (2016) for LSUV.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def propose(situation: Situation) -> list[Change]:
     """The guilty weights alone where they are few, then all: gaussian, then orthogonal."""
     if not set(situation.causes) & set(_ANEW):
         return []
-    found = []
-    for method in ("gaussian", "orthogonal"):
+    found: list[Change] = []
+    for method in ("gaussian", "orthogonal", "lsuv"):
         try:
             draws = critical_draws(situation.twin(), situation, method)
         except InputError:
@@ -68,7 +68,7 @@ def propose(situation: Situation) -> list[Change]:
         guilty = guilty_draws(draws, situation.where(*_ANEW))
         if method == "gaussian" and guilty and len(guilty) * 2 < len(draws):
             found.append(_change(guilty, method, situation, alone=True))
-        if draws:
+        if draws and not (method == "lsuv" and any(_is_alike(draws, change.draws) for change in found)):
             found.append(_change(draws, method, situation, alone=False))
     return found
 
@@ -77,18 +77,32 @@ def _change(draws: Sequence[Draw], method: str, situation: Situation, *, alone: 
     weights = [draw.name for draw in draws if draw.how in ("gaussian", "orthogonal", GATES)]
     what = f"{', '.join(weights[:2])} alone" if alone else "all weights"
     lost = situation.deficit
+    how = "at the scale that gives unit variance on the batch (LSUV)" if method == "lsuv" else ""
+    how = how or f"at the critical gain of the activation ({method})"
     return Change(
         kind="initialisation",
-        title=f"Draw {what} anew at the critical gain of the activation ({method}).",
+        title=f"Draw {what} anew {how}.",
         where=tuple(weights),
         reason="each layer then passes its gradient on at the size at which it came",
         predicted_decades=-lost if lost is not None and math.isfinite(lost) else None,
         words=(("method", method),),
         draws=tuple(draws),
         code=code_of(draws),
-        source="He et al. 2015" if method == "gaussian" else "Saxe et al. 2014",
+        source=_SOURCES[method],
         loses_weights=True,
     )
+
+
+_SOURCES = {"gaussian": "He et al. 2015", "orthogonal": "Saxe et al. 2014", "lsuv": "Mishkin & Matas 2016"}
+_DRAWN = {"lsuv": "orthogonal"}
+"""What LSUV scales: its scales are those of the batch, layer by layer, and are kept as numbers."""
+
+
+def _is_alike(draws: Sequence[Draw], others: Sequence[Draw]) -> bool:
+    """The same maps, all at gains that no training can tell apart."""
+    gains = {d.name: d.value for d in others if d.how == "orthogonal"}
+    own = {d.name: d.value for d in draws if d.how == "orthogonal"}
+    return own.keys() == gains.keys() and all(1 / NEAR <= own[n] / gains[n] <= NEAR for n in own)
 
 
 def apply(change: Change, twin: Twin) -> None:
@@ -115,7 +129,8 @@ def critical_draws(twin: Twin, situation: Situation, method: str) -> tuple[Draw,
             continue
         value = twin.model.get_parameter(parameter.name)
         if value.dim() > 1 and not math.isnan(parameter.gain):
-            draws.append(Draw(parameter.name, method, _gain(parameter.gain, module, value)))
+            measured = math.nan if method == "lsuv" else parameter.gain
+            draws.append(Draw(parameter.name, _DRAWN.get(method, method), _gain(measured, module, value)))
         elif name.endswith("bias") and "mean" in parameter.reason:
             draws.append(Draw(parameter.name, "centred", _mean_taken_out(module)))
         elif "std" in parameter.method:
@@ -126,8 +141,8 @@ def critical_draws(twin: Twin, situation: Situation, method: str) -> tuple[Draw,
 
 
 def _gain(gain: float, module: nn.Module, value: torch.Tensor) -> float:
-    """As it was told; of a convolution as it was drawn, border included. To two digits: chance has more."""
-    if value.dim() > 2:
+    """As it was told; of a convolution, and where none was told, as it was drawn. To two digits: chance has more."""
+    if value.dim() > 2 or math.isnan(gain):
         gain = math.sqrt(float(value.detach().double().square().mean()) * _fan_in(module, value))
     return float(f"{gain:.2g}")
 
