@@ -159,7 +159,7 @@ def test_a_line_in_a_file_that_is_not_of_the_project_is_told(folder):
 
 @pytest.mark.long
 def test_the_whole_way(folder):
-    done = CliRunner().invoke(main, ["fix", "net.py:build", "--steps", "40", "--time", "3600", "--write"])
+    done = CliRunner().invoke(main, ["fix", "net.py:build", "--steps", "80", "--time", "3600", "--write"])
     assert done.exit_code == 0, f"{done.output}{done.exception}"
     assert "+++ b/nets/models.py" in done.stdout
     assert "Sigmoid" not in (folder / "nets" / "models.py").read_text()
