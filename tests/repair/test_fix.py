@@ -17,7 +17,7 @@ from gradtrace.errors import InputError
 from gradtrace.records.repair import Role, Share, Shares, Trial
 from gradtrace.records.vocabulary import Cause, Factor
 from gradtrace.repair.correction import with_shares
-from gradtrace.repair.trials import FEWEST_STEPS, MOST_STEPS, choose_steps
+from gradtrace.repair.pace import FEWEST_STEPS, FINALISTS, MOST_STEPS, Pace, choose_pace
 
 
 def cross_entropy(model, batch):
@@ -56,6 +56,8 @@ def test_what_is_recommended_trains_and_the_placebo_does_not(repair):
             assert trial.against_original.high < 0.0
             assert trial.against_placebo.high < 0.0
             assert len(trial.outcomes) == 3
+    assert [outcome.seed for outcome in repair.best.confirmation] == [3, 4, 5, 6, 7]
+    assert repair.best.confirmed.better
 
 
 def test_trials_are_paired(repair):
@@ -96,6 +98,7 @@ def test_it_is_shown_saved_and_loaded(repair, tmp_path):
     repair.show(console)
     text = console.file.getvalue()
     assert "Recommended:" in text
+    assert "on 5 seeds without a part in the choice" in " ".join(text.split())
     assert "the activation explains" in text
     assert "Placebo" in text
     repair.save(tmp_path / "repair.json.gz")
@@ -119,7 +122,7 @@ def test_the_very_rate_that_is_recommended_is_tried():
     repair = gradtrace.fix(model, cross_entropy, batches(), optimizer, steps=40, time_budget_s=3600)
     best = repair.best
     assert best is not None
-    rates = [change for change in best.changes if change.kind == "rate" and change.word("what") == "rate"]
+    rates = [change for change in best.changes if change.kind == "rate"]
     assert rates
     _, _, changed = best.apply(model, cross_entropy, optimizer)
     assert changed.param_groups[0]["lr"] == pytest.approx(rates[0].number("value"))
@@ -137,11 +140,37 @@ def test_too_little_time_is_said():
     assert any("time did not suffice" in note for note in repair.notes)
 
 
+NUMBERS = 8, 1, 3
+
+
 def test_as_many_steps_as_fit():
-    assert choose_steps(8, 1, 3, 1.0, 1.0) == FEWEST_STEPS
-    assert choose_steps(8, 1, 3, 1e-6, 60.0) == MOST_STEPS
-    some = choose_steps(8, 1, 3, 0.02, 60.0)
-    assert some == int(60.0 / (0.02 * (10 / 4 + 6 * 3) * 1.2))
+    assert choose_pace(NUMBERS, 1e-6, 60.0) == Pace(MOST_STEPS)
+    some = choose_pace(NUMBERS, 0.02, 60.0)
+    assert some == Pace(int(60.0 / (0.02 * (10 / 4 + 6 * 3 + 3 * 5) * 1.2)))
+    assert FEWEST_STEPS < some.steps < MOST_STEPS
+    assert some.cost_s(NUMBERS, 0.02) <= 60.0 < Pace(some.steps + 1).cost_s(NUMBERS, 0.02)
+    assert some.left_out == ()
+
+
+def test_where_all_does_not_fit_finalists_are_left_out_and_then_the_second_run():
+    whole = Pace(FEWEST_STEPS).cost_s(NUMBERS, 1.0)
+    fewer = choose_pace(NUMBERS, 1.0, 0.99 * whole)
+    assert (fewer.finalists, fewer.confirms) == (2, True)
+    assert fewer.left_out == (f"the time allowed for 2 finalists in place of {FINALISTS}",)
+    least = choose_pace(NUMBERS, 1.0, 1.0)
+    assert (least.steps, least.finalists, least.confirms) == (FEWEST_STEPS, 1, False)
+    assert list(least.seeds(3)) == [1, 2, 3]  # seed 0 chose
+    assert "one finalist" in least.left_out[0]
+
+
+def test_steps_that_are_given_stay():
+    assert choose_pace(NUMBERS, 1.0, 1.0, steps=77).steps == 77
+    assert choose_pace(NUMBERS, 1e-9, 1e9, steps=7) == Pace(7)
+
+
+def test_the_way_to_the_first_step_counts():
+    assert choose_pace(NUMBERS, 1e-6, 60.0, start_s=1.0) == Pace(MOST_STEPS)
+    assert choose_pace(NUMBERS, 1e-6, 40.0, start_s=1.0).finalists == 2
 
 
 class Uncopied(nn.Module):

@@ -110,7 +110,7 @@ def test_the_diff_applies_with_patch_and_with_ours(text, tmp_path, monkeypatch):
     path = tmp_path / "net.py"
     path.write_text(text)
     wanted = edit_calls(cst.parse_module(text), [], {"Sigmoid": "ReLU"}).code.replace("[1]", "[2, 3]")
-    diff = diff_of(UserFile(path, text, "build", lambda _: ()), wanted)
+    diff = diff_of(UserFile(path, text, "build", lambda _: ()), {path: wanted})
     assert patched_text(text, diff) == wanted
     done = subprocess.run(["patch", "-p1"], input=diff, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -31,7 +31,8 @@ CASE_OF = {
     "unsafe": "log_zero", "connect": "partial_optimizer", "loss": "sigmoid_mse", "formats": "half_underflow",
     "scale": "raw_features", "transformer": "attention_entropy_collapse", "recurrence": "lstm_forgets",
     "activation": "functional_sigmoid", "initialisation": "small_std", "norm": "small_std", "skip": "small_std",
-    "rate": "rate_regression", "eps": "he_start", "placebo": "small_std",
+    "rate": "rate_regression", "warmup": "rate_regression", "clipping": "rate_regression", "eps": "he_start",
+    "placebo": "small_std",
 }  # fmt: skip
 """Kind -> a case for which it proposes itself."""
 
@@ -86,6 +87,15 @@ def test_after_a_change_that_is_applied_and_trained(kind):
     outcome = train(twin, Plan(setup.batches, 2), 1)
     assert outcome.seed == 1
     assert_same(snapshot(setup), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_every_change_that_is_proposed(kind):
+    setup, situation = _proposed(CASE_OF[kind])
+    before = snapshot(setup)
+    for change in KINDS[kind].propose(situation):
+        Trial("", Role.CANDIDATE, (change,)).apply(setup.model, setup.loss_fn, setup.optimizer)
+        assert_same(snapshot(setup), before)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,16 +13,16 @@ from gradtrace.commands.ending import UNHEALTHY, in_a_sentence
 from gradtrace.commands.screen import working
 from gradtrace.commands.seeds import seed_all
 from gradtrace.commands.writing import may_write, write_patch
-from gradtrace.errors import InputError, describe
+from gradtrace.errors import InputError
 
 if TYPE_CHECKING:
     from gradtrace.commands.target import Target
     from gradtrace.records.repair import Repair, Trial
-    from gradtrace.repair.patch import Shape, UserFile
+    from gradtrace.repair.patch import Shape, Texts, UserFile
 
 
-FACTORY_S, SCRIPT_S = 60.0, 300.0
-"""[seconds] What trials may take unless told otherwise: a script's begin with its imports and its data."""
+SCRIPT_S = 300.0
+"""[seconds] What a script's trials may take unless told otherwise: each begins with its imports and its data."""
 
 
 class TargetOrScript(click.Command):
@@ -55,7 +55,7 @@ def is_factory(target: str) -> bool:
 @click.option("--steps", type=click.IntRange(min=1), metavar="K", help="Optimizer steps of each training.")
 @click.option("--seeds", type=click.IntRange(min=2), default=3, show_default=True, help="Trainings of each trial.")
 @click.option("--time", "time_budget_s", type=click.FloatRange(min=0, min_open=True), metavar="S",
-              help="Seconds that it may take, about.  [default: 60; of a script 300]")  # fmt: skip
+              help="Seconds that it may take.  [default: 60, up to 300 for costly steps; of a script 300]")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["text", "json", "sarif"]), default="text", show_default=True,
               help="To read, for programs, or for code scanning with the patch as a fix.")  # fmt: skip
 @click.option("--save", type=click.Path(dir_okay=False), metavar="PATH", help="Keep the repair (gzipped JSON).")
@@ -95,7 +95,7 @@ def fix(
     else:
         if arguments:
             raise InputError(f"a factory takes no arguments, but got {' '.join(arguments)}")
-        repair, file = _fix_factory(target, time_budget_s or FACTORY_S, (write, force), seed, device, options)
+        repair, file = _fix_factory(target, time_budget_s, (write, force), seed, device, options)
     if save is not None:
         repair.save(save)
     if output is not None:
@@ -105,7 +105,7 @@ def fix(
     else:
         click.echo(repair.to_json() if form == "json" else _sarif(repair, target, file))
     if write:
-        write_patch(repair, file, None if is_script else target)
+        write_patch(repair, file, None if is_script else target, force=force)
     if not repair.diagnosis.healthy and repair.best is None:
         sys.exit(UNHEALTHY)  # and no change is proven
 
@@ -121,7 +121,7 @@ def _sarif(repair: Repair, target: str, file: UserFile) -> str:
 
 def _fix_factory(
     target: str,
-    time_budget_s: float,
+    time_budget_s: float | None,
     writing: tuple[bool, bool],
     seed: int,
     device: str | None,
@@ -140,6 +140,7 @@ def _fix_factory(
 
 def _load(target: str, seed: int) -> tuple[Target, UserFile]:
     """What the factory makes, and its file as it is now."""
+    from gradtrace.commands.edited import build_edited
     from gradtrace.commands.target import load_target
     from gradtrace.repair.patch import UserFile, shape_of
 
@@ -150,31 +151,20 @@ def _load(target: str, seed: int) -> tuple[Target, UserFile]:
         path = Path(str(getattr(sys.modules.get(place), "__file__", place)))
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
 
-    def build(edited: str) -> Shape:
-        return shape_of(_build(edited, path, factory, seed))
+    def build(edited: Texts) -> Shape:
+        return shape_of(build_edited(edited, path, factory, seed))
 
-    return loaded, UserFile(path, text, factory, build)
+    beside = tuple((other, other.read_text(encoding="utf-8")) for other in _beside(path))
+    return loaded, UserFile(path, text, factory, build, None, beside)
 
 
-def _build(text: str, path: Path, factory: str, seed: int) -> Any:
-    """The model that the factory in `text` makes; raises `InputError`."""
-    from types import ModuleType
+def _beside(path: Path) -> list[Path]:
+    """Files of the project that were imported with it."""
+    from gradtrace.repair.project import project_files
 
-    from gradtrace.commands.target import as_target
-
-    module = ModuleType(f"{path.stem}_edited")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # dataclasses look a class's module up
-    try:
-        seed_all(seed)
-        exec(compile(text, str(path), "exec"), module.__dict__)
-        return as_target(getattr(module, factory)(), factory).model
-    except InputError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise InputError(describe(error)) from error
-    finally:
-        del sys.modules[module.__name__]
+    places = (path.resolve().parent, Path.cwd()) if path.is_file() else (Path.cwd(),)
+    found = dict.fromkeys(other for place in places for other in project_files(place))
+    return [other for other in found if other != path.resolve()]
 
 
 def _repair(loaded: Target, file: UserFile, seed: int, **options: Any) -> Repair:

@@ -33,8 +33,9 @@ def fix_script(
     path = Path(name)
     may_write(path, *writing)
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    beside = tuple(prepared.folder.sources(but=path))
     for sentence in prepared.warnings:
         click.echo(f"gradtrace: {sentence}", err=True)
     with working() as say:
         repair = run_trials(prepared, time_budget_s=time_budget_s, progress=say, **options)
-    return repair, UserFile(path, text, "", lambda _: ())
+    return repair, UserFile(path, text, "", lambda _: (), None, beside)

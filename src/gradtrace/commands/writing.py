@@ -19,24 +19,30 @@ if TYPE_CHECKING:
     from gradtrace.repair.patch import UserFile
 
 
-def write_patch(repair: Repair, file: UserFile, target: str | None) -> None:
-    """The patch into the file, if it is still the one that was tried; then `target`, a factory of it, is checked."""
-    from gradtrace.repair.patch import patched_text
+def write_patch(repair: Repair, file: UserFile, target: str | None, *, force: bool = False) -> None:
+    """The patch into its files, if they are still those that were tried; then `target`, a factory, is checked."""
+    from gradtrace.repair.patch import name_in_diff, parts_of, patched_text
 
     best = repair.best
     if best is None:
         return  # what was shown says why: all is well, or nothing helped
     if not best.diff:
         raise InputError(f"there is no patch to write: {best.no_diff or 'the file of the factory is not known'}")
-    now = file.path.read_bytes()
-    if hashlib.sha256(now).digest() != hashlib.sha256(file.text.encode()).digest():
-        raise InputError(f"{file.path} has changed since the change was tried; run gradtrace fix again")
-    file.path.write_text(patched_text(file.text, best.diff), encoding="utf-8")
+    parts = parts_of(best.diff)
+    chosen = {path: text for path, text in file.texts.items() if name_in_diff(path) in parts}
+    for path, text in chosen.items():
+        if path != file.path:
+            may_write(path, True, force)
+        if hashlib.sha256(path.read_bytes()).digest() != hashlib.sha256(text.encode()).digest():
+            raise InputError(f"{path} has changed since the change was tried; run gradtrace fix again")
+    for path, text in chosen.items():
+        path.write_text(patched_text(text, parts[name_in_diff(path)]), encoding="utf-8")
+    written = " and ".join(str(path) for path in chosen)
     if target is not None:
-        click.echo(f"\nWrote {file.path}. It is now:", err=True)
+        click.echo(f"\nWrote {written}. It is now:", err=True)
         _check_again(target)
     else:
-        click.echo(f"\nWrote {file.path}. Watch it train: gradtrace run {file.path}", err=True)
+        click.echo(f"\nWrote {written}. Watch it train: gradtrace run {file.path}", err=True)
 
 
 def may_write(path: Path, write: bool, force: bool) -> None:

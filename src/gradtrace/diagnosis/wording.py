@@ -17,6 +17,9 @@ OVER_EPS = "largest gradient (RMS) over eps"
 STEP_RATIO = "update to weight ratio of the first step"
 """Evidence of a trial."""
 
+SCALE = "scale times sqrt(d)"
+"""Evidence of attention: one is usual."""
+
 CAUSES: dict[Cause, str] = {
     Cause.ACTIVATION_DERIVATIVE: "The derivative of the activation is bounded well below one ({where}), and the "
     "weights do not make up for it.",

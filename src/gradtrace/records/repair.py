@@ -42,6 +42,8 @@ class Edit(StrEnum):
     """The whole call; in the text ``{x}`` is its first argument (or what its method hangs on), ``{call}`` itself."""
     ARGUMENT = "argument"
     """Its first argument alone; in the text ``{x}`` is what it was."""
+    FIRST_TWO = "first_two"
+    """Its first two arguments, each as the first of `ARGUMENT`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,9 @@ class Draw:
 
     name: str
     how: str
-    """'gaussian', 'orthogonal', 'normal', 'constant', 'centred', 'recurrent', 'permuted'.
+    """'gaussian', 'orthogonal', 'normal', 'constant', 'centred', 'gates', 'chrono', 'permuted'.
 
-    Centred is a bias that takes the mean of its input out.
+    Centred is a bias that takes the mean of its input out; gates are orthogonal one by one, and chrono is their bias.
     """
     value: float
     """Gain sqrt(fan_in Var(w)), standard deviation, the constant, the mean, the time steps."""
@@ -162,6 +164,10 @@ class Trial:
     """(layer, decades of its gradient from the loss on), measured before the first step, the loss first."""
     against_original: Difference | None = None
     against_placebo: Difference | None = None
+    confirmation: tuple[Outcome, ...] = ()
+    """Trainings on seeds that had no part in the choice."""
+    confirmed: Difference | None = None
+    """Against the unchanged network on these; None: it was not asked."""
     proven: bool = False
     verdict: str = ""
     """One sentence."""

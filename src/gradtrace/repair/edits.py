@@ -96,6 +96,8 @@ def _edit(edit: SourceEdit, call: cst.Call) -> cst.BaseExpression:
     x, whole = module.code_for_node(argument), module.code_for_node(call)
     if edit.edit is Edit.CALL:
         return cst.parse_expression(edit.text.replace("{x}", x).replace("{call}", whole))
+    if edit.edit is Edit.FIRST_TWO:
+        return _first_two(edit, call)
     if edit.edit is Edit.ARGUMENT:
         new = cst.parse_expression(edit.text.replace("{x}", x))
         if method:
@@ -109,6 +111,14 @@ def _edit(edit: SourceEdit, call: cst.Call) -> cst.BaseExpression:
     if "softmax" in edit.function:  # its dim means nothing to what takes its place
         return call.with_changes(func=function, args=[call.args[0].with_changes(comma=cst.MaybeSentinel.DEFAULT)])
     return call.with_changes(func=function)
+
+
+def _first_two(edit: SourceEdit, call: cst.Call) -> cst.Call:
+    if len(call.args) < 2 or any(arg.keyword is not None or arg.star for arg in call.args[:2]):
+        raise NoPatchError(f"the first two arguments of {edit.function} are not written out in their places")
+    texts = [edit.text.replace("{x}", _code(arg.value)) for arg in call.args[:2]]
+    new = [arg.with_changes(value=cst.parse_expression(text)) for arg, text in zip(call.args, texts, strict=False)]
+    return call.with_changes(args=[*new, *call.args[2:]])
 
 
 # -------------------------------------------------------------------------------------------- in front of the return

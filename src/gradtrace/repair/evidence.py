@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from gradtrace.records.repair import Trial
 
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""Student's t at 97.5 % for 1 to 10 degrees of freedom (Fisher 1925, table IV); 1.96 for more than these."""
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 1.960)
+"""Student's t at 97.5 % for 1 to 10 degrees of freedom, and for more than these (Fisher 1925, table IV)."""
 
 
 def difference(candidate: Sequence[float], other: Sequence[float], scale: float) -> Difference | None:
@@ -47,7 +47,7 @@ def difference(candidate: Sequence[float], other: Sequence[float], scale: float)
     mean = statistics.fmean(found)
     if len(found) == 1:
         return Difference(mean, -math.inf, math.inf)  # of one pair nothing is known about chance
-    half = T_975[len(found) - 2] if len(found) - 2 < len(T_975) else 1.96
+    half = T_975[min(len(found) - 2, len(T_975) - 1)]
     half *= statistics.stdev(found) / math.sqrt(len(found))
     return Difference(mean, mean - half, mean + half)
 

@@ -23,11 +23,13 @@ from gradtrace.records.repair import Change, Repair, Role, Shares, Trial
 from gradtrace.repair.applying import apply_changes
 from gradtrace.repair.changes import placebo
 from gradtrace.repair.changes.table import propose_all
+from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.correction import with_shares
+from gradtrace.repair.pace import FEWEST_STEPS, MOST_STEPS, USUAL_CANDIDATES, Pace, choose_pace
 from gradtrace.repair.shares import shares_of
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.training import OutOfTime
-from gradtrace.repair.trials import MOST_STEPS, ORIGINAL, Course, choose_steps, cost_of_a_step, run_all
+from gradtrace.repair.trials import ORIGINAL, Course, cost_of_a_step, run_all
 from gradtrace.repair.verdicts import ills_of, judged
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 MOST_BATCHES = 64
 """Batches that are drawn and gone through in turn."""
+USUAL_S, MOST_S = 60.0, 300.0
+"""[seconds] What it may take unless told otherwise: the second where steps are too costly for the first."""
 LOOK_STEPS = 20
 """Steps after which a network that looks well is judged once more."""
 DEFAULT_RATE, DEFAULT_MOMENTUM = 0.01, 0.9
@@ -54,7 +58,7 @@ def fix(
     held_out: Iterable[Any] | None = None,
     steps: int | None = None,
     seeds: int = 3,
-    time_budget_s: float = 60.0,
+    time_budget_s: float | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Repair:
     """Try what could remedy the findings, on copies, and recommend only what trained better. Nothing is changed.
@@ -67,7 +71,7 @@ def fix(
         held_out: batches on which a change must not be worse.
         steps: optimizer steps of each training; by default as many as the time allows, 200 at most.
         seeds: trainings of each trial; paired over trials. Two at least.
-        time_budget_s: seconds for all of it, about.
+        time_budget_s: seconds for all of it, about; by default 60, and up to 300 where steps are costly.
         progress: called with a word before each part of the work.
 
     Returns:
@@ -104,15 +108,15 @@ def fix(
             return replace(repair, notes=("the network is well: there is nothing to prove",))
         summed = summed_over(model, loss_fn, taken[0])
         situation = Situation(model, loss_fn, taken, optimizers, diagnosis, summed)
-        return _proven(situation, repair, kept_out, steps, began + time_budget_s, say)
+        return _proven(situation, repair, kept_out, steps, (began, time_budget_s), say)
 
 
-def _check_numbers(steps: int | None, seeds: int, time_budget_s: float) -> None:
+def _check_numbers(steps: int | None, seeds: int, time_budget_s: float | None) -> None:
     if steps is not None and steps < 1:
         raise InputError(f"steps must be 1 or more, but it is {steps}")
     if seeds < 2:
         raise InputError(f"seeds must be 2 or more, since of one training nothing is known about chance; got {seeds}")
-    if not time_budget_s > 0.0:
+    if time_budget_s is not None and not time_budget_s > 0.0:
         raise InputError(f"time_budget_s must be above 0, but it is {time_budget_s}")
 
 
@@ -150,37 +154,53 @@ def _diagnose(
 
 
 def _proven(
-    situation: Situation, repair: Repair, held_out: Sequence[Any], steps: int | None, deadline: float,
-    say: Callable[[str], None],
+    situation: Situation, repair: Repair, held_out: Sequence[Any], steps: int | None,
+    timing: tuple[float, float | None], say: Callable[[str], None],
 ) -> Repair:  # fmt: skip
     say("shares of the causes")
     shares = _shares(situation)
     repair = replace(repair, shares=shares, diagnosis=with_shares(situation.diagnosis, shares))
     say("changes that fit")
+    cost = cost_of_a_step(situation)
+    guess = choose_pace((USUAL_CANDIDATES, 1, repair.seeds), cost, _left(timing, math.inf), steps=steps)
+    situation = replace(situation, steps=guess.steps)
     changes, notes = propose_all(situation)
     if not changes:
         return replace(repair, notes=(*notes, "no change that could be tried fits these findings"))
-    cost = cost_of_a_step(situation)
     candidates = [_measured(Trial(change.title, Role.CANDIDATE, (change,)), situation, shares) for change in changes]
     usable = [trial for trial in candidates if not trial.refused]
     placebos = [
         _measured(Trial(change.title, Role.PLACEBO, (change,)), situation, shares)
         for change in placebos_for(situation, changes)
     ]
-    left = deadline - time.perf_counter()
-    number = steps or choose_steps(len(usable), len(placebos), repair.seeds, cost, left)
-    say(f"{len(usable)} candidates, {number} steps of about {cost:.2g} s, {repair.seeds} seeds")
-    first = first_layer_of(situation)
-    course = Course(situation, repair.seeds, number, held_out, first, deadline, say, notes)
+    numbers = len(usable), len(placebos), repair.seeds
+    left = _left(timing, Pace(steps or FEWEST_STEPS).cost_s(numbers, cost))
+    pace = choose_pace(numbers, cost, left, steps=steps)
+    say(f"{len(usable)} candidates, {pace.steps} steps of about {cost:.2g} s, {repair.seeds} seeds")
+    notes += pace.left_out
+    deadline = time.perf_counter() + left
+    course = Course(situation, repair.seeds, pace.steps, held_out, first_layer_of(situation), deadline, say, notes)
     try:
         levels = levels_of(situation.trace, situation.paths) if shares is not None else ()
         original = Trial(ORIGINAL, Role.ORIGINAL, levels=levels)
-        trials = run_all(original, usable, placebos, course)
+        trials = run_all(original, usable, placebos, course, pace)
     except OutOfTime:
-        told = f"the time did not suffice for the unchanged network and the placebo ({number} steps of {cost:.2g} s)"
-        return replace(repair, trials=tuple(candidates), steps=number, notes=(*notes, told))
+        needed = _spent(timing) + pace.cost_s(numbers, cost)
+        told = f"the time did not suffice for the unchanged network and the placebo; about {needed:.0f} s would"
+        return replace(repair, trials=tuple(candidates), steps=pace.steps, notes=(*notes, told))
     ranked = judged([*trials, *(t for t in candidates if t.refused)], lambda trial: ills_of(trial, course))
-    return replace(repair, trials=ranked, steps=number, notes=(*course.notes, *trend_of(ranked, number)))
+    ranked = confirmed(ranked, course, pace)
+    return replace(repair, trials=ranked, steps=pace.steps, notes=(*course.notes, *trend_of(ranked, pace.steps)))
+
+
+def _left(timing: tuple[float, float | None], needed_s: float) -> float:
+    """Seconds, of (when it began, what it may take); by default as many as are needed, within bounds."""
+    spent, budget_s = _spent(timing), timing[1]
+    return (min(max(USUAL_S, spent + needed_s), MOST_S) if budget_s is None else budget_s) - spent
+
+
+def _spent(timing: tuple[float, float | None]) -> float:
+    return time.perf_counter() - timing[0]
 
 
 def _shares(situation: Situation) -> Shares | None:

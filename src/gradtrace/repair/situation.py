@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from gradtrace.records.trace import Op, Trace
 
 
+USUAL_STEPS = 64
+"""Of a trial whose length is not known yet: as many as a script's first run makes."""
+
+
 @dataclass(frozen=True)
 class Situation:
     """Everything that is known before the first change."""
@@ -36,6 +40,8 @@ class Situation:
     summed_over: float | None = None
     called_with: Arguments | None = None
     """What the model is called with, where `loss_fn` cannot be asked."""
+    steps: int = USUAL_STEPS
+    """Of a trial, about."""
 
     def twin(self, seed: int = 0) -> Twin:
         """A fresh copy."""

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 SCORED_BATCHES = 4
 """Batches over which the loss is measured."""
 NUM_POINTS = 8
-"""Measurements along a training, the first and the last aside."""
+"""Measurements along a training, the first aside."""
+FEWEST_BETWEEN = 10
+"""Steps between two of them: four forward passes are one and a third of a step."""
 RATIO_STEPS = 20
 """Steps of which the update at the first layer is measured."""
 
@@ -74,7 +76,7 @@ def _seed_all(seed: int) -> None:
 
 
 def _train(twin: Twin, plan: Plan, order: list[int], seed: int) -> Outcome:
-    every = max(1, plan.steps // NUM_POINTS)
+    every = max(1, plan.steps // NUM_POINTS, min(FEWEST_BETWEEN, plan.steps))
     curve = [(0, score(twin, plan.batches))]
     ratios: list[float] = []
     spent, bad, done = 0.0, 0, 0

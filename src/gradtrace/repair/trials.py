@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gradtrace.errors import GradtraceError, InputError
 from gradtrace.records.repair import Change, Outcome, Role, Trial
 from gradtrace.repair.applying import apply_changes
+from gradtrace.repair.pace import SHORT, Pace
 from gradtrace.repair.training import OutOfTime, Plan, train
 from gradtrace.repair.twin import Twin
 
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
     from gradtrace.repair.situation import Situation
 
 ORIGINAL = "The network as it came"
-FINALISTS = 4
-"""Candidates that are trained with all seeds."""
-FEWEST_STEPS, MOST_STEPS = 20, 200
-"""Bounds of the steps that are chosen where none are given: fewer say nothing, more add little to a comparison."""
-SHORT = 4
-"""The first round takes this part of the steps."""
 CALIBRATION_STEPS = 3
 """Steps by which the cost of one is measured."""
 
@@ -57,7 +52,7 @@ class Course:
     say: Callable[[str], None]
     notes: list[str] = field(default_factory=list)
     twins: dict[str, Twin] = field(default_factory=dict)
-    """The copy of each whole trial that was trained with seed 0."""
+    """The copy of each trial that was trained last with the first seed."""
 
     def run(self, trial: Trial, *, seeds: Sequence[int], steps: int) -> Trial:
         """Train a fresh copy for every seed; raises `OutOfTime`, and keeps what fails as a refusal."""
@@ -79,7 +74,7 @@ class Course:
                 return replace(
                     trial, refused=told if isinstance(error, InputError) else f"{type(error).__name__}: {told}"
                 )
-            if seed == 0:
+            if seed == seeds[0]:
                 self.twins[trial.title] = twin
         return replace(trial, outcomes=tuple(outcomes), whole=steps == self.steps and len(outcomes) == self.seeds)
 
@@ -98,21 +93,11 @@ def cost_of_a_step(situation: Situation) -> float:
     return spent
 
 
-def choose_steps(num_candidates: int, num_placebos: int, seeds: int, cost_s: float, left_s: float) -> int:
-    """As many as fit."""
-    units = (num_candidates + 2) / SHORT + (min(FINALISTS, num_candidates) + 1 + num_placebos) * seeds
-    fitting = left_s / (cost_s * units * 1.2) if cost_s > 0.0 else MOST_STEPS  # a fifth for scoring and copies
-    return int(max(FEWEST_STEPS, min(MOST_STEPS, fitting)))
-
-
-def num_runs(num_candidates: int, num_placebos: int, seeds: int) -> int:
-    """Trainings of all trials together, short ones included."""
-    return num_candidates + 2 + (min(FINALISTS, num_candidates) + 1 + num_placebos) * seeds
-
-
-def run_all(original: Trial, candidates: Sequence[Trial], placebos: Sequence[Trial], course: Trains) -> list[Trial]:
+def run_all(
+    original: Trial, candidates: Sequence[Trial], placebos: Sequence[Trial], course: Trains, pace: Pace
+) -> list[Trial]:
     """Every trial with what became of it; those given up early keep their short run."""
-    every = range(course.seeds)
+    every = pace.seeds(course.seeds)
     original = course.run(original, seeds=every, steps=course.steps)
     done = [course.run(placebo, seeds=every, steps=course.steps) for placebo in placebos]
     short = _first_round(candidates, course)
@@ -121,14 +106,13 @@ def run_all(original: Trial, candidates: Sequence[Trial], placebos: Sequence[Tri
     ranked = sorted([*ranked, *(t for t in pairs if t.outcomes)], key=_end)
     finals: list[Trial] = []
     for trial in ranked:
-        whole = trial if len(finals) >= FINALISTS else _whole(trial, course)
-        finals.append(whole)
+        finals.append(trial if len(finals) >= pace.finalists else _whole(trial, course, every))
     return [original, *done, *finals, *(t for t in short if not t.outcomes)]
 
 
-def _whole(trial: Trial, course: Trains) -> Trial:
+def _whole(trial: Trial, course: Trains, seeds: Sequence[int]) -> Trial:
     try:
-        return course.run(trial, seeds=range(course.seeds), steps=course.steps)
+        return course.run(trial, seeds=seeds, steps=course.steps)
     except OutOfTime:
         course.notes.append(f"time was up before the whole of: {trial.title}")
         return trial

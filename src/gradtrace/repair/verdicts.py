@@ -31,6 +31,11 @@ def judged(trials: Sequence[Trial], ills_of: Callable[[Trial], tuple[str, ...]])
     return (*_ranked(proven), *(trial for trial in told if not trial.proven))
 
 
+def judged_one(trial: Trial, original: Trial, placebos: Sequence[Trial]) -> Trial:
+    """One candidate by its losses alone."""
+    return _judged(trial, original, placebos, lambda _: ())
+
+
 def _ranked(proven: list[Trial]) -> list[Trial]:
     """Again and again the smallest change of those that the best is not better than, beyond chance."""
     left, ranked = list(proven), list[Trial]()

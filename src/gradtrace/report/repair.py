@@ -84,13 +84,17 @@ def shares_sentence(shares: Shares) -> str:
 def conclusion(repair: Repair) -> str:
     """What is recommended, in a sentence."""
     best, proven = repair.best, sum(trial.proven for trial in repair.trials)
+    tried = [trial for trial in repair.candidates if trial.outcomes]
     if best is None:
-        tried = [trial for trial in repair.candidates if trial.outcomes]
         return f"None of these helped ({len(tried)} tried)." if tried else "Nothing was changed."
-    more = (
-        f" {proven - 1} other{'s are' if proven > 2 else ' is'} proven too: the choice is yours." if proven > 1 else ""
+    others = f"{proven - 1} others" if proven > 2 else "1 other"
+    more = f" {others} did better than both too, and may owe a part of it to chance." if proven > 1 else ""
+    again = (
+        f" Of {len(tried)} tried it did best, and again on {len(best.confirmation)} seeds without a part in the choice."
+        if best.confirmation
+        else ""
     )
-    return f"Recommended: {clean(best.title)}{more}"
+    return f"Recommended: {clean(best.title)}{again}{more}"
 
 
 def curves(repair: Repair) -> str:
@@ -154,8 +158,10 @@ def verdict(trial: Trial) -> str:
         return f"refused: {trial.refused}"
     if trial.role is Role.ORIGINAL:
         return "unchanged"
-    told = trial.verdict.partition(":")[0] if trial.proven else trial.verdict
-    interval = interval_told(trial.against_original)
+    told = trial.verdict
+    if trial.proven:
+        told = "proven" if trial.confirmed is not None else "better than both"
+    interval = interval_told(trial.confirmed or trial.against_original)
     return f"{told} {interval}".strip()
 
 

@@ -9,9 +9,9 @@ from torch import nn
 from gradtrace.records.repair import Change, Edit, SourceEdit
 from gradtrace.repair.changes.placebo import KIND as PLACEBO
 from gradtrace.repair.twin import RefusalError
-from gradtrace.runner.fixing.living import _scale_rates, change_in_place
+from gradtrace.runner.fixing.living import change_in_place
 
-RATE = Change("rate", "Lower.", ("optimizer",), words=(("what", "rate"),), numbers=(("factor", 0.1), ("value", 0.01)))
+RATE = Change("rate", "Lower.", ("optimizer",), numbers=(("factor", 0.1), ("value", 0.01)))
 
 
 def network():
@@ -44,12 +44,27 @@ def test_a_schedule_goes_on_as_for_the_new_rate():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.4)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
     seen = []
-    _scale_rates([optimizer], 0.1)
+    change_in_place([RATE], model, [optimizer], 0)
     optimizer.register_step_pre_hook(lambda one, *_: seen.append(one.param_groups[0]["lr"]))
     for _ in range(3):
         moved(optimizer, model)
         scheduler.step()
     assert seen == pytest.approx([0.04, 0.02, 0.01])
+
+
+def test_a_warm_up_goes_around_each_step_beside_the_script_s_own_schedule():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.4)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    seen = []
+    change_in_place(
+        [Change("warmup", "", ("optimizer",), numbers=(("start", 0.5), ("steps", 2.0)))], model, [optimizer], 0
+    )
+    optimizer.register_step_pre_hook(lambda one, *_: seen.append(one.param_groups[0]["lr"]))
+    for _ in range(4):
+        moved(optimizer, model)
+        scheduler.step()
+    assert seen == pytest.approx([0.5 * 0.4, 0.75 * 0.2, 0.1, 0.05])
 
 
 def test_weights_are_drawn_in_the_very_parameters_that_the_optimizer_holds():
@@ -76,6 +91,6 @@ def test_an_activation_is_swapped_where_it_is_registered():
 def test_what_the_script_holds_itself_is_not_replaced():
     whole = nn.Module()
     whole._modules.update(G=nn.Linear(4, 4), D=nn.Linear(4, 1))
-    change = Change("norm", "Insert.", ("G",))
+    change = Change("norm", "Insert.", ("G",), words=(("what", "layer"),))
     with pytest.raises(RefusalError, match="replaces a model that the script holds itself"):
         change_in_place([change], whole, [torch.optim.SGD(whole.parameters(), lr=0.1)], 0)

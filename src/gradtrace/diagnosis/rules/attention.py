@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.profile import places
 from gradtrace.diagnosis.thresholds import ATTENTION_MIN_ROWS, DOMINANT_FRAC, SATURATED_MAJORITY
-from gradtrace.diagnosis.wording import percent
+from gradtrace.diagnosis.wording import SCALE, percent
 from gradtrace.measure.names import Names
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
@@ -51,7 +51,7 @@ def judge(scene: Scene) -> list[Finding]:
             evidence=(
                 Evidence("one-hot rows", op.activation.saturated_frac, "fraction"),
                 *([Evidence("entropy left", _mean(op.attention.entropies_bits), "bits")] if op.attention else []),
-                *(Evidence(f"RMS of the {name}" if name != _SCALE else name, size) for name, size in scales.items()),
+                *(Evidence(f"RMS of the {name}" if name != SCALE else name, size) for name, size in scales.items()),
             ),
             remedies=remedies_for(Symptom.SATURATED, Cause.ATTENTION_SATURATION),
             source=op.site.source,
@@ -83,9 +83,6 @@ def _of_heads(stats: AttentionStats | None) -> str:
     return f"{bits}; it is head {listed} of {total} (from 0)." if flat else f"{bits}."
 
 
-_SCALE = "scale times sqrt(d)"
-
-
 def _scales(op: Op, view: View) -> tuple[dict[str, float], int]:
     """Root mean squares of queries and keys, and the scale as a multiple of 1 / sqrt(d), and d; {}: not known.
 
@@ -94,7 +91,7 @@ def _scales(op: Op, view: View) -> tuple[dict[str, float], int]:
     stats = op.attention
     if stats is not None and math.isfinite(stats.temperature):
         shape = next((passed.shape for passed in op.passed if passed is not None), (0,))
-        return {"queries": stats.query_rms, "keys": stats.key_rms, _SCALE: stats.temperature}, shape[-1]
+        return {"queries": stats.query_rms, "keys": stats.key_rms, SCALE: stats.temperature}, shape[-1]
     a, found = op.activation, _product_below(op, view)
     if a is None or found is None or not math.isfinite(a.preactivation_std):
         return {}, 0
@@ -105,7 +102,7 @@ def _scales(op: Op, view: View) -> tuple[dict[str, float], int]:
         return {}, 0
     logits = math.hypot(a.preactivation_mean, a.preactivation_std)
     root = math.sqrt(num_dims)
-    return {"queries": query, "keys": product / (query * root), _SCALE: logits / product * root}, num_dims
+    return {"queries": query, "keys": product / (query * root), SCALE: logits / product * root}, num_dims
 
 
 def _product_below(op: Op, view: View) -> tuple[Op, int] | None:
@@ -132,9 +129,9 @@ def _of_logits(scales: dict[str, float], num_dims: int) -> str:
     guilty = [name for name, part in parts.items() if part >= DOMINANT_FRAC * max(parts.values())]
     logits = (
         f" Its logits have a root mean square of about {size:.2g}, where 1 is usual: queries of "
-        f"{scales['queries']:.2g} times keys of {scales['keys']:.2g} times {scales[_SCALE]:.2g} / sqrt(d)."
+        f"{scales['queries']:.2g} times keys of {scales['keys']:.2g} times {scales[SCALE]:.2g} / sqrt(d)."
     )
-    if guilty == [_SCALE]:
-        missing = abs(math.log2(scales[_SCALE] / math.sqrt(num_dims))) < 1.0 if num_dims else False
+    if guilty == [SCALE]:
+        missing = abs(math.log2(scales[SCALE] / math.sqrt(num_dims))) < 1.0 if num_dims else False
         return f"{logits} The scale makes it: {'1 / sqrt(d) is missing' if missing else '1 / sqrt(d) is usual'}."
     return f"{logits} The {' and the '.join(name.partition(' times')[0] for name in guilty)} make it."

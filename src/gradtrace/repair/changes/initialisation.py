@@ -2,7 +2,7 @@
 
     Var(w) = sigma_w^2 / fan_in,    1 / sigma_w^2 = E[a'^2]
 
-He et al. (2015); Glorot & Bengio (2010); Saxe et al. (2014); Schoenholz et al. (2017).
+He et al. (2015); Glorot & Bengio (2010); Saxe et al. (2014); Schoenholz et al. (2017); Mishkin & Matas (2016) for LSUV.
 """
 
 from __future__ import annotations
@@ -18,12 +18,19 @@ import torch
 from torch import nn
 
 from gradtrace.audit.draw import draw_
-from gradtrace.audit.draw_recurrent import recurrent_
 from gradtrace.audit.initialise import init_critical_
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Change, Draw
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
+from gradtrace.repair.changes.recurrent_draws import (
+    CHRONO,
+    GATES,
+    draw_chrono_,
+    draw_gates_,
+    recurrent_code,
+    recurrent_draw,
+)
 from gradtrace.repair.rewriting import rewritten
 from gradtrace.repair.twin import RefusalError, Twin
 
@@ -52,8 +59,8 @@ def propose(situation: Situation) -> list[Change]:
     """The guilty weights alone where they are few, then all: gaussian, then orthogonal."""
     if not set(situation.causes) & set(_ANEW):
         return []
-    found = []
-    for method in ("gaussian", "orthogonal"):
+    found: list[Change] = []
+    for method in ("gaussian", "orthogonal", "lsuv"):
         try:
             draws = critical_draws(situation.twin(), situation, method)
         except InputError:
@@ -61,27 +68,41 @@ def propose(situation: Situation) -> list[Change]:
         guilty = guilty_draws(draws, situation.where(*_ANEW))
         if method == "gaussian" and guilty and len(guilty) * 2 < len(draws):
             found.append(_change(guilty, method, situation, alone=True))
-        if draws:
+        if draws and not (method == "lsuv" and any(_is_alike(draws, change.draws) for change in found)):
             found.append(_change(draws, method, situation, alone=False))
     return found
 
 
 def _change(draws: Sequence[Draw], method: str, situation: Situation, *, alone: bool) -> Change:
-    weights = [draw.name for draw in draws if draw.how in ("gaussian", "orthogonal", "recurrent")]
+    weights = [draw.name for draw in draws if draw.how in ("gaussian", "orthogonal", GATES)]
     what = f"{', '.join(weights[:2])} alone" if alone else "all weights"
     lost = situation.deficit
+    how = "at the scale that gives unit variance on the batch (LSUV)" if method == "lsuv" else ""
+    how = how or f"at the critical gain of the activation ({method})"
     return Change(
         kind="initialisation",
-        title=f"Draw {what} anew at the critical gain of the activation ({method}).",
+        title=f"Draw {what} anew {how}.",
         where=tuple(weights),
         reason="each layer then passes its gradient on at the size at which it came",
         predicted_decades=-lost if lost is not None and math.isfinite(lost) else None,
         words=(("method", method),),
         draws=tuple(draws),
         code=code_of(draws),
-        source="He et al. 2015" if method == "gaussian" else "Saxe et al. 2014",
+        source=_SOURCES[method],
         loses_weights=True,
     )
+
+
+_SOURCES = {"gaussian": "He et al. 2015", "orthogonal": "Saxe et al. 2014", "lsuv": "Mishkin & Matas 2016"}
+_DRAWN = {"lsuv": "orthogonal"}
+"""What LSUV scales: its scales are those of the batch, layer by layer, and are kept as numbers."""
+
+
+def _is_alike(draws: Sequence[Draw], others: Sequence[Draw]) -> bool:
+    """The same maps, all at gains that no training can tell apart."""
+    gains = {d.name: d.value for d in others if d.how == "orthogonal"}
+    own = {d.name: d.value for d in draws if d.how == "orthogonal"}
+    return own.keys() == gains.keys() and all(1 / NEAR <= own[n] / gains[n] <= NEAR for n in own)
 
 
 def apply(change: Change, twin: Twin) -> None:
@@ -98,18 +119,18 @@ def critical_draws(twin: Twin, situation: Situation, method: str) -> tuple[Draw,
         raise RefusalError("loss_fn does not call the model itself, so its weights cannot be drawn for its input")
     with rewritten(twin.model, tuple(twin.rules)):
         done = init_critical_(twin.model, situation.example, method=method, generator=twin.generator)
-    draws, recurrent = [], set[str]()
+    draws = []
     for parameter in done.parameters:
         module_path, _, name = parameter.name.rpartition(".")
         module = twin.model.get_submodule(module_path)
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            if module_path not in recurrent:
-                recurrent.add(module_path)
-                draws.append(Draw(module_path, "recurrent", _horizon(parameter.reason)))
+            told = parameter.name, parameter.method, parameter.gain
+            draws.append(recurrent_draw(*told, _horizon(parameter.reason)))
             continue
         value = twin.model.get_parameter(parameter.name)
         if value.dim() > 1 and not math.isnan(parameter.gain):
-            draws.append(Draw(parameter.name, method, _gain(parameter.gain, module, value)))
+            measured = math.nan if method == "lsuv" else parameter.gain
+            draws.append(Draw(parameter.name, _DRAWN.get(method, method), _gain(measured, module, value)))
         elif name.endswith("bias") and "mean" in parameter.reason:
             draws.append(Draw(parameter.name, "centred", _mean_taken_out(module)))
         elif "std" in parameter.method:
@@ -120,8 +141,8 @@ def critical_draws(twin: Twin, situation: Situation, method: str) -> tuple[Draw,
 
 
 def _gain(gain: float, module: nn.Module, value: torch.Tensor) -> float:
-    """As it was told; of a convolution as it was drawn, border included. To two digits: chance has more."""
-    if value.dim() > 2:
+    """As it was told; of a convolution, and where none was told, as it was drawn. To two digits: chance has more."""
+    if value.dim() > 2 or math.isnan(gain):
         gain = math.sqrt(float(value.detach().double().square().mean()) * _fan_in(module, value))
     return float(f"{gain:.2g}")
 
@@ -174,11 +195,6 @@ def draw_all(draws: Sequence[Draw], twin: Twin) -> None:
     """In place, with the twin's own random numbers; the optimizer forgets what it knew of them."""
     changed: list[nn.Parameter] = []
     for draw in draws:
-        if draw.how == "recurrent":
-            module = twin.model.get_submodule(draw.name)
-            recurrent_(module, 1.0, int(draw.value), twin.generator)
-            changed += list(module.parameters())
-            continue
         parameter = twin.model.get_parameter(draw.name)
         with torch.no_grad():
             _draw(draw, parameter, twin)
@@ -194,6 +210,10 @@ def _draw(draw: Draw, parameter: nn.Parameter, twin: Twin) -> None:
     elif draw.how == "permuted":
         order = torch.randperm(parameter.numel(), generator=twin.generator).to(parameter.device)
         parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    elif draw.how in (GATES, CHRONO):
+        size = twin.model.get_submodule(draw.name.rpartition(".")[0]).hidden_size
+        fill = draw_gates_ if draw.how == GATES else draw_chrono_
+        fill(parameter, size, draw.value, twin.generator)
     elif draw.how == "centred":
         module = twin.model.get_submodule(draw.name.rpartition(".")[0])
         parameter.copy_(-draw.value * module.weight.flatten(1).sum(1))
@@ -233,9 +253,7 @@ def code_of(draws: Sequence[Draw]) -> str:
             else:
                 lines.append("        owner = model.get_submodule(name.rpartition('.')[0])")
                 lines.append(f"        owner.bias.copy_(-{value:.6g} * owner.weight.flatten(1).sum(1))")
-    for draw in draws:
-        if draw.how == "recurrent":
-            lines += _recurrent_code(draw)
+    lines += recurrent_code(draws)
     return "\n".join(lines) if len(lines) > 1 else ""
 
 
@@ -262,18 +280,6 @@ def listed(names: Sequence[str]) -> str:
     if len(told) == 1 and not rest:
         return told[0]
     return f"[{', '.join([*(f'*{each}' for each in told), *rest])}]"
-
-
-def _recurrent_code(draw: Draw) -> list[str]:
-    T = max(int(draw.value), 3)
-    return [
-        f"    rnn = model.get_submodule({draw.name!r})",
-        "    for name, value in rnn.named_parameters():",
-        '        if "weight_hh" in name:',
-        "            for block in value.chunk(value.shape[0] // value.shape[1]):",
-        "                torch.nn.init.orthogonal_(block)",
-        f"    # gates: b_f = ln u, u ~ U(1, {T - 1}), b_i = -b_f: see gradtrace.init_critical_",
-    ]
 
 
 KIND = Kind(propose, apply)

@@ -1,18 +1,15 @@
-"""The learning rate: candidates from the size of the first step, each tried as it is recommended; and clipping.
+"""The learning rate: candidates from the size of the first step, each tried as it is recommended.
 
 A step of |update| / |weight| near 1e-3 to 1e-2 is usual; what replaces the weights is too long by their ratio.
-Pascanu et al. (2013) for clipping.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.thresholds import UPDATE_USUAL
-from gradtrace.diagnosis.wording import EXTENT, STEP_RATIO
+from gradtrace.diagnosis.wording import STEP_RATIO
 from gradtrace.records.repair import Change
 from gradtrace.records.vocabulary import Cause, Symptom
 from gradtrace.repair.changes.kind import Kind
@@ -26,9 +23,9 @@ _LOWER = {Cause.LEARNING_RATE, Cause.INPUT_SCALE, Cause.REDUCTION_SCALE, Cause.L
 
 
 def propose(situation: Situation) -> list[Change]:
-    """Lower where steps are too long: by what the first step says, and by powers of ten; clipped where it grows."""
+    """Lower where steps are too long: by what the first step says, and by powers of ten."""
     found: list[Change] = []
-    rate = _rate(situation)
+    rate = rate_of(situation)
     if rate is None:
         return found
     if _LOWER & set(situation.causes):
@@ -40,8 +37,6 @@ def propose(situation: Situation) -> list[Change]:
         found += [_rate_change(rate, value) for value in values]
     if Cause.NUMERIC_FORMAT in situation.causes and situation.has(Symptom.UNDERFLOW):
         found += [_rate_change(rate, one_digit(rate * factor)) for factor in (100.0, 1000.0)]
-    if situation.has(Symptom.EXPLODING):
-        found.append(_clip(situation))
     return found
 
 
@@ -52,36 +47,14 @@ def _rate_change(rate: float, value: float) -> Change:
         title=f"{way} the learning rate from {rate:.3g} to {value:.3g}.",
         where=("optimizer",),
         reason="steps that replace the weights undo what was learnt" if value < rate else "the steps are rounded away",
-        words=(("what", "rate"),),
         numbers=(("factor", value / rate), ("value", value)),
         code=f"for group in optimizer.param_groups:\n    group['lr'] *= {value / rate:.6g}  # now {value:.3g}",
         source="Smith 2017",
     )
 
 
-def _clip(situation: Situation) -> Change:
-    """At what the norm would be without the growth along the depth."""
-    norms = [p.gradient.norm for p in situation.trace.parameters if p.gradient is not None]
-    total = math.sqrt(sum(norm**2 for norm in norms if math.isfinite(norm))) or 1.0
-    extent = evidence_of(situation, EXTENT) or 0.0
-    threshold = one_digit(min(total / 10 ** max(extent if math.isfinite(extent) else 0.0, 0.0), 1.0))
-    return Change(
-        kind="rate",
-        title=f"Clip the gradient norm at {threshold:.2g} before the step.",
-        where=("optimizer",),
-        reason="a gradient that has grown on its way then makes no longer step than one that has not",
-        words=(("what", "clip"),),
-        numbers=(("max_norm", threshold),),
-        code=(
-            "def clip(optimizer, args, kwargs):\n"
-            f"    torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={threshold:.2g})\n"
-            "optimizer.register_step_pre_hook(clip)"
-        ),
-        source="Pascanu et al. 2013",
-    )
-
-
-def _rate(situation: Situation) -> float | None:
+def rate_of(situation: Situation) -> float | None:
+    """The largest of all groups; None without an optimizer."""
     rates = [g.get("lr") for o in situation.optimizers for g in o.param_groups]
     return max((float(rate) for rate in rates if rate), default=None)
 
@@ -100,26 +73,11 @@ def one_digit(value: float) -> float:
     return float(f"{value:.0e}") if value > 0.0 and math.isfinite(value) else value
 
 
-class Clip:
-    """A hook in front of every optimizer step."""
-
-    def __init__(self, max_norm: float) -> None:
-        self.max_norm = max_norm
-
-    def __call__(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """Clip what the optimizer holds, all groups together."""
-        held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        torch.nn.utils.clip_grad_norm_(held, self.max_norm)
-
-
 def apply(change: Change, twin: Twin) -> None:
-    """Every group's rate times the factor, or a hook that clips."""
+    """Every group's rate times the factor."""
     if not twin.optimizers:
         raise RefusalError("there is no optimizer whose learning rate could be changed")
     for optimizer in twin.optimizers:
-        if change.word("what") == "clip":
-            optimizer.register_step_pre_hook(Clip(change.number("max_norm")))
-            continue
         for group in optimizer.param_groups:
             if group.get("lr") is not None:
                 group["lr"] = group["lr"] * change.number("factor")

@@ -13,13 +13,19 @@ from torch import nn
 
 from gradtrace.records.repair import Change, Draw
 from gradtrace.records.vocabulary import Cause
-from gradtrace.repair.changes.initialisation import draw_all
+from gradtrace.repair.changes.initialisation import code_of, draw_all
 from gradtrace.repair.changes.kind import Kind
+from gradtrace.repair.changes.recurrent_draws import CHRONO, recurrent_draws
 from gradtrace.repair.twin import RefusalError, Twin, replace_module, take_over
 
 if TYPE_CHECKING:
     from gradtrace.repair.situation import Situation
 
+GATED: dict[type[nn.Module], tuple[type[nn.Module], tuple[str, ...]]] = {
+    nn.RNN: (nn.GRU, ("num_layers", "bias", "batch_first", "dropout", "bidirectional")),
+    nn.RNNCell: (nn.GRUCell, ("bias",)),
+}
+"""What takes and returns the same, and the options that it is made with."""
 _CAUSES = {Cause.RECURRENT_CONTRACTION, Cause.RECURRENT_EXPANSION}
 
 
@@ -33,10 +39,11 @@ def propose(situation: Situation) -> list[Change]:
         blamed = not where or any(w == path or w.startswith(f"{path}.") for w in where)
         if not blamed:
             continue
-        if isinstance(module, nn.RNNBase):
-            found.append(_drawn(path, horizon))
-            if type(module) is nn.RNN and not module.bidirectional:
-                found.append(_gated(path))
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            found += _kept_weights(path, module, horizon)
+            found.append(_drawn(path, module, horizon))
+            if type(module) in GATED:
+                found.append(_gated(path, module))
         elif isinstance(module, nn.Linear) and module.in_features == module.out_features and path in where:
             found += [_orthogonal(f"{path}.weight", gain) for gain in (1.0, math.sqrt(2.0))]
     for path in where:  # a block that is applied again and again
@@ -55,36 +62,64 @@ def _length(situation: Situation) -> float:
     return float(max(lengths, default=32))
 
 
-def _drawn(path: str, horizon: float) -> Change:
+def _kept_weights(path: str, module: nn.RNNBase | nn.RNNCellBase, horizon: float) -> list[Change]:
+    """The biases of the gates alone."""
+    draws = recurrent_draws(path, module, horizon)
+    if not any(draw.how == CHRONO for draw in draws):
+        return []
+    return [
+        _draw(
+            path,
+            f"Let the gates of {path} stay open for up to {horizon:.0f} steps (chrono biases).",
+            "what a gate keeps at each step, it passes back at each step",
+            tuple(draw for draw in draws if draw.how == CHRONO or "bias" in draw.name),
+            "Tallec & Ollivier 2018",
+        )
+    ]
+
+
+def _drawn(path: str, module: nn.RNNBase | nn.RNNCellBase, horizon: float) -> Change:
+    draws = recurrent_draws(path, module, horizon)
+    gated = any(draw.how == CHRONO for draw in draws)
+    what = "orthogonal maps, gates that stay open as long (chrono)" if gated else "orthogonal maps"
+    return _draw(
+        path,
+        f"Draw {path} for {horizon:.0f} steps: {what}.",
+        "each step then keeps the gradient's size, but for a'",
+        draws,
+        "Saxe et al. 2014; Tallec & Ollivier 2018" if gated else "Saxe et al. 2014",
+    )
+
+
+def _draw(path: str, title: str, reason: str, draws: tuple[Draw, ...], source: str) -> Change:
     return Change(
         kind="recurrence",
-        title=f"Draw {path} for {horizon:.0f} steps: orthogonal maps, gates that stay open as long (chrono).",
+        title=title,
         where=(path,),
-        reason="each step then keeps the gradient's size, but for a'",
+        reason=reason,
         words=(("what", "draw"),),
-        draws=(Draw(path, "recurrent", horizon),),
-        code=(
-            f"# as gradtrace.init_critical_ does; in short:\nfor name, value in model.get_submodule({path!r})"
-            ".named_parameters():\n    if 'weight_hh' in name:\n"
-            "        for block in value.data.chunk(value.shape[0] // value.shape[1]):\n"
-            "            torch.nn.init.orthogonal_(block)"
-        ),
-        source="Saxe et al. 2014; Tallec & Ollivier 2018",
+        draws=draws,
+        code=code_of(draws),
+        source=source,
         loses_weights=True,
     )
 
 
-def _gated(path: str) -> Change:
+def _gated(path: str, module: nn.Module) -> Change:
+    """A GRU, whose state is one tensor as it was: an LSTM's are two, and would not fit whoever takes them."""
+    gated, names = GATED[type(module)]
+    options = ", ".join(f"{name}=rnn.{name}" for name in names)
     return Change(
         kind="recurrence",
-        title=f"Make {path} a GRU: what its gate keeps, it passes back.",
+        title=f"Make {path} a {gated.__name__}: what its gate keeps, it passes back.",
         where=(path,),
         reason="z h + (1 - z) n has a derivative near z along the state",
         words=(("what", "gru"),),
         code=(
             f"rnn = model.get_submodule({path!r})\n"
-            f"model.set_submodule({path!r}, torch.nn.GRU(rnn.input_size, rnn.hidden_size, rnn.num_layers, "
-            "batch_first=rnn.batch_first))"
+            f"gru = torch.nn.{gated.__name__}(rnn.input_size, rnn.hidden_size, {options})\n"
+            f"model.set_submodule({path!r}, gru.to(next(rnn.parameters())).train(rnn.training))\n"
+            "optimizer.param_groups[0]['params'] += list(gru.parameters())"
         ),
         source="Cho et al. 2014",
         loses_weights=True,
@@ -113,12 +148,11 @@ def apply(change: Change, twin: Twin) -> None:
         return
     (path,) = change.where
     old = twin.model.get_submodule(path)
-    if not isinstance(old, nn.RNN):
-        raise RefusalError(f"{path} is no nn.RNN")
+    if type(old) not in GATED:
+        raise RefusalError(f"{path} is no nn.RNN or nn.RNNCell")
+    gated, names = GATED[type(old)]
     torch.manual_seed(int(torch.randint(2**31, (), generator=twin.generator)))
-    new = nn.GRU(
-        old.input_size, old.hidden_size, old.num_layers, bias=old.bias, batch_first=old.batch_first, dropout=old.dropout
-    )
+    new = gated(old.input_size, old.hidden_size, **{name: getattr(old, name) for name in names})
     beside = next(old.parameters())
     replace_module(twin.model, old, take_over(new, old))
     twin.adopt(new.parameters(), beside)

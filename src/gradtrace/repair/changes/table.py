@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gradtrace.errors import InputError
 from gradtrace.repair.changes import (
     activation,
+    clipping,
     connect,
     eps,
     formats,
@@ -20,6 +21,7 @@ from gradtrace.repair.changes import (
     skip,
     transformer,
     unsafe,
+    warmup,
 )
 from gradtrace.repair.changes.kind import Kind
 
@@ -40,6 +42,8 @@ KINDS: dict[str, Kind] = {
     "norm": norm.KIND,
     "skip": skip.KIND,
     "rate": rate.KIND,
+    "warmup": warmup.KIND,
+    "clipping": clipping.KIND,
     "eps": eps.KIND,
     "placebo": placebo.KIND,
 }

@@ -58,6 +58,10 @@ class Probed:
     """Of the first one."""
     sets_rate: bool
     """The script sets the learning rate itself, with no scheduler of torch."""
+    has_schedule: bool = False
+    """A scheduler of torch does."""
+    files: tuple[str, ...] = ()
+    """Of the modules that it imports from its folder, relative."""
 
 
 @dataclass(frozen=True, slots=True)

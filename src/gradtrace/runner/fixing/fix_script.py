@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Repair, Role, Trial
+from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.fix import trend_of
+from gradtrace.repair.pace import FEWEST_STEPS, Pace, choose_pace
 from gradtrace.repair.training import NUM_POINTS, OutOfTime
-from gradtrace.repair.trials import FEWEST_STEPS, ORIGINAL, choose_steps, num_runs, run_all
+from gradtrace.repair.trials import ORIGINAL, run_all
 from gradtrace.repair.verdicts import judged
 from gradtrace.runner.fixing.course import ScriptCourse
 from gradtrace.runner.fixing.exchange import Answer, Order
@@ -29,6 +31,10 @@ PROBE_STEPS = 64
 """Steps of the first run: as many as the watch measures one and all."""
 PROBE_FRAC = 0.1
 """[of the time budget] They may take, or else they are fewer."""
+NOT_TRIED = (
+    "not tried in a script: what changes the loss it computes, and whether a held-out loss gets worse; a factory, "
+    "gradtrace fix net.py:build, can be asked for the first"
+)
 FIRST_STEP_S = 600.0
 """[seconds] In which a script must have begun to train."""
 
@@ -80,17 +86,17 @@ def _repaired(
         told = "no change that could be tried fits these findings"
         return replace(repair, notes=(*probed.notes, told))
     try:
-        course = _course(prepared, processes, probed, answer, seeds, steps, deadline, progress)
+        course, pace = _course(prepared, processes, probed, answer, seeds, steps, deadline, progress)
     except OutOfTime:
         return replace(repair, notes=(*probed.notes, "the time did not suffice to run the script a second time"))
     try:
-        trials = _trained(course, probed)
+        trials = _trained(course, probed, pace)
     except OutOfTime:
-        runs = num_runs(len(probed.candidates), len(probed.placebos), course.seeds)
-        needed = time_budget_s + runs * (course.start_s + FEWEST_STEPS * course.step_s)
+        numbers = len(probed.candidates), len(probed.placebos), course.seeds
+        needed = time_budget_s + Pace(FEWEST_STEPS).cost_s(numbers, course.step_s, course.start_s)
         told = f"the time did not suffice for the unchanged script and the placebo; about {needed:.0f} s would"
         return replace(repair, steps=course.steps, notes=(*course.notes, told))
-    ranked = judged(trials, course.ills_of)
+    ranked = confirmed(judged(trials, course.ills_of), course, pace)
     notes = (*course.notes, *_notes(prepared, course, answer), *trend_of(ranked, course.steps))
     repair = replace(repair, trials=ranked, steps=course.steps, seeds=course.seeds, notes=notes)
     return with_script_diffs(repair, prepared.given.name, course, probed, processes)
@@ -121,7 +127,7 @@ def _probed(prepared: Prepared, processes: Processes, time_budget_s: float) -> t
 def _course(
     prepared: Prepared, processes: Processes, probed: Probed, answer: Answer, seeds: int, steps: int | None,
     deadline: float, progress: Callable[[str], None],
-) -> ScriptCourse:  # fmt: skip
+) -> tuple[ScriptCourse, Pace]:  # fmt: skip
     """With as many steps as the time has room for, once it is known what a run takes."""
     if answer.may_divide:
         progress("starting what the trials share")
@@ -142,13 +148,14 @@ def _course(
     )
     course.run(Trial(ORIGINAL, Role.ORIGINAL), seeds=[0], steps=course.steps)
     numbers = len(probed.candidates), len(probed.placebos), seeds
-    left = deadline - time.perf_counter() - num_runs(*numbers) * course.start_s
-    number = steps or choose_steps(*numbers, course.step_s, left)
+    left = deadline - time.perf_counter()
+    pace = choose_pace(numbers, course.step_s, left, steps=steps, start_s=course.start_s)
     if answer.has_ended and not answer.failure:
-        number = _within(steps, number, len(answer.losses), prepared.given.name)
-    course.steps = number
-    progress(f"{len(probed.candidates)} candidates, {number} steps, {seeds} seeds")
-    return course
+        pace = replace(pace, steps=_within(steps, pace.steps, len(answer.losses), prepared.given.name))
+    course.steps = pace.steps
+    course.notes += pace.left_out
+    progress(f"{len(probed.candidates)} candidates, {pace.steps} steps, {seeds} seeds")
+    return course, pace
 
 
 def _within(asked: int | None, number: int, most: int, name: str) -> int:
@@ -157,9 +164,9 @@ def _within(asked: int | None, number: int, most: int, name: str) -> int:
     return min(number, most)
 
 
-def _trained(course: ScriptCourse, probed: Probed) -> list[Trial]:
+def _trained(course: ScriptCourse, probed: Probed, pace: Pace) -> list[Trial]:
     """Every trial; raises `OutOfTime` where the unchanged script and the placebos took it all."""
-    original = course.run(Trial(ORIGINAL, Role.ORIGINAL), seeds=range(course.seeds), steps=course.steps)
+    original = course.run(Trial(ORIGINAL, Role.ORIGINAL), seeds=pace.seeds(course.seeds), steps=course.steps)
     if original.refused:
         raise InputError(f"{course.script.name} failed when it was run again: {original.refused}")
     most = min(len(course.answers[ORIGINAL, outcome.seed].losses) for outcome in original.outcomes)
@@ -174,7 +181,7 @@ def _trained(course: ScriptCourse, probed: Probed) -> list[Trial]:
         )
     candidates = [Trial(change.title, Role.CANDIDATE, (change,)) for change in probed.candidates]
     placebos = [Trial(change.title, Role.PLACEBO, (change,)) for change in probed.placebos]
-    return run_all(Trial(ORIGINAL, Role.ORIGINAL), candidates, placebos, course)
+    return run_all(Trial(ORIGINAL, Role.ORIGINAL), candidates, placebos, course, pace)
 
 
 def _notes(prepared: Prepared, course: ScriptCourse, answer: Answer) -> list[str]:
@@ -183,7 +190,7 @@ def _notes(prepared: Prepared, course: ScriptCourse, answer: Answer) -> list[str
         f"each training is the script from its start, in a process and a copy of {prepared.folder.path.name} of its "
         f"own; the loss is its own, averaged over {window} steps"
     )
-    told = [how]
+    told = [how, NOT_TRIED]
     if answer.own_seeds and course.seeds > 1:
         last = course.seeds - 1
         seeds = " and ".join(map(str, answer.own_seeds[:2]))

@@ -6,6 +6,7 @@ A symbolic link stays one: what is behind it is the user's. So is what the scrip
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass, replace
@@ -46,6 +47,14 @@ class Folder:
                 target.symlink_to(_kept(source, self.path))
             elif source.is_file():  # and still there
                 shutil.copy2(source, target)
+
+    def sources(self, *, but: Path) -> Iterator[tuple[Path, str]]:
+        """Python files and their texts as they are now."""
+        for name in self.files:
+            path = self.path / name
+            if name.endswith(".py") and path.resolve() != but.resolve():
+                with contextlib.suppress(OSError, UnicodeDecodeError):
+                    yield path, path.read_text(encoding="utf-8")
 
     def within(self, script: Script) -> Script:
         """The script as it is named in a copy; one that lies elsewhere keeps its place."""

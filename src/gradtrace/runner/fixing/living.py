@@ -6,18 +6,20 @@ changes what the loss measures. A learning rate is changed around every step, wh
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.repair.applying import apply_changes
+from gradtrace.repair.changes.warmup import factor_at
 from gradtrace.repair.rewriting import Rewriting
 from gradtrace.repair.twin import RefusalError, Twin
 from gradtrace.tape.private import sink_mode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import nn
     from torch.optim import Optimizer
@@ -30,8 +32,10 @@ def change_in_place(changes: Sequence[Change], model: nn.Module, optimizers: Seq
     twin = Twin(model, no_loss, list(optimizers), torch.Generator().manual_seed(seed))
     roots = list(model.children())
     for change in changes:
-        if change.kind == "rate" and change.word("what") == "rate":
-            _scale_rates(optimizers, change.number("factor"))
+        if change.kind == "rate":
+            _scale_rates(optimizers, _always(change.number("factor")))
+        elif change.kind == "warmup":
+            _scale_rates(optimizers, factor_at(change))
         else:
             apply_changes([change], twin)
     _refuse_what_needs_a_copy(twin, roots, is_umbrella=type(model) is torch.nn.Module)
@@ -55,12 +59,21 @@ def _refuse_what_needs_a_copy(twin: Twin, roots: list[nn.Module], *, is_umbrella
         raise RefusalError("it replaces a model that the script holds itself")
 
 
-def _scale_rates(optimizers: Sequence[Optimizer], factor: float) -> None:
+def _always(factor: float) -> Callable[[int], float]:
+    """The same at every step."""
+    return lambda _step: factor
+
+
+def _scale_rates(optimizers: Sequence[Optimizer], factor_of: Callable[[int], float]) -> None:
     """Around each step, so that a schedule goes on as if it had been made for the new rate."""
     for optimizer in optimizers:
         before: list[Any] = []
+        done = itertools.count()
 
-        def scale(one: Optimizer, _args: Any, _kwargs: Any, before: list[Any] = before) -> None:
+        def scale(
+            one: Optimizer, _args: Any, _kwargs: Any, before: list[Any] = before, done: Iterator[int] = done
+        ) -> None:
+            factor = factor_of(next(done))
             before[:] = [group.get("lr") for group in one.param_groups]
             for group, rate in zip(one.param_groups, before, strict=True):
                 if rate is not None:

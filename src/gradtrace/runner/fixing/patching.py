@@ -16,8 +16,10 @@ from gradtrace.repair.training import OutOfTime
 from gradtrace.runner.fixing.exchange import Order
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gradtrace.records.repair import Repair, Trial
-    from gradtrace.repair.patch import Shape
+    from gradtrace.repair.patch import Shape, Texts
     from gradtrace.runner.fixing.course import ScriptCourse
     from gradtrace.runner.fixing.exchange import Probed
     from gradtrace.runner.fixing.process import Processes
@@ -37,16 +39,17 @@ def _with_diff(trial: Trial, given: str, course: ScriptCourse, probed: Probed, p
     try:
         course.say(f"writing the patch: {trial.title}")
         file = _file(given, course, probed, processes)
-        if probed.sets_rate and any(
-            change.kind == "rate" and change.word("what") == "rate" for change in trial.changes
-        ):
+        kinds = {change.kind for change in trial.changes}
+        if probed.sets_rate and kinds & {"rate", "warmup"}:
             raise NoPatchError("the script sets the learning rate itself, step by step: change it there")
-        text = patched(trial, file, course.answers[trial.title, 0].shape)
+        if probed.has_schedule and "warmup" in kinds:
+            raise NoPatchError("the script has a schedule of its own: put the two in a SequentialLR")
+        texts = patched(trial, file, course.answers[trial.title, 0].shape)
     except InputError as error:
         return replace(trial, no_diff=f"{error}{where}")
     except OutOfTime:
         return replace(trial, no_diff=f"the edited script had made no network in {PATIENCE_S:.0f} s{where}")
-    return replace(trial, diff=diff_of(file, text))
+    return replace(trial, diff=diff_of(file, texts))
 
 
 def _file(given: str, course: ScriptCourse, probed: Probed, processes: Processes) -> UserFile:
@@ -65,11 +68,18 @@ def _file(given: str, course: ScriptCourse, probed: Probed, processes: Processes
             raise NoPatchError("the optimizer is made in another file")
         return insert_behind(tree, place.line, lines, place.model)
 
-    def build(text: str) -> Shape:
+    beside = {Path.cwd() / name: name for name in probed.files if Path(name) != path}
+
+    def build(texts: Texts) -> Shape:
         order = Order(course.script, 1, is_shape_only=True)
-        answer = processes.ask(order, PATIENCE_S, {course.script.name: text})
+        edited = {beside.get(place, course.script.name): text for place, text in texts.items()}
+        answer = processes.ask(order, PATIENCE_S, edited)
         if not answer.shape:
             raise InputError(answer.failure or answer.refused)
         return answer.shape
 
-    return UserFile(path, path.read_text(encoding="utf-8"), "", build, insert)
+    return UserFile(path, path.read_text(encoding="utf-8"), "", build, insert, _texts(beside))
+
+
+def _texts(paths: Iterable[Path]) -> tuple[tuple[Path, str], ...]:
+    return tuple((path, path.read_text(encoding="utf-8")) for path in paths if path.is_file())

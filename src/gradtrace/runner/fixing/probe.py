@@ -6,6 +6,7 @@ network as it was before for the changes to look at.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.repair.changes.table import propose_all
 from gradtrace.repair.correction import with_shares
 from gradtrace.repair.fix import chosen_optimizers, first_layer_of, placebos_for
+from gradtrace.repair.project import project_files
 from gradtrace.repair.shares import shares_on_tape
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.twin import make_twin
@@ -43,6 +45,7 @@ class Probe:
         self._shares: Shares | None = None
         self._called_with: Arguments | None = None
         self._notes: list[str] = []
+        self._folder = Path.cwd().resolve()
         self._before: tuple[nn.Module, Sequence[Optimizer]] = model, optimizers
         try:
             twin = make_twin(model, no_loss, list(optimizers))
@@ -105,6 +108,8 @@ class Probe:
             len(optimizers),
             place,
             self._sets_rate(rates),
+            any("initial_lr" in group for group in self._optimizers[0].param_groups),
+            tuple(path.relative_to(self._folder).as_posix() for path in project_files(self._folder)),
         )
 
     def _sets_rate(self, rates: tuple[Any, ...] | None) -> bool:
