@@ -11,6 +11,7 @@ import numpy as np
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.timeline.beginning import beginning
+from gradtrace.diagnosis.timeline.factors import with_factors
 from gradtrace.diagnosis.timeline.judge import judge_run
 from gradtrace.diagnosis.timeline.traces import birth_in_time, in_time
 from gradtrace.monitor.recording.sinks.choice import as_sink
@@ -155,6 +156,7 @@ class Recording:
         run = self.run
         found = judge_run(run)
         self._judge_traces(run)
+        found = [with_factors(finding, self._kept()) for finding in found]
         start = beginning(self.traces[0], self._of_first, run) if self._of_first is not None else None
         if self._nonfinite is not None:
             over_time = [f for f in found if f.symptom is Symptom.NONFINITE]
@@ -168,6 +170,11 @@ class Recording:
             root = start.growth if self._nonfinite is not None else start.scar(run)
             found += [root] if root is not None and root not in found else []
         return rank(found)
+
+    def _kept(self) -> list[tuple[int, Trace]]:
+        """The whole traces in memory with their steps, all judged."""
+        latest = len(self.traces) - 1
+        return list(zip(self._traced[:1] + self._traced[-latest:] * (latest > 0), self.traces, strict=True))
 
     def _judge_traces(self, run: Run) -> None:
         """Those that came since the last time: only now is it known what their step's other backward passes brought."""
