@@ -11,6 +11,7 @@ import numpy as np
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.timeline.beginning import beginning
+from gradtrace.diagnosis.timeline.distance import still_far_off
 from gradtrace.diagnosis.timeline.factors import with_factors
 from gradtrace.diagnosis.timeline.judge import judge_run
 from gradtrace.diagnosis.timeline.traces import birth_in_time, in_time
@@ -20,7 +21,7 @@ from gradtrace.monitor.statistics.gradients import row
 from gradtrace.records.exhibit import Exhibit
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.run import EventKind, RunEvent, Scalar, Series
-from gradtrace.records.vocabulary import Cause, Symptom
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.runs.writer import RunWriter
 
 if TYPE_CHECKING:
@@ -165,6 +166,8 @@ class Recording:
             found.insert(0, birth_in_time(self._nonfinite, run, ran_away=fast, in_parameter=self._in_parameter))
         else:
             found += [in_time(f, run, self._traced, found) for f in self._of_trace]
+        if self._of_first is not None and not any(f.cause is Cause.LEARNING_RATE for f in found if _is_grave(f)):
+            found = [*still_far_off(self.traces[0], run), *found]
         if start is not None:
             found = [start.instead(f) if start.explains(run, f) else f for f in found]
             root = start.growth if self._nonfinite is not None else start.scar(run)
@@ -201,6 +204,10 @@ class Recording:
         finally:
             self._writer.close(finished=finished)
             self._feed.close()
+
+
+def _is_grave(finding: Finding) -> bool:
+    return finding.severity is not Severity.INFO
 
 
 def _learning(run: Run) -> tuple[str, ...]:
