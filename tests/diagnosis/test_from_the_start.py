@@ -211,3 +211,58 @@ def test_what_zeros_hold_back_is_not_said_to_stay() -> None:
     assert [f.severity for f in found] == [Severity.INFO]
     assert "not even this out" not in found[0].message
     assert "start at zero" in found[0].message
+
+
+@pytest.mark.parametrize(("std", "ill"), [(0.1, False), (80.0, True)])
+def test_an_output_that_started_far_too_large_and_is_no_better_than_a_constant_yet(std: float, ill: bool) -> None:
+    torch.manual_seed(0)
+    model = mlp(1, nn.Tanh)
+    nn.init.normal_(model[-1].weight, std=std)
+    found = trained(model, batches(4), torch.optim.Adam(model.parameters(), lr=1e-3), 60)
+    assert loud(found) == ([(Symptom.EXPLODING, Cause.LARGE_WEIGHTS)] if ill else [])
+    assert not ill or "steps still" in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "ill"),
+    [(torch.float16, 2e-3, True), (torch.float32, 2e-3, False), (torch.bfloat16, 2e-3, False)],
+)
+def test_a_first_step_of_adam_beyond_its_own_bound(dtype: torch.dtype, size: float, ill: bool) -> None:
+    """|update| <= lr sqrt(n); where g^2 underflows in float16 and g does not, it is g / eps instead."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 8)
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
+    nn.init.normal_(model[-1].weight, std=0.3 * size)
+    nn.init.zeros_(model[-1].bias)
+    model.to(dtype)
+    data = [(x.to(dtype), (size * x[:, :1]).to(dtype))]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-7)
+    found = trained(model, data, optimizer, 20, squared_error, every=10**9)
+    over = [f for f in found if any("Adam's largest" in evidence.name for evidence in f.evidence)]
+    assert [(f.symptom, f.cause, f.step) for f in over] == ([(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT, 0)] * ill)
+
+
+@pytest.mark.parametrize(("rate", "ill"), [(5e-2, False), (1e-4, True)])
+def test_targets_far_away_that_the_steps_are_seen_to_reach(rate: float, ill: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(256, 16)
+    data = list(zip(x.split(32), (150.0 + 30.0 * x[:, :1]).split(32), strict=True))
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    found = [f for f in findings(model, squared_error, data, optimizer=optimizer, steps=20) if "targets" in f.where]
+    assert [f.severity for f in found] == [Severity.WARNING if ill else Severity.INFO]
+    assert ("At the pace of the steps" in found[0].message) is not ill
+
+
+@pytest.mark.long
+def test_what_is_undecided_after_a_hundred_steps_is_followed_on() -> None:
+    """The sum of a sequence's last four values: a GRU of short horizon stands at a constant's loss, and learns then."""
+    torch.manual_seed(0)
+    model = Forecast()
+    model.rnn, model.head = nn.GRU(2, 24, batch_first=True), nn.Linear(24, 1)
+    x = torch.rand(512, 15, 2)
+    data = list(zip(x.split(64), x[:, -4:, 0].sum(1, keepdim=True).split(64), strict=True))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    found = findings(model, squared_error, data, optimizer=optimizer, steps=20)
+    assert any(f.cause is Cause.RECURRENT_CONTRACTION for f in found)
+    assert loud(found) == []

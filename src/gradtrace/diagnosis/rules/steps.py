@@ -22,6 +22,7 @@ from gradtrace.diagnosis.rules.units import by_key, dead_layers
 from gradtrace.diagnosis.scene import is_finite, make_scene
 from gradtrace.diagnosis.thresholds import (
     DIVERGED_FACTOR,
+    FOLLOWED_STEPS,
     INPUT_RMS,
     LARGE_WEIGHT,
     SATURATED_MAJORITY,
@@ -51,7 +52,7 @@ def judge(scene: Scene) -> list[Finding]:
         return _targets(scene)
     findings = _broken(scene, training) + _diverged(scene, training) + _died(scene, training)
     findings += _flattened(scene, training)
-    return findings or _far_off(scene) or _targets(scene)
+    return findings or far_off(scene) or _targets(scene)
 
 
 def weights_moved(training: Training) -> list[UpdateStats]:
@@ -238,7 +239,7 @@ def large_layers(view: View) -> list[Op]:
     return [op for op in layers if any(size >= LARGE_WEIGHT for size in rms_to_fan_in(op, view.trace))]
 
 
-def _far_off(scene: Scene) -> list[Finding]:
+def far_off(scene: Scene, where: str = " on a copy", num_steps: int | None = None) -> list[Finding]:
     """A loss far above the best constant's, by inputs or a last layer far too large, and steps do not bring it down.
 
     An adaptive step is as long for any gradient: outputs that are s times too large take s times as many to come down.
@@ -264,10 +265,10 @@ def _far_off(scene: Scene) -> list[Finding]:
             where=_where(cause, scene, []) if inputs else (place(blamed, view.paths),),
             severity=Severity.CRITICAL if grave else Severity.WARNING,
             message=f"The loss is {worst.value:.3g}, where a constant output gets {worst.constant:.3g}, and after "
-            f"{steps(followed.num_steps)} on a copy still {left:.3g}. {why}",
+            f"{steps(num_steps or followed.num_steps)}{where} still {left:.3g}. {why}",
             evidence=(
                 Evidence("loss over that of the best constant", worst.value / worst.constant),
-                Evidence("the same after steps on a copy", left / worst.constant),
+                Evidence(f"the same after steps{where}", left / worst.constant),
             ),
             remedies=remedies_for(Symptom.EXPLODING, cause),
             source=blamed.site.source,
@@ -298,10 +299,12 @@ TAIL = 5
 
 
 def _targets(scene: Scene) -> list[Finding]:
-    """Without a trial run: targets two orders of magnitude beyond the output's scale."""
+    """Targets two orders of magnitude beyond the output's scale, where steps were not seen to cover the distance."""
     distances = [target_distance(view) for view in scene.views]
     if min(distances) <= TARGET_RATIO:
         return []
+    needed = _steps_to_targets(scene)
+    covered = "" if needed > FOLLOWED_STEPS else f" At the pace of the steps on a copy {steps(needed)} get there."
     view = scene.views[0]
     layer = next(op for op in view.trace.ops if is_layer(op))
     return [
@@ -309,13 +312,27 @@ def _targets(scene: Scene) -> list[Finding]:
             symptom=Symptom.EXPLODING,
             cause=Cause.INPUT_SCALE,
             where=(place(layer, view.paths), "targets"),
-            severity=Severity.WARNING,
+            severity=Severity.INFO if covered else Severity.WARNING,
             message=f"The targets lie {distances[0]:.3g} times the output's own scale away: the gradient of the "
-            "squared error is that much larger than the network is initialised for. Normalise the targets.",
+            f"squared error is that much larger than the network is initialised for. Normalise the targets.{covered}",
             evidence=(Evidence("distance to the target over the output's scale", distances[0]),),
             remedies=remedies_for(Symptom.EXPLODING, Cause.INPUT_SCALE),
         )
     ]
+
+
+def _steps_to_targets(scene: Scene) -> float:
+    """How many adaptive steps the distance takes, each as long for any gradient; inf where none was seen to shorten it.
+
+    The root of a squared error is the distance: K steps that leave sqrt(L_K / L_0) of it cover the rest at that pace.
+    """
+    training = scene.exhibit.training
+    losses = [loss for loss in training.losses if math.isfinite(loss)] if training is not None else []
+    adaptive = bool(scene.exhibit.optimizers) and all(optimizer.adaptive for optimizer in scene.exhibit.optimizers)
+    if not adaptive or len(losses) < 2 or not losses[0] > 0.0:
+        return math.inf
+    left = math.sqrt(max(statistics.median(losses[-TAIL:]), 0.0) / losses[0])
+    return (len(losses) - 1) / (1.0 - left) if left < 1.0 else math.inf
 
 
 def _where(cause: Cause, scene: Scene, names: list[str]) -> tuple[str, ...]:

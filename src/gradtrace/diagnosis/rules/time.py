@@ -74,6 +74,14 @@ def needs_unseen(scene: Scene) -> bool:
     return any(f.symptom is Symptom.VANISHING and f.severity is not Severity.INFO for f in judge(scene))
 
 
+def is_undecided(scene: Scene) -> bool:
+    """Whether the batch held out is predicted better than by a constant by now, though not by half."""
+    tried = scene.exhibit.unseen
+    if tried is None or tried.after is None or not is_finite(tried.after) or not needs_unseen(scene):
+        return False
+    return all(one.value < one.constant for one in objectives(make_view(tried.after)))
+
+
 def _learnt_without(scene: Scene) -> str:
     """How far known losses of a batch held out are below a constant's after steps on a copy; '' where not by half."""
     tried = scene.exhibit.unseen

@@ -8,14 +8,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.timeline import decay, layers, losses, plateau, spikes, steps, stillness, uncleared
+from gradtrace.diagnosis.timeline import decay, growth, layers, losses, plateau, spikes, steps, stillness, uncleared
 from gradtrace.records.vocabulary import Cause, Symptom
 
 if TYPE_CHECKING:
     from gradtrace.records.finding import Finding
     from gradtrace.records.run import Run
 
-RULES = (losses.judge, plateau.judge, steps.judge, layers.judge, stillness.judge, spikes.judge, decay.judge)
+RULES = (
+    losses.judge,
+    plateau.judge,
+    steps.judge,
+    layers.judge,
+    stillness.judge,
+    spikes.judge,
+    decay.judge,
+    growth.judge,
+)
 
 
 def judge_run(run: Run) -> list[Finding]:
@@ -30,4 +39,5 @@ def judge_run(run: Run) -> list[Finding]:
 def _is_of_large_steps(finding: Finding) -> bool:
     """What follows where gradients are summed up over the steps."""
     causes = Cause.LEARNING_RATE, Cause.LOSS_FUNCTION
-    return finding.symptom is Symptom.EXPLODING and finding.cause in causes and finding.where == ("",)
+    whole = finding.where == ("",) or growth.growth_of(finding) is not None
+    return finding.symptom is Symptom.EXPLODING and finding.cause in causes and whole

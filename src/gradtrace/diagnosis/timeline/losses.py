@@ -108,12 +108,22 @@ def latest(run: Run) -> float:
 
 def fell(run: Run) -> bool:
     """Whether the latest losses lie below the first by a thousandth, and by more than chance."""
-    high = _finite_losses(run)[2]
+    return moved(run, int(run.steps.first[0])) == -1
+
+
+def moved(run: Run, since: int) -> int | None:
+    """1 where the latest losses lie above those from step `since` on by a thousandth and more than chance, -1 below.
+
+    0 where they lie neither above nor below; None: no loss is known.
+    """
+    steps, _, high = _finite_losses(run)
+    high = high[steps >= since]
     width = min(last_rows(len(high)), len(high))
     if not width:
-        return False
+        return None
     start, now = float(np.median(high[:width])), float(np.median(high[-width:]))
-    return now < start - max(UPDATE_USUAL * abs(start), _by_chance(high, width))
+    margin = max(UPDATE_USUAL * abs(start), _by_chance(high, width))
+    return (now > start + margin) - (now < start - margin)
 
 
 def _by_chance(losses: NDArray[np.float64], width: int) -> float:

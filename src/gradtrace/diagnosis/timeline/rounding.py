@@ -6,22 +6,61 @@ that changes a weight by r = |update| / |weight|, the entries that moved hold no
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradtrace.diagnosis.profile import owner
-from gradtrace.diagnosis.thresholds import EPSILON, HALF_FORMATS, LETS_THROUGH
+from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR, EPSILON, HALF_FORMATS, LETS_THROUGH
 from gradtrace.diagnosis.timeline.before import matrices
 from gradtrace.diagnosis.timeline.losses import falls_since, last_rows
 from gradtrace.diagnosis.wording import percent
 from gradtrace.records.finding import Evidence, Finding
-from gradtrace.records.run import Series
+from gradtrace.records.run import Scalar, Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 
 if TYPE_CHECKING:
     from gradtrace.records.run import Run
+
+
+def overshot(run: Run) -> Finding | None:
+    """The first step of Adam moved a half-precision weight by more than its arithmetic allows.
+
+    With both moments corrected for their start it is lr g / (|g| + eps), at most the rate for each entry whatever the
+    betas (Kingma & Ba 2015, sec. 2.1): |update| <= lr sqrt(n). It is larger where g^2 underflows and g does not.
+    """
+    kinds = [one if one.kind in ("Adam", "AdamW") else None for one in run.header.optimizers]
+    norms = run.steps.series(Series.WEIGHT_NORM)[1]
+    ratios = run.steps.series(Series.UPDATE_RATIO)[0]
+    if not len(ratios) or run.steps.first[0] != 0 or run.steps.count[0] != 1:
+        return None
+    rate = float(np.nan_to_num(run.steps.scalar(Scalar.LEARNING_RATE)[1][0]))
+    found: dict[str, float] = {}
+    for i, parameter in enumerate(run.header.parameters):
+        optimizer = kinds[parameter.optimizer] if parameter.optimizer is not None and kinds else None
+        if optimizer is None or parameter.dtype not in HALF_FORMATS or not optimizer.learning_rate > 0.0:
+            continue
+        allowed = max(optimizer.learning_rate, rate) * math.sqrt(max(math.prod(parameter.shape), 1))
+        excess = float(ratios[0, i]) * float(norms[0, i]) / allowed
+        if math.isfinite(excess) and excess > DIVERGED_FACTOR:
+            found[parameter.name] = excess
+    if not found:
+        return None
+    worst = max(found, key=lambda name: found[name])
+    return Finding(
+        symptom=Symptom.UNDERFLOW,
+        cause=Cause.NUMERIC_FORMAT,
+        where=tuple(dict.fromkeys(owner(name) for name in found)),
+        severity=Severity.CRITICAL,
+        message=f"The first step moved {worst} {found[worst]:.3g} times as far as Adam's arithmetic allows (at most "
+        "the learning rate for each entry): squares of the gradient underflow in half precision, and the step is "
+        "divided by eps or by next to nothing.",
+        evidence=(Evidence("first step over Adam's largest", found[worst]),),
+        remedies=remedies_for(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT),
+        step=0,
+    )
 
 
 def rounded_away(run: Run) -> Finding | None:

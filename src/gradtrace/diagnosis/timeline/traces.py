@@ -15,6 +15,7 @@ from gradtrace.diagnosis.rules.depth import OF_CONSTANT
 from gradtrace.diagnosis.rules.units import LEFT
 from gradtrace.diagnosis.thresholds import FALLEN_FACTOR, LETS_THROUGH
 from gradtrace.diagnosis.timeline.before import before
+from gradtrace.diagnosis.timeline.growth import growth_of
 from gradtrace.diagnosis.timeline.losses import came_before, falls_since, latest
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
@@ -32,7 +33,8 @@ def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequen
     """A finding of a trace; `traced` are the steps of those that were judged, `over_time` is what the numbers say."""
     earlier = [step for step in traced if finding.step is not None and step < finding.step]
     if earlier:
-        between = [f.step for f in over_time if f.step is not None and earlier[-1] < f.step < (finding.step or 0)]
+        events = [f.step for f in over_time if f.step is not None and growth_of(f) is None]
+        between = [step for step in events if earlier[-1] < step < (finding.step or 0)]
         finding = replace(finding, step=min(between, default=finding.step))
         finding = _by_the_steps(finding, run)
     if finding.step is not None and _leaves_room(finding) and falls_since(run, finding.step):

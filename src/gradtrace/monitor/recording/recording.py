@@ -11,6 +11,8 @@ import numpy as np
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.timeline.beginning import beginning
+from gradtrace.diagnosis.timeline.distance import still_far_off
+from gradtrace.diagnosis.timeline.factors import with_factors
 from gradtrace.diagnosis.timeline.judge import judge_run
 from gradtrace.diagnosis.timeline.traces import birth_in_time, in_time
 from gradtrace.monitor.recording.sinks.choice import as_sink
@@ -19,7 +21,7 @@ from gradtrace.monitor.statistics.gradients import row
 from gradtrace.records.exhibit import Exhibit
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.run import EventKind, RunEvent, Scalar, Series
-from gradtrace.records.vocabulary import Cause, Symptom
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.runs.writer import RunWriter
 
 if TYPE_CHECKING:
@@ -155,6 +157,7 @@ class Recording:
         run = self.run
         found = judge_run(run)
         self._judge_traces(run)
+        found = [with_factors(finding, self._kept()) for finding in found]
         start = beginning(self.traces[0], self._of_first, run) if self._of_first is not None else None
         if self._nonfinite is not None:
             over_time = [f for f in found if f.symptom is Symptom.NONFINITE]
@@ -163,11 +166,18 @@ class Recording:
             found.insert(0, birth_in_time(self._nonfinite, run, ran_away=fast, in_parameter=self._in_parameter))
         else:
             found += [in_time(f, run, self._traced, found) for f in self._of_trace]
+        if self._of_first is not None and not any(f.cause is Cause.LEARNING_RATE for f in found if _is_grave(f)):
+            found = [*still_far_off(self.traces[0], run), *found]
         if start is not None:
             found = [start.instead(f) if start.explains(run, f) else f for f in found]
             root = start.growth if self._nonfinite is not None else start.scar(run)
             found += [root] if root is not None and root not in found else []
         return rank(found)
+
+    def _kept(self) -> list[tuple[int, Trace]]:
+        """The whole traces in memory with their steps, all judged."""
+        latest = len(self.traces) - 1
+        return list(zip(self._traced[:1] + self._traced[-latest:] * (latest > 0), self.traces, strict=True))
 
     def _judge_traces(self, run: Run) -> None:
         """Those that came since the last time: only now is it known what their step's other backward passes brought."""
@@ -194,6 +204,10 @@ class Recording:
         finally:
             self._writer.close(finished=finished)
             self._feed.close()
+
+
+def _is_grave(finding: Finding) -> bool:
+    return finding.severity is not Severity.INFO
 
 
 def _learning(run: Run) -> tuple[str, ...]:
