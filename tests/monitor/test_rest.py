@@ -180,16 +180,20 @@ def is_interposed() -> bool:
 def test_a_rest_right_after_another_has_a_plan_of_its_own(monkeypatch):
     """The first, of a single step, is soon over: that must not have every later step looked at."""
     lengths = itertools.chain([1], itertools.repeat(400))
-    begun, looks = [], []
+    begun, looks = list[int](), list[int]()
 
     def rests(schedule, step):
         begun.append(step)
         return Level.REST, next(lengths)
 
+    def looked(detector):
+        looks.append(0)
+        return sees(detector)
+
     sees = Detector.sees_odd_gradient
     monkeypatch.setattr(Schedule, "_next", rests)
     monkeypatch.setattr("gradtrace.monitor.schedule.schedule.REST_STRETCHED", 4.0)
-    monkeypatch.setattr(Detector, "sees_odd_gradient", lambda detector: looks.append(0) or sees(detector))
+    monkeypatch.setattr(Detector, "sees_odd_gradient", looked)
     trained(OPENING + 1000)
     assert 2 <= len(begun) <= 10
     assert len(looks) <= 1000 / LOOK_EVERY + 2 * len(begun)
