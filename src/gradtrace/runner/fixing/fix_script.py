@@ -170,7 +170,11 @@ def _trained(course: ScriptCourse, probed: Probed, pace: Pace) -> list[Trial]:
     if original.refused:
         raise InputError(f"{course.script.name} failed when it was run again: {original.refused}")
     most = min(len(course.answers[ORIGINAL, outcome.seed].losses) for outcome in original.outcomes)
-    if most < course.steps and course.answers[ORIGINAL, 0].has_ended and original.end != float("inf"):
+    if (
+        most < course.steps
+        and course.answers[ORIGINAL, original.outcomes[0].seed].has_ended
+        and original.end != float("inf")
+    ):
         course.steps = max(1, most)
         course.notes.append(f"the script ends after {most} steps: so long is every trial")
     if len(original.outcomes) == course.seeds and len({outcome.curve for outcome in original.outcomes}) == 1:
