@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.layer import place
 from gradtrace.diagnosis.naming import told_op
-from gradtrace.diagnosis.profile import place
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
 from gradtrace.measure.names import Names

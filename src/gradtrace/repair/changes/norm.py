@@ -47,7 +47,7 @@ def propose(situation: Situation) -> list[Change]:
 
 def _layers(situation: Situation) -> list[str]:
     """Linear maps and convolutions that feed an activation, but not the output."""
-    from gradtrace.diagnosis.profile import layer_below
+    from gradtrace.diagnosis.layer import layer_below
 
     found: dict[str, None] = {}
     for op in situation.activations():
