@@ -266,3 +266,25 @@ def test_what_is_undecided_after_a_hundred_steps_is_followed_on() -> None:
     found = findings(model, squared_error, data, optimizer=optimizer, steps=20)
     assert any(f.cause is Cause.RECURRENT_CONTRACTION for f in found)
     assert loud(found) == []
+
+
+@pytest.mark.parametrize(("gain", "ill"), [(1.0, False), (8.0, True)])
+def test_a_square_that_overflows_because_the_signal_grew_is_no_unsafe_op(gain: float, ill: bool) -> None:
+    """h + W h, thirty times: (1 + gain / sqrt(3))^30 = 3e22 at gain 8, whose square float32 does not hold."""
+    torch.manual_seed(0)
+
+    class Euler(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f, self.o = nn.Linear(16, 16), nn.Linear(16, 1)
+            self.f.weight.data *= gain
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(30):
+                x = x + self.f(x)
+            out: Tensor = self.o(x)
+            return out
+
+    found = findings(Euler(), squared_error, [(x, x[:, :1]) for x, _ in batches()])
+    assert ([(f.symptom, f.cause) for f in found][:1] == [(Symptom.NONFINITE, Cause.LARGE_WEIGHTS)]) is ill
+    assert all(f.cause is not Cause.UNSAFE_OP for f in found)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gradtrace
-from gradtrace.diagnosis.profile import rms_to_fan_in
+from gradtrace.diagnosis.layer import rms_to_fan_in
 from gradtrace.errors import InputError
 from gradtrace.measure.objective import reach
 from gradtrace.records.finding import Finding

@@ -165,7 +165,7 @@ def _probe(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: Any) 
 
 
 def _is_suspicious(training: Training | None) -> bool:
-    from gradtrace.diagnosis.rules.steps import diverged, large_updates
+    from gradtrace.diagnosis.trial import diverged, large_updates
 
     return training is not None and (
         diverged(training) or training.broke_at is not None or bool(large_updates(training))

@@ -13,7 +13,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.profile import Link, Profile, mean_loss, places
+from gradtrace.diagnosis.layer import places
+from gradtrace.diagnosis.profile import Link, Profile, mean_loss
 from gradtrace.diagnosis.thresholds import (
     DOMINANT_FRAC,
     HEALTHY_DECADES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.profile import is_layer, layer_below
+from gradtrace.diagnosis.layer import is_layer, layer_below
 from gradtrace.diagnosis.thresholds import INPUT_RMS, TARGET_RATIO
 from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.kinds import base_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.profile import layer_below, place
+from gradtrace.diagnosis.layer import layer_below, place
 from gradtrace.measure.names import Names
 from gradtrace.tape.kinds import base_name
 

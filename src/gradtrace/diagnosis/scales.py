@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.profile import gain_of, rms_to_fan_in
+from gradtrace.diagnosis.layer import gain_of, rms_to_fan_in
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, GROWS, NEAR_ZERO, UPDATE_REPLACES, UPDATE_USUAL
 from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.kinds import base_name

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.profile import places
+from gradtrace.diagnosis.layer import places
 from gradtrace.diagnosis.thresholds import ATTENTION_MIN_ROWS, DOMINANT_FRAC, SATURATED_MAJORITY
 from gradtrace.diagnosis.wording import SCALE, percent
 from gradtrace.measure.names import Names

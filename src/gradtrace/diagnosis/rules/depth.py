@@ -15,7 +15,8 @@ import math
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import RECURRENT_FUNCTIONS, Blame, blame_growth, blame_loss
-from gradtrace.diagnosis.profile import Profile, gradient_parts, owner
+from gradtrace.diagnosis.layer import gradient_parts, owner
+from gradtrace.diagnosis.profile import Profile
 from gradtrace.diagnosis.rules.loss import learnt_without, objectives
 from gradtrace.diagnosis.scales import held_at_the_start
 from gradtrace.diagnosis.scene import is_finite, make_view

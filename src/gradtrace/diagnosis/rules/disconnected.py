@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.profile import owner, places
+from gradtrace.diagnosis.layer import owner, places
 from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.profile import owner
+from gradtrace.diagnosis.layer import owner
 from gradtrace.diagnosis.thresholds import (
     FLUSH_BINS,
     FLUSHED_FRAC,

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT
 from gradtrace.diagnosis.data_scale import input_rms, large_inputs, scale_of
+from gradtrace.diagnosis.gate import is_output
+from gradtrace.diagnosis.layer import layer_below, place
 from gradtrace.diagnosis.naming import told_op
-from gradtrace.diagnosis.profile import layer_below, place
 from gradtrace.diagnosis.rules.pairing import beyond, last_layers, pairing
-from gradtrace.diagnosis.rules.units import is_output
 from gradtrace.diagnosis.thresholds import (
     EPSILON,
     FALLEN_FACTOR,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.layer import place
 from gradtrace.diagnosis.naming import told_op
-from gradtrace.diagnosis.profile import place
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
 from gradtrace.measure.names import Names
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from gradtrace.records.finding import Remedy
     from gradtrace.records.trace import Birth, Trace
 
-_LINEAR = set(
+_SMOOTH = set(
     "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d matmul __matmul__ mm bmm addmm "
     "baddbmm einsum add add_ __add__ __iadd__ __radd__ sub mul mul_ __mul__ __imul__ __rmul__ sum mean relu cumsum "
-    "Addmm Mm Bmm Baddbmm Linear Convolution Mul Add Sum Mean Relu lstm gru rnn_tanh rnn_relu".split()
+    "Addmm Mm Bmm Baddbmm Linear Convolution Mul Add Sum Mean Relu lstm gru rnn_tanh rnn_relu "
+    "square square_ mse_loss l1_loss smooth_l1_loss huber_loss MseLoss".split()
 )
 """Ops without a singularity: what they make infinite was too large before."""
 
@@ -81,7 +82,7 @@ def cause_of(birth: Birth | None, trace: Trace) -> Cause:
         return Cause.NUMERIC_FORMAT
     averaged = base_name(birth.op).lower() == "mean" and math.isnan(birth.largest)  # of nothing: 0/0
     grown = not averaged and (math.isnan(birth.largest) or birth.largest >= GROWN)
-    return Cause.LARGE_WEIGHTS if base_name(birth.op) in _LINEAR and grown else Cause.UNSAFE_OP
+    return Cause.LARGE_WEIGHTS if base_name(birth.op) in _SMOOTH and grown else Cause.UNSAFE_OP
 
 
 def _where(birth: Birth | None, trace: Trace) -> tuple[str, ...]:

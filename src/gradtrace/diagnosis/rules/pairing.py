@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.layer import is_layer, place
 from gradtrace.diagnosis.naming import told_op
-from gradtrace.diagnosis.profile import is_layer, place
 from gradtrace.diagnosis.thresholds import DOMINANT_FRAC
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom

@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.layer import place
 from gradtrace.diagnosis.naming import told_op
-from gradtrace.diagnosis.profile import place
 from gradtrace.diagnosis.rules.loss import has_learnt, objectives
 from gradtrace.diagnosis.scales import operands
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES

@@ -9,20 +9,17 @@ is left (of a wide first layer, say) it is a remark.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT, ROWS
 from gradtrace.diagnosis.data_scale import is_first
+from gradtrace.diagnosis.gate import BOUNDED, gate_sites, is_closed, is_output, site_of
+from gradtrace.diagnosis.layer import layer_below, places
 from gradtrace.diagnosis.naming import told_op
-from gradtrace.diagnosis.profile import layer_below, places
 from gradtrace.diagnosis.scales import starts_at_zero
+from gradtrace.diagnosis.silence import DEADLY, Key, by_key, dead_layers, samples_alike
 from gradtrace.diagnosis.thresholds import (
-    ALIVE_SILENT,
     ATTENTION_MIN_ROWS,
-    CLOSED_GATE,
-    DEAD_FRAC,
-    DEAD_SIGMAS,
     HEALTHY_DECADES,
     INPUT_RMS,
     LETS_THROUGH,
@@ -39,10 +36,6 @@ if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
     from gradtrace.records.trace import ActivationStats, Op, Trace
 
-_DEADLY = {"relu", "relu6", "threshold", "hardswish", "hardshrink", "softshrink"}
-"""Units that are silent where their derivative is zero."""
-
-
 LEFT = "mean |a'|, of its maximum"
 """Evidence of saturated layers: what is left of their derivatives, multiplied."""
 
@@ -53,49 +46,6 @@ def judge(scene: Scene) -> list[Finding]:
         return []
     found = [_dead(scene), saturated(scene)]
     return [finding for finding in found if finding is not None]
-
-
-def dead_layers(traces: tuple[Trace, ...], *, rare: bool = True) -> list[tuple[Op, float]]:
-    """Ops most of whose units are dead on every sample of every trace, with the fraction."""
-    common: dict[Key, set[int]] = {}
-    fired: Counter[Key] = Counter()
-    found = {}
-    for trace in traces:
-        for key, op in by_key(trace).items():
-            a = op.activation
-            if a is None or a.function not in _DEADLY or op.factor is Factor.LOSS or not a.num_units:
-                continue
-            common[key] = common.get(key, set(a.dead_units)) & set(a.dead_units)
-            fired[key] += round((1.0 - a.zero_frac) * a.num_samples * a.num_units)
-            found[key] = (op, a)
-    fracs = {key: len(common[key]) / a.num_units for key, (_, a) in found.items()}
-    num_alike = sum(_samples_alike(fracs[key], a.num_units) for key, (_, a) in found.items())
-    layers = []
-    for key, (op, a) in found.items():
-        frac = fracs[key]
-        least = DEAD_FRAC if _samples_differ(a) else dead_frac(a.num_units, num_alike)
-        seen_enough = a.num_samples * len(traces) >= MIN_SAMPLES
-        if frac == 1.0 or (
-            seen_enough and frac >= max(least, _rare(fired[key], a.num_units, len(common[key])) if rare else 0.0)
-        ):
-            layers.append((op, frac))
-    return layers
-
-
-def _rare(num_fired: int, num_units: int, num_silent: int) -> float:
-    """The fraction of units that would be silent by chance if all fired as seldom as those that did fire.
-
-    How often a unit fires ~ Poisson(rate); those that fired show its zero-truncated mean, rate / (1 - exp(-rate)).
-    """
-    if num_units - num_silent < MIN_SAMPLES:
-        return 0.0
-    mean = num_fired / (num_units - num_silent)
-    low, rate = 0.0, mean
-    for _ in range(60):  # rate = mean * (1 - exp(-rate)), by bisection
-        middle = (low + rate) / 2
-        low, rate = (middle, rate) if mean * -math.expm1(-middle) > middle else (low, middle)
-    silent = math.exp(-rate)
-    return silent + DEAD_SIGMAS * math.sqrt(silent * (1.0 - silent) / num_units)
 
 
 def _dead(scene: Scene) -> Finding | None:
@@ -142,7 +92,7 @@ def saturated(scene: Scene) -> Finding | None:
     view = scene.views[0]
     ops = sorted((op for key, op in per_trace[0].items() if key in keys), key=lambda op: op.sequence)
     gates = gate_sites(view)
-    ops = [op for op in ops if (_site(op) not in gates or _closed(op)) and not is_output(op, view)]
+    ops = [op for op in ops if (site_of(op) not in gates or is_closed(op)) and not is_output(op, view)]
     if not ops:
         return None
     op = ops[0]
@@ -179,21 +129,6 @@ def saturated(scene: Scene) -> Finding | None:
     )
 
 
-Key = tuple[str, str | None, int, str, int]
-
-
-def by_key(trace: Trace) -> dict[Key, Op]:
-    """The activation ops of a trace under names that are the same for every batch: site, and which of its ops there."""
-    counts: Counter[tuple[str, str | None, int, str]] = Counter()
-    keyed: dict[Key, Op] = {}
-    for op in sorted((op for op in trace.ops if op.activation is not None), key=lambda op: op.sequence):
-        site = (op.name, op.site.module, op.site.call, op.site.source)
-        key: Key = (*site, counts[site])
-        keyed[key] = op
-        counts[site] += 1
-    return keyed
-
-
 def fed_with_nothing(op: Op, view: View) -> bool:
     """Whether a unit is silent because what feeds it is multiplied by a parameter that starts at zero and leaves it."""
     below: Op | None = layer_below(op, view.paths)
@@ -212,86 +147,24 @@ def fed_with_nothing(op: Op, view: View) -> bool:
     return False
 
 
-def _samples_alike(silent_frac: float, num_units: int) -> bool:
-    """Whether about half of the units are silent, as where all samples look alike, or more."""
-    return silent_frac >= 1.0 - dead_frac(num_units)
-
-
-def _samples_differ(a: ActivationStats) -> bool:
-    """Whether the units that are not silent throughout are silent now and then."""
-    silent_frac = len(a.dead_units) / a.num_units
-    return silent_frac < 1.0 and (a.zero_frac - silent_frac) / (1.0 - silent_frac) >= ALIVE_SILENT
-
-
 def _saturated_ops(trace: Trace) -> dict[Key, Op]:
     ops = by_key(trace)
     one_sided = [op.activation for op in ops.values() if op.activation and op.activation.function in HALF_FLAT]
-    num_alike = sum(_samples_alike(a.saturated_units / max(a.num_units, 1), max(a.num_units, 1)) for a in one_sided)
+    num_alike = sum(samples_alike(a.saturated_units / max(a.num_units, 1), max(a.num_units, 1)) for a in one_sided)
     return {key: op for key, op in ops.items() if _is_saturated(op, num_alike)}
 
 
 def _is_saturated(op: Op, num_alike: int) -> bool:
     """`num_alike`: layers flat on one side by design whose samples look alike; this one must stand out of them."""
     a = op.activation
-    if a is None or op.factor is not Factor.ACTIVATION or a.function in _DEADLY:
+    if a is None or op.factor is not Factor.ACTIVATION or a.function in DEADLY:
         return False
     if a.function in ROWS:  # a router, or attention over something else than keys: it may choose, but must be movable
-        return a.num_samples >= ATTENTION_MIN_ROWS and _closed(op)
+        return a.num_samples >= ATTENTION_MIN_ROWS and is_closed(op)
     if a.function in HALF_FLAT:  # flat on one side by design: judge whole units, as for ReLU
         least = dead_frac(a.num_units, num_alike) * a.num_units
         return a.num_samples >= MIN_SAMPLES and a.saturated_units >= least
-    return a.saturated_frac > SATURATED_MAJORITY and a.function in _BOUNDED
-
-
-_BOUNDED = {"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign", "erf"}
-"""Non-linearities that are flat on both sides."""
-
-
-def gate_sites(view: View) -> set[tuple[str, str | None, str]]:
-    """Where activations are gates, on any call: at the first step of a recurrence one may multiply a mere zero."""
-    return {
-        _site(op)
-        for op in view.trace.ops
-        if op.activation is not None and (is_gate(op, view) or _of_parameter(op, view))
-    }
-
-
-def _site(op: Op) -> tuple[str, str | None, str]:
-    return op.name, op.site.module, op.site.source
-
-
-def is_gate(op: Op, view: View) -> bool:
-    """Whether an activation's value multiplies another computed value."""
-    for source, _ in view.paths.arrivals[op.index]:
-        other = view.trace.ops[source]
-        if other.name.startswith("Mul") and sum(target is not None for target in other.targets) > 1:
-            return True
-    return False
-
-
-def _of_parameter(op: Op, view: View) -> bool:
-    """Whether an activation only keeps a parameter in bounds: softplus(rho) of a scale, sigmoid(a) of a mixture."""
-    target = op.targets[0] if op.targets else None
-    while target is not None:
-        below = view.trace.ops[target[0]]
-        if below.parameter is not None:
-            return True
-        target = below.targets[0] if below.factor is Factor.RESHAPE and len(below.targets) == 1 else None
-    return False
-
-
-def _closed(op: Op) -> bool:
-    """Whether a gate is stuck: what goes through it, and what would move it, is next to nothing on average."""
-    a = op.activation
-    return a is not None and a.derivative_mean < CLOSED_GATE * a.derivative_max
-
-
-def is_output(op: Op, view: View) -> bool:
-    """Whether an activation is the network's output: only the loss (behind views) uses it."""
-    arrivals = view.paths.arrivals[op.index]
-    while len(arrivals) == 1 and view.trace.ops[arrivals[0][0]].factor is Factor.RESHAPE:
-        arrivals = view.paths.arrivals[arrivals[0][0]]
-    return not arrivals or all(view.trace.ops[source].factor is Factor.LOSS for source, _ in arrivals)
+    return a.saturated_frac > SATURATED_MAJORITY and a.function in BOUNDED
 
 
 def _where(ops: list[Op], view: View) -> tuple[str, ...]:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradtrace.diagnosis.data_scale import input_rms, large_inputs
-from gradtrace.diagnosis.profile import is_layer, place
+from gradtrace.diagnosis.layer import is_layer, place
 from gradtrace.diagnosis.ranking import GROWTH
-from gradtrace.diagnosis.rules.steps import cause_of_steps
 from gradtrace.diagnosis.scene import is_finite, make_scene
+from gradtrace.diagnosis.step_cause import cause_of_steps
 from gradtrace.diagnosis.thresholds import SPIKE_WINDOW, UPDATE_REPLACES
 from gradtrace.diagnosis.timeline.before import ratios_of_matrices
 from gradtrace.diagnosis.timeline.losses import falls_since

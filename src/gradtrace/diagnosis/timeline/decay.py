@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradtrace.diagnosis.profile import owner
+from gradtrace.diagnosis.layer import owner
 from gradtrace.diagnosis.thresholds import DROWNED, HEALTHY_DECADES, SUSTAINED_ROWS
 from gradtrace.diagnosis.timeline.before import matrices
 from gradtrace.diagnosis.timeline.losses import falls_since, last_rows

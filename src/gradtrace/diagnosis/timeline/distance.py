@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradtrace.diagnosis.rules.steps import far_off
+from gradtrace.diagnosis.rules.distance import far_off
 from gradtrace.diagnosis.scene import is_finite, make_scene
 from gradtrace.diagnosis.thresholds import SUSTAINED_ROWS
 from gradtrace.records.exhibit import Exhibit, Training

@@ -12,7 +12,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.profile import is_layer, owner
+from gradtrace.diagnosis.layer import is_layer, owner
 from gradtrace.diagnosis.thresholds import DOMINANT_FRAC
 from gradtrace.diagnosis.timeline.growth import growth_of
 from gradtrace.measure.path import Paths, norm_of

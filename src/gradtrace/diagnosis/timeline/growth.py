@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradtrace.diagnosis.profile import owner
+from gradtrace.diagnosis.layer import owner
 from gradtrace.diagnosis.thresholds import (
     DEAD_SIGMAS,
     DIVERGED_FACTOR,

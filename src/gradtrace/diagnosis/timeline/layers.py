@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradtrace.diagnosis.profile import owner
+from gradtrace.diagnosis.layer import owner
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, DOMINANT_FRAC
 from gradtrace.diagnosis.timeline.before import before, had_faded
 from gradtrace.diagnosis.timeline.losses import last_rows

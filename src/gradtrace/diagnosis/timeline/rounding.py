@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradtrace.diagnosis.profile import owner
-from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR, EPSILON, HALF_FORMATS, LETS_THROUGH
+from gradtrace.diagnosis.layer import owner
+from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR, EPSILON, HALF_FORMATS, LETS_THROUGH, UPDATE_REPLACES
 from gradtrace.diagnosis.timeline.before import matrices
 from gradtrace.diagnosis.timeline.losses import falls_since, last_rows
 from gradtrace.diagnosis.wording import percent
@@ -29,7 +29,8 @@ def overshot(run: Run) -> Finding | None:
     """The first step of Adam moved a half-precision weight by more than its arithmetic allows.
 
     With both moments corrected for their start it is lr g / (|g| + eps), at most the rate for each entry whatever the
-    betas (Kingma & Ba 2015, sec. 2.1): |update| <= lr sqrt(n). It is larger where g^2 underflows and g does not.
+    betas (Kingma & Ba 2015, sec. 2.1): |update| <= lr sqrt(n). It is larger where g^2 underflows and g does not, and
+    does harm where it replaces the weight: a large eps keeps it small.
     """
     kinds = [one if one.kind in ("Adam", "AdamW") else None for one in run.header.optimizers]
     norms = run.steps.series(Series.WEIGHT_NORM)[1]
@@ -44,7 +45,7 @@ def overshot(run: Run) -> Finding | None:
             continue
         allowed = max(optimizer.learning_rate, rate) * math.sqrt(max(math.prod(parameter.shape), 1))
         excess = float(ratios[0, i]) * float(norms[0, i]) / allowed
-        if math.isfinite(excess) and excess > DIVERGED_FACTOR:
+        if math.isfinite(excess) and excess > DIVERGED_FACTOR and ratios[0, i] > UPDATE_REPLACES:
             found[parameter.name] = excess
     if not found:
         return None

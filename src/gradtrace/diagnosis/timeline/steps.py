@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradtrace.diagnosis.profile import owner
+from gradtrace.diagnosis.layer import owner
 from gradtrace.diagnosis.thresholds import SKIPPED_FRAC, SKIPPED_STEPS, UPDATE_REPLACES
 from gradtrace.diagnosis.timeline.before import matrices, ratios_of_matrices
 from gradtrace.diagnosis.timeline.losses import last_rows

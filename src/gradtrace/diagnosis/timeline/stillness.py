@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradtrace.diagnosis.profile import owner
+from gradtrace.diagnosis.layer import owner
 from gradtrace.diagnosis.thresholds import HALF_FORMATS, HEALTHY_DECADES
 from gradtrace.diagnosis.timeline.before import had_faded, matrices
 from gradtrace.diagnosis.timeline.losses import fell, last_rows

@@ -117,7 +117,7 @@ def _change(kind: str, paths: list[str]) -> Change:
 
 def _layers(situation: Situation) -> dict[str, Op]:
     """Linear maps and convolutions that feed an activation, but not the output."""
-    from gradtrace.diagnosis.profile import layer_below
+    from gradtrace.diagnosis.layer import layer_below
 
     found: dict[str, Op] = {}
     for op in situation.activations():
