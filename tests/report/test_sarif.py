@@ -193,6 +193,16 @@ def test_the_first_fault_carries_the_proven_patch_and_it_is_valid(validate, tmp_
     assert applied("a\nSigmoid\nb\n", fix) == "a\nReLU\nb\n"
 
 
+def test_a_patch_of_two_files_is_one_fix_of_both(validate, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told, (_, (fix,), _) = repaired(diffed("a\n", "b\n") + diffed("c\nd\n", "c\ne\n", "nets/model.py"))
+    validate(told)
+    here, there = fix["artifactChanges"]
+    assert [one["artifactLocation"]["uri"] for one in (here, there)] == ["net.py", "nets/model.py"]
+    assert applied("a\n", {"artifactChanges": [here]}) == "b\n"
+    assert applied("c\nd\n", {"artifactChanges": [there]}) == "c\ne\n"
+
+
 @given(st.lists(st.sampled_from("abcd"), max_size=30), st.lists(st.sampled_from("abcd"), max_size=30), st.booleans())
 def test_replacements_make_of_a_text_what_its_diff_makes(before, after, newline):
     before, after = ("\n".join(each) + "\n" * (newline and bool(each)) for each in (before, after))

@@ -5,6 +5,7 @@ Source: OASIS, SARIF 2.1.0, sections 3.55 (fix) to 3.57 (replacement): a region 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -17,28 +18,39 @@ if TYPE_CHECKING:
 
 
 def fix_of(repair: Repair, root: Path) -> dict[str, Any] | None:
-    """The recommended change as SARIF has it; None without a proof, or a patch of a file in `root`."""
+    """The recommended change as SARIF has it; None without a proof, or a patch of files in `root`."""
     best = repair.best
     if best is None or not best.diff:
         return None
-    name = best.diff.splitlines()[0].removeprefix("--- a/")
-    place = place_of(f"{name}:1", root)
-    if place is None:
-        return None
-    change = {"artifactLocation": {"uri": quote(place[0])}, "replacements": replacements(best.diff)}
-    return {"description": {"text": f"{best.title}. {best.verdict}".strip()}, "artifactChanges": [change]}
+    changes = []
+    for name, hunks in per_file(best.diff):
+        place = place_of(f"{name}:1", root)
+        if place is None:
+            return None
+        changes.append({"artifactLocation": {"uri": quote(place[0])}, "replacements": replacements(hunks)})
+    return {"description": {"text": f"{best.title}. {best.verdict}".strip()}, "artifactChanges": changes}
 
 
-def replacements(diff: str) -> list[dict[str, Any]]:
+def per_file(diff: str) -> list[tuple[str, str]]:
+    r"""(name, hunks) of each file in a unified diff.
+
+    >>> per_file("--- a/n\n+++ b/n\n@@ -1 +1 @@\n-x\n+y\n--- a/m\n+++ b/m\n@@ -2 +2 @@\n-x\n+z\n")
+    [('n', '@@ -1 +1 @@\n-x\n+y\n'), ('m', '@@ -2 +2 @@\n-x\n+z\n')]
+    """
+    _, *parts = re.split(r"^--- a/(.+)\n\+\+\+ b/\1\n(?=@@ )", diff, flags=re.MULTILINE)
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def replacements(hunks: str) -> list[dict[str, Any]]:
     r"""One for each run of lines that a unified diff takes out and puts in.
 
-    >>> replacements("--- a/n\n+++ b/n\n@@ -2,2 +2,3 @@\n kept\n-old\n+new\n+more\n")
+    >>> replacements("@@ -2,2 +2,3 @@\n kept\n-old\n+new\n+more\n")
     [{'deletedRegion': {'startLine': 3, 'startColumn': 1, 'endLine': 4, 'endColumn': 1},
       'insertedContent': {'text': 'new\nmore\n'}}]
     """
     found: list[tuple[int, int, list[str]]] = []
     at, is_open, before = 0, False, ""
-    for line in diff.splitlines(keepends=True)[2:]:
+    for line in hunks.splitlines(keepends=True):
         sign, text = line[0], line[1:]
         if sign == "@":
             start, _, count = line.split()[1].removeprefix("-").partition(",")
