@@ -123,7 +123,9 @@ def test_as_sarif_the_patch_is_a_fix_of_a_result(folder, monkeypatch):
     from gradtrace.repair.patch import UserFile, diff_of
 
     file = UserFile(folder / "net.py", NET, "build", lambda _: ())
-    trial = Trial("Use ReLU", Role.CANDIDATE, proven=True, diff=diff_of(file, {file.path: NET.replace("Sigmoid", "ReLU")}))
+    trial = Trial(
+        "Use ReLU", Role.CANDIDATE, proven=True, diff=diff_of(file, {file.path: NET.replace("Sigmoid", "ReLU")})
+    )
     found = Finding(Symptom.VANISHING, Cause.ACTIVATION_DERIVATIVE, ("1",), Severity.CRITICAL, "It is small.")
     repair = Repair(Diagnosis((found,)), None, (trial,))
     monkeypatch.setattr(command, "_fix_factory", lambda *_: (repair, file))
