@@ -6,6 +6,7 @@ import copy
 import functools
 import itertools
 import random
+import sys
 import threading
 from array import array
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -134,7 +135,11 @@ def test_what_changed_comes_back(name: str) -> None:
     for _ in range(2):
         change(value)
         assert name == "iterator" or repr(shown(value)) != before
-        assert snapshot.restore() == ()
+        told = snapshot.restore()
+        if name == "iterator over a range" and sys.version_info >= (3, 12):  # such a one only goes forward
+            assert told == ("not put back: value.it, a range iterator that cannot be wound back",)
+            return
+        assert told == ()
         assert repr(shown(value)) == before
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import threading
 from collections.abc import Iterator
 
@@ -18,7 +19,7 @@ from gradtrace.monitor.nonfinite.detector import Detector
 from gradtrace.monitor.rest import LOOK_EVERY, MOST_UNSEEN
 from gradtrace.monitor.schedule.cost import Level
 from gradtrace.monitor.schedule.schedule import OPENING, Schedule
-from gradtrace.records.vocabulary import Symptom
+from gradtrace.records.vocabulary import Severity, Symptom
 
 LONG = 50
 
@@ -87,6 +88,35 @@ def test_a_nan_at_rest_is_noticed_and_explained_although_the_weights_are_spoilt_
     assert "log" in finding.message
     assert finding.source.endswith(f"test_rest.py:{LINE}")
     assert len(watch.run.steps.first[watch.run.steps.first >= bad]) > 20  # it does not go back to sleep
+
+
+def test_a_nan_right_before_the_end_is_no_healthy_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradtrace.monitor.rest.LOOK_EVERY", 64)
+    watch, _ = trained(OPENING + 20, OPENING + 16)
+    (finding,) = [f for f in watch.diagnosis.findings if f.severity is Severity.CRITICAL]
+    assert (finding.code, finding.step) == ("GT317", OPENING + 19)
+    assert f"one of steps {OPENING} to {OPENING + 19}" in finding.message
+    assert re.search(rf"log \(\S*test_rest.py:{LINE}\)", finding.message)  # the only op of the step that has an edge
+    assert watch.run.steps.nonfinite.tolist() == [False] * OPENING + [True]
+
+
+@pytest.mark.parametrize("are_seen", [False, True])
+def test_steps_that_run_away_at_rest_are_not_told_as_an_unsafe_op(are_seen: bool) -> None:
+    """With the weights from before the rest the batch is harmless, and no op of the step has an edge."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradtrace.watch(model, optimizer) as watch:
+        for number in range(OPENING + (LONG - 1 if are_seen else 14)):
+            optimizer.param_groups[0]["lr"] = 0.01 if number < OPENING + 2 else 1e20
+            optimizer.zero_grad()
+            model(torch.randn(16, 4)).square().mean().backward()
+            optimizer.step()
+    finding = watch.diagnosis.findings[0]
+    assert finding.code == "GT312"
+    assert f"one of steps {OPENING} to " in finding.message
+    assert ("this batch gives finite numbers" in finding.message) is are_seen
+    assert "model's output is finite" not in finding.message
 
 
 def test_an_optimizer_that_comes_during_a_rest_ends_it() -> None:

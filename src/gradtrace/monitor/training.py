@@ -135,11 +135,13 @@ class Training:
         `last`: what a script that gave up had made of its last forward pass.
         """
         spoilt = self._detector.look_at_forward(last, self.step) if last and not is_faulty else None
+        is_bad = False
         if self._rest.is_on:
             self._rest.end()
+            is_bad = not is_faulty and self._detector.ends_spoilt(self.row - 1)
         elif not is_faulty and not self._in_backward:
             self.close_row()
-        self._delivery.send_end(self.row - 1)
+        self._delivery.send_end(self.row - 1, is_bad=is_bad)
         self._detector.settle()
         if spoilt is not None:
             self._delivery.send_end(self.step, spoilt)

@@ -21,6 +21,7 @@ from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
 from gradtrace.monitor.nonfinite.delayed import is_ahead
 from gradtrace.monitor.nonfinite.loss_tape import Suspect, site_on, suspects
 from gradtrace.monitor.nonfinite.replay import Alone, replay, takes_others
+from gradtrace.monitor.nonfinite.unseen import born_unseen
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.trace import Site
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -118,13 +119,16 @@ class BirthRecorder:
         )
 
 
-def explain(passage: Passage, ops: Sequence[Op], weights: Mapping[int, Tensor]) -> tuple[Finding, Trace | None]:
+def explain(
+    passage: Passage, ops: Sequence[Op], weights: Mapping[int, Tensor], since: int | None = None
+) -> tuple[Finding, Trace | None]:
     """The finding, and the trace of the replay, if there was one.
 
     Args:
         passage: A backward pass that was not finite.
         ops: Of the latest sample.
         weights: What weights were that have moved since, by the parameter's identity.
+        since: The step that they are of, where those of the pass are spoilt already; None: those of the pass.
     """
     step = passage.step
     calls = [call for call in passage.calls if call.is_intact]
@@ -132,6 +136,7 @@ def explain(passage: Passage, ops: Sequence[Op], weights: Mapping[int, Tensor]) 
         if not all(map(_is_number, call.batch.values())):
             found = _of_the_batch(call)
             return replace(found, step=step, message=f"At step {step}: {found.message}"), None
+    num_replayed = 0
     why, between = "an optimizer moved the weights within the backward pass" if passage.has_moved else "", ""
     with passage.world.restored() if passage.world is not None else contextlib.nullcontext():
         for call in () if why else calls if not passage.is_finite else calls[::-1]:
@@ -141,10 +146,13 @@ def explain(passage: Passage, ops: Sequence[Op], weights: Mapping[int, Tensor]) 
                 between = between or f"in front of {call.label or 'the model'}, which was given it"
                 continue
             replayed = _replayed(call, seeds=passage.is_finite, weights=weights)
+            num_replayed += replayed is not None
             if replayed is None:
                 why = "the model could not be run again"
             elif (replayed[0].nonfinite is not None) if passage.is_finite else replayed[1]:
                 return _labelled(finding_of(replayed[0], step), call.label, step), replayed[0]
+    if since is not None and num_replayed:
+        return born_unseen(step, since, passage.value, ops), None
     return _in_the_loss(passage, ops, why, between), None
 
 

@@ -16,6 +16,7 @@ from gradtrace.errors import NonfiniteError
 from gradtrace.monitor.nonfinite.birthplace import BirthRecorder, explain, is_all_finite
 from gradtrace.monitor.nonfinite.delayed import Delayed, is_ahead, verdict
 from gradtrace.monitor.nonfinite.replay import NONE
+from gradtrace.monitor.nonfinite.unseen import born_unseen
 from gradtrace.monitor.statistics.gradients import total
 from gradtrace.records.run import EventKind
 from gradtrace.records.vocabulary import Symptom
@@ -201,11 +202,21 @@ class Detector:
         sentinel = self._watched.sentinel()
         return sentinel is not None and not is_ahead(sentinel.device) and not math.isfinite(float(sentinel.sum()))
 
-    def _before_rest(self, step: int) -> Mapping[int, Tensor]:
+    def ends_spoilt(self, step: int) -> bool:
+        """`step` was the last, in a rest: whether the weights went bad since anybody looked, which is told."""
+        is_bad = not self._recording.is_explained and self._rested_since is not None and not self._are_weights_finite
+        if is_bad and self._rested_since is not None:
+            finding = born_unseen(step, self._rested_since, None, self._recording.latest_ops)
+            self._recording.nonfinite(step, finding, None)
+        return is_bad
+
+    @property
+    def _are_weights_finite(self) -> bool:
+        return all(is_all_finite(p) for p in self._watched.parameters if p.requires_grad)
+
+    def _before_rest(self) -> Mapping[int, Tensor]:
         """Weights from before a rest that has just ended, if they are spoilt by now: the same batch may spoil those."""
-        if self._rested_since is None or all(map(is_all_finite, self._watched.parameters)):
-            return NONE
-        return self._rested_weights
+        return NONE if self._rested_since is None or self._are_weights_finite else self._rested_weights
 
     def _passage(self, roots: Sequence[Tensor], step: int) -> Passage:
         return self._recorder.passage(roots, step, self.loss_value, has_moved=self._has_moved)
@@ -221,9 +232,9 @@ class Detector:
         if not self._recording.is_explained:
             self.is_replaying = True
             try:
-                finding, trace = explain(
-                    passage, self._recording.latest_ops, weights or self._before_rest(passage.step)
-                )
+                before = NONE if weights else self._before_rest()
+                since = self._rested_since if before else None
+                finding, trace = explain(passage, self._recording.latest_ops, weights or before, since)
             finally:
                 self.is_replaying = False
             self._recording.nonfinite(passage.step, finding, trace)

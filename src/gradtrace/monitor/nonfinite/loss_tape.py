@@ -100,6 +100,15 @@ SINGULARITIES: dict[str, Singularity] = {
 """By name of the node without ``Backward0``."""
 
 
+def function_of(name: str) -> str:
+    """An op's name as one calls it.
+
+    >>> function_of("LinalgVectorNormBackward0")
+    'linalg_vector_norm'
+    """
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", base_name(name)).lower()
+
+
 @dataclass(frozen=True, slots=True)
 class Suspect:
     """One op that can go wrong, and what it saved."""
@@ -112,7 +121,7 @@ class Suspect:
     @property
     def function(self) -> str:
         """Its name as one calls it."""
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", base_name(self.name)).lower()
+        return function_of(self.name)
 
     @property
     def guilt(self) -> Singularity | None:

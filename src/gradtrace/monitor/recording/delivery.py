@@ -39,11 +39,14 @@ class Delivery:
         rate = max((one.learning_rate for one in blocks if not math.isnan(one.learning_rate)), default=math.nan)
         self._transfer.send((step, now - self._began, rate, counts, first.is_bad), first.vectors())
 
-    def send_end(self, step: int, loss: float | None = None) -> None:
-        """Of the last step, if it has not been sent, nothing is known but that it was, or a `loss` not finite."""
+    def send_end(self, step: int, loss: float | None = None, *, is_bad: bool = False) -> None:
+        """Of the last step, if it has not been sent, nothing is known but that it was, or that something is not finite.
+
+        `loss`: one that is not.
+        """
         if step < self._next:
             return
-        what = step, time.perf_counter() - self._began, math.nan, True, loss is not None
+        what = step, time.perf_counter() - self._began, math.nan, True, is_bad or loss is not None
         self._transfer.send(what, [loss, None, None, None, None, None])
 
     def receive_now_and_then(self) -> None:
