@@ -42,6 +42,8 @@ class Rest:
         self._rows, self._schedule, self._owner, self._detector = rows, schedule, owner, detector
         self._woken = woken
         self._notes: Notes | None = None
+        self._first_step = 0
+        """Of the run, in its own count."""
         self._due = 0
         """[notes] So many, and rows are made of them."""
 
@@ -56,7 +58,7 @@ class Rest:
 
     def begin(self, step: int) -> None:
         """The row `step` was the last before it; whatever steps next begins another."""
-        self._detector.rest(step, is_long=self._schedule.num_left >= SHORTEST_REST)
+        self._first_step = step - self._rows.number
         self._notes = notes = Notes(
             self._owner.num_steps,
             lambda: self._guard(self._look),
@@ -87,6 +89,8 @@ class Rest:
     def _plan(self) -> None:
         """A rest begins, perhaps right after another."""
         if self._notes is not None:
+            is_long = self._schedule.num_left >= SHORTEST_REST
+            self._detector.rest(self._first_step + self._rows.number, is_long=is_long)
             self._due, self._notes.until = self._schedule.num_left, self._schedule.rest_until
             self._look_again()
 

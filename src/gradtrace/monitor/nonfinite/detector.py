@@ -170,13 +170,11 @@ class Detector:
         self.settle()
         self.forget()
         trained = [p for p in self._watched.parameters if p.requires_grad]
-        self._rested_since, self._rested_weights = step, {}
-        if (
-            is_long
-            and sum(p.nbytes for p in trained) <= MOST_RESTED_BYTES
-            and not any(is_ahead(p.device) for p in trained)
-        ):
-            self._rested_weights = {id(p): p.detach().clone() for p in trained}
+        is_small = sum(p.nbytes for p in trained) <= MOST_RESTED_BYTES
+        if not (is_long and is_small) or any(is_ahead(p.device) for p in trained):
+            self._rested_since, self._rested_weights = step, {}
+        elif all(map(is_all_finite, trained)):  # or else those of the rest before are worth more
+            self._rested_since, self._rested_weights = step, {id(p): p.detach().clone() for p in trained}
 
     def settle(self) -> None:
         """Wait for the verdict on every pass."""
