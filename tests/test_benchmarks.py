@@ -47,15 +47,16 @@ def test_the_bare_twin_is_bare_while_another_is_watched_and_all_end_with_the_sam
 
     for way in seen:
         monkeypatch.setitem(ways.WAYS, way, spying(way, ways.WAYS[way]))
-    turns = twins.race(tiny, list(seen), 40, 10)
-    assert seen == {"bare": {True}, "watch, in memory": {False}}
+    turns = twins.race(tiny, list(seen), 2.0, 0.5)
+    assert seen["bare"] == {True}
+    assert False in seen["watch, in memory"]  # at rest nobody stands in for anything
     assert is_plain()
     assert turns["watch, in memory"].same_weights
     assert len(turns["bare"].wall_s) == 4
 
 
 def test_every_step_is_measured_by_the_tier(tiny):
-    turns = twins.race(tiny, ["bare", "norms at every step"], 40, 10)
+    turns = twins.race(tiny, ["bare", "norms at every step"], 2.0, 0.5)
     assert turns["norms at every step"].measured_frac == 1.0
     assert turns["norms at every step"].spent_frac > 0.0
     assert turns["bare"].spent_frac is None
