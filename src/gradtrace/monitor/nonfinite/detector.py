@@ -18,6 +18,7 @@ from gradtrace.monitor.nonfinite.delayed import Delayed, is_ahead, verdict
 from gradtrace.monitor.nonfinite.replay import NONE
 from gradtrace.monitor.nonfinite.unseen import born_unseen
 from gradtrace.monitor.statistics.gradients import total
+from gradtrace.monitor.statistics.norms import plain
 from gradtrace.records.run import EventKind
 from gradtrace.records.vocabulary import Symptom
 
@@ -173,7 +174,7 @@ class Detector:
         is_small = sum(p.nbytes for p in trained) <= MOST_RESTED_BYTES
         if not (is_long and is_small) or any(is_ahead(p.device) for p in trained):
             self._rested_since, self._rested_weights = step, {}
-        elif all(map(is_all_finite, trained)):  # or else those of the rest before are worth more
+        elif self._are_weights_finite:  # or else those of the rest before are worth more
             self._rested_since, self._rested_weights = step, {id(p): p.detach().clone() for p in trained}
 
     def settle(self) -> None:
@@ -210,7 +211,8 @@ class Detector:
 
     @property
     def _are_weights_finite(self) -> bool:
-        return all(is_all_finite(p) for p in self._watched.parameters if p.requires_grad)
+        """In this process: of a sharded one the part that lies here, since others may not be looking now."""
+        return all(is_all_finite(plain(p.detach())) for p in self._watched.parameters if p.requires_grad)
 
     def _before_rest(self) -> Mapping[int, Tensor]:
         """Weights from before a rest that has just ended, if they are spoilt by now: the same batch may spoil those."""
