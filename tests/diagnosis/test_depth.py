@@ -134,6 +134,46 @@ def test_the_same_block_applied_again_and_again_is_a_recurrence() -> None:
     assert first(Tied(1.0)) is None
 
 
+def test_a_block_of_several_layers_is_named_as_a_whole() -> None:
+    class Looped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Linear(16, 32), nn.Linear(32, 4)
+            self.block = nn.Sequential(*(layer for _ in range(3) for layer in (nn.Linear(32, 32), nn.Tanh())))
+            for layer in self.block[::2]:
+                nn.init.orthogonal_(layer.weight, 0.6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            for _ in range(8):
+                x = self.block(x)
+            return self.head(x)
+
+    torch.manual_seed(0)
+    found = gradtrace.check(Looped(), cross_entropy, batches()).findings[0]
+    assert (found.cause, found.where) == (Cause.RECURRENT_CONTRACTION, ("block",))
+    assert "applied 8 times" in found.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"), [(nn.Sigmoid, Cause.ACTIVATION_DERIVATIVE), (nn.PReLU, Cause.SMALL_WEIGHTS)]
+)
+def test_one_activation_between_many_layers_is_no_recurrence(kind: type[nn.Module], cause: Cause) -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(16))
+            self.act, self.head = kind(), nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self.layers:
+                x = self.act(layer(x))
+            return self.head(x)
+
+    torch.manual_seed(0)
+    assert first(Shared()) == (Symptom.VANISHING, cause)
+
+
 class Scaled(nn.Module):
     """The first layer reaches the output only through a branch that is multiplied by a scale per feature."""
 

@@ -85,10 +85,13 @@ def decaying(weight_decay: float, kind: type[torch.optim.Optimizer] = torch.opti
     return model, data, kind(model.parameters(), lr=2e-3, weight_decay=weight_decay)  # type: ignore[call-arg]
 
 
-ADAM, ADAMW = torch.optim.Adam, torch.optim.AdamW
+ADAM, ADAMW, SGD = torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD
 
 
-@pytest.mark.parametrize(("decay", "kind", "ill"), [(1e-3, ADAM, False), (1.0, ADAMW, False), (1.0, ADAM, True)])
+@pytest.mark.parametrize(
+    ("decay", "kind", "ill"),
+    [(1e-3, ADAM, False), (1.0, ADAMW, False), (1.0, ADAM, True), (1e-3, SGD, False), (20.0, SGD, True)],
+)
 def test_decay_that_outweighs_the_loss(decay: float, kind: type[torch.optim.Optimizer], ill: bool) -> None:
     model, data, optimizer = decaying(decay, kind)
     found = loud(list(check(model, cross_entropy, data, optimizer=optimizer).findings))
@@ -111,9 +114,12 @@ def trained(
     return list(seen.diagnosis.findings)
 
 
-@pytest.mark.parametrize(("decay", "ill"), [(1e-3, False), (1.0, True)])
-def test_decay_that_outweighs_the_loss_of_a_run(decay: float, ill: bool) -> None:
-    model, data, optimizer = decaying(decay)
+@pytest.mark.parametrize(
+    ("decay", "kind", "ill"),
+    [(1e-3, ADAM, False), (1.0, ADAM, True), (1e-2, SGD, False), (20.0, SGD, True), (200.0, SGD, True)],
+)
+def test_decay_that_outweighs_the_loss_of_a_run(decay: float, kind: type[torch.optim.Optimizer], ill: bool) -> None:
+    model, data, optimizer = decaying(decay, kind)
     found = loud(trained(model, data, optimizer, 200))
     assert ((Symptom.VANISHING, Cause.SMALL_WEIGHTS) in found) is ill
     assert bool(found) is ill

@@ -7,6 +7,7 @@ weights, which becomes `depth_without_skip` where each layer alone is within a h
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import Counter
@@ -93,27 +94,34 @@ def blame_growth(profile: Profile, paths: Paths) -> Blame:
 
 
 def _recurrent(profile: Profile, paths: Paths, cause: Cause) -> Blame | None:
-    """The same map again and again: the same weights, the same module called repeatedly, or a fused recurrence."""
-    layers = Counter(op.weights for op in profile.layers)
-    weights, count = layers.most_common(1)[0]
-    if count >= RECURRENCE_CALLS and 2 * count >= len(profile.layers):
-        ops = [op for op in profile.layers if op.weights == weights]
-        return Blame(cause, places(ops, paths), ops[0], None, count, is_fixed_point(profile, paths, count))
+    """The same map again and again: the same weights repeatedly, one after the other, or a fused recurrence.
+
+    A module without weights of its own that stands between other layers each time (one activation for all) is none.
+    """
+    calls = Counter(op.weights for op in profile.layers)
+    repeated = [op for op in profile.layers if calls[op.weights] >= RECURRENCE_CALLS]
+    if repeated and 2 * len(repeated) >= len(profile.layers):
+        count = max(calls.values())
+        return Blame(cause, _common(places(repeated, paths)), repeated[0], None, count,
+                     is_fixed_point(profile, paths, count))  # fmt: skip
     total = sum(link.decades for link in profile.links)
-    calls: dict[str | None, set[int]] = {}
+    fused = [link for link in profile.links if link.op.function in RECURRENT_FUNCTIONS]
     decades: Counter[str | None] = Counter()
-    for link in profile.links:
-        module = link.op.site.module
-        calls.setdefault(module, set()).add(link.op.site.call)
-        decades[module] += link.decades  # type: ignore[assignment]
-        if link.op.function in RECURRENT_FUNCTIONS:
-            calls[module].add(-link.op.index)  # one call that holds all steps: its ops are counted
-    for module, numbers in calls.items():
-        share = decades[module] / total if math.isfinite(total) and total else float(math.isinf(decades[module]))
-        if len(numbers) >= RECURRENCE_CALLS and share >= DOMINANT_FRAC and module is not None:
-            op = next(link.op for link in profile.links if link.op.site.module == module)
-            return Blame(cause, (module,), op, None, len(numbers))
+    for link in fused:
+        decades[link.op.site.module] += link.decades  # type: ignore[assignment]
+    for module, lost in decades.items():
+        share = lost / total if math.isfinite(total) and total else float(math.isinf(lost))
+        ops = [link.op for link in fused if link.op.site.module == module]
+        if len(ops) >= RECURRENCE_CALLS and share >= DOMINANT_FRAC and module is not None:
+            return Blame(cause, (module,), ops[0], None, len(ops))
     return None
+
+
+def _common(modules: tuple[str, ...]) -> tuple[str, ...]:
+    """The module that holds them all, where there is one below the root: a block is applied, not each of its layers."""
+    parts = [module.split(".") for module in modules]
+    shared = [names[0] for names in itertools.takewhile(lambda x: len({*x}) == 1, zip(*parts, strict=False))]
+    return (".".join(shared),) if shared else modules
 
 
 def is_fixed_point(profile: Profile, paths: Paths, count: int) -> bool:

@@ -32,9 +32,9 @@ FOLLOWED_RATE = 1e-3
 """[learning rate] at which they are made where the user's is smaller: steps of Adam take the same way at a smaller
 rate, more slowly (its default: Kingma & Ba 2015, alg. 1)."""
 
-DROWNED = 10.0
-"""[pure number] Decay over gradient, lambda |w| / |g|: of Adam's step, whose size is fixed, a tenth at most is the
-loss's. Where decay and loss balance, at the minimum of both, it is one."""
+DROWNED = 1.0
+"""[pure number] Decay over gradient, lambda |w| / |g|. A step of gradient descent along -(g + lambda w) shortens w if
+<g, w> + lambda |w|^2 > 0, and by Cauchy and Schwarz that is so at every ratio above one, whatever the loss says."""
 
 EPS_MARGIN = 10.0
 """[pure number] Adam's first step is g / (|g| + eps): at ten times eps it is 9 % short, which is harmless."""

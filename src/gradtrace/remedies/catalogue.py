@@ -46,10 +46,16 @@ CLEAR_GRADIENTS = Remedy(
     "torch.optim: gradients accumulate in .grad until they are cleared",
 )
 
-LESS_DECAY = Remedy(
+_DECOUPLED = Remedy(
     "Decouple the decay from the scaling, and make it small.",
     "torch.optim.AdamW(model.parameters(), weight_decay=0.01)",
     "Loshchilov & Hutter 2019",
+)
+
+_LESS_DECAY = Remedy(
+    "Decay less: the rate times the decay is the fraction of every weight that each step takes away.",
+    "torch.optim.SGD(model.parameters(), lr=..., weight_decay=1e-4)",
+    "Krogh & Hertz 1991",
 )
 
 _ORTHOGONAL = Remedy(
@@ -158,6 +164,11 @@ def _initialised_for(activation: str) -> Remedy:
         return _HE
     code = _INITIALISED.get(activation, "gradtrace.init_critical_(model, example_input)")
     return replace(_HE, title=f"Initialise the weights for {activation}.", code=code)
+
+
+def less_decay(*, adaptive: bool) -> tuple[Remedy, ...]:
+    """Where steps follow weight decay alone."""
+    return (_DECOUPLED if adaptive else _LESS_DECAY,)
 
 
 def remedies_in_time(kind: str) -> tuple[Remedy, ...]:

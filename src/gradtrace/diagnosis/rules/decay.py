@@ -1,8 +1,8 @@
 """Does weight decay leave the loss anything to say?
 
-Decay that goes through Adam's scaling (Adam, not AdamW) adds lambda w to the gradient before it is divided by its own
-size. Where lambda |w| is far above |g| of the data, the step follows -sign(w) and every weight shrinks by the rate a
-step, whatever the loss says; and as a product of small weights passes on little, w = 0 holds a network of two layers.
+Decay adds lambda w to the gradient. Where lambda |w| is above |g| of the data in every weight, a step shortens all of
+them, whatever the loss says; and as a product of small weights passes on little, w = 0 holds a network of two layers.
+Decay that goes through Adam's scaling (Adam, not AdamW) does so at the full rate, however small lambda and g are.
 So it counts if the weights have halved after steps on a copy (at a step that late of a run, at once), and a known loss
 is no better than that of the best constant.
 """
@@ -18,7 +18,7 @@ from gradtrace.diagnosis.thresholds import DROWNED, FOLLOWED_STEPS
 from gradtrace.diagnosis.wording import steps
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.remedies.catalogue import LESS_DECAY
+from gradtrace.remedies.catalogue import less_decay
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene
@@ -40,7 +40,8 @@ def judge(scene: Scene) -> list[Finding]:
         if left > 0.5 or not is_finite(after) or has_learnt(make_view(after)):
             return []
     parameter, pull = max(pulls, key=lambda pair: pair[1])
-    decay = max(one.weight_decay for one in scene.exhibit.optimizers if parameter.name in one.parameters)
+    holders = [one for one in scene.exhibit.optimizers if parameter.name in one.parameters]
+    decay, is_adaptive = max(one.weight_decay for one in holders), any(one.adaptive for one in holders)
     told = f" After {steps(FOLLOWED_STEPS)} on a copy no weight is more than {left:.2g} times as large as it was, and"
     return [
         Finding(
@@ -48,16 +49,21 @@ def judge(scene: Scene) -> list[Finding]:
             cause=Cause.SMALL_WEIGHTS,
             where=tuple(dict.fromkeys(owner(p.name) for p, _ in pulls)),
             severity=Severity.CRITICAL,
-            message=f"Weight decay of {decay:g} goes through the optimizer's scaling: at {parameter.name} it pulls "
+            message=f"{of_decay(decay, adaptive=is_adaptive)}: at {parameter.name} it pulls "
             f"{pull:.3g} times as hard as the loss, and at every other weight alike, so that steps follow it alone."
             f"{told if after is not None else ' And'} the loss is no better than a constant's.",
             evidence=(
                 Evidence("decay over the gradient of the loss", pull),
                 Evidence("weights after steps on a copy, of before", left, "fraction"),
             ),
-            remedies=(LESS_DECAY,),
+            remedies=less_decay(adaptive=is_adaptive),
         )
     ]
+
+
+def of_decay(decay: float, *, adaptive: bool) -> str:
+    """How a sentence begins."""
+    return f"Weight decay of {decay:g}" + (" goes through the optimizer's scaling" if adaptive else " is too strong")
 
 
 def needs_following(scene: Scene) -> bool:
@@ -66,8 +72,8 @@ def needs_following(scene: Scene) -> bool:
 
 
 def _pulls(scene: Scene) -> list[tuple[ParameterStats, float]]:
-    """Each weight matrix with its lambda |w| / |g|, if that is far above one in all of them and nothing is learnt."""
-    decays = {name: one.weight_decay for one in scene.exhibit.optimizers if one.adaptive for name in one.parameters}
+    """Each weight matrix with its lambda |w| / |g|, if that is above one in all of them and nothing is learnt."""
+    decays = {name: one.weight_decay for one in scene.exhibit.optimizers for name in one.parameters}
     if not any(decays.values()) or not scene.views:
         return []
     if any(not objectives(view) or has_learnt(view) for view in scene.views):

@@ -1,8 +1,8 @@
 """Have the steps followed weight decay instead of the loss? As `rules.decay`, of the numbers of every measured step.
 
-Decay that goes through Adam's scaling adds lambda w to g: with lambda |w| far above |g| in every weight, at most of the
-measured steps, the weights shrink by the rate a step. It counts if all have halved, the gradient has vanished with them
-(a product of small weights passes on little), and the loss has not halved: what is left is a constant.
+With lambda |w| above |g| in every weight, at most of the measured steps, all weights shrink whatever the loss says. It
+counts if all have halved, the gradient has vanished with them (a product of small weights passes on little), and the
+loss has not halved: what is left is a constant.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradtrace.diagnosis.layer import owner
+from gradtrace.diagnosis.rules.decay import of_decay
 from gradtrace.diagnosis.thresholds import DROWNED, HEALTHY_DECADES, SUSTAINED_ROWS
 from gradtrace.diagnosis.timeline.before import matrices
 from gradtrace.diagnosis.timeline.losses import falls_since, last_rows
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.remedies.catalogue import LESS_DECAY
+from gradtrace.remedies.catalogue import less_decay
 
 if TYPE_CHECKING:
     from gradtrace.records.run import Run
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 def judge(run: Run) -> list[Finding]:
     """One finding, for all weights together."""
-    optimizers = {name: one for one in run.header.optimizers if one.adaptive for name in one.parameters}
+    optimizers = {name: one for one in run.header.optimizers for name in one.parameters}
     names = [parameter.name for parameter in run.header.parameters]
     columns = [i for i in matrices(run) if names[i] in optimizers and optimizers[names[i]].weight_decay > 0.0]
     if not columns or columns != matrices(run):
@@ -34,7 +35,7 @@ def judge(run: Run) -> list[Finding]:
     decays = np.array([optimizers[names[i]].weight_decay for i in columns])
     weights = run.steps.series(Series.WEIGHT_NORM)[0][:, columns]
     gradients = run.steps.series(Series.GRADIENT_NORM)[1][:, columns]
-    measured = np.flatnonzero((np.isfinite(weights) & np.isfinite(gradients)).all(axis=1))
+    measured = np.flatnonzero(((weights > 0.0) & np.isfinite(gradients)).all(axis=1))  # until they are rounded to 0
     if len(measured) < SUSTAINED_ROWS or falls_since(run, int(run.steps.first[0])):
         return []
     pulls = decays * weights[measured] / np.maximum(gradients[measured], np.finfo(np.float32).tiny)
@@ -51,7 +52,7 @@ def judge(run: Run) -> list[Finding]:
             cause=Cause.SMALL_WEIGHTS,
             where=tuple(dict.fromkeys(owner(names[i]) for i in columns)),
             severity=Severity.CRITICAL,
-            message=f"Weight decay of {decays.max():g} goes through the optimizer's scaling: at the median step it "
+            message=f"{of_decay(decays.max(), adaptive=optimizers[names[columns[0]]].adaptive)}: at the median step it "
             f"pulls at each weight {pull:.3g} times as hard as the loss or harder, so that steps follow it alone. No "
             f"weight is more than {left:.2g} times as large as at the start, the gradient has gone with them, and the "
             "loss has not halved.",
@@ -59,7 +60,7 @@ def judge(run: Run) -> list[Finding]:
                 Evidence("decay over the gradient of the loss", pull),
                 Evidence("weights now, of before", left, "fraction"),
             ),
-            remedies=(LESS_DECAY,),
+            remedies=less_decay(adaptive=optimizers[names[columns[0]]].adaptive),
             step=int(run.steps.first[measured[0]]),
         )
     ]

@@ -22,7 +22,6 @@ RULES = (
     layers.judge,
     stillness.judge,
     spikes.judge,
-    decay.judge,
     growth.judge,
 )
 
@@ -32,8 +31,15 @@ def judge_run(run: Run) -> list[Finding]:
     if not len(run.steps.first):
         return []
     found = [finding for rule in RULES for finding in rule(run)]
-    summed = uncleared.judge(run)
-    return [*summed, *(finding for finding in found if not (summed and _is_of_large_steps(finding)))]
+    summed, decayed = uncleared.judge(run), decay.judge(run)
+    found = [
+        f for f in found if not (summed and _is_of_large_steps(f)) and not (decayed and f.symptom in _OF_NO_WEIGHTS)
+    ]
+    return [*summed, *decayed, *found]
+
+
+_OF_NO_WEIGHTS = Symptom.VANISHING, Symptom.DEAD_UNITS
+"""What follows where decay has taken the weights away."""
 
 
 def _is_of_large_steps(finding: Finding) -> bool:
