@@ -174,6 +174,23 @@ def test_one_activation_between_many_layers_is_no_recurrence(kind: type[nn.Modul
     assert first(Shared()) == (Symptom.VANISHING, cause)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_parts_of_one_parameter_are_layers_and_the_whole_of_it_again_and_again_is_a_recurrence(whole: bool) -> None:
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights, self.head = nn.Parameter(torch.randn(1 if whole else 14, 16, 16) / 4), nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for i in range(14):
+                x = torch.einsum("bi,oi->bo", x, self.weights[0 if whole else i]).sigmoid()
+            return self.head(x)
+
+    torch.manual_seed(0)
+    cause = Cause.RECURRENT_CONTRACTION if whole else Cause.ACTIVATION_DERIVATIVE
+    assert first(Stacked()) == (Symptom.VANISHING, cause)
+
+
 class Scaled(nn.Module):
     """The first layer reaches the output only through a branch that is multiplied by a scale per feature."""
 

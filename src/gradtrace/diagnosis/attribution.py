@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.layer import places
+from gradtrace.diagnosis.layer import is_shared_out, places
 from gradtrace.diagnosis.profile import Link, Profile, mean_loss
 from gradtrace.diagnosis.thresholds import (
     DOMINANT_FRAC,
@@ -96,12 +96,16 @@ def blame_growth(profile: Profile, paths: Paths) -> Blame:
 def _recurrent(profile: Profile, paths: Paths, cause: Cause) -> Blame | None:
     """The same map again and again: the same weights repeatedly, one after the other, or a fused recurrence.
 
-    A module without weights of its own that stands between other layers each time (one activation for all) is none.
+    A module without weights of its own that stands between other layers each time (one activation for all) is none, nor
+    is a parameter that holds the weights of all layers, of which each takes its own.
     """
-    calls = Counter(op.weights for op in profile.layers)
-    repeated = [op for op in profile.layers if calls[op.weights] >= RECURRENCE_CALLS]
+    calls: dict[tuple[str, ...], list[Op]] = {}
+    for op in profile.layers:
+        calls.setdefault(op.weights, []).append(op)
+    again = [ops for ops in calls.values() if len(ops) >= RECURRENCE_CALLS and not is_shared_out(ops, paths)]
+    repeated = sorted((op for ops in again for op in ops), key=lambda op: op.index)
     if repeated and 2 * len(repeated) >= len(profile.layers):
-        count = max(calls.values())
+        count = max(map(len, again))
         return Blame(cause, _common(places(repeated, paths)), repeated[0], None, count,
                      is_fixed_point(profile, paths, count))  # fmt: skip
     total = sum(link.decades for link in profile.links)

@@ -9,6 +9,8 @@ from gradtrace.measure.path import Paths
 from gradtrace.records.vocabulary import Factor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gradtrace.diagnosis.scene import View
     from gradtrace.records.trace import Op, ParameterStats, Trace
 
@@ -69,9 +71,25 @@ def gain_of(op: Op, trace: Trace) -> float:
 
 def _is_parameter(op: Op, trace: Trace) -> bool:
     """Whether an op is a parameter, or a view of one."""
+    return _leaf(op, trace.ops) is not None
+
+
+def is_shared_out(layers: Sequence[Op], paths: Paths) -> bool:
+    """Whether the layers may each have a part of their parameter: together they use no more entries than it has."""
+    used, whole = 0, 0
+    for op in layers:
+        for stats, target in zip(op.passed, op.targets, strict=True):
+            leaf = _leaf(paths.ops[target[0]], paths.ops) if target is not None else None
+            if leaf is not None and leaf.parameter in op.weights and stats is not None and leaf.received is not None:
+                used, whole = used + stats.numel, max(whole, leaf.received.numel)
+    return 0 < used <= whole
+
+
+def _leaf(op: Op, ops: Sequence[Op]) -> Op | None:
+    """The parameter that an op is, or is a view of."""
     while op.parameter is None and op.factor is Factor.RESHAPE and len(op.targets) == 1 and op.targets[0] is not None:
-        op = trace.ops[op.targets[0][0]]
-    return op.parameter is not None
+        op = ops[op.targets[0][0]]
+    return op if op.parameter is not None else None
 
 
 def gradient_parts(parameter: ParameterStats, view: View) -> tuple[float, float]:
