@@ -314,13 +314,16 @@ def test_a_checkpointed_loss_is_not_run_again_for_our_sake() -> None:
         assert train() == bare
 
 
+TAKES_ONE_EDGE = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 7)
+
+
 def test_backward_from_an_edge_of_the_tape_is_torch_s_business() -> None:
     model, optimizer = parts()
     with gradtrace.watch(model, optimizer, budget=10.0) as watch:
         for number in range(3):
             optimizer.zero_grad()
             edge = torch.autograd.graph.get_gradient_edge(model(torch.randn(4, 6)).square().mean())
-            torch.autograd.backward(edge if number else [edge], torch.ones(()))
+            torch.autograd.backward(edge if number and TAKES_ONE_EDGE else [edge], torch.ones(()))
             assert all(p.grad is not None for p in model.parameters())
             optimizer.step()
     assert watch.run.notes == ()
