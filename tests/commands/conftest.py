@@ -43,6 +43,7 @@ def needs(argument):
     return argument
 
 value = 3
+again = with_optimizer
 """
 
 

@@ -103,3 +103,9 @@ def test_the_last_line_is_the_verdict(net, verdict, severity, line):
     verdict["diagnosis"] = Diagnosis(()) if severity is None else finding_of(severity)
     assert run("check", "net.py:build").stdout.splitlines()[-1] == line
     assert line not in run("check", "net.py:build", "--format", "json").stdout
+
+
+def test_steps_ask_the_factory_for_an_optimizer(net):
+    result = run("check", "net.py:build", "--steps", "3")
+    assert result.exit_code == 2
+    assert "--steps needs an optimizer: net.py:build must return it as the fourth" in result.stderr

@@ -77,13 +77,13 @@ def test_what_cannot_be_is_one_sentence_with_the_file(project, verdict, line, se
 
 
 def test_check_without_a_target_checks_those_of_the_project(project, verdict):
-    project('[tool.gradtrace]\ntargets = ["net.py:build", "net.py:with_optimizer"]\nsteps = 3\nfail-on = "critical"\n')
+    project('[tool.gradtrace]\ntargets = ["net.py:again", "net.py:with_optimizer"]\nsteps = 3\nfail-on = "critical"\n')
     verdict["diagnosis"] = WARNING
     result = run("check")
     assert result.exit_code == 0, result.output
     assert [options["steps"] for *_, options in verdict["calls"]] == [3, 3]
     assert [line for line in result.stdout.splitlines() if line.startswith("Prove it")] == [
-        "Prove it: gradtrace fix net.py:build", "Prove it: gradtrace fix net.py:with_optimizer"
+        "Prove it: gradtrace fix net.py:again", "Prove it: gradtrace fix net.py:with_optimizer"
     ]  # fmt: skip
     assert run("check", "--fail-on", "warning", "--steps", "0").exit_code == 1
     assert verdict["calls"][-1][-1]["steps"] == 0

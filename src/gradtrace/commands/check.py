@@ -112,6 +112,8 @@ def _checked(
         steps = steps if steps is not None else project.steps or 0
         from gradtrace.diagnosis.tolerance import tolerated
 
+        if steps and loaded.optimizer is None:
+            raise InputError(f"--steps needs an optimizer: {target} must return it as the fourth, after the batches")
         diagnosis = loaded.check(steps=steps, accumulate=accumulate, progress=say)
         diagnosis = tolerated(diagnosis, project.thresholds)
     found = known.known(target, diagnosis) if known is not None else ()
