@@ -90,7 +90,8 @@ def conclusion(repair: Repair) -> str:
     others = f"{proven - 1} others" if proven > 2 else "1 other"
     more = f" {others} did better than both too, and may owe a part of it to chance." if proven > 1 else ""
     again = (
-        f" Of {len(tried)} tried it did best, and again on {len(best.confirmation)} seeds without a part in the choice."
+        f" Of {len(tried)} tried none is better beyond chance, and none of those as good changes less; it passed again "
+        f"on {len(best.confirmation)} seeds without a part in the choice."
         if best.confirmation
         else ""
     )

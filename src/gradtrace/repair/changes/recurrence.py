@@ -45,11 +45,11 @@ def propose(situation: Situation) -> list[Change]:
             if type(module) in GATED:
                 found.append(_gated(path, module))
         elif isinstance(module, nn.Linear) and module.in_features == module.out_features and path in where:
-            found += [_orthogonal(f"{path}.weight", gain) for gain in (1.0, math.sqrt(2.0))]
+            found += [_orthogonal((f"{path}.weight",), gain) for gain in (1.0, math.sqrt(2.0))]
     for path in where:  # a block that is applied again and again
-        inner = [n for n, p in situation.model.named_parameters() if p.dim() > 1 and n.startswith(f"{path}.")]
-        if len(inner) == 1 and not any(inner[0] in change.where for change in found):
-            found += [_orthogonal(inner[0], gain) for gain in (1.0, math.sqrt(2.0))]
+        inner = tuple(n for n, p in situation.model.named_parameters() if p.dim() > 1 and n.startswith(f"{path}."))
+        if inner and not any(set(inner) & set(change.where) for change in found):
+            found += [_orthogonal(inner, gain) for gain in (1.0, math.sqrt(2.0))]
     return found
 
 
@@ -127,15 +127,15 @@ def _gated(path: str, module: nn.Module) -> Change:
     )
 
 
-def _orthogonal(name: str, gain: float) -> Change:
+def _orthogonal(names: tuple[str, ...], gain: float) -> Change:
     return Change(
         kind="recurrence",
-        title=f"Draw {name} orthogonal, with gain {gain:.3g}.",
-        where=(name,),
+        title=f"Draw {', '.join(names)} orthogonal, with gain {gain:.3g}.",
+        where=names,
         reason="a map that is applied again and again must neither shrink nor grow",
         words=(("what", "draw"),),
-        draws=(Draw(name, "orthogonal", gain),),
-        code=f"torch.nn.init.orthogonal_(model.get_parameter({name!r}), gain={gain:.4g})",
+        draws=tuple(Draw(name, "orthogonal", gain) for name in names),
+        code="\n".join(f"torch.nn.init.orthogonal_(model.get_parameter({name!r}), gain={gain:.4g})" for name in names),
         source="Saxe et al. 2014",
         loses_weights=True,
     )
