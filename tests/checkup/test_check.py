@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import gradtrace
+from gradtrace.checkup.batches import take, take_more
 from gradtrace.errors import InputError
 from gradtrace.records.vocabulary import Severity, Symptom
 
@@ -155,3 +156,14 @@ def test_bad_input_is_one_sentence_and_changes_nothing(change: dict[str, Any], m
             assert torch.equal(tensor, before.state_dict()[name])
         assert all(p.grad is None for p in model.parameters())
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_more_batches_are_of_one_pass_and_none_is_lost() -> None:
+    batches = [torch.ones(2) * i for i in range(5)]
+    once = iter(batches)
+    taken = take(once, 2)
+    for given in (batches, once):
+        more = take_more(given, taken, 4)
+        assert [int(batch[0]) for batch in more] == [0, 1, 2, 3]
+    assert [int(batch[0]) for batch in take_more(once, more, 9)] == [0, 1, 2, 3, 4]
+    assert take_more(batches[0], taken, 9) is taken

@@ -165,6 +165,31 @@ def test_a_short_horizon_matters_where_the_data_asks_for_more(first: bool, ill: 
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(("once", "has_optimizer"), [(False, True), (True, True), (False, False)])
+@pytest.mark.parametrize(("step", "ill"), [(-1, False), (0, True)])
+def test_as_many_batches_as_there_are_tell_whether_a_horizon_matters(
+    step: int, ill: bool, once: bool, has_optimizer: bool
+) -> None:
+    """An LSTM over 24 steps, whose class the last step tells, or the first; of two batches it remembers all."""
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(8, 48, batch_first=True), nn.Linear(48, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.rnn(x)[0][:, -1])
+
+    torch.manual_seed(0)
+    inputs = torch.randn(300, 32, 24, 8)
+    data: Any = [(x, x[:, step, :3].argmax(1)) for x in inputs]
+    model = Reader()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3) if has_optimizer else None
+    found = loud(findings(model, cross_entropy, iter(data) if once else data, optimizer=optimizer))
+    assert ((Symptom.VANISHING, Cause.RECURRENT_CONTRACTION) in found) is ill
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(("watched", "traces"), [(False, None), (True, None), (True, 1000)])
 @pytest.mark.parametrize(("first", "ill"), [(False, False), (True, True)])
 def test_what_a_gru_passes_back_in_time_is_no_depth(first: bool, ill: bool, watched: bool, traces: int | None) -> None:

@@ -21,13 +21,22 @@ if TYPE_CHECKING:
     from gradtrace.records.exhibit import Exhibit, Training
 
 
-def look_again(
-    exhibit: Exhibit, run: Callable[..., Training], steps: int, say: Callable[[str], None], num_batches: int = 1
-) -> Exhibit:
-    """The exhibit with what its verdicts rest on; ``run(steps, rate)`` is a trial at `rate` times the learning rate.
+def look_at_unseen(exhibit: Exhibit, run: Callable[..., Training], say: Callable[[str], None]) -> Exhibit:
+    """The exhibit with what a recurrence learns, where its gradient vanishes in time.
 
-    ``run(steps, rate, 1)`` keeps the last of `num_batches` for the end.
+    ``run(steps, rate, 1)`` is a trial that keeps the last batch for the end.
     """
+    if time.needs_unseen(make_scene(exhibit)):
+        say(f"following {FOLLOWED_STEPS} steps on a copy, a batch held out")
+        exhibit = replace(exhibit, unseen=run(FOLLOWED_STEPS, 1.0, 1))
+        if time.is_undecided(make_scene(exhibit)):
+            say(f"following {2 * FOLLOWED_STEPS} steps on a copy: what was held out is being learnt")
+            exhibit = replace(exhibit, unseen=run(2 * FOLLOWED_STEPS, 1.0, 1))
+    return exhibit
+
+
+def look_again(exhibit: Exhibit, run: Callable[..., Training], steps: int, say: Callable[[str], None]) -> Exhibit:
+    """The exhibit with what its verdicts rest on; ``run(steps, rate)`` is a trial at `rate` times the learning rate."""
     scene = make_scene(exhibit)
     if needs_tenth(scene):
         say("trying a tenth of the learning rate on a copy")
@@ -35,12 +44,6 @@ def look_again(
     if (factor := needs_base_rate(scene)) > 1.0:
         say("trying a step at the schedule's base rate on a copy")
         exhibit = replace(exhibit, unscheduled=run(1, factor))
-    if num_batches > 1 and time.needs_unseen(scene):
-        say(f"following {FOLLOWED_STEPS} steps on a copy, a batch held out")
-        exhibit = replace(exhibit, unseen=run(FOLLOWED_STEPS, 1.0, 1))
-        if time.is_undecided(make_scene(exhibit)):
-            say(f"following {2 * FOLLOWED_STEPS} steps on a copy: what was held out is being learnt")
-            exhibit = replace(exhibit, unseen=run(2 * FOLLOWED_STEPS, 1.0, 1))
     if _needs_steps(scene):
         say(f"following {FOLLOWED_STEPS} steps on a copy")
         given = max(optimizer.learning_rate for optimizer in exhibit.optimizers)

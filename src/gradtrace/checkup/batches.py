@@ -35,6 +35,16 @@ def take(batches: Iterable[Any], count: int) -> list[Any]:
     return taken
 
 
+def take_more(batches: Iterable[Any], taken: list[Any], count: int) -> list[Any]:
+    """`taken` and what follows, `count` in all; what can be gone through again is, as one pass without repeats."""
+    if isinstance(batches, Tensor | dict):
+        return taken
+    if iter(batches) is batches:
+        return [*taken, *itertools.islice(batches, max(0, count - len(taken)))]
+    found = take(batches, count)
+    return found if len(found) >= len(taken) else taken
+
+
 def first_half(batch: Any, size: int) -> Any:
     """`batch` with every tensor of `size` examples cut to the first half."""
     if isinstance(batch, Tensor):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gradtrace.checkup.again import look_again
-from gradtrace.checkup.batches import summed_over, take
+from gradtrace.checkup.again import look_again, look_at_unseen
+from gradtrace.checkup.batches import summed_over, take, take_more
 from gradtrace.checkup.steps_in_time import is_recurrent, with_time
 from gradtrace.checkup.trial import describe_optimizer, run_trial
 from gradtrace.diagnosis.judge import judge
@@ -107,15 +107,24 @@ def check(
         summed_over=summed_over(model, loss_fn, taken[0]) if _is_suspicious(training) else None,
         refusals=(*dict.fromkeys(unseen), *refusals),
     )
+    pool = taken
+
+    def run(num_steps: int, rate: float, held_out: int = 0) -> Training:
+        nonlocal pool
+        seen, unseen = taken, None
+        if held_out:  # of few batches a network remembers every example: as many as there are steps
+            with fixed_random_state():
+                pool = take_more(batches, pool, num_steps * accumulate + 1)
+            *seen, unseen = pool
+        moved_by = optimizers or [_usual_optimizer(model)]
+        return run_trial(
+            model, loss_fn, seen, moved_by, steps=num_steps, accumulate=accumulate, rate=rate, unseen=unseen
+        )
+
+    if not (training is not None and training.failure) and len(taken) > 1:
+        exhibit = look_at_unseen(exhibit, run, say)
     if training is not None and not training.failure:
-
-        def run(num_steps: int, rate: float, held_out: int = 0) -> Training:
-            seen, unseen = (taken[:-held_out], taken[-1]) if held_out else (taken, None)
-            return run_trial(
-                model, loss_fn, seen, optimizers, steps=num_steps, accumulate=accumulate, rate=rate, unseen=unseen
-            )
-
-        exhibit = look_again(exhibit, run, steps, say, len(taken))
+        exhibit = look_again(exhibit, run, steps, say)
     return judge(exhibit, title=type(model).__name__)
 
 
@@ -130,6 +139,13 @@ def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optim
             what = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
             raise InputError(f"optimizer must be a torch.optim.Optimizer or a list of them, but got {what}")
     return given
+
+
+def _usual_optimizer(model: nn.Module) -> Optimizer:
+    """For steps on a copy where none is given: Adam at its default rate (Kingma & Ba 2015, alg. 1)."""
+    import torch
+
+    return torch.optim.Adam(p for p in model.parameters() if p.requires_grad)
 
 
 def _first(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: Any, batches: Any) -> Trace:
