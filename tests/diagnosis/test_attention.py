@@ -105,3 +105,35 @@ def test_bits_and_rows_against_closed_forms() -> None:
     assert numbers is not None
     assert attention_stats(numbers.numpy()).one_hot_fracs == (0.0, 0.0, 0.0)
     assert heads(torch.zeros(4, 3), None, 0.05) is None
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("tower", "ill"), [(1, False), (8, True)])
+def test_what_only_makes_scores_is_no_depth_and_a_tower_that_makes_them_is(tower: int, ill: bool, fused: bool) -> None:
+    """Values that are alike, as small embeddings are, give scores next to no gradient; the words have theirs."""
+
+    class Relative(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.value, self.head = nn.Embedding(50, 32), nn.Linear(32, 32), nn.Linear(32, 50)
+            self.query, self.positions = nn.Linear(32, 32), nn.Sequential(*(nn.Linear(32, 32) for _ in range(tower)))
+            nn.init.normal_(self.words.weight, std=0.02)
+            for layer in self.positions:
+                nn.init.orthogonal_(layer.weight)
+            self.register_buffer("places", torch.randn(16, 32))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.words(x)
+            q, k, v = self.query(h), self.positions(self.places).expand(len(x), -1, -1), self.value(h)
+            if fused:
+                return self.head(
+                    h + nn.functional.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+                )
+            return self.head(h + (q @ k.transpose(1, 2) / 32**0.5).softmax(-1) @ v)
+
+    def loss_fn(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(batch).flatten(0, 1), batch.flatten())
+
+    torch.manual_seed(0)
+    found = gradtrace.check(Relative(), loss_fn, [torch.randint(0, 50, (4, 16)) for _ in range(2)]).findings
+    assert any(f.symptom is Symptom.VANISHING for f in found) is ill

@@ -7,12 +7,12 @@ lies a sum of links, each of one factor, which adds up to the difference exactly
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.layer import is_layer, num_units, owner
-from gradtrace.diagnosis.thresholds import HEALTHY_DECADES, LAYERS_PER_BLOCK, RECURRENCE_CALLS
+from gradtrace.diagnosis.first_layers import that_count
+from gradtrace.diagnosis.layer import is_layer, num_units
+from gradtrace.diagnosis.thresholds import HEALTHY_DECADES, LAYERS_PER_BLOCK
 from gradtrace.measure.path import Paths
 from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.kinds import base_name
@@ -152,9 +152,7 @@ def profiles(trace: Trace, paths: Paths, loops: ThroughTime | None = None) -> tu
     for op in reversed(trace.ops):
         below[op.index] = any(below[t[0]] or is_layer(trace.ops[t[0]]) for t in op.targets if t)
     firsts = [op for op in trace.ops if is_layer(op) and not below[op.index] and above[op.index] > 0]
-    firsts = [op for op in firsts if not _idle_use(op, trace)]
-    firsts = _without_turns(firsts, trace, loops)
-    firsts.sort(key=lambda op: -above[op.index])
+    firsts = sorted(that_count(firsts, trace, paths, loops), key=lambda op: -above[op.index])
     found = [profile for op in firsts[:MAX_PATHS] if (profile := _follow(trace, paths, op)) is not None]
     found += [branch for profile in found for branch in _branches(trace, paths, profile)]
     used = [profile for profile in found if not left_out(profile)]
@@ -190,47 +188,6 @@ def _between(trace: Trace, paths: Paths, layers: list[Op]) -> Profile:
         if step.merge_log10 != 0.0:
             links.append(Link(path[position + 1], Factor.MERGE, step.merge_log10))
     return Profile(tuple(layers), tuple(links), layers[0])
-
-
-def _idle_use(op: Op, trace: Trace) -> bool:
-    """Whether a use of weights gets no gradient at all while another use of all of them does (a gradient penalty)."""
-    if _norm(op) != 0.0:
-        return False
-    gradients = [p.gradient for p in trace.parameters if p.name in op.weights]
-    return all(gradient is not None and gradient.norm > 0.0 for gradient in gradients)
-
-
-def _without_turns(firsts: list[Op], trace: Trace, loops: ThroughTime | None) -> list[Op]:
-    """First layers, without the early turns of a loop through time.
-
-    A weight learns from all of its applications together, and those of later steps feed it better: what reaches the
-    first step is the horizon's matter (`rules.time`). Where nothing new comes in (shared depth) the first turn counts.
-    """
-    times = Counter(op.weights for op in trace.ops if is_layer(op))
-    best: dict[tuple[str, ...], float] = {}
-    for op in trace.ops:
-        if is_layer(op):
-            best[op.weights] = max(best.get(op.weights, 0.0), _norm(op))
-    return [
-        op
-        for op in firsts
-        if times[op.weights] < RECURRENCE_CALLS
-        or _norm(op) >= best[op.weights]
-        or _is_depth(op, loops or trace.through_time)
-    ]
-
-
-def _is_depth(op: Op, record: ThroughTime | None) -> bool:
-    """Whether an op belongs to a loop that takes nothing new in, or is not known to belong to a recurrence at all."""
-    chains = record.chains if record is not None else ()
-    if not any(chain.inputs == "varying" for chain in chains):
-        return True
-    return any(related(chain.module, owner(op.weights[-1])) for chain in chains if chain.inputs != "varying")
-
-
-def related(a: str, b: str) -> bool:
-    """Whether one module is the other, or inside it."""
-    return a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.")
 
 
 def _follow(trace: Trace, paths: Paths, first: Op) -> Profile | None:
