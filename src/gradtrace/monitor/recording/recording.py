@@ -38,6 +38,7 @@ MOST_TRACES = 8
 """Whole traces kept in memory: the first, and the latest."""
 
 _GRADIENT, _LOSS = list(Series).index(Series.GRADIENT_NORM), list(Scalar).index(Scalar.LOSS)
+_WHOLE, _CLIPPED = list(Scalar).index(Scalar.GRADIENT_NORM), list(Scalar).index(Scalar.CLIPPED_NORM)
 
 
 class Recording:
@@ -62,6 +63,9 @@ class Recording:
         self._traced: list[int] = []
         """Steps of the whole traces that were judged."""
         self._told: set[Key] = set()
+        self._foreign: tuple[WatchedParameter, ...] = ()
+        """Parameters that only other ranks hold, as columns from `_num_own` on."""
+        self._num_own = 0
         if self.first_step:
             self.event(self.first_step, EventKind.RESUMED, "the file was opened again")
 
@@ -78,11 +82,27 @@ class Recording:
     def trained(self, parameters: tuple[WatchedParameter, ...], optimizers: tuple[OptimizerStats, ...]) -> None:
         """Which optimizer holds which parameters is another thing by now; who has lost one stays its last holder."""
         before = self._header.parameters
+        if self._foreign:
+            parameters = (*parameters[: self._num_own], *self._foreign, *parameters[self._num_own :])
         held = tuple(
             now if now.optimizer is not None or i >= len(before) else before[i] for i, now in enumerate(parameters)
         )
         self._header = replace(self._header, parameters=held, optimizers=optimizers)
         self._writer.header(self._header)
+
+    def widen(self, parameters: tuple[WatchedParameter, ...], num_own: int) -> None:
+        """All ranks together watch these, of which this one holds the first `num_own`."""
+        foreign = parameters[num_own:]
+        if foreign:
+            known = self._header.parameters
+            self._foreign, self._num_own = foreign, num_own
+            self._header = replace(self._header, parameters=(*known[:num_own], *foreign, *known[num_own:]))
+            self._writer.header(self._header)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns."""
+        return tuple(parameter.name for parameter in self._header.parameters)
 
     def note(self, step: int, sentence: str) -> None:
         """What a reader must know of the whole run."""
@@ -93,10 +113,23 @@ class Recording:
         self._writer.event(RunEvent(step, kind, message))
 
     def numbers(
-        self, step: int, time_s: float, arrived: Arrived, learning_rate: float, *, counts: bool, bad: bool
+        self,
+        step: int,
+        time_s: float,
+        arrived: Arrived,
+        learning_rate: float,
+        *,
+        counts: bool,
+        bad: bool,
+        is_whole: bool = True,
     ) -> None:
-        """A step's vectors have arrived; `counts`: a NaN or Inf among them is none of a scaler that finds its scale."""
+        """A step's vectors have arrived; `counts`: a NaN or Inf among them is none of a scaler that finds its scale.
+
+        `is_whole`: the parameters that are known are all there are.
+        """
         scalars, series = row(arrived, learning_rate, len(self._header.parameters))
+        if not is_whole:
+            scalars[_WHOLE] = scalars[_CLIPPED] = None
         loss = scalars[_LOSS]
         if not counts and loss is not None and not math.isfinite(loss):
             loss = scalars[_LOSS] = None
