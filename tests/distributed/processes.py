@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-PRELOADED = ("gradtrace.monitor.watch", "torch.distributed.fsdp", "torch.distributed.tensor.parallel")
+PRELOADED = ("gradtrace.monitor.watch", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor.parallel")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,10 @@ def test_every_rank_gives_the_same_reports_in_the_same_order(gaps, delays):
         at += gap + num
     given_by = []
     for delay in delays:
-        agreement, given_steps, waiting, num_given = Agreement(opening=4), [], [], 0
+        agreement, num_given = Agreement(opening=4), 0
+        given_steps: list[int | None] = []
+        waiting: list[int] = []
+        ends = [4 + sum(d.num for d in decisions[:i]) for i in range(len(decisions))]
         for step in range(at + 20):
             for _ in range(agreement.pass_over(step)):
                 given_steps.append(None)

@@ -63,8 +63,8 @@ def test_a_model_that_nobody_wrapped_is_told(tmp_path):
     first, _ = values(on_ranks(_unwrapped, 2, tmp_path))
     (note,) = first["run"]["notes"]
     assert note == (
-        "since step 0 gradients are not the same on all ranks (first.weight, first.bias, second.weight and 3 more): they "
-        "are not averaged, and rank 0's are shown"
+        "since step 0 gradients are not the same on all ranks (first.weight, first.bias, second.weight and 3 more): "
+        "they are not averaged, and rank 0's are shown"
     )
     torch.manual_seed(0)
     np.testing.assert_allclose(first["run"]["gradients"][0], first["own"], rtol=1e-6)
