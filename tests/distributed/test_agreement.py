@@ -28,9 +28,7 @@ def test_every_rank_gives_the_same_reports_in_the_same_order(gaps, delays):
         for step in range(at + 20):
             for _ in range(agreement.pass_over(step)):
                 given_steps.append(None)
-            while len(waiting) < len(decisions) and len(given_steps) >= 4 + sum(
-                d.num for d in decisions[: len(waiting)]
-            ):
+            while len(waiting) < len(decisions) and len(given_steps) >= ends[len(waiting)]:
                 waiting.append(step + delay)
             while num_given < len(waiting) and waiting[num_given] <= step:
                 agreement.learn(decisions[num_given])
