@@ -88,7 +88,8 @@ def test_a_rank_lags(tmp_path):
     path = tmp_path / "run.db"
     first, second = values(on_ranks(train, 2, _folder(tmp_path), str(path), "lags"))
     assert (first["outcome"], second["outcome"]) == ("ended", "ended")
-    assert first["run"]["notes"] == ()
+    (note,) = first["run"]["notes"]
+    assert note.startswith("the others wait for rank 1: it takes ")
     assert known(first["run"]) == 40
     assert read_run(path).finished
 

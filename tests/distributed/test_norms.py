@@ -148,3 +148,45 @@ def _stage(rank, size):
                 dist.send(h.grad, 0)
             optimizer.step()
     return trainings.told(watch.run)
+
+
+def test_what_goes_wrong_on_one_rank_is_told_with_its_rank(tmp_path):
+    first, *_ = values(on_ranks(_ill, 4, tmp_path))
+    parted, bad = (next(note for note in first["notes"] if text in note) for text in ("weights", "not finite"))
+    told = "weights are not the same on all ranks after step 4 and not later than step 8 on: module.second.bias"
+    assert parted == told
+    assert bad == "at step 15 the loss of rank 2 was not finite, and the others' was"
+    assert first["finding"].startswith(
+        "On rank 2: At step 15 the loss is nan; it was born in the forward pass in the loss"
+    )
+    np.testing.assert_allclose(first["losses"][:15], first["own"][:15], rtol=1e-6)
+    assert first["nonfinite"] == [15, 2]
+
+
+def _ill(rank, size):
+    import torch.distributed as dist
+    from tests.distributed import trainings
+
+    import gradtrace
+
+    torch.manual_seed(0)
+    model, *_ = trainings.laid_out(trainings.Net(), "ddp", size)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    own = []
+    with gradtrace.watch(model, optimizer, budget=10.0, every=10_000) as watch:
+        for step, batch in enumerate(trainings.batches()[:16]):
+            if rank == 3 and step == 5:
+                model.module.second.bias.data[0] += 1e-6
+            y = model(batch.chunk(size)[rank])
+            loss = torch.log(y - y.detach().max() - 1.0).mean() if (rank, step) == (2, 15) else y.square().mean()
+            losses = [None] * size
+            dist.all_gather_object(losses, loss.item())
+            own.append(losses)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    run = watch.run
+    if rank > 0:
+        return None
+    return {"notes": run.notes, "losses": run.ranks.loss, "own": np.array(own), "finding": run.findings[0].message,
+            "nonfinite": np.argwhere(run.ranks.nonfinite & ~np.isfinite(run.ranks.loss))[0].tolist()}  # fmt: skip

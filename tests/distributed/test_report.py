@@ -93,7 +93,7 @@ def test_the_loss_is_the_mean_of_those_that_have_one(losses, mean):
     found = summed([of(1.0, loss=loss) for loss in losses])
     assert found.loss == mean or (mean is not None and math.isnan(mean) and math.isnan(found.loss or 0.0))
     assert found.slots is not None
-    np.testing.assert_equal(found.slots[:, 1], [math.nan if loss is None else loss for loss in losses])
+    np.testing.assert_equal(found.slots[:, 0], [math.nan if loss is None else loss for loss in losses])
 
 
 def test_an_infinite_norm_stays_infinite_and_a_large_one_finite():

@@ -30,12 +30,15 @@ if TYPE_CHECKING:
 ALIVE_EVERY_S = 2.0
 """[seconds] Between two signs of life of a rank in a world of up to a hundred; in larger ones in proportion."""
 
+ASK_EVERY_S = 0.2
+"""[seconds] Between two looks for a word that is asked for."""
+
 SILENT_S = 30.0
 """[seconds] So long after the others a rank is missed."""
 
 
 class Correspondence:
-    """Of one rank, from `begin` to `close`.
+    """Of one rank, from `begin` to `abandon`.
 
     Args:
         world: of this rank.
@@ -61,6 +64,10 @@ class Correspondence:
         self._alive_at = 0.0
         self._heard: dict[int, tuple[str, float]] = {}
         self._missed: set[int] = set()
+        self._words: deque[tuple[str, str]] = deque()
+        self._asked: str | None = None
+        self.heard: dict[int, str] = {}
+        """What was asked for, by rank."""
         self.layout: Layout | None = None
         """As soon as all ranks have come."""
         self.fault: str | None = None
@@ -76,6 +83,16 @@ class Correspondence:
         self._outgoing.append((step, given))
         self._has_work.set()
 
+    def leave_word(self, name: str, text: str) -> None:
+        """For whoever asks for it."""
+        self._words.append((name, text))
+        self._has_work.set()
+
+    def ask(self, name: str) -> None:
+        """Who has left word under this name? `heard` tells, some time later."""
+        self._asked = name
+        self._has_work.set()
+
     def arrived(self) -> Iterator[tuple[int, Merged]]:
         """Reports that have come back, in order, each with its step."""
         while self._incoming:
@@ -84,17 +101,10 @@ class Correspondence:
     @property
     def is_idle(self) -> bool:
         """Whether all that was given has come back, or never will."""
-        return not self._outgoing or not self._thread.is_alive()
-
-    def close(self, within_s: float) -> None:
-        """Wait so long for what was given, and let go; more than once does no harm."""
-        until = time.monotonic() + within_s
-        while not self.is_idle and time.monotonic() < until:
-            time.sleep(0.005)
-        self.abandon()
+        return not (self._outgoing or self._words) or not self._thread.is_alive()
 
     def abandon(self) -> None:
-        """Let go at once."""
+        """Let go; more than once does no harm."""
         self._is_over.set()
         self._has_work.set()
         if self._thread.is_alive():
@@ -108,10 +118,11 @@ class Correspondence:
             self.layout = agree(channel, self._columns)
             while not self._is_over.is_set():
                 self._idle()
+                self._pass_words()
                 if self._outgoing:
                     self._report(channel, self.layout)
                 else:
-                    self._has_work.wait(ALIVE_EVERY_S)
+                    self._has_work.wait(ALIVE_EVERY_S if self._asked is None else ASK_EVERY_S)
                     self._has_work.clear()
         except AbandonedError:
             pass
@@ -130,9 +141,21 @@ class Correspondence:
         self._incoming.append((step, merged(whole, num, size)))
         self._outgoing.popleft()
 
+    def _pass_words(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the store may be gone by now
+            while self._words and self.layout is not None:
+                name, text = self._words.popleft()
+                self._signs.set(f"{name}/{self._world.rank}", text)
+            for rank in range(self._world.size) if self._asked is not None else ():
+                key = f"{self._asked}/{rank}"
+                if rank not in self.heard and self._signs.check([key]):
+                    self.heard[rank] = self._signs.get(key).decode()
+
     # ------------------------------------------------------------------------------------------------- signs of life
 
     def _idle(self) -> None:
+        if self._words:
+            self._pass_words()
         now = time.monotonic()
         if now - self._alive_at < ALIVE_EVERY_S * max(1.0, self._world.size / 100.0) or self.layout is None:
             return

@@ -25,12 +25,17 @@ HEAD = ("given", "losses", "loss", "nan_losses", "infinite_losses", "bad", "firs
 """Ranks that gave numbers; those with a finite loss, and its sum; those whose loss was NaN, or infinite; those in which
 anything was not finite; rank 0's decision: the next stretch's first step, its length, whether weights are measured."""
 
-COLUMN = ("meshes", "squares", "norms", "clipped", "weighed", "weights", "moved")
-"""Of a gradient: meshes that have it, square, norm (NaN of a part), square as the optimizer saw it; of a weight:
-meshes that measured it, its square, the square of its update."""
+COLUMN = ("meshes", "squares", "norms", "clipped", "weighed", "weights", "moved", "summed", "sums", "squared_sums")
+"""Of a gradient: meshes that have it, square, norm (NaN of a part), square as the optimizer saw it; of a weight: meshes
+that measured it, its square, the square of its update; ranks that summed up its bits, the sums, and their squares."""
 
-SLOT = ("given", "loss", "forward_s")
-"""Of each rank by itself: whether it gave numbers, its loss, seconds from the end of the last step to the loss."""
+MOST_SUM = 4093
+"""A sum of a weight's bits is taken by this prime, so that no bit is lost: ranks times the sum of squares then stays
+below 2^53, where floats count exactly, up to 20,000 ranks."""
+
+SLOT = ("loss", "forward_s", "bad")
+"""Of each rank by itself: its loss, seconds from the end of the last step to the loss, and whether anything was not
+finite there; zeros of a rank that gave nothing."""
 
 MOST_SLOTS = 1024
 """Ranks in a world whose ranks are told apart; beyond, a report has their sums only."""
@@ -64,6 +69,8 @@ class Given:
     clipped: NDArray[np.float32] | None = None
     weights: NDArray[np.float32] | None = None
     moved: NDArray[np.float32] | None = None
+    sums: NDArray[np.float32] | None = None
+    """Of the bits of weights that lie here as a whole, below `MOST_SUM`."""
     is_bad: bool = False
     forward_s: float = math.nan
     gradient_placements: Sequence[Placement] = ()
@@ -86,6 +93,10 @@ class Merged:
     moved: NDArray[np.float32]
     differ: NDArray[np.bool_]
     """[columns]: held as a whole by several ranks, and not the same on all of them."""
+    parted: NDArray[np.bool_]
+    """[columns]: weights that are not the same to the bit on all ranks that hold them as a whole."""
+    summed: bool
+    """Whether weights were looked at for that."""
     num_bad: int
     """Ranks in which anything was not finite."""
     decision: Decision | None
@@ -97,7 +108,7 @@ def size_of(num_columns: int, num_ranks: int) -> int:
     """How many numbers a report has.
 
     >>> size_of(1000, 2), size_of(1000, 10_000)
-    (7015, 7009)
+    (10015, 10009)
     """
     return len(HEAD) + len(COLUMN) * num_columns + len(SLOT) * _num_slots(num_ranks)
 
@@ -124,7 +135,7 @@ def pack(
         head[1] = kind == 2
     if slots is not None:
         loss = math.nan if given.loss is None else given.loss
-        slots[rank] = 1.0, loss, given.forward_s
+        slots[rank] = loss, given.forward_s, given.is_bad
     num = len(places)
     if given.gradients is not None:
         table = _table(given.gradients, given.gradient_placements, num)
@@ -138,13 +149,17 @@ def pack(
         both = np.where(np.isnan(_wide(moved, num)), np.nan, _wide(given.weights, num))
         columns[places, 4], columns[places, 5] = _table(both, given.weight_placements, num)[:2]
         columns[places, 6] = _table(moved, given.weight_placements, num)[1]
+    if given.sums is not None:
+        sums = _wide(given.sums, num)
+        table = np.stack([np.ones(num), sums, sums**2])
+        columns[places, 7:10] = np.where(np.isnan(sums), 0.0, table).T
     return whole
 
 
 def merged(whole: NDArray[np.float64], num_columns: int, num_ranks: int) -> Merged:
     """What the sum of all ranks' numbers tells."""
     head, columns, slots = _parts(whole, num_columns, num_ranks)
-    meshes, squares, norms, clipped, weighed, weights, moved = columns.T
+    meshes, squares, norms, clipped, weighed, weights, moved, summed, sums, squared_sums = columns.T
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = np.sqrt(np.maximum(meshes * squares - norms**2, 0.0)) / norms
         differ = spread > DIFFERENT  # a NaN is no difference
@@ -157,6 +172,8 @@ def merged(whole: NDArray[np.float64], num_columns: int, num_ranks: int) -> Merg
             weights=of_weights,
             moved=_norms(moved, weighed),
             differ=differ,
+            parted=summed * squared_sums != sums**2,
+            summed=bool(summed.any()),
             num_bad=round(head[5]),
             decision=Decision(round(head[6]), round(head[7]), bool(head[8])) if head[7] > 0.0 else None,
             slots=slots,

@@ -7,6 +7,7 @@ here, that is nothing: a part's norm is never called the norm.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
@@ -17,14 +18,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradtrace.distributed.agreement import Agreement
+from gradtrace.distributed.apart import Apart
+from gradtrace.distributed.bits import bit_sums
 from gradtrace.distributed.correspondence import Correspondence
 from gradtrace.distributed.placement import NOT_KNOWN, placement_of
 from gradtrace.distributed.report import Decision, Given
+from gradtrace.monitor.nonfinite.birthplace import is_placed
+from gradtrace.records.codec import decode, encode
+from gradtrace.records.finding import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from gradtrace.distributed.report import Merged
     from gradtrace.distributed.world import World
@@ -42,8 +49,8 @@ USUAL_LAG, LAG_MARGIN, LAGS = 8, 2.0, 8
 """[steps, times, reports] How many steps a report is under way, before any has come back; a decision holds from so many
 times the longest of the latest ones on."""
 
-MOST_DIFFER_NOTES, MOST_NAMED = 3, 3
-"""Notes of gradients that are not the same on all ranks; parameters named in one."""
+WORD, WORDS_S = "nonfinite", 1.0
+"""Under which ranks leave word of where a NaN was born; [seconds] that it is waited for at the end."""
 
 
 @dataclass(slots=True)
@@ -68,21 +75,21 @@ class Ranks:
     def __init__(self, world: World, watched: Watched, recording: Recording, next_step: Callable[[], int]) -> None:
         self.world, self.agreement = world, Agreement()
         self._watched, self._recording, self._next_step = watched, recording, next_step
+        self._held: deque[Row] = deque()
+        self._step = 0
+        """The next one, as of the latest look."""
         self._placements = [placement_of(parameter) for parameter in watched.parameters]
         """Of weights."""
         self._num = len(self._placements)
         """Columns that this rank takes part with: those it had when the ranks agreed on them."""
         self._flatten()
         self._of_gradients = list(self._placements)
-        self._held: deque[Row] = deque()
         self.wish: Callable[[], Decision] = lambda: Decision(0, 0)
         """Which steps rank 0 would report next."""
         self.looks_ahead = False
         """Whether stretches follow each other without a gap."""
         self.num_under_way: Callable[[], int] = lambda: 0
         """Rows that have not come from the device yet."""
-        self._step = 0
-        """The next one, as of the latest look."""
         self._wish: Decision | None = None
         self._is_decided = False
         """Whether a decision is under way."""
@@ -91,9 +98,10 @@ class Ranks:
         self._begun = time.perf_counter()
         self._forward_s = math.nan
         self._is_widened = self._is_fault_told = False
-        self._differ: set[int] = set()
-        self._num_differ_notes = 0
-        self._nonfinite_told = False
+        self._apart = Apart()
+        self._asks = False
+        """Whether a NaN came whose birthplace is not known here, and perhaps elsewhere."""
+        recording.on_nonfinite = self._of_nonfinite
         self._correspondence = Correspondence(world, watched.columns(), lambda: self._step, self._decide, self._note)
         self._correspondence.begin()
 
@@ -137,6 +145,11 @@ class Ranks:
                 if gradient is not None:
                     self._of_gradients[i] = placement_of(gradient)
 
+    def sums_of_weights(self) -> Tensor:
+        """Of the bits of those that lie here as a whole, and so do on other ranks."""
+        pairs = zip(self._watched.parameters, self._placements, strict=False)
+        return bit_sums([None if placement.is_spread else parameter for parameter, placement in pairs])
+
     # ---------------------------------------------------------------------------------------------------- rows come
 
     def row(self, row: Row) -> None:
@@ -168,14 +181,25 @@ class Ranks:
         if self.is_alone and not self._is_fault_told:
             self._is_fault_told = True
             self._tell_fault()
+        if self._asks and self._correspondence.heard:
+            self._hear()
         self._release()
 
     def close(self) -> None:
         """The training is over: what is under way is waited for, not for long."""
         self.poll()
-        self._correspondence.close(CLOSING_S if self._correspondence.layout is not None else JOINING_S)
-        self.poll()
+        has_all = self._correspondence.layout is not None
+        self._wait(CLOSING_S if has_all else JOINING_S, lambda: not self._correspondence.is_idle)
+        self._wait(WORDS_S, lambda: self._asks and not self.is_alone)
+        self._correspondence.abandon()
         self._release(is_last=True)
+
+    def _wait(self, within_s: float, is_open: Callable[[], bool]) -> None:
+        until = time.monotonic() + within_s
+        while is_open() and time.monotonic() < until:
+            time.sleep(0.005)
+            self.poll()
+        self.poll()
 
     def abandon(self) -> None:
         """Let go at once."""
@@ -186,14 +210,15 @@ class Ranks:
             self._correspondence.give(step, None)
 
     def _given(self, row: Row) -> Given:
-        loss, *vectors, _ = row.arrived
-        gradients, clipped, weights, moved = (v if isinstance(v, np.ndarray) else None for v in vectors)
+        loss, *vectors = row.arrived
+        gradients, clipped, weights, moved, _, sums = (v if isinstance(v, np.ndarray) else None for v in vectors)
         return Given(
             float(loss.sum(dtype=np.float64)) if isinstance(loss, np.ndarray) else loss,
             gradients,
             clipped,
             weights,
             moved,
+            sums,
             is_bad=row.bad,
             forward_s=self._forward_s,
             gradient_placements=self._of_gradients[: self._num],
@@ -234,6 +259,8 @@ class Ranks:
         for row in self._held:
             if row.step == step:
                 row.merged = merged
+        if merged.num_bad and not self._recording.is_explained:
+            self._ask()
         if merged.is_complete:
             self._compare(step, merged)
 
@@ -291,25 +318,40 @@ class Ranks:
         """This rank's own numbers where the ranks do not have the same, and of what they did not agree on."""
         if not isinstance(own, np.ndarray):
             return whole
-        apart = differ.nonzero()[0]
-        found = whole.copy()
-        found[apart[apart < len(own)]] = own[apart[apart < len(own)]]
+        found, num = whole.copy(), min(len(whole), len(own))
+        apart = differ[:num] & ~np.isnan(own[:num])
+        found[:num][apart] = own[:num][apart]
         return np.concatenate([found, own[len(whole) :]])
 
     # --------------------------------------------------------------------------------------------- what stands apart
 
     def _compare(self, step: int, merged: Merged) -> None:
-        apart = set(np.flatnonzero(merged.differ).tolist()) - self._differ
-        if apart and self._num_differ_notes < MOST_DIFFER_NOTES:
-            self._differ |= apart
-            self._num_differ_notes += 1
-            names = [self._recording.names[i] for i in sorted(apart)]
-            more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-            self._recording.note(
-                step,
-                f"since step {step} gradients are not the same on all ranks ({', '.join(names[:MOST_NAMED])}{more}): "
-                "they are not averaged, and rank 0's are shown",
-            )
+        for sentence in self._apart.look(step, merged, self._recording.names):
+            self._recording.note(step, sentence)
+        if merged.slots is not None:
+            self._recording.ranks(step, merged.slots)
+
+    def _of_nonfinite(self, finding: Finding) -> None:
+        """The first NaN or Inf under this watch: who knows where it was born says so, who does not asks."""
+        if is_placed(finding) and not self.reports:
+            self._correspondence.leave_word(WORD, json.dumps(encode(finding)))
+        elif not is_placed(finding):
+            self._ask()
+
+    def _ask(self) -> None:
+        if self.reports and not self._asks and not self._correspondence.heard:
+            self._asks = True
+            self._correspondence.ask(WORD)
+
+    def _hear(self) -> None:
+        found: list[tuple[int, int, Finding]] = []
+        for rank, text in self._correspondence.heard.items():
+            finding: Finding = decode(Finding, json.loads(text))
+            found.append((finding.step or 0, rank, finding))
+        if found:
+            _, rank, finding = min(found, key=lambda one: one[:2])
+            self._asks = False
+            self._recording.born_elsewhere(rank, finding)
 
     def _note(self, sentence: str) -> None:
         if self.reports:

@@ -331,6 +331,8 @@ class Training:
         if self._is_measuring and self._schedule.wants_updates(self.rows.number) and not self._updates.is_holding:
             begun = time.perf_counter()
             numbers.remember_weights()
+            if self._ranks is not None:
+                numbers.sums = self._ranks.sums_of_weights()
             self._schedule.done("updates", self.rows.number)
             self._schedule.spend("updates", time.perf_counter() - begun)
 

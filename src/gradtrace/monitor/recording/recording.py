@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from gradtrace.monitor.statistics.transfer import Arrived
     from gradtrace.records.exhibit import OptimizerStats
     from gradtrace.records.finding import Finding
@@ -66,6 +68,8 @@ class Recording:
         self._foreign: tuple[WatchedParameter, ...] = ()
         """Parameters that only other ranks hold, as columns from `_num_own` on."""
         self._num_own = 0
+        self.on_nonfinite: Callable[[Finding], None] = lambda finding: None
+        """Told of the first NaN or Inf."""
         if self.first_step:
             self.event(self.first_step, EventKind.RESUMED, "the file was opened again")
 
@@ -152,12 +156,28 @@ class Recording:
     def nonfinite(self, step: int, finding: Finding, trace: Trace | None) -> None:
         """The first NaN or Inf, explained: a run may end with it, so that it goes to the file at once."""
         self._nonfinite = finding
+        self.on_nonfinite(finding)
         if trace is not None:
             self._in_parameter = trace.nonfinite is not None and trace.nonfinite.phase == "parameter"
             self.trace(step, trace)
         self.event(step, EventKind.NONFINITE, finding.message)
         self.judge(step)
         self._writer.flush()
+
+    def born_elsewhere(self, rank: int, finding: Finding) -> None:
+        """The first NaN or Inf came from another rank, which knows more of it."""
+        step = self.first_step + (finding.step or 0)
+        told = finding.message.replace(f"At step {finding.step}", f"At step {step}", 1)
+        message = f"On rank {rank}: {told}"
+        self._nonfinite = replace(finding, message=message, step=step)
+        self._in_parameter = False
+        self.event(step, EventKind.NONFINITE, message)
+        self.judge(step)
+        self._writer.flush()
+
+    def ranks(self, step: int, said: NDArray[np.float64]) -> None:
+        """What each rank says of itself."""
+        self._writer.ranks(step, said)
 
     def belongs_to(self, step: int, instead_of: int) -> None:
         """The step that was taken for `instead_of` has turned out to be `step`."""
