@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import threading
 import time
 import weakref
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from gradtrace.distributed.channel import AbandonedError, AbsentError, Channel, named_ranks
 from gradtrace.distributed.layout import agree
 from gradtrace.distributed.report import merged, pack
+from gradtrace.distributed.world import is_over
 from gradtrace.tape.private import part_of_store
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ class Correspondence:
         self._incoming: deque[tuple[int, Merged]] = deque()
         self._has_work, self._is_over = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="gradtrace ranks", daemon=True)
+        self.owner = os.getpid()
+        """The process that has the thread: not one that is forked from it."""
         self._alive_at = 0.0
         self._heard: dict[int, tuple[str, float]] = {}
         self._missed: set[int] = set()
@@ -157,7 +161,11 @@ class Correspondence:
         if self._words:
             self._pass_words()
         now = time.monotonic()
-        if now - self._alive_at < ALIVE_EVERY_S * max(1.0, self._world.size / 100.0) or self.layout is None:
+        if (
+            now - self._alive_at < ALIVE_EVERY_S * max(1.0, self._world.size / 100.0)
+            or self.layout is None
+            or is_over()
+        ):
             return
         self._alive_at = now
         with contextlib.suppress(RuntimeError):  # the store may be gone by now
@@ -191,4 +199,5 @@ _LIVING: weakref.WeakSet[Correspondence] = weakref.WeakSet()
 def _abandon_all() -> None:
     """No thread of ours is inside of torch when the interpreter ends."""
     for one in list(_LIVING):
-        one.abandon()
+        if one.owner == os.getpid():
+            one.abandon()

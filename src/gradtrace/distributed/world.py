@@ -37,6 +37,12 @@ def find_world() -> World | None:
     return World(dist.get_rank(), dist.get_world_size(), _store(), f"gradtrace/{next(_NUMBERS)}")
 
 
+def is_over() -> bool:
+    """Whether the script has let go of the others: what they shared may be gone with it."""
+    dist: Any = sys.modules.get("torch.distributed")
+    return dist is None or not dist.is_initialized()
+
+
 def _store() -> Any:
     from gradtrace.tape.private import own_store
 

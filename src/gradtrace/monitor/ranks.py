@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from gradtrace.monitor.statistics.transfer import Arrived
     from gradtrace.monitor.watched import Watched
 
-MOST_HELD, HELD_S = 256, 20.0
-"""[rows, seconds] A row waits for the other ranks so long, and while so few have come after it."""
+MOST_HELD, FEW, HELD_S = 256, 4, 20.0
+"""[rows, rows, seconds] A row waits for the other ranks while so few have come after it; or so long, if that is more
+than a few steps."""
 
 CLOSING_S, JOINING_S = 3.0, 1.0
 """[seconds] At the end the last reports are waited for; and ranks that have not come yet."""
@@ -102,6 +103,8 @@ class Ranks:
         self._asks = False
         """Whether a NaN came whose birthplace is not known here, and perhaps elsewhere."""
         recording.on_nonfinite = self._of_nonfinite
+        if self.is_spread:
+            self._note("parameters are spread over several ranks (DTensor): no whole traces are taken")
         self._correspondence = Correspondence(world, watched.columns(), lambda: self._step, self._decide, self._note)
         self._correspondence.begin()
 
@@ -119,6 +122,11 @@ class Ranks:
     def holds_parts(self) -> bool:
         """Whether of any parameter only a part lies here."""
         return any(one.is_part for one in self._placements)
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether ops on any parameter may speak to other ranks."""
+        return any(one.is_spread for one in self._placements)
 
     def join(self) -> None:
         """More is watched than before: of what the ranks did not agree on, this one's own numbers are shown."""
@@ -185,12 +193,13 @@ class Ranks:
             self._hear()
         self._release()
 
-    def close(self) -> None:
+    def close(self, *, waits: bool = True) -> None:
         """The training is over: what is under way is waited for, not for long."""
         self.poll()
-        has_all = self._correspondence.layout is not None
-        self._wait(CLOSING_S if has_all else JOINING_S, lambda: not self._correspondence.is_idle)
-        self._wait(WORDS_S, lambda: self._asks and not self.is_alone)
+        if waits:
+            has_all = self._correspondence.layout is not None
+            self._wait(CLOSING_S if has_all else JOINING_S, lambda: not self._correspondence.is_idle)
+            self._wait(WORDS_S, lambda: self._asks and not self.is_alone)
         self._correspondence.abandon()
         self._release(is_last=True)
 
@@ -270,7 +279,8 @@ class Ranks:
         while self._held:
             row = self._held[0]
             waits = not math.isnan(row.since) and row.merged is None and not self.is_alone
-            is_late = len(self._held) > MOST_HELD or time.perf_counter() - row.since > HELD_S
+            is_old = time.perf_counter() - row.since > HELD_S and len(self._held) > FEW
+            is_late = is_old or len(self._held) > MOST_HELD
             if waits and not is_late and not is_last:
                 return
             self._held.popleft()
@@ -378,8 +388,10 @@ class Ranks:
                 NOT_KNOWN if id(parameter) in flat else placement
                 for parameter, placement in zip(self._watched.parameters, self._placements, strict=True)
             ]
-            self._note("FullyShardedDataParallel does not say which part lies where, so that norms are not known: "
-                       "fully_shard does")  # fmt: skip
+            self._note(
+                "FullyShardedDataParallel does not say which part lies where, so that norms are not known: "
+                "fully_shard does"
+            )
 
 
 def _without(vector: Any, is_part: NDArray[np.bool_]) -> Any:

@@ -149,7 +149,7 @@ class Training:
             self._delivery.send_end(self.step, spoilt)
         self._delivery.receive(wait=True)
         if self._ranks is not None:
-            self._ranks.close()
+            self._ranks.close(waits=not is_faulty)
         self._recording.cost(self._schedule.cost.record())
         self.leave()
 
@@ -163,6 +163,11 @@ class Training:
         self._detector.forget()
         if self._ranks is not None:
             self._ranks.abandon()
+
+    def leave_to_parent(self) -> None:
+        """In a forked process: what threads of ours hold, which are not there, is not touched."""
+        self._ranks = None
+        self.leave()
 
     def before_joining(self) -> None:
         """More will be watched, perhaps under other names: what was seen so far is judged by the old ones."""

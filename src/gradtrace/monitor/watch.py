@@ -43,6 +43,11 @@ if TYPE_CHECKING:
 
 ON_NONFINITE = ("report", "stop", "skip")
 
+NOT_SKIPPED = (
+    "of sharded parameters no rank knows by itself whether a step is to be left out: "
+    "what is not finite is reported and not skipped"
+)
+
 
 class Watch:
     """A training under watch, from `start` to `close`; `gradtrace.watch` says what the arguments are.
@@ -115,6 +120,9 @@ class Watch:
         ranks, schedule = None, Schedule(*options, measures_always=measures_always)
         if self._world is not None:
             ranks = Ranks(self._world, watched, self._recording, self._next_step)
+            if ranks.holds_parts and self._on_nonfinite == "skip":
+                self._recording.note(self._step, NOT_SKIPPED)
+                self._on_nonfinite, measures_always = "report", False
             schedule = AgreedSchedule(ranks, self._next_step, *options, measures_always=measures_always)
         self._guard = Guard(self._fail)
         self._joined = watched
@@ -263,7 +271,7 @@ class Watch:
             self._sweep()
         if training is not None:
             with contextlib.suppress(Exception):
-                training.leave()
+                training.leave_to_parent()
 
     def _detach(self, *, is_faulty: bool = False, last: Sequence[Tensor] = ()) -> None:
         training, self._training = self._training, None

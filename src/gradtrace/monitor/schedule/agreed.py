@@ -40,7 +40,7 @@ class AgreedSchedule(Schedule):
 
     def wants_trace(self, step: int, *, is_urgent: bool = False) -> bool:
         """Rank 0 alone takes any, where nothing in it would speak to the others."""
-        return self._ranks.reports and not self._ranks.holds_parts and super().wants_trace(step, is_urgent=is_urgent)
+        return self._ranks.reports and not self._ranks.is_spread and super().wants_trace(step, is_urgent=is_urgent)
 
     def wants_findings(self) -> bool:
         """Rank 0 alone looks for any."""
@@ -53,7 +53,8 @@ class AgreedSchedule(Schedule):
         ranks = self._ranks
         ranks.poll()
         if ranks.is_alone:
-            return super()._next(step) if ranks.reports else (Level.REST, SHORTEST_REST)
+            idle = Level.LISTEN if self._never_rests else Level.REST
+            return super()._next(step) if ranks.reports else (idle, SHORTEST_REST)
         at = self._next_step()
         upcoming = ranks.agreement.upcoming(at)
         if upcoming is None:
