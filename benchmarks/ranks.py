@@ -33,7 +33,7 @@ from torch.distributed.fsdp import fully_shard
 
 import gradtrace
 from gradtrace.distributed.placement import PLAIN
-from gradtrace.distributed.report import Given, merged, pack, size_of
+from gradtrace.distributed.report import Given, Shares, merged, pack, size_of
 
 WIDTH, DEPTH, BATCH = 512, 24, 64
 BLOCK, WARM_UP_STEPS = 16, 5
@@ -121,9 +121,8 @@ def reports(rank: int, size: int, address: str, path: str) -> None:
     rows = []
     for num in COLUMNS:
         norms, places = np.ones(num, np.float32), np.arange(num)
-        given = Given(
-            1.0, norms, None, norms, norms, gradient_placements=[PLAIN] * num, weight_placements=[PLAIN] * num
-        )
+        shares = Shares.of([PLAIN] * num)
+        given = Given(1.0, norms, None, norms, norms, of_gradients=shares, of_weights=shares)
         packing = _quickest(lambda given=given, places=places, num=num: pack(given, places, num, rank, size))
         whole = torch.from_numpy(pack(given, places, num, rank, size))
         summing = _quickest(lambda whole=whole: group.allreduce([whole]).wait())

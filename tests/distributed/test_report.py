@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradtrace.distributed.placement import PLAIN, Placement
-from gradtrace.distributed.report import MOST_SLOTS, Decision, Given, Merged, merged, pack, size_of
+from gradtrace.distributed.report import MOST_SLOTS, Decision, Given, Merged, Shares, merged, pack, size_of
 
 NONE = np.array([np.nan], np.float32)
 
@@ -26,7 +26,8 @@ def summed(ranks: list[Given | None], num_columns: int = 1, order: list[int] | N
 
 def of(norm: float, placement: Placement = PLAIN, loss: float | None = 1.0) -> Given:
     norms = np.array([norm], np.float32)
-    return Given(loss, norms, None, norms, norms, gradient_placements=[placement], weight_placements=[placement])
+    shares = Shares.of([placement])
+    return Given(loss, norms, None, norms, norms, of_gradients=shares, of_weights=shares)
 
 
 finite = st.floats(-1e3, 1e3, width=32)
@@ -67,11 +68,11 @@ def test_what_is_not_the_same_on_all_ranks_is_told(a, b):
 
 def test_a_mesh_of_which_a_rank_says_nothing_is_not_known():
     part = Placement(1, 2, is_spread=True)
-    silent = Given(1.0, NONE, gradient_placements=[part])
+    silent = Given(1.0, NONE, of_gradients=Shares.of([part]))
     assert math.isnan(summed([of(1.0, part), silent]).gradients[0])
     unknown = Placement(1, 2, is_spread=True, is_known=False)
     assert math.isnan(summed([of(1.0, part), of(1.0, unknown)]).gradients[0])
-    assert summed([of(1.0), Given(1.0, NONE, gradient_placements=[PLAIN])]).gradients[0] == 1.0
+    assert summed([of(1.0), Given(1.0, NONE, of_gradients=Shares.of([PLAIN]))]).gradients[0] == 1.0
 
 
 def test_a_report_to_which_somebody_gave_nothing_is_not_complete():

@@ -61,6 +61,28 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Shares:
+    """Placements by local column, as the numbers that a report is made with."""
+
+    of_mesh: NDArray[np.float64]
+    """What this rank is of each mesh; 0 where it cannot say anything."""
+    replication: NDArray[np.float64]
+    is_part: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, placements: Sequence[Placement]) -> Shares:
+        """By column."""
+        return cls(
+            np.array([1.0 / one.num_ranks if one.is_known else 0.0 for one in placements]),
+            np.array([float(one.replication) for one in placements]),
+            np.array([one.is_part for one in placements], bool),
+        )
+
+
+NO_SHARES = Shares(np.zeros(0), np.zeros(0), np.zeros(0, bool))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Given:
     """What a rank has to say of one step; None: not known. Vectors are norms by local column, NaN where not known."""
 
@@ -73,9 +95,8 @@ class Given:
     """Of the bits of weights that lie here as a whole, below `MOST_SUM`."""
     is_bad: bool = False
     forward_s: float = math.nan
-    gradient_placements: Sequence[Placement] = ()
-    """By local column."""
-    weight_placements: Sequence[Placement] = ()
+    of_gradients: Shares = NO_SHARES
+    of_weights: Shares = NO_SHARES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,17 +159,17 @@ def pack(
         slots[rank] = loss, given.forward_s, given.is_bad
     num = len(places)
     if given.gradients is not None:
-        table = _table(given.gradients, given.gradient_placements, num)
+        table = _table(given.gradients, given.of_gradients, num)
         columns[places, 0], columns[places, 1] = table[0], table[1]
-        is_part = np.array([p.is_part for p in given.gradient_placements], bool)
-        columns[places, 2] = np.where(table[0] > 0.0, np.where(is_part, np.nan, table[2]), 0.0)
+        norms = np.where(given.of_gradients.is_part, np.nan, table[2])
+        columns[places, 2] = np.where(table[0] > 0.0, norms, 0.0)
         clipped = given.gradients if given.clipped is None else given.clipped
-        columns[places, 3] = _table(clipped, given.gradient_placements, num)[1]
+        columns[places, 3] = _table(clipped, given.of_gradients, num)[1]
     if given.weights is not None:
         moved = given.moved if given.moved is not None else np.full(num, np.nan, np.float32)
         both = np.where(np.isnan(_wide(moved, num)), np.nan, _wide(given.weights, num))
-        columns[places, 4], columns[places, 5] = _table(both, given.weight_placements, num)[:2]
-        columns[places, 6] = _table(moved, given.weight_placements, num)[1]
+        columns[places, 4], columns[places, 5] = _table(both, given.of_weights, num)[:2]
+        columns[places, 6] = _table(moved, given.of_weights, num)[1]
     if given.sums is not None:
         sums = _wide(given.sums, num)
         table = np.stack([np.ones(num), sums, sums**2])
@@ -197,12 +218,10 @@ def _loss(head: NDArray[np.float64]) -> float | None:
     return float(head[2] / head[1]) if head[1] else None
 
 
-def _table(norms: NDArray[np.float32], placements: Sequence[Placement], num: int) -> NDArray[np.float64]:
+def _table(norms: NDArray[np.float32], shares: Shares, num: int) -> NDArray[np.float64]:
     """[3, columns]: shares of a mesh, squares by replication, norms by share; 0 where not known."""
-    wide = _wide(norms, num)
-    share = np.array([1.0 / p.num_ranks if p.is_known else 0.0 for p in placements])
-    replication = np.array([float(p.replication) for p in placements])
-    table = np.stack([share, wide**2 / replication, wide * share])
+    wide, share = _wide(norms, num), shares.of_mesh
+    table = np.stack([share, wide**2 / shares.replication, wide * share])
     return np.where(~np.isnan(wide) & (share > 0.0), table, 0.0)
 
 

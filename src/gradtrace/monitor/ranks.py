@@ -22,7 +22,7 @@ from gradtrace.distributed.apart import Apart
 from gradtrace.distributed.bits import bit_sums
 from gradtrace.distributed.correspondence import Correspondence
 from gradtrace.distributed.placement import NOT_KNOWN, placement_of
-from gradtrace.distributed.report import Decision, Given
+from gradtrace.distributed.report import Decision, Given, Shares
 from gradtrace.monitor.nonfinite.birthplace import is_placed
 from gradtrace.records.codec import decode, encode
 from gradtrace.records.finding import Finding
@@ -85,6 +85,8 @@ class Ranks:
         """Columns that this rank takes part with: those it had when the ranks agreed on them."""
         self._flatten()
         self._of_gradients = list(self._placements)
+        self._shares = self._shares_of_gradients = Shares.of(self._placements)
+        self._is_part = self._shares.is_part
         self.wish: Callable[[], Decision] = lambda: Decision(0, 0)
         """Which steps rank 0 would report next."""
         self.looks_ahead = False
@@ -133,6 +135,7 @@ class Ranks:
         fresh = [placement_of(parameter) for parameter in self._watched.parameters[len(self._placements) :]]
         self._placements += fresh
         self._of_gradients += fresh
+        self._is_part = Shares.of(self._placements).is_part
 
     # ------------------------------------------------------------------------------------------------ during a step
 
@@ -150,8 +153,10 @@ class Ranks:
         for i, placement in enumerate(self._of_gradients):
             if placement.is_spread and placement is not NOT_KNOWN:
                 gradient = self._watched.parameters[i].grad
-                if gradient is not None:
-                    self._of_gradients[i] = placement_of(gradient)
+                found = placement if gradient is None else placement_of(gradient)
+                if found != placement:
+                    self._of_gradients[i] = found
+                    self._shares_of_gradients = Shares.of(self._of_gradients[: self._num])
 
     def sums_of_weights(self) -> Tensor:
         """Of the bits of those that lie here as a whole, and so do on other ranks."""
@@ -230,8 +235,8 @@ class Ranks:
             sums,
             is_bad=row.bad,
             forward_s=self._forward_s,
-            gradient_placements=self._of_gradients[: self._num],
-            weight_placements=self._placements[: self._num],
+            of_gradients=self._shares_of_gradients,
+            of_weights=self._shares,
         )
 
     # ------------------------------------------------------------------------------------------------ what is agreed
@@ -299,9 +304,8 @@ class Ranks:
 
     def _of_this(self, arrived: Arrived) -> tuple[Arrived, bool]:
         """What this rank may say by itself, and whether that is of all parameters."""
-        is_part = np.array([one.is_part for one in self._placements], bool)
-        found = [self._placed(_without(v, is_part)) if 1 <= i <= 4 else v for i, v in enumerate(arrived)]
-        return found, not (is_part.any() or self._num_foreign)
+        found = [self._placed(_without(v, self._is_part)) if 1 <= i <= 4 else v for i, v in enumerate(arrived)]
+        return found, not (self._is_part.any() or self._num_foreign)
 
     def _placed(self, vector: Any) -> Any:
         """Own columns among those of all ranks."""
