@@ -57,8 +57,3 @@ def placement_of(tensor: Any) -> Placement:
         elif placement.is_partial() and size > 1:
             is_known = False
     return Placement(replication, math.prod(sizes), True, is_known)
-
-
-def is_flat(parameter: Any) -> bool:
-    """Whether it is a shard of several parameters, flattened together as FSDP did in its first version."""
-    return bool(getattr(parameter, "_is_flat_param", False) or hasattr(parameter, "_fsdp_flattened"))
