@@ -277,6 +277,23 @@ def test_torchrun_with_two_processes(tmp_path):
     run = the_run(tmp_path)
     assert [parameter.name for parameter in run.header.parameters] == NAMES
     assert int(run.steps.num_steps) == 10
+    assert run.ranks is not None
+    assert run.ranks.loss.shape[1] == 2
+    assert run.steps.scalar("loss")[1][0] == pytest.approx(run.ranks.loss[0].mean())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("ill", ["os._exit(3)", "raise ArithmeticError", "os.kill(os.getpid(), 9)"])
+def test_torchrun_ends_the_others_of_a_process_that_dies(tmp_path, ill):
+    loss = "loss = step(model, optimizer, torch.randn(8, 4) + dist.get_rank())"
+    dies = DISTRIBUTED.replace(loss, f"{loss}\n        if dist.get_rank() == 1 and _ == 6:\n            {ill}")
+    write(tmp_path, dies.replace("import torch.distributed as dist", "import os\n    import torch.distributed as dist"))
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint"]
+    alone = python(*launch, "localhost:0", "train.py", cwd=tmp_path)
+    watched = python(*launch, "localhost:0", "-m", "gradtrace", "run", "train.py", cwd=tmp_path)
+    assert (watched.stdout, watched.returncode) == (alone.stdout, alone.returncode)
+    run = the_run(tmp_path)
+    assert not run.finished
 
 
 @pytest.mark.long

@@ -12,6 +12,7 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
@@ -35,6 +36,7 @@ COLUMNS = {
     "events": ("step", "kind", "message"),
     "findings": ("number", "packed"),
     "traces": ("step", "packed"),
+    "ranks": ("step", "packed"),
 }
 PLACES = [(table, column) for table, columns in COLUMNS.items() for column in columns]
 VALUES = ("NULL", "'text'", "x'00ff80'", "-5", "9223372036854775807", "-9223372036854775808", "1e300", "9e999", "''",
@@ -55,6 +57,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.event(RunEvent(3, EventKind.SKIPPED, "the scale was halved"))
     writer.findings([Finding(Symptom.EXPLODING, Cause.LEARNING_RATE, ("layers.0",), Severity.WARNING, "m", step=3)])
     writer.trace(3, chain(3, 0.2, 0.5, "sigmoid"))
+    writer.ranks(3, np.ones((2, 3)))
     writer.close()
     return path
 

@@ -200,3 +200,13 @@ EFFECT_FRAC = 0.1
 EFFECT_RATIO = 0.7
 """[pure number] Or of the loss that the other is left with: where both train, what counts is what is left to learn;
 three tenths are as much as a seed moves the end of a short training."""
+
+RANK_CHANCE = 1e-6
+"""[probability] That a rank like all others is the largest of them so often: once in a million runs."""
+
+RANK_SIGMAS = 3.5
+"""[robust standard deviations] Of the other ranks, by which one is off at half of the steps: the bound of the modified
+z-score of an outlier (Iglewicz & Hoaglin 1993, sec. 3.3)."""
+
+RANK_SLOW = 1.5
+"""[times the others' median] All wait for the slowest: a third of their forward passes is spent waiting."""

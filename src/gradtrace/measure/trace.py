@@ -45,7 +45,8 @@ def trace(
     the notes of the trace's coverage.
 
     Args:
-        model: any module with at least one parameter that requires a gradient; a compiled one is traced uncompiled.
+        model: any module with at least one parameter that requires a gradient; a compiled one is traced uncompiled, and
+            one in DistributedDataParallel by itself, on this rank alone.
         loss_fn: takes (model, batch) and returns a scalar tensor; it must not call ``backward``.
         batch: whatever `loss_fn` takes.
         probe: 'loss' follows the loss gradient; 'random' a standard normal cotangent at the network's output, which
@@ -92,10 +93,11 @@ def check_model(model: Any, notes: list[str]) -> nn.Module:
     """The module to trace (the original of a compiled one), or a sentence saying why it cannot be."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, but it is {type(model).__name__}")
+    model = _of_this_rank(model, notes)
     original = original_of(model)
     if original is not None:
         notes.append("the model is compiled: traced through the original module, eagerly")
-        model = original
+        model = _of_this_rank(original, notes)
     assert isinstance(model, nn.Module)
     scripted = next((path for path, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)), None)
     if scripted is not None:
@@ -107,6 +109,12 @@ def check_model(model: Any, notes: list[str]) -> nn.Module:
     if lazy:
         raise InputError(f"parameter {lazy[0]!r} is not initialised yet; run one batch through the lazy modules first")
     parameters = list(named.values())
+    spread = next((name for name, p in named.items() if _is_spread(p)), None)
+    if spread is not None:
+        raise InputError(
+            f"{spread!r} is sharded over several ranks, and nothing is measured that they would have to take part in: "
+            "give the model as it is before fully_shard or parallelize_module; gradtrace.watch measures it as it trains"
+        )
     if not parameters:
         packed = " (a quantized one keeps its weights elsewhere, and they take no gradient)"
         raise InputError("the model has no parameters" + (packed if _is_quantized(model) else ""))
@@ -119,6 +127,19 @@ def check_model(model: Any, notes: list[str]) -> nn.Module:
     if not any(p.requires_grad for p in parameters):
         raise InputError("no parameter requires a gradient: the whole model is frozen")
     return model
+
+
+def _of_this_rank(model: nn.Module, notes: list[str]) -> nn.Module:
+    """Without what would have other ranks take part: buffers sent before a forward pass, a copy that asks for them."""
+    if not isinstance(model, nn.parallel.DistributedDataParallel):
+        return model
+    notes.append("the model is wrapped in DistributedDataParallel: traced on this rank alone, with its own batch")
+    return model.module  # type: ignore[no-any-return]
+
+
+def _is_spread(parameter: Any) -> bool:
+    mesh = getattr(parameter, "device_mesh", None)
+    return mesh is not None and mesh.size() > 1
 
 
 def _is_quantized(model: nn.Module) -> bool:

@@ -51,11 +51,15 @@ class Owner:
         here = threading.current_thread()
         if self._thread is here:
             return True
-        if (self._thread is None or self.is_gone) and any(map(self._watched.is_watched, reached_leaves(roots))):
+        if (self._thread is None or self.is_gone) and self._reaches(roots):
             self._thread = here
             return True
         self.num_others += 1
         return False
+
+    def _reaches(self, roots: Sequence[Tensor]) -> bool:
+        """Of sharded parameters the leaves are others, which are gathered for the pass."""
+        return self._watched.has_shards or any(map(self._watched.is_watched, reached_leaves(roots)))
 
     def holds(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer is watched; one that nobody has seen yet may be from now on."""

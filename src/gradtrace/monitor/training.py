@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from gradtrace.monitor.hooks.guard import Guard
+    from gradtrace.monitor.ranks import Ranks
     from gradtrace.monitor.recording.recording import Recording
     from gradtrace.monitor.schedule.schedule import Schedule
     from gradtrace.monitor.watched import Watched
@@ -65,13 +66,14 @@ class Training:
         on_nonfinite: str,
         newcomer: Callable[[Optimizer], bool],
         num_others: int = 0,
+        ranks: Ranks | None = None,
     ) -> None:
-        self._watched, self._recording, self._schedule = watched, recording, schedule
+        self._watched, self._recording, self._schedule, self._ranks = watched, recording, schedule, ranks
         self._newcomer = newcomer
         self._owner = Owner(watched, self._joins)
         self.loss_scale = LossScale()
         self._updates = Updates(watched)
-        self._delivery = Delivery(recording)
+        self._delivery = Delivery(recording, ranks)
         self._calls = Calls()
         self._detector = Detector(watched, recording, self._calls, on_nonfinite)
         self._sampler = Sampler(watched, recording, schedule)
@@ -146,6 +148,8 @@ class Training:
         if spoilt is not None:
             self._delivery.send_end(self.step, spoilt)
         self._delivery.receive(wait=True)
+        if self._ranks is not None:
+            self._ranks.close(waits=not is_faulty)
         self._recording.cost(self._schedule.cost.record())
         self.leave()
 
@@ -157,6 +161,13 @@ class Training:
         self._sampler.abandon()
         self._calls.forget()
         self._detector.forget()
+        if self._ranks is not None:
+            self._ranks.abandon()
+
+    def leave_to_parent(self) -> None:
+        """In a forked process: what threads of ours hold, which are not there, is not touched."""
+        self._ranks = None
+        self.leave()
 
     def before_joining(self) -> None:
         """More will be watched, perhaps under other names: what was seen so far is judged by the old ones."""
@@ -166,6 +177,8 @@ class Training:
     def join(self) -> None:
         """More is watched than before."""
         self._recording.trained(self._watched.columns(), self._watched.described())
+        if self._ranks is not None:
+            self._ranks.join()
         self._owner.forget_others()
         self._calls.called.clear()
         self._called.choose_again()
@@ -213,6 +226,8 @@ class Training:
             return False
         begun = time.perf_counter()
         self._in_backward = True
+        if self._ranks is not None:
+            self._ranks.loss_is_there()
         self.loss_scale.before_first_backward()
         is_called = self._calls.num_calls != self._calls_before
         self._arrivals = None if is_called else self._watched.arrivals()
@@ -321,6 +336,8 @@ class Training:
         if self._is_measuring and self._schedule.wants_updates(self.rows.number) and not self._updates.is_holding:
             begun = time.perf_counter()
             numbers.remember_weights()
+            if self._ranks is not None:
+                numbers.sums = self._ranks.sums_of_weights()
             self._schedule.done("updates", self.rows.number)
             self._schedule.spend("updates", time.perf_counter() - begun)
 
@@ -379,6 +396,8 @@ class Training:
             if self._watched.num_changes != self._num_changes:  # parameters were added to an optimizer
                 self._recording.trained(self._watched.columns(), self._watched.described())
                 self._num_changes = self._watched.num_changes
+        if self._ranks is not None and self._is_measuring:
+            self._ranks.look_at_gradients()
         is_new = passes.norms is None
         numbers.take(passes, told, measured=self._is_measuring)
         if self._is_measuring and self._num_inside <= 1:
@@ -463,6 +482,8 @@ class Training:
             self._begin_step()
 
     def _begin_step(self) -> None:
+        if self._ranks is not None:
+            self._ranks.step_begins()
         self._is_measuring = self._detector.looks_always or self._schedule.level is Level.MEASURE
         self._sampler.begin(self.rows.expected, is_urgent=self._has_jumped)
         self.is_tracing = self._sampler.is_open

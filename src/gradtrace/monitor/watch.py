@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from gradtrace.distributed.world import find_world
 from gradtrace.errors import InputError, describe
 from gradtrace.measure.trace import environment
 from gradtrace.monitor.hooks.guard import Guard
+from gradtrace.monitor.ranks import Ranks
 from gradtrace.monitor.recording.recording import Recording
+from gradtrace.monitor.schedule.agreed import AgreedSchedule
 from gradtrace.monitor.schedule.schedule import Schedule
 from gradtrace.monitor.training import Training
 from gradtrace.monitor.watched import Watched
@@ -39,6 +42,11 @@ if TYPE_CHECKING:
     from gradtrace.records.trace import Trace
 
 ON_NONFINITE = ("report", "stop", "skip")
+
+NOT_SKIPPED = (
+    "of sharded parameters no rank knows by itself whether a step is to be left out: "
+    "what is not finite is reported and not skipped"
+)
 
 
 class Watch:
@@ -74,6 +82,10 @@ class Watch:
         watched = Watched(models, optimizers)
         self._watched: Watched | None = watched
         self._frac, self._every, self._on_nonfinite = budget, every, on_nonfinite
+        self._world = find_world()
+        if self._world is not None and not self._world.reports:  # rank 0 tells of all
+            path, sinks = None, ()
+            notes = (*notes, f"this is rank {self._world.rank} of {self._world.size}: rank 0 tells of all of them")
         header = RunHeader(
             identity=uuid.uuid4().hex,
             started=time.time(),
@@ -103,10 +115,20 @@ class Watch:
         if self._watched is None:
             return self
         watched, self._watched = self._watched, None
-        schedule = Schedule(self._frac, self._every, measures_always=self._on_nonfinite != "report")
+        options = self._frac, self._every
+        measures_always = self._on_nonfinite != "report"
+        ranks, schedule = None, Schedule(*options, measures_always=measures_always)
+        if self._world is not None:
+            ranks = Ranks(self._world, watched, self._recording, self._next_step)
+            if ranks.holds_parts and self._on_nonfinite == "skip":
+                self._recording.note(self._step, NOT_SKIPPED)
+                self._on_nonfinite, measures_always = "report", False
+            schedule = AgreedSchedule(ranks, self._next_step, *options, measures_always=measures_always)
         self._guard = Guard(self._fail)
         self._joined = watched
-        training = Training(watched, self._recording, schedule, self._on_nonfinite, self._newcomer, self._num_others)
+        training = Training(
+            watched, self._recording, schedule, self._on_nonfinite, self._newcomer, self._num_others, ranks
+        )
         self._hooks, self._training = training.hooks, training
         try:
             training.begin(self._guard)
@@ -114,6 +136,10 @@ class Watch:
             self.close(finished=False)
             raise
         return self
+
+    def _next_step(self) -> int:
+        """Of this watch, the first of which nothing is over."""
+        return self._training.rows.expected if self._training is not None else 0
 
     def __enter__(self) -> Self:
         return self.start()
@@ -245,7 +271,7 @@ class Watch:
             self._sweep()
         if training is not None:
             with contextlib.suppress(Exception):
-                training.leave()
+                training.leave_to_parent()
 
     def _detach(self, *, is_faulty: bool = False, last: Sequence[Tensor] = ()) -> None:
         training, self._training = self._training, None

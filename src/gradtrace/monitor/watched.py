@@ -110,6 +110,11 @@ class Watched:
         """Whether a part is scripted or traced by ``torch.jit``, and takes no hooks."""
         return any(isinstance(module, torch.jit.ScriptModule) for module in self.whole.modules())
 
+    @property
+    def has_shards(self) -> bool:
+        """Whether of any parameter a part lies in this process."""
+        return any(hasattr(parameter, "to_local") for parameter in self.parameters)
+
     def is_watched(self, tensor: Tensor) -> bool:
         """Whether it is one of the parameters."""
         return id(tensor) in self._index

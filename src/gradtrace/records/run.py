@@ -30,7 +30,10 @@ class Scalar(StrEnum):
     """What is known of a step as a whole; the order is the order of the columns."""
 
     LOSS = "loss"
-    """The tensor that backward was called on, unscaled; with accumulation the sum over its backward passes."""
+    """The tensor that backward was called on, unscaled; with accumulation the sum over its backward passes.
+
+    Of several ranks the mean at steps that all of them report, and rank 0's at the others.
+    """
     LEARNING_RATE = "learning_rate"
     """The largest of all groups."""
     GRADIENT_NORM = "gradient_norm"
@@ -186,6 +189,23 @@ class RunSteps:
         return cls(none, none, np.empty(0), scalars, scalars, series, series, none, none)
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RunRanks:
+    """What each rank says of itself, at steps that all of them reported together."""
+
+    steps: NDArray[np.int64]
+    """[reports], ascending."""
+    loss: NDArray[np.float64]
+    """[reports, ranks]: of the rank's own batch; NaN: not known, or NaN where `nonfinite`."""
+    forward_s: NDArray[np.float64]
+    """[reports, ranks]: seconds from the end of the last step to the backward pass; NaN: not known."""
+    nonfinite: NDArray[np.bool_]
+    """[reports, ranks]: whether the loss, or a gradient as it was here, was not finite."""
+
+    def __repr__(self) -> str:
+        return f"<RunRanks: {counted(len(self.steps), 'report')} of {counted(self.loss.shape[1], 'rank')}>"
+
+
 @dataclass(frozen=True, slots=True)
 class WatchCost:
     """What watching took, by comparing whole steps with and without it; the parts are the split of that number."""
@@ -226,6 +246,8 @@ class Run(Shown, Tabular):
     """What could not be seen."""
     cost: WatchCost | None = None
     """What watching took; None: not known, as of a run that was killed at its beginning."""
+    ranks: RunRanks | None = None
+    """Of several ranks that trained together; None: there was one, or there are too many to tell them apart."""
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "not finished"

@@ -10,7 +10,7 @@ import importlib
 import os
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,12 +65,16 @@ def unused(path: Path) -> Path:
 
 
 def watched(script: Script, options: WatchOptions) -> Callable[[BaseException | None], None]:
-    """Begin to watch in this process, if it is the one that reports; returns what to call at the script's end."""
-    if os.environ.get("RANK", "0") not in ("", "0"):  # torchrun and accelerate started it beside the first
-        return lambda error: None
+    """Begin to watch in this process; returns what to call at the script's end."""
     watching = Watching(script, options)
+    if os.environ.get("RANK", "0") not in ("", "0"):  # torchrun and accelerate started it beside the first
+        watching = Watching(script, replace(options, path=None, report=None, sinks=(), live=False), _say_nothing)
     watching.begin()
     return watching.finish
+
+
+def _say_nothing(_sentence: str) -> None:
+    """The first process says it."""
 
 
 def _import_what_draws() -> None:
@@ -89,6 +93,8 @@ class Watching:
         self._watch: Watch | None = None
         self._view: View | None = None
         self._told_why_not = False
+        self._is_first = True
+        """Whether this is the process that tells of all of them."""
         self._stop_waiting: Callable[[], None] = lambda: None
         _WATCHINGS.add(self)
 
@@ -120,13 +126,16 @@ class Watching:
 
     def _start(self, found: Found) -> None:
         with self._fail_open():
-            if not _is_first_process():
+            self._is_first = _is_first_process()
+            if not self._is_first and not _is_one_of_several():
                 self._told_why_not = True
                 return
             from gradtrace.monitor.recording.sinks.choice import as_sink
             from gradtrace.monitor.watch import Watch
 
             options = self._options
+            if not self._is_first:
+                options = replace(options, path=None, report=None, sinks=(), live=False)
             self._path = _place_for(options.path, found, self._say) if options.path is not None else None
             watch = Watch(
                 found.models,
@@ -138,14 +147,15 @@ class Watching:
                 sinks=[as_sink(text, (options.path or Path(self._script.title)).stem) for text in options.sinks],
                 title=self._script.title,
                 command=self._script.command,
-                warn=self._say,
+                warn=self._say if self._is_first else _say_nothing,
                 num_others=len(found.others),
                 find=self._newcomers.find,
             )
             watch.start()
             watch.expect_scalers(living_scalers())
             self._watch = watch
-            self._show(watch)
+            if self._is_first:
+                self._show(watch)
 
     def _show(self, watch: Watch) -> None:
         from gradtrace.runner.view import open_view
@@ -177,7 +187,8 @@ class Watching:
             succeeded = _is_success(error)
             last, why = ((), None) if succeeded else (latest_tensors(error), error)
             self._watch.close(finished=succeeded, last=last, error=why)
-            self._tell(self._watch)
+            if self._is_first:
+                self._tell(self._watch)
         elif not self._told_why_not:
             self._say(
                 f"nothing was watched: {why_nothing(self._script, self._discovery, failed=not _is_success(error))}"
@@ -246,7 +257,16 @@ def _is_first_process() -> bool:
     """Also where a script numbers its processes itself."""
     import torch.distributed as dist
 
-    return not (dist.is_available() and dist.is_initialized() and dist.get_rank() > 0)
+    if _is_one_of_several():
+        return dist.get_rank() == 0
+    return os.environ.get("RANK", "0") in ("", "0")
+
+
+def _is_one_of_several() -> bool:
+    """Whether processes train together, as far as torch knows."""
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized()
 
 
 def _is_success(error: BaseException | None) -> bool:

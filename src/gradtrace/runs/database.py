@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS rows (
 CREATE TABLE IF NOT EXISTS events (step INTEGER NOT NULL, kind TEXT NOT NULL, message TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS findings (number INTEGER PRIMARY KEY, packed BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS traces (step INTEGER PRIMARY KEY, packed BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS ranks (step INTEGER PRIMARY KEY, packed BLOB NOT NULL);
 """
 
 MOST_LOG_BYTES = 8 * 2**20
@@ -140,6 +141,11 @@ def _are_tables(connection: sqlite3.Connection, path: Path) -> None:
     for name in names:
         if any(column[6] for column in connection.execute(f"PRAGMA table_xinfo({name})")):
             raise TraceFileError(f"{path} is damaged: its {name} are computed")
+
+
+def has_table(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether it is there: files of earlier versions lack some."""
+    return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone())
 
 
 def read_meta(connection: sqlite3.Connection) -> dict[str, str]:

@@ -16,12 +16,17 @@ from gradtrace.records.run import EventKind, Run, RunHeader, WatchCost
 from gradtrace.records.storage import unpack as unpack_record
 from gradtrace.records.trace import Trace
 from gradtrace.runs.checking import checked_event, checked_rows, checked_step
-from gradtrace.runs.database import open_to_read, read_meta, said
+from gradtrace.runs.database import has_table, open_to_read, read_meta, said
 from gradtrace.runs.ladder import MAX_BYTES
+from gradtrace.runs.ranks import MOST_BYTES as MOST_OF_RANKS
+from gradtrace.runs.ranks import stack_ranks, unpack_ranks
 from gradtrace.runs.row import stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from gradtrace.records.finding import Finding
 
@@ -63,6 +68,7 @@ def read_run(path: str | Path) -> Run:
         query = f"SELECT step FROM traces ORDER BY step LIMIT {MOST_TRACES}"
         samples = tuple(checked_step(step) for (step,) in connection.execute(query))
         findings = _findings(packed, path)
+        ranks = stack_ranks(_reports(connection))
         steps = stack(rows, len(header.parameters))
         cost = decode(WatchCost, parse(meta["cost"])) if "cost" in meta else None
     notes = tuple(dict.fromkeys(event.message for event in events if event.kind is EventKind.NOTE))
@@ -77,7 +83,21 @@ def read_run(path: str | Path) -> Run:
         finished=meta.get("finished") == "1",
         notes=notes,
         cost=cost,
+        ranks=ranks,
     )
+
+
+def _reports(connection: sqlite3.Connection) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """What ranks said, by step; nothing in a file of an earlier version."""
+    if not has_table(connection, "ranks"):
+        return
+    num_bytes = 0
+    for step, packed in connection.execute("SELECT step, packed FROM ranks ORDER BY step"):
+        of_step = unpack_ranks(packed)
+        num_bytes += of_step.nbytes
+        if num_bytes > 2 * MOST_OF_RANKS:
+            raise ValueError("what its ranks said is more than any run's")
+        yield checked_step(step), of_step
 
 
 @contextmanager

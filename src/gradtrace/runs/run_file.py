@@ -14,6 +14,7 @@ from gradtrace.errors import TraceFileError
 from gradtrace.runs.claim import Claim
 from gradtrace.runs.database import create
 from gradtrace.runs.ladder import Ladder, capacity_for
+from gradtrace.runs.ranks import most_reports, thinned, unpack_ranks
 from gradtrace.runs.reader import is_same_model
 from gradtrace.runs.row import Row, pool, unpack
 
@@ -37,6 +38,8 @@ class Waiting:
     rows: list[Row] = field(default_factory=list)
     events: list[RunEvent] = field(default_factory=list)
     traces: list[tuple[int, bytes]] = field(default_factory=list)
+    """Step, packed."""
+    ranks: list[tuple[int, bytes]] = field(default_factory=list)
     """Step, packed."""
     texts: dict[str, str] = field(default_factory=dict)
     """'header' and 'cost' as they are now, if the file has older ones."""
@@ -101,6 +104,9 @@ class RunFile:
             if waiting.findings is not None:
                 connection.execute("INSERT OR REPLACE INTO findings VALUES (0, ?)", (waiting.findings,))
             connection.executemany("INSERT OR REPLACE INTO traces VALUES (?, ?)", waiting.traces)
+            connection.executemany("INSERT OR REPLACE INTO ranks VALUES (?, ?)", waiting.ranks)
+            if waiting.ranks:
+                self._thin_ranks(len(unpack_ranks(waiting.ranks[-1][1])))
             traced = self._thin_traces([*self.traced, *(step for step, _ in waiting.traces)])
         self.traced = traced
         for row in waiting.rows:
@@ -133,6 +139,12 @@ class RunFile:
         old = set(traced[1 : MOST_TRACES // 2 : 2])
         self._connection.executemany("DELETE FROM traces WHERE step = ?", [(step,) for step in old])
         return [step for step in traced if step not in old]
+
+    def _thin_ranks(self, num_ranks: int) -> None:
+        if self._connection.execute("SELECT count(*) FROM ranks").fetchone()[0] > most_reports(num_ranks):
+            steps = [step for (step,) in self._connection.execute("SELECT step FROM ranks ORDER BY step")]
+            old = [(step,) for step in thinned(steps, num_ranks)]
+            self._connection.executemany("DELETE FROM ranks WHERE step = ?", old)
 
     def _thin_rows(self) -> None:
         while (pair := self._ladder.crowded()) is not None:

@@ -29,6 +29,7 @@ from gradtrace.records.run import EventKind, Run, RunEvent, RunHeader, Scalar
 from gradtrace.records.storage import pack
 from gradtrace.runs.database import is_busy, remote_filesystem
 from gradtrace.runs.ladder import Ladder, capacity_for
+from gradtrace.runs.ranks import pack_ranks, stack_ranks, thinned
 from gradtrace.runs.row import Row, pool, stack
 from gradtrace.runs.run_file import RunFile, Waiting
 
@@ -116,6 +117,7 @@ class RunWriter:
         self._memory = Ladder(_memory_rows(header))
         self._events: list[RunEvent] = []
         self._findings: tuple[Finding, ...] = ()
+        self._ranks: dict[int, NDArray[np.float64]] = {}
         self._samples: list[int] = []
         self._notes: tuple[str, ...] = ()
         self._cost: WatchCost | None = None
@@ -184,6 +186,15 @@ class RunWriter:
         self.flush()
 
     @_safely
+    def ranks(self, step: int, said: NDArray[np.float64]) -> None:
+        """What each rank says of itself at `step`: [ranks, len(ranks.SAID)]."""
+        self._ranks[step] = said
+        for old in thinned(list(self._ranks), len(said)):
+            del self._ranks[old]
+        self._waiting.ranks.append((step, pack_ranks(said)))
+        self._waiting.num_bytes += said.nbytes
+
+    @_safely
     def cost(self, cost: WatchCost) -> None:
         """What watching has taken so far."""
         self._cost = cost
@@ -229,6 +240,7 @@ class RunWriter:
                 finished=self._finished,
                 notes=self._notes,
                 cost=self._cost,
+                ranks=stack_ranks(self._ranks.items()),
             )
 
     @_safely
@@ -267,6 +279,7 @@ class RunWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._waiting.rows = [self._rows[first] for first in sorted(self._rows)]
         self._waiting.events = list(self._events)
+        self._waiting.ranks = [(step, pack_ranks(said)) for step, said in self._ranks.items()]
         step = self._waiting.rows[-1].first if self._waiting.rows else 0
         self._open(self.path)
         if self._file is not None:

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import timedelta
     from types import CodeType, FrameType
 
     from torch import Tensor, nn
@@ -318,3 +319,30 @@ def joined(tensors: list[Tensor]) -> Tensor:
         whole: Tensor = flatten(tensors)
         return whole
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+# ------------------------------------------------------------------------------------------------------ other ranks
+
+
+def own_store() -> Any:
+    """What the ranks share, by a connection that nobody else waits on; None where torch does not show it."""
+    read = find("torch.distributed.distributed_c10d._get_default_store")
+    try:
+        store: Any = read() if read is not None else None
+        return store.clone() if hasattr(store, "clone") else store
+    except (RuntimeError, ValueError, NotImplementedError):  # it is gone by now, or cannot be connected to again
+        return None
+
+
+def part_of_store(name: str, store: Any) -> Any:
+    """A store whose keys nobody else has."""
+    return find("torch.distributed.PrefixStore")(name, store)
+
+
+def own_group(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
+    """A process group of gloo that torch's own registry does not know, so that no other group is named anew by it.
+
+    Blocks until all ranks have come. None where this torch was built without gloo.
+    """
+    kind = find("torch.distributed.ProcessGroupGloo")
+    return None if kind is None else kind(store, rank, size, timeout)

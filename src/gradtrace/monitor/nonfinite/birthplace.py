@@ -193,8 +193,15 @@ def _replayed(call: Call, *, seeds: bool, weights: Mapping[int, Tensor]) -> tupl
         return None
 
 
+def is_placed(finding: Finding) -> bool:
+    """Whether it says where the NaN was born."""
+    return finding.where != ("",) or bool(finding.source) or finding.cause is not Cause.UNSAFE_OP
+
+
 def is_all_finite(tensor: Tensor) -> bool:
-    """Whether no entry is NaN or Inf."""
+    """Whether no entry is NaN or Inf; of a sharded tensor, none that lies here: others may not be looking now."""
+    local = getattr(tensor, "to_local", None)
+    tensor = local() if local is not None else tensor
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor.detach()).all())
 
 

@@ -6,11 +6,13 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from gradtrace.monitor.ranks import Row
 from gradtrace.monitor.statistics.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gradtrace.monitor.ranks import Ranks
     from gradtrace.monitor.recording.recording import Recording
     from gradtrace.monitor.statistics.gradients import Numbers
 
@@ -19,11 +21,13 @@ RECEIVED_TOGETHER, RECEIVE_EVERY_S = 16, 0.25
 
 
 class Delivery:
-    """Of one run, to its recording."""
+    """Of one run, to its recording; past the other `ranks`, where there are any."""
 
-    def __init__(self, recording: Recording) -> None:
-        self._recording = recording
+    def __init__(self, recording: Recording, ranks: Ranks | None = None) -> None:
+        self._recording, self._ranks = recording, ranks
         self._transfer = Transfer()
+        if ranks is not None:
+            ranks.num_under_way = self._transfer.__len__
         self._next = recording.first_step
         """The step after the last one that was sent."""
         self._began = self._last_received = time.perf_counter()
@@ -47,12 +51,12 @@ class Delivery:
         if step < self._next:
             return
         what = step, time.perf_counter() - self._began, math.nan, True, is_bad or loss is not None
-        self._transfer.send(what, [loss, None, None, None, None, None])
+        self._transfer.send(what, [loss, None, None, None, None, None, None])
 
     def receive_now_and_then(self) -> None:
         """Keep what has arrived, if that is much or has waited for long."""
         is_late = time.perf_counter() - self._last_received > RECEIVE_EVERY_S
-        if is_late or len(self._transfer) >= RECEIVED_TOGETHER:
+        if is_late or len(self._transfer) >= RECEIVED_TOGETHER or self._ranks is not None:
             self.receive()
 
     def receive(self, *, wait: bool = False) -> None:
@@ -60,4 +64,9 @@ class Delivery:
         self._last_received = time.perf_counter()
         for what, arrived in self._transfer.arrived(len(self._transfer) if wait else 0):
             step, seconds, learning_rate, counts, bad = what
-            self._recording.numbers(step, seconds, arrived, learning_rate, counts=counts, bad=bad)
+            if self._ranks is not None:
+                self._ranks.row(Row(step, seconds, arrived, learning_rate, counts, bad))
+            else:
+                self._recording.numbers(step, seconds, arrived, learning_rate, counts=counts, bad=bad)
+        if self._ranks is not None:
+            self._ranks.poll()

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from gradtrace.monitor.statistics.transfer import Arrived
     from gradtrace.records.exhibit import OptimizerStats
     from gradtrace.records.finding import Finding
@@ -38,6 +40,7 @@ MOST_TRACES = 8
 """Whole traces kept in memory: the first, and the latest."""
 
 _GRADIENT, _LOSS = list(Series).index(Series.GRADIENT_NORM), list(Scalar).index(Scalar.LOSS)
+_WHOLE, _CLIPPED = list(Scalar).index(Scalar.GRADIENT_NORM), list(Scalar).index(Scalar.CLIPPED_NORM)
 
 
 class Recording:
@@ -62,6 +65,11 @@ class Recording:
         self._traced: list[int] = []
         """Steps of the whole traces that were judged."""
         self._told: set[Key] = set()
+        self._foreign: tuple[WatchedParameter, ...] = ()
+        """Parameters that only other ranks hold, as columns from `_num_own` on."""
+        self._num_own = 0
+        self.on_nonfinite: Callable[[Finding], None] = lambda finding: None
+        """Told of the first NaN or Inf."""
         if self.first_step:
             self.event(self.first_step, EventKind.RESUMED, "the file was opened again")
 
@@ -78,11 +86,27 @@ class Recording:
     def trained(self, parameters: tuple[WatchedParameter, ...], optimizers: tuple[OptimizerStats, ...]) -> None:
         """Which optimizer holds which parameters is another thing by now; who has lost one stays its last holder."""
         before = self._header.parameters
+        if self._foreign:
+            parameters = (*parameters[: self._num_own], *self._foreign, *parameters[self._num_own :])
         held = tuple(
             now if now.optimizer is not None or i >= len(before) else before[i] for i, now in enumerate(parameters)
         )
         self._header = replace(self._header, parameters=held, optimizers=optimizers)
         self._writer.header(self._header)
+
+    def widen(self, parameters: tuple[WatchedParameter, ...], num_own: int) -> None:
+        """All ranks together watch these, of which this one holds the first `num_own`."""
+        foreign = parameters[num_own:]
+        if foreign:
+            known = self._header.parameters
+            self._foreign, self._num_own = foreign, num_own
+            self._header = replace(self._header, parameters=(*known[:num_own], *foreign, *known[num_own:]))
+            self._writer.header(self._header)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns."""
+        return tuple(parameter.name for parameter in self._header.parameters)
 
     def note(self, step: int, sentence: str) -> None:
         """What a reader must know of the whole run."""
@@ -93,10 +117,23 @@ class Recording:
         self._writer.event(RunEvent(step, kind, message))
 
     def numbers(
-        self, step: int, time_s: float, arrived: Arrived, learning_rate: float, *, counts: bool, bad: bool
+        self,
+        step: int,
+        time_s: float,
+        arrived: Arrived,
+        learning_rate: float,
+        *,
+        counts: bool,
+        bad: bool,
+        is_whole: bool = True,
     ) -> None:
-        """A step's vectors have arrived; `counts`: a NaN or Inf among them is none of a scaler that finds its scale."""
+        """A step's vectors have arrived; `counts`: a NaN or Inf among them is none of a scaler that finds its scale.
+
+        `is_whole`: the parameters that are known are all there are.
+        """
         scalars, series = row(arrived, learning_rate, len(self._header.parameters))
+        if not is_whole:
+            scalars[_WHOLE] = scalars[_CLIPPED] = None
         loss = scalars[_LOSS]
         if not counts and loss is not None and not math.isfinite(loss):
             loss = scalars[_LOSS] = None
@@ -119,12 +156,28 @@ class Recording:
     def nonfinite(self, step: int, finding: Finding, trace: Trace | None) -> None:
         """The first NaN or Inf, explained: a run may end with it, so that it goes to the file at once."""
         self._nonfinite = finding
+        self.on_nonfinite(finding)
         if trace is not None:
             self._in_parameter = trace.nonfinite is not None and trace.nonfinite.phase == "parameter"
             self.trace(step, trace)
         self.event(step, EventKind.NONFINITE, finding.message)
         self.judge(step)
         self._writer.flush()
+
+    def born_elsewhere(self, rank: int, finding: Finding) -> None:
+        """The first NaN or Inf came from another rank, which knows more of it."""
+        step = self.first_step + (finding.step or 0)
+        told = finding.message.replace(f"At step {finding.step}", f"At step {step}", 1)
+        message = f"On rank {rank}: {told}"
+        self._nonfinite = replace(finding, message=message, step=step)
+        self._in_parameter = False
+        self.event(step, EventKind.NONFINITE, message)
+        self.judge(step)
+        self._writer.flush()
+
+    def ranks(self, step: int, said: NDArray[np.float64]) -> None:
+        """What each rank says of itself."""
+        self._writer.ranks(step, said)
 
     def belongs_to(self, step: int, instead_of: int) -> None:
         """The step that was taken for `instead_of` has turned out to be `step`."""

@@ -111,7 +111,7 @@ class Schedule:
         self.cost.step_ended(now - self._ended, self.level, is_mixed=self._is_mixed)
         self._ended, self._is_mixed = now, False
         self.num_left -= 1
-        if self.num_left <= 0 or (self.level is Level.MEASURE and not self._never_rests and self._room_s() < 0.0):
+        if self.num_left <= 0 or (self.level is Level.MEASURE and self._must_stop()):
             self._begin_stretch(step + 1)
 
     def rested(self, ended: Sequence[float]) -> bool:
@@ -144,9 +144,17 @@ class Schedule:
         self.level, self.num_left = level, num
         self.rest_until = self._ended + REST_STRETCHED * num * self.cost.usual_s
 
+    def _must_stop(self) -> bool:
+        """Whether the stretch at hand, which is measured, has become too dear."""
+        return not self._never_rests and self._room_s() < 0.0
+
+    @staticmethod
+    def _length(step: int) -> int:
+        return int(min(max(SHORTEST, step * GROWTH), LONGEST))
+
     def _next(self, step: int) -> tuple[Level, int]:
         cost = self.cost
-        length = int(min(max(SHORTEST, step * GROWTH), LONGEST))
+        length = self._length(step)
         if self._never_rests:
             return Level.MEASURE, length
         room, of_step = self._room_s(), cost.of_step(Level.MEASURE)

@@ -97,6 +97,8 @@ class Numbers:
         self._scale: Tensor | None = None
         self.learning_rate = math.nan
         self.is_bad = False
+        self.sums: Tensor | None = None
+        """Of the weights' bits, before the optimizer's step, where other ranks should have the same."""
 
     @property
     def has_loss(self) -> bool:
@@ -151,13 +153,17 @@ class Numbers:
         if other._weights is not None:
             self._weights, self._moved = other._weights, other._moved
         self._scale = self._scale if other._scale is None else other._scale
+        self.sums = self.sums if other.sums is None else other.sums
 
     def vectors(self) -> list[Tensor | float | None]:
-        """What `row` takes: loss, gradients, clipped gradients, weights, updates, scale; None: not known."""
+        """What `row` takes: loss, gradients, clipped gradients, weights, updates, scale; None: not known.
+
+        And, behind them, what other ranks are asked about.
+        """
         clipped = self._clipped
         if clipped is not None and self._norms is not None:
             clipped = self._merged(self._norms, clipped, None)
-        return [self._loss, self._norms, clipped, self._weights, self._moved, self._scale]
+        return [self._loss, self._norms, clipped, self._weights, self._moved, self._scale, self.sums]
 
     def _merged(self, known: Tensor | None, found: Tensor, columns: Sequence[int] | None) -> Tensor:
         num = len(self._watched.parameters)
