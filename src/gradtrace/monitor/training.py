@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from gradtrace.monitor.recording.recording import Recording
     from gradtrace.monitor.schedule.schedule import Schedule
     from gradtrace.monitor.watched import Watched
+    from gradtrace.records.trace import Trace
 
 JUDGE_EVERY_S = 5.0
 """[seconds] Between two looks for findings while the run goes on."""
@@ -187,18 +188,18 @@ class Training:
         call = self._calls.entered(label, module, args, kwargs)
         self._schedule.spend("hooks", time.perf_counter() - begun)
         if self._owner.is_surely_here:  # the tape is recorded where it is walked
-            self._sampler.entered(args, kwargs)
+            self._sampler.entered(call, args, kwargs)
         return (call,)
 
     def left(self, token: Any, output: Any) -> None:
         """It returned, or raised."""
         self._depth -= 1
-        self._sampler.left()
         (call,) = token
         if call is not None:
             begun = time.perf_counter()
             self._calls.left(call, output)
             self._schedule.spend("hooks", time.perf_counter() - begun)
+        self._sampler.left(output)
 
     def forward_is_over(self) -> None:
         """``loss.backward`` was called."""
@@ -261,7 +262,7 @@ class Training:
         was_explained = self._recording.is_explained
         is_bad = detector.after_backward(roots, norms, scale, is_odd and norms is None)
         passes.is_bad |= is_bad
-        trace = self._sampler.after_backward(scale)
+        trace = self._traced(scale) if self._sampler.is_open else None
         # a scaler lets go of an overflow
         if trace is not None and (scale is None or detector.no_scale_helps or is_finite(trace)):
             self._recording.trace(step, trace)
@@ -273,6 +274,13 @@ class Training:
         if self._inside is not None:
             detector.leave_out_if_spoilt(self._inside, step)
         self._schedule.spend("traces" if trace is not None else "hooks", time.perf_counter() - begun)
+
+    def _traced(self, scale: Tensor | None) -> Trace | None:
+        self._detector.is_replaying = True  # what is compiled is called once more
+        try:
+            return self._sampler.after_backward(scale)
+        finally:
+            self._detector.is_replaying = False
 
     def _count(self, roots: Sequence[Tensor]) -> None:
         """Add a pass to those since the last optimizer's step.

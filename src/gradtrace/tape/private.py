@@ -249,6 +249,20 @@ def anything_compiled() -> bool:
     return bool(getattr(sys.modules.get("torch._dynamo.utils"), "counters", {}).get("frames"))
 
 
+def compiled_entrance() -> tuple[Any, str] | None:
+    """Module and name of a function that is called just before compiled code runs; None where torch has none such."""
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    name = "_callback_from_stance"
+    return (frames, name) if callable(getattr(frames, name, None)) else None
+
+
+def backward_is_compiled() -> bool:
+    """Whether whole backward passes are compiled: hooks on the tape would be compiled with them."""
+    engine = sys.modules.get("torch._dynamo.compiled_autograd")
+    config = sys.modules.get("torch._dynamo.config")
+    return bool(getattr(engine, "compiled_autograd_enabled", False) or getattr(config, "compiled_autograd", False))
+
+
 def original_of(model: nn.Module) -> nn.Module | None:
     """The module that ``torch.compile(model)`` wraps; None where `model` is not what that gave."""
     original = getattr(model, "_orig_mod", None)

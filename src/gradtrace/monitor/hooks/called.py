@@ -1,19 +1,28 @@
-"""Which modules are looked at when they are called: the models, or else the parts of those that nobody calls."""
+"""Which modules are looked at when they are called: the models, or else the parts of those that nobody calls.
+
+Dynamo goes through the calls of modules inside of what is compiled, and would compile again when a class's stand-in
+goes: such classes are left alone.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from gradtrace.monitor.hooks.module_calls import ModuleCalls
+from gradtrace.tape.private import compiled_call, original_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
     from gradtrace.monitor.hooks.guard import Guard
     from gradtrace.monitor.hooks.listener import Listener
     from gradtrace.monitor.watched import Watched
 
 
 class Called:
-    """Looks between `look` and `look_away`, both idempotent; nothing is seen of what is compiled."""
+    """Looks between `look` and `look_away`, both idempotent."""
 
     def __init__(self, watched: Watched, listener: Listener, guard: Guard) -> None:
         self._watched, self._listener, self._guard = watched, listener, guard
@@ -23,11 +32,13 @@ class Called:
 
     def look(self) -> None:
         """From now on."""
-        if self._calls is not None or self._watched.compiled or not self._watched.roots:
+        if self._calls is not None or not self._watched.roots:
             return
         modules = dict(self._watched.roots)
         if self._is_choosing:
             modules = {**self._watched.parts(), **modules}
+        inside = kinds_inside_of_compiled(modules.values())
+        modules = {label: module for label, module in modules.items() if type(module) not in inside}
         self._calls = ModuleCalls(modules, self._listener, self._guard)
 
     def look_away(self) -> None:
@@ -52,3 +63,22 @@ class Called:
         if self._calls is not None:
             self.look_away()
             self.look()
+
+
+def kinds_inside_of_compiled(modules: Iterable[nn.Module]) -> set[type[nn.Module]]:
+    """Classes of modules that are called from within compiled ones.
+
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Sequential(nn.ReLU()), nn.Tanh())
+    >>> model[0].compile(backend="eager")
+    >>> kinds_inside_of_compiled([model]) == {nn.ReLU}
+    True
+    """
+    found: set[type[nn.Module]] = set()
+    for one in {id(part): part for module in modules for part in module.modules()}.values():
+        original = original_of(one)
+        if original is not None:
+            found |= {type(part) for part in original.modules()}
+        elif compiled_call(one) is not None:
+            found |= {type(part) for part in one.modules() if part is not one}
+    return found

@@ -91,8 +91,10 @@ class _StandIn:
 
         @functools.wraps(own)
         def function(*args: Any, **kwargs: Any) -> Any:
+            if compiles and torch.compiler.is_compiling():  # first: what is read before it, dynamo guards
+                return own(*args, **kwargs)
             handlers = self.handlers
-            if not handlers or (compiles and torch.compiler.is_compiling()):
+            if not handlers:
                 return own(*args, **kwargs)
             inner = own
             for handler in handlers[:-1]:
