@@ -72,11 +72,11 @@ class _Looked:
 
 
 class CompiledSample:
-    """The trace of the next backward pass, as `Sample`; `why_not` says what came in between."""
+    """The trace of the next backward pass, as `Sample`; `why_not` says what came in between, `remark` what is odd."""
 
     def __init__(self, whole: nn.Module) -> None:
         self.seconds = 0.0
-        self.why_not = ""
+        self.why_not = self.remark = ""
         self._whole = whole
         self._deferred = Deferred()
         self._observer = ForwardObserver(self._deferred)
@@ -288,10 +288,14 @@ class CompiledSample:
             for one in placed
             if one is not None
         ]
-        trace = Splice(front, {edge: (renumbered[n], o) for edge, (n, o) in entries.items()}, calls).joined()
-        note = parting(front, calls, is_random=any(looked.is_random for looked in self._calls))
-        coverage = replace(trace.coverage, notes=(*trace.coverage.notes, *note))
-        return replace(trace, coverage=coverage)
+        splice = Splice(front, {edge: (renumbered[n], o) for edge, (n, o) in entries.items()}, calls)
+        trace = splice.joined()
+        found = parting(front, trace, splice.alone, is_random=any(looked.is_random for looked in self._calls))
+        if found is None:
+            return trace
+        if found.is_beyond_rounding:
+            self.remark = f"compiled and uncompiled code part: {found}"
+        return replace(trace, coverage=replace(trace.coverage, notes=(*trace.coverage.notes, str(found))))
 
     def _placed(self, looked: _Looked, names: dict[int, str], origins: dict[int, Any]) -> Placed | None:
         """None: no gradient reached the call."""

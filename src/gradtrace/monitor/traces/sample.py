@@ -41,7 +41,7 @@ class Sample:
 
     def __init__(self, model: nn.Module) -> None:
         self.seconds = 0.0
-        self.why_not = ""
+        self.why_not = self.remark = ""
         self._model = model
         self._deferred = Deferred()
         self._observer = ForwardObserver(self._deferred)

@@ -85,7 +85,9 @@ class Sampler:
     def end(self) -> None:
         """No sample is open any longer."""
         if self._sample is not None:
-            self._tell_why_not(self._sample.why_not)
+            why = self._sample.why_not
+            self._tell(f"a step was not traced: {why}" if why else "", once_for=why)
+            self._tell(self._sample.remark, once_for="remark")
             self._sample.close()
             self._schedule.spend("traces", self._sample.seconds)
             self._schedule.done("traces", self._step)
@@ -107,7 +109,7 @@ class Sampler:
     def _is_compiled(self) -> bool:
         return self._watched.compiled or anything_compiled()
 
-    def _tell_why_not(self, why: str) -> None:
-        if why and why not in self._told:
-            self._told.add(why)
-            self._recording.note(self._recording.first_step + self._step, f"a step was not traced: {why}")
+    def _tell(self, sentence: str, *, once_for: str) -> None:
+        if sentence and once_for not in self._told:
+            self._told.add(once_for)
+            self._recording.note(self._recording.first_step + self._step, sentence)

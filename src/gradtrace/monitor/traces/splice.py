@@ -61,6 +61,8 @@ class Splice:
         self._targets: dict[Key, list[tuple[Key, int] | None]] = {}
         self._totals: dict[tuple[Key, int], float] = {}
         """[norm] Of what a source took its target's whole gradient to be, by source and slot."""
+        self.alone: list[str] = []
+        """Parameters that one call alone brings their gradient, once joined."""
 
     def joined(self) -> Trace:
         """The whole."""
@@ -147,6 +149,7 @@ class Splice:
                 own = next((op for op in self._leaves_of(min(numbers)) if self._name(min(numbers), op) == name), None)
                 if own is not None:
                     self._ops[key] = replace(self._ops[key], received=own.received)
+                    self.alone.append(name)
 
     def _leaves_of(self, number: int) -> Iterator[Op]:
         return (op for op in self._calls[number].inside.trace.ops if op.parameter is not None)
@@ -173,15 +176,15 @@ class Splice:
         return order
 
     def _ranks(self, order: Sequence[Key]) -> dict[Key, int]:
-        """Places in the order of the forward pass: the ops of a call stand where the call did."""
+        """Places in the order of the forward pass: the ops of a call stand where the call did; leaves have none."""
 
         def place(key: Key) -> tuple[int, int]:
-            number, _ = key
             sequence = self._ops[key].sequence
-            is_leaf = self._ops[key].name == LEAF
-            return (sequence, 0) if number == _FRONT or is_leaf else (self._calls[number].start, sequence)
+            return (sequence, 0) if key[0] == _FRONT else (self._calls[key[0]].start, sequence)
 
-        return {key: rank for rank, key in enumerate(sorted(order, key=place))}
+        inner = [key for key in order if self._ops[key].name != LEAF]
+        ranks = {key: rank for rank, key in enumerate(sorted(inner, key=place))}
+        return {key: ranks.get(key, self._ops[key].sequence) for key in order}
 
     def _placed(self, key: Key, places: Mapping[Key, int], rank: int) -> Op:
         op, targets = self._ops[key], self._targets[key]
