@@ -187,5 +187,5 @@ def test_a_compiled_model_has_the_trace_of_the_uncompiled_one(model: str, compil
     assert watch.run.samples == eager.run.samples != ()
     for one, other in zip(watch.traces, eager.traces, strict=True):
         assert_alike(one, other)
-        assert any("of the uncompiled code" in note for note in one.coverage.notes)
+        assert any("through the uncompiled code" in note for note in one.coverage.notes)
         assert any("within" in note for note in one.coverage.notes)

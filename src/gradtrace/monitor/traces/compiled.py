@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from gradtrace.records.trace import Trace
     from gradtrace.tape.graph import Edge
 
-UNCOMPILED = "of the uncompiled code: what is compiled was called once more beside the training, without its compiler"
+UNCOMPILED = "traced through the uncompiled code, which was called once more beside the training"
 
 
 class Unfit(Exception):  # noqa: N818  # not an error of anybody's
