@@ -263,6 +263,11 @@ def backward_is_compiled() -> bool:
     return bool(getattr(engine, "compiled_autograd_enabled", False) or getattr(config, "compiled_autograd", False))
 
 
+def unseen_by_dynamo(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which compiled code calls as it is: dynamo would go through all of it, and compile it and again."""
+    return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function  # its import takes a second
+
+
 def original_of(model: nn.Module) -> nn.Module | None:
     """The module that ``torch.compile(model)`` wraps; None where `model` is not what that gave."""
     original = getattr(model, "_orig_mod", None)
