@@ -480,7 +480,7 @@ class Training:
         """Nothing is done from now on but to note the steps."""
         begun = time.perf_counter()
         self.close_row()
-        self._called.look_away()
+        self._called.rest()
         self._passes = Passes(self._watched)
         self.is_tracing = False
         self._rest.begin(self.row)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradtrace.monitor.hooks.module_calls import ModuleCalls
-from gradtrace.tape.private import compiled_call, original_of
+from gradtrace.tape.private import anything_compiled, compiled_call, original_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +32,8 @@ class Called:
 
     def look(self) -> None:
         """From now on."""
+        if self._calls is not None:
+            self._calls.resume()
         if self._calls is not None or not self._watched.roots:
             return
         modules = dict(self._watched.roots)
@@ -40,6 +42,13 @@ class Called:
         inside = kinds_inside_of_compiled(modules.values())
         modules = {label: module for label, module in modules.items() if type(module) not in inside}
         self._calls = ModuleCalls(modules, self._listener, self._guard)
+
+    def rest(self) -> None:
+        """Not until the next `look`. Code that calls a model and was compiled meanwhile must not notice."""
+        if self._calls is not None and anything_compiled():
+            self._calls.pause()
+        else:
+            self.look_away()
 
     def look_away(self) -> None:
         """No longer."""
