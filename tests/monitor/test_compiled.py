@@ -162,8 +162,8 @@ def assert_alike(compiled: Any, eager: Any) -> None:
 
 def number(trace: Any, op: Any) -> int:
     """Of several ops on one line."""
-    alike = [other for other in trace.ops if (other.name, other.site) == (op.name, op.site)]
-    return sorted(other.sequence for other in alike).index(op.sequence)
+    alike = [o.sequence for o in trace.ops if (o.name, o.site, o.parameter) == (op.name, op.site, op.parameter)]
+    return sorted(alike).index(op.sequence)
 
 
 def norm(stats: Any) -> float:
@@ -174,8 +174,7 @@ def known(share: float | None) -> float:
     return -9.0 if share is None else share
 
 
-@pytest.mark.parametrize("compiler", [whole, in_place])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "compiler"), [*((model, whole) for model in MODELS), ("language model", in_place)])
 def test_a_compiled_model_has_the_trace_of_the_uncompiled_one(model: str, compiler: Any) -> None:
     options = {"dynamic": True} if model == "other sizes" else {"fullgraph": True}
     _, bare, counted = trained(model, compiler, watched=False, **options)
@@ -189,3 +188,129 @@ def test_a_compiled_model_has_the_trace_of_the_uncompiled_one(model: str, compil
         assert_alike(one, other)
         assert any("through the uncompiled code" in note for note in one.coverage.notes)
         assert any("within" in note for note in one.coverage.notes)
+
+
+class Parts(nn.Module):
+    """An eager model, of which something is compiled: a part, a part in place, or a function that it calls."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.first, self.last, self.function = nn.Sequential(nn.Linear(8, 16), nn.Tanh()), nn.Linear(16, 3), torch.tanh
+        if what == "a part":
+            self.first = compiled(self.first)
+        if what == "a part in place":
+            self.first[1].compile(backend="eager")
+        if what == "a function":
+            self.function = compiled(torch.tanh)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.function(self.first(x)))  # type: ignore[no-any-return]
+
+
+def compiled(thing: Any) -> Any:
+    return torch.compile(thing, backend="eager", fullgraph=True)
+
+
+@pytest.mark.parametrize("what", ["a part", "a part in place", "a function", "the loss", "the optimizer"])
+def test_where_something_else_is_compiled_the_rest_is_seen_as_well(what: str) -> None:
+    seen = []
+    for is_watched in (False, True):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        torch.manual_seed(0)
+        model = Parts(what)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loss_fn = compiled(F.cross_entropy) if what == "the loss" else F.cross_entropy
+        step = torch.compile(optimizer.step, backend="eager") if what == "the optimizer" else optimizer.step
+        watch = gradtrace.watch(model, optimizer, every=2, budget=10.0).start() if is_watched else None
+        for _ in range(6):
+            optimizer.zero_grad()
+            loss_fn(model(torch.randn(12, 8)), torch.randint(0, 3, (12,))).backward()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of dynamo, at hooks on optimizers
+                step()
+        if watch is not None:
+            watch.close()
+            assert watch.run.notes == ()
+            assert len(watch.run.samples) > 2
+            assert watch.run.steps.num_steps == 6
+            trace = watch.traces[-1]
+            assert {op.site.module for op in trace.ops if op.weights} >= {"last"}
+            assert budget(trace) == pytest.approx(decades(trace), abs=1e-5)
+        seen.append((list(model.state_dict().values()), dict(torch._dynamo.utils.counters["frames"])))
+    assert same(seen[0][0], seen[1][0])
+    if what != "the optimizer":  # a hook on whose step breaks its graph
+        assert seen[0][1] == seen[1][1]
+
+
+def path(trace: Any) -> list[tuple[Any, int]]:
+    """The way down that carries most, from the loss to a leaf, as (op, slot)."""
+    found, op = [], trace.ops[0]
+    while any(op.targets):
+        slot = max((s for s, t in enumerate(op.targets) if t and op.passed[s]), key=lambda s: op.passed[s].norm)
+        found.append((op, slot))
+        op = trace.ops[op.targets[slot][0]]
+    return found
+
+
+def budget(trace: Any) -> float:
+    """Gains of ops and merges along a path."""
+    total = 0.0
+    for op, slot in path(trace):
+        target = trace.ops[op.targets[slot][0]]
+        total += math.log10(op.gain(slot)) + math.log10(target.received.norm / op.passed[slot].norm)
+    return total
+
+
+def decades(trace: Any) -> float:
+    op, slot = path(trace)[-1]
+    return math.log10(trace.ops[op.targets[slot][0]].received.norm / trace.ops[0].received.norm)
+
+
+def test_factors_along_a_path_sum_to_the_whole_and_the_loss_is_part_of_it() -> None:
+    watch, _, _ = trained("MLP", whole)
+    trace = watch.traces[-1]
+    assert budget(trace) == pytest.approx(decades(trace), abs=1e-5)
+    assert {op.factor for op in trace.ops if op.site.module is None} == {Factor.LOSS}
+    assert any(op.objective is not None for op in trace.ops)
+    assert all(op.site.source for op in trace.ops if op.parameter is None)
+
+
+def test_a_deep_sigmoid_network_gets_the_same_verdict() -> None:
+    verdicts = []
+    for compiler in (None, whole):
+        watch, _, _ = trained("deep", compiler, steps=4)
+        finding = watch.diagnosis.findings[0]
+        verdicts.append((finding.symptom, finding.cause, finding.where, finding.severity))
+    assert verdicts[0] == verdicts[1]
+    assert verdicts[0][0].value == "vanishing"
+
+
+def test_two_models_in_a_row_and_one_called_twice_are_one_trace() -> None:
+    """A generator's gradient comes through the discriminator, which is called for the real samples too."""
+
+    def traces(is_compiled: bool) -> Any:
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        generator, critic = nn.Sequential(nn.Linear(4, 8), nn.Tanh()), nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+        optimizer = torch.optim.SGD([*generator.parameters(), *critic.parameters()], lr=0.1)
+        models: Any = {"G": generator, "D": critic}
+        if is_compiled:
+            models = {key: torch.compile(model, backend="aot_eager") for key, model in models.items()}
+        with gradtrace.watch(models, optimizer, every=1, budget=10.0) as watch:
+            for _ in range(3):
+                optimizer.zero_grad()
+                fake = models["D"](models["G"](torch.randn(6, 4)))
+                (fake - models["D"](torch.randn(6, 8))).square().mean().backward()
+                optimizer.step()
+        assert watch.run.notes == ()
+        return watch.traces
+
+    for one, other in zip(traces(True), traces(False), strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert {p.name: norm(p.gradient) for p in one.parameters} == pytest.approx(
+            {p.name: norm(p.gradient) for p in other.parameters}, rel=1e-5
+        )
+        assert {str(op.site) for op in one.ops} == {str(op.site) for op in other.ops}
+        assert len(one.ops) == len(other.ops)
+        assert budget(one) == pytest.approx(budget(other), abs=1e-5)

@@ -262,7 +262,12 @@ class Training:
         was_explained = self._recording.is_explained
         is_bad = detector.after_backward(roots, norms, scale, is_odd and norms is None)
         passes.is_bad |= is_bad
-        trace = self._traced(scale) if self._sampler.is_open else None
+        if self._sampler.is_open:
+            before = time.perf_counter()
+            trace = self._traced(scale)
+            begun += time.perf_counter() - before  # which the sampler accounts for
+        else:
+            trace = None
         # a scaler lets go of an overflow
         if trace is not None and (scale is None or detector.no_scale_helps or is_finite(trace)):
             self._recording.trace(step, trace)

@@ -98,9 +98,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def stand_ins(
-    model: nn.Module, weights: Mapping[int, Tensor] = NONE, buffers: Buffers = NO_BUFFERS
-) -> Iterator[None]:
+def stand_ins(model: nn.Module, weights: Mapping[int, Tensor] = NONE, buffers: Buffers = NO_BUFFERS) -> Iterator[None]:
     """Other parameters over the same numbers (or over `weights`), and copies of the buffers, until leaving.
 
     `buffers`, by the module's identity and the name there, are what those were where they have changed since.

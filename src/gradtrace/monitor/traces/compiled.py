@@ -8,6 +8,7 @@ gradient that reached its outputs. `splice` joins the parts.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.graph import Graph, release, walk
 from gradtrace.tape.kinds import LEAF
 from gradtrace.tape.private import node_sequence_nr, sequence_nr, sink_mode
-from gradtrace.tape.recorder import Recorder, Visit
+from gradtrace.tape.recorder import Recorder, Visit, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +65,8 @@ class _Looked:
     """By input tensor: the op that made it, and which of that op's outputs it is."""
     start: int
     """The number of the first op that was recorded in it."""
+    source: str
+    """``file.py:12`` of the line that made it: what lies in no file of the user's is told by that."""
     end: int = -1
     outputs: dict[tuple[Node, int], int] = field(default_factory=dict)
     """Op and which of its outputs -> output tensor, of those that the call itself made."""
@@ -124,7 +127,7 @@ class CompiledSample:
         self._batch_size = self._batch_size or batch_size_of((args, kwargs))
         tensors = tensors_in(args) + (tensors_in(kwargs) if kwargs else [])
         made = [(tensor.grad_fn, tensor.output_nr) if tensor.grad_fn is not None else None for tensor in tensors]
-        self._calls.append(_Looked(call, World.of(model), path, made, sequence_nr()))
+        self._calls.append(_Looked(call, World.of(model), path, made, sequence_nr(), source_of(sys._getframe())))
 
     def left(self, output: Any) -> None:
         """It returned: what follows is seen again."""
@@ -284,7 +287,9 @@ class CompiledSample:
         reached = [number for number, one in enumerate(placed) if one is not None]
         renumbered = {number: place for place, number in enumerate(reached)}
         calls = [
-            replace(one, origins={i: (-1, renumbered[o[1]], o[2]) if len(o) == 3 else o for i, o in one.origins.items()})
+            replace(
+                one, origins={i: (-1, renumbered[o[1]], o[2]) if len(o) == 3 else o for i, o in one.origins.items()}
+            )
             for one in placed
             if one is not None
         ]
@@ -311,4 +316,4 @@ class CompiledSample:
         model = unwrapped(call.model)
         own = {inner: names[id(p)] for inner, p in model.named_parameters() if id(p) in names}
         inside = look_inside(call, looked.world, gradients)
-        return Placed(inside, looked.path, own, looked.start, origins)
+        return Placed(inside, looked.path, own, looked.start, origins, (source_of(sys._getframe()), looked.source))

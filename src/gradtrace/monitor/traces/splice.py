@@ -42,6 +42,8 @@ class Placed:
     """The number of the first op that the call recorded."""
     origins: Mapping[int, Edge | tuple[int, int, int]]
     """Input tensor -> the op in front that made it, or (call, output tensor) as (-1, call, output)."""
+    sources: tuple[str, str] = ("", "")
+    """The line from which the call was made once more, and the line that made it: one stands for the other."""
 
 
 class Splice:
@@ -108,7 +110,9 @@ class Splice:
             if name in self._leaves:
                 elsewhere[op.index] = (_FRONT, self._leaves[name]), 0
             elif (origin := placed.origins.get(placed.inside.inputs.get(op.index, -1))) is not None:
-                elsewhere[op.index] = self._entrance(*origin[1:]) if len(origin) == 3 else ((_FRONT, origin[0]), origin[1])
+                elsewhere[op.index] = (
+                    self._entrance(*origin[1:]) if len(origin) == 3 else ((_FRONT, origin[0]), origin[1])
+                )
         calls = self._calls_before(number, placed.path)
         for op in trace.ops:
             if op.index in elsewhere:
@@ -250,6 +254,8 @@ def _renamed(op: Op, placed: Placed, calls: Counter[str]) -> Op:
     site = op.site
     if site.module is not None:
         site = replace(site, module=_within(placed.path, site.module), call=site.call + calls[site.module])
+    if site.source and site.source == placed.sources[0]:
+        site = replace(site, source=placed.sources[1])
     name = op.parameter
     return replace(
         op,
