@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 import gradtrace
-from gradtrace.monitor.traces.parting import parting
 from gradtrace.records.vocabulary import Factor
 
 pytestmark = [
@@ -116,7 +115,7 @@ def trained(
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     torch.manual_seed(0)
-    make, batches = MODELS[model] if model in MODELS else (deep, vectors)
+    make, batches = MODELS.get(model, (deep, vectors))
     own = make()
     run = own if compiler is None else compiler(own, **{"backend": "aot_eager", **options})
     optimizer = torch.optim.SGD(own.parameters(), lr=0.1, momentum=0.9)

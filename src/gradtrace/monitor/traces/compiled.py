@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,51 +27,24 @@ from gradtrace.measure.trace import environment
 from gradtrace.measure.untouched import paused_collection
 from gradtrace.monitor.hooks.compiled_code import before_compiled_code
 from gradtrace.monitor.nonfinite.replay import unwrapped
+from gradtrace.monitor.traces.outline import Looked, Unfit, found_origins, outline
 from gradtrace.monitor.traces.parting import parting
 from gradtrace.monitor.traces.replayed import World, look_inside
 from gradtrace.monitor.traces.splice import Placed, Splice
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.graph import Graph, release, walk
-from gradtrace.tape.kinds import LEAF
 from gradtrace.tape.private import node_sequence_nr, sequence_nr, sink_mode
 from gradtrace.tape.recorder import Recorder, Visit, source_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
-    from torch.autograd.graph import Node
 
     from gradtrace.monitor.hooks.patches import Interposition
     from gradtrace.monitor.nonfinite.forward_calls import Call
+    from gradtrace.monitor.traces.outline import Entries, Origins
     from gradtrace.records.trace import Trace
-    from gradtrace.tape.graph import Edge
 
 UNCOMPILED = "traced through the uncompiled code, which was called once more beside the training"
-
-
-class Unfit(Exception):  # noqa: N818  # not an error of anybody's
-    """Why the step at hand cannot be traced, in half a sentence."""
-
-
-@dataclass(slots=True)
-class _Looked:
-    """One call of a watched module in this step."""
-
-    call: Call
-    world: World
-    path: str
-    made: list[tuple[Node, int] | None]
-    """By input tensor: the op that made it, and which of that op's outputs it is."""
-    start: int
-    """The number of the first op that was recorded in it."""
-    source: str
-    """``file.py:12`` of the line that made it: what lies in no file of the user's is told by that."""
-    end: int = -1
-    outputs: dict[tuple[Node, int], int] = field(default_factory=dict)
-    """Op and which of its outputs -> output tensor, of those that the call itself made."""
-    is_random: bool = False
-    """Whether random numbers were drawn in it."""
 
 
 class CompiledSample:
@@ -86,8 +59,8 @@ class CompiledSample:
         self._recorder = Recorder(nn.Module(), self._observer)  # no hook on any module
         self._depth = 0
         self._batch_size: int | None = None
-        self._calls: list[_Looked] = []
-        self._under_way: tuple[Forward, GradientTap, dict[Edge, tuple[int, int]], list[dict[int, Any]]] | None = None
+        self._calls: list[Looked] = []
+        self._under_way: tuple[Forward, GradientTap, Entries, list[Origins]] | None = None
         self._is_recording = False
         self._thread = 0
         self._guard: Interposition | None = None
@@ -127,7 +100,7 @@ class CompiledSample:
         self._batch_size = self._batch_size or batch_size_of((args, kwargs))
         tensors = tensors_in(args) + (tensors_in(kwargs) if kwargs else [])
         made = [(tensor.grad_fn, tensor.output_nr) if tensor.grad_fn is not None else None for tensor in tensors]
-        self._calls.append(_Looked(call, World.of(model), path, made, sequence_nr(), source_of(sys._getframe())))
+        self._calls.append(Looked(call, World.of(model), path, made, sequence_nr(), source_of(sys._getframe())))
 
     def left(self, output: Any) -> None:
         """It returned: what follows is seen again."""
@@ -180,13 +153,11 @@ class CompiledSample:
 
     def _hook(self, loss: Tensor) -> None:
         assert loss.grad_fn is not None
-        whole = walk([loss.grad_fn])
-        graph, entries = self._without_insides(whole)
+        graph, entries = outline(walk([loss.grad_fn]), self._calls)
         for looked in self._calls:
             kind = type(unwrapped(looked.call.model)).__name__
             self._recorder.visits.append(Visit(looked.path, kind, 0, looked.start, looked.end))
-        places = {node: index for index, node in enumerate(graph.nodes)}
-        origins = [self._origins(looked, places) for looked in self._calls]
+        origins = [found_origins(looked, self._calls, graph) for looked in self._calls]
         forward = Forward(
             self._whole, loss, self._recorder, self._observer, self._deferred, self._batch_size, graph, {}
         )
@@ -195,62 +166,6 @@ class CompiledSample:
         tap = GradientTap(graph, self._deferred, self._batch_size)
         tap.__enter__()
         self._under_way = forward, tap, entries, origins
-
-    def _without_insides(self, whole: Graph) -> tuple[Graph, dict[Edge, tuple[int, int]]]:
-        """The ops outside of calls, those at whose outputs calls are entered, and the leaves; and these outputs."""
-        owners = [self._owner(node) for node in whole.nodes]
-        entered: dict[Edge, tuple[int, int]] = {}
-        for index, targets in enumerate(whole.targets):
-            for target in targets:
-                if target is None or owners[target[0]] is None or owners[target[0]] == owners[index]:
-                    continue
-                number = owners[target[0]]
-                assert number is not None
-                output = self._calls[number].outputs.get((whole.nodes[target[0]], target[1]))
-                if output is None:
-                    name = self._calls[number].path or "the model"
-                    raise Unfit(f"a value from inside of {name} reaches the loss, and not by its output")
-                entered[target] = number, output
-        if owners[0] is not None:  # the loss is what a call returned
-            entered[0, 0] = owners[0], 0
-        heads = {index for index, _ in entered}
-        kept = [i for i, owner in enumerate(owners) if owner is None or i in heads]
-        places = {index: place for place, index in enumerate(kept)}
-        targets = tuple(
-            tuple(
-                (places[target[0]], target[1]) if target is not None and owners[i] is None else None
-                for target in whole.targets[i]
-            )
-            for i in kept
-        )
-        arrivals: dict[Edge, list[Edge]] = {}
-        for source, pairs in enumerate(targets):
-            for slot, target in enumerate(pairs):
-                if target is not None:
-                    arrivals.setdefault(target, []).append((source, slot))
-        graph = Graph(tuple(whole.nodes[i] for i in kept), targets, {t: tuple(e) for t, e in arrivals.items()})
-        return graph, {(places[index], port): found for (index, port), found in entered.items()}
-
-    def _owner(self, node: Node) -> int | None:
-        if node.name() == LEAF:
-            return None
-        number = node_sequence_nr(node)
-        return next((i for i, looked in enumerate(self._calls) if looked.start <= number < looked.end), None)
-
-    def _origins(self, looked: _Looked, places: dict[Node, int]) -> dict[int, Any]:
-        """Where the gradient of each input goes on to: to an op in front, or to an earlier call's output."""
-        found: dict[int, Any] = {}
-        for i, made in enumerate(looked.made):
-            if made is None:
-                continue
-            owner = self._owner(made[0])
-            if owner is not None:
-                output = self._calls[owner].outputs.get(made)
-                if output is not None:
-                    found[i] = (-1, owner, output)
-            elif made[0] in places:
-                found[i] = (places[made[0]], made[1])
-        return found
 
     def after_backward(self, scale: Tensor | None) -> Trace | None:
         """The trace, its gradients as they are: multiplied by a scaler's `scale`, if there is one."""
@@ -281,19 +196,10 @@ class CompiledSample:
         self.seconds += time.perf_counter() - begun
         return trace
 
-    def _joined(self, front: Trace, entries: dict[Edge, tuple[int, int]], origins: list[dict[int, Any]]) -> Trace:
+    def _joined(self, front: Trace, entries: Entries, origins: list[Origins]) -> Trace:
         names = {id(parameter): name for name, parameter in self._whole.named_parameters()}
         placed = [self._placed(looked, names, origin) for looked, origin in zip(self._calls, origins, strict=True)]
-        reached = [number for number, one in enumerate(placed) if one is not None]
-        renumbered = {number: place for place, number in enumerate(reached)}
-        calls = [
-            replace(
-                one, origins={i: (-1, renumbered[o[1]], o[2]) if len(o) == 3 else o for i, o in one.origins.items()}
-            )
-            for one in placed
-            if one is not None
-        ]
-        splice = Splice(front, {edge: (renumbered[n], o) for edge, (n, o) in entries.items()}, calls)
+        splice = Splice(front, entries, placed)
         trace = splice.joined()
         found = parting(front, trace, splice.alone, is_random=any(looked.is_random for looked in self._calls))
         if found is None:
@@ -302,18 +208,16 @@ class CompiledSample:
             self.remark = f"compiled and uncompiled code part: {found}"
         return replace(trace, coverage=replace(trace.coverage, notes=(*trace.coverage.notes, str(found))))
 
-    def _placed(self, looked: _Looked, names: dict[int, str], origins: dict[int, Any]) -> Placed | None:
-        """None: no gradient reached the call."""
+    def _placed(self, looked: Looked, names: dict[int, str], origins: Origins) -> Placed:
         call = looked.call
         gradients = {i: call.gradients[i] for i in looked.outputs.values() if i in call.gradients}
-        if not gradients:
-            return None
+        own = {inner: names[id(p)] for inner, p in unwrapped(call.model).named_parameters() if id(p) in names}
+        placed = Placed(None, looked.path, own, looked.start, origins, (source_of(sys._getframe()), looked.source))
+        if not gradients:  # none reached the call
+            return placed
         name = looked.path or "the model"
         if not call.is_intact:
             raise Unfit(f"the inputs of {name} were changed in place since")
         if looked.world.has_moved:
             raise Unfit("an optimizer moved the weights within the backward pass")
-        model = unwrapped(call.model)
-        own = {inner: names[id(p)] for inner, p in model.named_parameters() if id(p) in names}
-        inside = look_inside(call, looked.world, gradients)
-        return Placed(inside, looked.path, own, looked.start, origins, (source_of(sys._getframe()), looked.source))
+        return replace(placed, inside=look_inside(call, looked.world, gradients))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.thresholds import EPSILON, TELLABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from gradtrace.records.trace import TensorStats, Trace
 
@@ -42,13 +42,15 @@ class Parting:
         """A sentence's half for the notes of the trace."""
         told = f"gradient norms of weights are within {self.distance:.2g} (relative) of the compiled code's"
         if self.is_beyond_rounding:
-            return f"{told}, more than the {self.rounding:.2g} that rounding explains: from {self.first} on, seen from the loss"
+            return (
+                f"{told}, more than rounding explains ({self.rounding:.2g}): from {self.first} on, seen from the loss"
+            )
         if self.first:
             return f"{told}: random numbers are drawn on the way, and compiled code may draw others"
         return told
 
 
-def parting(compiled: Trace, uncompiled: Trace, alone: Sequence[str], *, is_random: bool) -> Parting | None:
+def parting(compiled: Trace, uncompiled: Trace, alone: Collection[str], *, is_random: bool) -> Parting | None:
     """Of the weights `alone` that get their gradient from one call each; None where there is none.
 
     Args:
@@ -58,7 +60,7 @@ def parting(compiled: Trace, uncompiled: Trace, alone: Sequence[str], *, is_rand
         is_random: whether random numbers were drawn.
     """
     theirs = {p.name: p.gradient for p in compiled.parameters}
-    ours = {op.parameter: op.received for op in uncompiled.ops if op.parameter in set(alone)}
+    ours = {op.parameter: op.received for op in uncompiled.ops if op.parameter is not None and op.parameter in alone}
     distances = dict(_distances(_in_order(uncompiled, ours), theirs, ours))
     if not distances:
         return None
@@ -68,13 +70,13 @@ def parting(compiled: Trace, uncompiled: Trace, alone: Sequence[str], *, is_rand
     return Parting(max(distances.values()), rounding, first, is_random)
 
 
-def _in_order(trace: Trace, wanted: Mapping[str | None, object]) -> list[str]:
+def _in_order(trace: Trace, wanted: Mapping[str, object]) -> list[str]:
     """From the loss on."""
     return list(dict.fromkeys(name for op in trace.ops for name in op.weights if name in wanted))
 
 
 def _distances(
-    names: Sequence[str], theirs: Mapping[str, TensorStats | None], ours: Mapping[str | None, TensorStats | None]
+    names: Sequence[str], theirs: Mapping[str, TensorStats | None], ours: Mapping[str, TensorStats | None]
 ) -> Iterator[tuple[str, float]]:
     for name in names:
         a, b = theirs.get(name), ours.get(name)

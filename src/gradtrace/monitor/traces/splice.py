@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from gradtrace.monitor.traces.outline import Output, Unfit
 from gradtrace.records.trace import Coverage, Op, ParameterStats, TensorStats, Trace
 from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.factors import assign
@@ -20,6 +21,7 @@ from gradtrace.tape.kinds import LEAF, OPAQUE, base_name
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from gradtrace.monitor.traces.outline import Entries, Origins
     from gradtrace.monitor.traces.replayed import Inside
     from gradtrace.tape.graph import Edge
 
@@ -33,15 +35,15 @@ Key = tuple[int, int]
 class Placed:
     """The inside of one call, and where in the whole it belongs."""
 
-    inside: Inside
+    inside: Inside | None
+    """None: no gradient reached it."""
     path: str
     """Of the module that was called, in the whole."""
     names: Mapping[str, str]
     """Of its parameters there -> in the whole."""
     start: int
     """The number of the first op that the call recorded."""
-    origins: Mapping[int, Edge | tuple[int, int, int]]
-    """Input tensor -> the op in front that made it, or (call, output tensor) as (-1, call, output)."""
+    origins: Origins
     sources: tuple[str, str] = ("", "")
     """The line from which the call was made once more, and the line that made it: one stands for the other."""
 
@@ -51,11 +53,11 @@ class Splice:
 
     Args:
         front: the training's own trace, without the insides of calls.
-        entries: (op in front, which of its outputs) -> (number of the call, its output tensor).
+        entries: (op in front, which of its outputs) -> the output of a call that it stands for.
         calls: in the order in which they were made.
     """
 
-    def __init__(self, front: Trace, entries: Mapping[Edge, tuple[int, int]], calls: Sequence[Placed]) -> None:
+    def __init__(self, front: Trace, entries: Entries, calls: Sequence[Placed]) -> None:
         self._front, self._entries, self._calls = front, entries, calls
         self._stand_ins = {index for index, _ in entries}
         self._leaves = {op.parameter: op.index for op in front.ops if op.parameter is not None}
@@ -63,14 +65,15 @@ class Splice:
         self._targets: dict[Key, list[tuple[Key, int] | None]] = {}
         self._totals: dict[tuple[Key, int], float] = {}
         """[norm] Of what a source took its target's whole gradient to be, by source and slot."""
-        self.alone: list[str] = []
+        self.alone: set[str] = set()
         """Parameters that one call alone brings their gradient, once joined."""
 
     def joined(self) -> Trace:
         """The whole."""
         self._take_front()
         for number, placed in enumerate(self._calls):
-            self._take_call(number, placed)
+            if placed.inside is not None:
+                self._take_call(number, placed, placed.inside)
         self._take_leaves()
         order = self._order()
         places = {key: index for index, key in enumerate(order)}
@@ -96,25 +99,20 @@ class Splice:
         if target is None:
             return None
         entry = self._entries.get(target)
-        return self._entrance(*entry) if entry is not None else ((_FRONT, target[0]), target[1])
+        return self._entrance(entry) if entry is not None else ((_FRONT, target[0]), target[1])
 
-    def _entrance(self, number: int, output: int) -> tuple[Key, int]:
-        index, port = self._calls[number].inside.outputs[output]
-        return (number, index), port
+    def _entrance(self, output: Output) -> tuple[Key, int]:
+        inside = self._calls[output.call].inside
+        if inside is None or output.tensor not in inside.outputs:
+            raise Unfit("uncompiled, the gradient takes another way")
+        index, port = inside.outputs[output.tensor]
+        return (output.call, index), port
 
-    def _take_call(self, number: int, placed: Placed) -> None:
-        trace = placed.inside.trace
-        elsewhere: dict[int, tuple[Key, int]] = {}
-        for op in trace.ops:
-            name = placed.names.get(op.parameter or "")
-            if name in self._leaves:
-                elsewhere[op.index] = (_FRONT, self._leaves[name]), 0
-            elif (origin := placed.origins.get(placed.inside.inputs.get(op.index, -1))) is not None:
-                elsewhere[op.index] = (
-                    self._entrance(*origin[1:]) if len(origin) == 3 else ((_FRONT, origin[0]), origin[1])
-                )
+    def _take_call(self, number: int, placed: Placed, inside: Inside) -> None:
+        elsewhere = self._leaves_elsewhere(placed, inside)
         calls = self._calls_before(number, placed.path)
-        for op in trace.ops:
+        ops = inside.trace.ops
+        for op in ops:
             if op.index in elsewhere:
                 continue
             key = (number, op.index)
@@ -125,13 +123,27 @@ class Splice:
             ]
             for slot, target in enumerate(op.targets):
                 if target is not None:
-                    self._totals[key, slot] = _norm(trace.ops[target[0]].received)
+                    self._totals[key, slot] = _norm(ops[target[0]].received)
+
+    def _leaves_elsewhere(self, placed: Placed, inside: Inside) -> dict[int, tuple[Key, int]]:
+        """Leaves of a call that are the whole's: weights, and inputs that something else has made."""
+        found: dict[int, tuple[Key, int]] = {}
+        for op in inside.trace.ops:
+            name = placed.names.get(op.parameter or "", "")
+            origin = placed.origins.get(inside.inputs.get(op.index, -1))
+            if name in self._leaves:
+                found[op.index] = (_FRONT, self._leaves[name]), 0
+            elif isinstance(origin, Output):
+                found[op.index] = self._entrance(origin)
+            elif origin is not None:
+                found[op.index] = (_FRONT, origin[0]), origin[1]
+        return found
 
     def _calls_before(self, number: int, path: str) -> Counter[str]:
         """How often each module was called in earlier calls of the same one."""
         found: Counter[str] = Counter()
         for earlier in self._calls[:number]:
-            if earlier.path == path:
+            if earlier.path == path and earlier.inside is not None:
                 here: Counter[str] = Counter()
                 for op in earlier.inside.trace.ops:
                     if op.site.module is not None:
@@ -153,10 +165,11 @@ class Splice:
                 own = next((op for op in self._leaves_of(min(numbers)) if self._name(min(numbers), op) == name), None)
                 if own is not None:
                     self._ops[key] = replace(self._ops[key], received=own.received)
-                    self.alone.append(name)
+                    self.alone.add(name)
 
     def _leaves_of(self, number: int) -> Iterator[Op]:
-        return (op for op in self._calls[number].inside.trace.ops if op.parameter is not None)
+        inside = self._calls[number].inside
+        return (op for op in (inside.trace.ops if inside is not None else ()) if op.parameter is not None)
 
     def _name(self, number: int, op: Op) -> str:
         return self._calls[number].names.get(op.parameter or "", "")
@@ -207,21 +220,18 @@ class Splice:
         )
 
     def _trace(self, ops: tuple[Op, ...]) -> Trace:
-        front, insides = self._front, [placed.inside.trace for placed in self._calls]
+        front = self._front
+        known = [(placed, placed.inside.trace) for placed in self._calls if placed.inside is not None]
+        insides = [trace for _, trace in known]
         gradients = {op.parameter: op.received for op in ops if op.parameter is not None}
-        own = {
-            placed.names[p.name]: p
-            for placed in self._calls
-            for p in placed.inside.trace.parameters
-            if p.name in placed.names
-        }
+        own = {placed.names[p.name]: p for placed, trace in known for p in trace.parameters if p.name in placed.names}
         parameters = tuple(_told(p, own.get(p.name), gradients.get(p.name)) for p in front.parameters)
-        known = {p.name for p in parameters}
+        told = {p.name for p in parameters}
         strangers = [
             replace(p, name=_within(placed.path, p.name))
-            for placed in self._calls
-            for p in placed.inside.trace.parameters
-            if not p.in_model and _within(placed.path, p.name) not in known
+            for placed, trace in known
+            for p in trace.parameters
+            if not p.in_model and _within(placed.path, p.name) not in told
         ]
         coverage = [front.coverage, *(trace.coverage for trace in insides)]
         parameters += tuple(strangers)
