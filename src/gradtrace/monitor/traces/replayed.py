@@ -91,7 +91,7 @@ def look_inside(call: Call, world: World, gradients: Mapping[int, Tensor]) -> In
     with contextlib.ExitStack() as stack:
         stack.enter_context(silence())
         stack.enter_context(stand_ins(model, buffers=world.buffers))
-        unkept = stack.enter_context(untouched(model, batch=(args, kwargs)))
+        unkept = stack.enter_context(untouched(model, batch=(args, kwargs), hooks=_hooks(model)))
         stack.enter_context(eager())
         stack.enter_context(paused_collection())
         if call.autocast is not None:
@@ -103,6 +103,12 @@ def look_inside(call: Call, world: World, gradients: Mapping[int, Tensor]) -> In
     coverage = inside.trace.coverage
     coverage = replace(coverage, notes=(*coverage.notes, *unkept))
     return replace(inside, trace=replace(inside.trace, coverage=coverage))
+
+
+def _hooks(model: nn.Module) -> list[Any]:
+    """The user's own on the calls of modules, which are called once more as well: what they change is put back."""
+    tables = [table for m in model.modules() for table in (m._forward_hooks, m._forward_pre_hooks)]
+    return [hook for table in tables for hook in table.values()]
 
 
 def _measured(model: nn.Module, args: Any, kwargs: Any, gradients: Mapping[int, Tensor]) -> Inside:
