@@ -179,13 +179,13 @@ class Training:
 
     # ----------------------------------------------------------------------------------------------------- forward
 
-    def entered(self, label: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """A watched module is called."""
+    def entered(self, label: str, module: nn.Module, args: Any, kwargs: Any, function: Any = None) -> Any:
+        """A watched module is called, or a compiled function."""
         if self._detector.is_replaying or self._depth or self._rest.is_on or not self._owner.is_here:
             return None
         begun = time.perf_counter()
         self._depth += 1
-        call = self._calls.entered(label, module, args, kwargs)
+        call = self._calls.entered(label, module, args, kwargs, function)
         self._schedule.spend("hooks", time.perf_counter() - begun)
         if self._owner.is_surely_here:  # the tape is recorded where it is walked
             self._sampler.entered(call, args, kwargs)

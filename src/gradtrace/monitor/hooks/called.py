@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gradtrace.monitor.hooks.compiled_code import CompiledCalls
 from gradtrace.monitor.hooks.module_calls import ModuleCalls
 from gradtrace.tape.private import anything_compiled, compiled_call, original_of
 
@@ -29,9 +30,11 @@ class Called:
         self._is_choosing = True
         """Until it is known whether the models are called themselves."""
         self._calls: ModuleCalls | None = None
+        self._functions: CompiledCalls | None = None
 
     def look(self) -> None:
         """From now on."""
+        self._look_at_functions()
         if self._calls is not None:
             self._calls.resume()
         if self._calls is not None or not self._watched.roots:
@@ -43,21 +46,33 @@ class Called:
         modules = {label: module for label, module in modules.items() if type(module) not in inside}
         self._calls = ModuleCalls(modules, self._listener, self._guard)
 
+    def _look_at_functions(self) -> None:
+        if self._functions is None and anything_compiled():
+            self._functions = CompiledCalls(lambda: self._watched.whole, self._listener, self._guard)
+
     def rest(self) -> None:
         """Not until the next `look`. Code that calls a model and was compiled meanwhile must not notice."""
         if self._calls is not None and anything_compiled():
             self._calls.pause()
+            self._look_away_from_functions()
         else:
             self.look_away()
 
     def look_away(self) -> None:
         """No longer."""
+        self._look_away_from_functions()
         if self._calls is not None:
             self._calls.close()
             self._calls = None
 
+    def _look_away_from_functions(self) -> None:
+        if self._functions is not None:
+            self._functions.close()
+            self._functions = None
+
     def choose(self, called: set[str]) -> None:
         """These labels were called in a step: from now on only they are looked at, unless that is settled already."""
+        self._look_at_functions()  # one may have been compiled meanwhile
         if self._is_choosing and called:
             self._is_choosing = False
             self._watched.keep_called(called)
@@ -70,7 +85,8 @@ class Called:
 
     def _look_afresh(self) -> None:
         if self._calls is not None:
-            self.look_away()
+            self._calls.close()
+            self._calls = None
             self.look()
 
 

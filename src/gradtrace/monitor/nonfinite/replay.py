@@ -47,7 +47,7 @@ def replay(call: Call, *, seeds: bool, weights: Mapping[int, Tensor] = NONE) -> 
 
     def total(model: nn.Module, batch: tuple[Any, Any]) -> Tensor:
         set_random_states(call.random_states)
-        outputs = tensors_in(model(*batch[0], **batch[1]))
+        outputs = tensors_in((call.function or model)(*batch[0], **batch[1]))
         bad.extend(bool((torch.isnan(t) | (t == math.inf)).any()) for t in outputs if t.is_floating_point())
         wanted = [i for i, t in enumerate(outputs) if t.requires_grad and t.is_floating_point()]
         if seeds:

@@ -32,7 +32,7 @@ from gradtrace.tape.graph import release, walk
 from gradtrace.tape.recorder import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
@@ -99,7 +99,7 @@ def look_inside(call: Call, world: World, gradients: Mapping[int, Tensor]) -> In
         set_random_states(call.random_states)
         random.setstate(world.python)
         np.random.set_state(world.numpy)
-        inside = _measured(model, args, kwargs, gradients)
+        inside = _measured(model, call.function or model, (args, kwargs), gradients)
     coverage = inside.trace.coverage
     coverage = replace(coverage, notes=(*coverage.notes, *unkept))
     return replace(inside, trace=replace(inside.trace, coverage=coverage))
@@ -111,12 +111,14 @@ def _hooks(model: nn.Module) -> list[Any]:
     return [hook for table in tables for hook in table.values()]
 
 
-def _measured(model: nn.Module, args: Any, kwargs: Any, gradients: Mapping[int, Tensor]) -> Inside:
+def _measured(
+    model: nn.Module, function: Callable[..., Any], given: tuple[Any, Any], gradients: Mapping[int, Tensor]
+) -> Inside:
     deferred = Deferred()
     observer = ForwardObserver(deferred)
     recorder = Recorder(model, observer)
     with recorder:
-        outputs = tensors_in(model(*args, **kwargs))
+        outputs = tensors_in(function(*given[0], **given[1]))
     wanted = {i: outputs[i] for i in gradients if i < len(outputs) and outputs[i].grad_fn is not None}
     if len(wanted) != len(gradients):
         raise RuntimeError("uncompiled, it gives other outputs")
@@ -126,14 +128,14 @@ def _measured(model: nn.Module, args: Any, kwargs: Any, gradients: Mapping[int, 
     with contextlib.ExitStack() as last:
         last.callback(release, list(graph.nodes))
         reached = _sum(list(wanted.values()))
-        forward = Forward(model, reached, recorder, observer, deferred, batch_size_of((args, kwargs)), graph, {})
+        forward = Forward(model, reached, recorder, observer, deferred, batch_size_of(given), graph, {})
         read_saved(forward)
         tape = describe(forward, model)
         backward = run_backward(forward, graph, edges, cotangents)
         trace = assemble(model, forward, backward, tape, "loss", (), environment())
         index = {node: i for i, node in enumerate(graph.nodes)}
-        given = {id(tensor): i for i, tensor in enumerate(tensors_in(args) + tensors_in(kwargs))}
-        inputs = {i: given[id(leaf)] for i, leaf in graph.leaves().items() if id(leaf) in given}
+        numbers = {id(tensor): i for i, tensor in enumerate(tensors_in(given[0]) + tensors_in(given[1]))}
+        inputs = {i: numbers[id(leaf)] for i, leaf in graph.leaves().items() if id(leaf) in numbers}
         places = {i: (index[edge.node], edge.output_nr) for i, edge in zip(wanted, edges, strict=True)}
         del forward, backward, tape, index, edges, reached, outputs, wanted, graph  # before their nodes
     return Inside(trace, places, inputs)
