@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
+import shutil
 import warnings
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -189,18 +193,27 @@ def test_a_compiled_model_has_the_trace_of_the_uncompiled_one(model: str, compil
         assert any("within" in note for note in one.coverage.notes)
 
 
+def halved(h: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(h) / 2
+
+
+class Layer(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(super().forward(x))
+
+
 class Parts(nn.Module):
     """An eager model, of which something is compiled: a part, a part in place, or a function that it calls."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
-        self.first, self.last, self.function = nn.Sequential(nn.Linear(8, 16), nn.Tanh()), nn.Linear(16, 3), torch.tanh
+        self.first, self.last, self.function = Layer(8, 16), nn.Linear(16, 3), torch.tanh
         if what == "a part":
             self.first = compiled(self.first)
         if what == "a part in place":
-            self.first[1].compile(backend="eager")
+            self.first.compile(backend="eager", fullgraph=True)
         if what == "a function":
-            self.function = compiled(torch.tanh)
+            self.function = compiled(halved)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.last(self.function(self.first(x)))  # type: ignore[no-any-return]
@@ -210,7 +223,11 @@ def compiled(thing: Any) -> Any:
     return torch.compile(thing, backend="eager", fullgraph=True)
 
 
-@pytest.mark.parametrize("what", ["a part", "a part in place", "a function", "the loss", "the optimizer"])
+def with_loss(model: Any, loss_fn: Any) -> Any:
+    return lambda x, y: loss_fn(model(x), y)
+
+
+@pytest.mark.parametrize("what", ["a part", "a part in place", "a function", "the loss", "all", "the optimizer"])
 def test_where_something_else_is_compiled_the_rest_is_seen_as_well(what: str) -> None:
     seen = []
     for is_watched in (False, True):
@@ -219,12 +236,13 @@ def test_where_something_else_is_compiled_the_rest_is_seen_as_well(what: str) ->
         torch.manual_seed(0)
         model = Parts(what)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        loss_fn = compiled(F.cross_entropy) if what == "the loss" else F.cross_entropy
+        forward = with_loss(model, compiled(F.cross_entropy) if what == "the loss" else F.cross_entropy)
+        forward = compiled(forward) if what == "all" else forward
         step = torch.compile(optimizer.step, backend="eager") if what == "the optimizer" else optimizer.step
         watch = gradtrace.watch(model, optimizer, every=2, budget=10.0).start() if is_watched else None
         for _ in range(6):
             optimizer.zero_grad()
-            loss_fn(model(torch.randn(12, 8)), torch.randint(0, 3, (12,))).backward()
+            forward(torch.randn(12, 8), torch.randint(0, 3, (12,))).backward()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of dynamo, at hooks on optimizers
                 step()
@@ -235,9 +253,13 @@ def test_where_something_else_is_compiled_the_rest_is_seen_as_well(what: str) ->
             assert watch.run.steps.num_steps == 6
             trace = watch.traces[-1]
             assert {op.site.module for op in trace.ops if op.weights} >= {"last"}
+            assert trace.coverage.opaque == ()
+            assert sum(op.factor is Factor.LOSS for op in trace.ops) == 2
             assert budget(trace) == pytest.approx(decades(trace), abs=1e-5)
-        seen.append((list(model.state_dict().values()), dict(torch._dynamo.utils.counters["frames"])))
+        counted = {key: dict(found) for key, found in torch._dynamo.utils.counters.items() if found}
+        seen.append((list(model.state_dict().values()), counted))
     assert same(seen[0][0], seen[1][0])
+    assert seen[0][1]["stats"]
     if what != "the optimizer":  # a hook on whose step breaks its graph
         assert seen[0][1] == seen[1][1]
 
@@ -313,3 +335,187 @@ def test_two_models_in_a_row_and_one_called_twice_are_one_trace() -> None:
         assert {str(op.site) for op in one.ops} == {str(op.site) for op in other.ops}
         assert len(one.ops) == len(other.ops)
         assert budget(one) == pytest.approx(budget(other), abs=1e-5)
+
+
+class Spoilt(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.first, self.last, self.how = nn.Linear(8, 16), nn.Linear(16, 3), how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        is_fine = x[:, :1] < 50
+        h = torch.tanh(self.first(x))
+        if self.how == "log":
+            h = torch.log(h + 2 - 4 * ~is_fine)  # here: log
+        if self.how == "division":
+            h = h / is_fine  # here: division
+        if self.how == "sqrt":
+            h = torch.sqrt(h.square() * is_fine)  # here: sqrt
+        return self.last(h)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("how", ["log", "division", "sqrt"])
+@pytest.mark.parametrize("what", ["the model", "all"])
+def test_a_nan_is_named_at_its_line(how: str, what: str) -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = Spoilt(how)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = torch.compile(model, backend="aot_eager", fullgraph=True) if what == "the model" else model
+
+    def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(run(x), y)
+
+    step = loss_of if what == "the model" else torch.compile(loss_of, backend="aot_eager", fullgraph=True)
+    with gradtrace.watch(run, optimizer, budget=10.0) as watch:
+        for number in range(4):
+            x = torch.randn(12, 8)
+            x[3, 0] = 100.0 if number == 3 else 0.0
+            optimizer.zero_grad()
+            step(x, torch.randint(0, 3, (12,))).backward()
+            optimizer.step()
+    finding = next(f for f in watch.diagnosis.findings if f.symptom.value == "nonfinite")
+    lines = Path(__file__).read_text().splitlines()
+    line = next(number for number, text in enumerate(lines, 1) if text.endswith(f"# here: {how}"))
+    assert f"test_compiled.py:{line}" in finding.message
+    assert finding.step == 3
+
+
+class Noted(nn.Module):
+    """Everything that a call may leave behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.seen, self.count = nn.Linear(8, 3), [], 0  # type: ignore[var-annotated]
+        self.register_buffer("mean", torch.zeros(3))
+        self.mean: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        self.seen.append(self.count)
+        y = self.inner(x)
+        self.mean.lerp_(y.detach().mean(0), 0.1)
+        return y - self.mean + torch.rand(())
+
+
+def test_a_call_that_is_made_once_more_leaves_nothing_behind(capsys: pytest.CaptureFixture[str]) -> None:
+    calls: list[str] = []
+    found = []
+    for is_watched in (False, True):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)  # the legacy generator is what a model draws from
+        calls.clear()
+        model = Noted()
+        model.inner.register_forward_hook(lambda *_: calls.append("hook"))
+        model.inner.register_forward_hook(lambda *_: print("called"))  # noqa: T201
+        model.inner.weight.register_hook(lambda _: calls.append("gradient"))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        run = torch.compile(model, backend="eager")
+        watch = gradtrace.watch(run, optimizer, every=1, budget=10.0).start() if is_watched else None
+        for _ in range(3):
+            optimizer.zero_grad()
+            run(torch.randn(5, 8)).square().mean().backward()
+            optimizer.step()
+        if watch is not None:
+            assert watch.run.samples == (0, 1, 2)
+            watch.close()
+        states = random.random(), float(np.random.rand()), float(torch.rand(()))
+        weights = [tensor.tolist() for tensor in model.state_dict().values()]
+        found.append((model.seen, model.count, list(calls), states, weights, capsys.readouterr().out))
+    assert found[0] == found[1]
+
+
+def test_what_goes_wrong_beside_the_training_is_one_sentence() -> None:
+    torch._dynamo.reset()
+
+    class Picky(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not torch.compiler.is_compiling():
+                raise ValueError("only for the compiler")
+            return super().forward(x)
+
+    model = Picky(8, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = torch.compile(model, backend="eager")
+    before = model.weight.detach().clone()
+    with gradtrace.watch(run, optimizer, every=1, budget=10.0) as watch:
+        for _ in range(3):
+            optimizer.zero_grad()
+            run(torch.randn(5, 8)).square().mean().backward()
+            optimizer.step()
+    assert watch.run.steps.num_steps == 3
+    assert not torch.equal(before, model.weight)
+    sentence = (
+        "a step was not traced: called once more without its compiler, it raised ValueError: only for the compiler"
+    )
+    assert watch.run.notes == (sentence,)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("input", "the inputs of the model were changed in place since"),
+        ("kept", "a value from inside of the model reaches the loss, not by its output"),
+    ],
+)
+def test_what_cannot_be_traced_is_told_once(how: str, told: str) -> None:
+    torch._dynamo.reset()
+
+    class Keeping(nn.Linear):
+        kept: Any = None
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.kept = super().forward(torch.ones_like(x)) + x[:, :3]
+            return torch.tanh(self.kept)
+
+    model = Keeping(8, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = torch.compile(model, backend="eager")
+    with gradtrace.watch(run, optimizer, every=1, budget=10.0) as watch:
+        for _ in range(3):
+            x = torch.randn(5, 8)
+            optimizer.zero_grad()
+            loss = run(x).square().mean()
+            if how == "input":
+                x.zero_()
+            else:
+                loss = loss + model.kept.square().mean()
+            loss.backward()
+            optimizer.step()
+    assert watch.run.notes == (f"a step was not traced: {told}",)
+    assert watch.run.samples == ()
+
+
+def test_a_rest_does_not_make_anything_compile_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradtrace.monitor.schedule.schedule.SHORTEST", 2)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = Parts("")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradtrace.watch(model, optimizer, budget=1e-4) as watch, torch._dynamo.config.patch(error_on_recompile=True):
+        step = torch.compile(lambda x: model(x).square().mean(), backend="eager", fullgraph=True)
+        for _ in range(200):
+            optimizer.zero_grad()
+            step(torch.randn(12, 8)).backward()
+            optimizer.step()
+    assert watch.run.steps.num_steps == 200
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="inductor needs a compiler")
+@pytest.mark.parametrize("model", ["MLP", "transformer with dropout"])
+def test_inductor(model: str) -> None:
+    with torch._inductor.config.patch(force_disable_caches=True):
+        _, bare, counted = trained(model, whole, watched=False, backend="inductor")
+        watch, weights, counted_watched = trained(model, whole, backend="inductor")
+    eager, _, _ = trained(model)
+    assert same(bare, weights)
+    assert counted_watched == counted
+    assert watch.run.notes == ()
+    notes = " ".join(watch.traces[-1].coverage.notes)
+    assert ("compiled code may draw others" in notes) is (model != "MLP")
+    if model == "MLP":
+        assert_alike(watch.traces[0], eager.traces[0])

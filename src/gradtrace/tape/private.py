@@ -257,7 +257,7 @@ def compiled_entrance() -> tuple[Any, str] | None:
 
 
 def compiled_switch() -> tuple[Any, str] | None:
-    """Module and name of a function that is called just before compiled code runs and just after; None: there is none."""
+    """Module and name of a function that is called just before and after compiled code runs; None: there is none."""
     frames = sys.modules.get("torch._dynamo.eval_frame")
     name = "_maybe_set_eval_frame"
     return (frames, name) if callable(getattr(frames, name, None)) else None
@@ -266,7 +266,7 @@ def compiled_switch() -> tuple[Any, str] | None:
 def compiled_frame(frame: FrameType | None) -> FrameType | None:
     """The call of a compiled function that has called us, if `frame`, the innermost that is not ours, is one.
 
-    Its locals hold the function as ``fn``, what it is called with as ``args`` and ``kwargs``, and at the end ``result``.
+    Its locals hold the function as ``fn``, what it is called with as ``args`` and ``kwargs``, in the end ``result``.
     """
     while frame is not None and str(frame.f_globals.get("__name__", "")).startswith("gradtrace."):
         frame = frame.f_back

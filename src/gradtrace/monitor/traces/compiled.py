@@ -143,9 +143,11 @@ class CompiledSample:
         """Hook every op between `loss` and the outputs of the calls, and the leaves."""
         begun = time.perf_counter()
         self.end_forward()
-        if loss.grad_fn is None or self.why_not or not self._calls:
+        if loss.grad_fn is None or self.why_not:
             return
         try:
+            if not self._calls:
+                raise Unfit("something is compiled, and no call of what is watched was seen")
             self._hook(loss)
         except Unfit as why:
             self.why_not = str(why)
