@@ -504,6 +504,42 @@ def test_a_rest_does_not_make_anything_compile_again(monkeypatch: pytest.MonkeyP
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
+def test_a_compiler_that_errs_is_told() -> None:
+    def broken(graph: Any, _inputs: Any) -> Any:
+        return lambda *given: tuple(1.05 * output for output in graph(*given))
+
+    watch, _, _ = trained("MLP", whole, backend=broken)
+    (note,) = watch.run.notes
+    assert note.startswith("compiled and uncompiled code part: gradient norms of weights are within ")
+    assert "from 4." in note
+
+
+@pytest.mark.parametrize("hidden", ["compiled_entrance", "compiled_switch"])
+def test_a_torch_that_hides_its_entrance_tells_less(hidden: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"gradtrace.monitor.hooks.compiled_code.{hidden}", lambda: None)
+    bare = trained("MLP", whole, watched=False, loss_fn=F.cross_entropy)
+    watched = trained("MLP", whole, loss_fn=F.cross_entropy)
+    assert same(bare[1], watched[1])
+    assert watched[2] == bare[2]
+    loss = [op for op in watched[0].traces[0].ops if op.site.module is None]
+    assert len(loss) == 2
+    assert all(bool(op.site.source) is (hidden == "compiled_switch") for op in loss)
+
+
+def test_of_a_function_around_the_model_that_nobody_sees_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradtrace.monitor.hooks.compiled_code.compiled_switch", lambda: None)
+    torch._dynamo.reset()
+    model = Parts("")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradtrace.watch(model, optimizer, every=1, budget=10.0) as watch:
+        forward = compiled(with_loss(model, F.cross_entropy))
+        for _ in range(3):
+            optimizer.zero_grad()
+            forward(torch.randn(12, 8), torch.randint(0, 3, (12,))).backward()
+            optimizer.step()
+    assert watch.run.notes == ("a step was not traced: something is compiled, and no call of what is watched was seen",)
+
+
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="inductor needs a compiler")
 @pytest.mark.parametrize("model", ["MLP", "transformer with dropout"])
