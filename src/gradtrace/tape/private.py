@@ -251,16 +251,25 @@ def anything_compiled() -> bool:
 
 def compiled_entrance() -> tuple[Any, str] | None:
     """Module and name of a function that is called just before compiled code runs; None where torch has none such."""
-    frames = sys.modules.get("torch._dynamo.eval_frame")
-    name = "_callback_from_stance"
-    return (frames, name) if callable(getattr(frames, name, None)) else None
+    return _entrance("_callback_from_stance")
 
 
 def compiled_switch() -> tuple[Any, str] | None:
     """Module and name of a function that is called just before and after compiled code runs; None: there is none."""
+    return _entrance("_maybe_set_eval_frame")
+
+
+def _entrance(name: str) -> tuple[Any, str] | None:
     frames = sys.modules.get("torch._dynamo.eval_frame")
-    name = "_maybe_set_eval_frame"
-    return (frames, name) if callable(getattr(frames, name, None)) else None
+    return (frames, name) if callable(getattr(frames, name, None)) and _pauses(frames) else None
+
+
+@cache
+def _pauses(frames: Any) -> bool:
+    """Whether dynamo looks at no frames while it enters compiled code: what stands in for its functions is one."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        return "prior = set_eval_frame(None)" in inspect.getsource(frames._TorchDynamoContext.__call__)
+    return False
 
 
 def compiled_frame(frame: FrameType | None) -> FrameType | None:

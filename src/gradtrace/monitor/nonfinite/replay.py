@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -72,6 +73,16 @@ def takes_others(model: nn.Module) -> bool:
 
 
 _TOGETHER = ("torch.distributed.", "torch.nn.parallel.distributed")
+
+
+def are_others() -> bool:
+    """Whether this is one process of several."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def alone() -> contextlib.AbstractContextManager[Any]:
+    """`Alone` where there are others."""
+    return Alone() if are_others() else contextlib.nullcontext()  # type: ignore[no-untyped-call]
 
 
 class Alone(TorchDispatchMode):

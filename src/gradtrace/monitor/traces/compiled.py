@@ -26,7 +26,7 @@ from gradtrace.measure.session import Backward, Forward, batch_size_of
 from gradtrace.measure.trace import environment
 from gradtrace.measure.untouched import paused_collection
 from gradtrace.monitor.hooks.compiled_code import before_compiled_code
-from gradtrace.monitor.nonfinite.replay import unwrapped
+from gradtrace.monitor.nonfinite.replay import are_others, takes_others, unwrapped
 from gradtrace.monitor.traces.outline import Looked, Unfit, found_origins, outline
 from gradtrace.monitor.traces.parting import parting
 from gradtrace.monitor.traces.replayed import World, look_inside
@@ -218,6 +218,8 @@ class CompiledSample:
         if not gradients:  # none reached the call
             return placed
         name = looked.path or "the model"
+        if are_others() and takes_others(call.model):
+            raise Unfit(f"{name} computes together with other processes")
         if not call.is_intact:
             raise Unfit(f"the inputs of {name} were changed in place since")
         if looked.world.has_moved:

@@ -25,7 +25,7 @@ from gradtrace.measure.session import Forward, batch_size_of, eager, run_backwar
 from gradtrace.measure.trace import environment
 from gradtrace.measure.untouched import paused_collection, untouched
 from gradtrace.monitor.nonfinite.forward_calls import cut_off
-from gradtrace.monitor.nonfinite.replay import set_random_states, stand_ins, unwrapped
+from gradtrace.monitor.nonfinite.replay import alone, set_random_states, stand_ins, unwrapped
 from gradtrace.monitor.traces.silence import silence
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.graph import release, walk
@@ -90,6 +90,7 @@ def look_inside(call: Call, world: World, gradients: Mapping[int, Tensor]) -> In
     args, kwargs = cut_off(call.args), cut_off(call.kwargs)
     with contextlib.ExitStack() as stack:
         stack.enter_context(silence())
+        stack.enter_context(alone())
         stack.enter_context(stand_ins(model, buffers=world.buffers))
         unkept = stack.enter_context(untouched(model, batch=(args, kwargs), hooks=_hooks(model)))
         stack.enter_context(eager())
