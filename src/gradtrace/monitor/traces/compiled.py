@@ -30,7 +30,8 @@ from gradtrace.monitor.nonfinite.replay import are_others, takes_others, unwrapp
 from gradtrace.monitor.traces.outline import Looked, Unfit, found_origins, outline
 from gradtrace.monitor.traces.parting import parting
 from gradtrace.monitor.traces.replayed import World, look_inside
-from gradtrace.monitor.traces.splice import Placed, Splice
+from gradtrace.monitor.traces.splice import Splice
+from gradtrace.monitor.traces.whole import Placed
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.graph import Graph, release, walk
 from gradtrace.tape.private import node_sequence_nr, sequence_nr, sink_mode
