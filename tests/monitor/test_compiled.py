@@ -542,6 +542,7 @@ def test_of_a_function_around_the_model_that_nobody_sees_that_is_told(monkeypatc
 
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="inductor needs a compiler")
+@pytest.mark.filterwarnings("ignore:.*force disabled by:UserWarning")
 @pytest.mark.parametrize("model", ["MLP", "transformer with dropout"])
 def test_inductor(model: str) -> None:
     with torch._inductor.config.patch(force_disable_caches=True):
