@@ -6,6 +6,7 @@ compiled around a model is seen, which nothing else shows.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,8 @@ def before_compiled_code(tell: Callable[[], None]) -> Interposition | None:
         return None
 
     def enter(own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        tell()
+        with contextlib.suppress(Exception):  # it is the user's call that we are in
+            tell()
         return own(*args, **kwargs)
 
     return interpose(*entrance, enter)

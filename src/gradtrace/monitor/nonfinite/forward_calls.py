@@ -122,7 +122,12 @@ class Calls:
         while len(self.held) == MOST_CALLS or (
             self.held and nbytes + sum(call.nbytes for call in self.held) > MOST_BYTES
         ):
-            self.held.popleft().leave()
+            oldest = next((call for call in self.held if call.function is not None), None)
+            if oldest is None and function is not None:  # the models' own calls come first
+                return None
+            oldest = oldest or self.held[0]
+            self.held.remove(oldest)
+            oldest.leave()
         states = [torch.default_generator.get_state()]
         if device == "cuda":
             states.append(torch.cuda.get_rng_state())

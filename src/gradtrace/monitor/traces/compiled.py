@@ -87,7 +87,7 @@ class CompiledSample:
         if self._depth == 1 and torch.is_grad_enabled() and self._under_way is None and not self.why_not:
             self.end_forward()
             if call is None:
-                self.why_not = "the model's inputs are too large to be held"
+                self.why_not = "inputs are too large, or calls too many, to be held"
             else:
                 self._look(call, args, kwargs)
         self.seconds += time.perf_counter() - begun
@@ -152,6 +152,8 @@ class CompiledSample:
             self._hook(loss)
         except Unfit as why:
             self.why_not = str(why)
+        except Exception as error:
+            self.why_not = f"its tape could not be read ({type(error).__name__}: {error})"
         self.seconds += time.perf_counter() - begun
 
     def _hook(self, loss: Tensor) -> None:
@@ -216,6 +218,8 @@ class CompiledSample:
         gradients = {i: call.gradients[i] for i in looked.outputs.values() if i in call.gradients}
         own = {inner: names[id(p)] for inner, p in unwrapped(call.model).named_parameters() if id(p) in names}
         placed = Placed(None, looked.path, own, looked.start, origins, (source_of(sys._getframe()), looked.source))
+        if looked.outputs and not call.hooks:
+            raise Unfit("inputs are too large, or calls too many, to be held")
         if not gradients:  # none reached the call
             return placed
         name = looked.path or "the model"

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gradtrace.monitor.traces.outline import Output
+from gradtrace.monitor.traces.outline import Output, Unfit
 from gradtrace.monitor.traces.whole import renamed, whole_of
 from gradtrace.tape.kinds import LEAF
 
@@ -72,6 +72,9 @@ class Splice:
             key = (_FRONT, op.index)
             self._ops[key] = op
             self._targets[key] = [self._from_front(target) for target in op.targets]
+            for passed, before, now in zip(op.passed, op.targets, self._targets[key], strict=True):
+                if passed is not None and before is not None and now is None:
+                    raise Unfit("a gradient at an output is too large to be held")
             for slot, target in enumerate(op.targets):
                 if target is not None:
                     self._totals[key, slot] = _norm(self._front.ops[target[0]].received)
