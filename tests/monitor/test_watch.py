@@ -381,8 +381,8 @@ def test_what_is_compiled_goes_the_same_and_is_not_compiled_again(what: str) -> 
         frames.append(dict(torch._dynamo.utils.counters["frames"]))
         if watch is not None:
             watch.close()
-            assert "compile" in " ".join(watch.run.notes)
-            assert watch.run.samples == ()
+            assert watch.run.notes == ()
+            assert watch.run.samples
             assert np.isfinite(watch.run.steps.series(Series.GRADIENT_NORM)[0]).all()
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert frames[0] == frames[1]

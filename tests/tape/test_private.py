@@ -243,6 +243,36 @@ def test_names_of_scalers_compiled_modules_and_tensors() -> None:
     assert private.version_of(x) == before + 1
 
 
+def test_the_entrance_to_compiled_code_is_shown_or_not(monkeypatch) -> None:
+    def double(x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    torch.compile(double, backend="eager")
+    frames, name = private.compiled_entrance()
+    assert callable(getattr(frames, name))
+    assert private.compiled_switch() == (frames, "_maybe_set_eval_frame")
+    monkeypatch.delattr(frames, "_maybe_set_eval_frame")
+    assert private.compiled_switch() is None
+    monkeypatch.delattr(frames, "_TorchDynamoContext")
+    private._pauses.cache_clear()
+    assert private.compiled_entrance() is None
+    private._pauses.cache_clear()
+    assert private.compiled_frame(sys._getframe()) is None
+    assert private.compiled_frame(None) is None
+
+
+def test_whether_backward_passes_are_compiled() -> None:
+    torch.compile(torch.sin, backend="eager")
+    assert not private.backward_is_compiled()
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        assert private.backward_is_compiled()
+
+
+def test_a_function_that_dynamo_does_not_look_into_is_the_same_one() -> None:
+    torch.compile(torch.sin, backend="eager")
+    assert private.unseen_by_dynamo(divmod)(7, 2) == (3, 1)
+
+
 def test_many_tensors_at_once_or_one_by_one(monkeypatch) -> None:
     def outcome() -> list[float]:
         tensors = [torch.tensor([3.0, 4.0]), torch.tensor([2.0], dtype=torch.float64)]

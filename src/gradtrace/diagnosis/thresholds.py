@@ -75,6 +75,10 @@ ROUNDING = 4.0
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """Distance from 1 to the next number of each format (IEEE 754)."""
 
+TELLABLE = 0.1
+"""[fraction] Where rounding alone may move a number by a tenth of itself, two codes that compute it are
+not compared."""
+
 SWING = 4.0
 """[pure number] Range over steepest slope of a sigmoid, 1 / 0.25, and of softmax: how far its operand must move to take
 it from one end to the other."""

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from gradtrace.monitor.recording.recording import Recording
     from gradtrace.monitor.schedule.schedule import Schedule
     from gradtrace.monitor.watched import Watched
+    from gradtrace.records.trace import Trace
 
 JUDGE_EVERY_S = 5.0
 """[seconds] Between two looks for findings while the run goes on."""
@@ -191,27 +192,27 @@ class Training:
 
     # ----------------------------------------------------------------------------------------------------- forward
 
-    def entered(self, label: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """A watched module is called."""
+    def entered(self, label: str, module: nn.Module, args: Any, kwargs: Any, function: Any = None) -> Any:
+        """A watched module is called, or a compiled function."""
         if self._detector.is_replaying or self._depth or self._rest.is_on or not self._owner.is_here:
             return None
         begun = time.perf_counter()
         self._depth += 1
-        call = self._calls.entered(label, module, args, kwargs)
+        call = self._calls.entered(label, module, args, kwargs, function)
         self._schedule.spend("hooks", time.perf_counter() - begun)
         if self._owner.is_surely_here:  # the tape is recorded where it is walked
-            self._sampler.entered(args, kwargs)
+            self._sampler.entered(call, args, kwargs)
         return (call,)
 
     def left(self, token: Any, output: Any) -> None:
         """It returned, or raised."""
         self._depth -= 1
-        self._sampler.left()
         (call,) = token
         if call is not None:
             begun = time.perf_counter()
             self._calls.left(call, output)
             self._schedule.spend("hooks", time.perf_counter() - begun)
+        self._sampler.left(output)
 
     def forward_is_over(self) -> None:
         """``loss.backward`` was called."""
@@ -276,7 +277,12 @@ class Training:
         was_explained = self._recording.is_explained
         is_bad = detector.after_backward(roots, norms, scale, is_odd and norms is None)
         passes.is_bad |= is_bad
-        trace = self._sampler.after_backward(scale)
+        if self._sampler.is_open:
+            before = time.perf_counter()
+            trace = self._traced(scale)
+            begun += time.perf_counter() - before  # which the sampler accounts for
+        else:
+            trace = None
         # a scaler lets go of an overflow
         if trace is not None and (scale is None or detector.no_scale_helps or is_finite(trace)):
             self._recording.trace(step, trace)
@@ -288,6 +294,13 @@ class Training:
         if self._inside is not None:
             detector.leave_out_if_spoilt(self._inside, step)
         self._schedule.spend("traces" if trace is not None else "hooks", time.perf_counter() - begun)
+
+    def _traced(self, scale: Tensor | None) -> Trace | None:
+        self._detector.is_replaying = True  # what is compiled is called once more
+        try:
+            return self._sampler.after_backward(scale)
+        finally:
+            self._detector.is_replaying = False
 
     def _count(self, roots: Sequence[Tensor]) -> None:
         """Add a pass to those since the last optimizer's step.
@@ -493,7 +506,7 @@ class Training:
         """Nothing is done from now on but to note the steps."""
         begun = time.perf_counter()
         self.close_row()
-        self._called.look_away()
+        self._called.rest()
         self._passes = Passes(self._watched)
         self.is_tracing = False
         self._rest.begin(self.row)

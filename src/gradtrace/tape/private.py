@@ -250,6 +250,52 @@ def anything_compiled() -> bool:
     return bool(getattr(sys.modules.get("torch._dynamo.utils"), "counters", {}).get("frames"))
 
 
+def compiled_entrance() -> tuple[Any, str] | None:
+    """Module and name of a function that is called just before compiled code runs; None where torch has none such."""
+    return _entrance("_callback_from_stance")
+
+
+def compiled_switch() -> tuple[Any, str] | None:
+    """Module and name of a function that is called just before and after compiled code runs; None: there is none."""
+    return _entrance("_maybe_set_eval_frame")
+
+
+def _entrance(name: str) -> tuple[Any, str] | None:
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    return (frames, name) if callable(getattr(frames, name, None)) and _pauses(frames) else None
+
+
+@cache
+def _pauses(frames: Any) -> bool:
+    """Whether dynamo looks at no frames while it enters compiled code: what stands in for its functions is one."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        return "prior = set_eval_frame(None)" in inspect.getsource(frames._TorchDynamoContext.__call__)
+    return False
+
+
+def compiled_frame(frame: FrameType | None) -> FrameType | None:
+    """The call of a compiled function that has called us, if `frame`, the innermost that is not ours, is one.
+
+    Its locals hold the function as ``fn``, what it is called with as ``args`` and ``kwargs``, in the end ``result``.
+    """
+    while frame is not None and str(frame.f_globals.get("__name__", "")).startswith("gradtrace."):
+        frame = frame.f_back
+    free = frame.f_code.co_freevars if frame is not None else ()
+    return frame if "fn" in free and "callback" in free else None
+
+
+def backward_is_compiled() -> bool:
+    """Whether whole backward passes are compiled: hooks on the tape would be compiled with them."""
+    engine = sys.modules.get("torch._dynamo.compiled_autograd")
+    config = sys.modules.get("torch._dynamo.config")
+    return bool(getattr(engine, "compiled_autograd_enabled", False) or getattr(config, "compiled_autograd", False))
+
+
+def unseen_by_dynamo(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which compiled code calls as it is: dynamo would go through all of it, and compile it and again."""
+    return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function  # its import takes a second
+
+
 def original_of(model: nn.Module) -> nn.Module | None:
     """The module that ``torch.compile(model)`` wraps; None where `model` is not what that gave."""
     original = getattr(model, "_orig_mod", None)

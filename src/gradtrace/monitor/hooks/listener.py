@@ -18,8 +18,11 @@ class Listener(Protocol):
     is_tracing: bool
     """Whether `forward_is_over` is waited for."""
 
-    def entered(self, label: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """A watched module is called; what this returns is told to `left`."""
+    def entered(self, label: str, module: nn.Module, args: Any, kwargs: Any, function: Any = None) -> Any:
+        """A watched module is called; what this returns is told to `left`.
+
+        Or else a compiled `function`, which may call the module.
+        """
 
     def left(self, call: Any, output: Any) -> None:
         """It returned `output`, or raised (None)."""

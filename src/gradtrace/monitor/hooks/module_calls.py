@@ -35,6 +35,16 @@ class ModuleCalls:
             self.close()
             raise
 
+    def pause(self) -> None:
+        """Tell of no call for now; the stand-ins stay, for code that dynamo has compiled with them."""
+        for interposition in self._interposed:
+            interposition.pause()
+
+    def resume(self) -> None:
+        """Tell of calls again."""
+        for interposition in self._interposed:
+            interposition.resume()
+
     def close(self) -> None:
         """Give every class its own back."""
         self._labels.clear()

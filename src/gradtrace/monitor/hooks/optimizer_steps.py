@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from gradtrace.tape.private import unseen_by_dynamo
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
@@ -51,7 +53,8 @@ def _hook() -> None:
     At a rest they stay: another thread may be going through torch's table of them, which must not change meanwhile.
     """
     if (_BEFORE or _AFTER) and not _HANDLES:
-        _HANDLES.extend([register_optimizer_step_pre_hook(_before), register_optimizer_step_post_hook(_after)])
+        hooks = unseen_by_dynamo(_before), unseen_by_dynamo(_after)  # a script may compile its optimizer's step
+        _HANDLES.extend([register_optimizer_step_pre_hook(hooks[0]), register_optimizer_step_post_hook(hooks[1])])
     elif not _BEFORE and not _AFTER and not is_stepping():
         while _HANDLES:
             _HANDLES.pop().remove()

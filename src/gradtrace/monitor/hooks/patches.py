@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from types import FunctionType, SimpleNamespace
+from types import BuiltinFunctionType, FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -86,13 +86,19 @@ class _StandIn:
         self.handlers: tuple[Handler, ...] = ()
         self._owner, self._name = owner, name
         self._raw = vars(owner).get(name)
-        own = self._raw if isinstance(self._raw, FunctionType) else _found_anew(owner, name, self._raw)
+        own = (
+            self._raw
+            if isinstance(self._raw, FunctionType | BuiltinFunctionType)
+            else _found_anew(owner, name, self._raw)
+        )
         compiles = inspect.isclass(owner) and issubclass(owner, nn.Module)  # it would look into us
 
         @functools.wraps(own)
         def function(*args: Any, **kwargs: Any) -> Any:
+            if compiles and torch.compiler.is_compiling():  # first: what is read before it, dynamo guards
+                return own(*args, **kwargs)
             handlers = self.handlers
-            if not handlers or (compiles and torch.compiler.is_compiling()):
+            if not handlers:
                 return own(*args, **kwargs)
             inner = own
             for handler in handlers[:-1]:

@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 
 from gradtrace.diagnosis.rules.nonfinite import finding_of
 from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
 from gradtrace.monitor.nonfinite.delayed import is_ahead
 from gradtrace.monitor.nonfinite.loss_tape import Suspect, site_on, suspects
-from gradtrace.monitor.nonfinite.replay import Alone, replay, takes_others
+from gradtrace.monitor.nonfinite.replay import alone, are_others, replay, takes_others
 from gradtrace.monitor.nonfinite.unseen import born_unseen
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.trace import Site
@@ -183,11 +182,10 @@ def _in_the_loss(passage: Passage, ops: Sequence[Op], why: str, between: str) ->
 
 def _replayed(call: Call, *, seeds: bool, weights: Mapping[int, Tensor]) -> tuple[Trace, bool] | None:
     """None where a call cannot be run again: others would have to take part, or it does not take to it."""
-    others = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    if others and takes_others(call.model):
+    if are_others() and takes_others(call.model):
         return None
     try:
-        with Alone() if others else contextlib.nullcontext():  # type: ignore[no-untyped-call]
+        with alone():
             return replay(call, seeds=seeds, weights=weights)
     except Exception:  # the user's forward, in a situation that it was not written for
         return None

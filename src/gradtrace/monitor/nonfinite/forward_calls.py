@@ -20,6 +20,8 @@ from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.private import node_sequence_nr
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
     from torch.utils.hooks import RemovableHandle
 
@@ -46,6 +48,8 @@ class Call:
     autocast: tuple[str, torch.dtype] | None
     """Device and format, where automatic mixed precision was on."""
     nbytes: int
+    function: Callable[..., Any] | None = None
+    """A compiled function that was called in place of `model`, which it may call."""
     last_number: int = -1
     """The largest sequence number of an output's op: later ones lie between the model and the loss."""
     gradients: dict[int, Tensor] = field(default_factory=dict)
@@ -99,10 +103,11 @@ class Calls:
         """The largest sequence number inside of the watched modules; -1 where none was called."""
         return max((call.last_number for call in self.held), default=-1)
 
-    def entered(self, label: str, model: nn.Module, args: Any, kwargs: Any) -> Call | None:
-        """A watched module is called; None: the call is not held."""
-        self.num_calls += 1
-        self.called.add(label)
+    def entered(self, label: str, model: nn.Module, args: Any, kwargs: Any, function: Any = None) -> Call | None:
+        """A watched module is called, or a compiled function; None: the call is not held."""
+        if function is None:
+            self.num_calls += 1
+            self.called.add(label)
         if not torch.is_grad_enabled():
             return None
         tensors = tensors_in(args) + (tensors_in(kwargs) if kwargs else [])
@@ -117,20 +122,28 @@ class Calls:
         while len(self.held) == MOST_CALLS or (
             self.held and nbytes + sum(call.nbytes for call in self.held) > MOST_BYTES
         ):
-            self.held.popleft().leave()
+            oldest = next((call for call in self.held if call.function is not None), None)
+            if oldest is None and function is not None:  # the models' own calls come first
+                return None
+            oldest = oldest or self.held[0]
+            self.held.remove(oldest)
+            oldest.leave()
         states = [torch.default_generator.get_state()]
         if device == "cuda":
             states.append(torch.cuda.get_rng_state())
         autocast = (device, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
         if any(on_tape):  # of another model, which holding on to its output would hold on to
             args, kwargs = cut_off(args), cut_off(kwargs)
-        call = Call(label, model, args, kwargs, tuple(versions), tuple(on_tape), tuple(states), autocast, nbytes)
+        call = Call(
+            label, model, args, kwargs, tuple(versions), tuple(on_tape), tuple(states), autocast, nbytes, function
+        )
         self.held.append(call)
         return call
 
     def left(self, call: Call, output: Any) -> None:
         """It returned `output`, or raised (None)."""
-        if output is None:
+        is_idle = call.function is not None and all(tensor.grad_fn is None for tensor in tensors_in(output))
+        if output is None or is_idle:
             with contextlib.suppress(ValueError):  # it made room for others
                 self.held.remove(call)
             return

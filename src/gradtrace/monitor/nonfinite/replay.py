@@ -9,24 +9,32 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradtrace.measure.trace import trace
 from gradtrace.monitor.nonfinite.forward_calls import cut_off
 from gradtrace.tape.dataflow import tensors_in
+from gradtrace.tape.private import original_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from gradtrace.monitor.nonfinite.forward_calls import Call
     from gradtrace.records.trace import Trace
 
 NONE: Mapping[int, Tensor] = MappingProxyType({})
+
+Buffers = Mapping[tuple[int, str], Tensor]
+"""By the identity of the module and the name there."""
+
+NO_BUFFERS: Buffers = MappingProxyType({})
 
 
 def replay(call: Call, *, seeds: bool, weights: Mapping[int, Tensor] = NONE) -> tuple[Trace, bool]:
@@ -36,11 +44,11 @@ def replay(call: Call, *, seeds: bool, weights: Mapping[int, Tensor] = NONE) -> 
     are what they were where an optimizer has moved them since.
     """
     bad: list[bool] = []
-    model = _unwrapped(call.model)
+    model = unwrapped(call.model)
 
     def total(model: nn.Module, batch: tuple[Any, Any]) -> Tensor:
-        _set_random_states(call.random_states)
-        outputs = tensors_in(model(*batch[0], **batch[1]))
+        set_random_states(call.random_states)
+        outputs = tensors_in((call.function or model)(*batch[0], **batch[1]))
         bad.extend(bool((torch.isnan(t) | (t == math.inf)).any()) for t in outputs if t.is_floating_point())
         wanted = [i for i, t in enumerate(outputs) if t.requires_grad and t.is_floating_point()]
         if seeds:
@@ -59,12 +67,22 @@ def replay(call: Call, *, seeds: bool, weights: Mapping[int, Tensor] = NONE) -> 
 
 def takes_others(model: nn.Module) -> bool:
     """Whether its forward pass is one of several processes' together, by what it consists of."""
-    modules = list(_unwrapped(model).modules())
+    modules = list(unwrapped(model).modules())
     together = [m for m in modules if isinstance(m, nn.SyncBatchNorm) or type(m).__module__.startswith(_TOGETHER)]
     return bool(together) or any(hasattr(parameter, "to_local") for parameter in model.parameters())
 
 
 _TOGETHER = ("torch.distributed.", "torch.nn.parallel.distributed")
+
+
+def are_others() -> bool:
+    """Whether this is one process of several."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def alone() -> contextlib.AbstractContextManager[Any]:
+    """`Alone` where there are others."""
+    return Alone() if are_others() else contextlib.nullcontext()  # type: ignore[no-untyped-call]
 
 
 class Alone(TorchDispatchMode):
@@ -80,28 +98,33 @@ class Alone(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    model = getattr(model, "_orig_mod", model)
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of what compiles it and of what spreads it over processes, whichever way round."""
+    original = original_of(model)
+    if original is not None:
+        return unwrapped(original)
     if isinstance(model, nn.parallel.DistributedDataParallel):
-        return model.module  # type: ignore[no-any-return]  # its own forward would wait for the other processes
+        return unwrapped(model.module)  # its own forward would wait for the other processes
     return model
 
 
 @contextlib.contextmanager
-def stand_ins(model: nn.Module, weights: Mapping[int, Tensor] = NONE) -> Iterator[None]:
-    """Other parameters over the same numbers (or over `weights`), and copies of the buffers, until leaving."""
+def stand_ins(model: nn.Module, weights: Mapping[int, Tensor] = NONE, buffers: Buffers = NO_BUFFERS) -> Iterator[None]:
+    """Other parameters over the same numbers (or over `weights`), and copies of the buffers, until leaving.
+
+    `buffers`, by the module's identity and the name there, are what those were where they have changed since.
+    """
     before: list[tuple[nn.Module, str, Any]] = []
     others: dict[int, Any] = {}
     for module in model.modules():
         before += [(module, name, p) for name, p in module._parameters.items() if p is not None]
-        before += [(module, name, b) for name, b in module._buffers.items() if b is not None]
+        for name, buffer in module._buffers.items():
+            if buffer is not None and not isinstance(buffer, nn.Parameter):
+                before.append((module, name, buffer))
+                others.setdefault(id(buffer), buffers.get((id(module), name), buffer).detach().clone())
     for _, _, tensor in before:
         if id(tensor) not in others:
-            others[id(tensor)] = (
-                nn.Parameter(weights.get(id(tensor), tensor).detach(), tensor.requires_grad)
-                if isinstance(tensor, nn.Parameter)
-                else tensor.detach().clone()
-            )
+            others[id(tensor)] = nn.Parameter(weights.get(id(tensor), tensor).detach(), tensor.requires_grad)
     try:
         for module, name, tensor in before:
             setattr(module, name, others[id(tensor)])  # not past __setattr__: nn.RNN keeps a list of its own
@@ -111,7 +134,8 @@ def stand_ins(model: nn.Module, weights: Mapping[int, Tensor] = NONE) -> Iterato
             setattr(module, name, tensor)
 
 
-def _set_random_states(states: tuple[Tensor, ...]) -> None:
+def set_random_states(states: tuple[Tensor, ...]) -> None:
+    """Of the CPU, and of the GPU where there are two."""
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state(states[1])

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from gradtrace.monitor.nonfinite.forward_calls import Call
     from gradtrace.records.trace import Trace
 
 
@@ -40,6 +41,7 @@ class Sample:
 
     def __init__(self, model: nn.Module) -> None:
         self.seconds = 0.0
+        self.why_not = self.remark = ""
         self._model = model
         self._deferred = Deferred()
         self._observer = ForwardObserver(self._deferred)
@@ -59,7 +61,7 @@ class Sample:
             self._under_way[1].__exit__(None, None, None)
             self._under_way = None
 
-    def entered(self, args: Any, kwargs: Any) -> None:
+    def entered(self, _call: Call | None, args: Any, kwargs: Any) -> None:
         """A watched module is called."""
         begun = time.perf_counter()
         self._depth += 1
@@ -78,7 +80,7 @@ class Sample:
         self._thread = threading.get_ident()
         self._look_away = interpose(torch, "compile", self._give_up).remove
 
-    def left(self) -> None:
+    def left(self, _output: Any) -> None:
         """It returned: its modules are the user's alone again, which may be copied and saved."""
         begun = time.perf_counter()
         self._depth = max(0, self._depth - 1)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from gradtrace.monitor.traces.compiled import CompiledSample
 from gradtrace.monitor.traces.sample import Sample
-from gradtrace.tape.private import anything_compiled
+from gradtrace.tape.private import anything_compiled, backward_is_compiled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gradtrace.monitor.nonfinite.forward_calls import Call
     from gradtrace.monitor.recording.recording import Recording
     from gradtrace.monitor.schedule.schedule import Schedule
     from gradtrace.monitor.watched import Watched
@@ -26,8 +28,9 @@ class Sampler:
 
     def __init__(self, watched: Watched, recording: Recording, schedule: Schedule) -> None:
         self._watched, self._recording, self._schedule = watched, recording, schedule
-        self._sample: Sample | None = None
+        self._sample: Sample | CompiledSample | None = None
         self._step = 0
+        self._told: set[str] = set()
 
     @property
     def is_open(self) -> bool:
@@ -44,20 +47,21 @@ class Sampler:
             self._recording.note(self._recording.first_step + step, why_not)
             self._schedule.done("traces", step)
         else:
-            self._sample, self._step = Sample(self._watched.whole), step
+            kind = CompiledSample if self._is_compiled else Sample
+            self._sample, self._step = kind(self._watched.whole), step
             if not self._watched.models:
                 self._sample.enter()
         self._schedule.spend("traces", time.perf_counter() - begun)
 
-    def entered(self, args: Any, kwargs: Any) -> None:
-        """A watched module is called."""
+    def entered(self, call: Call | None, args: Any, kwargs: Any) -> None:
+        """A watched module is called; `call` is what is held of it."""
         if self._sample is not None:
-            self._sample.entered(args, kwargs)
+            self._sample.entered(call, args, kwargs)
 
-    def left(self) -> None:
-        """It returned, or raised."""
+    def left(self, output: Any) -> None:
+        """It returned `output`, or raised (None)."""
         if self._sample is not None:
-            self._sample.left()
+            self._sample.left(output)
 
     def end_forward(self) -> None:
         """``loss.backward`` was called."""
@@ -81,6 +85,9 @@ class Sampler:
     def end(self) -> None:
         """No sample is open any longer."""
         if self._sample is not None:
+            why = self._sample.why_not
+            self._tell(f"a step was not traced: {why}" if why else "", once_for=why)
+            self._tell(self._sample.remark, once_for="remark")
             self._sample.close()
             self._schedule.spend("traces", self._sample.seconds)
             self._schedule.done("traces", self._step)
@@ -94,8 +101,15 @@ class Sampler:
 
     def _why_not(self) -> str:
         """Why no step can be traced; empty where one can."""
-        if self._watched.compiled:
-            return "a model is compiled: norms are taken, whole traces are not"
-        if anything_compiled():
-            return "functions are compiled: no whole traces are taken, they would compile again"
+        if self._is_compiled and backward_is_compiled():
+            return "backward passes are compiled: norms are taken, whole traces are not"
         return "parts are scripted (torch.jit): no whole traces are taken" if self._watched.scripted else ""
+
+    @property
+    def _is_compiled(self) -> bool:
+        return self._watched.compiled or anything_compiled()
+
+    def _tell(self, sentence: str, *, once_for: str) -> None:
+        if sentence and once_for not in self._told:
+            self._told.add(once_for)
+            self._recording.note(self._recording.first_step + self._step, sentence)
