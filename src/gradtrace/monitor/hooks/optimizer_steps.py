@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gradtrace.tape.private import unseen_by_dynamo
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _BEFORE: list[Before] = []
 _AFTER: list[After] = []
 _HANDLES: list[RemovableHandle] = []
+_UNSEEN: list[Callable[..., Any]] = []
+"""What tells before and after a step, as compiled code calls it."""
 
 
 def listen(before: Before | None = None, after: After | None = None) -> Callable[[], None]:
@@ -53,14 +56,28 @@ def _hook() -> None:
     At a rest they stay: another thread may be going through torch's table of them, which must not change meanwhile.
     """
     if (_BEFORE or _AFTER) and not _HANDLES:
-        hooks = unseen_by_dynamo(_before), unseen_by_dynamo(_after)  # a script may compile its optimizer's step
-        _HANDLES.extend([register_optimizer_step_pre_hook(hooks[0]), register_optimizer_step_post_hook(hooks[1])])
+        _UNSEEN[:] = unseen_by_dynamo(_tell_before), unseen_by_dynamo(_tell_after)
+        _HANDLES.extend([register_optimizer_step_pre_hook(_before), register_optimizer_step_post_hook(_after)])
     elif not _BEFORE and not _AFTER and not is_stepping():
         while _HANDLES:
             _HANDLES.pop().remove()
 
 
 def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if torch.compiler.is_compiling():  # dynamo, as a script may compile its optimizer's step: it would go through us
+        _UNSEEN[0](optimizer, args, kwargs)
+    else:
+        _tell_before(optimizer, args, kwargs)
+
+
+def _after(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+    if torch.compiler.is_compiling():
+        _UNSEEN[1](optimizer)
+    else:
+        _tell_after(optimizer)
+
+
+def _tell_before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     told = (*_BEFORE,)
     for tell in told:
         tell(optimizer, args, kwargs)
@@ -69,7 +86,7 @@ def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any])
             tell(optimizer, args, kwargs)
 
 
-def _after(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+def _tell_after(optimizer: Optimizer) -> None:
     for tell in (*_AFTER,):
         tell(optimizer)
 
