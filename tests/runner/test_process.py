@@ -81,6 +81,19 @@ SCRIPTS = {
         threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
         print("last line")
     """,
+    "a_pool_of_threads_left_open": """
+        import concurrent.futures, threading, time
+        pool = concurrent.futures.ThreadPoolExecutor(2)
+        pool.submit(lambda: (time.sleep(0.2), print("done")))
+        def late():
+            time.sleep(0.5)
+            try:
+                pool.submit(int)
+            except RuntimeError as error:
+                print(error)
+        threading.Thread(target=late).start()
+        print("last line")
+    """,
     "forks": """
         import os, sys
         if (child := os.fork()) == 0:

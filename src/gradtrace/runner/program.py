@@ -65,8 +65,14 @@ def _show(error: BaseException) -> None:
 
 
 def _await_threads() -> None:
-    """Python waits for them before it leaves; they may still be training."""
+    """Python waits for them before it leaves; they may still be training.
+
+    Before it does, it has pools of threads end (``concurrent.futures``), which would wait for work for ever.
+    """
     try:
+        ends: list[Callable[[], None]] = getattr(threading, "_threading_atexits", [])
+        while ends:
+            ends.pop()()
         for thread in threading.enumerate():
             if not thread.daemon and thread is not threading.current_thread():
                 thread.join()
