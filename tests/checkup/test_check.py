@@ -167,3 +167,31 @@ def test_more_batches_are_of_one_pass_and_none_is_lost() -> None:
         assert [int(batch[0]) for batch in more] == [0, 1, 2, 3]
     assert [int(batch[0]) for batch in take_more(once, more, 9)] == [0, 1, 2, 3, 4]
     assert take_more(batches[0], taken, 9) is taken
+
+
+def test_more_batches_end_where_the_next_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Any:
+        yield from (torch.ones(2), torch.ones(2), torch.ones(2))
+        raise OSError("a file is gone")
+
+    once = broken()
+    assert len(take_more(once, take(once, 2), 9)) == 3
+    several = [torch.ones(2), torch.ones(2), torch.ones(2), torch.ones(0, 2), torch.ones(2)]
+    assert len(take_more(several, several[:2], 9)) == 3
+    monkeypatch.setattr("gradtrace.checkup.batches.MOST_BYTES", 16)
+    assert len(take_more(several, several[:1], 9)) == 2
+
+
+def test_a_last_batch_of_one_example_ends_no_check() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.norm, self.head = nn.RNN(2, 8, batch_first=True), nn.BatchNorm1d(8), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.norm(self.rnn(x)[0][:, -1]))
+
+    torch.manual_seed(0)
+    batches = [(torch.randn(n, 60, 2), torch.randint(0, 2, (n,))) for n in (8, 8, 8, 8, 1)]
+    found = gradtrace.check(Normed(), lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), batches).findings
+    assert any(f.symptom is Symptom.VANISHING for f in found)

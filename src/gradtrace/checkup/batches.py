@@ -13,11 +13,16 @@ from torch import Tensor
 from gradtrace.errors import InputError
 from gradtrace.measure.session import batch_size_of, eager
 from gradtrace.measure.untouched import untouched
+from gradtrace.tape.dataflow import tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from torch import nn
+
+
+MOST_BYTES = 2**28
+"""Of batches that are taken beyond the first few."""
 
 
 def take(batches: Iterable[Any], count: int) -> list[Any]:
@@ -36,13 +41,27 @@ def take(batches: Iterable[Any], count: int) -> list[Any]:
 
 
 def take_more(batches: Iterable[Any], taken: list[Any], count: int) -> list[Any]:
-    """`taken` and what follows, `count` in all; what can be gone through again is, as one pass without repeats."""
+    """`taken` and what follows, `count` in all; what can be gone through again is, as one pass without repeats.
+
+    Fewer where they are large (`MOST_BYTES`), or where the next cannot be had: nobody has asked for it.
+    """
     if isinstance(batches, Tensor | dict):
         return taken
-    if iter(batches) is batches:
-        return [*taken, *itertools.islice(batches, max(0, count - len(taken)))]
-    found = take(batches, count)
+    found, source = ([*taken], batches) if iter(batches) is batches else ([], batches)
+    size = sum(map(_nbytes, found))
+    try:
+        for batch in itertools.islice(source, max(0, count - len(found))):
+            size += _nbytes(batch)
+            if batch_size_of(batch) == 0 or size > MOST_BYTES:
+                break
+            found.append(batch)
+    except Exception:  # the user's data, where the check would not have come to
+        return found if len(found) > len(taken) else taken
     return found if len(found) >= len(taken) else taken
+
+
+def _nbytes(batch: Any) -> int:
+    return sum(tensor.nbytes for tensor in tensors_in(batch))
 
 
 def first_half(batch: Any, size: int) -> Any:

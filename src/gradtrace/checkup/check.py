@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -121,8 +122,10 @@ def check(
             model, loss_fn, seen, moved_by, steps=num_steps, accumulate=accumulate, rate=rate, unseen=unseen
         )
 
-    if not (training is not None and training.failure) and len(taken) > 1:
-        exhibit = look_at_unseen(exhibit, run, say)
+    learns = any(p.requires_grad for p in model.parameters())
+    if learns and len(taken) > 1 and not (training is not None and training.failure):
+        with contextlib.suppress(InputError):  # of a batch that nobody has asked for: a last one of a single example
+            exhibit = look_at_unseen(exhibit, run, say)
     if training is not None and not training.failure:
         exhibit = look_again(exhibit, run, steps, say)
     return judge(exhibit, title=type(model).__name__)

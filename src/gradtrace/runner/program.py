@@ -72,12 +72,19 @@ def _await_threads() -> None:
     try:
         ends: list[Callable[[], None]] = getattr(threading, "_threading_atexits", [])
         while ends:
-            ends.pop()()
+            _end(ends.pop())
         for thread in threading.enumerate():
             if not thread.daemon and thread is not threading.current_thread():
                 thread.join()
     except KeyboardInterrupt as error:
         clean(error)
+        _show(error)
+
+
+def _end(pool: Callable[[], None]) -> None:
+    try:
+        pool()
+    except Exception as error:  # Python shows it, and leaves with the code that it would have left with
         _show(error)
 
 
