@@ -18,7 +18,7 @@ from compat.environment import ROOT, TEST_TOOLS, CannotBeHadError, Environment, 
 from compat.smoke import smoke
 from compat.versions import TRIED, Versions
 
-PARTS = "tape measure diagnosis recurrence checkup audit theory records monitor runner".split()
+PARTS = "tape measure diagnosis recurrence checkup audit theory records monitor runner distributed".split()
 NEWEST_PATIENCE_S = 900
 
 VERSIONS = "import platform, numpy, torch; print(platform.python_version(), torch.__version__, numpy.__version__)"
