@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.dynamo import needs_entrance
 from torch import nn
 from torch.nn import functional as F
 
@@ -20,6 +21,7 @@ from gradtrace.records.vocabulary import Factor
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:torch.compile with fullgraph=True:UserWarning"),  # torch 2.12 under a stance
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),  # dynamo's own
 ]
 
@@ -227,7 +229,10 @@ def with_loss(model: Any, loss_fn: Any) -> Any:
     return lambda x, y: loss_fn(model(x), y)
 
 
-@pytest.mark.parametrize("what", ["a part", "a part in place", "a function", "the loss", "all", "the optimizer"])
+BY_THE_ENTRANCE = [pytest.param(what, marks=needs_entrance) for what in ("the loss", "all")]
+
+
+@pytest.mark.parametrize("what", ["a part", "a part in place", "a function", *BY_THE_ENTRANCE, "the optimizer"])
 def test_where_something_else_is_compiled_the_rest_is_seen_as_well(what: str) -> None:
     seen = []
     for is_watched in (False, True):
@@ -355,7 +360,7 @@ class Spoilt(nn.Module):
 
 
 @pytest.mark.parametrize("how", ["log", "division", "sqrt"])
-@pytest.mark.parametrize("what", ["the model", "all"])
+@pytest.mark.parametrize("what", ["the model", *BY_THE_ENTRANCE[1:]])
 def test_a_nan_is_named_at_its_line(how: str, what: str) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)

@@ -34,6 +34,7 @@ def test_norms_are_those_of_float64_from_1e_37_to_1e_37(exponents, dtype, seed) 
     )
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled:UserWarning")
 def test_each_kind_of_tensor_has_its_norm() -> None:
     sparse = torch.sparse_coo_tensor([[0, 2, 2]], [3.0, 1.0, 3.0], (4,), check_invariants=True)
     # not coalesced: 3 at 0, 4 at 2

@@ -146,6 +146,21 @@ def test_the_shorter_the_step_the_more_the_watch_rests() -> None:
     assert len(rests) < 600  # classes are changed at each, and Python keeps count
 
 
+def test_the_loss_is_heard_of_now_and_then_although_too_much_was_spent() -> None:
+    training = Training(0.01, 3e-5, 2e-4, 2e-4, 0.01)
+    training.run(100)
+    training._costs["traces"], training.watching_s = 0.0, training.watching_s + 2.0
+    training.schedule.cost.account["traces"] += 2.0  # which nobody could foresee
+    for step in range(100, 1100):
+        training._one(step)
+    rests = [len(list(group)) for level, group in itertools.groupby(training.levels[120:]) if level is Level.REST]
+    assert training.levels[120:].count(Level.MEASURE) == 0
+    assert max(rests) <= 1100 * IDLE_GROWTH + SHORTEST_REST
+    heard = training.levels[120:].count(Level.LISTEN)
+    assert heard >= 10
+    assert heard * 3e-5 <= 0.1 * 0.02 * 1000 * 0.01 * 1.5
+
+
 def test_a_rest_is_over_when_the_steps_become_far_longer() -> None:
     training = Training(0.0004, 6e-5, 1e-4, 2e-4, 0.005)
     training.run(20_000)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.thresholds import UPDATE_REPLACES
-from gradtrace.diagnosis.wording import EXTENT, STEP_RATIO
+from gradtrace.diagnosis.wording import STEP_RATIO, extent_of
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ def _growth_before_rate(findings: list[Finding]) -> list[Finding]:
     ran = [f for f in findings if f.step is not None and f.cause is Cause.LEARNING_RATE]
     ratios = [e.value for f in ran for e in f.evidence if e.name == STEP_RATIO]
     for i, growth in enumerate(findings):
-        extent = next((e.value for e in growth.evidence if e.name == EXTENT), 0.0)
         structural = growth.symptom is Symptom.EXPLODING and _was_there(growth) and growth.cause in GROWTH
-        if structural and growth.severity is not Severity.INFO and ratios and ratios[0] / 10**extent < UPDATE_REPLACES:
+        is_grave = structural and growth.severity is not Severity.INFO
+        if is_grave and ratios and ratios[0] / 10 ** extent_of(growth) < UPDATE_REPLACES:
             why = "this follows from the growing gradient above: without it the steps would be small enough"
             for j, f in enumerate(findings):
                 if f in ran:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.thresholds import SEQUENCE_ENDS
 from gradtrace.records.vocabulary import Cause
+
+if TYPE_CHECKING:
+    from gradtrace.records.finding import Finding
 
 EXTENT = "early against late (norm)"
 EXTENT_PER_UNIT = "early against late (per unit)"
 EXTENT_STEPS = "early against late steps"
 """Evidence of a path: decades between its ends."""
+
+
+def extent_of(finding: Finding) -> float:
+    """[decades] Between the ends of the path, through layers or time, that a finding is about; 0: it is about none.
+
+    The ends of a sequence are tenths, each as large as its largest: what lies between those is nine tenths of the way.
+    """
+    whole = {EXTENT: 1.0, EXTENT_STEPS: 1.0 / (1.0 - 1.0 / SEQUENCE_ENDS)}
+    return next((e.value * whole[e.name] for e in finding.evidence if e.name in whole), 0.0)
+
 
 OVER_EPS = "largest gradient (RMS) over eps"
 """Evidence of an optimizer."""

@@ -157,6 +157,16 @@ class Chain:
         return self.reach.horizon() if self.reach is not None else None
 
     @property
+    def own_horizon(self) -> Horizon:
+        """How far back the loss gradient itself goes, from the last state that is read.
+
+        No farther than a random one: what later steps add of their own is in it. Steps that are not on the tape one by
+        one know no other.
+        """
+        first, last = self.span
+        return horizon(tuple(_log10(x, self.states[last]) for x in self.states[first : last + 1][::-1]))
+
+    @property
     def states(self) -> tuple[float, ...]:
         """Norm of the gradient of the whole state, (h, c) in an LSTM, for t = 0 to T."""
         if not self.cell:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from gradtrace.recurrence.chain import Recurrence
-from gradtrace.recurrence.loops import depends, loops
+from gradtrace.recurrence.loops import depends, loops, unrolled_loop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from torch import Tensor
 
     from gradtrace.recurrence.uses import Watched
@@ -24,14 +26,13 @@ _RECENT = 8
 
 def recurrences(watched: Watched, notes: list[str]) -> list[Recurrence]:
     """All of them: those of recurrent modules in the order of their first call, then loops."""
-    chains: dict[tuple[str, int, bool], list[Recurrence]] = {}
-    for segment in watched.segments:
-        _join(chains.setdefault((segment.module, segment.layer, segment.reverse), []), segment)
-    for one in (one for grown in chains.values() for one in grown if one.module_type.endswith("Cell")):
-        values = [watched.origins.number(state.h) for state in one.states]
-        one.inputs = watched.origins.inputs(values, values[1])
+    modules = of_segments(watched.segments)
+    for one in (one for one in modules if one.module_type.endswith("Cell")):
+        values = [watched.uses.origins.number(state.h) for state in one.states]
+        one.inputs = watched.uses.origins.inputs(values, values[1])
     notes += [f"could not look at: {fault}" for fault in dict.fromkeys(watched.faults)]
-    found = [one for grown in chains.values() for one in grown] + loops(watched.uses, watched.origins)
+    own = loops(watched.uses.found, watched.uses.origins)
+    found = modules + [unrolled_loop(loop, number) for number, loop in enumerate(own)]
     if len(found) > MAX_CHAINS:
         notes.append(f"{len(found)} recurrences: the {MAX_CHAINS} with the most steps were looked at")
         longest = sorted(found, key=lambda one: -one.num_steps)[:MAX_CHAINS]
@@ -39,13 +40,21 @@ def recurrences(watched: Watched, notes: list[str]) -> list[Recurrence]:
     return found
 
 
-def _join(grown: list[Recurrence], segment: Segment) -> None:
+def of_segments(segments: Iterable[Segment], linked: Callable[[Tensor, Tensor], str] | None = None) -> list[Recurrence]:
+    """Those of recurrent modules and functions, in the order of their first call; `linked` as `link`."""
+    chains: dict[tuple[str, int, bool], list[Recurrence]] = {}
+    for segment in segments:
+        _join(chains.setdefault((segment.module, segment.layer, segment.reverse), []), segment, linked or link)
+    return [one for grown in chains.values() for one in grown]
+
+
+def _join(grown: list[Recurrence], segment: Segment, linked: Callable[[Tensor, Tensor], str]) -> None:
     """Add a segment to the chain that it goes on with, or begin a new one."""
     for chain in grown[: -_RECENT - 1 : -1]:
         last = chain.states[-1].h
-        link = _link(last, segment.given.h)
-        if link:
-            if link == "cut":
+        how = linked(last, segment.given.h)
+        if how:
+            if how == "cut":
                 chain.cuts[chain.num_steps] = segment.states[0]
             _append(chain, segment)
             return
@@ -58,7 +67,7 @@ def _join(grown: list[Recurrence], segment: Segment) -> None:
     grown.append(chain)
 
 
-def _link(last: Tensor, given: Tensor) -> str:
+def link(last: Tensor, given: Tensor) -> str:
     """'tape' where `given` is computed from `last`, 'cut' where it has its values alone, else ''."""
     if given is last:
         return "tape"

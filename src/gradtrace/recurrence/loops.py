@@ -7,6 +7,7 @@ it, under the name of the module that holds them all.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,26 @@ MIN_CALLS = 4
 """The same weight met that often in a row is a recurrence, in time or in shared depth."""
 
 
-def loops(uses: Mapping[str, Sequence[Use]], origins: Origins) -> list[Recurrence]:
-    """One recurrence for each loop, in the order of their first steps."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Loop:
+    """Weights that take turns."""
+
+    module: str
+    leader: Sequence[Use]
+    """The applications of the first weight in each turn: what it reads are the states."""
+    readers: Sequence[Sequence[Use]]
+    """Of each weight that reads the very same, the leader's among them."""
+    inputs: str
+    """What a turn takes in beside the state: 'varying', 'same' or 'none'."""
+
+    @property
+    def num_steps(self) -> int:
+        """From state to state; the last turn may be unfinished."""
+        return min(map(len, self.readers)) - 1
+
+
+def loops(uses: Mapping[str, Sequence[Use]], origins: Origins) -> list[Loop]:
+    """The user's own, in the order of their first steps."""
     runs = [(name, run) for name, applied in uses.items() for run in _runs(applied)]
     runs.sort(key=lambda pair: pair[1][0].order)
     groups: list[list[tuple[str, list[Use]]]] = []
@@ -37,13 +56,34 @@ def loops(uses: Mapping[str, Sequence[Use]], origins: Origins) -> list[Recurrenc
             groups.append([(name, run)])
         else:
             group.append((name, run))
-    return [_recurrence(group, number, origins) for number, group in enumerate(groups)]
+    return [_loop(group, origins) for group in groups]
+
+
+def _loop(group: list[tuple[str, list[Use]]], origins: Origins) -> Loop:
+    _, leader = group[0]
+    readers = [run for _, run in group if all(a.value == b.value for a, b in zip(leader, run, strict=False))]
+    inputs = origins.inputs([use.value for use in leader], leader[0].began)
+    return Loop(_shared_module([name for name, _ in group]), leader, readers, inputs)
+
+
+def unrolled_loop(loop: Loop, number: int) -> Recurrence:
+    """As any other recurrence, its tensors at hand."""
+    last = loop.num_steps
+    return Recurrence(
+        module=loop.module,
+        kind="loop",
+        call=number,
+        states=[State(use.x) for use in loop.leader[: last + 1] if use.x is not None],
+        fed=[tuple(fed for run in loop.readers if (fed := run[t].fed) is not None) for t in range(last)],
+        linear=[tuple(run[t].y for run in loop.readers) for t in range(last)],
+        inputs=loop.inputs,
+    )
 
 
 def _runs(uses: Sequence[Use]) -> Iterable[list[Use]]:
     run: list[Use] = []
     for use in uses:
-        if run and use.x.grad_fn is not None and depends(use.x.grad_fn, run[-1].y[0]):
+        if run and use.made is not None and depends(use.made[0], run[-1].y[0]):
             run.append(use)
             continue
         if len(run) >= MIN_CALLS:
@@ -59,22 +99,6 @@ def _take_turns(first: Sequence[Use], other: Sequence[Use]) -> bool:
         return False
     ends = [use.order for use in first[1:]] + [other[-1].order + 1]
     return all(a.order < b.order < end for a, b, end in zip(first, other, ends, strict=False))
-
-
-def _recurrence(group: list[tuple[str, list[Use]]], number: int, origins: Origins) -> Recurrence:
-    """The states are what the first weight reads; other weights that read the very same are joined to it."""
-    _, leader = group[0]
-    readers = [run for _, run in group if all(a.x is b.x for a, b in zip(leader, run, strict=False))]
-    last = min(map(len, readers)) - 1
-    return Recurrence(
-        module=_shared_module([name for name, _ in group]),
-        kind="loop",
-        call=number,
-        states=[State(use.x) for use in leader[: last + 1]],
-        fed=[tuple(run[t].fed for run in readers) for t in range(last)],
-        linear=[tuple(run[t].y for run in readers) for t in range(last)],
-        inputs=origins.inputs([use.value for use in leader], leader[0].began),
-    )
 
 
 def _shared_module(weights: Sequence[str]) -> str:

@@ -15,13 +15,18 @@ from gradtrace.recurrence.tap import Tap, norm
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from gradtrace.recurrence.chain import Place, Recurrence
 
 
-def chains_of(model: nn.Module, loss: Tensor, found: Sequence[Recurrence]) -> tuple[list[Chain], float]:
-    """Every chain's norms, and that of the gradient of all parameters."""
+def chains_of(
+    parameters: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor] | None,
+    found: Sequence[Recurrence],
+) -> tuple[list[Chain], float]:
+    """Every chain's norms, and that of the gradient of all `parameters`, from a loss or from outputs' gradients."""
     groups: list[tuple[Place, ...]] = []
     places: list[dict[str, Any]] = []
     for one in found:
@@ -32,11 +37,10 @@ def chains_of(model: nn.Module, loss: Tensor, found: Sequence[Recurrence]) -> tu
         place["linear"] = len(groups)  # of several weights: norms are joined, not summed
         groups += [(y,) for ys in one.linear for y in ys]
         places.append(place)
-    parameters = [p for p in model.parameters() if p.requires_grad]
     sources = [*parameters, *(start for one in found for start in one.starts)]
     with Tap(groups) as tap:
         try:
-            norms, gradients = tap.norms([loss], None, sources)
+            norms, gradients = tap.norms(outputs, cotangents, sources)
         except RuntimeError as error:
             raise InputError(
                 f"the backward pass raised {type(error).__name__}: {str(error).splitlines()[0]}"

@@ -136,7 +136,8 @@ def _record(
     generator: torch.Generator,
     notes: list[str],
 ) -> ThroughTime:
-    chains, gradient_norm = chains_of(model, loss, found)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    chains, gradient_norm = chains_of(parameters, [loss], None, found)
     if num_targets:
         reaches = [random_reach(one, cotangent, num_targets, generator) for one in found]
         chains = [replace(chain, reach=reach) for chain, reach in zip(chains, reaches, strict=True)]

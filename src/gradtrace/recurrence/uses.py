@@ -46,10 +46,12 @@ _ELEMENTWISE = {"mul", "__mul__", "__rmul__"}
 class Use:
     """One application of a weight."""
 
-    x: Tensor
-    """What it was applied to."""
-    fed: Tensor
-    """The same as this weight alone meets it."""
+    x: Tensor | None
+    """What it was applied to, where it may be held."""
+    fed: Tensor | None
+    """The same as this weight alone meets it, where that is a tensor of its own."""
+    made: tuple[Node, int] | None
+    """What `x` came out of: the op, and which of its outputs."""
     y: tuple[Node, int]
     """What came out: the op that made it, and which output of the op it is (an in-place function may follow)."""
     order: int
@@ -60,43 +62,17 @@ class Use:
     """How many values there were before it."""
 
 
-class Watched(Unrolled):
-    """`unrolled`, and every application of a weight to something that carries gradient is noted."""
+class Uses:
+    """The applications of a model's weights, told by who sees its torch functions."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
         named = [*model.named_buffers(), *model.named_parameters()]
         self._names = {id(tensor): (name, tensor) for name, tensor in named}
         self._order = 0
         self.origins = Origins()
-        self.uses: dict[str, list[Use]] = defaultdict(list)
-        self.faults: list[str] = []
+        self.found: dict[str, list[Use]] = defaultdict(list)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Note the applications of weights; all else as `Unrolled` does it."""
-        name = getattr(func, "__name__", "")
-        place, weight = self._guard(self._applied, name, args) or (0, "")
-        if weight:
-            x = args[place]
-            fed = x.view_as(x)
-            result = func(*args[:place], fed, *args[place + 1 :], **(kwargs or {}))
-            self._guard(self._note, weight, x, fed, result)
-        else:
-            result = super().__torch_function__(func, types, args, kwargs)
-            if name not in _LINEAR or name in _ELEMENTWISE:
-                self._guard(self._derive, args, result)
-        operands = (args, tuple((kwargs or {}).values()))
-        self._guard(self.origins.record, name, operands, result, lambda x: bool(self._name_of(x)))
-        return result
-
-    def _guard(self, function: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return function(*args)
-        except Exception as error:  # a fault of ours must not become the model's
-            self.faults.append(f"{type(error).__name__}: {error}")
-            return None
-
-    def _applied(self, function: str, args: Any) -> tuple[int, str] | None:
+    def place(self, function: str, args: Any) -> tuple[int, str] | None:
         """Where the data stands, and the weight's name, where a weight is applied to data that carries gradient."""
         for place, other in _LINEAR.get(function, ()):
             if max(place, other) >= len(args) or not torch.is_grad_enabled():
@@ -112,10 +88,28 @@ class Watched(Unrolled):
                 return place, name
         return None
 
-    def _note(self, name: str, x: Tensor, fed: Tensor, y: Any) -> None:
+    def made(
+        self,
+        function: str,
+        args: Any,
+        kwargs: Any,
+        result: Any,
+        place: tuple[int, str] | None,
+        fed: Tensor | None = None,
+    ) -> None:
+        """`function` made `result`; `fed` is the data as the weight alone meets it, if that is a tensor of its own."""
+        if place is not None:
+            self._note(place[1], args[place[0]], fed, result)
+        elif function not in _LINEAR or function in _ELEMENTWISE:
+            self._derive(args, result)
+        self.origins.record(function, (args, tuple((kwargs or {}).values())), result, lambda x: bool(self._name_of(x)))
+
+    def _note(self, name: str, x: Tensor, fed: Tensor | None, y: Any) -> None:
         if isinstance(y, Tensor) and y.grad_fn is not None:
             value, began = self.origins.number(x), self.origins.count
-            self.uses[name].append(Use(x, fed, (y.grad_fn, y.output_nr), self._order, value, began))
+            made = (x.grad_fn, x.output_nr) if x.grad_fn is not None else None
+            held = None if fed is None else x  # in a training, the backward pass may let go of it
+            self.found[name].append(Use(held, fed, made, (y.grad_fn, y.output_nr), self._order, value, began))
             self._order += 1
 
     def _derive(self, args: Any, result: Any) -> None:
@@ -136,6 +130,34 @@ class Watched(Unrolled):
             if known is not None and known[1] is tensor:
                 return known[0]
         return ""
+
+
+class Watched(Unrolled):
+    """`unrolled`, and every application of a weight to something that carries gradient is noted."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.uses = Uses(model)
+        self.faults: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note the applications of weights; all else as `Unrolled` does it."""
+        name = getattr(func, "__name__", "")
+        place, fed = self._guard(self.uses.place, name, args), None
+        if place is not None:
+            at, fed = place[0], args[place[0]].view_as(args[place[0]])
+            result = func(*args[:at], fed, *args[at + 1 :], **(kwargs or {}))
+        else:
+            result = super().__torch_function__(func, types, args, kwargs)
+        self._guard(self.uses.made, name, args, kwargs, result, place, fed)
+        return result
+
+    def _guard(self, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return function(*args)
+        except Exception as error:  # a fault of ours must not become the model's
+            self.faults.append(f"{type(error).__name__}: {error}")
+            return None
 
 
 def _is_plain(x: Any) -> bool:

@@ -8,6 +8,7 @@ within a context and on the way: no module is touched, and all of their own Pyth
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,7 @@ from gradtrace.tape.cells import State, Weights
 from gradtrace.tape.segment import Segment, advance, layers_of, run_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from torch import Tensor, nn
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _KINDS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
-_FUSED: dict[Any, str] = {getattr(torch, kind, None): kind for kind in _KINDS}
-_CELLS: dict[Any, str] = {getattr(torch, f"{kind}_cell", None): kind for kind in _KINDS}
+FUSED: dict[Any, str] = {getattr(torch, kind, None): kind for kind in _KINDS}
+"""Torch's function for a whole recurrence -> its kind."""
+
+CELLS: dict[Any, str] = {getattr(torch, f"{kind}_cell", None): kind for kind in _KINDS}
+"""Torch's function for a single step -> its kind."""
 
 
 class Unrolled(TorchFunctionMode):
@@ -59,6 +63,15 @@ class Unrolled(TorchFunctionMode):
             handle.remove()
         self._handles.clear()
 
+    @contextmanager
+    def within(self, path: str, module_type: str) -> Iterator[None]:
+        """What runs meanwhile is a call of that module."""
+        self._open.append((path, module_type))
+        try:
+            yield
+        finally:
+            self._open.pop()
+
     def _opener(self, path: str) -> Callable[[nn.Module, Any], None]:
         def opened(module: nn.Module, _args: Any) -> None:
             self._open.append((path, type(module).__name__))
@@ -71,10 +84,10 @@ class Unrolled(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run fused recurrences step by step, and all else unchanged."""
         kwargs = kwargs or {}
-        if func in _FUSED and not kwargs:
-            return self._sequence(_FUSED[func], func, args)
-        if func in _CELLS and not kwargs:
-            return self._cell(_CELLS[func], *args)
+        if func in FUSED and not kwargs:
+            return self._sequence(FUSED[func], func, args)
+        if func in CELLS and not kwargs:
+            return self._cell(CELLS[func], *args)
         return func(*args, **kwargs)
 
     # --------------------------------------------------------------------------------------------------- one call

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.attribution import RECURRENT_FUNCTIONS, Blame, blame_growth, blame_loss
 from gradtrace.diagnosis.layer import gradient_parts, owner
 from gradtrace.diagnosis.profile import Profile
-from gradtrace.diagnosis.rules.loss import learnt_without, objectives
+from gradtrace.diagnosis.rules.loss import learnt_without, of_constant
 from gradtrace.diagnosis.scales import held_at_the_start
 from gradtrace.diagnosis.scene import is_finite, make_view
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, EPS_MARGIN, EVENED_OUT, FOLLOWED_STEPS, HEALTHY_DECADES
@@ -30,10 +30,6 @@ from gradtrace.remedies.catalogue import remedies_for
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
     from gradtrace.records.trace import ParameterStats
-
-
-OF_CONSTANT = "loss of the best constant"
-"""Name of an evidence, against which a later loss tells whether the data is learnt."""
 
 
 def judge(scene: Scene) -> list[Finding]:
@@ -134,7 +130,11 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
         where=blame.where,
         severity=severity,
         message=_message(symptom, profile, blame, extent, Names(view.trace)) + note,
-        evidence=(*_evidence(profile), *_probe_evidence(scene, symptom), *(_constant(view) if _is_time(blame) else ())),
+        evidence=(
+            *_evidence(profile),
+            *_probe_evidence(scene, symptom),
+            *(of_constant(view) if _is_time(blame) else ()),
+        ),
         remedies=remedies_for(symptom, blame.cause, _activation(profile)),
         source=blame.op.site.source,
     )
@@ -159,14 +159,6 @@ def _is_time(blame: Blame) -> bool:
     A trace alone does not follow them step by step, so that this is all that it knows.
     """
     return bool(blame.num_calls) and blame.op.function.removesuffix("_cell") in RECURRENT_FUNCTIONS
-
-
-def _constant(view: View) -> tuple[Evidence, ...]:
-    """What the loss would be for the best constant output, where one known loss function makes it up."""
-    known = objectives(view)
-    if len(known) != 1 or not known[0].value > 0.0:
-        return ()
-    return (Evidence(OF_CONSTANT, known[0].constant * view.trace.loss / known[0].value),)
 
 
 def _harmless(scene: Scene, profile: Profile, rest: float) -> bool:

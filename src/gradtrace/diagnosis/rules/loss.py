@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
     from gradtrace.records.trace import ObjectiveStats, Op, Trace
 
+OF_CONSTANT = "loss of the best constant"
+"""Name of an evidence, against which a later loss tells whether the data is learnt."""
+
 
 def judge(scene: Scene) -> list[Finding]:
     """A wrong pairing is found by structure, a flat loss by numbers; one finding at most."""
@@ -245,6 +248,14 @@ def objectives(view: View) -> list[ObjectiveStats]:
     """Known loss functions of targets that differ."""
     found = [op.objective for op in view.trace.ops if op.objective is not None]
     return [one for one in found if one.constant > 0.0]
+
+
+def of_constant(view: View) -> tuple[Evidence, ...]:
+    """What the loss would be for the best constant output, where one known loss function makes it up."""
+    known = objectives(view)
+    if len(known) != 1 or not known[0].value > 0.0:
+        return ()
+    return (Evidence(OF_CONSTANT, known[0].constant * view.trace.loss / known[0].value),)
 
 
 def has_learnt(view: View) -> bool:

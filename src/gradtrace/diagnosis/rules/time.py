@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.recurrences import Layer, layers, worst_of
-from gradtrace.diagnosis.rules.loss import learnt_without, objectives
+from gradtrace.diagnosis.rules.loss import learnt_without, objectives, of_constant
 from gradtrace.diagnosis.scene import is_finite, make_view
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES
 from gradtrace.diagnosis.wording import EXTENT_STEPS, decades, steps, times
@@ -60,7 +60,7 @@ def judge(scene: Scene) -> list[Finding]:
     if not traces or len(traces) < len(scene.traces):
         return []
     batches = [_measured(trace, traces[0]) for trace in traces]
-    lost = _changed(batches, -1)
+    lost = [replace(f, evidence=(*f.evidence, *of_constant(scene.views[0]))) for f in _changed(batches, -1)]
     if lost and (learnt := _learnt_without(scene)):
         lost = [replace(f, severity=Severity.INFO, message=f"{f.message} {learnt}") for f in lost]
     found = [*lost, *_changed(batches, 1)]
@@ -98,12 +98,13 @@ def _measured(trace: Trace, first: Trace) -> list[_Measured]:
     found = []
     for layer in layers(record):
         chain = worst_of(layer, reference)
-        if chain is not None and chain.horizon is not None and not math.isnan(chain.horizon.steps):
-            extent = layer.extent(chain.horizon.decades_per_step)
+        horizon = (chain.horizon or chain.own_horizon) if chain is not None else None
+        if chain is not None and horizon is not None and not math.isnan(horizon.steps):
+            extent = layer.extent(horizon.decades_per_step)
             spectrum = reference.spectrum_of(chain)
             source = next((op.site.source for op in trace.ops if op.site.module == chain.module), "")
             exponent = spectrum.largest if spectrum is not None else None
-            found.append(_Measured(layer, chain.horizon, extent, record, exponent, source))
+            found.append(_Measured(layer, horizon, extent, record, exponent, source))
     return found
 
 
@@ -133,7 +134,8 @@ def _change(measured: _Measured, sign: int) -> Finding:
         f"{num_steps} steps of {chain.name}{rate}."
     )
     if lost:
-        tail = f" Any gradient falls 1000-fold in {steps(measured.horizon.steps)}: {_cannot(measured.horizon)}."
+        what = "Any gradient" if chain.reach is not None else "It"
+        tail = f" {what} falls 1000-fold in {steps(measured.horizon.steps)}: {_cannot(measured.horizon)}."
     else:
         tail = (
             f" Without that growth its norm would be about {threshold:.2g}; it is {measured.record.gradient_norm:.2g}."
@@ -182,7 +184,7 @@ def _evidence(measured: _Measured) -> list[Evidence]:
         Evidence("sequence length", chain.num_steps, "steps"),
         Evidence("horizon (1e-3)", horizon.steps, "steps"),
         Evidence("horizon (half)", horizon.half_steps, "steps"),
-        Evidence("a random gradient per step", horizon.decades_per_step, "decades"),
+        *([Evidence("a random gradient per step", horizon.decades_per_step, "decades")] if chain.reach else []),
         *per_step,
         *([] if exponent is None else [Evidence("largest Lyapunov exponent", exponent, "nats per step")]),
     ]

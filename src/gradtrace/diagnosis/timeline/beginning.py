@@ -22,7 +22,7 @@ from gradtrace.diagnosis.step_cause import cause_of_steps
 from gradtrace.diagnosis.thresholds import SPIKE_WINDOW, UPDATE_REPLACES
 from gradtrace.diagnosis.timeline.before import ratios_of_matrices
 from gradtrace.diagnosis.timeline.losses import falls_since
-from gradtrace.diagnosis.wording import CAUSES, EXTENT
+from gradtrace.diagnosis.wording import CAUSES, extent_of
 from gradtrace.records.exhibit import Exhibit, Training
 from gradtrace.records.finding import Evidence
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -81,7 +81,7 @@ def beginning(trace: Trace, found: Sequence[Finding], run: Run) -> Beginning | N
     scene = make_scene(Exhibit((trace,), optimizers=run.header.optimizers))
     view = scene.views[0]
     for growth in (f for f in found if f.symptom is Symptom.EXPLODING and f.cause in GROWTH):
-        extent = next((e.value for e in growth.evidence if e.name == EXTENT), 0.0)
+        extent = extent_of(growth)
         without = ratio / 10**extent / forward_growth(view, 10**extent)
         if growth.severity is not Severity.INFO and without < UPDATE_REPLACES:
             told = (

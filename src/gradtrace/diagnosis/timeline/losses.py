@@ -106,6 +106,18 @@ def latest(run: Run) -> float:
     return float(np.median(high[-width:])) if len(high) >= 2 * width else math.nan
 
 
+def middle(run: Run) -> int:
+    """The step from which on the later half of the known losses lies."""
+    steps = _finite_losses(run)[0]
+    return int(steps[len(steps) // 2]) if len(steps) else 0
+
+
+def followed(run: Run) -> int:
+    """Steps from the run's first to the last whose loss is known: none is while the watch rests."""
+    steps = _finite_losses(run)[0]
+    return int(steps[-1] - run.steps.first[0]) + 1 if len(steps) else 0
+
+
 def fell(run: Run) -> bool:
     """Whether the latest losses lie below the first by a thousandth, and by more than chance."""
     return moved(run, int(run.steps.first[0])) == -1

@@ -2,8 +2,11 @@
 
 A trace is a look now and then; the numbers of every step know more. Layers that were alive at the first trace and are
 dead or saturated after steps that replaced the weights are so by these steps. And a layer part of whose units are dead,
-or whose slope is partly left, is a narrower layer: while the loss keeps falling it is a remark. So is what a recurrence
-forgets, once the loss is half of what a constant gets.
+or whose slope is partly left, is a narrower layer: while the loss keeps falling it is a remark.
+
+What a recurrence forgets does harm where the data asks for it, which the loss tells beside that of the best constant:
+at a half this data is learnt without; between them, and falling, it is being learnt; and in the first steps nobody
+knows. Of these all are remarks.
 """
 
 from __future__ import annotations
@@ -11,12 +14,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.rules.depth import OF_CONSTANT
+from gradtrace.diagnosis.rules.loss import OF_CONSTANT
 from gradtrace.diagnosis.rules.units import LEFT
-from gradtrace.diagnosis.thresholds import FALLEN_FACTOR, LETS_THROUGH
+from gradtrace.diagnosis.thresholds import FALLEN_FACTOR, FOLLOWED_STEPS, LETS_THROUGH
 from gradtrace.diagnosis.timeline.before import before
 from gradtrace.diagnosis.timeline.growth import growth_of
-from gradtrace.diagnosis.timeline.losses import came_before, falls_since, latest
+from gradtrace.diagnosis.timeline.losses import (
+    came_before,
+    falls_since,
+    followed,
+    latest,
+    middle,
+    moved,
+)
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 
@@ -40,7 +50,7 @@ def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequen
     if finding.step is not None and _leaves_room(finding) and falls_since(run, finding.step):
         note = "The loss has kept falling since."
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
-    if finding.step is not None and finding.severity is not Severity.INFO and (told := _learnt_since(finding, run)):
+    if finding.step is not None and finding.severity is not Severity.INFO and (told := _unasked(finding, run)):
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {told}")
     return finding
 
@@ -54,13 +64,19 @@ def birth_in_time(birth: Finding, run: Run, *, ran_away: bool, in_parameter: boo
     return replace(birth, message=f"{birth.message} {came}".rstrip())
 
 
-def _learnt_since(finding: Finding, run: Run) -> str:
-    """That the data is learnt without what a recurrence forgets, where the latest losses say so; else ''."""
+def _unasked(finding: Finding, run: Run) -> str:
+    """Why nothing says that the data asks for what a recurrence forgets; '' where the loss says so, or nothing can."""
     constant = next((e.value for e in finding.evidence if e.name == OF_CONSTANT), 0.0)
-    now = latest(run)
-    if not 0.0 <= now * FALLEN_FACTOR <= constant or constant <= 0.0:
+    if constant <= 0.0:
         return ""
-    return f"This data is learnt without: the loss is {now:.3g} by now, where a constant gets {constant:.3g}."
+    now, beside = latest(run), f"where a constant gets {constant:.3g}"
+    if 0.0 <= now * FALLEN_FACTOR <= constant:
+        return f"This data is learnt without: the loss is {now:.3g} by now, {beside}."
+    if now < constant and moved(run, middle(run)) == -1:
+        return f"The loss is {now:.3g} by now, {beside}, and still falls: what is learnt so far needs none of it."
+    if followed(run) < FOLLOWED_STEPS:
+        return f"Whether this data asks for it, the loss will tell: a constant gets {constant:.3g}."
+    return ""
 
 
 def _by_the_steps(finding: Finding, run: Run) -> Finding:

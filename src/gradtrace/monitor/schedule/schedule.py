@@ -1,9 +1,11 @@
 """What is done at the next step? Rest, listen or measure; copy the weights; trace it whole: as the allowance has room.
 
 Steps come in stretches. In the opening all are measured. After it a stretch is measured as soon as the allowance has
-room for it; until then the watch listens, where that is cheap beside the step, and rests where it is not. A short rest
-comes now and then in any case: without steps to compare with nobody would know what watching costs. Stretches grow with
-the number of steps, so that a step is known to a few percent of its number however long the run is.
+room for it; until then the watch listens, where that is cheap beside the step, and rests where it is not. Between two
+rests in a row it listens to one step, as a small part of the budget has room: how the loss fares decides whether much
+else does harm. A short rest comes now and then in any case: without steps to compare with nobody would know what
+watching costs. Stretches grow with the number of steps, so that a step is known to a few percent of its number however
+long the run is.
 
 Whole traces are wanted at steps 0, 1, 2, 4, 8, ... and then whenever a share of the allowance has room for one; weights
 and updates at steps 0, 1, 2, 4, 8, ... and then at every tenth.
@@ -36,6 +38,9 @@ IDLE_GROWTH, SHORTEST_REST = 1 / 16, 16
 
 LISTENING = 0.35
 """[fraction of the budget] What listening may take, or else the watch rests."""
+
+HEARD = 0.1
+"""[fraction of the budget] What listening to a step between two rests may take, also where too much was spent."""
 
 FITS = 0.7
 """[fraction of the budget] Where measuring every step takes less, every step is measured."""
@@ -86,6 +91,8 @@ class Schedule:
         self._last = dict.fromkeys(SHARES, -UPDATES_EVERY)
         """[step] When each was done the last time."""
         self._compared_at = 0
+        self._heard_at = 0
+        """[step] When the latest step that was no rest's was over."""
         self._times: list[float] = []
         """[seconds] Ends of the steps of the rest at hand."""
         self.rest_until = math.inf
@@ -139,6 +146,8 @@ class Schedule:
         if level is not self.level:
             self.cost.end_stretch(self.level)
             self._is_mixed = True
+        if self.level is not Level.REST:
+            self._heard_at = step
         if level is Level.REST:
             self._compared_at = step + num
         self.level, self.num_left = level, num
@@ -166,7 +175,12 @@ class Schedule:
         affordable = int(min(length, room / max(of_step, 1e-12)))
         if affordable >= SHORTEST and (self.level is not Level.MEASURE or of_step <= FITS * earned):
             return Level.MEASURE, affordable
-        idle = Level.LISTEN if cost.of_step(Level.LISTEN) <= LISTENING * earned else Level.REST
+        of_listening = cost.of_step(Level.LISTEN)
+        idle = Level.LISTEN if of_listening <= LISTENING * earned else Level.REST
+        if self.level is idle is Level.REST:
+            unheard = step - self._heard_at
+            if unheard >= max(SHORTEST_REST, step * IDLE_GROWTH) and of_listening <= HEARD * earned * unheard:
+                return Level.LISTEN, 1
         wanted = (of_step * length - room) / max(earned - cost.of_step(idle), 0.1 * earned, 1e-12)
         return idle, int(min(max(SHORTEST, wanted), max(SHORTEST_REST, step * IDLE_GROWTH)))
 

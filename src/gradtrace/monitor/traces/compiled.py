@@ -32,6 +32,7 @@ from gradtrace.monitor.traces.parting import parting
 from gradtrace.monitor.traces.replayed import World, look_inside
 from gradtrace.monitor.traces.splice import Splice
 from gradtrace.monitor.traces.whole import Placed
+from gradtrace.recurrence.in_step import with_chains
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.graph import Graph, release, walk
 from gradtrace.tape.private import node_sequence_nr, sequence_nr, sink_mode
@@ -205,7 +206,8 @@ class CompiledSample:
         names = {id(parameter): name for name, parameter in self._whole.named_parameters()}
         placed = [self._placed(looked, names, origin) for looked, origin in zip(self._calls, origins, strict=True)]
         splice = Splice(front, entries, placed)
-        trace = splice.joined()
+        chains = tuple(chain for one in placed for chain in one.chains)
+        trace = with_chains(splice.joined(), type(self._whole).__name__, chains)
         found = parting(front, trace, splice.alone, is_random=any(looked.is_random for looked in self._calls))
         if found is None:
             return trace

@@ -26,7 +26,9 @@ from gradtrace.measure.trace import environment
 from gradtrace.measure.untouched import paused_collection, untouched
 from gradtrace.monitor.nonfinite.forward_calls import cut_off
 from gradtrace.monitor.nonfinite.replay import alone, set_random_states, stand_ins, unwrapped
+from gradtrace.monitor.traces.observer import StepObserver
 from gradtrace.monitor.traces.silence import silence
+from gradtrace.recurrence.in_step import Recurrences
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.graph import release, walk
 from gradtrace.tape.recorder import Recorder
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from gradtrace.monitor.nonfinite.forward_calls import Call
     from gradtrace.monitor.nonfinite.replay import Buffers
+    from gradtrace.records.time import Chain
     from gradtrace.records.trace import Trace
     from gradtrace.tape.graph import Edge
 
@@ -79,6 +82,8 @@ class Inside:
     """By output tensor: the op that made it, and which of the op's outputs it is."""
     inputs: dict[int, int]
     """Leaf op -> the input tensor that it stands for."""
+    chains: tuple[Chain, ...]
+    """Its recurrences."""
 
 
 def look_inside(call: Call, world: World, gradients: Mapping[int, Tensor]) -> Inside:
@@ -117,7 +122,8 @@ def _measured(
 ) -> Inside:
     deferred = Deferred()
     observer = ForwardObserver(deferred)
-    recorder = Recorder(model, observer)
+    recurrences = Recurrences(model)
+    recorder = Recorder(model, StepObserver(observer, recurrences))
     with recorder:
         outputs = tensors_in(function(*given[0], **given[1]))
     wanted = {i: outputs[i] for i in gradients if i < len(outputs) and outputs[i].grad_fn is not None}
@@ -128,6 +134,7 @@ def _measured(
     graph = walk([edge.node for edge in edges])
     with contextlib.ExitStack() as last:
         last.callback(release, list(graph.nodes))
+        last.callback(recurrences.close)
         reached = _sum(list(wanted.values()))
         forward = Forward(model, reached, recorder, observer, deferred, batch_size_of(given), graph, {})
         read_saved(forward)
@@ -138,8 +145,9 @@ def _measured(
         numbers = {id(tensor): i for i, tensor in enumerate(tensors_in(given[0]) + tensors_in(given[1]))}
         inputs = {i: numbers[id(leaf)] for i, leaf in graph.leaves().items() if id(leaf) in numbers}
         places = {i: (index[edge.node], edge.output_nr) for i, edge in zip(wanted, edges, strict=True)}
+        chains = recurrences.chains(graph.nodes, trace.ops)
         del forward, backward, tape, index, edges, reached, outputs, wanted, graph  # before their nodes
-    return Inside(trace, places, inputs)
+    return Inside(trace, places, inputs, chains)
 
 
 def _sum(outputs: list[Tensor]) -> Tensor:

@@ -23,6 +23,8 @@ from gradtrace.measure.session import Backward, Forward, batch_size_of
 from gradtrace.measure.trace import environment
 from gradtrace.measure.untouched import paused_collection
 from gradtrace.monitor.hooks.patches import interpose
+from gradtrace.monitor.traces.observer import StepObserver
+from gradtrace.recurrence.in_step import Recurrences, with_chains
 from gradtrace.tape.graph import Graph, release, walk
 from gradtrace.tape.private import sink_mode
 from gradtrace.tape.recorder import Recorder
@@ -45,7 +47,8 @@ class Sample:
         self._model = model
         self._deferred = Deferred()
         self._observer = ForwardObserver(self._deferred)
-        self._recorder = Recorder(model, self._observer)
+        self._recurrences = Recurrences(model)
+        self._recorder = Recorder(model, StepObserver(self._observer, self._recurrences))
         self._depth = 0
         self._batch_size: int | None = None
         self._under_way: tuple[Forward, GradientTap] | None = None
@@ -60,6 +63,7 @@ class Sample:
         if self._under_way is not None:
             self._under_way[1].__exit__(None, None, None)
             self._under_way = None
+        self._recurrences.close()
 
     def entered(self, _call: Call | None, args: Any, kwargs: Any) -> None:
         """A watched module is called."""
@@ -134,6 +138,8 @@ class Sample:
             backward = Backward(forward.graph, names, tap, {})
             notes = [f"the loss was scaled by {float(scale):g}"] if scale is not None else []
             trace = assemble(self._model, forward, backward, tape, "loss", tuple(notes), environment())
+            chains = self._recurrences.chains(forward.graph.nodes, trace.ops)
+            trace = with_chains(trace, type(self._model).__name__, chains)
             forward.graph = Graph((), (), {})
             del forward, tap, backward, tape
         self.seconds += time.perf_counter() - begun

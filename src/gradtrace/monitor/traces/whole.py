@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from gradtrace.monitor.traces.outline import Origins
     from gradtrace.monitor.traces.replayed import Inside
+    from gradtrace.records.time import Chain
     from gradtrace.tape.graph import Edge
 
 
@@ -35,6 +36,12 @@ class Placed:
     origins: Origins
     sources: tuple[str, str] = ("", "")
     """The line from which the call was made once more, and the line that made it: one stands for the other."""
+
+    @property
+    def chains(self) -> tuple[Chain, ...]:
+        """Its recurrences, under the names of the whole."""
+        own = self.inside.chains if self.inside is not None else ()
+        return tuple(replace(chain, module=_within(self.path, chain.module)) for chain in own)
 
 
 def _within(path: str, name: str) -> str:

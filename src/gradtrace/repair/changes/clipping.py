@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradtrace.diagnosis.thresholds import UPDATE_USUAL
-from gradtrace.diagnosis.wording import EXTENT
+from gradtrace.diagnosis.wording import extent_of
 from gradtrace.errors import GradtraceError
 from gradtrace.measure.untouched import fixed_random_state
 from gradtrace.records.repair import Change
 from gradtrace.records.vocabulary import Symptom
 from gradtrace.repair.changes.kind import Kind
-from gradtrace.repair.changes.rate import evidence_of, one_digit, rate_of
+from gradtrace.repair.changes.rate import one_digit, rate_of
 from gradtrace.repair.twin import RefusalError, Twin
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def _by_norm(situation: Situation) -> Change:
     """At the usual norm of the batches, without the growth along the depth."""
     norms = norms_of(situation)
     usual = statistics.median(norms) if norms else 1.0
-    extent = evidence_of(situation, EXTENT) or 0.0
+    grown = [extent_of(finding) for finding in situation.diagnosis.findings if finding.symptom is Symptom.EXPLODING]
+    extent = max(grown, default=0.0)
     threshold = one_digit(min(usual / 10 ** max(extent if math.isfinite(extent) else 0.0, 0.0), 1.0))
     spread = f"; here its norm is {usual:.2g}, {min(norms):.2g} to {max(norms):.2g} over the batches" if norms else ""
     return Change(

@@ -1,0 +1,12 @@
+"""What this torch shows of the code that it compiles."""
+
+from __future__ import annotations
+
+import pytest
+
+from gradtrace.tape.private import compiled_entrance, compiled_switch
+
+needs_entrance = pytest.mark.skipif(
+    compiled_entrance() is None or compiled_switch() is None, reason="this torch does not show its entrance"
+)
+"""The step is watched all the same, and the run says what was not seen."""
