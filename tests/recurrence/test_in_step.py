@@ -203,6 +203,62 @@ def test_a_loop_of_the_users_own_is_read_from_the_tape(way: str, name: str) -> N
     assert ours.own_horizon.decades_per_step < 0
 
 
+def test_where_several_weights_read_the_state_their_parts_are_not_known() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.gate, self.new, self.head = (
+                nn.Linear(3, 8),
+                nn.Linear(8, 8),
+                nn.Linear(8, 8),
+                nn.Linear(8, 2),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.zeros(len(x), 8)
+            for t in range(x.shape[1]):
+                z, n = torch.sigmoid(self.gate(h)), torch.tanh(self.into(x[:, t]) + self.new(h))
+                h = (1 - z) * n + z * h
+            return self.head(h)
+
+    torch.manual_seed(0)
+    model, batch = Gated(), (torch.randn(5, 12, 3), torch.tensor([0, 1, 0, 1, 1]))
+    found, expected = _watched(model, batch), gradtrace.through_time(model, _loss, batch)
+    (ours,), (theirs,) = found.chains, expected.chains
+    assert ours.num_weights == theirs.num_weights == 2
+    assert ours.hidden == pytest.approx(theirs.hidden[-len(ours.hidden) :], rel=1e-4)
+    assert ours.budget() == {}
+    assert f"Over {ours.num_steps} steps: -" in str(found)
+
+
+def test_a_fault_of_ours_costs_the_recurrences_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise ValueError("as planned")
+
+    monkeypatch.setattr("gradtrace.recurrence.fused._chains", fails)
+    model, batch = Last("LSTM", batch_first=True), (torch.randn(5, 12, 3), torch.tensor([0, 1, 0, 1, 1]))
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    with gradtrace.watch(model, optimizer) as watch:
+        _loss(model, batch).backward()
+        optimizer.step()
+    assert watch.diagnosis.traces[0].through_time is None
+    assert "what recurrences do to the gradient was not measured (ValueError: as planned)" in watch.run.notes
+
+
+def test_a_loss_that_a_scaler_multiplied_is_told_as_it_was() -> None:
+    torch.manual_seed(0)
+    model, batch = Last("LSTM", batch_first=True), (torch.randn(5, 12, 3), torch.tensor([0, 1, 0, 1, 1]))
+    optimizer, scaler = torch.optim.SGD(model.parameters(), 0.0), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with gradtrace.watch(model, optimizer) as watch:
+        scaler.scale(_loss(model, batch)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    found, expected = watch.diagnosis.traces[0].through_time, gradtrace.through_time(model, _loss, batch)
+    assert found is not None
+    assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-5)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+
+
 def test_a_state_that_is_detached_between_calls_is_a_cut() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

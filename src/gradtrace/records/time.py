@@ -129,8 +129,11 @@ class Chain:
     def budget(self) -> dict[str, float]:
         """Decades over the T steps, by factor; they sum to log10 |L'(h_0)| / |L'(h_T)|.
 
-        Steps count down to the one where the gradient has become zero (float32 holds nothing below 1.4e-45).
+        Steps count down to the one where the gradient has become zero (float32 holds nothing below 1.4e-45). {} where
+        what came back through the weights was not measured alone (several that read one state of a loop).
         """
+        if any(map(math.isnan, self.recurrent)):
+            return {}
         gains = [g for t in range(1, self.num_steps + 1) if all(map(math.isfinite, g := self.gains(t)))]
         return {name: math.fsum(g[i] for g in gains) for i, name in enumerate(("activation", "weights", "merge"))}
 

@@ -34,9 +34,9 @@ class Recurrences:
     """Those of one forward pass of `model`, told by who sees its torch functions."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
         self._uses = Uses(model)
         self._fused = FusedCalls(self._uses.origins)
+        self.fault = ""
 
     def before(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any, site: Site) -> Any:
         """`function` is about to be called; what is returned goes to `after`."""
@@ -54,26 +54,40 @@ class Recurrences:
     def close(self) -> None:
         """Let go of everything; more than once does no harm."""
         self._fused.close()
-        self._uses = Uses(self._model)
+        self._uses.forget()
 
     def chains(self, nodes: Sequence[Node], ops: Sequence[Op]) -> tuple[Chain, ...]:
-        """Each of them step by step, where `ops` is what was measured of `nodes`; then all is let go of."""
-        index = {node: i for i, node in enumerate(nodes)}
-        found = [_on_tape(loop, n, index, ops) for n, loop in enumerate(loops(self._uses.found, self._uses.origins))]
-        own = [chain for chain in found if chain is not None]
-        del index
-        chains = (*self._fused.chains(), *own)
-        self.close()
+        """Each of them step by step, where `ops` is what was measured of `nodes`; then all is let go of.
+
+        What goes wrong here costs nothing but them: `fault` says it.
+        """
+        try:
+            chains = (*self._fused.chains(), *self._own(nodes, ops))
+        except Exception as error:
+            first = str(error).strip().split("\n")[0]
+            self.fault = f"what recurrences do to the gradient was not measured ({type(error).__name__}: {first})"
+            chains = ()
+        finally:
+            self.close()
         longest = sorted(chains, key=lambda chain: -chain.num_steps)[:MAX_CHAINS]
         return tuple(chain for chain in chains if chain in longest)
 
+    def _own(self, nodes: Sequence[Node], ops: Sequence[Op]) -> list[Chain]:
+        index = {node: i for i, node in enumerate(nodes)}
+        found = [_on_tape(loop, n, index, ops) for n, loop in enumerate(loops(self._uses.found, self._uses.origins))]
+        return [chain for chain in found if chain is not None]
 
-def with_chains(trace: Trace, title: str, chains: tuple[Chain, ...]) -> Trace:
-    """`trace`, and what its recurrences do to the gradient; as it is where there are none."""
+
+def with_chains(trace: Trace, title: str, chains: tuple[Chain, ...], scale: float = 1.0) -> Trace:
+    """`trace`, and what its recurrences do to the gradient; as it is where there are none.
+
+    `scale` is what a scaler has multiplied its gradients by.
+    """
     if not chains:
         return trace
     norms = [parameter.gradient.norm for parameter in trace.parameters if parameter.gradient is not None]
-    record = ThroughTime(title, trace.loss, math.sqrt(math.fsum(norm * norm for norm in norms)), chains)
+    norm = math.sqrt(math.fsum(norm * norm for norm in norms)) / scale
+    record = ThroughTime(title, trace.loss / scale, norm, chains)
     return replace(trace, through_time=replace(record, sentences=sentences(record)))
 
 

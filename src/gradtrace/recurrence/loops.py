@@ -47,7 +47,8 @@ class Loop:
 
 def loops(uses: Mapping[str, Sequence[Use]], origins: Origins) -> list[Loop]:
     """The user's own, in the order of their first steps."""
-    runs = [(name, run) for name, applied in uses.items() for run in _runs(applied)]
+    runs = [(name, run) for name, applied in uses.items() if len(applied) >= MIN_CALLS
+            for run in _runs(applied)]  # fmt: skip
     runs.sort(key=lambda pair: pair[1][0].order)
     groups: list[list[tuple[str, list[Use]]]] = []
     for name, run in runs:

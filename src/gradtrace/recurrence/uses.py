@@ -72,6 +72,11 @@ class Uses:
         self.origins = Origins()
         self.found: dict[str, list[Use]] = defaultdict(list)
 
+    def forget(self) -> None:
+        """What was found; the weights stay known."""
+        self.found.clear()
+        self.origins = Origins()
+
     def place(self, function: str, args: Any) -> tuple[int, str] | None:
         """Where the data stands, and the weight's name, where a weight is applied to data that carries gradient."""
         for place, other in _LINEAR.get(function, ()):

@@ -129,6 +129,8 @@ def _mean(values: Sequence[float]) -> float:
 
 def _budget(chain: Chain) -> str:
     budget = chain.budget()
+    if not budget:
+        return f"Over {chain.num_steps} steps: {decades(_level(chain.hidden[0], chain.hidden[-1]))} decades."
     total = math.fsum(budget.values())
     told = (
         f"Over {chain.num_steps} steps: {decades(total)} decades = activations {decades(budget['activation'])}, "

@@ -177,7 +177,7 @@ def _evidence(measured: _Measured) -> list[Evidence]:
     num_steps = measured.layer.num_steps
     per_step = [
         Evidence(f"{name} per step", gain / num_steps, "decades")
-        for name, gain in zip(("activations", "recurrent weights"), list(chain.budget().values())[:2], strict=True)
+        for name, gain in zip(("activations", "recurrent weights"), chain.budget().values(), strict=False)
     ]
     return [
         Evidence(EXTENT_STEPS, measured.extent, "decades"),

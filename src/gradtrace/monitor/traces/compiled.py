@@ -193,7 +193,7 @@ class CompiledSample:
             release(nodes)
         trace = None
         try:
-            trace = self._joined(front, entries, origins)
+            trace = self._joined(front, entries, origins, 1.0 if scale is None else float(scale))
         except Unfit as why:
             self.why_not = str(why)
         except Exception as error:  # the user's forward, in a situation that it was not written for
@@ -202,12 +202,12 @@ class CompiledSample:
         self.seconds += time.perf_counter() - begun
         return trace
 
-    def _joined(self, front: Trace, entries: Entries, origins: list[Origins]) -> Trace:
+    def _joined(self, front: Trace, entries: Entries, origins: list[Origins], scale: float) -> Trace:
         names = {id(parameter): name for name, parameter in self._whole.named_parameters()}
         placed = [self._placed(looked, names, origin) for looked, origin in zip(self._calls, origins, strict=True)]
         splice = Splice(front, entries, placed)
         chains = tuple(chain for one in placed for chain in one.chains)
-        trace = with_chains(splice.joined(), type(self._whole).__name__, chains)
+        trace = with_chains(splice.joined(), type(self._whole).__name__, chains, scale)
         found = parting(front, trace, splice.alone, is_random=any(looked.is_random for looked in self._calls))
         if found is None:
             return trace

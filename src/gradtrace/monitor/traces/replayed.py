@@ -146,6 +146,9 @@ def _measured(
         inputs = {i: numbers[id(leaf)] for i, leaf in graph.leaves().items() if id(leaf) in numbers}
         places = {i: (index[edge.node], edge.output_nr) for i, edge in zip(wanted, edges, strict=True)}
         chains = recurrences.chains(graph.nodes, trace.ops)
+        if recurrences.fault:
+            notes = (*trace.coverage.notes, recurrences.fault)
+            trace = replace(trace, coverage=replace(trace.coverage, notes=notes))
         del forward, backward, tape, index, edges, reached, outputs, wanted, graph  # before their nodes
     return Inside(trace, places, inputs, chains)
 

@@ -139,7 +139,8 @@ class Sample:
             notes = [f"the loss was scaled by {float(scale):g}"] if scale is not None else []
             trace = assemble(self._model, forward, backward, tape, "loss", tuple(notes), environment())
             chains = self._recurrences.chains(forward.graph.nodes, trace.ops)
-            trace = with_chains(trace, type(self._model).__name__, chains)
+            trace = with_chains(trace, type(self._model).__name__, chains, 1.0 if scale is None else float(scale))
+            self.remark = self._recurrences.fault
             forward.graph = Graph((), (), {})
             del forward, tap, backward, tape
         self.seconds += time.perf_counter() - begun

@@ -57,7 +57,7 @@ def _steps(chain: Chain, name: str, number: int) -> Plot:
     budget = ", ".join(f"{factor} {decades(total)}" for factor, total in chain.budget().items())
     reading = (
         f"|L'(s_t)|, the gradient of the state after step t, over {chain.num_steps} steps: time runs to the right, the "
-        f"gradient to the left. In decades: {budget}."
+        f"gradient to the left.{f' In decades: {budget}.' if budget else ''}"
     )
     data = {"x": "step t", "y": "gradient", "lines": lines, "cuts": list(chain.cuts), "levels": []}
     return Plot(f"steps{number}", "series", f"{name}: gradient by step", reading, data, _steps_table(chain))
