@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import weakref
 from typing import Any
 
@@ -351,3 +352,29 @@ def test_a_step_alone_and_a_pass_without_gradients_are_left_alone() -> None:
     with torch.no_grad():
         calls, _ = _held(lstm, torch.randn(2, 6, 3))
     assert calls.chains() == ()
+
+
+def test_what_a_constant_gets_is_known_of_a_loss_at_every_step_too() -> None:
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.cell, self.head = nn.LSTM(3, 8, batch_first=True), nn.GRUCell(3, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor, targets: Tensor) -> Tensor:
+            h = self.encoder(x)[1][0][-1]
+            loss = torch.zeros(())
+            for t in range(targets.shape[1]):
+                h = self.cell(x[:, t], h)
+                loss = loss + F.cross_entropy(self.head(h), targets[:, t])
+            return loss
+
+    torch.manual_seed(0)
+    model = Decoder()
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    with gradtrace.watch(model, optimizer) as watch:
+        model(torch.randn(8, 40, 3), torch.arange(8)[:, None].expand(8, 3) % 4).backward()
+        optimizer.step()
+    (found,) = [f for f in watch.diagnosis.findings if f.cause == "recurrent_contraction"]
+    (constant,) = [e.value for e in found.evidence if e.name == "loss of the best constant"]
+    assert constant == pytest.approx(3 * math.log(4), rel=1e-5)
+    assert found.severity == "info"

@@ -251,11 +251,16 @@ def objectives(view: View) -> list[ObjectiveStats]:
 
 
 def of_constant(view: View) -> tuple[Evidence, ...]:
-    """What the loss would be for the best constant output, where one known loss function makes it up."""
+    """What the loss would be for the best constant output, where one known loss function makes it up.
+
+    It may be called more than once, as for each step of a sequence: all calls are taken to count alike.
+    """
+    functions = {op.function for op in view.trace.ops if op.objective is not None and op.objective.constant > 0.0}
     known = objectives(view)
-    if len(known) != 1 or not known[0].value > 0.0:
+    value, constant = math.fsum(one.value for one in known), math.fsum(one.constant for one in known)
+    if len(functions) != 1 or not value > 0.0:
         return ()
-    return (Evidence(OF_CONSTANT, known[0].constant * view.trace.loss / known[0].value),)
+    return (Evidence(OF_CONSTANT, constant * view.trace.loss / value),)
 
 
 def has_learnt(view: View) -> bool:
