@@ -15,9 +15,11 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import gradtrace
+from gradtrace.diagnosis.recurrences import layers
 from gradtrace.records.trace import Site
 from gradtrace.recurrence.fused import FusedCalls
 from gradtrace.recurrence.origins import Origins
+from gradtrace.tape.graph import walk
 
 SERIES = ("hidden", "cell", "linear", "recurrent", "carried", "read")
 
@@ -299,14 +301,16 @@ def test_the_same_weights_over_depth_are_no_sequence() -> None:
 
 
 def _held(lstm: nn.LSTM, x: Tensor) -> tuple[FusedCalls, Tensor]:
-    """`lstm` called with `x`, as a recorder would tell of it, and a loss of it."""
+    """`lstm` called with `x`, as a recorder would tell of it, and a loss of it that is about to go back."""
     calls = FusedCalls(Origins())
     state = torch.zeros(1, len(x), lstm.hidden_size)
     args = (x, (state, state), lstm._flat_weights, True, 1, 0.0, True, False, True)
     held = calls.before(torch.lstm, args, {}, Site("rnn", "LSTM", 0, ""))
     result = torch.lstm(*args)
     calls.after(held, result)
-    return calls, result[0][:, -1].square().sum()
+    loss = result[0][:, -1].square().sum()
+    calls.arm(walk([loss.grad_fn]).nodes if loss.grad_fn is not None else [])
+    return calls, loss
 
 
 def test_weights_that_moved_since_are_not_measured() -> None:
@@ -378,3 +382,122 @@ def test_what_a_constant_gets_is_known_of_a_loss_at_every_step_too() -> None:
     (constant,) = [e.value for e in found.evidence if e.name == "loss of the best constant"]
     assert constant == pytest.approx(3 * math.log(4), rel=1e-5)
     assert found.severity == "info"
+
+
+@pytest.mark.parametrize("between", ["mask", "dropout"])
+def test_what_the_users_code_does_to_a_state_between_two_calls_ends_no_sequence(between: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = nn.GRUCell(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.zeros(len(x), 8)
+            keep = torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0])[:, None]
+            for t in range(x.shape[1]):
+                new = self.cell(x[:, t], h)
+                h = keep * new + (1 - keep) * h if between == "mask" else F.dropout(new, 0.2)
+            return self.head(h)
+
+    torch.manual_seed(0)
+    model, batch = Net(), (torch.randn(5, 12, 3), torch.tensor([0, 1, 0, 1, 1]))
+    found = _watched(model, batch)
+    (ours,) = found.chains
+    assert (ours.name, ours.num_steps, ours.cuts, ours.reach) == ("cell", 12, (), None)
+    if between == "mask":  # dropout would draw again
+        (theirs,) = gradtrace.through_time(model, _loss, batch).chains
+        for name in ("linear", "recurrent", "carried"):
+            assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-4, abs=1e-12), name
+    assert all(norm > 0 for norm in ours.hidden)
+
+
+# ------------------------------------------------------------------------------------------ beside what else is done
+
+
+def test_gradients_of_other_passes_are_none_of_the_steps() -> None:
+    torch.manual_seed(0)
+    model, batch = Last("LSTM", batch_first=True), (torch.randn(5, 12, 3), torch.tensor([0, 1, 0, 1, 1]))
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    with gradtrace.watch(model, optimizer) as watch:
+        torch.autograd.grad(1e3 * model(batch[0] + 1).square().mean(), list(model.parameters()))
+        _loss(model, batch).backward()
+        optimizer.step()
+    found, expected = watch.diagnosis.traces[0].through_time, gradtrace.through_time(model, _loss, batch)
+    assert found is not None
+    reached = [chain for chain in found.chains if any(chain.hidden)]
+    assert [chain.hidden for chain in reached] == [pytest.approx(chain.hidden, rel=1e-4) for chain in expected.chains]
+
+
+def test_many_backward_passes_at_once_go_as_they_would() -> None:
+    model = Last("GRU", batch_first=True)
+    with gradtrace.watch(model, torch.optim.SGD(model.parameters(), 0.0)):
+        total = model(torch.randn(4, 12, 3)).sum(0)
+        found = torch.autograd.grad(total, list(model.parameters()), torch.eye(2), is_grads_batched=True)
+    assert [gradient.shape[0] for gradient in found] == [2] * len(found)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "plain"])
+def test_passes_that_nobody_sends_back_leave_nothing_behind(kind: str) -> None:
+    model: Any = Last("LSTM", batch_first=True) if kind == "LSTM" else nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2))
+    optimizer, made, alive = torch.optim.SGD(model.parameters(), 0.0), list[Any](), []
+    inner = model.rnn if kind == "LSTM" else model[0]
+    inner.register_forward_hook(lambda _m, _args, y: made.append(weakref.ref(y[0] if isinstance(y, tuple) else y)))
+    x = torch.randn(4, 12, 3)
+    with gradtrace.watch(model, optimizer, every=1, budget=10.0):
+        for _ in range(3):
+            for _ in range(4):
+                model(x).sum()
+            gc.collect()
+            alive.append(sum(ref() is not None for ref in made))
+            model(x).sum().backward()
+            optimizer.step()
+    assert len(made) == 15
+    assert alive == [0, 0, 0]
+
+
+def test_a_penalty_on_weights_is_not_kept_either() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2))
+    optimizer, kept = torch.optim.SGD(model.parameters(), 0.0), []
+    with gradtrace.watch(model, optimizer):
+        loss = model(torch.randn(4, 3)).sum()
+        for parameter in model.parameters():
+            square = parameter.abs()
+            kept.append(weakref.ref(square))
+            loss = loss + square.sum()
+        del square
+        assert sum(ref() is not None for ref in kept) == 0
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_a_scaler_and_accumulation_change_nothing_of_what_a_constant_gets(scale: float) -> None:
+    torch.manual_seed(0)
+    model = Last("LSTM", batch_first=True)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale > 1.0)
+    with gradtrace.watch(model, optimizer, budget=1.0) as watch:
+        for _ in range(6):
+            optimizer.zero_grad()
+            for _ in range(2):
+                x = torch.randn(32, 30, 3)
+                scaler.scale(_loss(model, (x, (x[:, 0, 0] > 0).long())) / 2).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    (found,) = [f for f in watch.diagnosis.findings if f.cause == "recurrent_contraction"]
+    (constant,) = [e.value for e in found.evidence if e.name == "loss of the best constant"]
+    assert constant == pytest.approx(math.log(2), rel=0.15)
+
+
+def test_a_compiled_model_called_twice_has_two_sequences() -> None:
+    model = Last("RNN", batch_first=True)
+    nn.init.orthogonal_(model.rnn.weight_hh_l0, 0.4)
+    compiled = torch.compile(model, backend="eager")
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    with gradtrace.watch(compiled, optimizer) as watch:
+        (compiled(torch.randn(5, 12, 3)) - compiled(torch.randn(5, 12, 3))).square().mean().backward()
+        optimizer.step()
+    found = watch.diagnosis.traces[0].through_time
+    assert found is not None
+    assert [chain.call for chain in found.chains] == [0, 1]
+    assert len(layers(found)) == 2

@@ -56,7 +56,7 @@ class Layer:
 
     def _positions(self) -> list[float] | None:
         """Gradient by position of a bidirectional layer whose directions run through."""
-        if len(self.chains) != 2 or any(chain.cuts for chain in self.chains):
+        if [chain.direction for chain in self.chains] != ["forward", "backward"] or any(c.cuts for c in self.chains):
             return None
         ahead, back = self.chains[0].states[1:], self.chains[1].states[:0:-1]
         return [math.hypot(a, b) for a, b in zip(ahead, back, strict=False)]

@@ -16,14 +16,19 @@ EXTENT_PER_UNIT = "early against late (per unit)"
 EXTENT_STEPS = "early against late steps"
 """Evidence of a path: decades between its ends."""
 
+NUM_STEPS = "sequence length"
+"""Evidence of a recurrence."""
+
 
 def extent_of(finding: Finding) -> float:
     """[decades] Between the ends of the path, through layers or time, that a finding is about; 0: it is about none.
 
-    The ends of a sequence are tenths, each as large as its largest: what lies between those is nine tenths of the way.
+    The ends of a sequence of T + 1 states are tenths, each as large as its largest: between those lie not all T steps.
     """
-    whole = {EXTENT: 1.0, EXTENT_STEPS: 1.0 / (1.0 - 1.0 / SEQUENCE_ENDS)}
-    return next((e.value * whole[e.name] for e in finding.evidence if e.name in whole), 0.0)
+    found = {e.name: e.value for e in finding.evidence}
+    num_steps = found.get(NUM_STEPS, 1.0)
+    width = max(1.0, (num_steps + 1.0) // SEQUENCE_ENDS)
+    return found.get(EXTENT, found.get(EXTENT_STEPS, 0.0) * num_steps / (num_steps + 1.0 - width))
 
 
 OVER_EPS = "largest gradient (RMS) over eps"

@@ -163,8 +163,8 @@ class Chain:
     def own_horizon(self) -> Horizon:
         """How far back the loss gradient itself goes, from the last state that is read.
 
-        No farther than a random one: what later steps add of their own is in it. Steps that are not on the tape one by
-        one know no other.
+        Farther than a random one where earlier steps have losses of their own, whose gradient is in it: that it is long
+        proves nothing. It is what is known where no random gradient was sent.
         """
         first, last = self.span
         return horizon(tuple(_log10(x, self.states[last]) for x in self.states[first : last + 1][::-1]))

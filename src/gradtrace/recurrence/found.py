@@ -40,19 +40,20 @@ def recurrences(watched: Watched, notes: list[str]) -> list[Recurrence]:
     return found
 
 
-def of_segments(segments: Iterable[Segment], linked: Callable[[Tensor, Tensor], str] | None = None) -> list[Recurrence]:
-    """Those of recurrent modules and functions, in the order of their first call; `linked` as `link`."""
+def of_segments(
+    segments: Iterable[Segment], linked: Callable[[Recurrence, Segment], str] | None = None
+) -> list[Recurrence]:
+    """Those of recurrent modules and functions, in the order of their first call; `linked` says as `link` how."""
     chains: dict[tuple[str, int, bool], list[Recurrence]] = {}
     for segment in segments:
-        _join(chains.setdefault((segment.module, segment.layer, segment.reverse), []), segment, linked or link)
+        _join(chains.setdefault((segment.module, segment.layer, segment.reverse), []), segment, linked or _linked)
     return [one for grown in chains.values() for one in grown]
 
 
-def _join(grown: list[Recurrence], segment: Segment, linked: Callable[[Tensor, Tensor], str]) -> None:
+def _join(grown: list[Recurrence], segment: Segment, linked: Callable[[Recurrence, Segment], str]) -> None:
     """Add a segment to the chain that it goes on with, or begin a new one."""
     for chain in grown[: -_RECENT - 1 : -1]:
-        last = chain.states[-1].h
-        how = linked(last, segment.given.h)
+        how = linked(chain, segment)
         if how:
             if how == "cut":
                 chain.cuts[chain.num_steps] = segment.states[0]
@@ -65,6 +66,10 @@ def _join(grown: list[Recurrence], segment: Segment, linked: Callable[[Tensor, T
     )  # fmt: skip
     _append(chain, segment)
     grown.append(chain)
+
+
+def _linked(chain: Recurrence, segment: Segment) -> str:
+    return link(chain.states[-1].h, segment.given.h)
 
 
 def link(last: Tensor, given: Tensor) -> str:

@@ -7,6 +7,7 @@ chain has no `reach`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from gradtrace.records.time import Chain, ThroughTime
 from gradtrace.recurrence.found import MAX_CHAINS
 from gradtrace.recurrence.fused import FusedCalls
-from gradtrace.recurrence.loops import loops
+from gradtrace.recurrence.loops import MIN_CALLS, loops
 from gradtrace.recurrence.sentences import sentences
 from gradtrace.recurrence.uses import Uses
-from gradtrace.tape.private import inside_fake, inside_functorch
+from gradtrace.tape.private import inside_fake, inside_functorch, node_sequence_nr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import nn
     from torch.autograd.graph import Node
@@ -31,51 +32,79 @@ if TYPE_CHECKING:
 
 
 class Recurrences:
-    """Those of one forward pass of `model`, told by who sees its torch functions."""
+    """Those of one forward pass of `model`, told by who sees its torch functions.
+
+    What goes wrong here costs nothing but them: `fault` says it.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self._uses = Uses(model)
+        self._uses = Uses(model, holds=False)
         self._fused = FusedCalls(self._uses.origins)
         self.fault = ""
 
     def before(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any, site: Site) -> Any:
         """`function` is about to be called; what is returned goes to `after`."""
-        if inside_functorch() or inside_fake():
-            return None
-        return self._uses.place(name, args), self._fused.before(function, args, kwargs, site)
+        with self._guard():
+            if not (self.fault or inside_functorch() or inside_fake()):
+                return self._uses.place(name, args), self._fused.before(function, args, kwargs, site)
+        return None
 
     def after(self, name: str, args: Any, kwargs: Any, result: Any, seen: Any) -> None:
         """It made `result`; `seen` is what `before` returned."""
         if seen is not None:
             place, held = seen
-            self._uses.made(name, args, kwargs, result, place)
-            self._fused.after(held, result)
+            with self._guard():
+                self._uses.made(name, args, kwargs, result, place)
+                self._fused.after(held, result)
+
+    def arm(self, nodes: Sequence[Node]) -> None:
+        """The backward pass through `nodes` is about to begin."""
+        with self._guard():
+            self._fused.arm(nodes)
 
     def close(self) -> None:
         """Let go of everything; more than once does no harm."""
         self._fused.close()
-        self._uses.forget()
+        self._uses.found.clear()
 
     def chains(self, nodes: Sequence[Node], ops: Sequence[Op]) -> tuple[Chain, ...]:
-        """Each of them step by step, where `ops` is what was measured of `nodes`; then all is let go of.
-
-        What goes wrong here costs nothing but them: `fault` says it.
-        """
-        try:
-            chains = (*self._fused.chains(), *self._own(nodes, ops))
-        except Exception as error:
-            first = str(error).strip().split("\n")[0]
-            self.fault = f"what recurrences do to the gradient was not measured ({type(error).__name__}: {first})"
-            chains = ()
-        finally:
-            self.close()
+        """Each of them step by step, where `ops` is what was measured of `nodes`; then all is let go of."""
+        chains: list[Chain] = []
+        if self._fused.is_too_large:
+            self.fault = "recurrences were too large to be looked at step by step"
+        with self._guard():
+            chains += self._fused.chains()
+            chains += self._own(nodes, ops)
+        self.close()
         longest = sorted(chains, key=lambda chain: -chain.num_steps)[:MAX_CHAINS]
         return tuple(chain for chain in chains if chain in longest)
 
     def _own(self, nodes: Sequence[Node], ops: Sequence[Op]) -> list[Chain]:
         index = {node: i for i, node in enumerate(nodes)}
-        found = [_on_tape(loop, n, index, ops) for n, loop in enumerate(loops(self._uses.found, self._uses.origins))]
-        return [chain for chain in found if chain is not None]
+        numbers = {node_sequence_nr(node): node for node in nodes}
+        uses = {
+            name: [found for use in applied if (found := _on_graph(use, numbers)) is not None]
+            for name, applied in self._uses.found.items()
+            if len(applied) >= MIN_CALLS
+        }
+        chains = [_on_tape(loop, n, index, ops) for n, loop in enumerate(loops(uses, self._uses.origins))]
+        return [chain for chain in chains if chain is not None]
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            first = str(error).strip().split("\n")[0]
+            self.fault = f"what recurrences do to the gradient was not measured ({type(error).__name__}: {first})"
+
+
+def _on_graph(use: Use, numbers: dict[int, Node]) -> Use | None:
+    """`use` with the ops themselves; None where the loss does not depend on it."""
+    y, x = numbers.get(use.y[0]), numbers.get(use.made[0]) if use.made is not None else None
+    if y is None:
+        return None
+    return replace(use, y=(y, use.y[1]), made=(x, use.made[1]) if x is not None and use.made is not None else None)
 
 
 def with_chains(trace: Trace, title: str, chains: tuple[Chain, ...], scale: float = 1.0) -> Trace:

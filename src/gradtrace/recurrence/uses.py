@@ -6,6 +6,7 @@ weight-normalised matrix, the rotation made of a skew-symmetric one.
 
 from __future__ import annotations
 
+import weakref
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gradtrace.recurrence.origins import Origins
+from gradtrace.tape.private import node_sequence_nr
 from gradtrace.tape.unroll import Unrolled
 
 if TYPE_CHECKING:
@@ -47,13 +49,13 @@ class Use:
     """One application of a weight."""
 
     x: Tensor | None
-    """What it was applied to, where it may be held."""
+    """What it was applied to; None in a training, whose backward pass may let go of it."""
     fed: Tensor | None
     """The same as this weight alone meets it, where that is a tensor of its own."""
-    made: tuple[Node, int] | None
-    """What `x` came out of: the op, and which of its outputs."""
-    y: tuple[Node, int]
-    """What came out: the op that made it, and which output of the op it is (an in-place function may follow)."""
+    made: tuple[Any, int] | None
+    """What `x` came out of: the op (in a training its number, until the tape is walked), and which of its outputs."""
+    y: tuple[Any, int]
+    """What came out: the op that made it (likewise), and which of its outputs; an in-place function may follow."""
     order: int
     """Place among all uses of the forward pass."""
     value: int
@@ -63,19 +65,18 @@ class Use:
 
 
 class Uses:
-    """The applications of a model's weights, told by who sees its torch functions."""
+    """The applications of a model's weights, told by who sees its torch functions.
 
-    def __init__(self, model: nn.Module) -> None:
+    With ``holds=False`` neither tensors nor ops are held, which would hold all that the ops have saved.
+    """
+
+    def __init__(self, model: nn.Module, *, holds: bool = True) -> None:
         named = [*model.named_buffers(), *model.named_parameters()]
-        self._names = {id(tensor): (name, tensor) for name, tensor in named}
+        self._names = {id(tensor): (name, weakref.ref(tensor)) for name, tensor in named}
+        self._holds = holds
         self._order = 0
         self.origins = Origins()
         self.found: dict[str, list[Use]] = defaultdict(list)
-
-    def forget(self) -> None:
-        """What was found; the weights stay known."""
-        self.found.clear()
-        self.origins = Origins()
 
     def place(self, function: str, args: Any) -> tuple[int, str] | None:
         """Where the data stands, and the weight's name, where a weight is applied to data that carries gradient."""
@@ -112,10 +113,13 @@ class Uses:
     def _note(self, name: str, x: Tensor, fed: Tensor | None, y: Any) -> None:
         if isinstance(y, Tensor) and y.grad_fn is not None:
             value, began = self.origins.number(x), self.origins.count
-            made = (x.grad_fn, x.output_nr) if x.grad_fn is not None else None
-            held = None if fed is None else x  # in a training, the backward pass may let go of it
-            self.found[name].append(Use(held, fed, made, (y.grad_fn, y.output_nr), self._order, value, began))
+            made = (self._op(x.grad_fn), x.output_nr) if x.grad_fn is not None else None
+            held, result = x if self._holds else None, (self._op(y.grad_fn), y.output_nr)
+            self.found[name].append(Use(held, fed, made, result, self._order, value, began))
             self._order += 1
+
+    def _op(self, node: Node) -> Any:
+        return node if self._holds else node_sequence_nr(node)
 
     def _derive(self, args: Any, result: Any) -> None:
         """What is computed from weights alone is a weight, under the name of its first parameter."""
@@ -125,14 +129,14 @@ class Uses:
         names = [self._name_of(tensor) for tensor in tensors]
         if names and all(names) and result.requires_grad:
             first = next((n for n, t in zip(names, tensors, strict=True) if t.requires_grad), names[0])
-            self._names[id(result)] = (first, result)
+            self._names[id(result)] = (first, weakref.ref(result))
 
     def _name_of(self, weight: Any) -> str:
         if not isinstance(weight, Tensor):
             return ""
         for tensor in (weight, weight._base):
             known = self._names.get(id(tensor)) if tensor is not None else None
-            if known is not None and known[1] is tensor:
+            if known is not None and known[1]() is tensor:
                 return known[0]
         return ""
 

@@ -18,7 +18,7 @@ from gradtrace.diagnosis.recurrences import Layer, layers, worst_of
 from gradtrace.diagnosis.rules.loss import learnt_without, objectives, of_constant
 from gradtrace.diagnosis.scene import is_finite, make_view
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES
-from gradtrace.diagnosis.wording import EXTENT_STEPS, decades, steps, times
+from gradtrace.diagnosis.wording import EXTENT_STEPS, NUM_STEPS, decades, steps, times
 from gradtrace.measure.names import python_of
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -181,7 +181,7 @@ def _evidence(measured: _Measured) -> list[Evidence]:
     ]
     return [
         Evidence(EXTENT_STEPS, measured.extent, "decades"),
-        Evidence("sequence length", chain.num_steps, "steps"),
+        Evidence(NUM_STEPS, chain.num_steps, "steps"),
         Evidence("horizon (1e-3)", horizon.steps, "steps"),
         Evidence("horizon (half)", horizon.half_steps, "steps"),
         *([Evidence("a random gradient per step", horizon.decades_per_step, "decades")] if chain.reach else []),
@@ -270,7 +270,7 @@ def _cut_finding(measured: _Measured, chain: Chain, stretch: int, starved: int) 
         evidence=(
             Evidence("steps between cuts", stretch, "steps"),
             Evidence("horizon (1e-3)", horizon.steps, "steps"),
-            Evidence("sequence length", chain.num_steps, "steps"),
+            Evidence(NUM_STEPS, chain.num_steps, "steps"),
             Evidence("steps without gradient", starved, "steps"),
         ),
         remedies=(detach_less(min(horizon.steps, chain.num_steps)),) if fault else (),

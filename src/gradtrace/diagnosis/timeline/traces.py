@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from gradtrace.diagnosis.rules.loss import OF_CONSTANT
 from gradtrace.diagnosis.rules.units import LEFT
 from gradtrace.diagnosis.thresholds import FALLEN_FACTOR, FOLLOWED_STEPS, LETS_THROUGH
@@ -27,6 +29,7 @@ from gradtrace.diagnosis.timeline.losses import (
     middle,
     moved,
 )
+from gradtrace.records.run import Scalar
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
     from gradtrace.records.finding import Finding
     from gradtrace.records.run import Run
+    from gradtrace.records.trace import Trace
 
 _FLAT = {Cause.SATURATED_PREACTIVATION, Cause.ATTENTION_SATURATION}
 
@@ -53,6 +57,20 @@ def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequen
     if finding.step is not None and finding.severity is not Severity.INFO and (told := _unasked(finding, run)):
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {told}")
     return finding
+
+
+def in_units_of(run: Run, finding: Finding, trace: Trace, step: int) -> Finding:
+    """`finding`, what a constant gets in it as large as the run's losses are.
+
+    A trace is of one backward pass: its loss may be multiplied by a scaler, or be a part of the step's.
+    """
+    row = int(np.searchsorted(run.steps.first, step, side="right")) - 1
+    low, high = (series[row] if row >= 0 else np.nan for series in run.steps.scalar(Scalar.LOSS))
+    ratio = (low + high) / 2.0 / trace.loss if trace.loss else np.nan
+    if not np.isfinite(ratio) or ratio <= 0.0:
+        return finding
+    evidence = (replace(e, value=float(e.value * ratio)) if e.name == OF_CONSTANT else e for e in finding.evidence)
+    return replace(finding, evidence=tuple(evidence))
 
 
 def birth_in_time(birth: Finding, run: Run, *, ran_away: bool, in_parameter: bool) -> Finding:

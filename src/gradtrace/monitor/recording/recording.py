@@ -14,7 +14,7 @@ from gradtrace.diagnosis.timeline.beginning import beginning
 from gradtrace.diagnosis.timeline.distance import still_far_off
 from gradtrace.diagnosis.timeline.factors import with_factors
 from gradtrace.diagnosis.timeline.judge import judge_run
-from gradtrace.diagnosis.timeline.traces import birth_in_time, in_time
+from gradtrace.diagnosis.timeline.traces import birth_in_time, in_time, in_units_of
 from gradtrace.monitor.recording.sinks.choice import as_sink
 from gradtrace.monitor.recording.sinks.feed import Feed
 from gradtrace.monitor.statistics.gradients import row
@@ -242,7 +242,8 @@ class Recording:
                 traces=(trace,), optimizers=self._header.optimizers, learning=learning, step=step - self.first_step
             )
             self._traced.append(step)
-            self._of_trace = tuple(replace(f, step=_since(f, before, step)) for f in judge(shown).findings)
+            found = [in_units_of(run, finding, trace, step) for finding in judge(shown).findings]
+            self._of_trace = tuple(replace(f, step=_since(f, before, step)) for f in found)
             if step == 0:
                 self._of_first = self._of_trace
 

@@ -31,7 +31,7 @@ from gradtrace.monitor.traces.outline import Looked, Unfit, found_origins, outli
 from gradtrace.monitor.traces.parting import parting
 from gradtrace.monitor.traces.replayed import World, look_inside
 from gradtrace.monitor.traces.splice import Splice
-from gradtrace.monitor.traces.whole import Placed
+from gradtrace.monitor.traces.whole import Placed, chains_of_calls
 from gradtrace.recurrence.in_step import with_chains
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.graph import Graph, release, walk
@@ -206,7 +206,7 @@ class CompiledSample:
         names = {id(parameter): name for name, parameter in self._whole.named_parameters()}
         placed = [self._placed(looked, names, origin) for looked, origin in zip(self._calls, origins, strict=True)]
         splice = Splice(front, entries, placed)
-        chains = tuple(chain for one in placed for chain in one.chains)
+        chains = chains_of_calls(placed)
         trace = with_chains(splice.joined(), type(self._whole).__name__, chains, scale)
         found = parting(front, trace, splice.alone, is_random=any(looked.is_random for looked in self._calls))
         if found is None:

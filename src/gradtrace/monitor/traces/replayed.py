@@ -135,6 +135,7 @@ def _measured(
     with contextlib.ExitStack() as last:
         last.callback(release, list(graph.nodes))
         last.callback(recurrences.close)
+        recurrences.arm(graph.nodes)
         reached = _sum(list(wanted.values()))
         forward = Forward(model, reached, recorder, observer, deferred, batch_size_of(given), graph, {})
         read_saved(forward)

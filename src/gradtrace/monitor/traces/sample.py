@@ -120,6 +120,7 @@ class Sample:
             read_saved(forward)
         tap = GradientTap(graph, self._deferred, self._batch_size)
         tap.__enter__()
+        self._recurrences.arm(graph.nodes)
         self._under_way = forward, tap
         self.seconds += time.perf_counter() - begun
 

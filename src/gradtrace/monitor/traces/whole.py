@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,6 @@ from gradtrace.tape.graph import Graph
 from gradtrace.tape.kinds import OPAQUE, base_name
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Mapping, Sequence
 
     from gradtrace.monitor.traces.outline import Origins
@@ -37,11 +37,18 @@ class Placed:
     sources: tuple[str, str] = ("", "")
     """The line from which the call was made once more, and the line that made it: one stands for the other."""
 
-    @property
-    def chains(self) -> tuple[Chain, ...]:
-        """Its recurrences, under the names of the whole."""
-        own = self.inside.chains if self.inside is not None else ()
-        return tuple(replace(chain, module=_within(self.path, chain.module)) for chain in own)
+
+def chains_of_calls(calls: Sequence[Placed]) -> tuple[Chain, ...]:
+    """The recurrences of all calls, under the names of the whole, each module's calls numbered through."""
+    found: list[Chain] = []
+    before = Counter[str]()
+    for placed in calls:
+        own = placed.inside.chains if placed.inside is not None else ()
+        named = [replace(chain, module=_within(placed.path, chain.module)) for chain in own]
+        found += [replace(chain, call=chain.call + before[chain.module]) for chain in named]
+        for chain in named:
+            before[chain.module] = max(before[chain.module], 1 + max(c.call for c in found if c.module == chain.module))
+    return tuple(found)
 
 
 def _within(path: str, name: str) -> str:
