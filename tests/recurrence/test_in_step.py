@@ -20,6 +20,7 @@ from gradtrace.records.trace import Site
 from gradtrace.recurrence.fused import FusedCalls
 from gradtrace.recurrence.origins import Origins
 from gradtrace.tape.graph import walk
+from gradtrace.tape.private import LEAF_SEQUENCE_NR
 
 SERIES = ("hidden", "cell", "linear", "recurrent", "carried", "read")
 
@@ -75,15 +76,10 @@ def test_is_the_gradient_through_time_of_the_loss(kind: str, options: dict[str, 
     model = Last(kind, **options)
     shape = (5, 12, 3) if options["batch_first"] else (12, 5, 3)
     batch = torch.randn(shape), torch.tensor([0, 1, 0, 1, 1])
-    optimizer = torch.optim.SGD(model.parameters(), 0.0)
-    with gradtrace.watch(model, optimizer) as watch:
-        state = torch.get_rng_state()
-        _loss(model, batch).backward()
-        optimizer.step()
-    found = watch.diagnosis.traces[0].through_time
+    state = torch.get_rng_state()
+    found = _watched(model, batch)
     torch.set_rng_state(state)
     expected = gradtrace.through_time(model, _loss, batch)
-    assert found is not None
     assert [chain.name for chain in found.chains] == [chain.name for chain in expected.chains]
     for ours, theirs in zip(found.chains, expected.chains, strict=True):
         for name in SERIES:
@@ -117,14 +113,8 @@ def test_training_is_the_same_bit_for_bit() -> None:
 
 def test_a_compiled_model_has_it_under_the_names_of_the_whole() -> None:
     model = nn.ModuleDict({"first": Last("LSTM", batch_first=True)})
-    compiled = torch.compile(model["first"], backend="eager")
     batch = torch.randn(5, 12, 3), torch.tensor([0, 1, 0, 1, 1])
-    optimizer = torch.optim.SGD(model.parameters(), 0.0)
-    with gradtrace.watch(compiled, optimizer) as watch:
-        _loss(compiled, batch).backward()
-        optimizer.step()
-    found = watch.diagnosis.traces[0].through_time
-    assert found is not None
+    found = _watched(torch.compile(model["first"], backend="eager"), batch)
     expected = gradtrace.through_time(model["first"], _loss, batch)
     assert found.chains[0].module == "rnn"
     assert found.chains[0].cell == pytest.approx(expected.chains[0].cell, rel=1e-4)
@@ -246,6 +236,18 @@ def test_a_fault_of_ours_costs_the_recurrences_alone(monkeypatch: pytest.MonkeyP
         optimizer.step()
     assert watch.diagnosis.traces[0].through_time is None
     assert "what recurrences do to the gradient was not measured (ValueError: as planned)" in watch.run.notes
+
+
+@pytest.mark.parametrize("way", ["joined", "lstm a step"])
+def test_a_torch_that_tells_no_numbers_of_ops_tells_of_no_recurrence(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = Loops(way), (torch.randn(5, 12, 3), torch.tensor([0, 1, 0, 1, 1]))
+    for module in ("fused", "uses"):
+        monkeypatch.setattr(f"gradtrace.recurrence.{module}.node_sequence_nr", lambda _: LEAF_SEQUENCE_NR)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    with gradtrace.watch(model, optimizer) as watch:
+        _loss(model, batch).backward()
+        optimizer.step()
+    assert watch.diagnosis.traces[0].through_time is None
 
 
 def test_a_loss_that_a_scaler_multiplied_is_told_as_it_was() -> None:

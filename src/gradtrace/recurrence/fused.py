@@ -147,8 +147,7 @@ class FusedCalls:
 
     def arm(self, nodes: Sequence[Node]) -> None:
         """The backward pass through `nodes` is about to begin: the gradients that it brings are waited for."""
-        numbers = {node_sequence_nr(node): node for node in nodes}
-        self._nodes = {number: node for number, node in numbers.items() if number < LEAF_SEQUENCE_NR}
+        self._nodes = by_number(nodes)
         for held in self._held:
             for index, key in enumerate(held.made):
                 if key is not None and key[0] in self._nodes:
@@ -174,6 +173,12 @@ class FusedCalls:
             return _chains(self._held, self._nodes, self._origins) if is_known else ()
         finally:
             self._let_go()
+
+
+def by_number(nodes: Sequence[Node]) -> dict[int, Node]:
+    """Those that have one of their own."""
+    numbers = {node_sequence_nr(node): node for node in nodes}
+    return {number: node for number, node in numbers.items() if number < LEAF_SEQUENCE_NR}
 
 
 def _hx(args: tuple[Any, ...]) -> int:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from gradtrace.records.time import Chain, ThroughTime
 from gradtrace.recurrence.found import MAX_CHAINS
-from gradtrace.recurrence.fused import FusedCalls
+from gradtrace.recurrence.fused import FusedCalls, by_number
 from gradtrace.recurrence.loops import MIN_CALLS, loops
 from gradtrace.recurrence.sentences import sentences
 from gradtrace.recurrence.uses import Uses
-from gradtrace.tape.private import inside_fake, inside_functorch, node_sequence_nr
+from gradtrace.tape.private import inside_fake, inside_functorch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -81,7 +81,7 @@ class Recurrences:
 
     def _own(self, nodes: Sequence[Node], ops: Sequence[Op]) -> list[Chain]:
         index = {node: i for i, node in enumerate(nodes)}
-        numbers = {node_sequence_nr(node): node for node in nodes}
+        numbers = by_number(nodes)
         uses = {
             name: [found for use in applied if (found := _on_graph(use, numbers)) is not None]
             for name, applied in self._uses.found.items()
