@@ -119,6 +119,27 @@ def test_a_loss_that_weighs_the_early_steps_is_no_expansion():
     assert diagnosis.healthy
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_the_remedy_names_the_weight_of_a_loop_where_the_state_alone_meets_it(joined):
+    class Loop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.into, self.step = nn.Linear(3, 8), nn.Linear(11 if joined else 8, 8)
+
+        def forward(self, x):
+            h = torch.zeros(len(x), 8)
+            for t in range(x.shape[1]):
+                new = self.step(torch.cat([x[:, t], h], 1)) if joined else self.into(x[:, t]) + self.step(h)
+                h = torch.tanh(new)
+            return h
+
+    torch.manual_seed(0)
+    found = gradtrace.check(Loop(), square, [torch.randn(4, 30, 3)]).findings[0]
+    assert found.cause is Cause.RECURRENT_CONTRACTION
+    named = found.remedies[0].code == "torch.nn.init.orthogonal_(model.step.weight)"
+    assert named is not joined  # a part of the joined one is the input's
+
+
 def test_the_remedy_fits_the_cell():
     torch.manual_seed(0)
     lstm = nn.LSTM(4, 16).double()

@@ -187,6 +187,15 @@ def at_hand(remedy: Remedy, recurrence: str, suffix: str, num_steps: int) -> Rem
     return replace(remedy, code=code)
 
 
+def of_weight(remedy: Remedy, weight: str) -> Remedy:
+    """The code for the weight of a loop that has no recurrent module.
+
+    >>> of_weight(_ORTHOGONAL, "model.i2h.weight").code
+    'torch.nn.init.orthogonal_(model.i2h.weight)'
+    """
+    return replace(remedy, code=remedy.code.replace("rnn.weight_hh_l0", weight))
+
+
 def clip_at(threshold: float) -> Remedy:
     """Clipping at the norm that the measured ones suggest.
 

@@ -22,7 +22,7 @@ from gradtrace.diagnosis.wording import EXTENT_STEPS, NUM_STEPS, decades, steps,
 from gradtrace.measure.names import python_of
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.remedies.catalogue import at_hand, clip_at, detach_less, remedies_for, remedies_in_time
+from gradtrace.remedies.catalogue import at_hand, clip_at, detach_less, of_weight, remedies_for, remedies_in_time
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene
@@ -42,6 +42,8 @@ class _Measured:
     record: ThroughTime
     exponent: float | None
     source: str
+    weight: str
+    """Name of the only weight of a loop of the user's, a square one; '' where it has others, or is a module's."""
 
     @property
     def reaches_back(self) -> bool:
@@ -104,8 +106,14 @@ def _measured(trace: Trace, first: Trace) -> list[_Measured]:
             spectrum = reference.spectrum_of(chain)
             source = next((op.site.source for op in trace.ops if op.site.module == chain.module), "")
             exponent = spectrum.largest if spectrum is not None else None
-            found.append(_Measured(layer, horizon, extent, record, exponent, source))
+            found.append(_Measured(layer, horizon, extent, record, exponent, source, _weight(chain, trace)))
     return found
+
+
+def _weight(chain: Chain, trace: Trace) -> str:
+    known = {p.name for p in trace.parameters if len(p.shape) == 2 and p.shape[0] == p.shape[1]}  # or inputs are in it
+    names = (f"{chain.module}.weight", chain.module) if chain.num_weights == 1 and not chain.module_type else ()
+    return next((name for name in names if name in known), "")
 
 
 # ---------------------------------------------------------------------------------------------- vanishing, exploding
@@ -147,16 +155,16 @@ def _change(measured: _Measured, sign: int) -> Finding:
         severity=Severity.CRITICAL if size >= CLEAR_DECADES else Severity.WARNING,
         message=head + tail,
         evidence=(*_evidence(measured), *([] if lost else [Evidence("clipping threshold", threshold)])),
-        remedies=_remember(chain) if lost else (clip_at(threshold), *remedies_for(symptom, cause)[1:]),
+        remedies=_remember(chain, measured.weight) if lost else (clip_at(threshold), *remedies_for(symptom, cause)[1:]),
         source=measured.source,
     )
 
 
-def _remember(chain: Chain) -> tuple[Remedy, ...]:
-    """What makes it remember, for the names at hand; a loop of the user's has no module to name."""
+def _remember(chain: Chain, weight: str) -> tuple[Remedy, ...]:
+    """What makes it remember, for the names at hand: of a loop of the user's the `weight`, where it is one."""
     found = remedies_in_time(chain.kind)
     if not chain.module_type:
-        return found
+        return tuple(of_weight(remedy, python_of(weight)) for remedy in found) if weight else found
     of_cell = "Cell" in chain.module_type
     suffix = "" if of_cell else f"_l{chain.layer}" + ("_reverse" if chain.direction == "backward" else "")
     return tuple(at_hand(remedy, python_of(chain.module), suffix, chain.num_steps) for remedy in found)
