@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
 from gradtrace.tape.private import compiled_entrance, compiled_switch
+
+importlib.import_module("torch._dynamo")  # or else there is no entrance yet
 
 needs_entrance = pytest.mark.skipif(
     compiled_entrance() is None or compiled_switch() is None, reason="this torch does not show its entrance"
