@@ -62,6 +62,8 @@ class Recording:
         self._of_trace: tuple[Finding, ...] = ()
         """Of the latest whole trace, since the step of the first trace in a row that shows it."""
         self._unjudged: list[tuple[int, Trace]] = []
+        self._steps: list[int] = []
+        """Of `traces`."""
         self._traced: list[int] = []
         """Steps of the whole traces that were judged."""
         self._told: set[Key] = set()
@@ -146,9 +148,10 @@ class Recording:
     def trace(self, step: int, trace: Trace) -> None:
         """A whole trace."""
         self._unjudged.append((step, trace))
+        self._steps.append(step)
         self.traces.append(trace)
         if len(self.traces) > MOST_TRACES:
-            del self.traces[1]
+            del self.traces[1], self._steps[1]
         self._writer.trace(step, trace)
         self.event(step, EventKind.SAMPLE)
         self._feed.trace(step, trace)
@@ -228,9 +231,8 @@ class Recording:
         return rank(found)
 
     def _kept(self) -> list[tuple[int, Trace]]:
-        """The whole traces in memory with their steps, all judged."""
-        latest = len(self.traces) - 1
-        return list(zip(self._traced[:1] + self._traced[-latest:] * (latest > 0), self.traces, strict=True))
+        """The whole traces in memory with their steps."""
+        return list(zip(self._steps, self.traces, strict=False))  # one may be coming in
 
     def _judge_traces(self, run: Run) -> None:
         """Those that came since the last time: only now is it known what their step's other backward passes brought."""
