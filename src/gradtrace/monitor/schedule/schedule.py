@@ -19,7 +19,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from gradtrace.monitor.schedule.allowance import allowance_s
-from gradtrace.monitor.schedule.cost import Cost, Level
+from gradtrace.monitor.schedule.cost import Cost, Level, Spending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,6 +103,10 @@ class Schedule:
     def spend(self, part: str, seconds: float) -> None:
         """`seconds` went at the step at hand into 'hooks', 'norms', 'updates', 'findings' or 'traces'."""
         self.cost.spend(part, seconds)
+
+    def spending(self, part: str) -> Spending:
+        """What goes on within it is such a part."""
+        return Spending(self.cost, part)
 
     def done(self, part: str, step: int) -> None:
         """Updates, a trace or findings were taken at `step`."""
