@@ -24,7 +24,7 @@ def _measured(rank, size, budget, pause_s, num):
             model(torch.randn(4, 5)).square().mean().backward()
             optimizer.step()
             time.sleep(pause_s * (rank == 1))
-        measured = watch._training._schedule.cost.rows
+        measured = watch._training._rooms.schedule.cost.rows
     steps = watch.run.steps
     known = steps.first[(~np.isnan(steps.series("gradient_norm")[1])).all(axis=1)].tolist()
     reported = watch.run.ranks.steps.tolist() if watch.run.ranks is not None else []

@@ -82,7 +82,7 @@ def test_a_watch_that_has_ended_holds_no_model(is_faulty: bool, monkeypatch: pyt
             model(torch.randn(4, 6)).square().mean().backward()
             optimizer.step()
         if is_faulty:
-            monkeypatch.setattr("gradtrace.monitor.training.learning_rate_of", lambda *_: 1 / 0)
+            monkeypatch.setattr("gradtrace.monitor.optimizer_step.learning_rate_of", lambda *_: 1 / 0)
             model(torch.randn(4, 6)).square().mean().backward()
             with pytest.warns(RuntimeWarning, match="watching ended at step 3"):
                 optimizer.step()

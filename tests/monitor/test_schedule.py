@@ -188,6 +188,15 @@ def test_every_so_many_steps_whatever_it_costs() -> None:
     assert training.traced == [0, 1, 2, 4, 11, 18, 25]
 
 
+@pytest.mark.parametrize("every", [1, 7, 50])
+def test_a_trace_that_was_asked_for_is_not_rested_through(every: int) -> None:
+    training = Training(0.001, 1e-5, 1e-3, 0.0, 0.1, every=every)
+    training.run(500)
+    assert max(b - a for a, b in itertools.pairwise(training.traced)) == every
+    assert training.traced[-1] >= 500 - every
+    assert (Level.REST in training.levels) == (every > 1)
+
+
 def test_who_gives_half_the_time_gets_every_step() -> None:
     training = Training(0.001, 1e-3, 1e-3, budget=0.5)
     training.run(2_000)

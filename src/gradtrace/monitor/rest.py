@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
-    from gradtrace.monitor.hooks.backward_passes import BackwardPasses
     from gradtrace.monitor.hooks.guard import Guard
-    from gradtrace.monitor.hooks.optimizer_steps import OptimizerSteps
+    from gradtrace.monitor.hooks.installed import Hooks
     from gradtrace.monitor.nonfinite.detector import Detector
     from gradtrace.monitor.owner import Owner
     from gradtrace.monitor.schedule.schedule import Schedule
@@ -47,9 +46,9 @@ class Rest:
         self._due = 0
         """[notes] So many, and rows are made of them."""
 
-    def hook(self, backward_passes: BackwardPasses, optimizer_steps: OptimizerSteps, guard: Guard) -> None:
+    def hook(self, hooks: Hooks, guard: Guard) -> None:
         """What is to fall silent."""
-        self._backward_passes, self._optimizer_steps, self._guard = backward_passes, optimizer_steps, guard
+        self._hooks, self._guard = hooks, guard
 
     @property
     def is_on(self) -> bool:
@@ -66,8 +65,7 @@ class Rest:
             notes_passes=not self._rows.is_single,
         )
         self._plan()
-        self._backward_passes.rest(self._backward if notes.notes_passes else None)
-        self._optimizer_steps.rest(notes.step)
+        self._hooks.rest(notes.step, self._backward if notes.notes_passes else None)
 
     def note(self, key: int) -> None:
         """The optimizer `key` is through with a step in a way that is not noticed here."""
@@ -135,8 +133,7 @@ class Rest:
             self._plan()
         else:
             self._notes = None
-            self._backward_passes.wake()
-            self._optimizer_steps.wake()
+            self._hooks.wake()
             self._woken()
 
 

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from typing_extensions import Self
 
+    from gradtrace.monitor.hooks.backward_passes import BackwardPasses
+    from gradtrace.monitor.hooks.optimizer_steps import OptimizerSteps
+    from gradtrace.monitor.hooks.scalers import Scalers
     from gradtrace.records.finding import Diagnosis
     from gradtrace.records.run import Run
     from gradtrace.records.trace import Trace
@@ -100,7 +103,7 @@ class Watch:
         for note in notes:
             self._recording.note(self._recording.first_step, note)
         self._training: Training | None = None
-        self._hooks: Sequence[Any] = ()
+        self._hooks: Sequence[BackwardPasses | OptimizerSteps | Scalers] = ()
         """Those that could not be taken away yet."""
         self._joined: Watched | None = None
         self._find, self._num_others = find, num_others
@@ -124,14 +127,21 @@ class Watch:
                 self._recording.note(self._step, NOT_SKIPPED)
                 self._on_nonfinite, measures_always = "report", False
             schedule = AgreedSchedule(ranks, self._next_step, *options, measures_always=measures_always)
-        self._guard = Guard(self._fail)
+        self._guard = guard = Guard(self._fail)
         self._joined = watched
         training = Training(
-            watched, self._recording, schedule, self._on_nonfinite, self._newcomer, self._num_others, ranks
+            watched,
+            self._recording,
+            schedule,
+            ranks,
+            guard=guard,
+            on_nonfinite=self._on_nonfinite,
+            num_others=self._num_others,
+            newcomer=self._newcomer,
         )
-        self._hooks, self._training = training.hooks, training
+        self._training = training
         try:
-            training.begin(self._guard)
+            training.begin()
         except BaseException:  # a class that takes no stand-ins
             self.close(finished=False)
             raise
@@ -139,7 +149,7 @@ class Watch:
 
     def _next_step(self) -> int:
         """Of this watch, the first of which nothing is over."""
-        return self._training.rows.expected if self._training is not None else 0
+        return self._training.num_steps if self._training is not None else 0
 
     def __enter__(self) -> Self:
         return self.start()
@@ -181,7 +191,7 @@ class Watch:
     def expect_scalers(self, scalers: Sequence[GradScaler]) -> None:
         """One of them may scale the first loss, unseen; a scaler that begins under watch is seen."""
         if self._training is not None:
-            self._training.loss_scale.scalers_before = tuple(scalers)
+            self._training.expect_scalers(scalers)
 
     def close(self, *, finished: bool = True, last: Sequence[Tensor] = (), error: BaseException | None = None) -> None:
         """Take every hook away, let go of models and optimizers, and write the rest; more than once does no harm.
@@ -219,7 +229,7 @@ class Watch:
     @property
     def num_steps(self) -> int:
         """Steps that are over, as far as anybody can know."""
-        return self._training.rows.expected if self._training is not None else 0
+        return self._training.num_steps if self._training is not None else 0
 
     @property
     def traces(self) -> tuple[Trace, ...]:
@@ -265,7 +275,7 @@ class Watch:
 
     def leave_to_parent(self) -> None:
         """In a forked process: take every hook away, and write and send nothing, now or later."""
-        training, self._training = self._training, None
+        training = self._let_go()
         self._closed, self._watched = True, None
         with contextlib.suppress(Exception):
             self._sweep()
@@ -274,7 +284,7 @@ class Watch:
                 training.leave_to_parent()
 
     def _detach(self, *, is_faulty: bool = False, last: Sequence[Tensor] = ()) -> None:
-        training, self._training = self._training, None
+        training = self._let_go()
         if training is None:
             return
         self._step = training.step
@@ -285,6 +295,12 @@ class Watch:
         finally:
             self._joined = None
             training.leave()
+
+    def _let_go(self) -> Training | None:
+        training, self._training = self._training, None
+        if training is not None:
+            self._hooks = training.hooks.installed
+        return training
 
     def _sweep(self) -> None:
         """Again at every later occasion: within an optimizer's step, not every hook can be taken away."""

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gradtrace.monitor.hooks.guard import Guard
-    from gradtrace.monitor.hooks.listener import Listener
+    from gradtrace.monitor.hooks.listener import PassListener
 
 
 class BackwardPasses:
     """Tells of every backward pass until `remove`, which is idempotent."""
 
-    def __init__(self, listener: Listener, guard: Guard) -> None:
-        self._listener: Listener | None = listener
+    def __init__(self, listener: PassListener, guard: Guard) -> None:
+        self._listener: PassListener | None = listener
         self._guard = guard
         self._note: Callable[[], None] | None = None
         self._of_tensor = interpose(torch.Tensor, "backward", self._tensor_backward)
@@ -75,7 +75,7 @@ class BackwardPasses:
         return result
 
     @staticmethod
-    def _roots(listener: Listener, tensors: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
+    def _roots(listener: PassListener, tensors: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
         """Of a pass that is told of; empty for others."""
         roots = roots_of(tensors)
         create_graph = bool(kwargs.get("create_graph", args[2] if len(args) > 2 else False))

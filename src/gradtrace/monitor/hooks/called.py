@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from torch import nn
 
     from gradtrace.monitor.hooks.guard import Guard
-    from gradtrace.monitor.hooks.listener import Listener
+    from gradtrace.monitor.hooks.listener import PassListener
     from gradtrace.monitor.watched import Watched
 
 
 class Called:
     """Looks between `look` and `look_away`, both idempotent."""
 
-    def __init__(self, watched: Watched, listener: Listener, guard: Guard) -> None:
+    def __init__(self, watched: Watched, listener: PassListener, guard: Guard) -> None:
         self._watched, self._listener, self._guard = watched, listener, guard
         self._is_choosing = True
         """Until it is known whether the models are called themselves."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from gradtrace.monitor.hooks.guard import Guard
-    from gradtrace.monitor.hooks.listener import Listener
+    from gradtrace.monitor.hooks.listener import PassListener
 
 
 def before_compiled_code(tell: Callable[[], None]) -> Interposition | None:
@@ -51,7 +51,7 @@ class CompiledCalls:
         guard: what it raises goes there.
     """
 
-    def __init__(self, whole: Callable[[], nn.Module], listener: Listener, guard: Guard) -> None:
+    def __init__(self, whole: Callable[[], nn.Module], listener: PassListener, guard: Guard) -> None:
         self._whole, self._listener, self._guard = whole, listener, guard
         self._open: dict[int, tuple[FrameType, Any]] = {}
         """Calls that have not returned, of any thread, by identity; and what the listener made of each."""

@@ -1,4 +1,4 @@
-"""What hooks tell, and to whom: the one interface between what happens in a training and what is done about it."""
+"""What hooks tell, and to whom: the interface between what happens in a training and what is done about it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-class Listener(Protocol):
-    """What is told of a training loop."""
+class PassListener(Protocol):
+    """What is told of forward and backward passes."""
 
-    is_tracing: bool
-    """Whether `forward_is_over` is waited for."""
+    @property
+    def is_tracing(self) -> bool:
+        """Whether `forward_is_over` is waited for."""
 
     def entered(self, label: str, module: nn.Module, args: Any, kwargs: Any, function: Any = None) -> Any:
         """A watched module is called; what this returns is told to `left`.
@@ -38,6 +39,10 @@ class Listener(Protocol):
 
     def after_backward(self, roots: Sequence[Tensor]) -> None:
         """It ended, and gradients have arrived."""
+
+
+class StepListener(Protocol):
+    """What is told of optimizers and of the scalers before them."""
 
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
         """An optimizer is about to step; with a closure its backward passes are still to come."""

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from gradtrace.monitor.hooks.guard import Guard
-    from gradtrace.monitor.hooks.listener import Listener
+    from gradtrace.monitor.hooks.listener import PassListener
 
 
 class ModuleCalls:
     """Tells of the calls of `modules` (label to module) until `close`, which is idempotent."""
 
-    def __init__(self, modules: Mapping[str, nn.Module], listener: Listener, guard: Guard) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], listener: PassListener, guard: Guard) -> None:
         self._listener, self._guard = listener, guard
         self._labels = {id(module): label for label, module in modules.items()}
         self._kept = list(modules.values())  # so that no other object takes their identities

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from gradtrace.monitor.hooks.guard import Guard
-    from gradtrace.monitor.hooks.listener import Listener
+    from gradtrace.monitor.hooks.listener import StepListener
 
     Before = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
     After = Callable[[Optimizer], None]
@@ -94,8 +94,8 @@ def _tell_after(optimizer: Optimizer) -> None:
 class OptimizerSteps:
     """Tells of every optimizer's steps until `remove`, which is idempotent."""
 
-    def __init__(self, listener: Listener, guard: Guard) -> None:
-        self._listener: Listener | None = listener
+    def __init__(self, listener: StepListener, guard: Guard) -> None:
+        self._listener: StepListener | None = listener
         self._guard = guard
         self._remove = listen(self._before, self._after)
 
@@ -121,7 +121,7 @@ class OptimizerSteps:
             self._guard(self._tell, self._listener, optimizer, args, kwargs)
 
     @staticmethod
-    def _tell(listener: Listener, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _tell(listener: StepListener, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         listener.before_step(optimizer, any(map(callable, args[1:])) or callable(kwargs.get("closure")))
 
     def _after(self, optimizer: Optimizer) -> None:

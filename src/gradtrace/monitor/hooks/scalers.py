@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from gradtrace.monitor.hooks.guard import Guard
-    from gradtrace.monitor.hooks.listener import Listener
+    from gradtrace.monitor.hooks.listener import StepListener
 
 
 class Scalers:
     """Tells of every scaler until `remove`, which is idempotent."""
 
-    def __init__(self, listener: Listener, guard: Guard) -> None:
-        self._listener: Listener | None = listener
+    def __init__(self, listener: StepListener, guard: Guard) -> None:
+        self._listener: StepListener | None = listener
         self._guard = guard
         self._told: int | None = None
         """Of an optimizer that is within the step of a derived class's, which calls this one: told once."""

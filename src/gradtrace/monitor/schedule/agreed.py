@@ -6,6 +6,7 @@ own budget allows (`distributed.agreement`); between them nobody takes norms.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.distributed.agreement import OPENING
@@ -41,6 +42,10 @@ class AgreedSchedule(Schedule):
     def wants_trace(self, step: int, *, is_urgent: bool = False) -> bool:
         """Rank 0 alone takes any, where nothing in it would speak to the others."""
         return self._ranks.reports and not self._ranks.is_spread and super().wants_trace(step, is_urgent=is_urgent)
+
+    def _steps_to_trace(self, step: int) -> float:
+        traces = self._ranks.reports and not self._ranks.is_spread
+        return super()._steps_to_trace(step) if traces else math.inf
 
     def wants_findings(self) -> bool:
         """Rank 0 alone looks for any."""

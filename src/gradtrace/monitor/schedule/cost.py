@@ -12,6 +12,7 @@ a look for findings are too seldom for that: they count with the time they took.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from enum import IntEnum
 from statistics import median
@@ -220,3 +221,26 @@ class Cost:
         if level is Level.LISTEN and not self.rows[level]:  # not tried yet: the same without the norms
             return self._of_level[Level.MEASURE]["hooks"] / max(self.rows[Level.MEASURE], 1)
         return sum(self._of_level[level].values()) / max(self.rows[level], 1)
+
+
+class Spending:
+    """What goes on within it is a part of what watching costs.
+
+    >>> cost = Cost()
+    >>> with Spending(cost, "norms"):
+    ...     _ = sum(range(1000))
+    >>> cost.step_ended(1.0, Level.MEASURE)
+    >>> 0.0 < cost.account["norms"] < 1.0
+    True
+    """
+
+    __slots__ = ("_begun", "_cost", "_part")
+
+    def __init__(self, cost: Cost, part: str) -> None:
+        self._cost, self._part = cost, part
+
+    def __enter__(self) -> None:
+        self._begun = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._cost.spend(self._part, time.perf_counter() - self._begun)

@@ -19,7 +19,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from gradtrace.monitor.schedule.allowance import allowance_s
-from gradtrace.monitor.schedule.cost import Cost, Level
+from gradtrace.monitor.schedule.cost import Cost, Level, Spending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,6 +104,10 @@ class Schedule:
         """`seconds` went at the step at hand into 'hooks', 'norms', 'updates', 'findings' or 'traces'."""
         self.cost.spend(part, seconds)
 
+    def spending(self, part: str) -> Spending:
+        """What goes on within it is such a part."""
+        return Spending(self.cost, part)
+
     def done(self, part: str, step: int) -> None:
         """Updates, a trace or findings were taken at `step`."""
         self._last[part] = step
@@ -143,6 +147,9 @@ class Schedule:
 
     def _begin_stretch(self, step: int) -> None:
         level, num = self._next(step)
+        if level is Level.REST:
+            due = self._steps_to_trace(step)
+            level, num = (level, int(min(num, due))) if due > 0 else (Level.LISTEN, 1)
         if level is not self.level:
             self.cost.end_stretch(self.level)
             self._is_mixed = True
@@ -204,6 +211,10 @@ class Schedule:
             return True
         saved_up = self.cost.training_s - self._traced_s >= self.cost.last["traces"] / (SHARES["traces"] * self._budget)
         return (is_early(step) or saved_up) and self._fits("traces", step)
+
+    def _steps_to_trace(self, step: int) -> float:
+        """So many may be rested through: where traces were asked for, none is missed."""
+        return math.inf if self._every is None else self._last["traces"] + self._every - step
 
     def wants_findings(self) -> bool:
         """Whether there is time to look for findings."""

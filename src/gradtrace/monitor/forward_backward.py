@@ -1,0 +1,138 @@
+"""Forward and backward passes: what is held of them, counted, measured, traced, and looked at for a NaN."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gradtrace.diagnosis.scene import is_finite
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+    from gradtrace.monitor.rooms import Rooms
+
+
+class ForwardBackward:
+    """A `hooks.PassListener`."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self._row, self._passes, self._detector = rooms.row, rooms.passes, rooms.detector
+        self._sampler, self._calls, self._owner = rooms.sampler, rooms.calls, rooms.owner
+        self._spending = rooms.schedule.spending
+        self._depth = 0
+        """Of watched modules that are being called."""
+
+    @property
+    def is_tracing(self) -> bool:
+        """Whether the step at hand is traced whole."""
+        return self._sampler.is_open
+
+    def entered(self, label: str, module: nn.Module, args: Any, kwargs: Any, function: Any = None) -> Any:
+        """A watched module is called, or a compiled function."""
+        if self._detector.is_replaying or self._depth or self._rooms.rest.is_on or not self._owner.is_here:
+            return None
+        with self._spending("hooks"):
+            self._depth += 1
+            call = self._calls.entered(label, module, args, kwargs, function)
+        if self._owner.is_surely_here:  # the tape is recorded where it is walked
+            self._sampler.entered(call, args, kwargs)
+        return (call,)
+
+    def left(self, token: Any, output: Any) -> None:
+        """It returned, or raised."""
+        self._depth -= 1
+        (call,) = token
+        if call is not None:
+            with self._spending("hooks"):
+                self._calls.left(call, output)
+        self._sampler.left(output)
+
+    def forward_is_over(self) -> None:
+        """``loss.backward`` was called."""
+        if self._owner.is_here:
+            self._sampler.end_forward()
+
+    def before_backward(self, roots: Sequence[Tensor], create_graph: bool) -> bool:
+        """The loss is known, the gradients are not."""
+        is_within_another = self._passes.is_running and self._owner.is_here
+        if self._detector.is_replaying or is_within_another or not self._owner.has(roots):
+            return False
+        with self._spending("hooks"):
+            if self._rooms.ranks is not None:
+                self._rooms.ranks.loss_is_there()
+            self._rooms.loss_scale.before_first_backward()
+            self._passes.begin()
+            looks = self._passes.is_first and self._sampler.is_open and self._row.count.expected > 0
+            self._rooms.uncleared.before_backward(looks=looks)
+            self._detector.before_backward(roots, self._rooms.loss_scale.of_loss)
+            if self._passes.is_known:
+                self._count(roots)
+        self._sampler.before_backward(roots[0], create_graph)
+        return True
+
+    def backward_failed(self, roots: Sequence[Tensor]) -> None:
+        """It raised."""
+        self._passes.fail()
+        self._detector.backward_failed(roots, self._rooms.step)
+        self._sampler.abandon()
+        self._calls.forget()
+
+    def after_backward(self, roots: Sequence[Tensor]) -> None:
+        """The gradients are there, and nobody has clipped them yet."""
+        detector, passes = self._detector, self._passes
+        with self._spending("hooks"):
+            was_known = passes.is_known
+            if not passes.end():
+                self._owner.num_others += 1
+                detector.of_another_model()
+                return
+            if not was_known:
+                self._count(roots)
+            is_odd = not (self._row.is_measured and passes.is_last) and detector.sees_odd_gradient()
+            self._row.is_measured |= is_odd
+        norms = self._measured(roots)
+        with self._spending("hooks"):
+            # where an optimizer has stepped within the pass, the row is at hand
+            step = self._row.number if passes.numbers.is_taken else self._rooms.step
+            is_bad = detector.after_backward(roots, norms, passes.scale, is_odd and norms is None)
+            passes.numbers.is_bad |= is_bad
+        if self._sampler.is_open:
+            self._trace(step)
+        with self._spending("hooks"):
+            was_explained = self._rooms.recording.is_explained
+            detector.judge(roots, step, norms, passes.scale, is_bad=is_bad)
+            is_told = self._rooms.recording.is_explained and not was_explained
+            is_before_step = not passes.numbers.is_taken and passes.closure_of is None
+            self._row.explained = step if is_told and is_before_step else None
+            if passes.closure_of is not None:
+                detector.leave_out_if_spoilt(passes.closure_of, step)
+
+    def _count(self, roots: Sequence[Tensor]) -> None:
+        """Of a pass that is the training's for sure."""
+        self._row.is_measured |= self._passes.count(roots, self._detector.loss_value)
+
+    def _measured(self, roots: Sequence[Tensor]) -> Tensor | None:
+        """The norms of all gradients, where they are whole."""
+        passes = self._passes
+        if passes.is_last and self._row.is_measured and not passes.numbers.is_taken:
+            with self._spending("norms"):
+                return passes.numbers.measure(passes.scale)
+        if self._row.is_measured:
+            self._detector.remember(roots)
+        return None
+
+    def _trace(self, step: int) -> None:
+        """Complete the step's whole trace, and keep it; a scaler lets go of an overflow."""
+        scale = self._passes.scale
+        self._detector.is_replaying = True  # what is compiled is called once more
+        try:
+            trace = self._sampler.after_backward(scale)  # which accounts for its time itself
+        finally:
+            self._detector.is_replaying = False
+        if trace is not None and (scale is None or self._detector.no_scale_helps or is_finite(trace)):
+            with self._spending("traces"):
+                self._rooms.recording.trace(step, trace)
+                self._rooms.uncleared.after_backward(step)
