@@ -13,8 +13,9 @@ import re
 import shutil
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
-from compat.environment import ROOT, TEST_TOOLS, CannotBeHadError, Environment, environment
+from compat.environment import ROOT, TEST_TOOLS, CannotBeHadError, DoesNotInstallError, Environment, environment
 from compat.smoke import smoke
 from compat.versions import TRIED, Versions
 
@@ -45,7 +46,7 @@ def main() -> int:
     """The exit code: 1 where anything failed, 0 also where something cannot be had, which is said."""
     options = _parsed()
     if options.newest or options.wheel:
-        return _first_use(options.wheel or str(ROOT))
+        return _first_use(str(Path(options.wheel).resolve()) if options.wheel else str(ROOT))
     chosen = [one for one in TRIED if any(x.startswith(options.only) for x in (one.torch, one.python))]
     rows = [_row(one, options.parts) for one in chosen]
     print(HEAD, *rows, sep="\n")
@@ -73,6 +74,9 @@ def _first_use(package: str) -> int:
     except CannotBeHadError as error:
         print(f"THE NEWEST TORCH CANNOT BE HAD HERE, and so it was not tried: {error}")
         return 0
+    except DoesNotInstallError as error:
+        print(f"FAILED: {package} cannot be installed with the newest torch: {error}")
+        return 1
 
 
 def _row(versions: Versions, parts: list[str]) -> Row:
@@ -85,6 +89,8 @@ def _row(versions: Versions, parts: list[str]) -> Row:
             return Row(*_seen(made), told, _tests(made, parts))
     except CannotBeHadError as error:
         return Row(versions.python, versions.torch, versions.numpy, "not tried", str(error))
+    except DoesNotInstallError as error:
+        return Row(versions.python, versions.torch, versions.numpy, "installing failed", str(error))
 
 
 def _seen(made: Environment) -> tuple[str, str, str]:

@@ -29,6 +29,10 @@ class CannotBeHadError(Exception):
     """An interpreter or a package is not to be had here; the message says which and why."""
 
 
+class DoesNotInstallError(Exception):
+    """Torch is there, and what is to be tried with it cannot be installed beside it; the message says why."""
+
+
 @dataclass(frozen=True)
 class Environment:
     """Programs of one environment; `folder` is theirs to write in."""
@@ -58,7 +62,9 @@ def environment(versions: Versions, packages: Sequence[str], patience_s: float =
         _uv(folder, ["venv", "--no-python-downloads", "--python", interpreter, "venv"], patience_s)
         python = folder / "venv" / "bin" / "python"
         torch = f"torch=={versions.torch}" if versions.torch else "torch"
-        _uv(folder, ["pip", "install", "--python", str(python), torch, versions.numpy, *packages], patience_s)
+        install = ["pip", "install", "--python", str(python), torch, versions.numpy]
+        _uv(folder, install, patience_s)
+        _uv(folder, [*install, *packages], patience_s, DoesNotInstallError)
         yield Environment(python, folder, time.monotonic() - begun)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -77,7 +83,7 @@ def find_python(version: str) -> str:
     raise CannotBeHadError(f"Python {version} is not on this machine")
 
 
-def _uv(folder: Path, arguments: list[str], patience_s: float) -> None:
+def _uv(folder: Path, arguments: list[str], patience_s: float, failure: type[Exception] = CannotBeHadError) -> None:
     # uv unpacks several files at once (a minute where pip takes ten), and heeds no cap in the machine's pip settings.
     command = [sys.executable, "-m", "uv", "--quiet", "--no-config", "--no-cache", *arguments]
     try:
@@ -85,4 +91,4 @@ def _uv(folder: Path, arguments: list[str], patience_s: float) -> None:
     except subprocess.TimeoutExpired as error:
         raise CannotBeHadError(f"installing took longer than {patience_s:.0f} s") from error
     if done.returncode:
-        raise CannotBeHadError((done.stderr.strip().splitlines() or ["no reason given"])[-1])
+        raise failure((done.stderr.strip().splitlines() or ["no reason given"])[-1])

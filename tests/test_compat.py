@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from compat import __main__ as compat
 from compat import environment as environments
-from compat.environment import CannotBeHadError, Environment
+from compat.environment import CannotBeHadError, DoesNotInstallError, Environment
 from compat.smoke import COMMANDS, smoke
 from compat.versions import TRIED
 
@@ -60,6 +60,27 @@ def test_the_newest_that_cannot_be_had_is_said_loudly_and_fails_nothing(monkeypa
     monkeypatch.setattr(sys, "argv", ["compat", "--newest"])
     assert compat.main() == 0
     assert capsys.readouterr().out.startswith("THE NEWEST TORCH CANNOT BE HAD HERE, and so it was not tried: ")
+
+
+def test_what_does_not_install_where_torch_does_is_a_failure(tmp_path, monkeypatch, capsys):
+    def uv(folder, arguments, *rest):
+        if wheel in arguments:
+            raise rest[-1]("it needs torch<2")
+
+    wheel = str((tmp_path / "own.whl").resolve())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(environments, "_uv", uv)
+    monkeypatch.setattr(sys, "argv", ["compat", "--wheel", "own.whl"])
+    assert compat.main() == 1
+    assert capsys.readouterr().out == f"FAILED: {wheel} cannot be installed with the newest torch: it needs torch<2\n"
+    monkeypatch.setattr(compat, "environment", lambda *_: _raising(DoesNotInstallError("it needs torch<2")))
+    assert str(compat._row(TRIED[0], [])) == "| 2.6.0 | 3.11 | numpy<2 | installing failed | it needs torch<2 |"
+
+
+@contextmanager
+def _raising(error):
+    raise error
+    yield
 
 
 class Pretended(Environment):

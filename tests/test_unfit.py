@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -73,6 +74,11 @@ def test_a_python_that_is_too_old_is_one_sentence() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "gradtrace needs Python 3.10 or newer, and this is 3.9\n"
+
+
+def test_what_says_so_is_read_by_the_oldest_python_3() -> None:
+    tree = ast.parse(Path(gradtrace.__file__).read_text(encoding="utf-8"), feature_version=(3, 6))
+    assert not any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)
 
 
 def test_the_oldest_torch_is_said_alike_everywhere() -> None:

@@ -1,11 +1,10 @@
 """gradtrace looks inside the backward pass: where does the loss gradient vanish or explode, why, and what to change?"""
 
-from __future__ import annotations
-
 import sys
 from typing import TYPE_CHECKING, Any
 
-if sys.version_info < (3, 10):  # noqa: UP036  # pip refuses it, PYTHONPATH does not
+# pip refuses it, PYTHONPATH does not. This file must be read by any Python 3 (no import of annotations, of 3.7).
+if sys.version_info < (3, 10):  # noqa: UP036
     sys.stderr.write("gradtrace needs Python 3.10 or newer, and this is %d.%d\n" % sys.version_info[:2])  # noqa: UP031
     raise SystemExit(2)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.distributed.capability import skip_what_torch_cannot
 from tests.distributed.processes import on_ranks, values
 from tests.distributed.trainings import train
 
@@ -23,6 +24,7 @@ def alone():
     [("ddp", 2), ("fsdp", 2), ("fsdp", 4), ("tp", 2), ("some fsdp", 2), ("fsdp x tp", 4), ("hsdp", 4)],
 )
 def test_norms_are_those_of_one_process(alone, layout, size, tmp_path):
+    skip_what_torch_cannot(layout)
     first, *others = values(on_ranks(train, size, tmp_path, layout))
     run, truth = first["run"], alone["run"]
     assert [name.removeprefix("module.") for name in run["names"]] == truth["names"]
@@ -41,6 +43,7 @@ def test_norms_are_those_of_one_process(alone, layout, size, tmp_path):
 
 def test_no_norm_of_a_part_is_called_the_norm(alone, tmp_path):
     """Where a row is this rank's alone, what is sharded is not known."""
+    skip_what_torch_cannot("fsdp")
     first, second = values(on_ranks(train, 2, tmp_path, "fsdp"))
     run, truth = first["run"], alone["run"]
     known = ~np.isnan(run["gradients"])
@@ -51,6 +54,7 @@ def test_no_norm_of_a_part_is_called_the_norm(alone, tmp_path):
 
 @pytest.mark.parametrize("layout", ["ddp", "fsdp"])
 def test_training_is_bit_for_bit_what_it_is_without_a_watch(layout, tmp_path):
+    skip_what_torch_cannot(layout)
     for watched, bare in values(on_ranks(_twice, 2, tmp_path, layout)):
         assert watched["losses"] == bare["losses"]
         assert all(np.array_equal(a, b) for a, b in zip(watched["weights"], bare["weights"], strict=True))

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from tests.distributed.capability import skip_what_torch_cannot
 from tests.distributed.processes import on_ranks, values
 from tests.distributed.trainings import Net, laid_out
 
@@ -33,6 +34,7 @@ def _measured(rank, size, budget, pause_s, num):
 
 @pytest.mark.long
 def test_ranks_measure_at_the_same_steps_as_the_budget_allows(tmp_path):
+    skip_what_torch_cannot("fsdp")
     first, second = values(on_ranks(_measured, 2, tmp_path, 0.02, 0.003, 200))
     assert first["known"] == first["reported"]
     assert first["known"][:OPENING] == list(range(OPENING))
@@ -43,6 +45,7 @@ def test_ranks_measure_at_the_same_steps_as_the_budget_allows(tmp_path):
 
 
 def test_every_step_is_reported_where_the_budget_is_large(tmp_path):
+    skip_what_torch_cannot("fsdp")
     first, _ = values(on_ranks(_measured, 2, tmp_path, 1.0, 0.02, 120))
     missing = set(range(120)) - set(first["reported"])
     assert len(missing) <= 12  # while the second stretch is being agreed on

@@ -8,10 +8,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tests.dynamo import needs_entrance
 from torch import nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
@@ -243,6 +246,7 @@ def test_names_of_scalers_compiled_modules_and_tensors() -> None:
     assert private.version_of(x) == before + 1
 
 
+@needs_entrance
 def test_the_entrance_to_compiled_code_is_shown_or_not(monkeypatch) -> None:
     def double(x: torch.Tensor) -> torch.Tensor:
         return 2 * x
@@ -302,27 +306,102 @@ def test_buffers_are_put_back_without_the_dict_that_holds_them() -> None:
         assert getattr(holder, name) is kept
 
 
+class Outside(nn.Module):
+    """Shows what it holds by public names alone."""
+
+    HIDDEN = "_buffers", "_modules", "_parameters", "_forward_hooks", "_forward_pre_hooks"
+
+    def __init__(self, within: nn.Module) -> None:
+        object.__setattr__(self, "within", within)
+
+    def __getattribute__(self, name: str):
+        if name in Outside.HIDDEN:
+            raise AttributeError(name)
+        return object.__getattribute__(self, name)
+
+    def __setattr__(self, name: str, value) -> None:
+        setattr(self.within, name, value)
+
+    def named_children(self):
+        return self.within.named_children()
+
+    def named_parameters(self, *args, **options):
+        return self.within.named_parameters(*args, **options)
+
+
+def test_what_a_module_holds_with_and_without_its_own_dicts() -> None:
+    for hide_dicts in (False, True):
+        within = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+        module = Outside(within) if hide_dicts else within
+        assert list(private.children_of(module).items()) == list(within.named_children())
+        first = Outside(within[0]) if hide_dicts else within[0]
+        assert list(private.parameters_of(first).items()) == list(within[0].named_parameters())
+        other, weight = nn.ReLU(), nn.Parameter(torch.ones(3))
+        private.put_child(module, "0", other)
+        private.put_child(module, "a.b", other)
+        private.put_tensors(module, {"weight": weight})
+        assert list(within.named_children()) == [("0", other), ("1", within[1])]  # one module, under two names
+        assert dict(within.named_modules(remove_duplicate=False))["a.b"] is other
+        assert within.weight is weight
+        within.register_forward_hook(len)
+        within.register_forward_pre_hook(max)
+        assert private.hooks_of(module) == ([] if hide_dicts else [len, max])
+
+
+def test_views_with_and_without_the_names_that_tell_of_them() -> None:
+    whole = torch.ones(4)
+    assert private.base_of(whole[:2]) is whole
+    assert private.is_view(whole[:2])
+    assert not private.is_view(whole)
+    assert private.base_of(Bare()) is None
+    assert private.is_view(Bare())
+
+
+def test_nested_values_with_and_without_torchs_own_way_through_them(monkeypatch) -> None:
+    nested = {"a": [1, (2, None)], "b": "c", "d": {"e": 3}}
+    whole = private.each_in(repr, nested)
+    hide(monkeypatch, "torch.utils._pytree.tree_map")
+    assert private.each_in(repr, nested) == whole == {"a": ["1", ("2", "None")], "b": "'c'", "d": {"e": "3"}}
+
+
+def test_what_would_wait_for_others_raises_where_torch_shows_it_and_else_at_once(monkeypatch) -> None:
+    with private.calls_to_others_raise():
+        assert float(torch.ones(2).sum()) == 2.0
+    hide(monkeypatch, "torch.utils._python_dispatch.TorchDispatchMode")
+    with pytest.raises(RuntimeError, match="does not show what would wait for other processes"):
+        private.calls_to_others_raise()
+
+
 # ---------------------------------------------------------------------------------------------- the rule of the house
 
-NOT_YET = ("monitor", "runner")
+MODEL = nn.Linear(1, 1)
+OWNERS: list[Any] = [
+    torch, nn, F, torch.autograd, torch.Tensor, MODEL, MODEL(torch.ones(1)).grad_fn, torch.optim.SGD([MODEL.weight]),
+    torch.amp.GradScaler("cpu"), torch.utils.data.DataLoader([0]),
+]  # fmt: skip
+PRIVATE = {name for owner in OWNERS for name in dir(owner) if re.match(r"_[A-Za-z]", name)}
+"""As the torch at hand has them."""
 
 
 def test_no_other_file_uses_a_private_name_of_torch() -> None:
-    found = [
-        f"{path.relative_to(SOURCES)}:{node.lineno} {ast.unparse(node)}"
-        for path in sorted(SOURCES.rglob("*.py"))
-        if path != Path(private.__file__) and path.relative_to(SOURCES).parts[0] not in NOT_YET
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute) and _is_private(node)
-    ]
+    assert {"_version", "_parameters", "_sequence_nr", "_foreach_norm", "_scale"} <= PRIVATE
+    found = []
+    for path in sorted(SOURCES.rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        own = set(re.findall(r"(?:self|net)\.(_\w+)", source))  # a `net` is skorch's, which has `_modules` as well
+        if path != Path(private.__file__):
+            found += [f"{path}: {ast.unparse(n)}" for n in ast.walk(ast.parse(source)) if _is_private(n, own)]
     assert found == []
 
 
-def _is_private(node: ast.Attribute) -> bool:
-    if not re.match(r"_[A-Za-z]", node.attr):
+def _is_private(node: ast.AST, own: set[str]) -> bool:
+    """`own`: what the file calls its own, of any object of its classes."""
+    if isinstance(node, ast.ImportFrom):
+        names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        return names[0] == "torch" and any(re.match(r"_[A-Za-z]", name) for name in names)
+    if not isinstance(node, ast.Attribute) or not re.match(r"_[A-Za-z]", node.attr):
         return False
-    owner = ast.unparse(node.value)
-    return owner.startswith(("torch.", "overrides", "node")) or owner in ("torch", "module", "model", "tensor")
+    return ast.unparse(node.value).startswith("torch") or node.attr in PRIVATE - own
 
 
 def test_importing_needs_no_private_name() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from gradtrace.tape.private import joined
+from gradtrace.tape.private import is_view, joined
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ class Deferred:
         self._count += len(rows)
         size = rows.numel() // max(len(rows), 1)
         self._packed.setdefault(key, []).extend((handle, size) for handle in handles)
-        self._blocks.setdefault(key, []).append(rows.reshape(-1).clone() if rows._is_view() else rows.reshape(-1))
+        self._blocks.setdefault(key, []).append(rows.reshape(-1).clone() if is_view(rows) else rows.reshape(-1))
         return handles
 
     def fetch(self) -> list[np.ndarray]:

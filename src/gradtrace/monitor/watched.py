@@ -12,7 +12,7 @@ from gradtrace.checkup.trial import describe_optimizer
 from gradtrace.errors import InputError
 from gradtrace.monitor.statistics.norms import norms, plain
 from gradtrace.records.run import WatchedParameter
-from gradtrace.tape.private import compiled_call, original_of, version_of
+from gradtrace.tape.private import compiled_call, original_of, put_child, put_tensors, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -232,8 +232,8 @@ def _together(models: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) ->
         return _original(models[""])
     whole = nn.Module()
     for label, model in models.items():
-        whole._modules[label or "model"] = _original(model)
-    whole._parameters.update(tensors)  # type: ignore[arg-type]  # tensors of any kind, by the script's own names
+        put_child(whole, label or "model", _original(model))
+    put_tensors(whole, tensors)
     return whole
 
 

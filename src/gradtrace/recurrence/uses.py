@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gradtrace.recurrence.origins import Origins
-from gradtrace.tape.private import node_sequence_nr
+from gradtrace.tape.private import base_of, node_sequence_nr
 from gradtrace.tape.unroll import Unrolled
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Uses:
     def _name_of(self, weight: Any) -> str:
         if not isinstance(weight, Tensor):
             return ""
-        for tensor in (weight, weight._base):
+        for tensor in (weight, base_of(weight)):
             known = self._names.get(id(tensor)) if tensor is not None else None
             if known is not None and known[1]() is tensor:
                 return known[0]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Change, Repair, SourceEdit, Trial
 from gradtrace.repair.no_patch import NoPatchError
+from gradtrace.tape.private import hooks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,7 +117,7 @@ class Naming(Enum):
 
 def shape_of(model: Any) -> Shape:
     """Class of each module, size of each parameter, hooks on the way forward."""
-    modules = [(path, type(m).__name__, str(len(m._forward_pre_hooks) + len(m._forward_hooks)))
+    modules = [(path, type(m).__name__, str(len(hooks_of(m))))
                for path, m in model.named_modules()]  # fmt: skip
     return (*modules, *((name, str(tuple(p.shape)), str(p.dtype)) for name, p in model.named_parameters()))
 

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from gradtrace.errors import InputError
 from gradtrace.measure.untouched import fixed_random_state
 from gradtrace.repair.rewriting import Rewriting, Rule
+from gradtrace.tape.private import children_of, put_child
 
 
 class RefusalError(InputError):
@@ -141,9 +142,9 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put `new` wherever `old` is registered; what is shared stays shared."""
     found = False
     for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
+        for name, child in children_of(parent).items():
             if child is old:
-                parent._modules[name] = new
+                put_child(parent, name, new)
                 found = True
     if not found:
         raise RefusalError("the module to replace is not registered in the model (is it the model itself?)")

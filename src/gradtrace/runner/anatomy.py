@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gradtrace.tape.private import children_of, parameters_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -25,7 +27,7 @@ def named_parts(module: nn.Module, path: str = "", seen: set[int] | None = None)
         return
     seen.add(id(module))
     yield path, module
-    for name, child in module._modules.items():
+    for name, child in children_of(module).items():
         if child is not None:
             yield from named_parts(child, f"{path}.{name}" if path else name, seen)
 
@@ -33,6 +35,6 @@ def named_parts(module: nn.Module, path: str = "", seen: set[int] | None = None)
 def named_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Those of all parts, by path; a shared one by each of its paths."""
     for path, part in named_parts(module):
-        for name, parameter in part._parameters.items():
+        for name, parameter in parameters_of(part).items():
             if parameter is not None:
                 yield f"{path}.{name}" if path else name, parameter

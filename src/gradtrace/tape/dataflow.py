@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gradtrace.tape.private import base_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -125,7 +127,7 @@ class Dataflow:
                 on_tape = bool(parents)
             index = self._add(output, parents)
             made.append(index)
-            base = output._base
+            base = base_of(output)
             if (
                 base is not None
                 and any(output is tensor for tensor in inputs)

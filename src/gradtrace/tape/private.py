@@ -17,7 +17,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import timedelta
     from types import CodeType, FrameType
 
@@ -320,6 +320,18 @@ def version_of(tensor: Tensor) -> int:
     return int(getattr(tensor, "_version", 0))
 
 
+def base_of(tensor: Tensor) -> Tensor | None:
+    """What `tensor` is a view of; None where it is none, or torch does not say."""
+    base: Tensor | None = getattr(tensor, "_base", None)
+    return base
+
+
+def is_view(tensor: Tensor) -> bool:
+    """Whether it may share its memory with a larger one; always so where torch does not say."""
+    read = getattr(tensor, "_is_view", None)
+    return read is None or bool(read())
+
+
 def foreach(name: str) -> Callable[..., Any]:
     """One fused call for many tensors (``norm``, ``copy_``, ``sub_``), or one call for each where there is none.
 
@@ -347,6 +359,18 @@ def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
     return dict(own if own is not None else module.named_buffers(recurse=False, remove_duplicate=False))
 
 
+def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """The module's own parameters by name, in a dict of the caller's: a model may have other names for its own use."""
+    own = getattr(module, "_parameters", None)
+    return dict(own.items() if own is not None else module.named_parameters(recurse=False, remove_duplicate=False))
+
+
+def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
+    """The modules right inside, by name, in a dict of the caller's."""
+    own = getattr(module, "_modules", None)
+    return dict(own.items() if own is not None else module.named_children())
+
+
 def put_buffers_back(module: nn.Module, before: dict[str, Tensor | None]) -> None:
     """Make the module's buffers those of `before`."""
     own = getattr(module, "_buffers", None)
@@ -358,6 +382,31 @@ def put_buffers_back(module: nn.Module, before: dict[str, Tensor | None]) -> Non
         setattr(module, name, buffer)
 
 
+def put_child(module: nn.Module, name: str, child: nn.Module) -> None:
+    """In place of what it holds under that name; it may have dots in it."""
+    own = getattr(module, "_modules", None)
+    if own is not None:
+        own[name] = child
+    else:
+        setattr(module, name, child)
+
+
+def put_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """As if they were parameters; of any kind, by names that may have dots in them."""
+    own = getattr(module, "_parameters", None)
+    if own is not None:
+        own.update(tensors)
+        return
+    for name, tensor in tensors.items():
+        setattr(module, name, tensor)
+
+
+def hooks_of(module: nn.Module) -> list[Any]:
+    """The module's own on its calls; none where torch does not show them."""
+    tables = (getattr(module, name, None) or {} for name in ("_forward_hooks", "_forward_pre_hooks"))
+    return [hook for table in tables for hook in table.values()]
+
+
 def joined(tensors: list[Tensor]) -> Tensor:
     """All elements of tensors of one dtype and device, one after the other."""
     flatten = find("torch._C._nn.flatten_dense_tensors")  # one call, where the way below takes one a tensor
@@ -367,7 +416,42 @@ def joined(tensors: list[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
+def each_in(function: Callable[[Any], Any], tree: Any) -> Any:
+    """What `function` makes of everything in nested tuples, lists and dicts, and in what else torch looks into.
+
+    >>> each_in(abs, {"a": [-1, -2], "b": (-3,)})
+    {'a': [1, 2], 'b': (3,)}
+    """
+    read = find("torch.utils._pytree.tree_map")
+    if read is not None:
+        return read(function, tree)
+    if type(tree) is dict:
+        return {key: each_in(function, value) for key, value in tree.items()}
+    if type(tree) in (list, tuple):
+        return type(tree)(each_in(function, value) for value in tree)
+    return function(tree)
+
+
 # ------------------------------------------------------------------------------------------------------ other ranks
+
+
+def calls_to_others_raise() -> contextlib.AbstractContextManager[Any]:
+    """A context in which whatever would wait for other processes raises: they do not run the call again.
+
+    Every collective and every message goes through torch's dispatcher, whoever calls it. Where torch does not show
+    that, this raises itself.
+    """
+    mode = find("torch.utils._python_dispatch.TorchDispatchMode")
+    if mode is None:
+        raise RuntimeError("this torch does not show what would wait for other processes")
+
+    class Alone(mode):  # type: ignore[misc, valid-type]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.namespace in ("c10d", "_c10d_functional", "c10d_functional"):
+                raise RuntimeError(f"{func.name()} would wait for other processes")
+            return func(*args, **(kwargs or {}))
+
+    return Alone()
 
 
 def own_store() -> Any:

@@ -16,6 +16,7 @@ from torch import nn
 
 from gradtrace.monitor.statistics.norms import plain
 from gradtrace.monitor.statistics.transfer import Transfer
+from gradtrace.tape.private import foreach
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -182,5 +183,5 @@ class Delayed:
         kept = self._kept.get(id(optimizer))
         if kept is None or [id(w) for w in kept.weights] != [id(w) for w in weights]:
             kept = self._kept[id(optimizer)] = _Kept(weights, [torch.empty_like(w) for w in weights], 0)
-        torch._foreach_copy_(kept.copies, kept.weights)
+        foreach("copy_")(kept.copies, kept.weights)
         kept.num_passes = self._num_passes + num_to_come

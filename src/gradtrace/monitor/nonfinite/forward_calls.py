@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gradtrace.tape.dataflow import tensors_in
-from gradtrace.tape.private import node_sequence_nr
+from gradtrace.tape.private import node_sequence_nr, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,7 @@ class Call:
     @property
     def is_intact(self) -> bool:
         """Whether its inputs are still what they were."""
-        return tuple(tensor._version for tensor in self.inputs) == self.versions
+        return tuple(map(version_of, self.inputs)) == self.versions
 
 
 class Calls:
@@ -115,7 +115,7 @@ class Calls:
         for tensor in tensors:
             on_tape.append(tensor.grad_fn is not None)
             nbytes += tensor.nbytes if tensor.layout is torch.strided else 0
-            versions.append(tensor._version)
+            versions.append(version_of(tensor))
             device = tensor.device.type if device == "cpu" else device
         if nbytes > MOST_BYTES:
             return None

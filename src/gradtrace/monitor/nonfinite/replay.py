@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradtrace.measure.trace import trace
 from gradtrace.monitor.nonfinite.forward_calls import cut_off
 from gradtrace.tape.dataflow import tensors_in
-from gradtrace.tape.private import original_of
+from gradtrace.tape.private import buffers_of, calls_to_others_raise, original_of, parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,21 +80,8 @@ def are_others() -> bool:
 
 
 def alone() -> contextlib.AbstractContextManager[Any]:
-    """`Alone` where there are others."""
-    return Alone() if are_others() else contextlib.nullcontext()  # type: ignore[no-untyped-call]
-
-
-class Alone(TorchDispatchMode):
-    """A context in which whatever would wait for other processes raises: they do not run the call again.
-
-    Every collective and every message goes through torch's dispatcher, whoever calls it.
-    """
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run `func`, unless it takes part in something."""
-        if func.namespace in ("c10d", "_c10d_functional", "c10d_functional"):
-            raise RuntimeError(f"{func.name()} would wait for other processes")
-        return func(*args, **(kwargs or {}))
+    """A context in which the other processes, if there are any, are not waited for: that raises."""
+    return calls_to_others_raise() if are_others() else contextlib.nullcontext()
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -117,8 +103,8 @@ def stand_ins(model: nn.Module, weights: Mapping[int, Tensor] = NONE, buffers: B
     before: list[tuple[nn.Module, str, Any]] = []
     others: dict[int, Any] = {}
     for module in model.modules():
-        before += [(module, name, p) for name, p in module._parameters.items() if p is not None]
-        for name, buffer in module._buffers.items():
+        before += [(module, name, p) for name, p in parameters_of(module).items() if p is not None]
+        for name, buffer in buffers_of(module).items():
             if buffer is not None and not isinstance(buffer, nn.Parameter):
                 before.append((module, name, buffer))
                 others.setdefault(id(buffer), buffers.get((id(module), name), buffer).detach().clone())

@@ -14,6 +14,7 @@ import torch
 
 from gradtrace.monitor.statistics.norms import norms
 from gradtrace.records.run import Scalar, Series
+from gradtrace.tape.private import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,13 +70,13 @@ class Passes:
         """Norms of all gradients as they are now."""
         gradients = [parameter.grad for parameter in self._watched.parameters]
         self.norms = found = _unscaled(norms(gradients), scale)
-        self._seen = {i: (id(g), g._version) for i, g in enumerate(gradients) if g is not None}
+        self._seen = {i: (id(g), version_of(g)) for i, g in enumerate(gradients) if g is not None}
         return found
 
     def measure_again(self, columns: Sequence[int], scale: Tensor | None) -> Tensor | None:
         """Norms of the gradients of `columns`, if any is another than it was; NaN for the other columns."""
         gradients = {i: self._watched.parameters[i].grad for i in columns}
-        if all(g is None or self._seen.get(i) == (id(g), g._version) for i, g in gradients.items()):
+        if all(g is None or self._seen.get(i) == (id(g), version_of(g)) for i, g in gradients.items()):
             return None
         return _unscaled(norms([gradients.get(i) for i in range(len(self._watched.parameters))]), scale)
 

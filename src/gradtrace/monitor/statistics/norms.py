@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gradtrace.tape.private import foreach
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -52,7 +54,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _fused(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
-    found = torch.stack(torch._foreach_norm(tensors, 2, dtype=_ACCUMULATE.get(dtype))).float()
+    found = torch.stack(foreach("norm")(tensors, 2, dtype=_ACCUMULATE.get(dtype))).float()
     if found.device.type != "cpu":
         return torch.where(torch.isnan(found), math.inf, found)
     host = found.numpy()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradtrace.monitor.statistics.norms import norms, plain
+from gradtrace.tape.private import foreach
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,12 +44,12 @@ class Updates:
         self._columns = self._watched.next_columns(self._most_bytes)
         weights = self._weights()
         self._copies = self._room_for(weights)
-        return self._norms_of(torch._foreach_copy_, weights)
+        return self._norms_of(foreach("copy_"), weights)
 
     @torch.no_grad()
     def after(self) -> Tensor:
         """The norms of what has changed since; NaN for weights that were not copied."""
-        moved = self._norms_of(torch._foreach_sub_, self._weights())
+        moved = self._norms_of(foreach("sub_"), self._weights())
         self._copies = []
         return moved
 

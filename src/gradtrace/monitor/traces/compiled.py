@@ -47,6 +47,10 @@ if TYPE_CHECKING:
     from gradtrace.records.trace import Trace
 
 UNCOMPILED = "traced through the uncompiled code, which was called once more beside the training"
+HIDDEN = (
+    "this torch does not show when compiled code is entered: outside of the calls that were looked into, functions, "
+    "source lines and targets were not seen"
+)
 
 
 class CompiledSample:
@@ -63,7 +67,8 @@ class CompiledSample:
         self._batch_size: int | None = None
         self._calls: list[Looked] = []
         self._under_way: tuple[Forward, GradientTap, Entries, list[Origins]] | None = None
-        self._is_recording = False
+        self._is_shown = True
+        """What happens between calls and after them."""
         self._thread = 0
         self._guard: Interposition | None = None
 
@@ -123,6 +128,7 @@ class CompiledSample:
         """Every function of torch is seen from now on, in this thread, until something compiled is called."""
         self._thread = threading.get_ident()
         self._guard = before_compiled_code(self._step_aside)
+        self._is_shown &= self._guard is not None
         if self._guard is not None:
             self._recorder.__enter__()
             sink_mode(self._recorder)
@@ -186,7 +192,8 @@ class CompiledSample:
             names = [node.name() for node in nodes]
             tape = describe(forward, self._whole)
             backward = Backward(forward.graph, names, tap, {})
-            notes = (UNCOMPILED, *([f"the loss was scaled by {float(scale):g}"] if scale is not None else []))
+            notes = (UNCOMPILED, *([] if self._is_shown else [HIDDEN]))
+            notes += (f"the loss was scaled by {float(scale):g}",) if scale is not None else ()
             front = assemble(self._whole, forward, backward, tape, "loss", notes, environment())
             forward.graph = Graph((), (), {})
             del forward, tap, backward, tape

@@ -31,6 +31,7 @@ from gradtrace.monitor.traces.silence import silence
 from gradtrace.recurrence.in_step import Recurrences
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.graph import release, walk
+from gradtrace.tape.private import buffers_of, hooks_of, version_of
 from gradtrace.tape.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -61,16 +62,16 @@ class World:
         buffers = {
             (id(module), name): buffer.detach().clone()
             for module in model.modules()
-            for name, buffer in module._buffers.items()
+            for name, buffer in buffers_of(module).items()
             if buffer is not None
         }
-        weights = tuple((parameter, parameter._version) for parameter in model.parameters())
+        weights = tuple((parameter, version_of(parameter)) for parameter in model.parameters())
         return cls(buffers, random.getstate(), np.random.get_state(), weights)
 
     @property
     def has_moved(self) -> bool:
         """Whether a weight is no longer what it was."""
-        return any(weight._version != version for weight, version in self.weights)
+        return any(version_of(weight) != version for weight, version in self.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +114,7 @@ def look_inside(call: Call, world: World, gradients: Mapping[int, Tensor]) -> In
 
 def _hooks(model: nn.Module) -> list[Any]:
     """The user's own on the calls of modules, which are called once more as well: what they change is put back."""
-    tables = [table for m in model.modules() for table in (m._forward_hooks, m._forward_pre_hooks)]
-    return [hook for table in tables for hook in table.values()]
+    return [hook for module in model.modules() for hook in hooks_of(module)]
 
 
 def _measured(

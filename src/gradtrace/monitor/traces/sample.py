@@ -26,7 +26,7 @@ from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.monitor.traces.observer import StepObserver
 from gradtrace.recurrence.in_step import Recurrences, with_chains
 from gradtrace.tape.graph import Graph, release, walk
-from gradtrace.tape.private import sink_mode
+from gradtrace.tape.private import children_of, sink_mode
 from gradtrace.tape.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Sample:
         self._batch_size: int | None = None
         self._under_way: tuple[Forward, GradientTap] | None = None
         self._is_given_up = False
-        self._is_without_modules = not model._modules and type(model) is nn.Module
+        self._is_without_modules = not children_of(model) and type(model) is nn.Module
         self._thread = 0
         self._look_away: Callable[[], None] = _nothing
 

@@ -14,6 +14,7 @@ from gradtrace.records.repair import Change
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.twin import RefusalError, Twin
+from gradtrace.tape.private import put_child
 
 if TYPE_CHECKING:
     from gradtrace.repair.situation import Situation
@@ -123,9 +124,9 @@ def apply(change: Change, twin: Twin) -> None:
             if pooled:
                 continue
             skip = Skip(modules, change.number("scale")).train(stack.training)
-            stack._modules[group[0]] = skip
+            put_child(stack, group[0], skip)
             for name in group[1:]:
-                stack._modules[name] = nn.Identity().train(stack.training)
+                put_child(stack, name, nn.Identity().train(stack.training))
             done += 1
     if not done:
         raise RefusalError("no part of the network keeps its shape: there is nothing to skip")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from gradtrace.audit.arguments import Arguments
 from gradtrace.errors import InputError
@@ -26,6 +25,7 @@ from gradtrace.repair.situation import Situation
 from gradtrace.repair.twin import make_twin
 from gradtrace.runner.fixing.exchange import Place, Probed
 from gradtrace.runner.fixing.living import no_loss
+from gradtrace.tape.private import each_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,7 +61,7 @@ class Probe:
 
     def _call(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._called_with is None and torch.is_grad_enabled():
-            self._called_with = Arguments(*tree_map(_kept, (tuple(args), dict(kwargs))))
+            self._called_with = Arguments(*each_in(_kept, (tuple(args), dict(kwargs))))
             self._handle.remove()
 
     def _backward(self, own: Callable[..., Any], tensors: Any, *args: Any, **kwargs: Any) -> Any:
