@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.layer import is_shared_out, places
 from gradtrace.diagnosis.profile import Link, Profile, mean_loss
+from gradtrace.diagnosis.sums import after_merge, branches, is_one_map, is_sum, skip_share
 from gradtrace.diagnosis.thresholds import (
     DOMINANT_FRAC,
     HEALTHY_DECADES,
@@ -46,6 +47,10 @@ class Blame:
     """For a recurrence, how often the map is applied along the path."""
     injected: bool = False
     """For a recurrence, whether each application is given the same input anew (a fixed-point iteration)."""
+    num_sums: int = 0
+    """For residual growth, how many sums the path goes through."""
+    one_branch: bool = False
+    """For residual growth, whether all of these sums add what one and the same layer made."""
 
 
 def blame_loss(profile: Profile, paths: Paths) -> Blame:
@@ -78,19 +83,39 @@ def blame_growth(profile: Profile, paths: Paths) -> Blame:
     if recurrent is not None:
         return recurrent
     total = sum(link.decades for link in profile.links)
-    merges = [link for link in profile.links if link.factor is Factor.MERGE]
-    skips = [link for link in merges if skip_share(link.op, paths) is not None]
+    merges = [link.op for link in profile.links if link.factor is Factor.MERGE]
+    skips = [op for op in merges if skip_share(op, paths) is not None]
     norms = [link for link in profile.links if link.factor is Factor.NORM]
     batch = [link for link in norms if "BatchNorm" in link.op.name]
+    copies = [link for link in profile.links if link.factor is Factor.RESHAPE and link.decades > 0.0]
+    if copies and _sum(copies) >= DOMINANT_FRAC * total:
+        return _by_size(paths, Cause.REDUCTION_SCALE, copies, sign=1)
     biggest = max(profile.links, key=lambda link: link.decades)
     if biggest.decades >= max(HEALTHY_DECADES, DOMINANT_FRAC * total) and biggest.factor is not Factor.NORM:
-        return Blame(Cause.LARGE_WEIGHTS, places([biggest.op], paths), biggest.op, biggest.decades)
-    shares = [share for link in skips if (share := skip_share(link.op, paths)) is not None]
+        return Blame(Cause.LARGE_WEIGHTS, places(_makers(biggest, profile, paths), paths), biggest.op, biggest.decades)
+    shares = [share for op in skips if (share := skip_share(op, paths)) is not None]
     if len(skips) >= max(2, profile.num_spans / LAYERS_PER_BLOCK) and statistics.median(shares) >= SKIP_SHARE:
-        return Blame(Cause.RESIDUAL_GROWTH, branches(skips, paths), skips[0].op)
+        added = branches(skips, paths)
+        return Blame(Cause.RESIDUAL_GROWTH, places(added, paths), skips[0],
+                     num_sums=len(skips), one_branch=is_one_map(added))  # fmt: skip
     if len(batch) * 2 >= profile.num_spans and not skips:
         return _by_size(paths, Cause.BATCHNORM_EXPLOSION, batch, sign=1)
     return _blame_scale(profile, paths, total)
+
+
+def _makers(link: Link, profile: Profile, paths: Paths) -> list[Op]:
+    """Who makes what is large at `link`: where two computed things are multiplied, the one that the way goes on to too.
+
+    Weights that another network writes are such an operand.
+    """
+    computed = [t for t in link.op.targets if t is not None and paths.ops[t[0]].parameter is None]
+    way = next((layer for layer in profile.layers if layer.index > link.op.index), None)
+    if link.factor is Factor.MERGE or base_name(link.op.name) not in _PRODUCTS or len(computed) < 2 or way is None:
+        return [link.op]
+    return [way, link.op]
+
+
+_PRODUCTS = {"Mm", "Bmm", "Baddbmm", "Mul"}
 
 
 def _recurrent(profile: Profile, paths: Paths, cause: Cause) -> Blame | None:
@@ -206,40 +231,3 @@ def is_bounded(op: Op) -> bool:
 
 
 ROWS = {"softmax", "softmin", "log_softmax", "attention"}
-
-
-def is_sum(op: Op) -> bool:
-    """Whether an op adds two tensors (and is no matrix product with a bias)."""
-    return base_name(op.name) == "Add"
-
-
-def skip_share(op: Op, paths: Paths) -> float | None:
-    """Where gradients meet at `op`: the share of the one that comes straight from an addition (a skip), if one does."""
-    arrivals = paths.arrivals[op.index]
-    if len(arrivals) < 2:
-        return None
-    shares = [paths.ops[i].shares[slot] for i, slot in arrivals if is_sum(paths.ops[i])]
-    return max((share for share in shares if share is not None), default=None)
-
-
-def branches(skips: list[Link], paths: Paths) -> tuple[str, ...]:
-    """Places of the branches whose gradients join the skips' at the given merges."""
-    sources = [source for link in skips for source, _ in paths.arrivals[link.op.index]]
-    return places([paths.ops[source] for source in sources if not is_sum(paths.ops[source])], paths)
-
-
-def after_merge(op: Op, paths: Paths) -> bool:
-    """Whether a norm stands behind a residual sum: its operand is an addition of two computed values."""
-    for target in op.targets[:1]:
-        index = target[0] if target else None
-        for _ in range(4):
-            if index is None:
-                return False
-            below = paths.ops[index]
-            ways = [t for t in below.targets if t is not None and paths.ops[t[0]].parameter is None]
-            if is_sum(below) and len(ways) >= 2:
-                return True
-            if below.factor is not Factor.RESHAPE or len(ways) != 1:
-                return False
-            index = ways[0][0]
-    return False

@@ -34,9 +34,20 @@ _ORDER = [
 def rank(findings: list[Finding]) -> tuple[Finding, ...]:
     """Sort, and set aside what another finding explains."""
     findings = [f for i, f in enumerate(findings) if not any(_same(f, earlier) for earlier in findings[:i])]
-    findings = _flat_before_vanishing(_growth_before_rate(findings))
+    findings = _flat_before_vanishing(_growth_before_rate(_placed(findings)))
     explained = [_explain(finding, findings) for finding in findings]
     return tuple(sorted(explained, key=lambda f: (-f.severity.rank, _in_trial(f), _ORDER.index(f.symptom))))
+
+
+def _placed(findings: list[Finding]) -> list[Finding]:
+    """A flat loss is told once, with its place where one is known, and as grave as anybody found it."""
+    flat = [f for f in findings if f.symptom is Symptom.LOSS_SATURATED]
+    vague = [f for f in flat if f.where == ("",)]
+    placed = next((f for f in flat if f not in vague and f.severity is not Severity.INFO), None)
+    if placed is None or not vague:
+        return findings
+    worst = max((f.severity for f in (placed, *vague)), key=lambda severity: severity.rank)
+    return [replace(f, severity=worst) if f is placed else f for f in findings if f not in vague]
 
 
 def _in_trial(finding: Finding) -> int:
@@ -57,7 +68,8 @@ def _because(finding: Finding, why: str) -> Finding:
     return replace(finding, severity=Severity.INFO, message=message)
 
 
-GROWTH = {Cause.LARGE_WEIGHTS, Cause.RESIDUAL_GROWTH, Cause.BATCHNORM_EXPLOSION, Cause.RECURRENT_EXPANSION}
+GROWTH = {Cause.LARGE_WEIGHTS, Cause.RESIDUAL_GROWTH, Cause.BATCHNORM_EXPLOSION, Cause.RECURRENT_EXPANSION,
+          Cause.REDUCTION_SCALE}  # fmt: skip
 """Why a gradient grows on its way."""
 
 

@@ -52,6 +52,7 @@ CAUSES: dict[Cause, str] = {
     Cause.BATCHNORM_EXPLOSION: "Batch norm without skips amplifies the gradient layer by layer ({where}).",
     Cause.RESIDUAL_GROWTH: "The residual sum grows block by block: its branches are neither normalised nor scaled.",
     Cause.ATTENTION_SATURATION: "The attention softmax is one-hot: its logits are too large ({where}).",
+    Cause.REDUCTION_SCALE: "Sums over many entries make it grow ({where}): divide each by how many there are.",
     Cause.POST_NORM: "Layer norm stands behind the residual sum and scales the skip path down in each block ({where}).",
 }
 

@@ -83,6 +83,17 @@ _CHRONO_GRU = Remedy(
 )
 _SHORTEN = Remedy("Shorten what a gradient must bridge: attention, a loss at every step, or a coarser grid of time.")
 
+MEAN_OF_EACH = Remedy(
+    "Divide each sum over neighbours, positions or samples by how many there are.",
+    "total = total / count.clamp_min(1).unsqueeze(-1)",
+    "Kipf & Welling 2017",
+)
+
+_UNBOUNDED = Remedy(
+    "Learn from the output without its bound, and bound it where it is used: past the bound nothing pulls it back.",
+    "loss = loss_function(output, target)\nused = output.clamp(low, high)",
+)
+
 REMEDIES: dict[Cause, tuple[Remedy, ...]] = {
     Cause.ACTIVATION_DERIVATIVE: (
         Remedy("Use an activation whose derivative reaches one.", "torch.nn.ReLU()", "Glorot et al. 2011"),
@@ -150,6 +161,26 @@ def remedies_for(symptom: Symptom, cause: Cause, activation: str = "") -> tuple[
     """
     found = (_initialised_for(activation) if r is _HE else r for r in REMEDIES.get(cause, ()))
     return tuple(r for r in found if not (symptom is Symptom.VANISHING and r is _CLIP))
+
+
+def of_flat(function: str) -> tuple[Remedy, ...]:
+    """Of an output, or a loss, that is flat at `function`.
+
+    >>> of_flat("clamp")[0].code.splitlines()[1]
+    'used = output.clamp(low, high)'
+    """
+    cut_off = function.rstrip("_") in ("clamp", "clip", "hardtanh", "relu", "relu6", "threshold")
+    return (_UNBOUNDED,) if cut_off else REMEDIES[Cause.LOSS_FUNCTION]
+
+
+def step_of(num_sums: int) -> Remedy:
+    """Where one map is added again and again: (1 + h f')^n is bounded for h = 1/n.
+
+    >>> step_of(60).code
+    'x = x + self.f(x) / 60'
+    """
+    title = "Scale what is added by one over how often it is added, as a step of integration is."
+    return Remedy(title, f"x = x + self.f(x) / {num_sums}", "Chen et al. 2018")
 
 
 def _initialised_for(activation: str) -> Remedy:

@@ -15,20 +15,22 @@ import math
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import RECURRENT_FUNCTIONS, Blame, blame_growth, blame_loss
-from gradtrace.diagnosis.layer import gradient_parts, owner
+from gradtrace.diagnosis.depth_words import commonest_activation, evidence, message
+from gradtrace.diagnosis.layer import gradient_parts
 from gradtrace.diagnosis.profile import Profile
 from gradtrace.diagnosis.rules.loss import learnt_without, of_constant
 from gradtrace.diagnosis.scales import held_at_the_start
 from gradtrace.diagnosis.scene import is_finite, make_view
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, EPS_MARGIN, EVENED_OUT, FOLLOWED_STEPS, HEALTHY_DECADES
-from gradtrace.diagnosis.wording import CAUSES, EXTENT, EXTENT_PER_UNIT, decades, steps, times
+from gradtrace.diagnosis.wording import decades, steps
 from gradtrace.measure.names import Names
 from gradtrace.records.finding import Evidence, Finding
-from gradtrace.records.vocabulary import Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.remedies.catalogue import MEAN_OF_EACH, remedies_for, step_of
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
+    from gradtrace.records.finding import Remedy
     from gradtrace.records.trace import ParameterStats
 
 
@@ -62,7 +64,7 @@ def _in_training(scene: Scene) -> list[Finding]:
     if not CLEAR_DECADES <= extent < math.inf or extent - before < HEALTHY_DECADES:
         return []
     blame = blame_loss(profile, view.paths)
-    told = _message(Symptom.VANISHING, profile, blame, extent, Names(view.trace))
+    told = message(Symptom.VANISHING, profile, blame, extent, Names(view.trace))
     return [
         Finding(
             symptom=Symptom.VANISHING,
@@ -70,7 +72,7 @@ def _in_training(scene: Scene) -> list[Finding]:
             where=blame.where,
             severity=Severity.CRITICAL,
             message=f"After {steps(training.num_steps)} on a copy: {told} At the start it lost {decades(before)}.",
-            evidence=(*_evidence(profile), Evidence("the same at the start", -before, "decades")),
+            evidence=(*evidence(profile), Evidence("the same at the start", -before, "decades")),
             remedies=remedies_for(Symptom.VANISHING, blame.cause),
             source=blame.op.site.source,
             step=training.num_steps,
@@ -129,15 +131,23 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
         cause=blame.cause,
         where=blame.where,
         severity=severity,
-        message=_message(symptom, profile, blame, extent, Names(view.trace)) + note,
+        message=message(symptom, profile, blame, extent, Names(view.trace)) + note,
         evidence=(
-            *_evidence(profile),
+            *evidence(profile),
             *_probe_evidence(scene, symptom),
             *(of_constant(view) if _is_time(blame) else ()),
         ),
-        remedies=remedies_for(symptom, blame.cause, _activation(profile)),
+        remedies=_remedies(symptom, blame, profile),
         source=blame.op.site.source,
     )
+
+
+def _remedies(symptom: Symptom, blame: Blame, profile: Profile) -> tuple[Remedy, ...]:
+    if blame.cause is Cause.REDUCTION_SCALE:  # (within the network, not in the loss)
+        return (MEAN_OF_EACH,)
+    if blame.one_branch:
+        return (step_of(blame.num_sums),)
+    return remedies_for(symptom, blame.cause, commonest_activation(profile))
 
 
 def _of_probe(probe: View, symptom: Symptom) -> float:
@@ -244,44 +254,3 @@ def _not_evened_out(scene: Scene, profile: Profile, rest: float) -> str:
     if math.isinf(left):
         return f"{kind} has not evened this out in {scene.exhibit.step} steps."
     return f"{kind} does not even this out: after {FOLLOWED_STEPS} steps on a copy {decades(left)} are lost."
-
-
-def _message(symptom: Symptom, profile: Profile, blame: Blame, extent: float, names: Names) -> str:
-    first, late = (names.told(owner(op.weights[-1])) for op in (profile.first, profile.reference))
-    verb = "shrinks" if symptom is Symptom.VANISHING else "grows"
-    if blame.num_calls:
-        per_call = decades(extent / blame.num_calls)
-        head = f"The loss gradient {verb} {times(extent)} through {names.told(blame.where[0])}, applied "
-        head += f"{blame.num_calls} times in a row ({per_call} each)."
-    elif math.isinf(extent):
-        head = f"No gradient at all reaches {first}: it is exactly zero."
-    else:
-        head = f"The loss gradient {verb} {times(extent)} from {late} to {first}"
-        if blame.decades_here is not None:
-            head += f", {decades(abs(blame.decades_here))} of it at {names.told(blame.where[0])} alone."
-        else:
-            head += f" ({decades(extent / profile.num_spans)} per layer over {profile.num_spans} layers)."
-    return f"{head} {CAUSES[blame.cause].format(where=names.listed(blame.where))}"
-
-
-def _activation(profile: Profile) -> str:
-    """The commonest on the way; '' where there is none."""
-    functions = [link.op.activation.function for link in profile.links if link.op.activation is not None]
-    return max(functions, key=functions.count, default="")
-
-
-def _evidence(profile: Profile) -> tuple[Evidence, ...]:
-    per_factor = [
-        Evidence(f"{factor.value} gain", round(profile.total(factor), 4), "decades")
-        for factor in Factor
-        if any(link.factor is factor for link in profile.links)
-    ]
-    slopes = [op.activation.derivative_mean for link in profile.links if (op := link.op).activation]
-    mean = [Evidence("mean |a'|", sum(slopes) / len(slopes), "")] if slopes else []
-    return (
-        Evidence(EXTENT, profile.decades_norm, "decades"),
-        Evidence(EXTENT_PER_UNIT, profile.decades_rms, "decades"),
-        Evidence("layers between", profile.num_spans, "layers"),
-        *per_factor,
-        *mean,
-    )

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.attribution import HALF_FLAT
 from gradtrace.diagnosis.data_scale import input_rms, large_inputs, scale_of
 from gradtrace.diagnosis.gate import is_output
-from gradtrace.diagnosis.layer import layer_below, place
-from gradtrace.diagnosis.naming import told_op
+from gradtrace.diagnosis.layer import layer_below, places
+from gradtrace.diagnosis.naming import function_of, told_op
 from gradtrace.diagnosis.rules.pairing import beyond, last_layers, pairing
 from gradtrace.diagnosis.thresholds import (
     EPSILON,
@@ -32,7 +32,7 @@ from gradtrace.diagnosis.thresholds import (
 from gradtrace.diagnosis.wording import percent
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.remedies.catalogue import of_flat, remedies_for
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _trapped(scene: Scene) -> list[Finding]:
         Finding(
             symptom=Symptom.LOSS_SATURATED,
             cause=Cause.LOSS_FUNCTION,
-            where=(*(place(layer, view.paths) for layer in last_layers(view)[:1]), place(op, view.paths)),
+            where=places([*last_layers(view)[:1], op], view.paths),
             severity=severity,
             message=f"{percent(op.trapped_frac)} of the examples get no gradient at all: "
             f"{told_op(op, view.trace, view.paths)} is flat there, though they ought to move off it. {told}".rstrip(),
@@ -94,7 +94,7 @@ def _trapped(scene: Scene) -> list[Finding]:
                 Evidence("examples without gradient", op.trapped_frac, "fraction"),
                 Evidence("the same after steps on a copy", later, "fraction"),
             ),
-            remedies=remedies_for(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION),
+            remedies=of_flat(function_of(op)),
             source=op.site.source,
         )
     ]
@@ -160,7 +160,7 @@ def _flat_finding(view: View, op: Op, witness: Op, message: str, *evidence: Evid
     return Finding(
         symptom=symptom,
         cause=cause,
-        where=(place(op, view.paths), place(witness, view.paths)),
+        where=places([op, witness], view.paths),
         severity=Severity.CRITICAL,
         message=f"{message} It is flat at {told_op(witness, view.trace, view.paths)}.{why}",
         evidence=(
@@ -168,7 +168,7 @@ def _flat_finding(view: View, op: Op, witness: Op, message: str, *evidence: Evid
             Evidence("loss", view.trace.loss),
             Evidence("gradient norm at the last layer", norm),
         ),
-        remedies=remedies_for(symptom, cause),
+        remedies=of_flat(function_of(witness)) if cause is Cause.LOSS_FUNCTION else remedies_for(symptom, cause),
         source=witness.site.source,
     )
 

@@ -59,7 +59,7 @@ class Beginning:
             cause=self.cause,
             where=tuple(dict.fromkeys((*self.where[:1], *finding.where))),
             message=f"{finding.message} {self.sentence}",
-            remedies=remedies_for(finding.symptom, self.cause),
+            remedies=self.growth.remedies if self.growth is not None else remedies_for(finding.symptom, self.cause),
         )
 
     def scar(self, run: Run) -> Finding | None:
@@ -103,6 +103,17 @@ def beginning(trace: Trace, found: Sequence[Finding], run: Run) -> Beginning | N
         where = tuple(place(op, view.paths) for op in inputs) or ("targets",)
         return Beginning(Cause.INPUT_SCALE, where, f"{what}, where about 1 is expected: the gradient grows with it.")
     return None
+
+
+def clear_growth(found: Sequence[Finding], run: Run, onset: int) -> list[Finding]:
+    """Of what the first trace showed, `found`: a gradient that grows by three decades and more on its way.
+
+    Where a NaN follows soon, at step `onset`, it was there before, and is the first thing to mend.
+    """
+    if int(np.searchsorted(run.steps.first, onset)) > SPIKE_WINDOW:
+        return []
+    clear = (f for f in found if f.severity is Severity.CRITICAL)
+    return [f for f in clear if f.symptom is Symptom.EXPLODING and f.cause in GROWTH]
 
 
 def forward_growth(view: View, backward: float) -> float:
