@@ -147,12 +147,12 @@ def _row(entry: LedgerRow, before: float, names: Names, moved: dict[str, UpdateS
         gradient_rms=entry.gradient_rms,
         relative_gradient=entry.relative_gradient,
         source=entry.source,
-        relative_update=_relative_update([moved[name] for name in entry.parameters if name in moved]),
+        relative_update=relative_update([moved[name] for name in entry.parameters if name in moved]),
         labels=names.labels(entry.module or "model"),
     )
 
 
-def _relative_update(updates: Sequence[UpdateStats]) -> float:
+def relative_update(updates: Sequence[UpdateStats]) -> float:
     """|update| / |W| over the matrices among them, or over all where there is no matrix; NaN without any."""
     matrices = [update for update in updates if len(update.shape) > 1] or updates
     weight = math.hypot(*(update.weight_norm for update in matrices))

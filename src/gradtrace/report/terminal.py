@@ -73,11 +73,11 @@ def show_trace(trace: Trace, console: Console | None = None) -> None:
     _print(console, [_title("trace", trace), *drawn, *_formats(trace, width), *_notes(trace, width)])
 
 
-def show_findings(findings: Sequence[Finding], console: Console) -> None:
-    """Print them as `show` does, without a picture."""
+def show_findings(findings: Sequence[Finding], console: Console, names: Names | None = None) -> None:
+    """Print them as `show` does, without a picture; `names` are those of a trace of the same model."""
     width = min(console.width, MAX_WIDTH)
     for place, finding in enumerate(findings, start=1):
-        _print(console, [*_finding(place, finding, width, Names()), Text()])
+        _print(console, [*_finding(place, finding, width, names or Names()), Text()])
 
 
 def _print(console: Console, lines: Iterable[Text]) -> None:

@@ -40,10 +40,11 @@ gt.upright = (axes, at, look, words = "") => {
   if (words) axes.inside.append(gt.svg("text", { class: "halo", x: x + 4, y: axes.margin.top + 0.75 * gt.rem() }, words));
 };
 
-gt.level = (axes, at, look, words) => {
+/* A line across, its words above it or below. */
+gt.level = (axes, at, look, words, below = false) => {
   const y = axes.y(at);
   axes.inside.append(gt.svg("line", { class: look, x1: axes.margin.left, x2: axes.width - axes.margin.right, y1: y, y2: y }),
-    gt.svg("text", { class: "halo", x: axes.width - axes.margin.right - 4, y: y - 5, "text-anchor": "end" }, words));
+    gt.svg("text", { class: "halo", x: axes.width - axes.margin.right - 4, y: below ? y + 0.9 * gt.rem() : y - 5, "text-anchor": "end" }, words));
 };
 
 /* A line that follows the pointer, or the arrow keys; `tell(i)` of the nearest of `xs`. */
