@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from gradtrace.records.prediction import FormatDepth
+from gradtrace.records.shown import counted
 from gradtrace.theory.activations import backward_gain
 from gradtrace.theory.nonlinearities import TABLE, nonlinearity
 
@@ -113,7 +114,7 @@ def design_sentence(layers: Sequence[LayerPrediction], growth_per_layer: float, 
         return f"{text}{_effect(growth_per_layer)} per layer{advice}."
     growth = max(statistics.median(x.split.design for x in member), 1e-300)
     if not activation and growth_per_layer > 0 and abs(math.log(growth / growth_per_layer)) > math.log(1.5):
-        text = f"{_named(member, kind, '')} and what follows ({len(layers)} layers): this"
+        text = f"{_named(member, kind, '')} and what follows ({counted(len(layers), 'layer')}): this"
         return f"{text} {_effect(growth_per_layer)} per layer."
     text = f"{_named(member, kind, activation)} ({len(member)} of {len(layers)} layers) {_effect(growth)} per layer"
     if abs(math.log(growth)) <= math.log1p(NEUTRAL):

@@ -157,7 +157,7 @@ def _title(title: str, trace: Trace | None) -> Text:
     line.append(f"   loss {short(trace.loss)}" if trace.probe == "loss" else "   random gradient at the output")
     if trace.batch_size is not None:
         line.append(f", batch of {trace.batch_size}")
-    return line.append(f", {len(trace.ops)} ops, {len(trace.parameters)} parameters")
+    return line.append(f", {counted(len(trace.ops), 'op')}, {counted(len(trace.parameters), 'parameter')}")
 
 
 # ---------------------------------------------------------------------------------------------------------- picture

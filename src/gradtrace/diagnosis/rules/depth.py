@@ -24,6 +24,7 @@ from gradtrace.diagnosis.thresholds import CLEAR_DECADES, EPS_MARGIN, EVENED_OUT
 from gradtrace.diagnosis.wording import CAUSES, EXTENT, EXTENT_PER_UNIT, decades, steps, times
 from gradtrace.measure.names import Names
 from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 
@@ -242,7 +243,7 @@ def _not_evened_out(scene: Scene, profile: Profile, rest: float) -> str:
         return ""
     kind = scene.exhibit.optimizers[0].kind
     if math.isinf(left):
-        return f"{kind} has not evened this out in {scene.exhibit.step} steps."
+        return f"{kind} has not evened this out in {counted(scene.exhibit.step, 'step')}."
     return f"{kind} does not even this out: after {FOLLOWED_STEPS} steps on a copy {decades(left)} are lost."
 
 
@@ -260,7 +261,7 @@ def _message(symptom: Symptom, profile: Profile, blame: Blame, extent: float, na
         if blame.decades_here is not None:
             head += f", {decades(abs(blame.decades_here))} of it at {names.told(blame.where[0])} alone."
         else:
-            head += f" ({decades(extent / profile.num_spans)} per layer over {profile.num_spans} layers)."
+            head += f" ({decades(extent / profile.num_spans)} per layer over {counted(profile.num_spans, 'layer')})."
     return f"{head} {CAUSES[blame.cause].format(where=names.listed(blame.where))}"
 
 

@@ -22,6 +22,7 @@ from gradtrace.diagnosis.thresholds import (
 from gradtrace.diagnosis.timeline.before import before, matrices, ratios_of_matrices
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Scalar, Series
+from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 
@@ -219,8 +220,8 @@ def _not_finite(run: Run) -> Finding | None:
         cause=cause,
         where=("",),
         severity=Severity.CRITICAL,
-        message=f"Since step {onset} the loss or a gradient is not finite, in {int(run.steps.nonfinite.sum())} steps. "
-        f"{came}",
+        message=f"Since step {onset} the loss or a gradient is not finite, in "
+        f"{counted(int(run.steps.nonfinite.sum()), 'step')}. {came}",
         evidence=(Evidence("steps that are not finite", float(run.steps.nonfinite.sum()), "steps"),),
         remedies=remedies_for(Symptom.NONFINITE, cause),
         step=onset,

@@ -56,7 +56,7 @@ def flow(trace: Trace) -> Section | None:
     target, short_name = Places(trace).told(book[-1].module), clean(expression(book[-1].module))
     folded = "" if _meetings(graph) else "Show the chain"
     plot = Plot("flow", "flow", "Flow", _reading(short_name), data, _table(labels, found, drawn), folded)
-    return Section("flow", "By which ways it comes", _answer(graph, target), (plot,), _notes(paths, graph, drawn))
+    return Section("flow", "Which ways it takes", _answer(graph, target), (plot,), _notes(paths, graph, drawn))
 
 
 def _drawable(paths: Paths, target: int) -> tuple[Ways, list[Drawn], list[Way]]:

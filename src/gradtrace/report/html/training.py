@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradtrace.records.run import EventKind, Run, Scalar, Series
+from gradtrace.records.shown import counted
 from gradtrace.report.html.activations import spread
 from gradtrace.report.html.pooling import edges, pooled, quantised, span
 from gradtrace.report.html.section import Plot, Section, Table
@@ -63,7 +64,7 @@ def training(run: Run) -> Section | None:
 
 
 def _answer(run: Run) -> str:
-    told = [f"{run.steps.num_steps:,} steps"]
+    told = [counted(run.steps.num_steps, "step")]
     if loss := loss_told(run):
         told.append(f"loss from {loss}")
     skipped = sum(event.kind is EventKind.SKIPPED for event in run.events)
