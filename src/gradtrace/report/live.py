@@ -19,6 +19,7 @@ from rich.text import Text
 
 from gradtrace.records.run import Scalar
 from gradtrace.records.vocabulary import Severity
+from gradtrace.report.findings import STYLES
 from gradtrace.report.strip import (
     ASCII_HEAT,
     COLOURS,
@@ -30,7 +31,6 @@ from gradtrace.report.strip import (
     sparkline,
 )
 from gradtrace.report.summary import at_end, last_step, speed
-from gradtrace.report.terminal import STYLES
 from gradtrace.report.words import ascii_text, clean, short, shorten
 
 if TYPE_CHECKING:
