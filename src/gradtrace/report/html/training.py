@@ -106,7 +106,7 @@ def _scalars(run: Run, groups: NDArray[np.int64]) -> list[Plot]:
             "controls": not plots,
         }
         reading = (
-            "Pull across a picture to zoom into a stretch of steps; all pictures of the run follow. The marks on top "
+            "Drag across a picture to zoom into a stretch of steps; all pictures of the run follow. The marks on top "
             "are events: hover or focus them. What is shaded was not finite. A click on a name hides its line."
         )
         plots.append(Plot(f"scalars{len(plots)}", "steps", title, "" if plots else reading, data, _steps_table(run)))
