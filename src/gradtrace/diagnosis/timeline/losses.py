@@ -174,14 +174,14 @@ def _how_grave(ratio: float, growth: float) -> tuple[Severity, str]:
     if ratio > UPDATE_REPLACES:
         return Severity.CRITICAL, f"Updates of up to {ratio:.2g} times the weights go with it."
     if ratio > UPDATE_HEALTHY:
-        return Severity.WARNING, f"The largest update was {ratio:.2g} of its weight, which is much."
+        return Severity.WARNING, f"The largest update was {ratio:.2g} of its weight, which is a lot."
     told = (
         f"No step was large (at most {ratio:.2g} of its weight)"
         if ratio
         else "By how much the steps moved is not known"
     )
     clear = growth >= 10**CLEAR_DECADES or not ratio
-    return (Severity.WARNING if clear else Severity.INFO), f"{told}: the targets may have grown, or the sign be wrong."
+    return (Severity.WARNING if clear else Severity.INFO), f"{told}: the targets may have grown, or its sign is wrong."
 
 
 def _largest_update(run: Run, onset: int, *, small_too: bool = False) -> float:

@@ -49,7 +49,7 @@ def _shares(shares: Shares, names: Names) -> Plot:
         f"{told} Each factor was taken away on a copy, alone and with the others; a share is its "
         "mean over all orders (Shapley), so that the shares add up."
     )
-    return Plot("shares", "shares", "Whose the decades are", reading, data, table)
+    return Plot("shares", "shares", "Which factor takes the decades", reading, data, table)
 
 
 def _levels(repair: Repair) -> Plot | None:

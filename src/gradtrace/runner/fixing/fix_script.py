@@ -178,7 +178,7 @@ def _trained(course: ScriptCourse, probed: Probed, pace: Pace) -> list[Trial]:
         and original.end != float("inf")
     ):
         course.steps = max(1, most)
-        course.notes.append(f"the script ends after {counted(most, 'step')}: so long is every trial")
+        course.notes.append(f"the script ends after {counted(most, 'step')}: every trial is that long")
     if len(original.outcomes) == course.seeds and len({outcome.curve for outcome in original.outcomes}) == 1:
         course.seeds = 1
         course.notes.append(
