@@ -73,6 +73,7 @@ def _drawn(trace: Trace, updates: Sequence[UpdateStats] = ()) -> tuple[dict[str,
     factors = [factor for factor in Factor if any(counts(row.of(factor)) for row in book)]
     names = [clean(row.module) or "model" for row in book]
     places, moved = Places(trace), {update.name: update for update in updates}
+    kinds = [places.kind(row.module) for row in book]
     moves = [relative_update([moved[name] for name in row.parameters if name in moved]) for row in book]
     data = {
         "start": "loss" if trace.probe == "loss" else "output",
@@ -84,7 +85,7 @@ def _drawn(trace: Trace, updates: Sequence[UpdateStats] = ()) -> tuple[dict[str,
         ],
         "rows": {
             "name": names,
-            "kind": [places.kind(row.module) for row in book],
+            "kind": kinds,
             "source": [row.source for row in book],
             "function": [row.function for row in book],
             "gains": [[row.of(factor) for factor in factors] for row in book],
@@ -97,7 +98,7 @@ def _drawn(trace: Trace, updates: Sequence[UpdateStats] = ()) -> tuple[dict[str,
         },
         "fine": UPDATE_HEALTHY,
     }
-    full = [f"{name} {kind}".rstrip() for name, kind in zip(names, data["rows"]["kind"], strict=True)]
+    full = [f"{name} {kind}".rstrip() for name, kind in zip(names, kinds, strict=True)]
     last = places.told(book[-1].module)
     return data, _table(book, full, factors, expected, moves), _answer(trace, book, last, factors)
 
