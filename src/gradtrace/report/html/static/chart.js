@@ -81,6 +81,6 @@ gt.decadeTicks = (scale, count) => {
   if (high - low > 2.5) return scale.ticks(Math.max(2, count)).filter(Number.isInteger);
   const between = d3.range(Math.floor(low), Math.ceil(high) + 1).flatMap((decade) => [1, 2, 5].map((digit) => decade + Math.log10(digit)));
   const ticks = between.filter((tick) => tick >= low && tick <= high);
-  return ticks.length > 1 ? ticks : scale.ticks(3);
+  return ticks.length > 1 ? ticks : d3.ticks(10 ** low, 10 ** high, 4).filter((value) => value > 0).map(Math.log10);  // round numbers all the same
 };
 gt.decadeLabel = (tick) => (Number.isInteger(tick) ? gt.power(tick) : gt.short(10 ** tick));
