@@ -18,7 +18,6 @@ from gradtrace.report.picture import LOOKS, draw
 from gradtrace.report.tables import (
     BARE,
     Picture,
-    Row,
     main_trace,
     picture,
     probe_trace,
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from gradtrace.records.finding import Diagnosis, Finding
     from gradtrace.records.time import ThroughTime
     from gradtrace.records.trace import Trace
+    from gradtrace.report.rows import Row
 
 MAX_WIDTH = 120
 MOST_NAME = 48
