@@ -25,7 +25,8 @@ from gradtrace.diagnosis import thresholds
 from gradtrace.records import vocabulary
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.vocabulary import Factor
-from gradtrace.report.tables import Picture, Row
+from gradtrace.report.rows import Row
+from gradtrace.report.tables import Picture
 from gradtrace.report.words import decades
 
 ROOT = Path(__file__).parents[1]

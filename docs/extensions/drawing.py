@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from gradtrace.records.finding import Diagnosis
     from gradtrace.records.trace import Trace
-    from gradtrace.report.tables import Picture, Row
+    from gradtrace.report.rows import Row
+    from gradtrace.report.tables import Picture
 
 WIDTH, NAME, NUMBER, ROW = 344, 124, 46, 15
 """Pixels: of the whole, of the names on the left and the numbers on the right, of a row."""

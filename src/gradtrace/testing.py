@@ -15,6 +15,7 @@ from gradtrace.diagnosis.scene import is_finite, make_view
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES
 from gradtrace.errors import InputError
 from gradtrace.measure.names import Names
+from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Severity, Symptom
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def assert_trains(
     part = max(1, len(diagnosis.losses) // 5)
     first, last = fmean(diagnosis.losses[:part]), fmean(diagnosis.losses[-part:])
     if not last < first:
-        told = f"the loss went from {first:.4g} to {last:.4g} in {diagnosis.num_steps} steps"
+        told = f"the loss went from {first:.4g} to {last:.4g} in {counted(diagnosis.num_steps, 'step')}"
         raise GradientAssertionError(f"it does not train: {told}", diagnosis)
 
 

@@ -30,7 +30,8 @@ def test_a_layer_of_another_gain_stands_out() -> None:
         model[6].weight.mul_(8)  # type: ignore[operator, union-attr]
     audit = gradtrace.predict(model, torch.randn(64, 128))
     assert audit.agrees
-    assert "6 stands out: its gain is 11.3, that of the other 6 like it 1.4" in " ".join(audit.sentences)
+    told = " ".join(audit.sentences)
+    assert "model[6] (Linear) stands out: its gain is 11.3, that of the other 6 like it 1.4" in told
     assert not any("stands out" in s for s in gradtrace.predict(stack(nn.ReLU, 8, 128), torch.randn(64, 128)).sentences)
 
 

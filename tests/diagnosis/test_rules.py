@@ -157,6 +157,16 @@ def test_unsafe_ops(function: Any, name: str) -> None:
     assert "test_rules.py" in found[0].source
 
 
+def test_a_gradient_that_is_stopped_before_any_parameter_is_no_critical_finding() -> None:
+    """The root has no derivative at zero; the ReLU below it passes nothing on there, a square passes on a NaN."""
+    stopped = findings(Middle(lambda h: torch.sqrt(torch.relu(h))))[0]
+    assert (stopped.symptom, stopped.cause, stopped.severity) == (Symptom.NONFINITE, Cause.UNSAFE_OP, Severity.WARNING)
+    assert "No parameter gets it here" in stopped.message
+    passed_on = findings(Middle(lambda h: (h * 0).square().sum(1, keepdim=True).sqrt() + h))[0]
+    assert passed_on.severity is Severity.CRITICAL
+    assert "No parameter gets it here" not in passed_on.message
+
+
 def test_non_finite_data_and_parameters() -> None:
     bad = [(x.clone().index_fill_(0, torch.tensor([0]), float("nan")), y) for x, y in batches()]
     found = findings(mlp(2, nn.ReLU), data=bad)

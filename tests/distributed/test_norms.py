@@ -162,7 +162,7 @@ def test_what_goes_wrong_on_one_rank_is_told_with_its_rank(tmp_path):
     assert parted == told
     assert bad == "at step 15 the loss of rank 2 was not finite, and the others' was"
     assert first["finding"].startswith(
-        "On rank 2: At step 15 the loss is nan; it was born in the forward pass in the loss"
+        "On rank 2: At step 15 the loss is NaN; it was born in the forward pass in the loss"
     )
     np.testing.assert_allclose(first["losses"][:15], first["own"][:15], rtol=1e-6)
     assert first["nonfinite"] == [15, 2]

@@ -101,7 +101,7 @@ def test_where_time_is_up_it_is_said():
     assert best.proven
     assert best.confirmed is None
     assert best.verdict.endswith("and not run again")
-    assert any("time was up before what did best could be run again" in note for note in course.notes)
+    assert any("time was up before the best could be run again" in note for note in course.notes)
 
 
 def test_where_the_whole_trainings_had_no_part_in_the_choice_none_is_run_again():

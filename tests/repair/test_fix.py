@@ -156,7 +156,7 @@ def test_where_all_does_not_fit_finalists_are_left_out_and_then_the_second_run()
     whole = Pace(FEWEST_STEPS).cost_s(NUMBERS, 1.0)
     fewer = choose_pace(NUMBERS, 1.0, 0.99 * whole)
     assert (fewer.finalists, fewer.confirms) == (2, True)
-    assert fewer.left_out == (f"the time allowed for 2 finalists in place of {FINALISTS}",)
+    assert fewer.left_out == (f"there was time for 2 finalists, in place of {FINALISTS}",)
     least = choose_pace(NUMBERS, 1.0, 1.0)
     assert (least.steps, least.finalists, least.confirms) == (FEWEST_STEPS, 1, False)
     assert list(least.seeds(3)) == [1, 2, 3]  # seed 0 chose

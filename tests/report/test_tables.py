@@ -7,7 +7,8 @@ from tests.report.samples import SAMPLES, chain, residual
 
 from gradtrace.records.vocabulary import Factor
 from gradtrace.report.picture import LOOKS, bar, lay_out
-from gradtrace.report.tables import Row, fold, picture, unseen
+from gradtrace.report.rows import Row, fold
+from gradtrace.report.tables import picture, unseen
 
 
 @pytest.mark.parametrize("trace", [chain(1000, 0.2, 4.0, "sigmoid"), residual(500), chain(33, 0.5, 0.5, "relu")])

@@ -13,8 +13,9 @@ from rich.console import Console
 from tests.report.samples import SAMPLES, chain
 
 from gradtrace.records.trace import Trace
+from gradtrace.report.findings import STYLES
 from gradtrace.report.picture import LOOKS
-from gradtrace.report.terminal import STYLES, show, show_trace
+from gradtrace.report.terminal import show, show_trace
 
 GOLDEN = Path(__file__).with_name("golden")
 REWRITE = os.environ.get("GRADTRACE_REWRITE") == "1"

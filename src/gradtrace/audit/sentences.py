@@ -7,7 +7,9 @@ import statistics
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from gradtrace.measure.names import expression
 from gradtrace.records.prediction import FormatDepth
+from gradtrace.records.shown import counted
 from gradtrace.theory.activations import backward_gain
 from gradtrace.theory.nonlinearities import TABLE, nonlinearity
 
@@ -97,7 +99,7 @@ def design_sentence(layers: Sequence[LayerPrediction], growth_per_layer: float, 
     """What most of the layers do: 'default Linear + GELU loses 12x gradient energy per layer; gain 1.48 keeps it'."""
     dead = next((layer for layer in layers if layer.split.growth < LEAST), None)
     if dead is not None:
-        return f"{dead.module or 'The model'} with what follows passes no gradient: no gain brings any back."
+        return f"{_place(dead)} with what follows passes no gradient: no gain brings any back."
     if any(layer.num_steps for layer in layers):  # recurrences have their own sentence, and the head is no design
         layers = [layer for layer in layers[:-1] if not layer.num_steps]
     groups = Counter(
@@ -113,7 +115,7 @@ def design_sentence(layers: Sequence[LayerPrediction], growth_per_layer: float, 
         return f"{text}{_effect(growth_per_layer)} per layer{advice}."
     growth = max(statistics.median(x.split.design for x in member), 1e-300)
     if not activation and growth_per_layer > 0 and abs(math.log(growth / growth_per_layer)) > math.log(1.5):
-        text = f"{_named(member, kind, '')} and what follows ({len(layers)} layers): this"
+        text = f"{_named(member, kind, '')} and what follows ({counted(len(layers), 'layer')}): this"
         return f"{text} {_effect(growth_per_layer)} per layer."
     text = f"{_named(member, kind, activation)} ({len(member)} of {len(layers)} layers) {_effect(growth)} per layer"
     if abs(math.log(growth)) <= math.log1p(NEUTRAL):
@@ -156,8 +158,13 @@ def alike_sentence(layers: Sequence[LayerPrediction]) -> str:
     first = next((i for i, c in enumerate(measured) if c > ALIKE), None)
     if first is None:
         return ""
-    return (f"All samples become one vector: their correlation is {measured[first]:.3f} after {hidden[first].module} "
-            f"(layer {first + 1}), whatever the activations' variance looks like.")  # fmt: skip
+    return (f"All samples become one vector: their correlation is {measured[first]:.3f} after layer {first + 1}, "
+            f"{_place(hidden[first])}, whatever the activations' variance looks like.")  # fmt: skip
+
+
+def _place(layer: LayerPrediction) -> str:
+    """``model[2] (Linear)``."""
+    return f"{expression(layer.module)} ({layer.module_type})" if layer.module_type else expression(layer.module)
 
 
 def outlier_sentence(layers: Sequence[LayerPrediction]) -> str:
@@ -172,7 +179,7 @@ def outlier_sentence(layers: Sequence[LayerPrediction]) -> str:
         )
         if len(odd) == 1:
             own = odd[0].split.design
-            return (f"{odd[0].module} stands out: its gain is {odd[0].gain:.3g}, that of the other {len(member) - 1} "
+            return (f"{_place(odd[0])} stands out: its gain is {odd[0].gain:.3g}, that of the other {len(member) - 1} "
                     f"like it {usual:.3g}; it {_effect(max(own, 1e-300))}.")  # fmt: skip
     return ""
 

@@ -48,6 +48,8 @@ def open_plain(path: Path) -> BufferedReader:
         if not stat.S_ISREG(mode):
             raise TraceFileError(f"cannot read {path}: it is {_special(mode)}")
         return os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    except TraceFileError:  # which is a ValueError too
+        raise
     except FileNotFoundError as error:
         raise TraceFileError(f"cannot read {path}: there is no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path

@@ -128,3 +128,12 @@ def counted(number: int, noun: str) -> str:
     ('1 trace', '6 traces')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def loss_told(value: float) -> str:
+    """A loss in a sentence.
+
+    >>> loss_told(float("nan")), loss_told(float("-inf")), loss_told(4.16381)
+    ('NaN', '-Inf', '4.164')
+    """
+    return f"{value:.4g}".replace("nan", "NaN").replace("inf", "Inf")

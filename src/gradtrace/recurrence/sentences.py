@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gradtrace.records.shown import counted
+
 if TYPE_CHECKING:
     from gradtrace.records.horizon import Horizon
     from gradtrace.records.time import Chain, ThroughTime
@@ -45,7 +47,7 @@ def reaches(found: Horizon, num_steps: int) -> str:
         )
     return (
         f"the gradient falls by half in {half} steps and 1000-fold in {found.steps:.0f} {rate}: this network cannot "
-        f"learn dependencies longer than {found.steps:.0f} steps; the sequence has {num_steps}."
+        f"learn dependencies longer than {counted(round(found.steps), 'step')}; the sequence has {num_steps}."
     )
 
 

@@ -72,13 +72,15 @@ _GATES = Remedy(
 )
 _CHRONO = Remedy(
     "Let the forget gates remember as long as the sequence T: b_f = ln u with u ~ U(1, T-1), and b_i = -b_f.",
-    "b, n = rnn.bias_ih_l0.data, rnn.hidden_size; rnn.bias_hh_l0.data.zero_()\n"
-    "b[n:2*n].uniform_(1, T - 1).log_(); b[:n] = -b[n:2*n]",
+    "b, n = rnn.bias_ih_l0.data, rnn.hidden_size\n"
+    "rnn.bias_hh_l0.data.zero_()\n"
+    "b[n:2*n].uniform_(1, T - 1).log_()\n"
+    "b[:n] = -b[n:2*n]",
     "Gers et al. 2000; Tallec & Ollivier 2018",
 )
 _CHRONO_GRU = Remedy(
     "Let the update gates remember as long as the sequence T: b_z = ln u with u ~ U(1, T-1).",
-    "n = rnn.hidden_size; rnn.bias_ih_l0.data[n:2*n].uniform_(1, T - 1).log_()",
+    "n = rnn.hidden_size\nrnn.bias_ih_l0.data[n:2*n].uniform_(1, T - 1).log_()",
     "Tallec & Ollivier 2018",
 )
 _SHORTEN = Remedy("Shorten what a gradient must bridge: attention, a loss at every step, or a coarser grid of time.")

@@ -31,7 +31,7 @@ _TABLE: dict[str, tuple[str, str]] = {
     ),
     "exp exp2 expm1 sinh cosh": (
         "Keep the exponent in range: exp overflows at 88.7 in float32 and at 11.1 in float16.",
-        "torch.{op}({x}.clamp_max(80))  # or ({x} - {x}.amax(-1, keepdim=True)), where ratios alone matter",
+        "torch.{op}({x}.clamp_max(80))\ntorch.{op}({x} - {x}.amax(-1, keepdim=True))  # or, where ratios alone matter",
     ),
     "pow": (
         "Keep the base above zero: with an exponent below one the derivative at zero is infinite.",
@@ -59,11 +59,11 @@ _WHATEVER = Remedy("Keep the operand away from the singularity, inside the op an
 
 
 def remedy_of(op: str, operand: str = "") -> Remedy:
-    """Against an op (a torch function or an autograd node) that is singular or overflows at `operand`.
+    r"""Against an op (a torch function or an autograd node) that is singular or overflows at `operand`.
 
     >>> remedy_of("SqrtBackward0", "distance").code
     'torch.sqrt(distance.clamp_min(1e-12))'
-    >>> remedy_of("exp").code.partition("  #")[0]
+    >>> remedy_of("exp").code.partition("\n")[0]
     'torch.exp(x.clamp_max(80))'
     """
     name = base_name(op).strip("_").lower()

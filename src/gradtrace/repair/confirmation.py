@@ -33,7 +33,7 @@ def confirmed(ranked: Sequence[Trial], course: Trains, pace: Pace) -> tuple[Tria
     try:
         _ask(proven, asked, course, pace.fresh(course.seeds))
     except OutOfTime:
-        course.notes.append("time was up before what did best could be run again on seeds that did not choose it")
+        course.notes.append("time was up before the best could be run again on seeds that had no part in choosing it")
         asked |= {t.title: _not_asked(t) for t in asked.values() if t.proven}
     return _in_order([asked[trial.title] for trial in ranked])
 

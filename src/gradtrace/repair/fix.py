@@ -254,7 +254,7 @@ def trend_of(trials: Sequence[Trial], steps: int) -> tuple[str, ...]:
         return ()
     ends = [o.end for o in original.outcomes]
     if len(set(ends)) == 1:
-        return ("the seeds change nothing for the unchanged network: its trainings are one, told as many times",)
+        return ("the seeds change nothing for the unchanged network: its trainings are one and the same",)
     noise = max(ends) - min(ends)
     if not math.isfinite(noise) or abs(original.end - original.start) > noise:
         return ()

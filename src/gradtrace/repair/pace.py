@@ -58,8 +58,8 @@ class Pace:
         if self.confirms and self.finalists == FINALISTS:
             return ()
         if self.confirms:
-            return (f"the time allowed for {self.finalists} finalists in place of {FINALISTS}",)
-        return ("the time allowed for one finalist, chosen by a short training; its whole ones are on other seeds",)
+            return (f"there was time for {self.finalists} finalists, in place of {FINALISTS}",)
+        return ("there was time for one finalist only: a short training chose it; its full ones are on other seeds",)
 
 
 _PACES = (Pace(FEWEST_STEPS), Pace(FEWEST_STEPS, 2), Pace(FEWEST_STEPS, 1, confirms=False))

@@ -67,7 +67,7 @@ class Course:
             except OutOfTime:
                 if not outcomes:
                     raise
-                self.notes.append(f"time was up in: {trial.title}")
+                self.notes.append(f"time was up while training: {trial.title}")
                 break
             except (GradtraceError, ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
                 told = str(error).strip().split("\n")[0]
@@ -114,7 +114,7 @@ def _whole(trial: Trial, course: Trains, seeds: Sequence[int]) -> Trial:
     try:
         return course.run(trial, seeds=seeds, steps=course.steps)
     except OutOfTime:
-        course.notes.append(f"time was up before the whole of: {trial.title}")
+        course.notes.append(f"time was up before the full training of: {trial.title}")
         return trial
 
 

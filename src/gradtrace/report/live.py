@@ -19,9 +19,11 @@ from rich.text import Text
 
 from gradtrace.records.run import Scalar
 from gradtrace.records.vocabulary import Severity
+from gradtrace.report.findings import STYLES
 from gradtrace.report.strip import (
     ASCII_HEAT,
     COLOURS,
+    NOT_MEASURED,
     SPAN_DECADES,
     column_of_steps,
     heat,
@@ -30,7 +32,6 @@ from gradtrace.report.strip import (
     sparkline,
 )
 from gradtrace.report.summary import at_end, last_step, speed
-from gradtrace.report.terminal import STYLES
 from gradtrace.report.words import ascii_text, clean, short, shorten
 
 if TYPE_CHECKING:
@@ -137,15 +138,18 @@ def _curve(run: Run, name: Scalar, label: str, columns: NDArray[np.int64], margi
 def _map(run: Run, columns: NDArray[np.int64], margin: int, num_lines: int, in_characters: bool) -> list[Text]:
     """Each line begins with the name of the uppermost layer in it."""
     names, decades = layer_decades(run, columns)
+    shapes = {one.name: "x".join(map(str, one.shape)) for one in run.header.parameters if len(one.shape) > 1}
     lines = []
     for layers, cells in heat(decades, num_lines, ascii_only=in_characters):
-        name = shorten(clean(names[layers[-1]]), margin - 1)
-        lines.append(Text(set_cell_size(name, margin)).append(cells))
+        name = clean(names[layers[-1]])
+        if name.isdigit():  # of ``nn.Sequential``: says little by itself
+            name = f"{name} {shapes.get(f'{name}.weight', '')}".rstrip()
+        lines.append(Text(set_cell_size(shorten(name, margin - 1), margin)).append(cells))
     return lines
 
 
 def _scale(in_characters: bool) -> Text:
-    """What the colours, or the characters, mean."""
+    """What the colours, or the characters, mean: of the most that any layer has at that step."""
     shades = ASCII_HEAT if in_characters else COLOURS
     last = len(shades) - 1
     line = Text("gradient per weight, output on top: ", "dim")
@@ -153,7 +157,8 @@ def _scale(in_characters: bool) -> Text:
         place = round(last * (1 - decade / SPAN_DECADES))
         line.append(shades[place] if in_characters else "■", "" if in_characters else f"not dim {shades[place]}")
         line.append(" most  " if decade == 0 else f" 1e-{decade}  ")
-    return line.append("of it")
+    line.append("?" if in_characters else "■", "" if in_characters else f"not dim {NOT_MEASURED}")
+    return line.append(" unmeasured")
 
 
 def _fitted(line: Text, width: int, ascii_only: bool) -> Text:

@@ -23,7 +23,8 @@ from gradtrace.report.tables import BAND_DECADES, counts
 from gradtrace.report.words import clean, decades, short, shorten
 
 if TYPE_CHECKING:
-    from gradtrace.report.tables import Picture, Row
+    from gradtrace.report.rows import Row
+    from gradtrace.report.tables import Picture
 
 
 @dataclass(frozen=True, slots=True)

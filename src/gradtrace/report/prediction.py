@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 CELL, NARROW_CELL = 11, 9
 """Width of a column of numbers, and in a terminal of 80."""
-"""Width of a number in the table."""
 MOST_ROWS = 40
 """Layers shown; the middle of a longer list is left out and counted."""
 
@@ -43,10 +42,10 @@ def _lines(prediction: Prediction, width: int) -> Iterator[str]:
         yield from wrapped(clean(sentence), width)
     told = ", ".join(f"{f.format} {_depth(f.depth)}" for f in prediction.formats)
     if any(math.isfinite(f.depth) for f in prediction.formats):
-        yield from wrapped(f"Gradients of a mean loss are zero after so many layers: {told}.", width)
+        yield from wrapped(f"Gradients of a mean loss are rounded to zero after this many layers: {told}.", width)
     for title, lines in (
         ("Theory and measurement disagree", [d.message for d in prediction.disagreements]),
-        ("Without a rule", prediction.gaps),
+        ("Without a rule", _joined(prediction.gaps)),
         ("Notes", prediction.notes),
     ):
         if lines:
@@ -57,6 +56,22 @@ def _lines(prediction: Prediction, width: int) -> Iterator[str]:
             yield f"  and {len(lines) - 8} more"
 
 
+def _joined(gaps: Sequence[str]) -> list[str]:
+    """What is said of several layers alike, once.
+
+    >>> _joined(["a.0: no rule", "a.1: no rule", "b: unknown"])
+    ['a.0 and 1 more: no rule', 'b: unknown']
+    """
+    whose: dict[str, list[str]] = {}
+    for gap in gaps:
+        module, _, why = gap.partition(": ")
+        whose.setdefault(why, []).append(module)
+    return [
+        modules[0] + (f" and {len(modules) - 1} more" if len(modules) > 1 else "") + (f": {why}" if why else "")
+        for why, modules in whose.items()
+    ]
+
+
 def _depth(depth: float) -> str:
     return "never" if math.isinf(depth) else f"{depth:.0f}"
 
@@ -64,28 +79,34 @@ def _depth(depth: float) -> str:
 def _table(layers: Sequence[LayerPrediction], width: int) -> Iterator[str]:
     """One line per layer; where that is too wide, the growth's parts stand on a line of their own."""
     parts = [part for part in PARTS if any(abs(getattr(x.split, part) - 1) > 5e-4 for x in layers)]
-    size = min(max([cell_len(x.module or "model") for x in layers] + [6]), 28)
+    names = [clean(x.module or "model") for x in layers]
+    full = [f"{name} {clean(x.module_type)}" for name, x in zip(names, layers, strict=True)]
+    names = full if max(map(cell_len, full), default=0) <= min(width - 12 - NARROW_CELL * 5, 28) else names
+    size = min(max([*map(cell_len, names), 6]), 28)
     inline = size + 12 + CELL * (len(parts) + 5) <= width
     cell = CELL if size + 12 + CELL * 5 <= width else NARROW_CELL
     size = max(min(size, width - 12 - cell * 5), 12)
     heads = ["growth", *(parts if inline else []), "decades", "measured", "corr.", "measured"]
     yield "layer".ljust(size) + " activation".ljust(12) + "".join(head.rjust(cell) for head in heads)
-    for layer in layers[: MOST_ROWS // 2]:
-        yield from _row(layer, parts, (size, cell), inline)
-    if len(layers) > MOST_ROWS:
-        yield f"... {len(layers) - MOST_ROWS} layers ..."
-    for layer in layers[max(MOST_ROWS // 2, len(layers) - MOST_ROWS // 2) :]:
-        yield from _row(layer, parts, (size, cell), inline)
+    rows = list(zip(names, layers, strict=True))
+    for name, layer in rows[: MOST_ROWS // 2]:
+        yield from _row(name, layer, parts, (size, cell), inline)
+    if len(rows) > MOST_ROWS:
+        yield f"... {len(rows) - MOST_ROWS} layers ..."
+    for name, layer in rows[max(MOST_ROWS // 2, len(rows) - MOST_ROWS // 2) :]:
+        yield from _row(name, layer, parts, (size, cell), inline)
 
 
-def _row(layer: LayerPrediction, parts: Sequence[str], widths: tuple[int, int], inline: bool) -> Iterator[str]:
+def _row(
+    name: str, layer: LayerPrediction, parts: Sequence[str], widths: tuple[int, int], inline: bool
+) -> Iterator[str]:
     size, cell = widths
     numbers = [f"{layer.split.growth:.3g}"]
     numbers += [f"{getattr(layer.split, part):.3g}" for part in parts] if inline else []
     numbers += [decades(layer.decades), decades(layer.measured_decades)]
     numbers += [f"{layer.correlation:.3f}", f"{layer.measured_correlation:.3f}"]
     told = "".join(n.replace("nan", "-").replace("NaN", "-").rjust(cell) for n in numbers)
-    yield padded(clean(layer.module or "model"), size) + f" {layer.activation}".ljust(12) + told
+    yield padded(name, size) + f" {layer.activation}".ljust(12) + told
     factors = [(part, getattr(layer.split, part)) for part in parts]
     split = " x ".join(f"{part} {factor:.3g}" for part, factor in factors if abs(factor - 1) > 5e-4)
     if split and not inline:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from gradtrace.measure.names import Names
 from gradtrace.records.repair import Role
+from gradtrace.records.shown import counted
 from gradtrace.report.words import ascii_text, clean, clean_lines, decades, padded, short, wrapped
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 MAX_WIDTH = 120
 MOST_CODE = 40
 """Lines of a patch that are shown."""
-_CELL = 10
+_CELL = 8
 _CURVE_CELL = 7
 
 
@@ -56,12 +58,13 @@ def _lines(repair: Repair, width: int) -> Iterator[str]:
         cause = f", because of {finding.cause.value.replace('_', ' ')}" if finding.cause.value != "none" else ""
         yield f"{finding.severity.value.upper()}  {finding.symptom.value.replace('_', ' ')}{cause}"
     if repair.shares is not None:
-        yield from wrapped(shares_sentence(repair.shares), width)
+        yield from wrapped(shares_sentence(repair.shares, Names(*repair.diagnosis.traces)), width)
     yield ""
     if repair.trials:
         yield from wrapped(
-            f"Trained on copies: {repair.steps} steps, {repair.seeds} seeds, {clean(repair.optimizer)}; loss as the "
-            "unchanged loss function measures it.",
+            f"Trained on copies: {counted(repair.steps, 'step')}, {repair.seeds} seeds, {clean(repair.optimizer)}. "
+            "From, to: the loss, as the unchanged loss function measures it; decades: by how much the change moves the "
+            "first layer's gradient; update: of a step there, over |W|.",
             width,
         )
         yield from _table(repair, width)
@@ -72,12 +75,13 @@ def _lines(repair: Repair, width: int) -> Iterator[str]:
     yield from _patch(repair.best)
 
 
-def shares_sentence(shares: Shares) -> str:
+def shares_sentence(shares: Shares, names: Names) -> str:
     """What each factor explains of the deficit, in a sentence."""
     told = ", ".join(f"the {share.factor.value} explains {decades(share.decades)}" for share in shares.shares)
+    late, first = (clean(names.told(path)) if path else "" for path in (shares.late, shares.first))
     return (
-        f"Of {decades(shares.deficit)} decades between {clean(shares.late) or 'the late layer'} and "
-        f"{clean(shares.first) or 'the first'}, {told}; {decades(shares.remaining)} remain without them."
+        f"Of {decades(shares.deficit)} decades between {late or 'the late layer'} and {first or 'the first'}, {told}; "
+        f"{decades(shares.remaining)} remain without them."
     )
 
 
@@ -85,6 +89,8 @@ def conclusion(repair: Repair) -> str:
     """What is recommended, in a sentence."""
     best, proven = repair.best, sum(trial.proven for trial in repair.trials)
     tried = [trial for trial in repair.candidates if trial.outcomes]
+    if best is None and tried and not any(trial.whole for trial in tried):
+        return f"Undecided: time was up before any of the {len(tried)} tried had been trained in full. Allow more time."
     if best is None:
         return f"None of these helped ({len(tried)} tried)." if tried else "Nothing was changed."
     others = f"{proven - 1} others" if proven > 2 else "1 other"
@@ -116,13 +122,9 @@ def _median_losses(trial: Trial, steps: Sequence[int]) -> list[str]:
 
 
 def _table(repair: Repair, width: int) -> Iterator[str]:
-    size = max(24, width - 4 * _CELL - 26)
-    yield (
-        "   "
-        + "".ljust(size)
-        + "".join(h.rjust(_CELL) for h in ("loss from", "to", "decades", "|dW|/|W|"))
-        + "  verdict"
-    )
+    size = max(22, width - 4 * _CELL - 26)
+    heads = "".join(head.rjust(_CELL) for head in ("from", "to", "decades", "update"))
+    yield f"   {''.ljust(size)}{heads}  verdict"
     for trial in repair.trials:
         yield from _row(trial, size, width)
 
@@ -134,7 +136,7 @@ def _row(trial: Trial, size: int, width: int) -> Iterator[str]:
     cells = [_known(start), _known(end), decades(trial.moved_decades) if trial.moved_decades is not None else "-"]
     cells.append(_known(sorted(ratios)[len(ratios) // 2]) if ratios else "-")
     title = wrapped(clean(trial.title), size)
-    told = wrapped(clean(verdict(trial)), max(20, width - 5 - size - 4 * _CELL))
+    told = wrapped(clean(verdict(trial)), max(16, width - 5 - size - 4 * _CELL))
     for place in range(max(len(title), len(told))):
         left = padded(title[place], size) if place < len(title) else " " * size
         numbers = "".join(cell.rjust(_CELL) for cell in cells) if place == 0 else " " * (4 * _CELL)

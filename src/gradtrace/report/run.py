@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from gradtrace.measure.names import Names
 from gradtrace.records.run import EventKind, Scalar, Series
 from gradtrace.report.live import draw_picture
 from gradtrace.report.summary import facts, last
@@ -45,7 +46,7 @@ def show_run(run: Run, console: Console | None = None, trace: Trace | None = Non
         line.rstrip()
         console.print(line, soft_wrap=True)
     console.print()
-    show_findings(run.findings, console)
+    show_findings(run.findings, console, Names() if trace is None else Names(trace))
     if clipped := clipping_told(run.steps.clipping):
         console.print(f"{clipped[0].upper()}{clipped[1:]}.", highlight=False)
     if not run.findings:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gradtrace.report.tables import Picture, Row
+    from gradtrace.report.rows import Row
+    from gradtrace.report.tables import Picture
 
 WIDTH, NAME_WIDTH, NUMBER_WIDTH, ROW_HEIGHT = 640, 170, 60, 18
 CHART_HEIGHT = 140

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from gradtrace.diagnosis.thresholds import UPDATE_HEALTHY, UPDATE_USUAL
 from gradtrace.measure.names import Names
 from gradtrace.records.shown import counted
-from gradtrace.records.vocabulary import Cause, Factor, Severity
+from gradtrace.records.vocabulary import Factor, Severity
+from gradtrace.report.findings import finding_lines, paragraph
 from gradtrace.report.number_formats import short_words
 from gradtrace.report.picture import LOOKS, draw
 from gradtrace.report.tables import (
     BARE,
     Picture,
-    Row,
     main_trace,
     picture,
     probe_trace,
@@ -31,10 +29,8 @@ from gradtrace.report.through_time import section
 from gradtrace.report.words import (
     ascii_text,
     clean,
-    clean_lines,
     decades,
     listed,
-    number,
     power,
     short,
     shorten,
@@ -47,14 +43,11 @@ if TYPE_CHECKING:
     from gradtrace.records.finding import Diagnosis, Finding
     from gradtrace.records.time import ThroughTime
     from gradtrace.records.trace import Trace
+    from gradtrace.report.rows import Row
 
-STYLES = {Severity.CRITICAL: "bold #d53f34", Severity.WARNING: "bold #a46900", Severity.INFO: "bold #287aba"}
-"""Read on black as on white, with a contrast of 4.5 or more: a terminal does not say which it is."""
 MAX_WIDTH = 120
 MOST_NAME = 48
 """Cells of a layer's name within a sentence."""
-_INDENT = 3
-_LABEL = 10
 TIME_CHAINS, TIME_ROWS = 2, 8
 """Recurrences shown in a check, and stretches of time of each."""
 
@@ -73,11 +66,11 @@ def show_trace(trace: Trace, console: Console | None = None) -> None:
     _print(console, [_title("trace", trace), *drawn, *_formats(trace, width), *_notes(trace, width)])
 
 
-def show_findings(findings: Sequence[Finding], console: Console) -> None:
-    """Print them as `show` does, without a picture."""
+def show_findings(findings: Sequence[Finding], console: Console, names: Names | None = None) -> None:
+    """Print them as `show` does, without a picture; `names` are those of a trace of the same model."""
     width = min(console.width, MAX_WIDTH)
     for place, finding in enumerate(findings, start=1):
-        _print(console, [*_finding(place, finding, width, Names()), Text()])
+        _print(console, [*finding_lines(place, finding, width, names or Names()), Text()])
 
 
 def _print(console: Console, lines: Iterable[Text]) -> None:
@@ -117,7 +110,7 @@ def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool, bare: bool) -
         yield Text(BARE)
     for place, finding in enumerate(diagnosis.findings, start=1):
         yield Text()
-        yield from _finding(place, finding, width, names)
+        yield from finding_lines(place, finding, width, names)
     yield Text()
     if diagnosis.losses:
         told = f"loss {diagnosis.losses[0]:#.3g} to {diagnosis.losses[-1]:#.3g}"
@@ -128,7 +121,7 @@ def _diagnosis(diagnosis: Diagnosis, width: int, ascii_only: bool, bare: bool) -
         if sentences:
             yield Text(f"\n{title}", "bold")
         for sentence in sentences:
-            yield from _paragraph(clean(sentence), width)
+            yield from paragraph(clean(sentence), width)
     if trace is not None:
         yield from _notes(trace, width)
 
@@ -157,7 +150,7 @@ def _title(title: str, trace: Trace | None) -> Text:
     line.append(f"   loss {short(trace.loss)}" if trace.probe == "loss" else "   random gradient at the output")
     if trace.batch_size is not None:
         line.append(f", batch of {trace.batch_size}")
-    return line.append(f", {len(trace.ops)} ops, {len(trace.parameters)} parameters")
+    return line.append(f", {counted(len(trace.ops), 'op')}, {counted(len(trace.parameters), 'parameter')}")
 
 
 # ---------------------------------------------------------------------------------------------------------- picture
@@ -234,43 +227,6 @@ def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None, n
     return Text(label, "bold #008661").append(": " + "; ".join(told) + ".")
 
 
-def _finding(place: int, finding: Finding, width: int, names: Names) -> Iterator[Text]:
-    heading = Text(f"{place}. ").append(finding.severity.value.upper(), STYLES[finding.severity])
-    cause = "" if finding.cause is Cause.NONE else f", because of {finding.cause.value.replace('_', ' ')}"
-    yield heading.append(f"  {finding.code} {finding.symptom.value.replace('_', ' ')}{cause}", "bold")
-    yield from _paragraph(clean(finding.message), width)
-    if finding.where:
-        source = f"   {clean(finding.source)}" if finding.source else ""
-        yield from _paragraph(clean(names.listed(finding.where)) + source, width, "where")
-    if finding.step is not None:
-        yield from _paragraph(f"from training step {finding.step} on", width, "when")
-    if finding.evidence:
-        yield from _paragraph("; ".join(number(evidence) for evidence in finding.evidence), width, "numbers")
-    for remedy in finding.remedies:
-        told = f"{clean(remedy.title)} ({clean(remedy.source)})" if remedy.source else clean(remedy.title)
-        yield from _paragraph(told, width, "change", "bold #008661")
-        yield from _code(clean_lines(remedy.code), width)
-
-
-def _paragraph(text: str, width: int, label: str = "", style: str = "dim") -> Iterator[Text]:
-    """With a label in the margin, wrapping under itself."""
-    indent = _INDENT + (_LABEL if label else 0)
-    lines = wrapped(text, max(width - indent, 20))
-    margin = Text(" " * _INDENT).append(label.ljust(_LABEL), style) if label else Text(" " * _INDENT)
-    yield margin.append(lines[0], "")
-    yield from (Text(" " * indent + line) for line in lines[1:])
-
-
-def _code(lines: list[str], width: int) -> Iterator[Text]:
-    """Below the text of its remedy, or further to the left where it is too wide for that."""
-    indent = _INDENT + _LABEL + 2
-    if max(map(cell_len, lines), default=0) > width - indent:
-        indent = _INDENT
-    for line in lines:
-        for part in textwrap.wrap(line, width - indent, subsequent_indent="    ", break_on_hyphens=False):
-            yield Text(" " * indent).append(part, "bold")
-
-
 def _formats(trace: Trace, width: int) -> Iterator[Text]:
     """What half precision would lose, where it would lose something."""
     for sentence in short_words(trace):
@@ -288,8 +244,8 @@ def _notes(trace: Trace, width: int) -> Iterator[Text]:
     if told:
         yield Text("\nNot seen", "bold")
     for what, names in told:
-        yield from _paragraph(clean(what) + (f": {listed(names)}" if names else ""), width)
+        yield from paragraph(clean(what) + (f": {listed(names)}" if names else ""), width)
     if (birth := trace.nonfinite) is not None:
         detail = f" ({clean(birth.detail)})" if birth.detail else ""
         yield Text("\nFirst number that is not finite", "bold")
-        yield from _paragraph(f"{clean(birth.op)} at {clean(str(birth.site))}, {birth.phase}{detail}", width)
+        yield from paragraph(f"{clean(birth.op)} at {clean(str(birth.site))}, {birth.phase}{detail}", width)

@@ -25,6 +25,7 @@ from gradtrace.diagnosis.thresholds import CLEAR_DECADES, EPS_MARGIN, EVENED_OUT
 from gradtrace.diagnosis.wording import decades, steps
 from gradtrace.measure.names import Names
 from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import MEAN_OF_EACH, remedies_for, step_of
 
@@ -252,5 +253,5 @@ def _not_evened_out(scene: Scene, profile: Profile, rest: float) -> str:
         return ""
     kind = scene.exhibit.optimizers[0].kind
     if math.isinf(left):
-        return f"{kind} has not evened this out in {scene.exhibit.step} steps."
+        return f"{kind} has not evened this out in {counted(scene.exhibit.step, 'step')}."
     return f"{kind} does not even this out: after {FOLLOWED_STEPS} steps on a copy {decades(left)} are lost."

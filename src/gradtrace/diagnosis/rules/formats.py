@@ -21,6 +21,7 @@ from gradtrace.diagnosis.thresholds import (
 )
 from gradtrace.diagnosis.wording import percent
 from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 from gradtrace.tape.kinds import base_name
@@ -63,7 +64,8 @@ def _flushed(scene: Scene) -> Finding | None:
         where=names,
         severity=Severity.CRITICAL,
         message=f"Gradients in {narrow.dtype} sink below its smallest number (2^{HALF_FORMATS[narrow.dtype][0]}): at "
-        f"{op.site} {percent(zeros)} are exactly zero, and the rest has next to no digits left ({len(ops)} ops).",
+        f"{op.site} {percent(zeros)} are exactly zero, and the rest has next to no digits left "
+        f"({counted(len(ops), 'op')}).",
         evidence=(
             Evidence("exact zeros", zeros, "fraction"),
             Evidence("near the smallest number", near_floor(narrow), "fraction"),

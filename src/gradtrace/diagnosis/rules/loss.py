@@ -278,7 +278,7 @@ def learnt_without(view: View, what: str) -> str:
     if not known or any(one.value * FALLEN_FACTOR > one.constant for one in known):
         return ""
     worst = max(known, key=lambda one: one.value / one.constant)
-    return f"This data is learnt without: {what} is {worst.value:.3g}, where a constant gets {worst.constant:.3g}."
+    return f"This data is learnt without it: {what} is {worst.value:.3g}, where a constant gets {worst.constant:.3g}."
 
 
 def _witness(layer: Op, view: View) -> Op | None:

@@ -35,6 +35,10 @@ _SMOOTH = set(
 """Ops without a singularity: what they make infinite was too large before."""
 
 
+MASKED = " No parameter gets it here: an op on its way, such as ReLU's zero side, stops it."
+"""Of a gradient that is not finite between two ops, and nowhere else."""
+
+
 def judge(scene: Scene) -> list[Finding]:
     """One finding for the first trace that is not finite; the training run's own is judged by the rule of steps."""
     broken = next((trace for trace in scene.exhibit.traces if not is_finite(trace)), None)
@@ -45,12 +49,13 @@ def finding_of(trace: Trace, step: int | None = None, cause: Cause | None = None
     """The finding for a trace that is not finite."""
     birth = trace.nonfinite
     cause = cause or cause_of(birth, trace)
+    masked = _is_masked(birth, trace)
     return Finding(
         symptom=Symptom.NONFINITE,
         cause=cause,
         where=_where(birth, trace),
-        severity=Severity.CRITICAL,
-        message=_message(birth, trace, _named(birth, trace)),
+        severity=Severity.WARNING if masked else Severity.CRITICAL,
+        message=_message(birth, trace, _named(birth, trace)) + (MASKED if masked else ""),
         evidence=(
             Evidence("loss", trace.loss),
             Evidence("parameters with a non-finite gradient", _num_bad(trace), "parameters"),
@@ -145,6 +150,11 @@ def _message(birth: Birth | None, trace: Trace, named: str) -> str:
             )
         case _:
             return f"The loss is {number}: {named} made the first number that is not finite{detail}."
+
+
+def _is_masked(birth: Birth | None, trace: Trace) -> bool:
+    """Whether it was born in the backward pass and reaches no parameter."""
+    return birth is not None and birth.phase == "backward" and math.isfinite(trace.loss) and _num_bad(trace) == 0
 
 
 def _num_bad(trace: Trace) -> int:

@@ -48,7 +48,7 @@ def pairing(view: View) -> Finding | None:
                 view,
                 below,
                 f"nll_loss expects log-probabilities, but it is given the output of {told}: the "
-                "loss is then linear in it and knows no minimum.",
+                "loss is then linear in it and has no minimum.",
             )
     return None
 
@@ -92,7 +92,7 @@ def beyond(view: View) -> Finding | None:
             wrong,
             Symptom.EXPLODING,
             f"The targets lie up to {wrong.objective.beyond:.3g} outside of [0, 1], where {wrong.function} expects "
-            "probabilities: the loss knows no minimum and falls for ever.",
+            "probabilities: the loss has no minimum and falls for ever.",
             Evidence("targets outside of [0, 1] by", wrong.objective.beyond),
         )
     for op in found:

@@ -86,8 +86,8 @@ def _constant(view: View) -> Finding | None:
         where=(place(op, view.paths),),
         severity=Severity.CRITICAL,
         message=f"{told_op(op, view.trace, view.paths)} normalises over a single entry: what is left is its bias, "
-        "whatever comes in, and no gradient but rounding goes past it. Normalise over features that are several, or "
-        "take it away.",
+        "whatever comes in, and no gradient but rounding goes past it. Normalise over several features, or "
+        "remove it.",
         evidence=(Evidence("entries that are normalised together", 1.0),),
         remedies=remedies_for(Symptom.DISCONNECTED, Cause.DETACHED_GRAPH),
         source=op.site.source,

@@ -22,6 +22,7 @@ from gradtrace.diagnosis.thresholds import (
 from gradtrace.diagnosis.timeline.before import before, matrices, ratios_of_matrices
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Scalar, Series
+from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 
@@ -173,14 +174,14 @@ def _how_grave(ratio: float, growth: float) -> tuple[Severity, str]:
     if ratio > UPDATE_REPLACES:
         return Severity.CRITICAL, f"Updates of up to {ratio:.2g} times the weights go with it."
     if ratio > UPDATE_HEALTHY:
-        return Severity.WARNING, f"The largest update was {ratio:.2g} of its weight, which is much."
+        return Severity.WARNING, f"The largest update was {ratio:.2g} of its weight, which is a lot."
     told = (
         f"No step was large (at most {ratio:.2g} of its weight)"
         if ratio
         else "By how much the steps moved is not known"
     )
     clear = growth >= 10**CLEAR_DECADES or not ratio
-    return (Severity.WARNING if clear else Severity.INFO), f"{told}: the targets may have grown, or the sign be wrong."
+    return (Severity.WARNING if clear else Severity.INFO), f"{told}: the targets may have grown, or its sign is wrong."
 
 
 def _largest_update(run: Run, onset: int, *, small_too: bool = False) -> float:
@@ -219,8 +220,8 @@ def _not_finite(run: Run) -> Finding | None:
         cause=cause,
         where=("",),
         severity=Severity.CRITICAL,
-        message=f"Since step {onset} the loss or a gradient is not finite, in {int(run.steps.nonfinite.sum())} steps. "
-        f"{came}",
+        message=f"Since step {onset} the loss or a gradient is not finite, in "
+        f"{counted(int(run.steps.nonfinite.sum()), 'step')}. {came}",
         evidence=(Evidence("steps that are not finite", float(run.steps.nonfinite.sum()), "steps"),),
         remedies=remedies_for(Symptom.NONFINITE, cause),
         step=onset,

@@ -89,7 +89,7 @@ def _unasked(finding: Finding, run: Run) -> str:
         return ""
     now, beside = latest(run), f"where a constant gets {constant:.3g}"
     if 0.0 <= now * FALLEN_FACTOR <= constant:
-        return f"This data is learnt without: the loss is {now:.3g} by now, {beside}."
+        return f"This data is learnt without it: the loss is {now:.3g} by now, {beside}."
     if now < constant and moved(run, middle(run)) == -1:
         return f"The loss is {now:.3g} by now, {beside}, and still falls: what is learnt so far needs none of it."
     if followed(run) < FOLLOWED_STEPS:

@@ -22,6 +22,7 @@ from gradtrace.monitor.nonfinite.loss_tape import Suspect, site_on, suspects
 from gradtrace.monitor.nonfinite.replay import alone, are_others, replay, takes_others
 from gradtrace.monitor.nonfinite.unseen import born_unseen
 from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.shown import loss_told
 from gradtrace.records.trace import Site
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
@@ -243,7 +244,8 @@ def _of_the_loss(passage: Passage, words: str, site: Site, cause: Cause) -> Find
     value, step, source, module = passage.value, passage.step, site.source, site.module
     called_at = passage.called_at if not source else ""
     forward = not passage.is_finite
-    what = f"the loss is {value}" if forward else "the loss is finite, the gradient that it sends back is not"
+    finite = "the loss is finite, the gradient that it sends back is not"
+    what = f"the loss is {loss_told(value)}" if forward else finite
     place = "in the loss, the model's output is finite" if module is None else f"in {module or 'the model'}"
     at = f" ({source})" if source else f" (before the backward pass of {called_at})" if called_at else ""
     op = f": {words}{at}" if words else at

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.monitor.nonfinite.loss_tape import function_of
 from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.shown import loss_told
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 from gradtrace.tape.kinds import base_name
@@ -36,7 +37,7 @@ def born_unseen(step: int, since: int, loss: float | None, ops: Sequence[Op]) ->
     """
     edges = [op for op in ops if _has_an_edge(op)]
     cause = Cause.UNSAFE_OP if edges or not ops else Cause.LEARNING_RATE
-    head = "After the last step" if loss is None else f"At step {step} the loss is {loss}, and"
+    head = "After the last step" if loss is None else f"At step {step} the loss is {loss_told(loss)}, and"
     harmless = "" if loss is None else f" With the weights of step {since} this batch gives finite numbers."
     return Finding(
         symptom=Symptom.NONFINITE,
@@ -63,5 +64,8 @@ def _why(ops: Sequence[Op], edges: Sequence[Op]) -> str:
         told = ", ".join([*dict.fromkeys(places)][:3])
         return f"Steps were too large, or one of these met the edge of what it is defined for: {told}."
     if ops:
-        return "No op of the step makes a NaN of finite numbers but by overflow: the steps were too large."
+        return (
+            "No op of the latest whole trace makes a NaN of finite numbers except by overflow: the steps were too "
+            "large, unless an op ran meanwhile that this trace has not seen."
+        )
     return "Steps were too large, or a batch brought it."

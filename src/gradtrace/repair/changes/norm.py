@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from gradtrace.records.repair import Change
+from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.initialisation import listed
 from gradtrace.repair.changes.kind import Kind
@@ -105,7 +106,7 @@ def _change(kind: str, paths: list[str]) -> Change:
     norm = NORMS[kind]
     return Change(
         kind="norm",
-        title=f"Put {norm.title} behind {len(paths)} layers, in front of their activations.",
+        title=f"Put {norm.title} behind {counted(len(paths), 'layer')}, in front of their activations.",
         where=tuple(paths),
         reason="the norm divides by the scale of what the weights make, forward and backward",
         words=(("what", kind),),

@@ -13,6 +13,7 @@ from torch.nn.functional import rms_norm
 
 from gradtrace.diagnosis.wording import SCALE
 from gradtrace.records.repair import Change, Draw, Edit, SourceEdit
+from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Factor
 from gradtrace.repair.changes.initialisation import draw_all
 from gradtrace.repair.changes.kind import Kind
@@ -46,7 +47,7 @@ def _pre_norm(situation: Situation) -> list[Change]:
     return [
         Change(
             kind="transformer",
-            title=f"Put the norm inside the branch in {len(paths)} layers (norm_first=True).",
+            title=f"Put the norm inside the branch in {counted(len(paths), 'layer')} (norm_first=True).",
             where=tuple(paths),
             reason="behind the sum it scales the skip path down, in every block",
             words=(("what", "pre_norm"),),

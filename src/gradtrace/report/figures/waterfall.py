@@ -19,7 +19,8 @@ from gradtrace.report.figures.palette import BAND, BOUND, EXPECTED, FACTOR_COLOU
 from gradtrace.report.figures.paper import LOOK, WIDTHS_IN, label_decades, label_rows, looking, new_figure
 from gradtrace.report.html.phrases import FACTORS
 from gradtrace.report.picture import row_name
-from gradtrace.report.tables import BAND_DECADES, Picture, Row, counts, main_trace, picture
+from gradtrace.report.rows import Row
+from gradtrace.report.tables import BAND_DECADES, Picture, counts, main_trace, picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradtrace.diagnosis.layer import layer_below, place
+from gradtrace.measure.names import Names
+from gradtrace.measure.path import Paths
+from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Factor
 from gradtrace.report.html.section import Plot, Section, Table
 from gradtrace.report.words import clean, short
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 MOST_LAYERS = 24
 """Layers of one function that are drawn."""
+LEAST_TOLD = 0.005
+"""Fractions below are shown as 0 %."""
 MOST_DEAD_ROWS = 48
 MOST_BINS = 96
 """Units are pooled to so many cells."""
@@ -39,7 +45,8 @@ def activations(trace: Trace) -> Section | None:
     ops = [op for op in trace.ops if op.activation is not None and op.factor is not Factor.LOSS]
     if not ops:
         return None
-    found = [(name_of(op), op.activation) for op in reversed(ops) if op.activation is not None]
+    paths, names = Paths(trace), Names(trace)
+    found = [(name_of(op, paths, names), op.activation) for op in reversed(ops) if op.activation is not None]
     plots = []
     drawable = [(name, stats) for name, stats in found if stats.function in TABLE and stats.preactivation_quantiles]
     if drawable:
@@ -51,13 +58,16 @@ def activations(trace: Trace) -> Section | None:
     return Section("activations", "What the activations do", _answer(found), tuple(plots), notes)
 
 
-def name_of(op: Op) -> str:
-    """``hidden.act3``, and for a function called in a larger module ``block.2 · relu``."""
-    module = clean(op.site.module or "model")
-    call = f"#{op.site.call + 1}" if op.site.call else ""
-    function = op.activation.function if op.activation is not None else ""
-    own = op.site.module_type.lower().replace("_", "").startswith(function.replace("_", "")[:4]) and op.site.module
-    return f"{module}{call}" if own else f"{module}{call} · {clean(function)}"
+def name_of(op: Op, paths: Paths, names: Names) -> str:
+    """``hidden.3 Tanh``, and for a function that is called by the layer it follows ``relu behind fc1``."""
+    module, below = op.site.module or "", layer_below(op, paths)
+    call = f" #{op.site.call + 1}" if op.site.call else ""
+    if module and place(op, paths) == module:
+        return clean(names.labels(module)[1]) + call
+    function = clean(op.activation.function) if op.activation is not None else ""
+    if below is None:
+        return f"{function}{call}"
+    return f"{function} behind {clean(place(below, paths)) or 'the model'}"
 
 
 def _reading() -> str:
@@ -73,8 +83,11 @@ def _answer(found: Sequence[tuple[str, ActivationStats]]) -> str:
     name, worst = max(found, key=lambda each: each[1].saturated_frac)
     dead = sum(len(stats.dead_units) for _, stats in found)
     units = sum(stats.num_units for _, stats in found)
-    many = f"{len(found):,} activation{'s' if len(found) > 1 else ''}"
-    told = f"{many}. Most saturated: {name}, {worst.saturated_frac:.0%} of it."
+    told = f"{counted(len(found), 'activation')}. "
+    if worst.saturated_frac < LEAST_TOLD:
+        told += "None is saturated."
+    else:
+        told += f"Most saturated: {name}, {worst.saturated_frac:.0%} of its pre-activations."
     if dead:
         return f"{told} Dead: {dead:,} of {units:,} units got no gradient on any sample."
     return f"{told} No unit is dead."

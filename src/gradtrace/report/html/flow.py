@@ -9,11 +9,13 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from gradtrace.measure.ledger import ledger
+from gradtrace.measure.names import expression
 from gradtrace.measure.path import Paths, decades_between, norm_of
 from gradtrace.records.vocabulary import Factor
 from gradtrace.report.html.folding import Drawn, fold
 from gradtrace.report.html.meetings import named
 from gradtrace.report.html.phrases import FACTORS
+from gradtrace.report.html.places import Places
 from gradtrace.report.html.roles import ROLES, fused_heads
 from gradtrace.report.html.section import Plot, Section, Table
 from gradtrace.report.html.ways import Way, Ways, ways
@@ -51,10 +53,10 @@ def flow(trace: Trace) -> Section | None:
             [way.source, way.target, way.carried, way.share, way.cosine, way.norm, way.total, way.role] for way in found
         ],
     }
-    target = clean(book[-1].module) or "the model"
+    target, short_name = Places(trace).told(book[-1].module), clean(expression(book[-1].module))
     folded = "" if _meetings(graph) else "Show the chain"
-    plot = Plot("flow", "flow", "Flow", _reading(target), data, _table(labels, found, drawn), folded)
-    return Section("flow", "By which ways it comes", _answer(graph, target), (plot,), _notes(paths, graph, drawn))
+    plot = Plot("flow", "flow", "Flow", _reading(short_name), data, _table(labels, found, drawn), folded)
+    return Section("flow", "Which ways it takes", _answer(graph, target), (plot,), _notes(paths, graph, drawn))
 
 
 def _drawable(paths: Paths, target: int) -> tuple[Ways, list[Drawn], list[Way]]:
@@ -200,7 +202,7 @@ def _notes(paths: Paths, graph: Ways, drawn: Sequence[Drawn]) -> tuple[str, ...]
         held = f"{clean(name) or 'the model'}: {count} heads{more}"
         notes.append(f"Heads are not drawn apart where one tensor holds them all ({held}): the trace has one norm of "
                      "it. Heads that are modules have ways of their own.")  # fmt: skip
-    if (most := max(len(each.stretches) for each in drawn)) > 1:
+    if _meetings(graph) and (most := max(len(each.stretches) for each in drawn)) > 1:
         notes.append(f"Blocks of one shape are folded, up to {most} into one; their shares are means.")
     if graph.num_left_out:
         notes.append(f"Not drawn: {graph.num_left_out:,} ways that carry next to nothing.")

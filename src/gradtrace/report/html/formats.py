@@ -41,9 +41,9 @@ def formats(trace: Trace) -> Section | None:
     }
     note = f"{size} parameters to a row." if size > 1 else ""
     reading = (
-        "A row is a parameter, a column a power of two, the stronger its colour the more of its gradient's entries are "
-        "that large. The upright lines are the smallest number of each format (0 ←), and the largest (→ inf): what "
-        f"lies beyond is lost in it, unless the loss is scaled: that moves every row by the same way. {note}"
+        "A row is a parameter, a column a power of two; the stronger a cell's colour, the more of the gradient's "
+        "entries are of that size. The upright lines are the smallest number of each format (0 ←) and the largest "
+        f"(→ inf): what lies beyond is lost in it, unless the loss is scaled, which moves all rows alike. {note}"
     )
     plot = Plot("formats", "formats", "Gradients in powers of two", reading.strip(), data, _table(held))
     answer, *notes = told(trace)

@@ -112,7 +112,8 @@ def sections(opened: Opened) -> tuple[Section, ...]:
     trace = main_trace(diagnosis)
     found: list[Section | None] = [repair_section(opened.repair)] if opened.repair is not None else []
     if trace is not None:
-        found += [waterfall(trace, opened.sampled), *(make(trace) for make in (flow, activations, formats))]
+        found.append(waterfall(trace, opened.sampled, diagnosis.updates))
+        found += [make(trace) for make in (flow, activations, formats)]
     recorded = (diagnosis.through_time,) if diagnosis.through_time is not None else ()
     found.append(of_time(opened.through_time or recorded))
     if opened.prediction is not None:

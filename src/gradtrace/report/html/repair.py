@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gradtrace.measure.names import Names
 from gradtrace.records.repair import Role
 from gradtrace.report.figures.repair import band
 from gradtrace.report.html.phrases import FACTORS
@@ -23,7 +24,7 @@ def repair_section(repair: Repair) -> Section:
     """The repair as a section of the page."""
     plots: list[Plot] = []
     if repair.shares is not None:
-        plots.append(_shares(repair.shares))
+        plots.append(_shares(repair.shares, Names(*repair.diagnosis.traces)))
     if (levels := _levels(repair)) is not None:
         plots.append(levels)
     if any(trial.outcomes for trial in repair.trials):
@@ -38,16 +39,17 @@ def repair_section(repair: Repair) -> Section:
     )
 
 
-def _shares(shares: Shares) -> Plot:
+def _shares(shares: Shares, names: Names) -> Plot:
+    told = shares_sentence(shares, names)
     parts = [(s.factor.value, FACTORS[s.factor], s.decades) for s in shares.shares]
     parts.append(("reshape", "left without them", shares.remaining))
     table = Table(("factor", "decades"), tuple((words, decades(value)) for _, words, value in parts))
-    data = {"parts": parts, "label": shares_sentence(shares)}
+    data = {"parts": parts, "label": told}
     reading = (
-        f"{shares_sentence(shares)} Each factor was taken away on a copy, alone and with the others; a share is its "
+        f"{told} Each factor was taken away on a copy, alone and with the others; a share is its "
         "mean over all orders (Shapley), so that the shares add up."
     )
-    return Plot("shares", "shares", "Whose the decades are", reading, data, table)
+    return Plot("shares", "shares", "Which factor takes the decades", reading, data, table)
 
 
 def _levels(repair: Repair) -> Plot | None:

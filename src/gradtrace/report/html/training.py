@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradtrace.records.run import EventKind, Run, Scalar, Series
+from gradtrace.records.shown import counted
 from gradtrace.report.html.activations import spread
 from gradtrace.report.html.pooling import edges, pooled, quantised, span
 from gradtrace.report.html.section import Plot, Section, Table
@@ -63,7 +64,7 @@ def training(run: Run) -> Section | None:
 
 
 def _answer(run: Run) -> str:
-    told = [f"{run.steps.num_steps:,} steps"]
+    told = [counted(run.steps.num_steps, "step")]
     if loss := loss_told(run):
         told.append(f"loss from {loss}")
     skipped = sum(event.kind is EventKind.SKIPPED for event in run.events)
@@ -105,7 +106,7 @@ def _scalars(run: Run, groups: NDArray[np.int64]) -> list[Plot]:
             "controls": not plots,
         }
         reading = (
-            "Pull across a picture to zoom into a stretch of steps; all pictures of the run follow. The marks on top "
+            "Drag across a picture to zoom into a stretch of steps; all pictures of the run follow. The marks on top "
             "are events: hover or focus them. What is shaded was not finite. A click on a name hides its line."
         )
         plots.append(Plot(f"scalars{len(plots)}", "steps", title, "" if plots else reading, data, _steps_table(run)))

@@ -10,6 +10,7 @@ from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Severity
 from gradtrace.report.html.order import proofs_of
 from gradtrace.report.html.phrases import CAUSES, SEVERITIES, SYMPTOMS
+from gradtrace.report.html.places import Place, Places
 from gradtrace.report.summary import facts as run_facts
 from gradtrace.report.tables import BARE, main_trace, picture
 from gradtrace.report.words import clean, clean_lines, decades, number, power, short
@@ -39,9 +40,11 @@ class Card:
     severity: str
     kind: str
     """'critical', 'warning' or 'info': the colour."""
+    code: str
+    """``GT101``: `gradtrace explain` says what it means."""
     title: str
     message: str
-    places: tuple[str, ...]
+    places: tuple[Place, ...]
     num_more: int
     source: str
     since: str
@@ -76,9 +79,9 @@ def verdict(opened: Opened) -> Verdict:
         detail += f" {BARE}" if opened.bare else ""
     if not diagnosis.traces and not diagnosis.findings and run is None:
         kind, sentence, detail = "info", *_unjudged(opened)
-    return Verdict(
-        kind, sentence, detail, _facts(opened, trace), tuple(card(finding) for finding in diagnosis.findings)
-    )
+    places = Places(trace)
+    cards = tuple(card(finding, places) for finding in diagnosis.findings)
+    return Verdict(kind, sentence, detail, _facts(opened, trace), cards)
 
 
 def _worst(diagnosis: Diagnosis) -> str:
@@ -124,7 +127,7 @@ def _advice(diagnosis: Diagnosis) -> str:
 def _health(diagnosis: Diagnosis, trace: Trace | None) -> str:
     if trace is None or not (table := picture(trace)).rows:
         return "No finding is above a remark."
-    told = f"{clean(table.rows[-1].last)}, the layer furthest from the loss, gets"
+    told = f"{Places(trace).told(table.rows[-1].last)}, the layer furthest from the loss, gets"
     return f"{told} {power(table.early_decades)} times the gradient of the layer nearest to it."
 
 
@@ -149,12 +152,13 @@ def _facts(opened: Opened, trace: Trace | None) -> tuple[tuple[str, str], ...]:
     return tuple(facts)
 
 
-def card(finding: Finding) -> Card:
+def card(finding: Finding, known: Places) -> Card:
     """One finding, cleaned of control characters."""
-    places = tuple(clean(name) or "the model itself" for name in finding.where)
+    places = tuple(known.place(path) for path in finding.where)
     return Card(
         severity=SEVERITIES[finding.severity],
         kind=finding.severity.value,
+        code=finding.code,
         title=heading(finding),
         message=clean(finding.message),
         places=places[:MOST_PLACES],

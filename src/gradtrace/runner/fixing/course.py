@@ -59,7 +59,7 @@ class ScriptCourse:
             except OutOfTime:
                 if not outcomes:
                     raise
-                self.notes.append(f"time was up in: {trial.title}")
+                self.notes.append(f"time was up while training: {trial.title}")
                 break
             except InputError as error:
                 answer = Answer(refused=str(error))

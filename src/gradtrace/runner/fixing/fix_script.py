@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Repair, Role, Trial
+from gradtrace.records.shown import counted
 from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.fix import trend_of
 from gradtrace.repair.pace import FEWEST_STEPS, Pace, choose_pace
@@ -80,7 +81,7 @@ def _repaired(
     title = " ".join(prepared.given.command)
     repair = Repair(probed.diagnosis, probed.shares, (), seeds=seeds, optimizer=probed.optimizer, title=title)
     if probed.diagnosis.healthy:
-        looked = f"well in its first {len(answer.losses)} steps: there is nothing to prove"
+        looked = f"well in its first {counted(len(answer.losses), 'step')}: there is nothing to prove"
         return replace(repair, notes=(f"the training looks {looked}", *probed.notes))
     if not probed.candidates:
         told = "no change that could be tried fits these findings"
@@ -116,10 +117,11 @@ def _probed(prepared: Prepared, processes: Processes, time_budget_s: float) -> t
     if answer.probed is None:
         raise InputError(f"nothing was tried: {answer.failure}")
     if answer.failure and answer.probed.diagnosis.healthy:
-        raise InputError(f"{name} failed after {len(answer.losses)} steps: {answer.failure}")
+        raise InputError(f"{name} failed after {counted(len(answer.losses), 'step')}: {answer.failure}")
     if answer.has_ended and not answer.failure and len(answer.losses) < FEWEST_STEPS:
         raise InputError(
-            f"{name} ended after {len(answer.losses)} steps, and fewer than {FEWEST_STEPS} say nothing about a change"
+            f"{name} ended after {counted(len(answer.losses), 'step')}, and fewer than {FEWEST_STEPS} do not tell "
+            "anything about a change"
         )
     return answer.probed, answer
 
@@ -160,7 +162,7 @@ def _course(
 
 def _within(asked: int | None, number: int, most: int, name: str) -> int:
     if asked is not None and asked > most:
-        raise InputError(f"{name} ends after {most} steps: --steps can be {most} at most, but it is {asked}")
+        raise InputError(f"{name} ends after {counted(most, 'step')}: --steps can be {most} at most, but it is {asked}")
     return min(number, most)
 
 
@@ -176,7 +178,7 @@ def _trained(course: ScriptCourse, probed: Probed, pace: Pace) -> list[Trial]:
         and original.end != float("inf")
     ):
         course.steps = max(1, most)
-        course.notes.append(f"the script ends after {most} steps: so long is every trial")
+        course.notes.append(f"the script ends after {counted(most, 'step')}: every trial is that long")
     if len(original.outcomes) == course.seeds and len({outcome.curve for outcome in original.outcomes}) == 1:
         course.seeds = 1
         course.notes.append(

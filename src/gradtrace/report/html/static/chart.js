@@ -40,10 +40,11 @@ gt.upright = (axes, at, look, words = "") => {
   if (words) axes.inside.append(gt.svg("text", { class: "halo", x: x + 4, y: axes.margin.top + 0.75 * gt.rem() }, words));
 };
 
-gt.level = (axes, at, look, words) => {
+/* A line across, its words above it or below. */
+gt.level = (axes, at, look, words, below = false) => {
   const y = axes.y(at);
   axes.inside.append(gt.svg("line", { class: look, x1: axes.margin.left, x2: axes.width - axes.margin.right, y1: y, y2: y }),
-    gt.svg("text", { class: "halo", x: axes.width - axes.margin.right - 4, y: y - 5, "text-anchor": "end" }, words));
+    gt.svg("text", { class: "halo", x: axes.width - axes.margin.right - 4, y: below ? y + 0.9 * gt.rem() : y - 5, "text-anchor": "end" }, words));
 };
 
 /* A line that follows the pointer, or the arrow keys; `tell(i)` of the nearest of `xs`. */
@@ -80,6 +81,6 @@ gt.decadeTicks = (scale, count) => {
   if (high - low > 2.5) return scale.ticks(Math.max(2, count)).filter(Number.isInteger);
   const between = d3.range(Math.floor(low), Math.ceil(high) + 1).flatMap((decade) => [1, 2, 5].map((digit) => decade + Math.log10(digit)));
   const ticks = between.filter((tick) => tick >= low && tick <= high);
-  return ticks.length > 1 ? ticks : scale.ticks(3);
+  return ticks.length > 1 ? ticks : d3.ticks(10 ** low, 10 ** high, 4).filter((value) => value > 0).map(Math.log10);  // round numbers all the same
 };
 gt.decadeLabel = (tick) => (Number.isInteger(tick) ? gt.power(tick) : gt.short(10 ** tick));

@@ -7,6 +7,9 @@ gt.zoom.to = (steps) => {
   gt.say(steps ? `Steps ${steps[0]} to ${steps[1]}` : "All steps");
 };
 
+/* What marks are called in the legend. */
+const MARKS = { sample: "whole trace", nonfinite: "NaN or Inf", onset: "onset of a finding", skipped: "step skipped" };
+
 gt.plots.steps = (place, data) => {
   const first = data.first, last = data.last, all = [first[0], last[last.length - 1]];
   const read = (line) => ({ name: line.name, low: line.low.map(gt.number), high: line.high.map(gt.number) });
@@ -18,7 +21,7 @@ gt.plots.steps = (place, data) => {
   if (!data.low && !data.linear) choices.append(gt.choice("Axis", ["Log axis", "Linear axis"], 0, (i) => { linear = i === 1; again(); }));
   if (!data.low) choices.append(gt.choice("Line", ["As measured", "Smoothed"], 0, (i) => { smooth = i === 1; again(); }));
   place.append(choices);
-  const kinds = [...new Set(marks.map((mark) => mark[1]))].map((kind) => [`event ${kind}`, kind]), shade = data.broken.length ? [["broken", "not finite"]] : [];
+  const kinds = [...new Set(marks.map((mark) => mark[1]))].map((kind) => [`event ${kind}`, MARKS[kind] ?? kind]), shade = data.broken.length ? [["broken", "not finite"]] : [];
   if (!data.low) place.append(gt.make("div", { class: "legends" },
     gt.switches(lines.map((line, i) => [`thin ${SERIES[i]}`, line.name]), (now) => { hidden = now; again(); }), gt.legend([...shade, ...kinds])));
   const again = gt.drawn(place, draw);

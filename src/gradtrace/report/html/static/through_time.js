@@ -12,7 +12,7 @@ gt.plots.series = (place, data) => {
     const rem = gt.rem(), height = 16 * rem, y = d3.scaleLinear().domain(domain).nice();
     const axes = gt.axes(width, height, { scale: d3.scaleLinear().domain([0, Math.max(count - 1, 1)]), label: data.x, format: String, ticks: d3.ticks(0, Math.max(count - 1, 1), Math.max(2, width / (6 * rem))).filter(Number.isInteger) },
       { scale: y, ticks: gt.decadeTicks(y, 6), format: gt.decadeLabel }, `${data.y} over ${data.x}`);
-    data.levels.forEach(([at, words]) => gt.level(axes, at, "level", words));
+    data.levels.forEach(([at, words], i) => gt.level(axes, at, "level", words, i > 0));
     data.cuts.forEach((t) => gt.upright(axes, t, "cut", "cut"));
     lines.forEach((line, i) => gt.line(axes, line.values.map((value, t) => [t, value]), SERIES[i]));
     gt.follow(axes, d3.range(count), (t) => [`${data.x} ${t}`, lines.map((line) => [line.name, Number.isFinite(line.values[t]) ? gt.short(10 ** line.values[t]) : line.values[t] < 0 ? "zero" : "NaN"])]);

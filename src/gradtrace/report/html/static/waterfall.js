@@ -74,7 +74,7 @@ gt.waterfall = (place, data, domain) => {
 
   /* The nth line that `fits`, its modules unfolded; returns how many there are. */
   function find(fits, nth = 0, take = true) {
-    const found = lines.map((line, i) => (fits(line.label) ? i : -1)).filter((i) => i >= 0);
+    const found = lines.map((line, i) => (fits(line.label) || fits(full(line)) ? i : -1)).filter((i) => i >= 0);
     body.querySelectorAll(".found").forEach((row) => row.classList.remove("found"));
     if (!found.length) return 0;
     const at = found[nth % found.length];
@@ -146,9 +146,9 @@ gt.waterfall = (place, data, domain) => {
   function line(i) {
     const { label, level, open, numChildren, first, last } = lines[i];
     const total = sums[i].reduce((a, b) => a + b, 0);
-    const words = gt.make("span", { title: label }, shorten(label, lines[i].parent));
+    const words = gt.make("span", { title: full(lines[i]) }, shorten(label, lines[i].parent));
     const name = gt.make("th", { class: "name", scope: "row", role: "rowheader" },
-      gt.make("div", { class: "label" }, gt.make("i", { class: "fold", "aria-hidden": "true" }), words));
+      gt.make("div", { class: "label" }, gt.make("i", { class: "fold", "aria-hidden": "true" }), words, gt.make("small", {}, kind(first, last))));
     name.firstChild.style.paddingLeft = `${Math.min(level, 8) * 0.75}rem`;
     const row = gt.make("tr", { role: "row", "data-line": i, "aria-level": level + 1, tabindex: "-1",
       "aria-expanded": numChildren ? String(open) : undefined }, name,
@@ -160,6 +160,11 @@ gt.waterfall = (place, data, domain) => {
     gt.tells(row, () => about(i));
     return row;
   }
+
+  /* With class and shape, where the line is one layer: `38 Linear 32x32`. */
+  function full({ label, first, last }) { return kind(first, last) ? `${label} ${kind(first, last)}` : label; }
+
+  function kind(first, last) { return first === last ? rows.kind[first] : ""; }
 
   /* Below its module a layer needs only the rest of its path; the module's own row is 'itself'. */
   function shorten(label, parent) {
@@ -177,10 +182,12 @@ gt.waterfall = (place, data, domain) => {
     if (count === 1) {
       pairs.push(["|gradient| here", gt.short(gt.number(rows.norm[first]))]);
       const relative = gt.number(rows.relative[first]);
-      if (!Number.isNaN(relative)) pairs.push(["|dW| / |W|", gt.short(relative)]);
+      if (!Number.isNaN(relative)) pairs.push(["|grad| / |W|", gt.short(relative)]);
+      const update = gt.number(rows.update[first]);
+      if (!Number.isNaN(update)) pairs.push(["update / |W|", `${gt.short(update)} (fine: up to ${gt.short(data.fine)})`]);
       if (rows.source[first]) pairs.push(["line", rows.source[first]]);
     } else pairs.push(["rows", String(count)]);
-    return [label, pairs];
+    return [full(lines[i]), pairs];
   }
 
   /* The step of each factor is a bar of its own height, from where the one before it ended. */
