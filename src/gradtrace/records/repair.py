@@ -30,7 +30,7 @@ class Role(StrEnum):
     CANDIDATE = "candidate"
     """A change, or a pair of them, that is meant to help."""
     PLACEBO = "placebo"
-    """A change of the same kind at a place that is not to blame, or a fresh draw of the same initialisation."""
+    """A change that cannot help but by chance: a fresh draw of the same initialisation."""
 
 
 class Edit(StrEnum):
@@ -65,7 +65,7 @@ class Draw:
 
     name: str
     how: str
-    """'gaussian', 'orthogonal', 'normal', 'constant', 'centred', 'gates', 'chrono', 'permuted'.
+    """'gaussian', 'orthogonal', 'normal', 'constant', 'centred', 'gates', 'chrono'.
 
     Centred is a bias that takes the mean of its input out; gates are orthogonal one by one, and chrono is their bias.
     """

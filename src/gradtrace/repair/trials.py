@@ -99,7 +99,7 @@ def run_all(
     """Every trial with what became of it; those given up early keep their short run."""
     every = pace.seeds(course.seeds)
     original = course.run(original, seeds=every, steps=course.steps)
-    done = [course.run(placebo, seeds=every, steps=course.steps) for placebo in placebos]
+    done = [course.run(placebo, seeds=every, steps=course.steps) for placebo in placebos[: pace.placebos]]
     short = _first_round(candidates, course)
     ranked = sorted((t for t in short if t.outcomes), key=_end)
     pairs = [course.run(t, seeds=[0], steps=max(1, course.steps // SHORT)) for t in _pairs(ranked)]

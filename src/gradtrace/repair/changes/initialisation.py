@@ -207,9 +207,6 @@ def _draw(draw: Draw, parameter: nn.Parameter, twin: Twin) -> None:
         parameter.fill_(draw.value)
     elif draw.how == "normal":
         parameter.copy_(torch.empty(parameter.shape).normal_(0.0, draw.value, generator=twin.generator))
-    elif draw.how == "permuted":
-        order = torch.randperm(parameter.numel(), generator=twin.generator).to(parameter.device)
-        parameter.copy_(parameter.flatten()[order].view_as(parameter))
     elif draw.how in (GATES, CHRONO):
         size = twin.model.get_submodule(draw.name.rpartition(".")[0]).hidden_size
         fill = draw_gates_ if draw.how == GATES else draw_chrono_

@@ -17,9 +17,11 @@ from gradtrace.audit.arguments import Arguments
 from gradtrace.errors import InputError
 from gradtrace.measure.untouched import fixed_random_state
 from gradtrace.monitor.hooks.patches import interpose
+from gradtrace.repair.before import first_layer_of
+from gradtrace.repair.changes import placebo
 from gradtrace.repair.changes.table import propose_all
 from gradtrace.repair.correction import with_shares
-from gradtrace.repair.fix import chosen_optimizers, first_layer_of, placebos_for
+from gradtrace.repair.given import chosen_optimizers
 from gradtrace.repair.project import project_files
 from gradtrace.repair.shares import shares_on_tape
 from gradtrace.repair.situation import Situation
@@ -92,7 +94,7 @@ class Probe:
             batch = self._called_with.args if self._called_with is not None else ()
             situation = Situation(model, no_loss, [batch], optimizers, diagnosis, None, self._called_with)
             candidates, notes = propose_all(situation)
-            placebos = placebos_for(situation, candidates)
+            placebos = placebo.KIND.propose(situation)
             first_layer = first_layer_of(situation)
             self._notes += notes
         place: Place | None = making.place(self._model) if making is not None else None
