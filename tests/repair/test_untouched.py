@@ -32,7 +32,7 @@ CASE_OF = {
     "scale": "raw_features", "transformer": "attention_entropy_collapse", "recurrence": "lstm_forgets",
     "activation": "functional_sigmoid", "initialisation": "small_std", "norm": "small_std", "skip": "small_std",
     "rate": "rate_regression", "warmup": "rate_regression", "clipping": "rate_regression", "eps": "he_start",
-    "placebo": "small_std",
+    "placebo": "small_std", "residual": "residual_growth",
 }  # fmt: skip
 """Kind -> a case for which it proposes itself."""
 

@@ -11,13 +11,13 @@ from types import ModuleType
 from typing import Any
 
 from gradtrace.commands.seeds import seed_all
-from gradtrace.commands.target import as_target
+from gradtrace.commands.target import Target, as_target
 from gradtrace.errors import InputError, describe
 from gradtrace.repair.project import project_modules
 
 
-def build_edited(texts: Mapping[Path, str], path: Path, factory: str, seed: int) -> Any:
-    """The model that the factory in `path` makes where these files had these texts; raises `InputError`."""
+def build_edited(texts: Mapping[Path, str], path: Path, factory: str, seed: int) -> Target:
+    """What the factory in `path` makes where these files had these texts; raises `InputError`."""
     module = ModuleType(f"{path.stem}_edited")
     module.__file__ = str(path)
     text = texts[path] if path in texts else path.read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def build_edited(texts: Mapping[Path, str], path: Path, factory: str, seed: int)
         try:
             seed_all(seed)
             exec(compile(text, str(path), "exec"), module.__dict__)
-            return as_target(getattr(module, factory)(), factory).model
+            return as_target(getattr(module, factory)(), factory)
         except InputError:
             raise
         except (Exception, SystemExit) as error:

@@ -58,6 +58,12 @@ class _Editor(cst.CSTTransformer):  # type: ignore[misc]
         self.done.add(found)
         return _edit(found[1], updated_node)
 
+    def leave_Assign(self, original_node: cst.Assign, updated_node: cst.Assign) -> Any:
+        """``h = h`` is left out, where an edit has made it so."""
+        value = _code(updated_node.value)
+        same = value != _code(original_node.value) and {_code(one.target) for one in updated_node.targets} == {value}
+        return cst.RemoveFromParent() if same else updated_node
+
     def leave_Attribute(self, original_node: cst.Attribute, updated_node: cst.Attribute) -> cst.BaseExpression:
         name = original_node.attr.value
         if name in self._names and _is_module(original_node.value):
@@ -193,7 +199,7 @@ class _Named(cst.CSTTransformer):  # type: ignore[misc]
     def on_leave(self, original_node: cst.CSTNode, updated_node: Any) -> Any:
         updated_node = super().on_leave(original_node, updated_node)
         if isinstance(updated_node, cst.BaseExpression):
-            name = self._names.get(_code(updated_node))
+            name = self._names.get(_code(original_node))
             if name is not None and not (isinstance(updated_node, cst.Name) and updated_node.value == name):
                 return cst.Name(name)
         return updated_node

@@ -114,11 +114,21 @@ class Naming(Enum):
     """Lines put one in the place of the other."""
 
 
-def shape_of(model: Any) -> Shape:
-    """Class of each module, size of each parameter, hooks on the way forward."""
+def shape_of(model: Any, optimizer: Any = None) -> Shape:
+    """Class of each module, size of each parameter, hooks on the way forward; what each optimizer steps with."""
     modules = [(path, type(m).__name__, str(len(m._forward_pre_hooks) + len(m._forward_hooks)))
                for path, m in model.named_modules()]  # fmt: skip
-    return (*modules, *((name, str(tuple(p.shape)), str(p.dtype)) for name, p in model.named_parameters()))
+    parameters = [(name, str(tuple(p.shape)), str(p.dtype)) for name, p in model.named_parameters()]
+    optimizers = optimizer if isinstance(optimizer, list | tuple) else [optimizer] if optimizer is not None else []
+    return (*modules, *parameters, *map(_steps_with, optimizers))
+
+
+def _steps_with(optimizer: Any) -> tuple[str, ...]:
+    """Rates and eps as they are told, how many parameters it holds, hooks around its steps."""
+    groups = optimizer.param_groups
+    told = [f"{key}={group[key]:.4g}" for group in groups for key in ("lr", "eps") if isinstance(group.get(key), float)]
+    hooks = len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks)
+    return (type(optimizer).__name__, *told, str(sum(len(group["params"]) for group in groups)), str(hooks))
 
 
 def _edited(changes: Sequence[Change], file: UserFile, naming: Naming) -> Texts:

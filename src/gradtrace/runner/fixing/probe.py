@@ -50,7 +50,7 @@ class Probe:
         self._folder = Path.cwd().resolve()
         self._before: tuple[nn.Module, Sequence[Optimizer]] = model, optimizers
         try:
-            twin = make_twin(model, no_loss, list(optimizers))
+            twin = make_twin(model, no_loss, list(optimizers), hooks=False)  # these are the watch's
             self._before = twin.model, twin.optimizers
         except InputError as error:
             self._notes.append(str(error))
