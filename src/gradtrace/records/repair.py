@@ -191,6 +191,18 @@ class Trial:
         return statistics.median(outcome.start for outcome in self.outcomes) if self.outcomes else None
 
     @property
+    def held_out(self) -> float | None:
+        """Median loss over the seeds on batches that nothing was trained on; None without any."""
+        known = [outcome.held_out for outcome in self.outcomes if outcome.held_out is not None]
+        return statistics.median(known) if known else None
+
+    @property
+    def first_layer_ratio(self) -> float | None:
+        """Median over the seeds of |update| / |weight| at the first layer."""
+        known = [outcome.first_layer_ratio for outcome in self.outcomes if outcome.first_layer_ratio is not None]
+        return statistics.median(known) if known else None
+
+    @property
     def predicted_decades(self) -> float | None:
         """What its changes should move together."""
         given = [c.predicted_decades for c in self.changes if c.predicted_decades is not None]

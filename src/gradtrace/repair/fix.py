@@ -18,6 +18,7 @@ from gradtrace.measure.untouched import fixed_random_state, untouched
 from gradtrace.records.repair import Repair, Role, Shares, Trial
 from gradtrace.repair.before import first_layer_of, levels_of, measured
 from gradtrace.repair.changes import placebo
+from gradtrace.repair.changes.symmetry import symmetric_weights
 from gradtrace.repair.changes.table import propose_all
 from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.correction import with_shares
@@ -99,10 +100,10 @@ def fix(
     with fixed_random_state(), untouched(model):
         diagnosis = _diagnose(model, loss_fn, taken, optimizers, optimizer is None, say)
         repair = Repair(diagnosis, None, (), seeds=seeds, optimizer=named, title=diagnosis.title)
-        if diagnosis.healthy:
+        situation = Situation(model, loss_fn, taken, optimizers, diagnosis)
+        if diagnosis.healthy and not symmetric_weights(situation):
             return replace(repair, notes=("the network is well: there is nothing to prove",))
-        summed = summed_over(model, loss_fn, taken[0])
-        situation = Situation(model, loss_fn, taken, optimizers, diagnosis, summed)
+        situation = replace(situation, summed_over=summed_over(model, loss_fn, taken[0]))
         return _proven(situation, repair, kept_out, steps, (began, time_budget_s), say)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR
 from gradtrace.records.repair import Role
 from gradtrace.repair.pace import MOST_STEPS
 
@@ -22,6 +23,8 @@ def trend_of(trials: Sequence[Trial], steps: int) -> tuple[str, ...]:
     ends = [o.end for o in original.outcomes]
     if len(set(ends)) == 1:
         return ("the seeds change nothing for the unchanged network: its trainings are one, told as many times",)
+    if min(ends) > DIVERGED_FACTOR * abs(original.start):
+        return ()  # how far is chance, and the way is known
     noise = max(ends) - min(ends)
     if not math.isfinite(noise) or abs(original.end - original.start) > noise:
         return ()

@@ -117,22 +117,19 @@ def _median_losses(trial: Trial, steps: Sequence[int]) -> list[str]:
 
 def _table(repair: Repair, width: int) -> Iterator[str]:
     size = max(24, width - 4 * _CELL - 26)
-    yield (
-        "   "
-        + "".ljust(size)
-        + "".join(h.rjust(_CELL) for h in ("loss from", "to", "decades", "|dW|/|W|"))
-        + "  verdict"
-    )
+    is_held_out = any(trial.held_out is not None for trial in repair.trials)
+    last = "held-out" if is_held_out else "|dW|/|W|"
+    heads = "".join(head.rjust(_CELL) for head in ("loss from", "to", "decades", last))
+    yield f"   {''.ljust(size)}{heads}  verdict"
     for trial in repair.trials:
-        yield from _row(trial, size, width)
+        yield from _row(trial, size, width, is_held_out=is_held_out)
 
 
-def _row(trial: Trial, size: int, width: int) -> Iterator[str]:
+def _row(trial: Trial, size: int, width: int, *, is_held_out: bool) -> Iterator[str]:
     mark = "+" if trial.proven else {Role.ORIGINAL: "=", Role.PLACEBO: "o"}.get(trial.role, " ")
-    start, end = trial.start, trial.end
-    ratios = [o.first_layer_ratio for o in trial.outcomes if o.first_layer_ratio is not None]
-    cells = [_known(start), _known(end), decades(trial.moved_decades) if trial.moved_decades is not None else "-"]
-    cells.append(_known(sorted(ratios)[len(ratios) // 2]) if ratios else "-")
+    moved = decades(trial.moved_decades) if trial.moved_decades is not None else "-"
+    last = trial.held_out if is_held_out else trial.first_layer_ratio
+    cells = [_known(trial.start), _known(trial.end), moved, _known(last)]
     title = wrapped(clean(trial.title), size)
     told = wrapped(clean(verdict(trial)), max(20, width - 5 - size - 4 * _CELL))
     for place in range(max(len(title), len(told))):

@@ -113,8 +113,9 @@ def _line(
 
 def _table(repair: Repair) -> Table:
     rows = []
+    is_held_out = any(trial.held_out is not None for trial in repair.trials)
     for trial in repair.trials:
-        loss = [short(value) if value is not None else "" for value in (trial.start, trial.end)]
+        loss = [short(v) if v is not None else "" for v in (trial.start, trial.end, *[trial.held_out] * is_held_out)]
         moved = [decades(d) if d is not None else "" for d in (trial.predicted_decades, trial.moved_decades)]
         against = [interval_told(trial.against_original), interval_told(trial.against_placebo)]
         rows.append((clean(trial.title), *loss, *moved, *against, clean(verdict(trial))))
@@ -122,6 +123,7 @@ def _table(repair: Repair) -> Table:
         "change",
         "loss from",
         "to",
+        *["held-out"] * is_held_out,
         "decades predicted",
         "measured",
         "against the network",
