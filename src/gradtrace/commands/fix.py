@@ -153,19 +153,20 @@ def _load(target: str, seed: int) -> tuple[Target, UserFile]:
     from gradtrace.commands.edited import build_edited
     from gradtrace.commands.target import load_target
     from gradtrace.repair.patch import UserFile, shape_of
+    from gradtrace.repair.project import text_of
 
     place, _, factory = target.rpartition(":")
     loaded = load_target(target)
     path = Path(place)
     if not path.is_file():
         path = Path(str(getattr(sys.modules.get(place), "__file__", place)))
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = text_of(path) if path.is_file() else ""
 
     def build(edited: Texts) -> Shape:
         built = build_edited(edited, path, factory, seed)
         return shape_of(built.model, built.optimizer)
 
-    beside = tuple((other, other.read_text(encoding="utf-8")) for other in _beside(path))
+    beside = tuple((other, text_of(other)) for other in _beside(path))
     return loaded, UserFile(path, text, factory, build, None, beside)
 
 

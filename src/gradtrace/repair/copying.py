@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from types import CellType, FunctionType
+from types import BuiltinMethodType, CellType, FunctionType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -51,6 +51,9 @@ def rebound(hook: Callable[..., Any], memo: dict[int, Any]) -> Callable[..., Any
     >>> rebound(lambda: weights, {id(weights): copied})()
     [2.0]
     """
+    if isinstance(hook, BuiltinMethodType) and not isinstance(hook.__self__, ModuleType | None):
+        method: Callable[..., Any] = getattr(_copied(hook.__self__, memo), hook.__name__)
+        return method
     if not isinstance(hook, FunctionType):
         hook = _copied(hook, memo)
         return hook

@@ -69,8 +69,8 @@ def _judged(
 ) -> Trial:
     if trial.role is Role.ORIGINAL or not trial.outcomes:
         return replace(trial, verdict=f"could not be tried: {trial.refused}" if trial.refused else "")
-    trial = replace(trial, against_original=against(trial, original))
     others = [placebo for placebo in placebos if placebo is not trial]
+    trial = replace(trial, against_original=against(trial, original))
     trial = replace(trial, against_placebo=_worst([against(trial, placebo) for placebo in others]))
     reason = _why_not(trial, original, is_controlled=bool(others))
     if trial.role is Role.PLACEBO:

@@ -26,8 +26,6 @@ TITLES = (
     "Placebo: rows and columns of each weight in another order, a fresh draw of the same initialisation.",
     "Placebo, drawn once more.",
 )
-_STREAM = 2**32
-"""Between the random numbers of one placebo and the next: more than there are seeds."""
 
 
 def propose(situation: Situation) -> list[Change]:
@@ -50,7 +48,8 @@ def propose(situation: Situation) -> list[Change]:
 
 def apply(change: Change, twin: Twin) -> None:
     """Permute; the optimizer forgets what it knew of them."""
-    twin.generator.manual_seed(twin.generator.initial_seed() + int(change.number("stream")) * _STREAM)
+    # seed by seed, one number for each draw: of a seed the generator of the CPU takes the lowest 32 bits alone
+    twin.generator.manual_seed(twin.generator.initial_seed() * len(TITLES) + int(change.number("stream")))
     parameters = [twin.model.get_parameter(name) for name in change.where]
     with torch.no_grad():
         for name, parameter in zip(change.where, parameters, strict=True):

@@ -39,7 +39,7 @@ def symmetric_weights(situation: Situation) -> tuple[str, ...]:
             twin.loss_fn(twin.model, situation.batches[0]).backward()
     except (GradtraceError, RuntimeError):
         return ()
-    return tuple(n for n, p in alike if p.grad is not None and p.grad.any() and _has_equal_rows(p.grad))
+    return tuple(n for n, p in alike if p.grad is not None and _has_equal_rows(p.grad))
 
 
 def _has_equal_rows(value: Tensor) -> bool:

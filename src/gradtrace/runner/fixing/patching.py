@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gradtrace.errors import InputError
 from gradtrace.repair.no_patch import NoPatchError
 from gradtrace.repair.patch import UserFile, diff_of, patched
+from gradtrace.repair.project import text_of
 from gradtrace.repair.training import OutOfTime
 from gradtrace.runner.fixing.exchange import Order
 
@@ -78,8 +79,8 @@ def _file(given: str, course: ScriptCourse, probed: Probed, processes: Processes
             raise InputError(answer.failure or answer.refused)
         return answer.shape
 
-    return UserFile(path, path.read_text(encoding="utf-8"), "", build, insert, _texts(beside))
+    return UserFile(path, text_of(path), "", build, insert, _texts(beside))
 
 
 def _texts(paths: Iterable[Path]) -> tuple[tuple[Path, str], ...]:
-    return tuple((path, path.read_text(encoding="utf-8")) for path in paths if path.is_file())
+    return tuple((path, text_of(path)) for path in paths if path.is_file())
