@@ -44,13 +44,13 @@ class Pace:
         return range(number, number + max(number, FRESH)) if self.confirms else range(0)
 
     def num_runs(self, num_candidates: int, num_placebos: int, seeds: int) -> int:
-        """Whole trainings; short ones are one for each candidate and two pairs."""
+        """Whole trainings; short ones are one for each candidate and three pairs."""
         again = 3 * len(self.fresh(seeds))  # the winner, the unchanged network, a placebo
         return (min(self.finalists, num_candidates) + 1 + min(self.placebos, num_placebos)) * seeds + again
 
     def cost_s(self, numbers: tuple[int, int, int], step_s: float, start_s: float = 0.0) -> float:
         """Of everything, for (candidates, placebos, seeds), a step and the way to the first one."""
-        whole, short = self.num_runs(*numbers), numbers[0] + 2
+        whole, short = self.num_runs(*numbers), numbers[0] + 3
         steps = (whole + short / SHORT) * self.steps
         return AROUND * steps * step_s + (whole + short) * start_s
 

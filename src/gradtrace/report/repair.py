@@ -14,6 +14,7 @@ from gradtrace.report.words import ascii_text, clean, clean_lines, decades, padd
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from gradtrace.records.finding import Finding
     from gradtrace.records.repair import Difference, Repair, Shares, Trial
 
 MAX_WIDTH = 120
@@ -57,6 +58,8 @@ def _lines(repair: Repair, width: int) -> Iterator[str]:
         yield f"{finding.severity.value.upper()}  {finding.symptom.value.replace('_', ' ')}{cause}"
     if repair.shares is not None:
         yield from wrapped(shares_sentence(repair.shares), width)
+    if finding is not None and not repair.trials and not repair.diagnosis.healthy:
+        yield from _by_hand(finding, width)
     yield ""
     if repair.trials:
         yield from wrapped(
@@ -70,6 +73,17 @@ def _lines(repair: Repair, width: int) -> Iterator[str]:
     for note in repair.notes:
         yield from wrapped(f"Note: {clean(note)}", width)
     yield from _patch(repair.best)
+
+
+def _by_hand(finding: Finding, width: int) -> Iterator[str]:
+    """Where nothing could be tried: what is wrong, at which line, and what its author can do."""
+    yield ""
+    yield from wrapped(clean(finding.message), width)
+    if finding.source and finding.source not in finding.message:
+        yield f"At {clean(finding.source)}."
+    for remedy in finding.remedies[:2]:
+        yield from wrapped(f"- {clean(remedy.title)}", width)
+        yield from clean_lines(remedy.code)
 
 
 def shares_sentence(shares: Shares) -> str:

@@ -81,6 +81,7 @@ def _curves(repair: Repair) -> Plot:
         "linear": any(value <= 0.0 for _, low, _, _ in bands for value in low),
         "events": [],
         "onsets": [],
+        "broken": [],
         "controls": False,
     }
     reading = (
@@ -91,7 +92,8 @@ def _curves(repair: Repair) -> Plot:
 
 
 def _chosen(repair: Repair) -> list[Trial]:
-    others = [t for t in repair.trials if t.role is not Role.CANDIDATE and t.outcomes][:2]
+    placebos = [t for t in repair.trials if t.role is Role.PLACEBO and t.outcomes]
+    others = [t for t in (repair.original, *placebos[:1]) if t is not None and t.outcomes]
     candidates = [t for t in repair.candidates if t.outcomes and t.whole] or [
         t for t in repair.candidates if t.outcomes
     ]
