@@ -6,13 +6,14 @@ import subprocess
 
 import pytest
 
-from gradtrace.records.repair import Edit, SourceEdit
+from gradtrace.records.change import Edit, SourceEdit
 from gradtrace.repair.patch import UserFile, diff_of, patched_text
 from gradtrace.repair.project import text_of
 
 cst = pytest.importorskip("libcst")
 
-from gradtrace.repair.edits import edit_calls, insert_lines  # noqa: E402
+from gradtrace.repair.edits import edit_calls  # noqa: E402
+from gradtrace.repair.insertions import insert_lines  # noqa: E402
 from gradtrace.repair.no_patch import NoPatchError  # noqa: E402
 
 FILE = '''"""Mine."""

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from gradtrace.records.repair import Change, Outcome, Role, Trial
+from gradtrace.records.change import Change
+from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.repair.changes.placebo import KIND, block_of, reordered
 from gradtrace.repair.twin import make_twin
 from gradtrace.repair.verdicts import judged

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.errors import InputError
-from gradtrace.records.repair import Change, Repair, SourceEdit, Trial
+from gradtrace.records.change import Change, SourceEdit
+from gradtrace.records.repair import Repair, Trial
 from gradtrace.repair.no_patch import NoPatchError
 
 if TYPE_CHECKING:
@@ -132,7 +133,8 @@ def _steps_with(optimizer: Any) -> tuple[str, ...]:
 
 
 def _edited(changes: Sequence[Change], file: UserFile, naming: Naming) -> Texts:
-    from gradtrace.repair.edits import edit_calls, insert_lines
+    from gradtrace.repair.edits import edit_calls
+    from gradtrace.repair.insertions import insert_lines
 
     at_lines: dict[Path, list[tuple[int, SourceEdit]]] = {path: [] for path in file.texts}
     lines: list[str] = []

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gradtrace.errors import GradtraceError, InputError
-from gradtrace.records.repair import Change, Outcome, Role, Trial
+from gradtrace.records.change import Change
+from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.repair.applying import apply_changes
 from gradtrace.repair.pace import SHORT, Pace
 from gradtrace.repair.training import OutOfTime, Plan, train

@@ -7,8 +7,9 @@ import math
 import pytest
 
 from gradtrace.errors import InputError
+from gradtrace.records.change import Change
 from gradtrace.records.finding import Diagnosis
-from gradtrace.records.repair import Change, Difference, Outcome, Repair, Role, Share, Shares, Trial
+from gradtrace.records.repair import Difference, Outcome, Repair, Role, Share, Shares, Trial
 from gradtrace.records.vocabulary import Factor
 from gradtrace.report.figures import plot_repair
 from gradtrace.report.html.page import render
@@ -120,11 +121,16 @@ def test_where_nothing_could_be_tried_the_line_and_the_remedy_are_told(repair):
     from gradtrace.records.finding import Finding, Remedy
     from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
-    finding = Finding(Symptom.DISCONNECTED, Cause.DETACHED_GRAPH, ("a",), Severity.CRITICAL, "No gradient reaches a.",
-                      remedies=(Remedy("Keep the computation on the tape.", "y = f(x)"),), source="net.py:12")  # fmt: skip
-    text = to_text(
-        Repair(Diagnosis((finding,)), None, (), notes=("no change that could be tried fits these findings",))
+    finding = Finding(
+        Symptom.DISCONNECTED,
+        Cause.DETACHED_GRAPH,
+        ("a",),
+        Severity.CRITICAL,
+        "No gradient reaches a.",
+        remedies=(Remedy("Keep the computation on the tape.", "y = f(x)"),),
+        source="net.py:12",
     )
+    text = to_text(Repair(Diagnosis((finding,)), None, ()))
     assert "No gradient reaches a." in text
     assert "At net.py:12." in text
     assert "- Keep the computation on the tape.\ny = f(x)\n" in text

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradtrace.records.repair import Change, Edit, SourceEdit
+from gradtrace.records.change import Change, Edit, SourceEdit
 from gradtrace.repair.changes.placebo import KIND as PLACEBO
 from gradtrace.repair.twin import RefusalError
 from gradtrace.runner.fixing.living import change_in_place

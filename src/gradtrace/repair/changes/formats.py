@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradtrace.diagnosis.number_formats import loss_scale
-from gradtrace.records.repair import Change
+from gradtrace.records.change import Change
 from gradtrace.records.vocabulary import Cause, Symptom
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.twin import RefusalError, Twin

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gradtrace.records.repair import Change
+from gradtrace.records.change import Change
 from gradtrace.repair.changes.kind import Kind
 
 if TYPE_CHECKING:

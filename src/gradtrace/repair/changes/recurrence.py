@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from gradtrace.records.repair import Change, Draw
+from gradtrace.records.change import Change, Draw
 from gradtrace.records.vocabulary import Cause
-from gradtrace.repair.changes.initialisation import code_of, draw_all
+from gradtrace.repair.changes.draws import code_of, draw_all
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.changes.recurrent_draws import CHRONO, recurrent_draws
 from gradtrace.repair.twin import RefusalError, Twin, replace_module, take_over

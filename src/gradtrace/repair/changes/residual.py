@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from gradtrace.diagnosis.attribution import is_sum
-from gradtrace.records.repair import Change
+from gradtrace.records.change import Change
 from gradtrace.records.vocabulary import Cause
-from gradtrace.repair.changes.initialisation import listed
+from gradtrace.repair.changes.draws import listed
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.twin import RefusalError, Twin
 

@@ -13,8 +13,8 @@ import torch
 
 from gradtrace.errors import GradtraceError
 from gradtrace.measure.untouched import fixed_random_state
-from gradtrace.records.repair import Change, Draw
-from gradtrace.repair.changes.initialisation import code_of, critical_draws, draw_all
+from gradtrace.records.change import Change, Draw
+from gradtrace.repair.changes.draws import code_of, critical_draws, draw_all
 from gradtrace.repair.changes.kind import Kind
 
 if TYPE_CHECKING:

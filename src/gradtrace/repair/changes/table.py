@@ -28,7 +28,7 @@ from gradtrace.repair.changes import (
 from gradtrace.repair.changes.kind import Kind
 
 if TYPE_CHECKING:
-    from gradtrace.records.repair import Change
+    from gradtrace.records.change import Change
     from gradtrace.repair.situation import Situation
 
 KINDS: dict[str, Kind] = {

@@ -61,7 +61,7 @@ def _file(given: str, course: ScriptCourse, probed: Probed, processes: Processes
         raise NoPatchError("the script does not lie in the working folder")
 
     def insert(tree: Any, lines: list[str]) -> Any:
-        from gradtrace.repair.edits import insert_behind
+        from gradtrace.repair.insertions import insert_behind
 
         if probed.num_optimizers > 1 and any("optimizer" in line for line in lines):
             raise NoPatchError(f"the script has {probed.num_optimizers} optimizers, and the lines are for each of them")

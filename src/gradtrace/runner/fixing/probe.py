@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from gradtrace.monitor.watch import Watch
-    from gradtrace.records.repair import Change, Shares
+    from gradtrace.records.change import Change
+    from gradtrace.records.repair import Shares
     from gradtrace.runner.fixing.making import Making
 
 
