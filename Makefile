@@ -26,7 +26,7 @@ help:
 	@echo "make demo      a network of sigmoids that does not learn, looked into; and its twin that does"
 	@echo "make test      lint, types, layers, tests, doctests, README (without the tests marked long)"
 	@echo "make test-all  the same with the tests marked long (as with CI=true)"
-	@echo "make casebook  the verdict on every network of known illness or health, and the totals"
+	@echo "make casebook  the verdict on every network of known illness or health, and the totals; FIX=1: what restores them (hours)"
 	@echo "make bench     what tracing and watching cost (half an hour), and how right the predictions are"
 	@echo "make docs      the documentation, tutorials executed, warnings as errors: docs/_build/html/index.html"
 	@echo "make pictures  the pictures of README.md and of the documentation, drawn anew (needs chromium)"
@@ -56,10 +56,12 @@ lint: .venv/installed-dev
 
 casebook: .venv/installed
 	@$(BIN)/python -m gradtrace.casebook
+	@$(if $(FIX),$(BIN)/python -m gradtrace.casebook.repaired)
 
 bench: .venv/installed
 	@$(BIN)/python -m benchmarks
 	@$(BIN)/python -m benchmarks.watching --peers
+	@$(BIN)/python -m benchmarks.moved
 	@$(BIN)/python -m benchmarks.growth
 	@$(BIN)/python -m benchmarks.run_file
 

@@ -18,8 +18,9 @@ from gradtrace.commands.fix import _load
 from gradtrace.commands.main import main
 from gradtrace.commands.writing import write_patch
 from gradtrace.errors import InputError
+from gradtrace.records.change import Change, Edit, SourceEdit
 from gradtrace.records.finding import Diagnosis
-from gradtrace.records.repair import Change, Edit, Repair, Role, SourceEdit, Trial
+from gradtrace.records.repair import Repair, Role, Trial
 from gradtrace.repair.patch import parts_of, shape_of, with_diffs
 
 MODELS = """import torch

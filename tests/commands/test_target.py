@@ -7,6 +7,9 @@ import sys
 import pytest
 from tests.commands.calling import run
 
+from gradtrace.commands.target import load_held_out, load_target
+from gradtrace.errors import InputError
+
 
 @pytest.mark.parametrize("factory", ["build", "with_optimizer", "as_dict"])
 def test_factories_may_return_what_they_like(net, verdict, factory):
@@ -48,3 +51,24 @@ def test_a_bad_target_is_one_sentence_and_2(net, verdict, target, message):
     assert told.count("\n") == 1
     assert result.stdout == ""
     assert "broken" not in sys.modules
+
+
+def test_held_out_batches_come_from_a_function_beside_the_factory_or_behind_the_optimizer(net):
+    net.write_text(
+        net.read_text() + "\ndef validation():\n    return [7]\n\ndef five():\n    return (*with_optimizer(), [8])\n"
+    )
+    loaded = load_target("net.py:five")
+    assert loaded.held_out == [8]
+    assert loaded.optimizer is not None
+    assert load_target("net.py:with_optimizer").held_out is None
+    assert load_held_out("validation", "net.py:five") == [7]
+    assert load_held_out("net.py:validation", "other.py:build") == [7]
+    with pytest.raises(InputError, match=r"has no 'validatoin'; did you mean 'validation'"):
+        load_held_out("validatoin", "net.py:five")
+
+
+def test_held_out_batches_are_for_a_factory(net):
+    (net.parent / "train.py").write_text("")
+    result = run("fix", "--held-out", "validation", "train.py")
+    assert result.exit_code == 2
+    assert "--held-out is for a factory" in result.stderr

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 import gradtrace
 from gradtrace.errors import InputError
+from gradtrace.records.change import Edit, SourceEdit
 from gradtrace.records.finding import Diagnosis, Finding
-from gradtrace.records.repair import Edit, Role, SourceEdit, Trial
+from gradtrace.records.repair import Role, Trial
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.repair.changes import norm, transformer
 from gradtrace.repair.no_patch import NoPatchError

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, replace
 
-from gradtrace.records.repair import Change, Outcome, Role, Trial
+from gradtrace.records.change import Change
+from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.pace import Pace
 from gradtrace.repair.training import OutOfTime

@@ -6,12 +6,14 @@ import subprocess
 
 import pytest
 
-from gradtrace.records.repair import Edit, SourceEdit
+from gradtrace.records.change import Edit, SourceEdit
 from gradtrace.repair.patch import UserFile, diff_of, patched_text
+from gradtrace.repair.project import text_of
 
 cst = pytest.importorskip("libcst")
 
-from gradtrace.repair.edits import edit_calls, insert_lines  # noqa: E402
+from gradtrace.repair.edits import edit_calls  # noqa: E402
+from gradtrace.repair.insertions import insert_lines  # noqa: E402
 from gradtrace.repair.no_patch import NoPatchError  # noqa: E402
 
 FILE = '''"""Mine."""
@@ -89,6 +91,21 @@ def test_what_is_returned_gets_a_name():
     )
 
 
+def test_an_optimizer_that_is_made_in_the_return_is_the_one_that_is_changed():
+    source = "def make():\n    m = Net()\n    return m, loss, data, SGD(m.parameters(), lr=0.5)\n"
+    text = insert_lines(cst.parse_module(source), "make", ["use(model)", "optimizer.lr = 0.1"]).code
+    assert text == (
+        "def make():\n    m = Net()\n    model = m\n    optimizer = SGD(m.parameters(), lr=0.5)\n    use(model)\n"
+        "    optimizer.lr = 0.1\n    return model, loss, data, optimizer\n"
+    )
+
+
+def test_a_value_that_is_given_to_itself_is_left_out():
+    source = "def forward(h):\n    h = h.detach()\n    y = h.detach()\n    return y\n"
+    at = [(line, SourceEdit(Edit.CALL, "detach", f"net.py:{line}", "{x}")) for line in (2, 3)]
+    assert edit_calls(cst.parse_module(source), at, {}).code == "def forward(h):\n    y = h\n    return y\n"
+
+
 @pytest.mark.parametrize(
     ("source", "lines", "why"),
     [
@@ -104,14 +121,15 @@ def test_why_lines_cannot_be_inserted(source, lines, why):
         insert_lines(cst.parse_module(source), "build", lines)
 
 
-@pytest.mark.parametrize("text", [FILE, FILE.rstrip("\n"), "\n" * 9 + FILE])
+@pytest.mark.parametrize("text", [FILE, FILE.rstrip("\n"), "\n" * 9 + FILE, FILE.replace("\n", "\r\n")])
 def test_the_diff_applies_with_patch_and_with_ours(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "net.py"
-    path.write_text(text)
+    path.write_bytes(text.encode())
+    assert text_of(path) == text
     wanted = edit_calls(cst.parse_module(text), [], {"Sigmoid": "ReLU"}).code.replace("[1]", "[2, 3]")
     diff = diff_of(UserFile(path, text, "build", lambda _: ()), {path: wanted})
     assert patched_text(text, diff) == wanted
-    done = subprocess.run(["patch", "-p1"], input=diff, text=True, capture_output=True, check=False)
+    done = subprocess.run(["patch", "-p1", "--binary"], input=diff.encode(), capture_output=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert path.read_text() == wanted
+    assert path.read_bytes() == wanted.encode()

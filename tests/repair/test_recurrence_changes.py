@@ -152,7 +152,7 @@ def test_the_lines_draw_what_the_trial_draws(rnn):
     model.add_module("rnn", rnn)
     draws = recurrent_draws("rnn", rnn, STEPS)
     assert [draw.name for draw in draws] == [name for name, _ in model.named_parameters()]
-    from gradtrace.repair.changes.initialisation import code_of, draw_all
+    from gradtrace.repair.changes.draws import code_of, draw_all
     from gradtrace.repair.twin import make_twin
 
     told = []

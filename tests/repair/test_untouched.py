@@ -32,7 +32,7 @@ CASE_OF = {
     "scale": "raw_features", "transformer": "attention_entropy_collapse", "recurrence": "lstm_forgets",
     "activation": "functional_sigmoid", "initialisation": "small_std", "norm": "small_std", "skip": "small_std",
     "rate": "rate_regression", "warmup": "rate_regression", "clipping": "rate_regression", "eps": "he_start",
-    "placebo": "small_std",
+    "placebo": "small_std", "residual": "residual_growth", "symmetry": "he_start",
 }  # fmt: skip
 """Kind -> a case for which it proposes itself."""
 
@@ -53,6 +53,9 @@ def _proposed(case_name):
     setup = CASES[case_name].build()
     if case_name == CASE_OF["eps"]:
         setup = replace(setup, loss_fn=Divided(setup.loss_fn), optimizer=None)
+    if case_name == CASE_OF["symmetry"]:
+        for parameter in setup.model.parameters():
+            torch.nn.init.constant_(parameter, 0.05)
     optimizer: torch.optim.Optimizer = setup.optimizer or torch.optim.Adam(setup.model.parameters(), lr=1e-4)
     setup = replace(setup, optimizer=optimizer)
     diagnosis = gradtrace.check(setup.model, setup.loss_fn, setup.batches, optimizer=optimizer)

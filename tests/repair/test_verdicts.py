@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gradtrace.records.repair import Change, Outcome, Role, Trial
+from gradtrace.records.change import Change
+from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.repair.verdicts import judged
 
 

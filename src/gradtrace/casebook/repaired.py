@@ -15,6 +15,7 @@ import click
 from gradtrace.casebook import CASES
 from gradtrace.records.repair import Role
 from gradtrace.records.vocabulary import Symptom
+from gradtrace.repair.pace import MOST_STEPS
 
 if TYPE_CHECKING:
     from gradtrace.casebook.case import Case
@@ -58,7 +59,7 @@ def outcome(case: Case, repair: Repair) -> Restored:
 
 @click.command(help=__doc__)
 @click.option("--only", multiple=True, metavar="NAME", help="Run this case alone (may be repeated).")
-@click.option("--steps", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=MOST_STEPS, show_default=True)
 def main(only: tuple[str, ...], steps: int) -> None:
     """Run the casebook through `fix`."""
     import gradtrace

@@ -11,23 +11,23 @@ from types import ModuleType
 from typing import Any
 
 from gradtrace.commands.seeds import seed_all
-from gradtrace.commands.target import as_target
+from gradtrace.commands.target import Target, as_target
 from gradtrace.errors import InputError, describe
-from gradtrace.repair.project import project_modules
+from gradtrace.repair.project import project_modules, text_of
 
 
-def build_edited(texts: Mapping[Path, str], path: Path, factory: str, seed: int) -> Any:
-    """The model that the factory in `path` makes where these files had these texts; raises `InputError`."""
+def build_edited(texts: Mapping[Path, str], path: Path, factory: str, seed: int) -> Target:
+    """What the factory in `path` makes where these files had these texts; raises `InputError`."""
     module = ModuleType(f"{path.stem}_edited")
     module.__file__ = str(path)
-    text = texts[path] if path in texts else path.read_text(encoding="utf-8")
+    text = texts[path] if path in texts else text_of(path)
     others = {str(other.resolve()): text for other, text in texts.items() if other != path}
     with _imported_anew(others, path.resolve().parent):
         sys.modules[module.__name__] = module  # dataclasses look a class's module up
         try:
             seed_all(seed)
             exec(compile(text, str(path), "exec"), module.__dict__)
-            return as_target(getattr(module, factory)(), factory).model
+            return as_target(getattr(module, factory)(), factory)
         except InputError:
             raise
         except (Exception, SystemExit) as error:

@@ -12,6 +12,7 @@ import click
 from gradtrace.commands.ending import UNHEALTHY, in_a_sentence
 from gradtrace.commands.screen import working
 from gradtrace.commands.seeds import seed_all
+from gradtrace.commands.target import load_held_out
 from gradtrace.commands.writing import may_write, write_patch
 from gradtrace.errors import InputError
 
@@ -56,6 +57,8 @@ def is_factory(target: str) -> bool:
 @click.option("--seeds", type=click.IntRange(min=2), default=3, show_default=True, help="Trainings of each trial.")
 @click.option("--time", "time_budget_s", type=click.FloatRange(min=0, min_open=True), metavar="S",
               help="Seconds that it may take.  [default: 60, up to 300 for costly steps; of a script 300]")  # fmt: skip
+@click.option("--held-out", metavar="NAME", help="Function that makes batches on which no change may be worse, in the "
+              "factory's file or as file.py:NAME; or the factory returns held_out too.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["text", "json", "sarif"]), default="text", show_default=True,
               help="To read, for programs, or for code scanning with the patch as a fix.")  # fmt: skip
 @click.option("--save", type=click.Path(dir_okay=False), metavar="PATH", help="Keep the repair (gzipped JSON).")
@@ -75,6 +78,7 @@ def fix(
     output: str | None,
     seed: int,
     device: str | None,
+    held_out: str | None,
     **options: Any,
 ) -> None:
     """Change copies of the network that TARGET makes, train them, and recommend what trained better.
@@ -89,13 +93,16 @@ def fix(
     if is_script:
         if device is not None:
             raise InputError("--device is for a factory: a script moves its model itself")
+        if held_out is not None:
+            raise InputError("--held-out is for a factory: a script's loss cannot be called on other batches")
         from gradtrace.commands.fix_script import fix_script
 
         repair, file = fix_script(target, arguments, is_module, time_budget_s or SCRIPT_S, (write, force), options)
     else:
         if arguments:
             raise InputError(f"a factory takes no arguments, but got {' '.join(arguments)}")
-        repair, file = _fix_factory(target, time_budget_s, (write, force), seed, device, options)
+        where = device, held_out
+        repair, file = _fix_factory(target, time_budget_s, (write, force), seed, where, options)
     if save is not None:
         repair.save(save)
     if output is not None:
@@ -124,12 +131,15 @@ def _fix_factory(
     time_budget_s: float | None,
     writing: tuple[bool, bool],
     seed: int,
-    device: str | None,
+    where: tuple[str | None, str | None],
     options: dict[str, Any],
 ) -> tuple[Repair, UserFile]:
+    device, held_out = where
     with working() as say:
         seed_all(seed)
         loaded, file = _load(target, seed)
+        if held_out is not None:
+            loaded = replace(loaded, held_out=load_held_out(held_out, target))
         may_write(file.path, *writing)
         if device is not None:
             from gradtrace.commands.placement import place
@@ -143,18 +153,20 @@ def _load(target: str, seed: int) -> tuple[Target, UserFile]:
     from gradtrace.commands.edited import build_edited
     from gradtrace.commands.target import load_target
     from gradtrace.repair.patch import UserFile, shape_of
+    from gradtrace.repair.project import text_of
 
     place, _, factory = target.rpartition(":")
     loaded = load_target(target)
     path = Path(place)
     if not path.is_file():
         path = Path(str(getattr(sys.modules.get(place), "__file__", place)))
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = text_of(path) if path.is_file() else ""
 
     def build(edited: Texts) -> Shape:
-        return shape_of(build_edited(edited, path, factory, seed))
+        built = build_edited(edited, path, factory, seed)
+        return shape_of(built.model, built.optimizer)
 
-    beside = tuple((other, other.read_text(encoding="utf-8")) for other in _beside(path))
+    beside = tuple((other, text_of(other)) for other in _beside(path))
     return loaded, UserFile(path, text, factory, build, None, beside)
 
 
@@ -171,11 +183,13 @@ def _repair(loaded: Target, file: UserFile, seed: int, **options: Any) -> Repair
     import gradtrace
     from gradtrace.repair.patch import shape_of, with_diffs
 
-    repair = gradtrace.fix(loaded.model, loaded.loss_fn, loaded.batches, loaded.optimizer, **options)
+    given = loaded.model, loaded.loss_fn, loaded.batches, loaded.optimizer
+    repair = gradtrace.fix(*given, held_out=loaded.held_out, **options)
     repair = replace(repair, title=loaded.name)
 
     def wanted(trial: Trial) -> Shape:
-        return shape_of(trial.apply(loaded.model, loaded.loss_fn, loaded.optimizer)[0])
+        model, _, optimizer = trial.apply(loaded.model, loaded.loss_fn, loaded.optimizer)
+        return shape_of(model, optimizer)
 
     if not file.text or repair.best is None:
         return repair

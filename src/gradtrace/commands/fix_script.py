@@ -25,6 +25,7 @@ def fix_script(
 ) -> tuple[Repair, UserFile]:
     """The repair of a training script, and its file as it was."""
     from gradtrace.repair.patch import UserFile
+    from gradtrace.repair.project import text_of
     from gradtrace.runner.fixing.fix_script import fix_script as run_trials
     from gradtrace.runner.fixing.fix_script import prepare
     from gradtrace.runner.script import Script
@@ -32,7 +33,7 @@ def fix_script(
     prepared = prepare(Script(name, arguments, is_module))
     path = Path(name)
     may_write(path, *writing)
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = text_of(path) if path.is_file() else ""
     beside = tuple(prepared.folder.sources(but=path))
     for sentence in prepared.warnings:
         click.echo(f"gradtrace: {sentence}", err=True)

@@ -24,7 +24,8 @@ def place(target: Target, device: str) -> Target:
         target.model.to(where)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"--device {device}: {str(error).strip().splitlines()[0]}") from error
-    return dataclasses.replace(target, batches=Moved(target.batches, where))
+    held_out = Moved(target.held_out, where) if target.held_out is not None else None
+    return dataclasses.replace(target, batches=Moved(target.batches, where), held_out=held_out)
 
 
 class Moved:

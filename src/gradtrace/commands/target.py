@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from gradtrace.records.finding import Diagnosis
 
 _EXPECTED = "package.module:factory or path/to/file.py:factory"
-_PARTS = ("model", "loss_fn", "batches", "optimizer")
-_RETURNS = "(model, loss_fn, batches) or (model, loss_fn, batches, optimizer), or an object or dict with these names"
+_PARTS = ("model", "loss_fn", "batches", "optimizer", "held_out")
+_RETURNS = (
+    "(model, loss_fn, batches), with optimizer and held_out behind these where there are any, or an object or dict "
+    "with these names"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class Target:
     loss_fn: Any
     batches: Any
     optimizer: Any = None
+    held_out: Any = None
+    """Batches that nothing is trained on."""
 
     def check(self, **options: Any) -> Diagnosis:
         """The diagnosis, under the target's name; `options` are those of `gradtrace.check`."""
@@ -68,6 +73,17 @@ def load_made(text: str) -> Any:
         return _factory(module, place, name)()
 
 
+def load_held_out(text: str, target: str) -> Any:
+    """Batches of a function in the target's file, or in another that `text` names; raises `InputError`."""
+    if ":" in text:
+        return load_made(text)
+    place = target.rpartition(":")[0]
+    module = sys.modules.get(Path(place).stem if _is_file(place) else place)
+    assert module is not None, "the target has been loaded"
+    with _told(f"calling {place}:{text}"):
+        return _factory(module, place, text)()
+
+
 def file_of(text: str) -> str:
     """The file that the factory is defined in, '' where that is not known; its module is imported already."""
     place = text.rpartition(":")[0]
@@ -93,9 +109,9 @@ def _is_file(place: str) -> bool:
 def as_target(made: Any, name: str) -> Target:
     """Name the parts of what a factory returned; raises `InputError`."""
     if isinstance(made, tuple):
-        if len(made) not in (3, 4):
+        if not 3 <= len(made) <= len(_PARTS):
             raise InputError(f"{name} must return {_RETURNS}, but it returned a tuple of {len(made)}")
-        return Target(name, made[0], made[1], made[2], made[3] if len(made) == 4 else None)
+        return Target(name, *made)
     parts = {key: made.get(key) if isinstance(made, Mapping) else getattr(made, key, None) for key in _PARTS}
     missing = [key for key in _PARTS[:3] if parts[key] is None]
     if missing:

@@ -36,7 +36,7 @@ def write_patch(repair: Repair, file: UserFile, target: str | None, *, force: bo
         if hashlib.sha256(path.read_bytes()).digest() != hashlib.sha256(text.encode()).digest():
             raise InputError(f"{path} has changed since the change was tried; run gradtrace fix again")
     for path, text in chosen.items():
-        path.write_text(patched_text(text, parts[name_in_diff(path)]), encoding="utf-8")
+        path.write_bytes(patched_text(text, parts[name_in_diff(path)]).encode())
     written = " and ".join(str(path) for path in chosen)
     if target is not None:
         click.echo(f"\nWrote {written}. It is now:", err=True)

@@ -13,6 +13,7 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gradtrace.records.change import Change
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.shown import Columns, Kept, counted, rendered
 from gradtrace.records.vocabulary import Factor, StrEnum
@@ -30,83 +31,7 @@ class Role(StrEnum):
     CANDIDATE = "candidate"
     """A change, or a pair of them, that is meant to help."""
     PLACEBO = "placebo"
-    """A change of the same kind at a place that is not to blame, or a fresh draw of the same initialisation."""
-
-
-class Edit(StrEnum):
-    """What becomes of one call in the user's code."""
-
-    RENAME = "rename"
-    """Another function with the same arguments."""
-    CALL = "call"
-    """The whole call; in the text ``{x}`` is its first argument (or what its method hangs on), ``{call}`` itself."""
-    ARGUMENT = "argument"
-    """Its first argument alone; in the text ``{x}`` is what it was."""
-    FIRST_TWO = "first_two"
-    """Its first two arguments, each as the first of `ARGUMENT`."""
-
-
-@dataclass(frozen=True, slots=True)
-class SourceEdit:
-    """One edit of the user's source."""
-
-    edit: Edit
-    function: str
-    """Name of what is called there, as ``sigmoid`` or ``Sigmoid``."""
-    source: str
-    """``file.py:12`` of the call; '' for every place where the file names `function`."""
-    text: str = ""
-    """The new name, or the text that takes the place."""
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """How one parameter (or recurrent module) is drawn anew."""
-
-    name: str
-    how: str
-    """'gaussian', 'orthogonal', 'normal', 'constant', 'centred', 'gates', 'chrono', 'permuted'.
-
-    Centred is a bias that takes the mean of its input out; gates are orthogonal one by one, and chrono is their bias.
-    """
-    value: float
-    """Gain sqrt(fan_in Var(w)), standard deviation, the constant, the mean, the time steps."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A remedy that can be executed: at named sites, with the very numbers that were tried."""
-
-    kind: str
-    """Row of the table `gradtrace.repair.changes.table.KINDS`."""
-    title: str
-    """One imperative sentence in the field's words."""
-    where: tuple[str, ...]
-    """Modules or parameters that it changes, or the source lines."""
-    reason: str = ""
-    """Which factor it moves, and why that helps."""
-    predicted_decades: float | None = None
-    """By how much it should move the gradient at the first layer; None: it does not aim at that."""
-    words: tuple[tuple[str, str], ...] = ()
-    numbers: tuple[tuple[str, float], ...] = ()
-    draws: tuple[Draw, ...] = ()
-    edits: tuple[SourceEdit, ...] = ()
-    code: str = ""
-    """Lines of plain torch that do the same to ``model``, ``loss_fn`` and ``optimizer``."""
-    source: str = ""
-    """Author, year."""
-    loses_weights: bool = False
-    """Trained weights are lost where it draws anew."""
-    state_dict_loads: bool = True
-    """Whether a state_dict of the unchanged model still loads."""
-
-    def word(self, name: str) -> str:
-        """The setting `name`."""
-        return dict(self.words)[name]
-
-    def number(self, name: str) -> float:
-        """The setting `name`."""
-        return dict(self.numbers)[name]
+    """A change that cannot help but by chance: a fresh draw of the same initialisation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +114,18 @@ class Trial:
     def start(self) -> float | None:
         """Median loss over the seeds before the first step."""
         return statistics.median(outcome.start for outcome in self.outcomes) if self.outcomes else None
+
+    @property
+    def held_out(self) -> float | None:
+        """Median loss over the seeds on batches that nothing was trained on; None without any."""
+        known = [outcome.held_out for outcome in self.outcomes if outcome.held_out is not None]
+        return statistics.median(known) if known else None
+
+    @property
+    def first_layer_ratio(self) -> float | None:
+        """Median over the seeds of |update| / |weight| at the first layer."""
+        known = [outcome.first_layer_ratio for outcome in self.outcomes if outcome.first_layer_ratio is not None]
+        return statistics.median(known) if known else None
 
     @property
     def predicted_decades(self) -> float | None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
-    from gradtrace.records.repair import Change, Trial
+    from gradtrace.records.change import Change
+    from gradtrace.records.repair import Trial
     from gradtrace.repair.twin import Twin
 
 

@@ -8,27 +8,26 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from gradtrace.checkup.batches import summed_over, take
 from gradtrace.checkup.check import check
-from gradtrace.diagnosis.profile import profiles
 from gradtrace.errors import InputError
-from gradtrace.measure.ledger import ledger
-from gradtrace.measure.path import Paths
-from gradtrace.measure.trace import check_model, trace
+from gradtrace.measure.trace import check_model
 from gradtrace.measure.untouched import fixed_random_state, untouched
-from gradtrace.records.repair import Change, Repair, Role, Shares, Trial
-from gradtrace.repair.applying import apply_changes
+from gradtrace.records.repair import Repair, Role, Shares, Trial
+from gradtrace.repair.before import first_layer_of, levels_of, measured
 from gradtrace.repair.changes import placebo
+from gradtrace.repair.changes.symmetry import symmetric_weights
 from gradtrace.repair.changes.table import propose_all
 from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.correction import with_shares
-from gradtrace.repair.pace import FEWEST_STEPS, MOST_STEPS, USUAL_CANDIDATES, Pace, choose_pace
+from gradtrace.repair.given import check_numbers, chosen_optimizers
+from gradtrace.repair.pace import FEWEST_STEPS, USUAL_CANDIDATES, Pace, choose_pace
 from gradtrace.repair.shares import shares_of
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.training import OutOfTime
+from gradtrace.repair.trend import trend_of
 from gradtrace.repair.trials import ORIGINAL, Course, cost_of_a_step, run_all
 from gradtrace.repair.verdicts import ills_of, judged
 
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from gradtrace.records.finding import Diagnosis
-    from gradtrace.records.trace import Trace
 
 MOST_BATCHES = 64
 """Batches that are drawn and gone through in turn."""
@@ -45,8 +43,6 @@ USUAL_S, MOST_S = 60.0, 300.0
 """[seconds] What it may take unless told otherwise: the second where steps are too costly for the first."""
 LOOK_STEPS = 20
 """Steps after which a network that looks well is judged once more."""
-DEFAULT_RATE, DEFAULT_MOMENTUM = 0.01, 0.9
-"""Of the SGD that is used where no optimizer is given: its steps are proportional to the gradients that are judged."""
 
 
 def fix(
@@ -94,7 +90,7 @@ def fix(
     >>> new_model, new_loss_fn, new_optimizer = repair.best.apply(model, loss_fn, optimizer)
     """
     began = time.perf_counter()
-    _check_numbers(steps, seeds, time_budget_s)
+    check_numbers(steps, seeds, time_budget_s)
     say = progress or (lambda _: None)
     model = check_model(model, [])
     with fixed_random_state():
@@ -104,37 +100,11 @@ def fix(
     with fixed_random_state(), untouched(model):
         diagnosis = _diagnose(model, loss_fn, taken, optimizers, optimizer is None, say)
         repair = Repair(diagnosis, None, (), seeds=seeds, optimizer=named, title=diagnosis.title)
-        if diagnosis.healthy:
+        situation = Situation(model, loss_fn, taken, optimizers, diagnosis)
+        if diagnosis.healthy and not symmetric_weights(situation):
             return replace(repair, notes=("the network is well: there is nothing to prove",))
-        summed = summed_over(model, loss_fn, taken[0])
-        situation = Situation(model, loss_fn, taken, optimizers, diagnosis, summed)
+        situation = replace(situation, summed_over=summed_over(model, loss_fn, taken[0]))
         return _proven(situation, repair, kept_out, steps, (began, time_budget_s), say)
-
-
-def _check_numbers(steps: int | None, seeds: int, time_budget_s: float | None) -> None:
-    if steps is not None and steps < 1:
-        raise InputError(f"steps must be 1 or more, but it is {steps}")
-    if seeds < 2:
-        raise InputError(f"seeds must be 2 or more, since of one training nothing is known about chance; got {seeds}")
-    if time_budget_s is not None and not time_budget_s > 0.0:
-        raise InputError(f"time_budget_s must be above 0, but it is {time_budget_s}")
-
-
-def chosen_optimizers(optimizer: Any, model: nn.Module) -> tuple[list[Optimizer], str]:
-    """Those given, or our own, and what they are in words."""
-    if optimizer is None:
-        learning = [p for p in model.parameters() if p.requires_grad]
-        sgd = torch.optim.SGD(learning, lr=DEFAULT_RATE, momentum=DEFAULT_MOMENTUM)
-        return [sgd], f"SGD(lr={DEFAULT_RATE}, momentum={DEFAULT_MOMENTUM}), since none was given"
-    given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
-    for one in given:
-        if not isinstance(one, torch.optim.Optimizer):
-            raise InputError(
-                f"optimizer must be a torch.optim.Optimizer or a list of them, but got {type(one).__name__}"
-            )
-    rates = [group.get("lr") for one in given for group in one.param_groups]
-    names = " and ".join(type(one).__name__ for one in given)
-    return given, f"{names}(lr={', '.join(f'{rate:.3g}' for rate in dict.fromkeys(rates) if rate is not None)})"
 
 
 def _diagnose(
@@ -167,11 +137,11 @@ def _proven(
     changes, notes = propose_all(situation)
     if not changes:
         return replace(repair, notes=(*notes, "no change that could be tried fits these findings"))
-    candidates = [_measured(Trial(change.title, Role.CANDIDATE, (change,)), situation, shares) for change in changes]
+    candidates = [measured(Trial(change.title, Role.CANDIDATE, (change,)), situation, shares) for change in changes]
     usable = [trial for trial in candidates if not trial.refused]
     placebos = [
-        _measured(Trial(change.title, Role.PLACEBO, (change,)), situation, shares)
-        for change in placebos_for(situation, changes)
+        measured(Trial(change.title, Role.PLACEBO, (change,)), situation, shares)
+        for change in placebo.KIND.propose(situation)
     ]
     numbers = len(usable), len(placebos), repair.seeds
     left = _left(timing, Pace(steps or FEWEST_STEPS).cost_s(numbers, cost))
@@ -208,55 +178,3 @@ def _shares(situation: Situation) -> Shares | None:
         return shares_of(situation)
     except InputError:
         return None
-
-
-def placebos_for(situation: Situation, changes: Sequence[Change]) -> list[Change]:
-    """A fresh draw of the same initialisation; and where the guilty alone are drawn anew, the innocent alone."""
-    found = list(placebo.KIND.propose(situation))
-    found += placebo.elsewhere(changes)
-    return [change for change in found if change.where]
-
-
-def _measured(trial: Trial, situation: Situation, shares: Shares | None) -> Trial:
-    """What the change does to the gradient before any step; a change that does not fit is refused here."""
-    try:
-        twin = situation.twin()
-        apply_changes(trial.changes, twin)
-        if shares is None:
-            return trial
-        record = trace(twin.model, twin.training_loss_fn, situation.batches[0])
-        paths = Paths(record)
-        trial = replace(trial, levels=levels_of(record, paths))
-        profile = next(iter(profiles(record, paths)), None)
-    except InputError as error:
-        return replace(trial, refused=str(error))
-    if profile is None or not math.isfinite(profile.decades_norm):
-        return trial
-    return replace(trial, moved_decades=profile.decades_norm - shares.deficit)
-
-
-def levels_of(record: Trace, paths: Paths) -> tuple[tuple[str, float], ...]:
-    """(layer, decades of its gradient) from the loss on."""
-    return tuple((row.module, row.product_log10) for row in ledger(record, paths))
-
-
-def first_layer_of(situation: Situation) -> str:
-    """The parameter of the earliest layer."""
-    if situation.profile is not None and situation.profile.first.weights:
-        return situation.profile.first.weights[0]
-    return next((name for name, p in situation.model.named_parameters() if p.dim() > 1), "")
-
-
-def trend_of(trials: Sequence[Trial], steps: int) -> tuple[str, ...]:
-    """Whether the unchanged network's own course is known after so many steps."""
-    original = next((trial for trial in trials if trial.role is Role.ORIGINAL), None)
-    if original is None or original.start is None or original.end is None or len(original.outcomes) < 2:
-        return ()
-    ends = [o.end for o in original.outcomes]
-    if len(set(ends)) == 1:
-        return ("the seeds change nothing for the unchanged network: its trainings are one and the same",)
-    noise = max(ends) - min(ends)
-    if not math.isfinite(noise) or abs(original.end - original.start) > noise:
-        return ()
-    longer = "; give steps=... for more" if steps < MOST_STEPS else ""
-    return (f"the unchanged network's loss moved by less than its noise within {steps} steps{longer}",)

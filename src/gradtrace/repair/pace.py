@@ -30,6 +30,8 @@ class Pace:
 
     steps: int
     finalists: int = FINALISTS
+    placebos: int = 2
+    """Draws of the placebo: without a second one, its own verdict is left open."""
     confirms: bool = True
     """The winner is run once more; else the whole trainings are themselves on seeds that had no part in the choice."""
 
@@ -42,13 +44,13 @@ class Pace:
         return range(number, number + max(number, FRESH)) if self.confirms else range(0)
 
     def num_runs(self, num_candidates: int, num_placebos: int, seeds: int) -> int:
-        """Whole trainings; short ones are one for each candidate and two pairs."""
+        """Whole trainings; short ones are one for each candidate and three pairs."""
         again = 3 * len(self.fresh(seeds))  # the winner, the unchanged network, a placebo
-        return (min(self.finalists, num_candidates) + 1 + num_placebos) * seeds + again
+        return (min(self.finalists, num_candidates) + 1 + min(self.placebos, num_placebos)) * seeds + again
 
     def cost_s(self, numbers: tuple[int, int, int], step_s: float, start_s: float = 0.0) -> float:
         """Of everything, for (candidates, placebos, seeds), a step and the way to the first one."""
-        whole, short = self.num_runs(*numbers), numbers[0] + 2
+        whole, short = self.num_runs(*numbers), numbers[0] + 3
         steps = (whole + short / SHORT) * self.steps
         return AROUND * steps * step_s + (whole + short) * start_s
 
@@ -62,7 +64,7 @@ class Pace:
         return ("there was time for one finalist only: a short training chose it; its full ones are on other seeds",)
 
 
-_PACES = (Pace(FEWEST_STEPS), Pace(FEWEST_STEPS, 2), Pace(FEWEST_STEPS, 1, confirms=False))
+_PACES = (Pace(FEWEST_STEPS), Pace(FEWEST_STEPS, 2), Pace(FEWEST_STEPS, 1, 1, confirms=False))
 """The most thorough first."""
 
 

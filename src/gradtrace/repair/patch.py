@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.errors import InputError
-from gradtrace.records.repair import Change, Repair, SourceEdit, Trial
+from gradtrace.records.change import Change, SourceEdit
+from gradtrace.records.repair import Repair, Trial
 from gradtrace.repair.no_patch import NoPatchError
-from gradtrace.tape.private import hooks_of
+from gradtrace.tape.private import hooks_of, step_hooks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,15 +116,26 @@ class Naming(Enum):
     """Lines put one in the place of the other."""
 
 
-def shape_of(model: Any) -> Shape:
-    """Class of each module, size of each parameter, hooks on the way forward."""
+def shape_of(model: Any, optimizer: Any = None) -> Shape:
+    """Class of each module, size of each parameter, hooks on the way forward; what each optimizer steps with."""
     modules = [(path, type(m).__name__, str(len(hooks_of(m))))
                for path, m in model.named_modules()]  # fmt: skip
-    return (*modules, *((name, str(tuple(p.shape)), str(p.dtype)) for name, p in model.named_parameters()))
+    parameters = [(name, str(tuple(p.shape)), str(p.dtype)) for name, p in model.named_parameters()]
+    optimizers = optimizer if isinstance(optimizer, list | tuple) else [optimizer] if optimizer is not None else []
+    return (*modules, *parameters, *map(_steps_with, optimizers))
+
+
+def _steps_with(optimizer: Any) -> tuple[str, ...]:
+    """Rates and eps as they are told, how many parameters it holds, hooks around its steps."""
+    groups = optimizer.param_groups
+    told = [f"{key}={group[key]:.4g}" for group in groups for key in ("lr", "eps") if isinstance(group.get(key), float)]
+    hooks = tuple(map(len, step_hooks_of(optimizer)))
+    return (type(optimizer).__name__, *told, str(sum(len(group["params"]) for group in groups)), str(hooks))
 
 
 def _edited(changes: Sequence[Change], file: UserFile, naming: Naming) -> Texts:
-    from gradtrace.repair.edits import edit_calls, insert_lines
+    from gradtrace.repair.edits import edit_calls
+    from gradtrace.repair.insertions import insert_lines
 
     at_lines: dict[Path, list[tuple[int, SourceEdit]]] = {path: [] for path in file.texts}
     lines: list[str] = []

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gradtrace.errors import InputError
+
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -27,6 +29,14 @@ def project_modules(folder: Path) -> dict[str, Path]:
 def project_files(folder: Path) -> list[Path]:
     """Their files, each once."""
     return sorted(set(project_modules(folder).values()))
+
+
+def text_of(path: Path) -> str:
+    """A source as it lies there, every end of line its own; raises `InputError`."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not in UTF-8, and could not be patched") from error
 
 
 def _file_of(module: ModuleType) -> Path | None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gradtrace.errors import GradtraceError, InputError
-from gradtrace.records.repair import Change, Outcome, Role, Trial
+from gradtrace.records.change import Change
+from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.repair.applying import apply_changes
 from gradtrace.repair.pace import SHORT, Pace
 from gradtrace.repair.training import OutOfTime, Plan, train
@@ -99,7 +100,7 @@ def run_all(
     """Every trial with what became of it; those given up early keep their short run."""
     every = pace.seeds(course.seeds)
     original = course.run(original, seeds=every, steps=course.steps)
-    done = [course.run(placebo, seeds=every, steps=course.steps) for placebo in placebos]
+    done = [course.run(placebo, seeds=every, steps=course.steps) for placebo in placebos[: pace.placebos]]
     short = _first_round(candidates, course)
     ranked = sorted((t for t in short if t.outcomes), key=_end)
     pairs = [course.run(t, seeds=[0], steps=max(1, course.steps // SHORT)) for t in _pairs(ranked)]
@@ -138,21 +139,44 @@ def _end(trial: Trial) -> float:
 
 
 def _pairs(ranked: Sequence[Trial]) -> list[Trial]:
-    """The best candidate with the best of another kind, and with the best of a third."""
+    """The best candidate with the best of another kind, and with the best of a third; the best start with its steps.
+
+    Where a change begins well and its steps do not keep it, what it lacks is said by its two ends: the lowest loss
+    before the first step goes with the best of what changes the steps alone.
+    """
     if not ranked or not ranked[0].changes:
         return []
-    best, found, kinds = ranked[0], [], {ranked[0].changes[0].kind}
+    best, found, kinds = ranked[0], list[Trial](), {ranked[0].changes[0].kind}
     for other in ranked[1:]:
         kind = other.changes[0].kind
         if kind in kinds or _overlap(best.changes[0], other.changes[0]):
             continue
         kinds.add(kind)
-        ordered = sorted((best.changes[0], other.changes[0]), key=_order)
-        title = " ".join(change.title for change in ordered)
-        found.append(Trial(title, Role.CANDIDATE, tuple(ordered)))
+        found.append(_pair(best, other))
         if len(found) == 2:
             break
-    return found
+    steps = [trial for trial in ranked if trial.changes[0].kind in OF_STEPS]
+    begun = [trial for trial in ranked if trial.changes[0].kind not in OF_STEPS and _has_lost_its_start(trial)]
+    if steps and begun:
+        found.append(_pair(min(begun, key=_start), steps[0]))
+    return list({trial.title: trial for trial in found}.values())
+
+
+OF_STEPS = frozenset({"rate", "clipping", "warmup", "eps"})
+"""Kinds that leave the network as it is."""
+
+
+def _has_lost_its_start(trial: Trial) -> bool:
+    return _start(trial) < _end(trial)
+
+
+def _start(trial: Trial) -> float:
+    return trial.start if trial.start is not None and not math.isnan(trial.start) else math.inf
+
+
+def _pair(one: Trial, other: Trial) -> Trial:
+    ordered = sorted((one.changes[0], other.changes[0]), key=_order)
+    return Trial(" ".join(change.title for change in ordered), Role.CANDIDATE, tuple(ordered))
 
 
 def _overlap(one: Change, other: Change) -> bool:

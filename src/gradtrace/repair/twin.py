@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from gradtrace.errors import InputError
 from gradtrace.measure.untouched import fixed_random_state
+from gradtrace.repair.copying import take_attributes, take_hooks
 from gradtrace.repair.rewriting import Rewriting, Rule
 from gradtrace.tape.private import children_of, put_child
 
@@ -96,17 +97,21 @@ class ChangedLoss:
         return loss / self.divisor if self.divisor != 1.0 else loss
 
 
-def make_twin(model: Any, loss_fn: Any, optimizers: Sequence[Optimizer], seed: int = 0) -> Twin:
-    """A copy; raises `InputError` that names the part which cannot be copied."""
+def make_twin(model: Any, loss_fn: Any, optimizers: Sequence[Optimizer], seed: int = 0, *, hooks: bool = True) -> Twin:
+    """A copy, with the hooks of parameters and optimizers; raises `InputError` that names what cannot be copied."""
+    memo: dict[int, Any] = {}
     with fixed_random_state():
         try:
-            twin_model, twin_loss_fn, twins = copy.deepcopy((model, loss_fn, list(optimizers)))
+            twin_model, twin_loss_fn, twins = copy.deepcopy((model, loss_fn, list(optimizers)), memo)
         except Exception as error:
             part = _uncopied(model, loss_fn, optimizers)
             raise InputError(
                 f"{part} cannot be copied ({type(error).__name__}: {error}), and a change is only tried on a copy"
             ) from error
-    twins = [_complete(optimizer) for optimizer in twins]
+        for twin, optimizer in zip(twins, optimizers, strict=True):
+            take_attributes(twin, optimizer, memo)
+        if hooks:
+            take_hooks(list(zip(twins, optimizers, strict=True)), model.parameters(), memo)
     for parameter in twin_model.parameters():
         parameter.grad = None
     return Twin(twin_model, twin_loss_fn, twins, torch.Generator().manual_seed(seed))
@@ -123,16 +128,6 @@ def _uncopied(model: nn.Module, loss_fn: Any, optimizers: Sequence[Optimizer]) -
         except Exception:
             return name
     return "the model with its optimizer"
-
-
-def _complete(optimizer: Optimizer) -> Optimizer:
-    """Copying an LBFGS loses attributes that only its constructor sets."""
-    if not isinstance(optimizer, torch.optim.LBFGS):
-        return optimizer
-    (group,) = optimizer.param_groups
-    whole = torch.optim.LBFGS(**group)
-    whole.state.update(optimizer.state)
-    return whole
 
 
 # --------------------------------------------------------------------------------------------------------- surgery

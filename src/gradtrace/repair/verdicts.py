@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from gradtrace.repair.trials import Course
 
 
+NO_BETTER = "no better than the placebo"
+
+
 def judged(trials: Sequence[Trial], ills_of: Callable[[Trial], tuple[str, ...]]) -> tuple[Trial, ...]:
     """The trials with their verdicts; proven ones first, the smaller change before what is no better; then by loss.
 
@@ -66,13 +69,12 @@ def _judged(
 ) -> Trial:
     if trial.role is Role.ORIGINAL or not trial.outcomes:
         return replace(trial, verdict=f"could not be tried: {trial.refused}" if trial.refused else "")
+    others = [placebo for placebo in placebos if placebo is not trial]
     trial = replace(trial, against_original=against(trial, original))
-    if trial.role is Role.CANDIDATE:
-        trial = replace(trial, against_placebo=_worst([against(trial, placebo) for placebo in placebos]))
-    reason = _why_not(trial, original, placebos)
+    trial = replace(trial, against_placebo=_worst([against(trial, placebo) for placebo in others]))
+    reason = _why_not(trial, original, is_controlled=bool(others))
     if trial.role is Role.PLACEBO:
-        won = reason == ""
-        return replace(trial, verdict="would have passed for a remedy" if won else "helps no more than chance")
+        return replace(trial, verdict=_of_a_placebo(reason, is_controlled=bool(others)))
     if reason:
         return replace(trial, verdict=reason)
     ills = ills_of(trial)
@@ -86,7 +88,14 @@ def _worst(found: Sequence[Difference | None]) -> Difference | None:
     return max(known, key=lambda one: one.high, default=None)
 
 
-def _why_not(trial: Trial, original: Trial, placebos: Sequence[Trial]) -> str:
+def _of_a_placebo(reason: str, *, is_controlled: bool) -> str:
+    """Held to the rules of a candidate, the other draw of the same law in the place of the placebo."""
+    if reason == NO_BETTER or (not reason and not is_controlled):
+        return "the network as it came is an unlucky draw: another one is better, and changes are held against it"
+    return "helps no more than chance" if reason else "would have passed for a remedy"
+
+
+def _why_not(trial: Trial, original: Trial, *, is_controlled: bool) -> str:
     """'' where nothing speaks against it."""
     if not trial.whole:
         return "left behind after the short round" if len(trial.outcomes) == 1 else "time was up"
@@ -99,10 +108,9 @@ def _why_not(trial: Trial, original: Trial, placebos: Sequence[Trial]) -> str:
         return "better than the unchanged network, but not beyond chance"
     if not fell(trial, original):
         return "its loss does not fall"
-    if trial.role is Role.CANDIDATE:
-        placebo = trial.against_placebo
-        if placebos and (placebo is None or not placebo.better):
-            return "no better than the placebo"
+    placebo = trial.against_placebo
+    if is_controlled and (placebo is None or not placebo.better):
+        return NO_BETTER
     if _held_out_worse(trial, original):
         return "the held-out loss is worse"
     return ""

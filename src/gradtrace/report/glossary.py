@@ -29,7 +29,7 @@ WORDS = {
     "remedy": "what to change, as a person reads it",
     "change": "a remedy that can be executed, at named sites",
     "trial": "a change applied to a copy and trained, beside the unchanged network and a placebo",
-    "placebo": "a change of the same kind and size at a place that is not to blame",
+    "placebo": "a change that can help by chance alone: a fresh draw of the same initialisation",
     "share": "the decades of the deficit that one cause explains; together they are the whole",
     "repair": "the diagnosis, its shares, the trials ranked, and the patch",
     "run": "a training under watch, in one file",

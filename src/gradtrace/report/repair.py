@@ -16,6 +16,7 @@ from gradtrace.report.words import ascii_text, clean, clean_lines, decades, padd
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from gradtrace.records.finding import Finding
     from gradtrace.records.repair import Difference, Repair, Shares, Trial
 
 MAX_WIDTH = 120
@@ -59,6 +60,8 @@ def _lines(repair: Repair, width: int) -> Iterator[str]:
         yield f"{finding.severity.value.upper()}  {finding.symptom.value.replace('_', ' ')}{cause}"
     if repair.shares is not None:
         yield from wrapped(shares_sentence(repair.shares, Names(*repair.diagnosis.traces)), width)
+    if finding is not None and not repair.trials and not repair.diagnosis.healthy:
+        yield from _by_hand(finding, width)
     yield ""
     if repair.trials:
         yield from wrapped(
@@ -73,6 +76,17 @@ def _lines(repair: Repair, width: int) -> Iterator[str]:
     for note in repair.notes:
         yield from wrapped(f"Note: {clean(note)}", width)
     yield from _patch(repair.best)
+
+
+def _by_hand(finding: Finding, width: int) -> Iterator[str]:
+    """Where nothing could be tried: what is wrong, at which line, and what its author can do."""
+    yield ""
+    yield from wrapped(clean(finding.message), width)
+    if finding.source and finding.source not in finding.message:
+        yield f"At {clean(finding.source)}."
+    for remedy in finding.remedies[:2]:
+        yield from wrapped(f"- {clean(remedy.title)}", width)
+        yield from clean_lines(remedy.code)
 
 
 def shares_sentence(shares: Shares, names: Names) -> str:
@@ -123,18 +137,19 @@ def _median_losses(trial: Trial, steps: Sequence[int]) -> list[str]:
 
 def _table(repair: Repair, width: int) -> Iterator[str]:
     size = max(22, width - 4 * _CELL - 26)
-    heads = "".join(head.rjust(_CELL) for head in ("from", "to", "decades", "update"))
+    is_held_out = any(trial.held_out is not None for trial in repair.trials)
+    last = "held-out" if is_held_out else "update"
+    heads = "".join(head.rjust(_CELL) for head in ("from", "to", "decades", last))
     yield f"   {''.ljust(size)}{heads}  verdict"
     for trial in repair.trials:
-        yield from _row(trial, size, width)
+        yield from _row(trial, size, width, is_held_out=is_held_out)
 
 
-def _row(trial: Trial, size: int, width: int) -> Iterator[str]:
+def _row(trial: Trial, size: int, width: int, *, is_held_out: bool) -> Iterator[str]:
     mark = "+" if trial.proven else {Role.ORIGINAL: "=", Role.PLACEBO: "o"}.get(trial.role, " ")
-    start, end = trial.start, trial.end
-    ratios = [o.first_layer_ratio for o in trial.outcomes if o.first_layer_ratio is not None]
-    cells = [_known(start), _known(end), decades(trial.moved_decades) if trial.moved_decades is not None else "-"]
-    cells.append(_known(sorted(ratios)[len(ratios) // 2]) if ratios else "-")
+    moved = decades(trial.moved_decades) if trial.moved_decades is not None else "-"
+    last = trial.held_out if is_held_out else trial.first_layer_ratio
+    cells = [_known(trial.start), _known(trial.end), moved, _known(last)]
     title = wrapped(clean(trial.title), size)
     told = wrapped(clean(verdict(trial)), max(16, width - 5 - size - 4 * _CELL))
     for place in range(max(len(title), len(told))):

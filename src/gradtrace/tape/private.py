@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import re
 import sys
+from collections import OrderedDict
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -405,6 +406,12 @@ def hooks_of(module: nn.Module) -> list[Any]:
     """The module's own on its calls; none where torch does not show them."""
     tables = (getattr(module, name, None) or {} for name in ("_forward_hooks", "_forward_pre_hooks"))
     return [hook for table in tables for hook in table.values()]
+
+
+def step_hooks_of(optimizer: Any) -> tuple[OrderedDict[int, Any], OrderedDict[int, Any]]:
+    """The optimizer's own before and after its step; empty ones where torch does not show them."""
+    before, after = (getattr(optimizer, f"_optimizer_step_{when}_hooks", OrderedDict()) for when in ("pre", "post"))
+    return before, after
 
 
 def joined(tensors: list[Tensor]) -> Tensor:

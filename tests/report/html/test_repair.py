@@ -7,8 +7,9 @@ import math
 import pytest
 
 from gradtrace.errors import InputError
+from gradtrace.records.change import Change
 from gradtrace.records.finding import Diagnosis
-from gradtrace.records.repair import Change, Difference, Outcome, Repair, Role, Share, Shares, Trial
+from gradtrace.records.repair import Difference, Outcome, Repair, Role, Share, Shares, Trial
 from gradtrace.records.vocabulary import Factor
 from gradtrace.report.figures import plot_repair
 from gradtrace.report.html.page import render
@@ -81,3 +82,55 @@ def test_the_figure_leaves_out_what_is_not_finite(repair):
     assert len(axes.lines) == 4
     with pytest.raises(InputError, match="nothing to draw"):
         plot_repair(Repair(Diagnosis(()), None, ()))
+
+
+def test_every_figure_of_the_section_is_drawn(repair, tmp_path, open_page):
+    (tmp_path / "repair.html").write_text(render(repair.diagnosis, repair=repair), encoding="utf-8")
+    page = open_page((tmp_path / "repair.html").as_uri())
+    assert page.locator("#repair svg").count() == 3
+    drawn = page.locator("#repair").inner_text()
+    assert "The network as it came" in drawn
+    assert "Placebo" in drawn
+
+
+def test_the_network_as_it_came_is_drawn_however_many_placebos_there_are(repair):
+    from dataclasses import replace
+
+    placebo = next(trial for trial in repair.trials if trial.role is Role.PLACEBO)
+    more = replace(repair, trials=(placebo, replace(placebo, title="Placebo, drawn once more."), *repair.trials))
+    names = [line["name"] for line in repair_section(more).plots[2].data["lines"]]
+    assert "The network as it came" in names
+    assert sum("Placebo" in name for name in names) == 1
+
+
+def test_a_held_out_loss_has_a_column(repair):
+    from dataclasses import replace
+
+    def held_out(trial):
+        return replace(trial, outcomes=tuple(replace(one, held_out=7.25) for one in trial.outcomes))
+
+    assert "held-out" not in to_text(repair)
+    told = replace(repair, trials=tuple(map(held_out, repair.trials)))
+    assert "held-out" in to_text(told, 80)
+    assert to_text(told, 80).count("7.25") == 3
+    table = repair_section(told).plots[2].table
+    assert [row[table.columns.index("held-out")] for row in table.rows] == ["7.25"] * 3
+
+
+def test_where_nothing_could_be_tried_the_line_and_the_remedy_are_told(repair):
+    from gradtrace.records.finding import Finding, Remedy
+    from gradtrace.records.vocabulary import Cause, Severity, Symptom
+
+    finding = Finding(
+        Symptom.DISCONNECTED,
+        Cause.DETACHED_GRAPH,
+        ("a",),
+        Severity.CRITICAL,
+        "No gradient reaches a.",
+        remedies=(Remedy("Keep the computation on the tape.", "y = f(x)"),),
+        source="net.py:12",
+    )
+    text = to_text(Repair(Diagnosis((finding,)), None, ()))
+    assert "No gradient reaches a." in text
+    assert "At net.py:12." in text
+    assert "- Keep the computation on the tape.\ny = f(x)\n" in text

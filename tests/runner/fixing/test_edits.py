@@ -6,7 +6,7 @@ import pytest
 
 cst = pytest.importorskip("libcst")
 
-from gradtrace.repair.edits import insert_behind  # noqa: E402
+from gradtrace.repair.insertions import insert_behind  # noqa: E402
 from gradtrace.repair.no_patch import NoPatchError  # noqa: E402
 
 SCRIPT = """import torch

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradtrace.records.repair import Change, Edit, SourceEdit
+from gradtrace.records.change import Change, Edit, SourceEdit
 from gradtrace.repair.changes.placebo import KIND as PLACEBO
 from gradtrace.repair.twin import RefusalError
 from gradtrace.runner.fixing.living import change_in_place
@@ -73,7 +73,7 @@ def test_weights_are_drawn_in_the_very_parameters_that_the_optimizer_holds():
     held, before = optimizer.param_groups[0]["params"][0], model[0].weight.detach().clone()
     from types import SimpleNamespace
 
-    (change,) = PLACEBO.propose(SimpleNamespace(model=model))
+    change, _ = PLACEBO.propose(SimpleNamespace(model=model))
     change_in_place([change], model, [optimizer], 1)
     assert model[0].weight is held
     assert not torch.equal(held, before)

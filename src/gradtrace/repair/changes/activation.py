@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from gradtrace.diagnosis.attribution import is_bounded, is_flat
 from gradtrace.errors import InputError
-from gradtrace.records.repair import Change, Draw, Edit, SourceEdit
+from gradtrace.records.change import Change, Draw, Edit, SourceEdit
 from gradtrace.records.vocabulary import Cause, Symptom
-from gradtrace.repair.changes.initialisation import code_of, critical_draws, draw_all, listed
+from gradtrace.repair.changes.draws import code_of, critical_draws, draw_all, listed
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.rewriting import Rule
 from gradtrace.repair.twin import RefusalError, Twin, replace_module, take_over

@@ -16,7 +16,7 @@ from gradtrace.diagnosis.thresholds import UPDATE_USUAL
 from gradtrace.diagnosis.wording import extent_of
 from gradtrace.errors import GradtraceError
 from gradtrace.measure.untouched import fixed_random_state
-from gradtrace.records.repair import Change
+from gradtrace.records.change import Change
 from gradtrace.records.vocabulary import Symptom
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.changes.rate import one_digit, rate_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from gradtrace.records.repair import Change, Edit, SourceEdit
+from gradtrace.records.change import Change, Edit, SourceEdit
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.rewriting import Rule

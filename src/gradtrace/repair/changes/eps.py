@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.thresholds import EPS_MARGIN
 from gradtrace.diagnosis.wording import OVER_EPS
-from gradtrace.records.repair import Change
+from gradtrace.records.change import Change
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.changes.rate import evidence_of, one_digit
 from gradtrace.repair.twin import RefusalError, Twin

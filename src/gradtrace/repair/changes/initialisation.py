@@ -8,36 +8,20 @@ He et al. (2015); Glorot & Bengio (2010); Saxe et al. (2014); Schoenholz et al. 
 from __future__ import annotations
 
 import math
-import re
-import statistics
-from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from gradtrace.audit.draw import draw_
-from gradtrace.audit.initialise import init_critical_
 from gradtrace.errors import InputError
-from gradtrace.records.repair import Change, Draw
+from gradtrace.records.change import Change, Draw
 from gradtrace.records.vocabulary import Cause
+from gradtrace.repair.changes.draws import NEAR, code_of, critical_draws, draw_all, guilty_draws
 from gradtrace.repair.changes.kind import Kind
-from gradtrace.repair.changes.recurrent_draws import (
-    CHRONO,
-    GATES,
-    draw_chrono_,
-    draw_gates_,
-    recurrent_code,
-    recurrent_draw,
-)
-from gradtrace.repair.rewriting import rewritten
-from gradtrace.repair.twin import RefusalError, Twin
+from gradtrace.repair.changes.recurrent_draws import GATES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gradtrace.repair.situation import Situation
+    from gradtrace.repair.twin import Twin
 
 _ANEW = (
     Cause.SMALL_WEIGHTS,
@@ -94,8 +78,6 @@ def _change(draws: Sequence[Draw], method: str, situation: Situation, *, alone: 
 
 
 _SOURCES = {"gaussian": "He et al. 2015", "orthogonal": "Saxe et al. 2014", "lsuv": "Mishkin & Matas 2016"}
-_DRAWN = {"lsuv": "orthogonal"}
-"""What LSUV scales: its scales are those of the batch, layer by layer, and are kept as numbers."""
 
 
 def _is_alike(draws: Sequence[Draw], others: Sequence[Draw]) -> bool:
@@ -108,178 +90,6 @@ def _is_alike(draws: Sequence[Draw], others: Sequence[Draw]) -> bool:
 def apply(change: Change, twin: Twin) -> None:
     """Draw what the change names."""
     draw_all(change.draws, twin)
-
-
-# ------------------------------------------------------------------------------------------------------------ draws
-
-
-def critical_draws(twin: Twin, situation: Situation, method: str) -> tuple[Draw, ...]:
-    """What `init_critical_` does to this copy, as numbers that need no example input any more."""
-    if situation.example is None:
-        raise RefusalError("loss_fn does not call the model itself, so its weights cannot be drawn for its input")
-    with rewritten(twin.model, tuple(twin.rules)):
-        done = init_critical_(twin.model, situation.example, method=method, generator=twin.generator)
-    draws = []
-    for parameter in done.parameters:
-        module_path, _, name = parameter.name.rpartition(".")
-        module = twin.model.get_submodule(module_path)
-        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            told = parameter.name, parameter.method, parameter.gain
-            draws.append(recurrent_draw(*told, _horizon(parameter.reason)))
-            continue
-        value = twin.model.get_parameter(parameter.name)
-        if value.dim() > 1 and not math.isnan(parameter.gain):
-            measured = math.nan if method == "lsuv" else parameter.gain
-            draws.append(Draw(parameter.name, _DRAWN.get(method, method), _gain(measured, module, value)))
-        elif name.endswith("bias") and "mean" in parameter.reason:
-            draws.append(Draw(parameter.name, "centred", _mean_taken_out(module)))
-        elif "std" in parameter.method:
-            draws.append(Draw(parameter.name, "normal", float(parameter.method.rpartition(" ")[2])))
-        else:
-            draws.append(Draw(parameter.name, "constant", round(float(value.detach().double().mean()), 6)))
-    return _alike(draws)
-
-
-def _gain(gain: float, module: nn.Module, value: torch.Tensor) -> float:
-    """As it was told; of a convolution, and where none was told, as it was drawn. To two digits: chance has more."""
-    if value.dim() > 2 or math.isnan(gain):
-        gain = math.sqrt(float(value.detach().double().square().mean()) * _fan_in(module, value))
-    return float(f"{gain:.2g}")
-
-
-NEAR = 1.05
-"""Gains closer than this factor are written as one: no training can tell them apart."""
-
-
-def _alike(draws: Sequence[Draw]) -> tuple[Draw, ...]:
-    """Gains within a few percent are the most common one, spreads and means of biases their median to two digits.
-
-    What comes out are lines that a person would write, and it is these that are tried.
-    """
-    for how in ("normal", "centred"):
-        values = [draw.value for draw in draws if draw.how == how]
-        usual = float(f"{statistics.median(values):.2g}") if values else 0.0
-        draws = [replace(draw, value=usual) if draw.how == how else draw for draw in draws]
-    gains = Counter(draw.value for draw in draws if draw.how in ("gaussian", "orthogonal"))
-    if not gains:
-        return tuple(draws)
-    usual = gains.most_common(1)[0][0]
-    near = [1 / NEAR <= draw.value / usual <= NEAR and draw.how in ("gaussian", "orthogonal") for draw in draws]
-    return tuple(replace(d, value=usual) if is_near else d for d, is_near in zip(draws, near, strict=True))
-
-
-def _horizon(reason: str) -> float:
-    """``recurrent, 60 steps``."""
-    return float(next((word for word in reason.split() if word.isdigit()), "3"))
-
-
-def _fan_in(module: nn.Module, weight: torch.Tensor) -> int:
-    axis = 1 if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d) else 0
-    return weight.numel() // weight.shape[axis]
-
-
-def _mean_taken_out(module: nn.Module) -> float:
-    """M of b = -m W 1, by least squares."""
-    sums = module.weight.detach().double().flatten(1).sum(1)  # type: ignore[operator]
-    bias = module.bias.detach().double()  # type: ignore[operator]
-    return float(-(bias @ sums) / (sums @ sums))
-
-
-def guilty_draws(draws: Sequence[Draw], where: Sequence[str]) -> tuple[Draw, ...]:
-    """Those of the modules (or parameters) to blame."""
-    owners = set(where)
-    return tuple(d for d in draws if d.name in owners or (d.name.rpartition(".")[0] or d.name) in owners)
-
-
-def draw_all(draws: Sequence[Draw], twin: Twin) -> None:
-    """In place, with the twin's own random numbers; the optimizer forgets what it knew of them."""
-    changed: list[nn.Parameter] = []
-    for draw in draws:
-        parameter = twin.model.get_parameter(draw.name)
-        with torch.no_grad():
-            _draw(draw, parameter, twin)
-        changed.append(parameter)
-    twin.forget(changed)
-
-
-def _draw(draw: Draw, parameter: nn.Parameter, twin: Twin) -> None:
-    if draw.how == "constant":
-        parameter.fill_(draw.value)
-    elif draw.how == "normal":
-        parameter.copy_(torch.empty(parameter.shape).normal_(0.0, draw.value, generator=twin.generator))
-    elif draw.how == "permuted":
-        order = torch.randperm(parameter.numel(), generator=twin.generator).to(parameter.device)
-        parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    elif draw.how in (GATES, CHRONO):
-        size = twin.model.get_submodule(draw.name.rpartition(".")[0]).hidden_size
-        fill = draw_gates_ if draw.how == GATES else draw_chrono_
-        fill(parameter, size, draw.value, twin.generator)
-    elif draw.how == "centred":
-        module = twin.model.get_submodule(draw.name.rpartition(".")[0])
-        parameter.copy_(-draw.value * module.weight.flatten(1).sum(1))
-    else:
-        module = twin.model.get_submodule(draw.name.rpartition(".")[0])
-        groups = getattr(module, "groups", 1)
-        on_cpu = torch.empty(parameter.shape, dtype=torch.float32)
-        draw_(on_cpu, draw.value**2 / _fan_in(module, parameter), draw.how, twin.generator, groups)
-        parameter.copy_(on_cpu)
-
-
-def code_of(draws: Sequence[Draw]) -> str:
-    """The same in plain torch: the most common gain as the rule, the others by name."""
-    weights = [draw for draw in draws if draw.how in ("gaussian", "orthogonal")]
-    lines = ["with torch.no_grad():"]
-    if weights:
-        gains = [f"{draw.value:.4g}" for draw in weights]
-        usual = Counter(gains).most_common(1)[0][0]
-        named = {d.name: float(g) for d, g in zip(weights, gains, strict=True) if g != usual}
-        names = [draw.name for draw in weights]
-        lines.append(f"    gains = {named!r}" if named else "    gains = {}")
-        lines.append(f"    for name in {listed(names)}:")
-        lines.append("        weight = model.get_parameter(name)")
-        lines.append(f"        gain = gains.get(name, {usual})")
-        if weights[0].how == "gaussian":
-            lines.append("        weight.normal_(0.0, gain / weight[0].numel() ** 0.5)")
-        else:
-            lines.append("        torch.nn.init.orthogonal_(weight)")
-            lines.append("        weight.mul_(gain / weight[0].numel() ** 0.5 / weight.square().mean().sqrt())")
-    for how in ("constant", "normal", "centred"):
-        for value in dict.fromkeys(draw.value for draw in draws if draw.how == how):
-            names = [draw.name for draw in draws if draw.how == how and draw.value == value]
-            lines.append(f"    for name in {listed(names)}:")
-            if how != "centred":
-                call = f"fill_({value:.6g})" if how == "constant" else f"normal_(0.0, {value:.6g})"
-                lines.append(f"        model.get_parameter(name).{call}")
-            else:
-                lines.append("        owner = model.get_submodule(name.rpartition('.')[0])")
-                lines.append(f"        owner.bias.copy_(-{value:.6g} * owner.weight.flatten(1).sum(1))")
-    lines += recurrent_code(draws)
-    return "\n".join(lines) if len(lines) > 1 else ""
-
-
-def listed(names: Sequence[str]) -> str:
-    r"""An expression for the list: names that differ by a number alone become a comprehension.
-
-    >>> listed(["layer1.weight", "layer2.weight", "layer3.weight", "layer4.weight", "head.weight"])
-    '[*[f"layer{i}.weight" for i in range(1, 5)], \'head.weight\']'
-    """
-    runs: dict[tuple[str, str], list[int]] = {}
-    for name in names:
-        part = re.fullmatch(r"(.*?)(\d+)(\D*)", name)
-        if part is not None:
-            runs.setdefault((part[1], part[3]), []).append(int(part[2]))
-    told, done = [], set[str]()
-    for (before, after), numbers in runs.items():
-        low, high, count = min(numbers), max(numbers), len(numbers)
-        by = (high - low) // (count - 1) if count > 3 else 0
-        if by and sorted(numbers) == list(range(low, high + 1, by)):
-            step = f", {by}" if by > 1 else ""
-            told.append(f'[f"{before}{{i}}{after}" for i in range({low}, {high + 1}{step})]')
-            done |= {f"{before}{i}{after}" for i in numbers}
-    rest = [repr(name) for name in names if name not in done]
-    if len(told) == 1 and not rest:
-        return told[0]
-    return f"[{', '.join([*(f'*{each}' for each in told), *rest])}]"
 
 
 KIND = Kind(propose, apply)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradtrace.records.repair import Change
+from gradtrace.records.change import Change
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.twin import Twin
 

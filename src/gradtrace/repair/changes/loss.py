@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradtrace.records.repair import Change, Edit, SourceEdit
+from gradtrace.records.change import Change, Edit, SourceEdit
 from gradtrace.records.vocabulary import Cause, Factor
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.rewriting import Rule

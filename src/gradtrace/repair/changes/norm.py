@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from gradtrace.records.repair import Change
+from gradtrace.records.change import Change
 from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause
-from gradtrace.repair.changes.initialisation import listed
+from gradtrace.repair.changes.draws import listed
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.twin import RefusalError, Twin, replace_module
 

@@ -1,57 +1,81 @@
-"""A change that should not help: the same numbers shuffled within each weight, a fresh draw of the same initialisation.
+"""A change that cannot help but by chance: rows and columns of every weight in another order, W' = P W Q.
 
-Whatever a candidate gains by a new draw alone, this gains too.
+P and Q are orthogonal, so that W' has the singular values of W, and the norm of each row and column is still that of
+a row and column: no gain, no rank and no symmetry of a layer changes, and of independent weights W' is a fresh draw of
+the same initialisation. Whatever a candidate gains by a new draw alone, this gains too. It is drawn twice: the network
+as it came may be an unlucky draw itself, and two draws of one law are alike by construction.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gradtrace.records.repair import Change, Draw
-from gradtrace.repair.changes.initialisation import draw_all
+import torch
+from torch import Tensor
+
+from gradtrace.records.change import Change
 from gradtrace.repair.changes.kind import Kind
-from gradtrace.repair.twin import Twin
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from torch import nn
 
     from gradtrace.repair.situation import Situation
+    from gradtrace.repair.twin import Twin
+
+TITLES = (
+    "Placebo: rows and columns of each weight in another order, a fresh draw of the same initialisation.",
+    "Placebo, drawn once more.",
+)
 
 
 def propose(situation: Situation) -> list[Change]:
-    """One: every weight matrix."""
+    """Two draws of every weight matrix."""
     names = [n for n, p in situation.model.named_parameters() if p.dim() > 1 and p.requires_grad]
+    if not names:
+        return []
     return [
         Change(
             kind="placebo",
-            title="Placebo: shuffle the numbers within each weight, a fresh draw of the same initialisation.",
+            title=title,
             where=tuple(names),
             reason="what a new draw alone brings",
-            draws=tuple(Draw(name, "permuted", 0.0) for name in names),
+            numbers=(("stream", float(stream)),),
             loses_weights=True,
         )
-    ]
-
-
-def elsewhere(changes: Sequence[Change]) -> list[Change]:
-    """The same kind at the places that are not to blame: weights of a whole draw that the smaller one leaves."""
-    drawn = [change for change in changes if change.kind == "initialisation"]
-    pairs = [(small, whole) for small in drawn for whole in drawn if set(small.draws) < set(whole.draws)]
-    return [
-        replace(
-            whole,
-            title="Placebo: draw the weights anew that are not to blame.",
-            where=tuple(name for name in whole.where if name not in small.where),
-            draws=tuple(draw for draw in whole.draws if draw not in small.draws),
-        )
-        for small, whole in pairs[:1]
+        for stream, title in enumerate(TITLES)
     ]
 
 
 def apply(change: Change, twin: Twin) -> None:
-    """Permute."""
-    draw_all(change.draws, twin)
+    """Permute; the optimizer forgets what it knew of them."""
+    # seed by seed, one number for each draw: of a seed the generator of the CPU takes the lowest 32 bits alone
+    twin.generator.manual_seed(twin.generator.initial_seed() * len(TITLES) + int(change.number("stream")))
+    parameters = [twin.model.get_parameter(name) for name in change.where]
+    with torch.no_grad():
+        for name, parameter in zip(change.where, parameters, strict=True):
+            block = block_of(twin.model.get_submodule(name.rpartition(".")[0]), parameter)
+            parameter.copy_(reordered(parameter, block, twin.generator))
+    twin.forget(parameters)
+
+
+def block_of(owner: nn.Module, weight: Tensor) -> int:
+    """Rows that belong together, of maps that are stored in one: gates; queries, keys and values."""
+    block = getattr(owner, "hidden_size", weight.shape[1])
+    return block if isinstance(block, int) and block > 0 and weight.shape[0] % block == 0 else weight.shape[0]
+
+
+def reordered(weight: Tensor, block: int, generator: torch.Generator) -> Tensor:
+    """P W Q, where P keeps every row within its block.
+
+    >>> weight = torch.diag(torch.tensor([1.0, 2.0, 3.0]))
+    >>> new = reordered(weight, 3, torch.Generator().manual_seed(1))
+    >>> bool((new == weight).all()), torch.linalg.svdvals(new).tolist()
+    (False, [3.0, 2.0, 1.0])
+    """
+    blocks = range(0, weight.shape[0], block)
+    rows = torch.cat([start + torch.randperm(block, generator=generator) for start in blocks])
+    columns = torch.randperm(weight.shape[1], generator=generator)
+    return weight[rows.to(weight.device)][:, columns.to(weight.device)]
 
 
 KIND = Kind(propose, apply)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.thresholds import UPDATE_USUAL
 from gradtrace.diagnosis.wording import STEP_RATIO
-from gradtrace.records.repair import Change
+from gradtrace.records.change import Change
 from gradtrace.records.vocabulary import Cause, Symptom
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.twin import RefusalError, Twin

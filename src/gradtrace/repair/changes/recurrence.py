@@ -1,6 +1,7 @@
-"""Recurrences that remember: orthogonal maps, gates that stay open as long as the sequence, a GRU for an RNN.
+"""Recurrences that remember: orthogonal maps, gates that stay open as long as the sequence, GRU or LSTM for RNN.
 
-Le et al. (2015); Tallec & Ollivier, Can recurrent neural networks warp time? (2018); Cho et al. (2014).
+Le et al. (2015); Tallec & Ollivier, Can recurrent neural networks warp time? (2018); Cho et al. (2014);
+Hochreiter & Schmidhuber (1997).
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from gradtrace.records.repair import Change, Draw
+from gradtrace.records.change import Change, Draw
 from gradtrace.records.vocabulary import Cause
-from gradtrace.repair.changes.initialisation import code_of, draw_all
+from gradtrace.repair.changes.draws import code_of, draw_all
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.changes.recurrent_draws import CHRONO, recurrent_draws
 from gradtrace.repair.twin import RefusalError, Twin, replace_module, take_over
@@ -21,11 +22,18 @@ from gradtrace.repair.twin import RefusalError, Twin, replace_module, take_over
 if TYPE_CHECKING:
     from gradtrace.repair.situation import Situation
 
-GATED: dict[type[nn.Module], tuple[type[nn.Module], tuple[str, ...]]] = {
-    nn.RNN: (nn.GRU, ("num_layers", "bias", "batch_first", "dropout", "bidirectional")),
-    nn.RNNCell: (nn.GRUCell, ("bias",)),
+_OPTIONS = ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
+GATED: dict[type[nn.Module], tuple[tuple[type[nn.Module], ...], tuple[str, ...]]] = {
+    nn.RNN: ((nn.GRU, nn.LSTM), _OPTIONS),
+    nn.RNNCell: ((nn.GRUCell,), ("bias",)),
 }
-"""What takes and returns the same, and the options that it is made with."""
+"""What takes the same, and the options that it is made with. An LSTM's state is two tensors: where the user's code
+takes it as one, the trial fails and says so; a cell's state is always taken."""
+REASONS = {
+    "GRU": ("z h + (1 - z) n has a derivative near z along the state", "Cho et al. 2014"),
+    "GRUCell": ("z h + (1 - z) n has a derivative near z along the state", "Cho et al. 2014"),
+    "LSTM": ("f c + i g has the derivative f along the cell", "Hochreiter & Schmidhuber 1997"),
+}
 _CAUSES = {Cause.RECURRENT_CONTRACTION, Cause.RECURRENT_EXPANSION}
 
 
@@ -43,7 +51,7 @@ def propose(situation: Situation) -> list[Change]:
             found += _kept_weights(path, module, horizon)
             found.append(_drawn(path, module, horizon))
             if type(module) in GATED:
-                found.append(_gated(path, module))
+                found += [_gated(path, gated, GATED[type(module)][1]) for gated in GATED[type(module)][0]]
         elif isinstance(module, nn.Linear) and module.in_features == module.out_features and path in where:
             found += [_orthogonal((f"{path}.weight",), gain) for gain in (1.0, math.sqrt(2.0))]
     for path in where:  # a block that is applied again and again
@@ -105,23 +113,22 @@ def _draw(path: str, title: str, reason: str, draws: tuple[Draw, ...], source: s
     )
 
 
-def _gated(path: str, module: nn.Module) -> Change:
-    """A GRU, whose state is one tensor as it was: an LSTM's are two, and would not fit whoever takes them."""
-    gated, names = GATED[type(module)]
+def _gated(path: str, gated: type[nn.Module], names: tuple[str, ...]) -> Change:
     options = ", ".join(f"{name}=rnn.{name}" for name in names)
+    reason, source = REASONS[gated.__name__]
     return Change(
         kind="recurrence",
-        title=f"Make {path} a {gated.__name__}: what its gate keeps, it passes back.",
+        title=f"Make {path} {'an' if gated is nn.LSTM else 'a'} {gated.__name__}: what its gate keeps, it passes back.",
         where=(path,),
-        reason="z h + (1 - z) n has a derivative near z along the state",
-        words=(("what", "gru"),),
+        reason=reason,
+        words=(("what", gated.__name__),),
         code=(
             f"rnn = model.get_submodule({path!r})\n"
-            f"gru = torch.nn.{gated.__name__}(rnn.input_size, rnn.hidden_size, {options})\n"
-            f"model.set_submodule({path!r}, gru.to(next(rnn.parameters())).train(rnn.training))\n"
-            "optimizer.param_groups[0]['params'] += list(gru.parameters())"
+            f"gated = torch.nn.{gated.__name__}(rnn.input_size, rnn.hidden_size, {options})\n"
+            f"model.set_submodule({path!r}, gated.to(next(rnn.parameters())).train(rnn.training))\n"
+            "optimizer.param_groups[0]['params'] += list(gated.parameters())"
         ),
-        source="Cho et al. 2014",
+        source=source,
         loses_weights=True,
         state_dict_loads=False,
     )
@@ -150,7 +157,8 @@ def apply(change: Change, twin: Twin) -> None:
     old = twin.model.get_submodule(path)
     if type(old) not in GATED:
         raise RefusalError(f"{path} is no nn.RNN or nn.RNNCell")
-    gated, names = GATED[type(old)]
+    kinds, names = GATED[type(old)]
+    gated = next(kind for kind in kinds if kind.__name__ == change.word("what"))
     torch.manual_seed(int(torch.randint(2**31, (), generator=twin.generator)))
     new = gated(old.input_size, old.hidden_size, **{name: getattr(old, name) for name in names})
     beside = next(old.parameters())

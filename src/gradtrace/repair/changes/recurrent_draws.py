@@ -14,7 +14,7 @@ import torch
 
 from gradtrace.audit.draw import orthogonal
 from gradtrace.audit.draw_recurrent import recurrent_
-from gradtrace.records.repair import Draw
+from gradtrace.records.change import Draw
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from gradtrace.measure.session import batch_size_of
-from gradtrace.records.repair import Change
+from gradtrace.records.change import Change
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.twin import RefusalError, Twin

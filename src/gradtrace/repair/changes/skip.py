@@ -1,6 +1,7 @@
 """Skip connections around pairs of a layer and its activation, where the shapes allow: x + scale f(x).
 
-He et al. (2016); De & Smith (2020) for the scale 1 / sqrt(number of branches).
+He et al. (2016). The scale is 1 / sqrt(number of branches) (De & Smith, 2020), or one that is learnt from zero: each
+block then begins as the identity (SkipInit, in the same paper; Bachlechner et al., ReZero is all you need, 2021).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from gradtrace.records.repair import Change
+from gradtrace.records.change import Change
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.twin import RefusalError, Twin
@@ -26,9 +27,9 @@ _FEWEST = 4
 
 
 class Skip(nn.Module):
-    """x + scale * f(x), f the modules in order."""
+    """x + scale * f(x), f the modules in order; the scale is a number, or learnt from zero."""
 
-    def __init__(self, modules: list[nn.Module], scale: float) -> None:
+    def __init__(self, modules: list[nn.Module], scale: float | nn.Parameter) -> None:
         super().__init__()
         self.branch = nn.Sequential(*modules)
         self.scale = scale
@@ -48,37 +49,48 @@ def propose(situation: Situation) -> list[Change]:
     if number < _FEWEST:
         return []
     scale = 1.0 / math.sqrt(number)
-    where = tuple(f"{path}.{group[0]}".lstrip(".") for path, groups in stacks for group in groups)
     return [
-        Change(
-            kind="skip",
-            title=f"Add skip connections around {number} layers: x + {scale:.2g} f(x).",
-            where=where,
-            reason="the gradient then has a way on which nothing is multiplied",
-            numbers=(("scale", scale),),
-            words=(("stacks", "\n".join(path for path, groups in stacks if groups)),),
-            code=_code([(path, group) for path, groups in stacks for group in groups], scale),
-            source="He et al. 2016; De & Smith 2020",
-            state_dict_loads=False,
-        )
+        _change(f"Add skip connections around {number} layers: x + {scale:.2g} f(x).", stacks, scale),
+        _change(f"Add skip connections around {number} layers: x + a f(x), a learnt from zero (ReZero).", stacks, 0.0),
     ]
 
 
+def _change(title: str, stacks: list[tuple[str, list[list[str]]]], scale: float) -> Change:
+    parts = [(path, group) for path, groups in stacks for group in groups]
+    return Change(
+        kind="skip",
+        title=title,
+        where=tuple(f"{path}.{group[0]}".lstrip(".") for path, group in parts),
+        reason="the gradient then has a way on which nothing is multiplied",
+        numbers=(("scale", scale),),
+        words=(("stacks", "\n".join(path for path, groups in stacks if groups)),),
+        code=_code(parts, scale),
+        source="He et al. 2016; De & Smith 2020" if scale else "De & Smith 2020; Bachlechner et al. 2021",
+        state_dict_loads=False,
+    )
+
+
 def _code(parts: list[tuple[str, list[str]]], scale: float) -> str:
-    return (
-        "class Skip(torch.nn.Module):\n"
-        "    def __init__(self, *modules):\n"
-        "        super().__init__()\n"
-        "        self.branch = torch.nn.Sequential(*modules)\n"
-        "\n"
-        "    def forward(self, x):\n"
-        f"        return x + {scale:.4g} * self.branch(x)\n"
-        "\n"
-        f"for path, names in {parts!r}:\n"
-        "    stack = model.get_submodule(path)\n"
-        "    stack._modules[names[0]] = Skip(*[stack.get_submodule(name) for name in names])\n"
-        "    for name in names[1:]:\n"
-        "        stack._modules[name] = torch.nn.Identity()"
+    made = [] if scale else ["        self.scale = torch.nn.Parameter(torch.zeros(()))"]
+    held = ["    optimizer.param_groups[0]['params'].append(stack.get_submodule(names[0]).scale)"]
+    return "\n".join(
+        [
+            "class Skip(torch.nn.Module):",
+            "    def __init__(self, *modules):",
+            "        super().__init__()",
+            "        self.branch = torch.nn.Sequential(*modules)",
+            *made,
+            "",
+            "    def forward(self, x):",
+            f"        return x + {f'{scale:.4g}' if scale else 'self.scale'} * self.branch(x)",
+            "",
+            f"for path, names in {parts!r}:",
+            "    stack = model.get_submodule(path)",
+            "    stack._modules[names[0]] = Skip(*[stack.get_submodule(name) for name in names])",
+            "    for name in names[1:]:",
+            "        stack._modules[name] = torch.nn.Identity()",
+            *([] if scale else held),
+        ]
     )
 
 
@@ -123,8 +135,11 @@ def apply(change: Change, twin: Twin) -> None:
             pooled = any("pool" in type(module).__name__.lower() for module in modules)
             if pooled:
                 continue
-            skip = Skip(modules, change.number("scale")).train(stack.training)
+            beside = next(modules[0].parameters())
+            scale = change.number("scale") or nn.Parameter(beside.new_zeros(()))
+            skip = Skip(modules, scale).train(stack.training)
             put_child(stack, group[0], skip)
+            twin.adopt([scale] if isinstance(scale, nn.Parameter) else [], beside)
             for name in group[1:]:
                 put_child(stack, name, nn.Identity().train(stack.training))
             done += 1

@@ -17,8 +17,10 @@ from gradtrace.repair.changes import (
     placebo,
     rate,
     recurrence,
+    residual,
     scale,
     skip,
+    symmetry,
     transformer,
     unsafe,
     warmup,
@@ -26,7 +28,7 @@ from gradtrace.repair.changes import (
 from gradtrace.repair.changes.kind import Kind
 
 if TYPE_CHECKING:
-    from gradtrace.records.repair import Change
+    from gradtrace.records.change import Change
     from gradtrace.repair.situation import Situation
 
 KINDS: dict[str, Kind] = {
@@ -38,9 +40,11 @@ KINDS: dict[str, Kind] = {
     "transformer": transformer.KIND,
     "recurrence": recurrence.KIND,
     "activation": activation.KIND,
+    "symmetry": symmetry.KIND,
     "initialisation": initialisation.KIND,
     "norm": norm.KIND,
     "skip": skip.KIND,
+    "residual": residual.KIND,
     "rate": rate.KIND,
     "warmup": warmup.KIND,
     "clipping": clipping.KIND,

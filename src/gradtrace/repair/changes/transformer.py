@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn.functional import rms_norm
 
 from gradtrace.diagnosis.wording import SCALE
-from gradtrace.records.repair import Change, Draw, Edit, SourceEdit
+from gradtrace.records.change import Change, Draw, Edit, SourceEdit
 from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Factor
-from gradtrace.repair.changes.initialisation import draw_all
+from gradtrace.repair.changes.draws import draw_all
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.rewriting import Rule
 from gradtrace.repair.twin import RefusalError, Twin

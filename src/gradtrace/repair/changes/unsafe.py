@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradtrace.records.repair import Change, Edit, SourceEdit
+from gradtrace.records.change import Change, Edit, SourceEdit
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.rewriting import Rule

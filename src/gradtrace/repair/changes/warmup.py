@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LinearLR
 
 from gradtrace.diagnosis.thresholds import UPDATE_USUAL
 from gradtrace.diagnosis.wording import STEP_RATIO
-from gradtrace.records.repair import Change
+from gradtrace.records.change import Change
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.changes.rate import evidence_of, one_digit, rate_of

@@ -83,6 +83,7 @@ def _curves(repair: Repair) -> Plot:
         "linear": any(value <= 0.0 for _, low, _, _ in bands for value in low),
         "events": [],
         "onsets": [],
+        "broken": [],
         "controls": False,
     }
     reading = (
@@ -93,7 +94,8 @@ def _curves(repair: Repair) -> Plot:
 
 
 def _chosen(repair: Repair) -> list[Trial]:
-    others = [t for t in repair.trials if t.role is not Role.CANDIDATE and t.outcomes][:2]
+    placebos = [t for t in repair.trials if t.role is Role.PLACEBO and t.outcomes]
+    others = [t for t in (repair.original, *placebos[:1]) if t is not None and t.outcomes]
     candidates = [t for t in repair.candidates if t.outcomes and t.whole] or [
         t for t in repair.candidates if t.outcomes
     ]
@@ -115,8 +117,9 @@ def _line(
 
 def _table(repair: Repair) -> Table:
     rows = []
+    is_held_out = any(trial.held_out is not None for trial in repair.trials)
     for trial in repair.trials:
-        loss = [short(value) if value is not None else "" for value in (trial.start, trial.end)]
+        loss = [short(v) if v is not None else "" for v in (trial.start, trial.end, *[trial.held_out] * is_held_out)]
         moved = [decades(d) if d is not None else "" for d in (trial.predicted_decades, trial.moved_decades)]
         against = [interval_told(trial.against_original), interval_told(trial.against_placebo)]
         rows.append((clean(trial.title), *loss, *moved, *against, clean(verdict(trial))))
@@ -124,6 +127,7 @@ def _table(repair: Repair) -> Table:
         "change",
         "loss from",
         "to",
+        *["held-out"] * is_held_out,
         "decades predicted",
         "measured",
         "against the network",

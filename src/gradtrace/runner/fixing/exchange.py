@@ -7,8 +7,9 @@ import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradtrace.records.change import Change
 from gradtrace.records.finding import Diagnosis, Finding
-from gradtrace.records.repair import Change, Shares
+from gradtrace.records.repair import Shares
 from gradtrace.repair.patch import Shape
 from gradtrace.runner.script import Script
 

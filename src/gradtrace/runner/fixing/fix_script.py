@@ -11,9 +11,9 @@ from gradtrace.errors import InputError
 from gradtrace.records.repair import Repair, Role, Trial
 from gradtrace.records.shown import counted
 from gradtrace.repair.confirmation import confirmed
-from gradtrace.repair.fix import trend_of
 from gradtrace.repair.pace import FEWEST_STEPS, Pace, choose_pace
 from gradtrace.repair.training import NUM_POINTS, OutOfTime
+from gradtrace.repair.trend import trend_of
 from gradtrace.repair.trials import ORIGINAL, run_all
 from gradtrace.repair.verdicts import judged
 from gradtrace.runner.fixing.course import ScriptCourse

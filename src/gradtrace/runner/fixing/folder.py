@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradtrace.errors import InputError
+from gradtrace.repair.project import text_of
 from gradtrace.runner.watching import RUNS_FOLDER
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class Folder:
         for name in self.files:
             path = self.path / name
             if name.endswith(".py") and path.resolve() != but.resolve():
-                with contextlib.suppress(OSError, UnicodeDecodeError):
-                    yield path, path.read_text(encoding="utf-8")
+                with contextlib.suppress(OSError, InputError):
+                    yield path, text_of(path)
 
     def within(self, script: Script) -> Script:
         """The script as it is named in a copy; one that lies elsewhere keeps its place."""

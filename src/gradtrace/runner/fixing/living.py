@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from gradtrace.records.repair import Change
+    from gradtrace.records.change import Change
 
 
 def change_in_place(changes: Sequence[Change], model: nn.Module, optimizers: Sequence[Optimizer], seed: int) -> None:

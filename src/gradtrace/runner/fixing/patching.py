@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gradtrace.errors import InputError
 from gradtrace.repair.no_patch import NoPatchError
 from gradtrace.repair.patch import UserFile, diff_of, patched
+from gradtrace.repair.project import text_of
 from gradtrace.repair.training import OutOfTime
 from gradtrace.runner.fixing.exchange import Order
 
@@ -60,7 +61,7 @@ def _file(given: str, course: ScriptCourse, probed: Probed, processes: Processes
         raise NoPatchError("the script does not lie in the working folder")
 
     def insert(tree: Any, lines: list[str]) -> Any:
-        from gradtrace.repair.edits import insert_behind
+        from gradtrace.repair.insertions import insert_behind
 
         if probed.num_optimizers > 1 and any("optimizer" in line for line in lines):
             raise NoPatchError(f"the script has {probed.num_optimizers} optimizers, and the lines are for each of them")
@@ -78,8 +79,8 @@ def _file(given: str, course: ScriptCourse, probed: Probed, processes: Processes
             raise InputError(answer.failure or answer.refused)
         return answer.shape
 
-    return UserFile(path, path.read_text(encoding="utf-8"), "", build, insert, _texts(beside))
+    return UserFile(path, text_of(path), "", build, insert, _texts(beside))
 
 
 def _texts(paths: Iterable[Path]) -> tuple[tuple[Path, str], ...]:
-    return tuple((path, path.read_text(encoding="utf-8")) for path in paths if path.is_file())
+    return tuple((path, text_of(path)) for path in paths if path.is_file())

@@ -16,9 +16,11 @@ from gradtrace.audit.arguments import Arguments
 from gradtrace.errors import InputError
 from gradtrace.measure.untouched import fixed_random_state
 from gradtrace.monitor.hooks.patches import interpose
+from gradtrace.repair.before import first_layer_of
+from gradtrace.repair.changes import placebo
 from gradtrace.repair.changes.table import propose_all
 from gradtrace.repair.correction import with_shares
-from gradtrace.repair.fix import chosen_optimizers, first_layer_of, placebos_for
+from gradtrace.repair.given import chosen_optimizers
 from gradtrace.repair.project import project_files
 from gradtrace.repair.shares import shares_on_tape
 from gradtrace.repair.situation import Situation
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from gradtrace.monitor.watch import Watch
-    from gradtrace.records.repair import Change, Shares
+    from gradtrace.records.change import Change
+    from gradtrace.records.repair import Shares
     from gradtrace.runner.fixing.making import Making
 
 
@@ -48,7 +51,7 @@ class Probe:
         self._folder = Path.cwd().resolve()
         self._before: tuple[nn.Module, Sequence[Optimizer]] = model, optimizers
         try:
-            twin = make_twin(model, no_loss, list(optimizers))
+            twin = make_twin(model, no_loss, list(optimizers), hooks=False)  # these are the watch's
             self._before = twin.model, twin.optimizers
         except InputError as error:
             self._notes.append(str(error))
@@ -92,7 +95,7 @@ class Probe:
             batch = self._called_with.args if self._called_with is not None else ()
             situation = Situation(model, no_loss, [batch], optimizers, diagnosis, None, self._called_with)
             candidates, notes = propose_all(situation)
-            placebos = placebos_for(situation, candidates)
+            placebos = placebo.KIND.propose(situation)
             first_layer = first_layer_of(situation)
             self._notes += notes
         place: Place | None = making.place(self._model) if making is not None else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.profile import profiles
 from gradtrace.measure.path import Paths
 from gradtrace.records.run import Scalar, Series
-from gradtrace.repair.fix import levels_of
+from gradtrace.repair.before import levels_of
 
 if TYPE_CHECKING:
     from gradtrace.monitor.watch import Watch

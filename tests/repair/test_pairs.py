@@ -1,0 +1,49 @@
+"""Which two changes are tried together, and whether the unchanged network's own course is known."""
+
+from __future__ import annotations
+
+import math
+
+from gradtrace.records.change import Change, Draw
+from gradtrace.records.repair import Outcome, Role, Trial
+from gradtrace.repair.trend import trend_of
+from gradtrace.repair.trials import ORIGINAL, _pairs
+
+
+def trial(kind, start, *ends, draws=(), role=Role.CANDIDATE):
+    outcomes = tuple(Outcome(i, ((0, start), (9, end))) for i, end in enumerate(ends))
+    return Trial(f"{kind}.", role, (Change(kind, f"{kind}.", ("a",), draws=draws),), outcomes)
+
+
+def titles(*trials):
+    return [pair.title for pair in _pairs(trials)]
+
+
+def test_the_best_goes_with_the_best_of_two_other_kinds():
+    found = titles(trial("norm", 2.3, 1.0), trial("rate", 2.3, 1.1), trial("rate", 2.3, 1.2), trial("skip", 2.3, 1.3))
+    assert found == ["rate. norm.", "norm. skip."]
+
+
+def test_two_draws_of_the_same_weights_are_no_pair():
+    draws = (Draw("a", "gaussian", 1.0),)
+    assert titles(trial("activation", 2.3, 1.0, draws=draws), trial("initialisation", 2.3, 1.1, draws=draws)) == []
+
+
+def test_the_best_start_goes_with_the_best_of_the_steps():
+    """The draw begins where it should, and its steps are too long; clipping alone goes nowhere."""
+    clipping, rate = trial("clipping", 7e5, 2.28), trial("rate", 7e5, 480.0)
+    draw, norm = trial("initialisation", 2.7, math.inf), trial("norm", 900.0, math.inf)
+    assert titles(clipping, rate, draw, norm)[-1] == "initialisation. clipping."
+    kept = trial("initialisation", 2.7, 1.0)
+    assert titles(clipping, rate, kept, norm)[-1] == "clipping. norm."
+
+
+def original(start, *ends):
+    return trend_of([Trial(ORIGINAL, Role.ORIGINAL, outcomes=trial("", start, *ends).outcomes)], 20)
+
+
+def test_a_course_that_is_known_is_not_remarked_upon():
+    assert original(2.3, 1.0, 1.1) == ()
+    assert original(2.3, 1e9, 1e12) == ()  # it has diverged, and how far is chance
+    assert "moved by less than its noise" in original(2.3, 2.2, 2.4)[0]
+    assert "the seeds change nothing" in original(2.3, 1.0, 1.0)[0]
