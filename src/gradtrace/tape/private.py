@@ -410,7 +410,8 @@ def hooks_of(module: nn.Module) -> list[Any]:
 
 def step_hooks_of(optimizer: Any) -> tuple[OrderedDict[int, Any], OrderedDict[int, Any]]:
     """The optimizer's own before and after its step; empty ones where torch does not show them."""
-    before, after = (getattr(optimizer, f"_optimizer_step_{when}_hooks", OrderedDict()) for when in ("pre", "post"))
+    before: OrderedDict[int, Any] = getattr(optimizer, "_optimizer_step_pre_hooks", OrderedDict())
+    after: OrderedDict[int, Any] = getattr(optimizer, "_optimizer_step_post_hooks", OrderedDict())
     return before, after
 
 
