@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gradtrace.errors import InputError
 from gradtrace.integrations.follower import Follower
 from gradtrace.integrations.needed import needed
-from gradtrace.integrations.raising import end_where_it_raises
+from gradtrace.integrations.raising import Raises
 
 with needed("Keras", "keras"):
     import keras
@@ -41,10 +41,10 @@ class GradTraceCallback(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         if keras.backend.backend() != "torch":
             raise InputError(f"Keras must run on torch (KERAS_BACKEND=torch), but it runs on {keras.backend.backend()}")
-        self._follower = Follower(stop_on, options)
+        fits = next(kind for kind in keras.Model.__mro__ if "fit" in vars(kind))
+        self._follower = Follower(stop_on, options, Raises(fits, "fit", _followers))
         self._latest: dict[str, float] = {}
         _CALLBACKS.add(self)
-        end_where_it_raises(next(kind for kind in keras.Model.__mro__ if "fit" in vars(kind)), "fit", _followers)
 
     @property
     def watch(self) -> Watch | None:

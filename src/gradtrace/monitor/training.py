@@ -480,6 +480,7 @@ class Training:
         """A step is over; what is done at the next one?"""
         begun = time.perf_counter()
         self._is_row_ended = True
+        self._uncleared.step_ended()
         self._delivery.receive_now_and_then()
         self.loss_scale.end_step()
         if may_rest:

@@ -105,6 +105,8 @@ class Watch:
         self._joined: Watched | None = None
         self._find, self._num_others = find, num_others
         self._step = self._recording.first_step
+        self._num_steps = 0
+        """Of a watch that is closed."""
         self._closed = False
         _WATCHES.add(self)
 
@@ -219,7 +221,7 @@ class Watch:
     @property
     def num_steps(self) -> int:
         """Steps that are over, as far as anybody can know."""
-        return self._training.rows.expected if self._training is not None else 0
+        return self._training.rows.expected if self._training is not None else self._num_steps
 
     @property
     def traces(self) -> tuple[Trace, ...]:
@@ -284,6 +286,7 @@ class Watch:
             self._warn(f"the last steps are lost ({type(error).__name__}: {error})")
         finally:
             self._joined = None
+            self._num_steps = training.rows.expected
             training.leave()
 
     def _sweep(self) -> None:
