@@ -76,8 +76,8 @@ class GradTraceCallback:
 def optimizers_of(module: nn.Module) -> list[Optimizer]:
     """Those that hold any of its parameters; Fabric does not say which it was given beside the module.
 
-    Without them a first step of several optimizers would count as one of the first alone. Fabric's own, that wrap these,
-    are left out: they have no groups of their own.
+    Without them a first step of several optimizers would count as one of the first alone. Those of Fabric that wrap
+    these have no groups of their own and are left out.
     """
     mine = {id(parameter) for parameter in module.parameters()}
     living = [one for one in gc.get_objects() if issubclass(type(one), Optimizer)]

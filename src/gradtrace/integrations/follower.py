@@ -53,13 +53,21 @@ class Follower(Sink):
             end_where(raises, self)
 
     def begin(
-        self, models: Any, optimizers: Any, *, tell: Callable[[str], object], at: int = 0, is_main: bool = True
+        self,
+        models: Any,
+        optimizers: Any,
+        *,
+        tell: Callable[[str], object],
+        at: int = 0,
+        is_main: bool = True,
+        title: str = "",
     ) -> None:
         """A training begins at the trainer's step `at`; of several processes only the main one keeps and tells."""
         self.end(finished=False)
         options = dict(self._options)
         options["sinks"] = [self, *options.get("sinks", ())] if is_main else []
         options["path"] = options.get("path") if is_main else None
+        options["title"] = options.get("title") or title
         notes = [f"this is step {at} of the trainer"] if at else []
         begun = Watch(models, optimizers, notes=notes, **options).start()
         self.watch, self._tell, self._offset = begun, tell, at - begun.first_step

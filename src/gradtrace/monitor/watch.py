@@ -24,11 +24,12 @@ from gradtrace.monitor.schedule.agreed import AgreedSchedule
 from gradtrace.monitor.schedule.schedule import Schedule
 from gradtrace.monitor.training import Training
 from gradtrace.monitor.watched import Watched
+from gradtrace.project import thresholds_here
 from gradtrace.records.run import RunHeader
 from gradtrace.runs.writer import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from typing_extensions import Self
 
+    from gradtrace.diagnosis.moved import Moved
     from gradtrace.records.finding import Diagnosis
     from gradtrace.records.run import Run
     from gradtrace.records.trace import Trace
@@ -67,6 +69,7 @@ class Watch:
         every: int | None = None,
         sinks: Sequence[Any] = (),
         title: str = "",
+        thresholds: Mapping[str, Any] | Iterable[Moved] | None = None,
         command: Sequence[str] = (),
         notes: Sequence[str] = (),
         warn: Callable[[str], None] = warn,
@@ -79,6 +82,8 @@ class Watch:
             raise InputError(f"budget must be a fraction of the time above 0, but it is {budget!r}")
         if every is not None and every < 1:
             raise InputError(f"every must be a number of steps, 1 or more, but it is {every!r}")
+        moved = self._moved(thresholds, warn)
+        notes = (*notes, *map(str, moved))
         watched = Watched(models, optimizers)
         self._watched: Watched | None = watched
         self._frac, self._every, self._on_nonfinite = budget, every, on_nonfinite
@@ -96,7 +101,7 @@ class Watch:
             environment=environment(),
         )
         self._warn = warn
-        self._recording = Recording(path, header, sinks, warn)
+        self._recording = Recording(path, header, sinks, warn, moved)
         for note in notes:
             self._recording.note(self._recording.first_step, note)
         self._training: Training | None = None
@@ -109,6 +114,16 @@ class Watch:
         """Of a watch that is closed."""
         self._closed = False
         _WATCHES.add(self)
+
+    @staticmethod
+    def _moved(given: Mapping[str, Any] | Iterable[Moved] | None, warn: Callable[[str], None]) -> tuple[Moved, ...]:
+        try:
+            return thresholds_here(given)
+        except InputError as error:
+            if given is not None:
+                raise
+            warn(f"the usual thresholds hold: {error}")  # a file that nobody has spoken of ends no training
+            return ()
 
     def start(self) -> Self:
         """Install the hooks; once is enough. A watch that is closed raises `InputError`."""
@@ -319,6 +334,7 @@ def watch(
     every: int | None = None,
     sinks: Sequence[Any] = (),
     title: str = "",
+    thresholds: Mapping[str, Any] | Iterable[Moved] | None = None,
 ) -> Watch:
     """Watch a training loop from inside; no call in the loop is needed, and nothing in it changes.
 
@@ -331,6 +347,7 @@ def watch(
         every: trace every so many steps, whatever it costs; None: as the budget allows.
         sinks: where else the numbers go: 'tensorboard:FOLDER', 'wandb', 'mlflow', 'trackio', or functions.
         title: of the run; the models' class names by default.
+        thresholds: those that are moved, as `gradtrace.check` takes them; by default the project's.
 
     Returns:
         A context; inside and afterwards its `diagnosis` and `run` tell what was seen.
@@ -358,4 +375,5 @@ def watch(
         every=every,
         sinks=sinks,
         title=title,
+        thresholds=thresholds,
     )
