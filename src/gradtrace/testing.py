@@ -15,6 +15,7 @@ from gradtrace.diagnosis.scene import is_finite, make_view
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES
 from gradtrace.errors import InputError
 from gradtrace.measure.names import Names
+from gradtrace.project import thresholds_here
 from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Severity, Symptom
 
@@ -78,7 +79,7 @@ def assert_gradients_flow(
     loss_fn: Callable[[Any, Any], Tensor],
     batches: Iterable[Any],
     *,
-    max_decades: float = CLEAR_DECADES,
+    max_decades: float | None = None,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
 ) -> None:
     """Every parameter gets a gradient, and early layers get as much as late ones, within `max_decades`.
@@ -91,6 +92,7 @@ def assert_gradients_flow(
         loss_fn: takes (model, batch), returns a scalar tensor.
         batches: an iterable of batches; the claim must hold on each of the first three.
         max_decades: powers of ten that may lie between an earliest layer and the one nearest to the loss, either way.
+            By default 3; where the project has moved vanishing-decades or exploding-decades, these.
         optimizer: one or several; with it a parameter that none of them holds counts as cut off.
 
     Raises:
@@ -108,15 +110,16 @@ def assert_gradients_flow(
     gradtrace.testing.GradientAssertionError: the gradient vanishes: ...
     """
     __tracebackhide__ = True
-    if not max_decades > 0.0:
+    if max_decades is not None and not max_decades > 0.0:
         raise InputError(f"max_decades must be a number of powers of ten above 0, but it is {max_decades!r}")
     diagnosis = check(model, loss_fn, batches, optimizer=optimizer)
     _hold_finite(diagnosis)
     if cut := _at_fault(diagnosis, _CUT):
         raise GradientAssertionError(f"the gradient does not arrive: {cut[0].message}", diagnosis)
     traces = [trace for trace in diagnosis.traces if trace.probe == "loss"]
+    allowed = _allowed(max_decades)
     for number, trace in enumerate(traces, start=1):
-        if told := _beyond(trace, max_decades):
+        if told := _beyond(trace, *allowed):
             raise GradientAssertionError(f"{told} (batch {number})", diagnosis)
 
 
@@ -191,16 +194,28 @@ def _at_fault(diagnosis: Diagnosis, symptoms: Collection[Symptom]) -> list[Findi
     return [finding for finding in above if finding.symptom in symptoms]
 
 
-def _beyond(trace: Trace, max_decades: float) -> str:
-    """What lies further apart than `max_decades`, the furthest; '' where nothing does."""
+def _allowed(max_decades: float | None) -> tuple[float, float]:
+    """[decades] That may be lost and gained; the project's where it has moved them."""
+    if max_decades is not None:
+        return max_decades, max_decades
+    moved = {one.name: one.value for one in thresholds_here(None)}
+    return moved.get("vanishing-decades", CLEAR_DECADES), moved.get("exploding-decades", CLEAR_DECADES)
+
+
+def _beyond(trace: Trace, most_lost: float, most_gained: float) -> str:
+    """What lies further apart than is allowed, the furthest beyond it; '' where nothing does."""
     if not is_finite(trace):
         return ""
-    told, furthest = "", max_decades
+    told, furthest = "", 0.0
     for profile in make_view(trace).profiles:
-        for away, seen, which in ((-profile.lost, "vanishes", "less"), (profile.gained, "explodes", "more")):
-            if away > furthest:
+        for away, seen, which, allowed in (
+            (-profile.lost, "vanishes", "less", most_lost),
+            (profile.gained, "explodes", "more", most_gained),
+        ):
+            if away - allowed > furthest:
                 names = Names(trace)
                 first, late = (names.told(op.site.module or "") for op in (profile.first, profile.reference))
                 much = "nothing" if math.isinf(away) else f"{away:.2f} decades {which} than {late}"
-                told, furthest = f"the gradient {seen}: {first} gets {much}, allowed are {max_decades:g}", away
+                told = f"the gradient {seen}: {first} gets {much}, allowed are {allowed:g}"
+                furthest = away - allowed
     return told

@@ -51,6 +51,6 @@ def test_the_shell_is_handed_a_script_that_completes(shell):
 def test_commands_options_and_choices_are_completed():
     offered = [
         completed(words, _GRADTRACE_COMPLETE="bash_complete", COMP_CWORD=str(len(words.split()) - 1))
-        for words in ("gradtrace ch", "gradtrace check --write", "gradtrace check --format s")
+        for words in ("gradtrace ch", "gradtrace check --write", "gradtrace check --format s", "gradtrace explain vani")
     ]
-    assert offered == ["plain,check\n", "plain,--write-baseline\n", "plain,sarif\n"]
+    assert offered == ["plain,check\n", "plain,--write-baseline\n", "plain,sarif\n", "plain,vanishing\n"]

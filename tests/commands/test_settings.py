@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 import pytest
 from tests.commands.calling import run
 
-from gradtrace.commands.settings import Settings, find_settings
+from gradtrace.diagnosis.moved import weighed
 from gradtrace.errors import InputError
+from gradtrace.project import Settings, find_settings
 from gradtrace.records.finding import Diagnosis, Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
@@ -39,13 +40,13 @@ def test_the_nearest_file_counts_and_one_of_our_own_before_the_projects(tmp_path
     assert find_settings(below).seed == 3
 
 
-def test_paths_are_relative_to_the_file_that_names_them(tmp_path, monkeypatch):
-    (tmp_path / "below").mkdir()
-    (tmp_path / "gradtrace.toml").write_text('targets = ["net.py:build", "package.module:make"]\nbaseline = "b.json"\n')
-    monkeypatch.chdir(tmp_path / "below")
-    found = find_settings()
-    assert found.targets == ("../net.py:build", "package.module:make")
-    assert found.baseline == tmp_path / "b.json"
+def test_paths_are_relative_to_the_file_that_names_them(project, verdict, net, monkeypatch):
+    (net.parent / "below").mkdir()
+    project('targets = ["net.py:build"]\nbaseline = "b.json"\n', "gradtrace.toml")
+    monkeypatch.chdir(net.parent / "below")
+    assert find_settings().baseline == net.parent / "b.json"
+    verdict["diagnosis"] = WARNING
+    assert "gradtrace fix ../net.py:build" in run("check", "--write-baseline").stdout
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path, monkeypatch):
         ("baseline = 3", "it is a file's path"),
         ("seed = ", "cannot read"),
         ("thresholds = 3", "it is a table, as vanishing-decades = {value = 3.5"),
-        ("thresholds.dead-fraction = 0.9", "it is a table"),
+        ("thresholds.dead-fraction = 0.9", "threshold dead-fraction cannot be 0.9; it is a table of a value"),
         ("thresholds.dead-fraction = {value = 0.9}", "dead-fraction is moved without a reason"),
         ("thresholds.dead-fraction = {value = 0.9, why = 'x'}", "it is a table"),
         ("thresholds.dead-fraction = {value = '0.9', reason = 'x'}", "it is a table"),
@@ -91,13 +92,15 @@ def test_check_without_a_target_checks_those_of_the_project(project, verdict):
 
 
 def test_a_threshold_that_the_project_moved_counts_and_is_told(project, verdict):
+    dead = Evidence("dead units", 0.8, "fraction")
     found = Finding(
-        Symptom.DEAD_UNITS, Cause.SATURATED_PREACTIVATION, ("a",), Severity.WARNING, "Dead.",
-        (Evidence("dead units", 0.8, "fraction"),),
+        Symptom.DEAD_UNITS, Cause.SATURATED_PREACTIVATION, ("a",), Severity.WARNING, "Dead.", (dead,)
     )  # fmt: skip
-    verdict["diagnosis"] = Diagnosis((found,))
-    assert run("check", "net.py:build").exit_code == 1
     project("[tool.gradtrace.thresholds]\ndead-fraction = { value = 0.9, reason = 'a wide first layer' }\n")
+    verdict["diagnosis"] = WARNING
+    run("check", "net.py:build")
+    moved = verdict["calls"][-1][-1]["thresholds"]
+    verdict["diagnosis"] = weighed(Diagnosis((found,)), moved)
     result = run("check", "net.py:build")
     assert result.exit_code == 0
     told = " ".join(result.stdout.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import pickle
 import subprocess
@@ -18,7 +19,7 @@ from gradtrace.errors import InputError
 from gradtrace.integrations.follower import Follower
 from gradtrace.integrations.lightning_factory import VARIABLE, callbacks
 from gradtrace.integrations.needed import needed
-from gradtrace.integrations.raising import end_where_it_raises
+from gradtrace.integrations.raising import Raises
 
 ALL = 1e6
 """A budget that lets no step pass by."""
@@ -35,9 +36,9 @@ def train(model, num_steps, *, bad=-1):
         optimizer.step()
 
 
-def follow(stop_on=None, *, num_steps=3, bad=-1, at=0, **options):
+def follow(stop_on=None, *, num_steps=3, bad=-1, at=0, raises=None, **options):
     told, model = list[str](), nn.Linear(3, 1)
-    follower = Follower(stop_on, {"budget": ALL, **options})
+    follower = Follower(stop_on, {"budget": ALL, **options}, raises)
     follower.begin(model, (), tell=told.append, at=at)
     train(model, num_steps, bad=bad)
     return follower, told, model
@@ -156,10 +157,11 @@ class Deeper(Trainer):
     pass
 
 
+RAISES = Raises(Trainer, "train", lambda trainer: trainer.followers)
+
+
 def test_what_a_trainers_method_raises_ends_its_own_followers_alone():
-    for _ in range(2):
-        end_where_it_raises(Trainer, "train", lambda trainer: trainer.followers)
-    (mine, _, _), (other, _, _) = follow(), follow()
+    (mine, _, _), (other, _, _) = (follow(raises=RAISES) for _ in range(2))
     trainer = Deeper(mine)
     assert trainer.train(3) == 3
     assert mine.watch.num_steps == 3
@@ -170,6 +172,23 @@ def test_what_a_trainers_method_raises_ends_its_own_followers_alone():
     assert other.watch.num_steps == 3
     other.end(finished=True)
     assert other.watch.run.notes == ()
+
+
+class Plain(Trainer):
+    def train(self, value, *, error=None):
+        return super().train(value, error=error)
+
+
+def test_a_trainers_method_is_its_own_again_when_the_last_follower_is_gone():
+    own = Plain.train
+    first = Follower(None, {}, Raises(Plain, "train", lambda trainer: trainer.followers))
+    second = copy.copy(first)
+    del first
+    gc.collect()
+    assert Plain.train is not own
+    del second
+    gc.collect()
+    assert Plain.train is own
 
 
 def test_a_training_that_nobody_ended_ends_with_the_process(tmp_path):

@@ -82,7 +82,9 @@ told(rows=rows(callback), gradient=gradient, norms=norms.seen, names=names,
     assert told["rows"] == list(range(8))
     assert told["gradient"] == pytest.approx(told["norms"], rel=1e-4)
     assert "this is step 8 of the trainer" in told["events"]
-    assert all(name.split(".")[0] in ("sequential/hidden0", "sequential/late") for name in told["names"])
+    assert told["names"] == [
+        f"sequential/{layer}.{kind}" for layer in ("hidden0", "late") for kind in ("kernel", "bias")
+    ]
 
 
 def test_a_vanishing_gradient_is_told_with_the_layers_names():

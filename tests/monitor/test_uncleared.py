@@ -92,3 +92,16 @@ def test_gradients_that_no_optimizer_applies_are_nobody_s_to_clear():
             loss_of(model).backward()
             optimizer.step()
     assert not uncleared(watch)
+
+
+def test_what_is_cleared_between_two_passes_of_a_step_has_moved_no_weight():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with gradtrace.watch(model, optimizer, budget=1.0) as watch:
+        for _ in range(40):
+            (loss_of(model) / 2).backward()  # to what the step before has left
+            optimizer.zero_grad()
+            (loss_of(model) / 2).backward()
+            optimizer.step()
+    assert not uncleared(watch)
+    assert watch.diagnosis.healthy

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.data_scale import is_far_off
+from gradtrace.diagnosis.moved import USUAL
 from gradtrace.diagnosis.rules import decay, time
 from gradtrace.diagnosis.rules.depth import needs_following
 from gradtrace.diagnosis.rules.formats import needs_base_rate
@@ -17,19 +18,22 @@ from gradtrace.diagnosis.thresholds import FOLLOWED_RATE, FOLLOWED_STEPS, TRAPPE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gradtrace.diagnosis.moved import Limits
     from gradtrace.diagnosis.scene import Scene
     from gradtrace.records.exhibit import Exhibit, Training
 
 
-def look_at_unseen(exhibit: Exhibit, run: Callable[..., Training], say: Callable[[str], None]) -> Exhibit:
+def look_at_unseen(
+    exhibit: Exhibit, run: Callable[..., Training], say: Callable[[str], None], limits: Limits = USUAL
+) -> Exhibit:
     """The exhibit with what a recurrence learns, where its gradient vanishes in time.
 
     ``run(steps, rate, 1)`` is a trial that keeps the last batch for the end.
     """
-    if time.needs_unseen(make_scene(exhibit)):
+    if time.needs_unseen(make_scene(exhibit, limits)):
         say(f"following {FOLLOWED_STEPS} steps on a copy, a batch held out")
         exhibit = replace(exhibit, unseen=run(FOLLOWED_STEPS, 1.0, 1))
-        if time.is_undecided(make_scene(exhibit)):
+        if time.is_undecided(make_scene(exhibit, limits)):
             say(f"following {2 * FOLLOWED_STEPS} steps on a copy: what was held out is being learnt")
             exhibit = replace(exhibit, unseen=run(2 * FOLLOWED_STEPS, 1.0, 1))
     return exhibit

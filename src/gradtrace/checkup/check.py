@@ -11,21 +11,24 @@ from gradtrace.checkup.batches import summed_over, take, take_more
 from gradtrace.checkup.steps_in_time import is_recurrent, with_time
 from gradtrace.checkup.trial import describe_optimizer, run_trial
 from gradtrace.diagnosis.judge import judge
+from gradtrace.diagnosis.moved import limits_of, weighed
 from gradtrace.diagnosis.rules.disconnected import frozen
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.errors import InputError
 from gradtrace.measure.slips import hint_of_batches
 from gradtrace.measure.trace import check_model, trace
 from gradtrace.measure.untouched import fixed_random_state
+from gradtrace.project import thresholds_here
 from gradtrace.records.exhibit import Exhibit, Training
 from gradtrace.records.finding import Diagnosis
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from gradtrace.diagnosis.moved import Moved
     from gradtrace.records.finding import Finding
     from gradtrace.records.trace import Trace
 
@@ -42,6 +45,7 @@ def check(
     steps: int = 0,
     accumulate: int = 1,
     progress: Callable[[str], None] | None = None,
+    thresholds: Mapping[str, Any] | Iterable[Moved] | None = None,
 ) -> Diagnosis:
     """Trace a few batches of ``loss_fn(model, batch)`` and judge them. The model comes back untouched.
 
@@ -53,12 +57,14 @@ def check(
         steps: train a deep copy for that many optimizer steps, and judge what appears only then.
         accumulate: batches per optimizer step.
         progress: called with a word before each part of the work.
+        thresholds: those that are moved, as ``{"dead-fraction": {"value": 0.9, "reason": "sparse by design"}}``;
+            by default what the project's ``[tool.gradtrace.thresholds]`` says.
 
     Returns:
         The diagnosis; its findings are ranked with the root cause first.
 
     Raises:
-        InputError: see `gradtrace.trace`; also for no batches, or `steps` without an optimizer.
+        InputError: see `gradtrace.trace`; also for no batches, `steps` without an optimizer, impossible thresholds.
 
     >>> import torch, gradtrace
     >>> layers = [layer for _ in range(12) for layer in (torch.nn.Linear(16, 16), torch.nn.Sigmoid())]
@@ -71,6 +77,8 @@ def check(
     ('vanishing', 'activation_derivative')
     """
     optimizers = _optimizers(optimizer)
+    moved = thresholds_here(thresholds)
+    limits = limits_of(moved)
     if steps < 0 or accumulate < 1:
         raise InputError(f"steps must be 0 or more and accumulate 1 or more, but they are {steps} and {accumulate}")
     if steps and not optimizers:
@@ -125,10 +133,10 @@ def check(
     learns = any(p.requires_grad for p in model.parameters())
     if learns and len(taken) > 1 and not (training is not None and training.failure):
         with contextlib.suppress(InputError):  # of a batch that nobody has asked for: a last one of a single example
-            exhibit = look_at_unseen(exhibit, run, say)
+            exhibit = look_at_unseen(exhibit, run, say, limits)
     if training is not None and not training.failure:
         exhibit = look_again(exhibit, run, steps, say)
-    return judge(exhibit, title=type(model).__name__)
+    return weighed(judge(exhibit, type(model).__name__, limits), moved)
 
 
 def _optimizers(optimizer: Optimizer | Sequence[Optimizer] | None) -> list[Optimizer]:

@@ -13,14 +13,14 @@ from gradtrace.commands.baseline import write_baseline as write
 from gradtrace.commands.ending import UNHEALTHY, in_a_sentence
 from gradtrace.commands.screen import working
 from gradtrace.commands.seeds import seed_all
-from gradtrace.commands.settings import find_settings
 from gradtrace.commands.verdicts import FORMATS, told
 from gradtrace.errors import InputError
+from gradtrace.project import find_settings
 from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Severity
 
 if TYPE_CHECKING:
-    from gradtrace.commands.settings import Settings
+    from gradtrace.project import Settings
     from gradtrace.records.finding import Diagnosis
     from gradtrace.report.checked import Checked
 
@@ -85,7 +85,9 @@ def _configured(project: Settings) -> tuple[str, ...]:
         raise click.UsageError("Missing argument 'TARGET': no targets in [tool.gradtrace] of pyproject.toml either")
     if str(project.file.parent) not in sys.path:  # where package.module is found
         sys.path.insert(0, str(project.file.parent))
-    return project.targets
+    from gradtrace.commands.target import seen_from
+
+    return tuple(seen_from(target, Path.cwd(), of=project.file.parent) for target in project.targets)
 
 
 def _checked(
@@ -110,12 +112,9 @@ def _checked(
 
             loaded = place(loaded, device)
         steps = steps if steps is not None else project.steps or 0
-        from gradtrace.diagnosis.tolerance import tolerated
-
         if steps and loaded.optimizer is None:
             raise InputError(f"--steps needs an optimizer: {target} must return it as the fourth, after the batches")
-        diagnosis = loaded.check(steps=steps, accumulate=accumulate, progress=say)
-        diagnosis = tolerated(diagnosis, project.thresholds)
+        diagnosis = loaded.check(steps=steps, accumulate=accumulate, progress=say, thresholds=project.thresholds)
     found = known.known(target, diagnosis) if known is not None else ()
     return Checked(target, diagnosis, found, file_of(target))
 

@@ -9,8 +9,15 @@ from gradtrace.commands.screen import screen_width
 from gradtrace.errors import InputError
 
 
+def offered(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    """What the shell completes `begun` to."""
+    from gradtrace.report.explanation import known
+
+    return [word for word in known() if word.lower().startswith(begun.lower())]
+
+
 @click.command(short_help="What a code (GT101) or a word means, and what to change.")
-@click.argument("word", nargs=-1)
+@click.argument("word", nargs=-1, shell_complete=offered)
 @in_a_sentence
 def explain(word: tuple[str, ...]) -> None:
     """Say what a finding's code (GT101) or a word (merge, post_norm) means, and what to change.

@@ -38,6 +38,7 @@ def run(
     Its output, exit code and signals are its own; what gradtrace has to say goes to stderr and into the run's file.
     """
     from gradtrace.monitor.recording.sinks.choice import check_sink
+    from gradtrace.project import find_settings
     from gradtrace.runner.program import run as run_program
     from gradtrace.runner.script import Script, check_exists
     from gradtrace.runner.watching import WatchOptions, default_path, watched
@@ -46,5 +47,6 @@ def run(
     check_exists(target)
     for sink in options["sinks"]:
         check_sink(sink)
+    thresholds = find_settings().thresholds  # before the script goes elsewhere
     path, report = (path or default_path(target)).absolute(), report.absolute() if report else None
-    run_program(target, watched(target, WatchOptions(path=path, report=report, **options)))
+    run_program(target, watched(target, WatchOptions(path=path, report=report, thresholds=thresholds, **options)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import RECURRENT_FUNCTIONS
+from gradtrace.diagnosis.moved import USUAL
 from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.rules import (
     attention,
@@ -25,6 +26,7 @@ from gradtrace.records.exhibit import Exhibit
 from gradtrace.records.finding import Diagnosis
 
 if TYPE_CHECKING:
+    from gradtrace.diagnosis.moved import Limits
     from gradtrace.records.finding import Finding
     from gradtrace.records.trace import Trace
 
@@ -32,9 +34,9 @@ RULES = (nonfinite, disconnected, units, gates, attention, loss, time, depth, de
 """Each has a function ``judge(scene) -> list[Finding]``; they do not know of each other, the ranking does."""
 
 
-def judge(exhibit: Exhibit, title: str = "") -> Diagnosis:
+def judge(exhibit: Exhibit, title: str = "", limits: Limits = USUAL) -> Diagnosis:
     """Let every rule look at `exhibit` and rank what they find, the root cause first."""
-    scene = make_scene(exhibit)
+    scene = make_scene(exhibit, limits)
     findings: list[Finding] = []
     faults: list[str] = []
     for rule in RULES:

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.moved import USUAL
 from gradtrace.diagnosis.profile import Profile, profiles
 from gradtrace.measure.path import Paths
 
 if TYPE_CHECKING:
+    from gradtrace.diagnosis.moved import Limits
     from gradtrace.records.exhibit import Exhibit
     from gradtrace.records.trace import Trace
 
@@ -32,6 +34,8 @@ class Scene:
     """The finite traces of the loss gradient, one per batch."""
     probe: View | None = None
     """The trace of a random cotangent, if there is one and it is finite."""
+    limits: Limits = USUAL
+    """From where on the rules speak."""
 
     @property
     def traces(self) -> tuple[Trace, ...]:
@@ -49,11 +53,11 @@ def is_finite(trace: Trace) -> bool:
     return all(stats.nonfinite_frac == 0.0 for stats in gradients)
 
 
-def make_scene(exhibit: Exhibit) -> Scene:
+def make_scene(exhibit: Exhibit, limits: Limits = USUAL) -> Scene:
     """Work out paths and profiles of the finite traces."""
     views = tuple(make_view(trace) for trace in exhibit.traces if is_finite(trace))
     probe = exhibit.probe
-    return Scene(exhibit, views, make_view(probe) if probe is not None and is_finite(probe) else None)
+    return Scene(exhibit, views, make_view(probe) if probe is not None and is_finite(probe) else None, limits)
 
 
 def make_view(trace: Trace, like: Trace | None = None) -> View:

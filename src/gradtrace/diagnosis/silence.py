@@ -16,7 +16,9 @@ DEADLY = {"relu", "relu6", "threshold", "hardswish", "hardshrink", "softshrink"}
 """Units that are silent where their derivative is zero."""
 
 
-def dead_layers(traces: tuple[Trace, ...], *, rare: bool = True) -> list[tuple[Op, float]]:
+def dead_layers(
+    traces: tuple[Trace, ...], *, rare: bool = True, least_frac: float = DEAD_FRAC
+) -> list[tuple[Op, float]]:
     """Ops most of whose units are dead on every sample of every trace, with the fraction."""
     common: dict[Key, set[int]] = {}
     fired: Counter[Key] = Counter()
@@ -34,7 +36,7 @@ def dead_layers(traces: tuple[Trace, ...], *, rare: bool = True) -> list[tuple[O
     layers = []
     for key, (op, a) in found.items():
         frac = fracs[key]
-        least = DEAD_FRAC if _samples_differ(a) else dead_frac(a.num_units, num_alike)
+        least = least_frac if _samples_differ(a) else dead_frac(a.num_units, num_alike, least_frac)
         seen_enough = a.num_samples * len(traces) >= MIN_SAMPLES
         if frac == 1.0 or (
             seen_enough and frac >= max(least, _rare(fired[key], a.num_units, len(common[key])) if rare else 0.0)

@@ -166,7 +166,7 @@ not look alike: pre-activations of correlation 0.95 differ in arccos(0.95) / pi 
 silent on all of 64 samples with probability 0.3 at the most, not 1/2."""
 
 
-def dead_frac(num_units: int, num_layers: int = 1) -> float:
+def dead_frac(num_units: int, num_layers: int = 1, least_frac: float = DEAD_FRAC) -> float:
     """The fraction of silent units from which one of `num_layers` alike, with `num_units` units, is dead.
 
     >>> round(dead_frac(64), 3), dead_frac(10000), round(dead_frac(64, 1000), 3)
@@ -174,7 +174,7 @@ def dead_frac(num_units: int, num_layers: int = 1) -> float:
     """
     normal = NormalDist()
     sigmas = -normal.inv_cdf(normal.cdf(-DEAD_SIGMAS) / max(num_layers, 1))
-    return min(1.0, max(DEAD_FRAC, 0.5 + sigmas * 0.5 / math.sqrt(num_units)))
+    return min(1.0, max(least_frac, 0.5 + sigmas * 0.5 / math.sqrt(num_units)))
 
 
 SUSTAINED_FRAC = 0.1

@@ -57,7 +57,8 @@ def dead_now(scene: Scene, training: Training) -> list[tuple[Op, float]]:
     alive = {key: 1.0 - len(op.activation.dead_units) / max(op.activation.num_units, 1)
              for key, op in by_key(scene.traces[0]).items() if op.activation is not None}  # fmt: skip
     keys = {op.index: key for key, op in by_key(training.after).items()}
-    found = dead_layers((training.after,), rare=False)  # most of what was alive, on a batch alone, is not any more
+    # most of what was alive, on a batch alone, is not any more
+    found = dead_layers((training.after,), rare=False, least_frac=scene.limits.dead_frac)
     now = [(op, frac) for op, frac in found if 1.0 - frac < SATURATED_MAJORITY * alive.get(keys[op.index], 1.0)]
     return sorted(now, key=lambda pair: (-pair[1], pair[0].sequence))
 

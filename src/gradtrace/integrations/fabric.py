@@ -12,11 +12,16 @@ is yours: with ``stop_on="nonfinite"`` ask `must_stop` after a step.
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
+
+from torch.optim import Optimizer
 
 from gradtrace.integrations.follower import Follower
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from gradtrace.monitor.watch import Watch
 
 
@@ -48,9 +53,9 @@ class GradTraceCallback:
         module = getattr(module, "module", module)
         if self._fabric is None:
             self._fabric, self._num_models = fabric, 1
-            self._follower.begin(module, (), tell=fabric.print, is_main=fabric.is_global_zero)
+            self._follower.begin(module, optimizers_of(module), tell=fabric.print, is_main=fabric.is_global_zero)
         elif self.watch is not None:
-            self.watch.join({str(self._num_models): module})
+            self.watch.join({str(self._num_models): module}, optimizers_of(module))
             self._num_models += 1
 
     def on_after_optimizer_step(self, strategy: Any = None, optimizer: Any = None) -> None:
@@ -66,3 +71,18 @@ class GradTraceCallback:
     def _log(self) -> None:
         for step, values in self._follower.arrived() if self._fabric is not None else ():
             self._fabric.log_dict(values, step=step)
+
+
+def optimizers_of(module: nn.Module) -> list[Optimizer]:
+    """Those that hold any of its parameters; Fabric does not say which it was given beside the module.
+
+    Without them a first step of several optimizers would count as one of the first alone. Those of Fabric that wrap
+    these have no groups of their own and are left out.
+    """
+    mine = {id(parameter) for parameter in module.parameters()}
+    living = [one for one in gc.get_objects() if issubclass(type(one), Optimizer)]
+    return [one for one in living if "param_groups" in vars(one) and mine & _held(one)]
+
+
+def _held(optimizer: Optimizer) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

@@ -11,12 +11,15 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.errors import InputError
+from gradtrace.integrations.raising import end_where
 from gradtrace.monitor.recording.sinks.sink import PREFIX, Sink
 from gradtrace.monitor.watch import Watch, watch
 from gradtrace.records.run import Scalar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from gradtrace.integrations.raising import Raises
 
 STOP_ON = (None, "nonfinite")
 
@@ -28,7 +31,7 @@ _OF_THE_STEP = frozenset(f"{PREFIX}{name}" for name in Scalar)
 class Follower(Sink):
     """Follows one training after the other; as the sink of the watch it keeps numbers and passes findings on."""
 
-    def __init__(self, stop_on: str | None, options: Mapping[str, Any]) -> None:
+    def __init__(self, stop_on: str | None, options: Mapping[str, Any], raises: Raises | None = None) -> None:
         if stop_on not in STOP_ON:
             raise InputError(f"stop_on must be None or 'nonfinite', but it is {stop_on!r}")
         if unknown := sorted(set(options) - _OPTIONS):
@@ -44,15 +47,27 @@ class Follower(Sink):
         """From the run's steps to the trainer's."""
         self._waiting: list[tuple[int, dict[str, float]]] = []
         self._latest: dict[str, float] = {}
+        self._raises = raises
+        """Where the trainer raises without telling of it."""
+        if raises is not None:
+            end_where(raises, self)
 
     def begin(
-        self, models: Any, optimizers: Any, *, tell: Callable[[str], object], at: int = 0, is_main: bool = True
+        self,
+        models: Any,
+        optimizers: Any,
+        *,
+        tell: Callable[[str], object],
+        at: int = 0,
+        is_main: bool = True,
+        title: str = "",
     ) -> None:
         """A training begins at the trainer's step `at`; of several processes only the main one keeps and tells."""
         self.end(finished=False)
         options = dict(self._options)
         options["sinks"] = [self, *options.get("sinks", ())] if is_main else []
         options["path"] = options.get("path") if is_main else None
+        options["title"] = options.get("title") or title
         notes = [f"this is step {at} of the trainer"] if at else []
         begun = Watch(models, optimizers, notes=notes, **options).start()
         self.watch, self._tell, self._offset = begun, tell, at - begun.first_step
@@ -98,6 +113,11 @@ class Follower(Sink):
     def __getstate__(self) -> dict[str, Any]:
         """Who copies a trainer copies what was asked for, and no watch."""
         return {**self.__dict__, "watch": None, "_tell": None, "_waiting": [], "_latest": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._raises is not None:
+            end_where(self._raises, self)
 
 
 _BEGUN: weakref.WeakSet[Follower] = weakref.WeakSet()

@@ -17,12 +17,16 @@ from typing import TYPE_CHECKING, Any
 from gradtrace.errors import InputError
 from gradtrace.integrations.follower import Follower
 from gradtrace.integrations.needed import needed
-from gradtrace.integrations.raising import end_where_it_raises
+from gradtrace.integrations.raising import Raises
 
 with needed("Keras", "keras"):
     import keras
 
+import torch
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gradtrace.monitor.watch import Watch
 
 
@@ -41,10 +45,10 @@ class GradTraceCallback(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         if keras.backend.backend() != "torch":
             raise InputError(f"Keras must run on torch (KERAS_BACKEND=torch), but it runs on {keras.backend.backend()}")
-        self._follower = Follower(stop_on, options)
+        fits = next(kind for kind in keras.Model.__mro__ if "fit" in vars(kind))
+        self._follower = Follower(stop_on, options, Raises(fits, "fit", _followers))
         self._latest: dict[str, float] = {}
         _CALLBACKS.add(self)
-        end_where_it_raises(next(kind for kind in keras.Model.__mro__ if "fit" in vars(kind)), "fit", _followers)
 
     @property
     def watch(self) -> Watch | None:
@@ -57,9 +61,9 @@ class GradTraceCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """The model is built by now: Keras does that before."""
-        layers = {layer.path: layer for layer in self.model._flatten_layers(include_self=False) if layer.weights}
-        at = int(self.model.optimizer.iterations)
-        self._follower.begin(layers, (), tell=self._tell, at=at)
+        optimizer = getattr(self.model, "optimizer", None)  # a model with steps of its own may have several
+        at = int(optimizer.iterations) if optimizer is not None else 0
+        self._follower.begin(Layers(self.model), (), tell=self._tell, at=at, title=self.model.name)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """The weights have moved, and the gradients are still there."""
@@ -89,6 +93,39 @@ class GradTraceCallback(keras.callbacks.Callback):  # type: ignore[misc]
             print(sentence)  # noqa: T201  # as Keras itself does
         else:
             logging.getLogger("absl").warning(sentence)
+
+
+class Layers(torch.nn.Module):
+    """A Keras model as its layers by their paths, and its weights by their names in these.
+
+    To torch the weights of a layer lie in a dict of Keras' own inside of it, under their whole paths.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self._layers = {layer.path: layer for layer in model._flatten_layers()}
+        self._weights: dict[str, torch.Tensor] = {}
+        owners = {id(weight): path for path, layer in self._layers.items() for weight in layer.trainable_weights}
+        for weight in model.trainable_weights:  # of the layers that it is a weight of the innermost comes last
+            self._weights[f"{owners[id(weight)]}.{weight.name}"] = weight.value
+
+    def named_parameters(self, *_how: Any, **_too: Any) -> Iterator[tuple[str, Any]]:
+        """``net/dense.kernel``; what is frozen is not among them."""
+        yield from self._weights.items()
+
+    def named_modules(self, *_how: Any, **_too: Any) -> Iterator[tuple[str, Any]]:
+        """``net/dense``, and the whole under ''."""
+        yield "", self
+        yield from self._layers.items()
+
+    def get_submodule(self, target: str) -> Any:
+        """By its path."""
+        path, _, inner = target.partition(".")
+        return self._layers[path].get_submodule(inner) if path else self
+
+    def named_children(self) -> Iterator[tuple[str, Any]]:
+        """Whose calls are looked at."""
+        yield from ((path, layer) for path, layer in self._layers.items() if layer.weights)
 
 
 _CALLBACKS: weakref.WeakSet[GradTraceCallback] = weakref.WeakSet()

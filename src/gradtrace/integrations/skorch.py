@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradtrace.integrations.follower import Follower
 from gradtrace.integrations.needed import needed
-from gradtrace.integrations.raising import end_where_it_raises
+from gradtrace.integrations.raising import Raises
 
 with needed("skorch", "skorch"):
     from skorch import NeuralNet
@@ -32,10 +32,9 @@ class GradTrace(Callback):  # type: ignore[misc]
     """
 
     def __init__(self, *, stop_on: str | None = None, **options: Any) -> None:
-        self._follower = Follower(stop_on, options)
+        self._follower = Follower(stop_on, options, Raises(NeuralNet, "partial_fit", _followers))
         self._asked = {"stop_on": stop_on, **options}
         self._latest: dict[str, float] = {}
-        end_where_it_raises(NeuralNet, "partial_fit", _followers)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """What it was made with, for whoever clones the net (a grid search)."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradtrace.integrations.follower import Follower
 from gradtrace.integrations.needed import needed
-from gradtrace.integrations.raising import end_where_it_raises
+from gradtrace.integrations.raising import Raises
 
 with needed("transformers", "transformers"):
     from transformers import Trainer, TrainerCallback
@@ -36,8 +36,7 @@ class GradTraceCallback(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(self, *, stop_on: str | None = None, **options: Any) -> None:
-        self._follower = Follower(stop_on, options)
-        end_where_it_raises(Trainer, "train", _followers)
+        self._follower = Follower(stop_on, options, Raises(Trainer, "train", _followers))
 
     def attach(self, trainer: Any) -> Self:
         """Stand before all that `trainer` reports to, so that they get the numbers with its own."""

@@ -161,6 +161,7 @@ class Training:
         schedule = rooms.schedule
         with schedule.spending("hooks"):
             rooms.row.is_ended = True
+            rooms.uncleared.step_ended()
             rooms.delivery.receive_now_and_then()
             rooms.loss_scale.end_step()
             if may_rest:

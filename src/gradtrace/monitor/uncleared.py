@@ -18,9 +18,13 @@ class Uncleared:
         self._watched, self._recording = watched, recording
         self._held_before: list[bool] | None = None
         """Which parameters of optimizers held a gradient before the pass at hand; None: nobody has looked."""
+        self._added_at: int | None = None
+        """The step at hand, whose first pass added to what was there."""
 
     def before_backward(self, *, looks: bool) -> None:
         """A pass begins; `looks`: it is the first of a step, which is traced and not the run's first."""
+        if self._added_at is not None and not any(self._watched.with_gradient()):
+            self._added_at = None  # cleared between two passes of a step: what was added to is gone
         self._held_before = self._watched.with_gradient() if looks else None
 
     def after_backward(self, step: int) -> None:
@@ -30,4 +34,10 @@ class Uncleared:
             return
         came_to = [was for was, has in zip(before, self._watched.with_gradient(), strict=True) if has]
         if came_to and all(came_to):
-            self._recording.event(step, EventKind.UNCLEARED, "added to the gradients of earlier steps")
+            self._added_at = step
+
+    def step_ended(self) -> None:
+        """What was added to has moved the weights."""
+        if self._added_at is not None:
+            self._recording.event(self._added_at, EventKind.UNCLEARED, "added to the gradients of earlier steps")
+            self._added_at = None

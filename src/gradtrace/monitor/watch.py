@@ -24,11 +24,12 @@ from gradtrace.monitor.schedule.agreed import AgreedSchedule
 from gradtrace.monitor.schedule.schedule import Schedule
 from gradtrace.monitor.training import Training
 from gradtrace.monitor.watched import Watched
+from gradtrace.project import thresholds_here
 from gradtrace.records.run import RunHeader
 from gradtrace.runs.writer import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from typing_extensions import Self
 
+    from gradtrace.diagnosis.moved import Moved
     from gradtrace.monitor.hooks.backward_passes import BackwardPasses
     from gradtrace.monitor.hooks.optimizer_steps import OptimizerSteps
     from gradtrace.monitor.hooks.scalers import Scalers
@@ -70,6 +72,7 @@ class Watch:
         every: int | None = None,
         sinks: Sequence[Any] = (),
         title: str = "",
+        thresholds: Mapping[str, Any] | Iterable[Moved] | None = None,
         command: Sequence[str] = (),
         notes: Sequence[str] = (),
         warn: Callable[[str], None] = warn,
@@ -82,6 +85,8 @@ class Watch:
             raise InputError(f"budget must be a fraction of the time above 0, but it is {budget!r}")
         if every is not None and every < 1:
             raise InputError(f"every must be a number of steps, 1 or more, but it is {every!r}")
+        moved = self._moved(thresholds, warn)
+        notes = (*notes, *map(str, moved))
         watched = Watched(models, optimizers)
         self._watched: Watched | None = watched
         self._frac, self._every, self._on_nonfinite = budget, every, on_nonfinite
@@ -99,7 +104,7 @@ class Watch:
             environment=environment(),
         )
         self._warn = warn
-        self._recording = Recording(path, header, sinks, warn)
+        self._recording = Recording(path, header, sinks, warn, moved)
         for note in notes:
             self._recording.note(self._recording.first_step, note)
         self._training: Training | None = None
@@ -108,8 +113,20 @@ class Watch:
         self._joined: Watched | None = None
         self._find, self._num_others = find, num_others
         self._step = self._recording.first_step
+        self._num_steps = 0
+        """Of a watch that is closed."""
         self._closed = False
         _WATCHES.add(self)
+
+    @staticmethod
+    def _moved(given: Mapping[str, Any] | Iterable[Moved] | None, warn: Callable[[str], None]) -> tuple[Moved, ...]:
+        try:
+            return thresholds_here(given)
+        except InputError as error:
+            if given is not None:
+                raise
+            warn(f"the usual thresholds hold: {error}")  # a file that nobody has spoken of ends no training
+            return ()
 
     def start(self) -> Self:
         """Install the hooks; once is enough. A watch that is closed raises `InputError`."""
@@ -229,7 +246,7 @@ class Watch:
     @property
     def num_steps(self) -> int:
         """Steps that are over, as far as anybody can know."""
-        return self._training.num_steps if self._training is not None else 0
+        return self._training.num_steps if self._training is not None else self._num_steps
 
     @property
     def traces(self) -> tuple[Trace, ...]:
@@ -294,6 +311,7 @@ class Watch:
             self._warn(f"the last steps are lost ({type(error).__name__}: {error})")
         finally:
             self._joined = None
+            self._num_steps = training.num_steps
             training.leave()
 
     def _let_go(self) -> Training | None:
@@ -332,6 +350,7 @@ def watch(
     every: int | None = None,
     sinks: Sequence[Any] = (),
     title: str = "",
+    thresholds: Mapping[str, Any] | Iterable[Moved] | None = None,
 ) -> Watch:
     """Watch a training loop from inside; no call in the loop is needed, and nothing in it changes.
 
@@ -344,6 +363,7 @@ def watch(
         every: trace every so many steps, whatever it costs; None: as the budget allows.
         sinks: where else the numbers go: 'tensorboard:FOLDER', 'wandb', 'mlflow', 'trackio', or functions.
         title: of the run; the models' class names by default.
+        thresholds: those that are moved, as `gradtrace.check` takes them; by default the project's.
 
     Returns:
         A context; inside and afterwards its `diagnosis` and `run` tell what was seen.
@@ -371,4 +391,5 @@ def watch(
         every=every,
         sinks=sinks,
         title=title,
+        thresholds=thresholds,
     )

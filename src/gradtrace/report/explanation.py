@@ -69,10 +69,14 @@ def _causes(codes: tuple[str, ...]) -> list[str]:
     return [f"What to do depends on the cause: {', '.join(c for c in causes if c != 'none')}."] if codes else []
 
 
+def known() -> list[str]:
+    """All that can be asked for."""
+    return [*WORDS, *USUAL, *(value for enum in ENUMS for value in meanings(enum))]
+
+
 def near(asked: str) -> str:
     """What may have been meant, or ''."""
-    words = [*WORDS, *USUAL, *(value for enum in ENUMS for value in meanings(enum))]
-    return next(iter(difflib.get_close_matches(asked.strip(), words, n=1)), "")
+    return next(iter(difflib.get_close_matches(asked.strip(), known(), n=1)), "")
 
 
 def explanation_text(told: Explanation, width: int) -> str:

@@ -16,36 +16,41 @@ SYMPTOMS = {
         "agree), along the critical path, in the mildest of the batches; in time, early steps against late "
         f"ones. From {t.HEALTHY_DECADES:g} decades lost on it is a finding, from {t.CLEAR_DECADES:g} a "
         "critical one. A random gradient at the output must fare alike, and an adaptive optimizer that evens "
-        "it out makes it a remark."
+        f"it out makes it a remark. In a run also a layer that falls {t.CLEAR_DECADES:g} decades behind the others."
     ),
     Symptom.EXPLODING: (
         "As vanishing, with decades gained; or one optimizer step against the weights it moves (a step as "
         f"large as its weight replaces it: |update| / |weight| above {t.UPDATE_REPLACES:g}), or a loss that "
-        f"grows {t.DIVERGED_FACTOR:g}-fold in steps on a copy or in a run."
+        f"grows {t.DIVERGED_FACTOR:g}-fold in steps on a copy or in a run; in a run also a gradient norm that "
+        "spikes or keeps growing, and gradients that are never cleared."
     ),
     Symptom.NONFINITE: (
-        "Every activation, loss, gradient and parameter is looked at. The birthplace is the first op whose "
-        "operands are finite and whose result (or derivative) is not."
+        "The loss, every gradient and every parameter are looked at, and where one is not finite every activation: "
+        "the birthplace is the first op whose operands are finite and whose result (or derivative) is not."
     ),
     Symptom.DEAD_UNITS: (
         f"Units that are zero on every sample of every batch: from {100 * t.DEAD_FRAC:g} % of a layer on, and "
-        f"by more than chance ({t.DEAD_SIGMAS:g} binomial standard deviations)."
+        f"by more than chance where all samples look alike ({t.DEAD_SIGMAS:g} binomial standard deviations)."
     ),
     Symptom.SATURATED: (
         "The fraction of units (rows, of a softmax) whose derivative is under 5 % of its maximum, read off "
-        f"the values on the tape: more than {100 * t.SATURATED_MAJORITY:g} % of them. While a tenth of the "
-        "slope is left, a remark."
+        f"the values on the tape: more than {100 * t.SATURATED_MAJORITY:g} % of them; of what is flat on one "
+        f"side by design (GELU) the units that always are, from {100 * t.DEAD_FRAC:g} % on. While a tenth of "
+        "the slope is left over all such layers, a remark."
     ),
     Symptom.DISCONNECTED: (
         "Each parameter that the loss depends on by its value, against whether a gradient reaches it on the "
         "tape and whether an optimizer holds it. What a batch does not use is left in peace."
     ),
     Symptom.LOSS_SATURATED: (
-        "The elasticity of the loss: by what fraction it changes when the output moves by its own scale. "
-        f"Below {t.FLAT_ELASTICITY:g} with a large loss and an op between output and loss that is flat."
+        "The elasticity of the loss: by what fraction it changes when the output moves by its own scale, of the "
+        f"whole batch or of its median example. Below {t.FLAT_ELASTICITY:g}, with an op between output and loss "
+        "that is flat, and no loss that is known to be below a constant's. Also examples that lie on a flat side "
+        f"and stay there: from {100 * t.TRAPPED_FRAC:g} % of them on."
     ),
     Symptom.UNDERFLOW: (
-        "Entries of gradients within the last bits of their format, and, on a trial step, the fraction of the "
+        "Entries of gradients within the last bits of their format, gradients that all lie "
+        f"{t.HEALTHY_DECADES:g} decades or more below Adam's eps, and, on a trial step, the fraction of the "
         "gradient's square on entries that the step left exactly as they were: above "
         f"{100 * t.UNCHANGED_FRAC:g} %."
     ),
@@ -53,41 +58,51 @@ SYMPTOMS = {
 CAUSES = {
     Cause.ACTIVATION_DERIVATIVE: (
         "Activations account for at least half of the decades that the path loses, their largest derivative "
-        "is below one, and they are not saturated."
+        "is below one (or they are a softmax in place of a unit), and most of the loss is not where they are "
+        "saturated."
     ),
     Cause.SATURATED_PREACTIVATION: (
-        "Most pre-activations lie where the derivative is under 5 % of its maximum, and these activations "
-        "account for at least half of the decades lost."
+        "Most pre-activations lie where the derivative is under 5 % of its maximum; where the gradient "
+        "vanishes, these activations also account for at least half of the decades lost."
     ),
     Cause.SMALL_WEIGHTS: (
-        "No other factor stands out: the weights' gains per layer lie below one by more than "
-        f"{t.NEAR_ONE_DECADES:g} decades, or one layer loses most of the gradient."
+        "No other factor stands out: the path loses more than "
+        f"{t.NEAR_ONE_DECADES:g} decades per layer on average, or one layer loses most of the gradient. Also weight "
+        f"decay of more than {t.DROWNED:g} times the gradient, and pre-activations that are all zero."
     ),
-    Cause.LARGE_WEIGHTS: "As small_weights, above one; or steps too large that a tenth of the rate would not mend.",
+    Cause.LARGE_WEIGHTS: (
+        "As small_weights, with decades gained; or weights twice as large as He's, layer by layer, and steps "
+        "that a tenth of the rate would not mend; or numbers that have grown until they overflow."
+    ),
     Cause.DEPTH_WITHOUT_SKIP: (
-        f"Every layer's gain is within {t.NEAR_ONE_DECADES:g} decades of one, and there are many."
+        f"No factor stands out, and the path loses or gains less than {t.NEAR_ONE_DECADES:g} decades per layer on "
+        "average: there are many."
     ),
     Cause.RECURRENT_CONTRACTION: (
-        f"The same weights, or the same module, at least {t.RECURRENCE_CALLS} times on the path, and most of "
-        "the loss at them; in time, the horizon and the largest Lyapunov exponent."
+        f"The same weights at least {t.RECURRENCE_CALLS} times, in half of the path's layers or more, or as many "
+        "calls of torch's own recurrence with at least half of the decades lost; in time, the horizon."
     ),
     Cause.RECURRENT_EXPANSION: "As recurrent_contraction, with decades gained.",
     Cause.BATCHNORM_EXPLOSION: (
-        "Batch norms in half of the layers or more, no skips, and the norms' gains grow the gradient."
+        "The gradient grows, no one op is to blame for half of it, there are batch norms for half of the layers or "
+        "more, and no skips."
     ),
     Cause.RESIDUAL_GROWTH: (
-        f"Skips in the path, whose share of the gradient is at least {t.SKIP_SHARE:g}: the sum grows, and not "
-        "one branch."
+        f"A skip for every {t.LAYERS_PER_BLOCK} layers or fewer, whose share of the gradient is at least "
+        f"{t.SKIP_SHARE:g} at the median: the sum grows, and not one branch."
     ),
     Cause.ATTENTION_SATURATION: (
         f"More than {100 * t.SATURATED_MAJORITY:g} % of the rows of the softmax are one-hot; the size of "
         "queries, of keys and a missing 1 / sqrt(d) are told apart."
     ),
     Cause.POST_NORM: "Norms that stand behind a sum of two branches account for at least half of the decades lost.",
-    Cause.LEARNING_RATE: "Steps on a copy diverge or replace the weights, and a tenth of the rate would do.",
+    Cause.LEARNING_RATE: (
+        "Steps that diverge or replace the weights, and neither the data's scale, a sum over the batch nor the "
+        "weights explain it. Whether a tenth of the rate would do is tried on a copy, and told."
+    ),
     Cause.INPUT_SCALE: (
         f"Inputs of a root mean square of {t.INPUT_RMS:g} or more, or targets that lie {t.TARGET_RATIO:g} "
-        "times the outputs' scale away; dividing by it would bring the step back."
+        "times the outputs' scale away. A batch that holds a NaN itself counts as well."
     ),
     Cause.NUMERIC_FORMAT: (
         "The format of the op at the birthplace, or of the gradients that are rounded away: float32 would "

@@ -57,7 +57,7 @@ def show_run(run: Run, console: Console | None = None, trace: Trace | None = Non
     if len(run.notes) > len(notes):
         notes += (f"and {len(run.notes) - len(notes):,} more notes",)
     for note in notes:
-        line = Text(f"not seen: {clean(note)}", "dim")
+        line = Text(f"note: {clean(note)}", "dim")
         console.print(Text(ascii_text(line.plain), "dim") if console.options.ascii_only else line)
 
 

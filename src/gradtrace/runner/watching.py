@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from torch.amp.grad_scaler import GradScaler
 
+    from gradtrace.diagnosis.moved import Moved
     from gradtrace.monitor.watch import Watch
     from gradtrace.runner.discovery import Discovery, Found
     from gradtrace.runner.script import Script, Watchable
@@ -48,6 +49,8 @@ class WatchOptions:
     """As on the command line: ``tensorboard:FOLDER``."""
     live: bool | None = None
     """None: if stderr is a terminal."""
+    thresholds: tuple[Moved, ...] | None = None
+    """Those that are moved; None: as the project says that the script is in by then."""
 
 
 def default_path(script: Script) -> Path:
@@ -147,6 +150,7 @@ class Watching:
                 sinks=[as_sink(text, (options.path or Path(self._script.title)).stem) for text in options.sinks],
                 title=self._script.title,
                 command=self._script.command,
+                thresholds=options.thresholds,
                 warn=self._say if self._is_first else _say_nothing,
                 num_others=len(found.others),
                 find=self._newcomers.find,

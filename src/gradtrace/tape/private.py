@@ -408,11 +408,11 @@ def hooks_of(module: nn.Module) -> list[Any]:
     return [hook for table in tables for hook in table.values()]
 
 
-def step_hooks_of(optimizer: Any) -> tuple[OrderedDict[int, Any], OrderedDict[int, Any]]:
-    """The optimizer's own before and after its step; empty ones where torch does not show them."""
-    before: OrderedDict[int, Any] = getattr(optimizer, "_optimizer_step_pre_hooks", OrderedDict())
-    after: OrderedDict[int, Any] = getattr(optimizer, "_optimizer_step_post_hooks", OrderedDict())
-    return before, after
+def step_hooks_of(optimizer: Any) -> Iterator[OrderedDict[int, Any]]:
+    """The optimizer's own before its step, then those after it; empty where torch does not show them."""
+    for when in ("pre", "post"):
+        none: OrderedDict[int, Any] = OrderedDict()
+        yield getattr(optimizer, f"_optimizer_step_{when}_hooks", none)
 
 
 def joined(tensors: list[Tensor]) -> Tensor:

@@ -33,7 +33,7 @@ def judge(scene: Scene) -> list[Finding]:
         return []
     view = scene.views[0]
     all_ops = [op for op in view.trace.ops if op.factor is Factor.ATTENTION and op.activation]
-    ops = sorted((op for op in all_ops if _is_one_hot(op)), key=lambda op: op.sequence)
+    ops = sorted((op for op in all_ops if _is_one_hot(op, scene.limits.saturated_frac)), key=lambda op: op.sequence)
     if not ops:
         return []
     op = ops[0]
@@ -59,9 +59,9 @@ def judge(scene: Scene) -> list[Finding]:
     ]
 
 
-def _is_one_hot(op: Op) -> bool:
+def _is_one_hot(op: Op, most_frac: float) -> bool:
     a = op.activation
-    return a is not None and a.saturated_frac > SATURATED_MAJORITY and a.num_samples >= ATTENTION_MIN_ROWS
+    return a is not None and a.saturated_frac > most_frac and a.num_samples >= ATTENTION_MIN_ROWS
 
 
 def _mean(values: tuple[float, ...]) -> float:

@@ -38,10 +38,11 @@ if TYPE_CHECKING:
 def judge(scene: Scene) -> list[Finding]:
     """At most one finding for what vanishes and one for what explodes: the worst path of each."""
     findings: list[Finding] = []
-    for symptom, extent in ((Symptom.VANISHING, _lost), (Symptom.EXPLODING, _gained)):
+    limits = scene.limits.vanishing_decades, scene.limits.exploding_decades
+    for symptom, extent, limit in zip((Symptom.VANISHING, Symptom.EXPLODING), (_lost, _gained), limits, strict=True):
         found = _mildest_of_worst(scene, extent)
-        if found is not None and extent(found[1]) >= HEALTHY_DECADES:
-            findings.append(_finding(scene, symptom, *found))
+        if found is not None and extent(found[1]) >= limit:
+            findings.append(_finding(scene, symptom, *found, limit))
     return findings if any(f.symptom is Symptom.VANISHING for f in findings) else findings + _in_training(scene)
 
 
@@ -95,7 +96,7 @@ def _mildest_of_worst(scene: Scene, extent) -> tuple[View, Profile] | None:  # t
     return min(worst, key=lambda pair: extent(pair[1])) if worst and len(worst) == len(scene.views) else None
 
 
-def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Finding:
+def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile, limit: float) -> Finding:
     lost = symptom is Symptom.VANISHING
     blame = (blame_loss if lost else blame_growth)(profile, view.paths)
     extent = -profile.lost if lost else profile.gained
@@ -104,7 +105,7 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
     severity = Severity.CRITICAL if rest >= CLEAR_DECADES else Severity.WARNING
     note = ""
     of_probe = _of_probe(scene.probe, symptom) if scene.probe is not None else math.inf
-    gets_through = of_probe < HEALTHY_DECADES and extent - of_probe >= HEALTHY_DECADES / 2
+    gets_through = of_probe < limit and extent - of_probe >= limit / 2
     if gets_through and math.isinf(extent):
         severity = Severity.WARNING
         note = " A random gradient gets through: this one is cancelled exactly, as by weights that are all alike."
@@ -125,7 +126,7 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile) -> Fi
         severity = Severity.INFO
         note = " Each application is given the same input anew: an iteration towards a fixed point contracts by design."
     if held < 0.0:
-        severity = Severity.INFO if rest < HEALTHY_DECADES else severity
+        severity = Severity.INFO if rest < limit else severity
         note += " Weights that start at zero hold it back by design: they get a gradient and leave it."
     return Finding(
         symptom=symptom,

@@ -119,7 +119,7 @@ def _flattened(scene: Scene, training: Training) -> list[Finding]:
     """Layers, or attention, that were not saturated at the start and are after steps that replaced the weights."""
     if training.after is None or not is_finite(training.after) or not large_updates(training):
         return []
-    now = _flat(make_scene(Exhibit((training.after,))))
+    now = _flat(make_scene(Exhibit((training.after,)), scene.limits))
     known = {place for finding in _flat(scene) for place in finding.where}
     cause, worst = cause_of_steps(scene, training), large_updates(training)[0]
     return [

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.recurrences import Layer, layers, worst_of
 from gradtrace.diagnosis.rules.loss import learnt_without, objectives, of_constant
 from gradtrace.diagnosis.scene import is_finite, make_view
-from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES
+from gradtrace.diagnosis.thresholds import CLEAR_DECADES
 from gradtrace.diagnosis.wording import EXTENT_STEPS, NUM_STEPS, decades, steps, times
 from gradtrace.measure.names import python_of
 from gradtrace.records.finding import Evidence, Finding
@@ -62,10 +62,11 @@ def judge(scene: Scene) -> list[Finding]:
     if not traces or len(traces) < len(scene.traces):
         return []
     batches = [_measured(trace, traces[0]) for trace in traces]
-    lost = [replace(f, evidence=(*f.evidence, *of_constant(scene.views[0]))) for f in _changed(batches, -1)]
+    lost = _changed(batches, -1, scene.limits.vanishing_decades)
+    lost = [replace(f, evidence=(*f.evidence, *of_constant(scene.views[0]))) for f in lost]
     if lost and (learnt := _learnt_without(scene)):
         lost = [replace(f, severity=Severity.INFO, message=f"{f.message} {learnt}") for f in lost]
-    found = [*lost, *_changed(batches, 1)]
+    found = [*lost, *_changed(batches, 1, scene.limits.exploding_decades)]
     return [*found, *_cut(batches[0]), *([] if found else _short(batches[0]))]
 
 
@@ -119,15 +120,15 @@ def _weight(chain: Chain, trace: Trace) -> str:
 # ---------------------------------------------------------------------------------------------- vanishing, exploding
 
 
-def _changed(batches: list[list[_Measured]], sign: int) -> list[Finding]:
+def _changed(batches: list[list[_Measured]], sign: int, limit: float) -> list[Finding]:
     worst = []
     for batch in batches:
-        candidates = [m for m in batch if (not m.reaches_back if sign < 0 else m.growth >= HEALTHY_DECADES)]
+        candidates = [m for m in batch if (not m.reaches_back if sign < 0 else m.growth >= limit)]
         if not candidates:
             return []
         worst.append(max(candidates, key=lambda m: sign * m.extent))
     mildest = min(worst, key=lambda m: sign * m.extent)
-    return [_change(mildest, sign)] if sign * mildest.extent >= HEALTHY_DECADES else []
+    return [_change(mildest, sign)] if sign * mildest.extent >= limit else []
 
 
 def _change(measured: _Measured, sign: int) -> Finding:

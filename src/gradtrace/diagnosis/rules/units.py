@@ -50,7 +50,8 @@ def judge(scene: Scene) -> list[Finding]:
 
 def _dead(scene: Scene) -> Finding | None:
     view = scene.views[0]
-    layers = [(op, frac) for op, frac in dead_layers(scene.traces) if not fed_with_nothing(op, view)]
+    dead = dead_layers(scene.traces, least_frac=scene.limits.dead_frac)
+    layers = [(op, frac) for op, frac in dead if not fed_with_nothing(op, view)]
     if not layers:
         return None
     layers.sort(key=lambda pair: (-pair[1], pair[0].sequence))
@@ -87,7 +88,7 @@ def _has_faded(op: Op, view: View) -> bool:
 
 def saturated(scene: Scene) -> Finding | None:
     """Layers on the flat part of their curve."""
-    per_trace = [_saturated_ops(trace) for trace in scene.traces]
+    per_trace = [_saturated_ops(trace, scene.limits.saturated_frac) for trace in scene.traces]
     keys = set.intersection(*(set(ops) for ops in per_trace))
     view = scene.views[0]
     ops = sorted((op for key, op in per_trace[0].items() if key in keys), key=lambda op: op.sequence)
@@ -106,7 +107,7 @@ def saturated(scene: Scene) -> Finding | None:
         Severity.INFO,
         f" {percent(left)} of its slope is left, and the width carries the gradient past it.",
     )
-    if left < LETS_THROUGH:
+    if left < LETS_THROUGH or scene.limits.saturated_frac < SATURATED_MAJORITY:  # a project wants to hear of fewer
         grave = 2 * len(ops) >= num_alike and passed < LETS_THROUGH
         severity, note = (Severity.CRITICAL if grave else Severity.WARNING), ""
     return Finding(
@@ -147,15 +148,18 @@ def fed_with_nothing(op: Op, view: View) -> bool:
     return False
 
 
-def _saturated_ops(trace: Trace) -> dict[Key, Op]:
+def _saturated_ops(trace: Trace, most_frac: float) -> dict[Key, Op]:
     ops = by_key(trace)
     one_sided = [op.activation for op in ops.values() if op.activation and op.activation.function in HALF_FLAT]
     num_alike = sum(samples_alike(a.saturated_units / max(a.num_units, 1), max(a.num_units, 1)) for a in one_sided)
-    return {key: op for key, op in ops.items() if _is_saturated(op, num_alike)}
+    return {key: op for key, op in ops.items() if _is_saturated(op, num_alike, most_frac)}
 
 
-def _is_saturated(op: Op, num_alike: int) -> bool:
-    """`num_alike`: layers flat on one side by design whose samples look alike; this one must stand out of them."""
+def _is_saturated(op: Op, num_alike: int, most_frac: float) -> bool:
+    """More than `most_frac` of it.
+
+    `num_alike`: layers flat on one side by design whose samples look alike; this one must stand out of them.
+    """
     a = op.activation
     if a is None or op.factor is not Factor.ACTIVATION or a.function in DEADLY:
         return False
@@ -164,7 +168,7 @@ def _is_saturated(op: Op, num_alike: int) -> bool:
     if a.function in HALF_FLAT:  # flat on one side by design: judge whole units, as for ReLU
         least = dead_frac(a.num_units, num_alike) * a.num_units
         return a.num_samples >= MIN_SAMPLES and a.saturated_units >= least
-    return a.saturated_frac > SATURATED_MAJORITY and a.function in BOUNDED
+    return a.saturated_frac > most_frac and a.function in BOUNDED
 
 
 def _where(ops: list[Op], view: View) -> tuple[str, ...]:

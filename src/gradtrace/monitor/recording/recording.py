@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradtrace.diagnosis.judge import judge
+from gradtrace.diagnosis.moved import limits_of, weigh
 from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.timeline.beginning import beginning, clear_growth
 from gradtrace.diagnosis.timeline.distance import still_far_off
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gradtrace.diagnosis.moved import Moved
     from gradtrace.monitor.statistics.transfer import Arrived
     from gradtrace.records.exhibit import OptimizerStats
     from gradtrace.records.finding import Finding
@@ -47,9 +49,15 @@ class Recording:
     """One run; nothing in here knows of hooks."""
 
     def __init__(
-        self, path: str | Path | None, header: RunHeader, sinks: Sequence[Any], warn: Callable[[str], None]
+        self,
+        path: str | Path | None,
+        header: RunHeader,
+        sinks: Sequence[Any],
+        warn: Callable[[str], None],
+        moved: Sequence[Moved] = (),
     ) -> None:
         self._header = header
+        self._moved, self._limits = moved, limits_of(moved)
         self._writer = RunWriter(path, header, warn=warn)
         self._feed = Feed([as_sink(sink, header.title) for sink in sinks], warn)
         self.first_step = self._writer.next_step
@@ -230,7 +238,7 @@ class Recording:
             found += [root] if root is not None and root not in found else []
         if self._nonfinite is not None and self._of_first is not None:
             found += clear_growth(self._of_first, run, self._nonfinite.step or 0)
-        return rank(found)
+        return weigh(rank(found), self._moved)
 
     def _kept(self) -> list[tuple[int, Trace]]:
         """The whole traces in memory with their steps."""
@@ -246,14 +254,16 @@ class Recording:
                 traces=(trace,), optimizers=self._header.optimizers, learning=learning, step=step - self.first_step
             )
             self._traced.append(step)
-            found = [in_units_of(run, finding, trace, step) for finding in judge(shown).findings]
+            seen = judge(shown, limits=self._limits).findings
+            found = [in_units_of(run, finding, trace, step) for finding in seen]
             self._of_trace = tuple(replace(f, step=_since(f, before, step)) for f in found)
             if step == 0:
                 self._of_first = self._of_trace
 
     def diagnosis(self) -> Diagnosis:
         """The findings, with the first and the latest whole trace."""
-        return Diagnosis(self.findings(), tuple(self.traces[:1] + self.traces[1:][-1:]), title=self._header.title)
+        traces = tuple(self.traces[:1] + self.traces[1:][-1:])
+        return Diagnosis(self.findings(), traces, title=self._header.title, moved=tuple(map(str, self._moved)))
 
     def close(self, step: int, *, finished: bool) -> None:
         """Judge a last time, write the rest and let go of file and sinks."""

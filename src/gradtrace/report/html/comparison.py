@@ -12,7 +12,7 @@ from gradtrace.errors import InputError
 from gradtrace.records.run import Scalar, Series
 from gradtrace.report.html.page import page
 from gradtrace.report.html.pooling import edges, pooled
-from gradtrace.report.html.provenance import Gap, Provenance
+from gradtrace.report.html.provenance import Provenance
 from gradtrace.report.html.section import Plot, Section, Table
 from gradtrace.report.html.training import WORDS, broken_stretches
 from gradtrace.report.html.verdict import Verdict
@@ -67,8 +67,8 @@ def render_runs(runs: Sequence[Named], *, live: bool = False) -> str:
         facts=(("Runs", str(len(runs))), ("Steps seen", f"{steps:,}"), ("Runs with findings", str(ill))),
         cards=(),
     )
-    gaps = tuple(Gap(clean(f"{name}: {note}"), (), 0) for name, run in runs for note in run.notes[:MOST_NOTES])
-    return page("comparison", top, _sections(runs), Provenance(gaps, (), (), "", (), ()), live=live)
+    notes = tuple(clean(f"{name}: {note}") for name, run in runs for note in run.notes[:MOST_NOTES])
+    return page("comparison", top, _sections(runs), Provenance((), notes, (), (), "", (), ()), live=live)
 
 
 def _best(runs: Sequence[Named]) -> str:

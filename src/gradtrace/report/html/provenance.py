@@ -29,6 +29,8 @@ class Provenance:
     """The end of the page."""
 
     gaps: tuple[Gap, ...]
+    notes: tuple[str, ...]
+    """What a reader must know of the run."""
     refusals: tuple[str, ...]
     moved: tuple[str, ...]
     birth: str
@@ -44,7 +46,6 @@ def provenance(diagnosis: Diagnosis, run: Run | None) -> Provenance:
             for what, names in (unseen(trace) if trace is not None else ())]  # fmt: skip
     versions = dict(trace.environment if trace is not None else ())
     if run is not None:
-        gaps += [Gap(clean(note), (), 0) for note in run.notes]
         versions |= dict(run.header.environment)
     birth = ""
     if trace is not None and (born := trace.nonfinite) is not None:
@@ -52,6 +53,7 @@ def provenance(diagnosis: Diagnosis, run: Run | None) -> Provenance:
         birth = f"{clean(born.op)} at {clean(str(born.site))}, {born.phase}{detail}"
     return Provenance(
         tuple(gaps),
+        tuple(clean(note) for note in (run.notes if run is not None else ()) if note not in diagnosis.moved),
         tuple(clean(refusal) for refusal in diagnosis.refusals),
         tuple(clean(sentence) for sentence in diagnosis.moved),
         birth,

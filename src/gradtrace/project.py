@@ -6,11 +6,11 @@
     baseline = "gradtrace-baseline.json"
     steps = 20
 
-    [tool.gradtrace.thresholds]                 # those of `diagnosis.tolerance.MOVABLE`, each with the reason
+    [tool.gradtrace.thresholds]                 # those of `diagnosis.moved.MOVABLE`, each with the reason
     vanishing-decades = { value = 3.5, reason = "forty layers by design; it trains" }
 
-The nearest of these files above the current folder counts; paths in it are relative to it. Options on the command line
-come first.
+The nearest of these files above the current folder counts; paths in it are relative to it. What a command or a function
+is given comes first.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradtrace.commands.target import seen_from
 from gradtrace.errors import InputError
 from gradtrace.records.vocabulary import Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from gradtrace.diagnosis.tolerance import Tolerance
+    from gradtrace.diagnosis.moved import Moved
 
 OWN, PROJECT = "gradtrace.toml", "pyproject.toml"
 
@@ -39,11 +38,12 @@ class Settings:
     file: Path | None = None
     """Where it is said."""
     targets: tuple[str, ...] = ()
+    """As seen from the file's folder."""
     fail_on: Severity | None = None
     baseline: Path | None = None
     steps: int | None = None
     seed: int | None = None
-    thresholds: tuple[Tolerance, ...] = ()
+    thresholds: tuple[Moved, ...] = ()
 
 
 def find_settings(folder: Path | None = None) -> Settings:
@@ -106,18 +106,22 @@ _EXPECTED = {
 }
 
 
-def _thresholds(file: Path, table: Any) -> tuple[Tolerance, ...]:
-    from gradtrace.diagnosis.tolerance import Tolerance
+def thresholds_here(given: Mapping[str, Any] | Iterable[Moved] | None) -> tuple[Moved, ...]:
+    """Those that are given; None: those of the project."""
+    if given is None:
+        return find_settings().thresholds
+    from gradtrace.diagnosis.moved import as_moved
 
-    moved = []
-    for name, entry in _as(dict, table).items():
-        if set(_as(dict, entry)) - {"value", "reason"} or type(entry.get("value")) not in (int, float):
-            raise TypeError
-        try:
-            moved.append(Tolerance(name, float(entry["value"]), _as(str, entry.get("reason", ""))))
-        except ValueError as error:
-            raise InputError(f"{file}: {error}") from None
-    return tuple(moved)
+    return as_moved(given)
+
+
+def _thresholds(file: Path, table: Any) -> tuple[Moved, ...]:
+    from gradtrace.diagnosis.moved import as_moved
+
+    try:
+        return as_moved(_as(dict, table))
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
 
 
 def _as(kind: type, value: Any) -> Any:
@@ -132,6 +136,5 @@ def _as_number(value: Any, most: int) -> int:
     return int(value)
 
 
-def _targets(value: Any, folder: Path) -> tuple[str, ...]:
-    """Files as seen from the current folder."""
-    return tuple(seen_from(_as(str, target), Path.cwd(), of=folder) for target in _as(list, value))
+def _targets(value: Any, _folder: Path) -> tuple[str, ...]:
+    return tuple(_as(str, target) for target in _as(list, value))
