@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from gradtrace.monitor.hooks.guard import Guard
-    from gradtrace.monitor.ranks import Ranks
+    from gradtrace.monitor.ranks.ranks import Ranks
     from gradtrace.monitor.recording.recording import Recording
     from gradtrace.monitor.schedule.schedule import Schedule
     from gradtrace.monitor.watched import Watched
@@ -179,7 +179,7 @@ class Training:
         """More is watched than before."""
         self._recording.trained(self._watched.columns(), self._watched.described())
         if self._ranks is not None:
-            self._ranks.join()
+            self._ranks.shards.join()
         self._owner.forget_others()
         self._calls.called.clear()
         self._called.choose_again()
@@ -350,7 +350,7 @@ class Training:
             begun = time.perf_counter()
             numbers.remember_weights()
             if self._ranks is not None:
-                numbers.sums = self._ranks.sums_of_weights()
+                numbers.sums = self._ranks.shards.sums_of_weights()
             self._schedule.done("updates", self.rows.number)
             self._schedule.spend("updates", time.perf_counter() - begun)
 
@@ -410,7 +410,7 @@ class Training:
                 self._recording.trained(self._watched.columns(), self._watched.described())
                 self._num_changes = self._watched.num_changes
         if self._ranks is not None and self._is_measuring:
-            self._ranks.look_at_gradients()
+            self._ranks.shards.look_at_gradients()
         is_new = passes.norms is None
         numbers.take(passes, told, measured=self._is_measuring)
         if self._is_measuring and self._num_inside <= 1:

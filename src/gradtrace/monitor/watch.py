@@ -18,7 +18,7 @@ from gradtrace.distributed.world import find_world
 from gradtrace.errors import InputError, describe
 from gradtrace.measure.trace import environment
 from gradtrace.monitor.hooks.guard import Guard
-from gradtrace.monitor.ranks import Ranks
+from gradtrace.monitor.ranks.ranks import Ranks
 from gradtrace.monitor.recording.recording import Recording
 from gradtrace.monitor.schedule.agreed import AgreedSchedule
 from gradtrace.monitor.schedule.schedule import Schedule
@@ -120,7 +120,7 @@ class Watch:
         ranks, schedule = None, Schedule(*options, measures_always=measures_always)
         if self._world is not None:
             ranks = Ranks(self._world, watched, self._recording, self._next_step)
-            if ranks.holds_parts and self._on_nonfinite == "skip":
+            if ranks.shards.holds_parts and self._on_nonfinite == "skip":
                 self._recording.note(self._step, NOT_SKIPPED)
                 self._on_nonfinite, measures_always = "report", False
             schedule = AgreedSchedule(ranks, self._next_step, *options, measures_always=measures_always)

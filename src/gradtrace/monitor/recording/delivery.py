@@ -6,13 +6,13 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from gradtrace.monitor.ranks import Row
+from gradtrace.monitor.ranks.global_row import Row
 from gradtrace.monitor.statistics.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gradtrace.monitor.ranks import Ranks
+    from gradtrace.monitor.ranks.ranks import Ranks
     from gradtrace.monitor.recording.recording import Recording
     from gradtrace.monitor.statistics.gradients import Numbers
 
