@@ -50,7 +50,7 @@ class Apart:
         if fresh := self._fresh("gradients", merged.differ.nonzero()[0]):
             yield (
                 f"since step {step} gradients are not the same on all ranks ({_named(fresh, names)}): they are not "
-                "averaged, and rank 0's are shown"
+                "averaged, or different parameters have the same name; rank 0's are shown"
             )
         apart = self._told.get("gradients", set())  # whose weights part as a matter of course
         if fresh := self._fresh("weights", [i for i in merged.parted.nonzero()[0].tolist() if i not in apart]):

@@ -19,6 +19,7 @@ from gradtrace.diagnosis.scene import is_finite
 from gradtrace.monitor.hooks.backward_passes import BackwardPasses
 from gradtrace.monitor.hooks.called import Called
 from gradtrace.monitor.hooks.optimizer_steps import OptimizerSteps
+from gradtrace.monitor.hooks.pipeline_stages import PipelineStages
 from gradtrace.monitor.hooks.scalers import Scalers
 from gradtrace.monitor.loss_scale import LossScale
 from gradtrace.monitor.nonfinite.detector import Detector
@@ -107,7 +108,7 @@ class Training:
         """The row that the passes at hand were taken for, where a NaN among them was told of."""
         self._num_changes = watched.num_changes
         """Of who holds what, as far as the recording knows of them."""
-        self.hooks: list[BackwardPasses | OptimizerSteps | Scalers] = []
+        self.hooks: list[BackwardPasses | OptimizerSteps | PipelineStages | Scalers] = []
         """As far as they have come."""
 
     @property
@@ -126,6 +127,8 @@ class Training:
             self.hooks.append(backward_passes := BackwardPasses(self, guard))
             self.hooks.append(optimizer_steps := OptimizerSteps(self, guard))
             self.hooks.append(Scalers(self, guard))
+            self._stages = PipelineStages(self, guard)
+            self.hooks.append(self._stages)
             self._rest.hook(backward_passes, optimizer_steps, guard)
         except BaseException:
             self.leave()
@@ -227,6 +230,7 @@ class Training:
             return False
         begun = time.perf_counter()
         self._in_backward = True
+        self._stages.look()
         if self._ranks is not None:
             self._ranks.loss_is_there()
         self.loss_scale.before_first_backward()
@@ -294,6 +298,18 @@ class Training:
         if self._inside is not None:
             detector.leave_out_if_spoilt(self._inside, step)
         self._schedule.spend("traces" if trace is not None else "hooks", time.perf_counter() - begun)
+
+    def loss_divided(self, by: float) -> None:
+        """The gradients of a step's passes are divided: its loss was their mean, and not their sum."""
+        if self._owner.is_here and not self._passes.is_taken:
+            self._passes.divide_loss(by)
+
+    def gradients_settled(self, module: nn.Module) -> None:
+        """Whoever ran several passes has brought the gradients of `module` to what its optimizer will see."""
+        if self._owner.is_here and not self._passes.is_taken:
+            begun = time.perf_counter()
+            self._passes.measure_part(self._watched.columns_of(module), self._pass_scale)
+            self._schedule.spend("norms", time.perf_counter() - begun)
 
     def _traced(self, scale: Tensor | None) -> Trace | None:
         self._detector.is_replaying = True  # what is compiled is called once more

@@ -45,6 +45,12 @@ class Listener(Protocol):
     def after_step(self, optimizer: Optimizer) -> None:
         """It has stepped."""
 
+    def loss_divided(self, by: float) -> None:
+        """The gradients of a step's passes are divided: its loss was their mean, and not their sum."""
+
+    def gradients_settled(self, module: nn.Module) -> None:
+        """Whoever ran several passes has brought the gradients of `module` to what its optimizer will see."""
+
     def scaled_by(self, scaler: GradScaler, num_losses: int) -> None:
         """A scaler has multiplied so many losses."""
 

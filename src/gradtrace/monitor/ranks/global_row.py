@@ -56,7 +56,7 @@ class Columns:
             found[2:] = []
         mine = [alone[1], alone[2] if alone[2] is not None else alone[1], *alone[3:5]]
         whole = [_completed(vector, one, merged.differ) for vector, one in zip(found, mine, strict=False)]
-        return [own[0] if own[0] is None else merged.loss, *whole, *[None] * (4 - len(whole)), own[5]]
+        return [merged.loss, *whole, *[None] * (4 - len(whole)), own[5]]
 
     def _placed(self, vector: Any) -> Any:
         """Own columns among those of all ranks."""

@@ -72,6 +72,18 @@ class Passes:
         self._seen = {i: (id(g), g._version) for i, g in enumerate(gradients) if g is not None}
         return found
 
+    def measure_part(self, columns: Sequence[int], scale: Tensor | None) -> None:
+        """Once more those of `columns`, which are not clipped and yet others than they were."""
+        if self.norms is not None:
+            gradients = {i: self._watched.parameters[i].grad for i in columns}
+            found = _unscaled(norms([gradients.get(i) for i in range(len(self.norms))]), scale)
+            self.norms = torch.where(torch.isnan(found), self.norms.to(found.device), found)
+            self._seen |= {i: (id(g), g._version) for i, g in gradients.items() if g is not None}
+
+    def divide_loss(self, by: float) -> None:
+        """It was the sum of so many."""
+        self.loss = None if self.loss is None else self.loss / by
+
     def measure_again(self, columns: Sequence[int], scale: Tensor | None) -> Tensor | None:
         """Norms of the gradients of `columns`, if any is another than it was; NaN for the other columns."""
         gradients = {i: self._watched.parameters[i].grad for i in columns}
