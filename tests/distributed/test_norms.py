@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -60,18 +62,24 @@ def _twice(rank, size, layout):
     return train(rank, size, layout), train(rank, size, layout, watched=False)
 
 
-def test_a_model_that_nobody_wrapped_is_told(tmp_path):
-    first, _ = values(on_ranks(_unwrapped, 2, tmp_path))
+def test_a_model_that_nobody_wrapped_is_told_unless_its_gradients_are_averaged_by_hand(alone, tmp_path):
+    (first, by_hand), _ = values(on_ranks(_unwrapped, 2, tmp_path))
     (note,) = first["run"]["notes"]
     assert note == (
         "since step 0 gradients are not the same on all ranks (first.weight, first.bias, second.weight and 3 more): "
         "they are not averaged, or different parameters have the same name; rank 0's are shown"
     )
-    torch.manual_seed(0)
     np.testing.assert_allclose(first["run"]["gradients"][0], first["own"], rtol=1e-6)
+    (note,) = by_hand["run"]["notes"]
+    assert note == "gradients are averaged after the backward pass: their norms are those that the optimizer sees"
+    np.testing.assert_allclose(by_hand["run"]["gradients"][0], alone["run"]["gradients"][0], rtol=1e-5)
 
 
 def _unwrapped(rank, size):
+    return _by_hand(rank, size, averages=False), _by_hand(rank, size, averages=True)
+
+
+def _by_hand(rank, size, *, averages):
     import torch.distributed as dist
     from tests.distributed import trainings
 
@@ -86,6 +94,9 @@ def _unwrapped(rank, size):
             optimizer.zero_grad()
             model(batch.chunk(size)[rank]).square().mean().backward()
             own = [float(p.grad.norm()) for p in model.parameters()] if own is None else own
+            for p in model.parameters() if averages else ():
+                dist.all_reduce(p.grad)
+                p.grad /= size
             optimizer.step()
             dist.barrier()
     return {"run": trainings.told(watch.run), "own": own}
@@ -101,6 +112,7 @@ def test_what_goes_wrong_on_one_rank_is_told_with_its_rank(tmp_path):
         "On rank 2: At step 15 the loss is nan; it was born in the forward pass in the loss"
     )
     np.testing.assert_allclose(first["losses"][:15], first["own"][:15], rtol=1e-6)
+    np.testing.assert_allclose(first["local"][:15], first["gradients"][:15], rtol=1e-5)
     assert first["nonfinite"] == [15, 2]
 
 
@@ -113,7 +125,7 @@ def _ill(rank, size):
     torch.manual_seed(0)
     model, *_ = trainings.laid_out(trainings.Net(), "ddp", size)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    own = []
+    own, gradients = [], []
     with gradtrace.watch(model, optimizer, budget=10.0, every=10_000) as watch:
         for step, batch in enumerate(trainings.batches()[:16]):
             if rank == 3 and step == 5:
@@ -121,13 +133,17 @@ def _ill(rank, size):
             y = model(batch.chunk(size)[rank])
             loss = torch.log(y - y.detach().max() - 1.0).mean() if (rank, step) == (2, 15) else y.square().mean()
             losses = [None] * size
-            dist.all_gather_object(losses, loss.item())
-            own.append(losses)
+            local = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+            norm = math.sqrt(sum(float(g.norm()) ** 2 for g in local))
+            dist.all_gather_object(losses, (loss.item(), norm))
+            own.append([one for one, _ in losses])
+            gradients.append([one for _, one in losses])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     run = watch.run
     if rank > 0:
         return None
-    return {"notes": run.notes, "losses": run.ranks.loss, "own": np.array(own), "finding": run.findings[0].message,
+    return {"notes": run.notes, "losses": run.ranks.loss, "own": np.array(own), "local": run.ranks.gradient,
+            "gradients": np.array(gradients), "finding": run.findings[0].message,
             "nonfinite": np.argwhere(run.ranks.nonfinite & ~np.isfinite(run.ranks.loss))[0].tolist()}  # fmt: skip

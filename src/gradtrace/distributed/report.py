@@ -25,17 +25,22 @@ HEAD = ("given", "losses", "loss", "nan_losses", "infinite_losses", "bad", "firs
 """Ranks that gave numbers; those with a finite loss, and its sum; those whose loss was NaN, or infinite; those in which
 anything was not finite; rank 0's decision: the next stretch's first step, its length, whether weights are measured."""
 
-COLUMN = ("meshes", "squares", "norms", "clipped", "weighed", "weights", "moved", "summed", "sums", "squared_sums")
-"""Of a gradient: meshes that have it, square, norm (NaN of a part), square as the optimizer saw it; of a weight: meshes
-that measured it, its square, the square of its update; ranks that summed up its bits, the sums, and their squares."""
+COLUMN = (
+    *("meshes", "squares", "norms", "clipped", "seen"),
+    *("weighed", "weights", "moved"),
+    *("summed", "sums", "squared_sums"),
+)
+"""Of a gradient: meshes that have it, square, norm (NaN of a part), square and norm as the optimizer saw it; of a
+weight: meshes that measured it, its square, the square of its update; ranks that summed up its bits, the sums, and
+their squares."""
 
 MOST_SUM = 4093
 """A sum of a weight's bits is taken by this prime, so that no bit is lost: ranks times the sum of squares then stays
 below 2^53, where floats count exactly, up to 20,000 ranks."""
 
-SLOT = ("loss", "forward_s", "bad")
-"""Of each rank by itself: its loss, seconds from the end of the last step to the loss, and whether anything was not
-finite there; zeros of a rank that gave nothing."""
+SLOT = ("loss", "forward_s", "bad", "gradient")
+"""Of each rank by itself: its loss, seconds from the end of the last step to the loss, whether anything was not finite
+there, and the norm of its gradient before any averaging; zeros of a rank that gave nothing."""
 
 MOST_SLOTS = 1024
 """Ranks in a world whose ranks are told apart; beyond, a report has their sums only."""
@@ -95,6 +100,8 @@ class Given:
     """Of the bits of weights that lie here as a whole, below `MOST_SUM`."""
     is_bad: bool = False
     forward_s: float = math.nan
+    local: float = math.nan
+    """Norm of the gradient before it was averaged with other ranks'."""
     of_gradients: Shares = NO_SHARES
     of_weights: Shares = NO_SHARES
 
@@ -113,7 +120,9 @@ class Merged:
     weights: NDArray[np.float32]
     moved: NDArray[np.float32]
     differ: NDArray[np.bool_]
-    """[columns]: held as a whole by several ranks, and not the same on all of them."""
+    """[columns]: held as a whole by several ranks, and not the same on all of them as the optimizer sees it."""
+    late: NDArray[np.bool_]
+    """[columns]: the same only as the optimizer sees it, and so shown as that."""
     parted: NDArray[np.bool_]
     """[columns]: weights that are not the same to the bit on all ranks that hold them as a whole."""
     summed: bool
@@ -129,7 +138,7 @@ def size_of(num_columns: int, num_ranks: int) -> int:
     """How many numbers a report has.
 
     >>> size_of(1000, 2), size_of(1000, 10_000)
-    (10015, 10009)
+    (11017, 11009)
     """
     return len(HEAD) + len(COLUMN) * num_columns + len(SLOT) * _num_slots(num_ranks)
 
@@ -156,35 +165,36 @@ def pack(
         head[1] = kind == 2
     if slots is not None:
         loss = math.nan if given.loss is None else given.loss
-        slots[rank] = loss, given.forward_s, given.is_bad
+        slots[rank] = loss, given.forward_s, given.is_bad, given.local
     num = len(places)
     if given.gradients is not None:
-        table = _table(given.gradients, given.of_gradients, num)
+        table, is_part = _table(given.gradients, given.of_gradients, num), given.of_gradients.is_part
         columns[places, 0], columns[places, 1] = table[0], table[1]
-        norms = np.where(given.of_gradients.is_part, np.nan, table[2])
-        columns[places, 2] = np.where(table[0] > 0.0, norms, 0.0)
+        columns[places, 2] = np.where((table[0] > 0.0) & is_part, np.nan, table[2])
         clipped = given.gradients if given.clipped is None else given.clipped
-        columns[places, 3] = _table(clipped, given.of_gradients, num)[1]
+        table = _table(clipped, given.of_gradients, num)
+        columns[places, 3] = table[1]
+        columns[places, 4] = np.where((table[0] > 0.0) & is_part, np.nan, table[2])
     if given.weights is not None:
         moved = given.moved if given.moved is not None else np.full(num, np.nan, np.float32)
         both = np.where(np.isnan(_wide(moved, num)), np.nan, _wide(given.weights, num))
-        columns[places, 4], columns[places, 5] = _table(both, given.of_weights, num)[:2]
-        columns[places, 6] = _table(moved, given.of_weights, num)[1]
+        columns[places, 5], columns[places, 6] = _table(both, given.of_weights, num)[:2]
+        columns[places, 7] = _table(moved, given.of_weights, num)[1]
     if given.sums is not None:
         sums = _wide(given.sums, num)
         table = np.stack([np.ones(num), sums, sums**2])
-        columns[places, 7:10] = np.where(np.isnan(sums), 0.0, table).T
+        columns[places, 8:11] = np.where(np.isnan(sums), 0.0, table).T
     return whole
 
 
 def merged(whole: NDArray[np.float64], num_columns: int, num_ranks: int) -> Merged:
     """What the sum of all ranks' numbers tells."""
     head, columns, slots = _parts(whole, num_columns, num_ranks)
-    meshes, squares, norms, clipped, weighed, weights, moved, summed, sums, squared_sums = columns.T
+    meshes, squares, norms, clipped, seen, weighed, weights, moved, summed, sums, squared_sums = columns.T
     with np.errstate(divide="ignore", invalid="ignore"):
-        spread = np.sqrt(np.maximum(meshes * squares - norms**2, 0.0)) / norms
-        differ = spread > DIFFERENT  # a NaN is no difference
-        gradients, of_weights = _norms(squares, meshes), _norms(weights, weighed)
+        differ = _differ(meshes, clipped, seen)
+        late = _differ(meshes, squares, norms) & ~differ
+        gradients, of_weights = _norms(np.where(late, clipped, squares), meshes), _norms(weights, weighed)
         return Merged(
             is_complete=round(head[0]) == num_ranks,
             loss=_loss(head),
@@ -193,12 +203,19 @@ def merged(whole: NDArray[np.float64], num_columns: int, num_ranks: int) -> Merg
             weights=of_weights,
             moved=_norms(moved, weighed),
             differ=differ,
+            late=late,
             parted=summed * squared_sums != sums**2,
             summed=bool(summed.any()),
             num_bad=round(head[5]),
             decision=Decision(round(head[6]), round(head[7]), bool(head[8])) if head[7] > 0.0 else None,
             slots=slots,
         )
+
+
+def _differ(meshes: NDArray[np.float64], squares: NDArray[np.float64], norms: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether the spread over ranks is more than rounding; a NaN is no difference."""
+    is_different: NDArray[np.bool_] = np.sqrt(np.maximum(meshes * squares - norms**2, 0.0)) / norms > DIFFERENT
+    return is_different
 
 
 def _norms(squares: NDArray[np.float64], meshes: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -426,7 +426,7 @@ class Training:
                 self._recording.trained(self._watched.columns(), self._watched.described())
                 self._num_changes = self._watched.num_changes
         if self._ranks is not None and self._is_measuring:
-            self._ranks.shards.look_at_gradients()
+            numbers.local = self._ranks.gradients_are_there(passes.scale)
         is_new = passes.norms is None
         numbers.take(passes, told, measured=self._is_measuring)
         if self._is_measuring and self._num_inside <= 1:
@@ -511,9 +511,9 @@ class Training:
             self._begin_step()
 
     def _begin_step(self) -> None:
-        if self._ranks is not None:
-            self._ranks.step_begins()
         self._is_measuring = self._detector.looks_always or self._schedule.level is Level.MEASURE
+        if self._ranks is not None:
+            self._ranks.step_begins(measures=self._is_measuring)
         self._sampler.begin(self.rows.expected, is_urgent=self._has_jumped)
         self.is_tracing = self._sampler.is_open
         self._has_jumped = False

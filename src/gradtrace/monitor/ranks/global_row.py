@@ -42,9 +42,16 @@ class Columns:
     num_foreign: int
     is_part: NDArray[np.bool_]
     """[own columns]: whether what lies here may not be called the whole."""
+    late: NDArray[np.bool_] | None = None
+    """[columns of the latest report]: whether gradients are averaged only after the backward pass."""
 
     def of_this(self, arrived: Arrived) -> tuple[Arrived, bool]:
         """What this rank may say by itself, and whether that is of all parameters."""
+        gradients, clipped = arrived[1:3]
+        if self.late is not None and isinstance(gradients, np.ndarray) and isinstance(clipped, np.ndarray):
+            num = min(len(gradients), len(clipped), len(self.late))
+            averaged = np.where(self.late[:num], clipped[:num], gradients[:num])
+            arrived = [arrived[0], np.concatenate([averaged, gradients[num:]]), *arrived[2:]]
         found = [self._placed(_without(v, self.is_part)) if 1 <= i <= 4 else v for i, v in enumerate(arrived)]
         return found, not (self.is_part.any() or self.num_foreign)
 

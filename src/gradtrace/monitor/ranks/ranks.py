@@ -1,9 +1,10 @@
 """The ranks of one watch: a row comes, a report is given of it, and the row is kept once the ranks' sum has come back.
 
-local_shards   which part of each parameter lies here
-next_stretch   which steps are reported
-global_row     what a row says
-birthplace     on which rank a NaN was born
+local_shards      which part of each parameter lies here
+local_gradients   how large this rank's own gradient is
+next_stretch      which steps are reported
+global_row        what a row says
+birthplace        on which rank a NaN was born
 
 Rows wait in their order. Where a sum does not come in time, the row says what this rank knows by itself.
 """
@@ -22,11 +23,16 @@ from gradtrace.distributed.correspondence import Correspondence
 from gradtrace.distributed.report import Given
 from gradtrace.monitor.ranks.birthplace import Birthplace
 from gradtrace.monitor.ranks.global_row import Columns
+from gradtrace.monitor.ranks.local_gradients import LocalGradients
 from gradtrace.monitor.ranks.local_shards import FLAT, LocalShards
 from gradtrace.monitor.ranks.next_stretch import NextStretch
+from gradtrace.monitor.statistics.gradients import total
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from torch import Tensor
 
     from gradtrace.distributed.agreement import Agreement
     from gradtrace.distributed.report import Merged
@@ -49,6 +55,9 @@ class Ranks:
 
     def __init__(self, world: World, watched: Watched, recording: Recording, next_step: Callable[[], int]) -> None:
         self.world, self.shards = world, LocalShards(watched)
+        self._local = LocalGradients(watched)
+        self._late: NDArray[np.bool_] | None = None
+        """By column of the latest report: averaged only after the backward pass."""
         self.stretch = NextStretch(decides=world.reports)
         self._recording, self._next_step = recording, next_step
         self._held: deque[Row] = deque()
@@ -85,14 +94,22 @@ class Ranks:
         """Of all ranks, on the steps that are reported."""
         return self.stretch.agreement
 
-    def step_begins(self) -> None:
+    def step_begins(self, *, measures: bool) -> None:
         """The optimizer is through with the last one."""
         self._begun, self._forward_s = time.perf_counter(), math.nan
+        if measures and not self.is_alone:
+            self._local.listen()
 
     def loss_is_there(self) -> None:
         """The backward pass begins: until now nobody else was waited for, as a rule."""
         if math.isnan(self._forward_s):
             self._forward_s = time.perf_counter() - self._begun
+
+    def gradients_are_there(self, scale: Tensor | None) -> Tensor | None:
+        """As the optimizer will see them; the norm [1] of this rank's own, if they were averaged with others'."""
+        self.shards.look_at_gradients()
+        self._local.stop()
+        return self._local.norm(scale)
 
     # ---------------------------------------------------------------------------------------------------- rows come
 
@@ -147,6 +164,7 @@ class Ranks:
 
     def abandon(self) -> None:
         """Let go at once."""
+        self._local.stop()
         self._correspondence.abandon()
 
     def _pass_over(self, step: int) -> None:
@@ -155,7 +173,7 @@ class Ranks:
 
     def _given(self, row: Row) -> Given:
         loss, *vectors = row.arrived
-        gradients, clipped, weights, moved, _, sums = (v if isinstance(v, np.ndarray) else None for v in vectors)
+        gradients, clipped, weights, moved, _, sums, local = (v if isinstance(v, np.ndarray) else None for v in vectors)
         return Given(
             float(loss.sum(dtype=np.float64)) if isinstance(loss, np.ndarray) else loss,
             gradients,
@@ -165,9 +183,18 @@ class Ranks:
             sums,
             is_bad=row.bad,
             forward_s=self._forward_s,
+            local=self._local_norm(gradients, local),
             of_gradients=self.shards.of_gradients,
             of_weights=self.shards.of_weights,
         )
+
+    def _local_norm(self, gradients: NDArray[np.float32] | None, local: NDArray[np.float32] | None) -> float:
+        """Of this rank's own gradient; NaN where only what is shared is known."""
+        if local is not None:
+            return float(local[0])
+        is_shared = self._local.is_averaged_within or self.shards.holds_parts
+        whole = None if is_shared else total(gradients)
+        return math.nan if whole is None else whole
 
     # -------------------------------------------------------------------------------------------- reports come back
 
@@ -181,6 +208,7 @@ class Ranks:
         if merged.num_bad:
             self._birthplace.came_elsewhere()
         if merged.is_complete:
+            self._late = merged.late
             for sentence in self._apart.look(step, merged, self._recording.names):
                 self._recording.note(step, sentence)
             if merged.slots is not None:
@@ -200,7 +228,7 @@ class Ranks:
     def _record(self, row: Row) -> None:
         layout, merged = self._correspondence.layout if self._is_widened else None, row.merged
         num_foreign = len(layout.columns) - len(layout.places) if layout is not None else 0
-        columns = Columns(self.shards.num, num_foreign, self.shards.is_part)
+        columns = Columns(self.shards.num, num_foreign, self.shards.is_part, self._late)
         if merged is not None and merged.is_complete:
             arrived, is_whole, bad = columns.of_all(row.arrived, merged), True, row.bad or merged.num_bad > 0
         else:

@@ -111,6 +111,8 @@ class Numbers:
         self.is_bad = False
         self.sums: Tensor | None = None
         """Of the weights' bits, before the optimizer's step, where other ranks should have the same."""
+        self.local: Tensor | None = None
+        """Norm of this rank's own gradient, where it was averaged with other ranks' within the backward pass."""
 
     @property
     def has_loss(self) -> bool:
@@ -166,6 +168,7 @@ class Numbers:
             self._weights, self._moved = other._weights, other._moved
         self._scale = self._scale if other._scale is None else other._scale
         self.sums = self.sums if other.sums is None else other.sums
+        self.local = self.local if other.local is None else other.local
 
     def vectors(self) -> list[Tensor | float | None]:
         """What `row` takes: loss, gradients, clipped gradients, weights, updates, scale; None: not known.
@@ -175,7 +178,7 @@ class Numbers:
         clipped = self._clipped
         if clipped is not None and self._norms is not None:
             clipped = self._merged(self._norms, clipped, None)
-        return [self._loss, self._norms, clipped, self._weights, self._moved, self._scale, self.sums]
+        return [self._loss, self._norms, clipped, self._weights, self._moved, self._scale, self.sums, self.local]
 
     def _merged(self, known: Tensor | None, found: Tensor, columns: Sequence[int] | None) -> Tensor:
         num = len(self._watched.parameters)
