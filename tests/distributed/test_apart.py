@@ -107,6 +107,13 @@ def test_weights_that_have_parted_are_told_with_the_steps_between():
     ]
 
 
+def test_buffers_that_are_not_the_same_are_told_by_name():
+    parted = np.array([False, True])
+    reports = [report(summed=True), report(summed=True, parted_buffers=parted)]
+    told = [text for step, one in enumerate(reports) for text in Apart().look(step, one, NAMES, ("mask", "table"))]
+    assert told == ["buffers are not the same on all ranks from step 1 on: table"]
+
+
 def test_weights_of_what_is_trained_apart_are_no_news():
     all_differ = np.ones(5, bool)
     told = sentences([report(differ=all_differ), report(summed=True, parted=all_differ, differ=all_differ)])

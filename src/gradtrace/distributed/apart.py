@@ -44,10 +44,10 @@ class Apart:
         self._times: deque[NDArray[np.float64]] = deque(maxlen=LATEST)
         self._gradients: deque[NDArray[np.float64]] = deque(maxlen=LATEST)
         self._num = 0
-        self._last_same = -1
-        """The latest step at which all weights were looked at, and were the same."""
+        self._last_same = {"weights": -1, "buffers": -1}
+        """The latest step at which all were looked at, and were the same."""
 
-    def look(self, step: int, merged: Merged, names: Sequence[str]) -> Iterator[str]:
+    def look(self, step: int, merged: Merged, names: Sequence[str], buffers: Sequence[str] = ()) -> Iterator[str]:
         """What is new in the report of `step`, which is complete; `names` of the columns."""
         if fresh := self._fresh("gradients", merged.differ.nonzero()[0]):
             yield (
@@ -57,13 +57,21 @@ class Apart:
         if merged.late.any() and self._fresh("late", [0]):
             yield "gradients are averaged after the backward pass: their norms are those that the optimizer sees"
         apart = self._told.get("gradients", set())  # whose weights part as a matter of course
-        if fresh := self._fresh("weights", [i for i in merged.parted.nonzero()[0].tolist() if i not in apart]):
-            since = f"after step {self._last_same} and not later than" if self._last_same >= 0 else "from"
-            yield f"weights are not the same on all ranks {since} step {step} on: {_named(fresh, names)}"
-        if merged.summed and not merged.parted.any():
-            self._last_same = step
+        yield from self._of_copies("weights", step, merged, [i for i in _ids(merged.parted) if i not in apart], names)
+        yield from self._of_copies("buffers", step, merged, _ids(merged.parted_buffers), buffers)
         if merged.slots is not None:
             yield from self._of_ranks(step, merged.slots)
+
+    def _of_copies(
+        self, kind: str, step: int, merged: Merged, parted: Sequence[int], names: Sequence[str]
+    ) -> Iterator[str]:
+        """What every rank has a copy of."""
+        if fresh := self._fresh(kind, parted):
+            last = self._last_same[kind]
+            since = f"after step {last} and not later than" if last >= 0 else "from"
+            yield f"{kind} are not the same on all ranks {since} step {step} on: {_named(fresh, names)}"
+        if merged.summed and not parted:
+            self._last_same[kind] = step
 
     def _of_ranks(self, step: int, slots: NDArray[np.float64]) -> Iterator[str]:
         losses, times, bad, gradients = slots.T
@@ -157,6 +165,11 @@ def at_least(k: int, n: int, p: float) -> float:
     (0.25, 1.0)
     """
     return math.fsum(math.comb(n, i) * p**i * (1.0 - p) ** (n - i) for i in range(k, n + 1))
+
+
+def _ids(flags: NDArray[np.bool_]) -> list[int]:
+    found: list[int] = flags.nonzero()[0].tolist()
+    return found
 
 
 def _named(columns: Sequence[int], names: Sequence[str]) -> str:

@@ -9,8 +9,8 @@ parameter) with the local norm n of a rank, whose mesh has m ranks that hold eac
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -97,7 +97,7 @@ class Given:
     weights: NDArray[np.float32] | None = None
     moved: NDArray[np.float32] | None = None
     sums: NDArray[np.float32] | None = None
-    """Of the bits of weights that lie here as a whole, below `MOST_SUM`."""
+    """Of the bits of weights that lie here as a whole, and then of buffers, below `MOST_SUM`."""
     is_bad: bool = False
     forward_s: float = math.nan
     local: float = math.nan
@@ -132,6 +132,8 @@ class Merged:
     decision: Decision | None
     slots: NDArray[np.float64] | None
     """[ranks, len(SLOT)]; None: there are too many ranks."""
+    parted_buffers: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    """[buffers]: not the same to the bit on all ranks that have them."""
 
 
 def size_of(num_columns: int, num_ranks: int) -> int:
@@ -166,30 +168,40 @@ def pack(
     if slots is not None:
         loss = math.nan if given.loss is None else given.loss
         slots[rank] = loss, given.forward_s, given.is_bad, given.local
-    num = len(places)
-    if given.gradients is not None:
-        table, is_part = _table(given.gradients, given.of_gradients, num), given.of_gradients.is_part
-        columns[places, 0], columns[places, 1] = table[0], table[1]
-        columns[places, 2] = np.where((table[0] > 0.0) & is_part, np.nan, table[2])
-        clipped = given.gradients if given.clipped is None else given.clipped
-        table = _table(clipped, given.of_gradients, num)
-        columns[places, 3] = table[1]
-        columns[places, 4] = np.where((table[0] > 0.0) & is_part, np.nan, table[2])
-    if given.weights is not None:
-        moved = given.moved if given.moved is not None else np.full(num, np.nan, np.float32)
-        both = np.where(np.isnan(_wide(moved, num)), np.nan, _wide(given.weights, num))
-        columns[places, 5], columns[places, 6] = _table(both, given.of_weights, num)[:2]
-        columns[places, 7] = _table(moved, given.of_weights, num)[1]
+    _put_gradients(columns, given, places[: len(given.of_gradients.of_mesh)])
+    _put_weights(columns, given, places[: len(given.of_weights.of_mesh)])
     if given.sums is not None:
-        sums = _wide(given.sums, num)
-        table = np.stack([np.ones(num), sums, sums**2])
+        sums = _wide(given.sums, len(places))
+        table = np.stack([np.ones(len(places)), sums, sums**2])
         columns[places, 8:11] = np.where(np.isnan(sums), 0.0, table).T
     return whole
 
 
-def merged(whole: NDArray[np.float64], num_columns: int, num_ranks: int) -> Merged:
-    """What the sum of all ranks' numbers tells."""
-    head, columns, slots = _parts(whole, num_columns, num_ranks)
+def _put_gradients(columns: NDArray[np.float64], given: Given, places: NDArray[np.int64]) -> None:
+    if given.gradients is None:
+        return
+    table, is_part = _table(given.gradients, given.of_gradients), given.of_gradients.is_part
+    columns[places, 0], columns[places, 1] = table[0], table[1]
+    columns[places, 2] = np.where((table[0] > 0.0) & is_part, np.nan, table[2])
+    table = _table(given.gradients if given.clipped is None else given.clipped, given.of_gradients)
+    columns[places, 3] = table[1]
+    columns[places, 4] = np.where((table[0] > 0.0) & is_part, np.nan, table[2])
+
+
+def _put_weights(columns: NDArray[np.float64], given: Given, places: NDArray[np.int64]) -> None:
+    if given.weights is None:
+        return
+    num = len(places)
+    moved = _wide(given.moved, num) if given.moved is not None else np.full(num, np.nan)
+    both = np.where(np.isnan(moved), np.nan, _wide(given.weights, num))
+    columns[places, 5], columns[places, 6] = _table(both, given.of_weights)[:2]
+    columns[places, 7] = _table(moved, given.of_weights)[1]
+
+
+def merged(whole: NDArray[np.float64], num_columns: int, num_ranks: int, num_buffers: int = 0) -> Merged:
+    """What the sum of all ranks' numbers tells; behind the columns of parameters are those of buffers."""
+    head, columns, slots = _parts(whole, num_columns + num_buffers, num_ranks)
+    parted_buffers, columns = _parted(*columns[num_columns:].T[8:]), columns[:num_columns]
     meshes, squares, norms, clipped, seen, weighed, weights, moved, summed, sums, squared_sums = columns.T
     with np.errstate(divide="ignore", invalid="ignore"):
         differ = _differ(meshes, clipped, seen)
@@ -204,11 +216,12 @@ def merged(whole: NDArray[np.float64], num_columns: int, num_ranks: int) -> Merg
             moved=_norms(moved, weighed),
             differ=differ,
             late=late,
-            parted=summed * squared_sums != sums**2,
+            parted=_parted(summed, sums, squared_sums),
             summed=bool(summed.any()),
             num_bad=round(head[5]),
             decision=Decision(round(head[6]), round(head[7]), bool(head[8])) if head[7] > 0.0 else None,
             slots=slots,
+            parted_buffers=parted_buffers,
         )
 
 
@@ -216,6 +229,14 @@ def _differ(meshes: NDArray[np.float64], squares: NDArray[np.float64], norms: ND
     """Whether the spread over ranks is more than rounding; a NaN is no difference."""
     is_different: NDArray[np.bool_] = np.sqrt(np.maximum(meshes * squares - norms**2, 0.0)) / norms > DIFFERENT
     return is_different
+
+
+def _parted(
+    summed: NDArray[np.float64], sums: NDArray[np.float64], squared_sums: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Whether numbers of so many ranks are not all the same: only then is this equal (Cauchy and Schwarz)."""
+    is_parted: NDArray[np.bool_] = summed * squared_sums != sums**2
+    return is_parted
 
 
 def _norms(squares: NDArray[np.float64], meshes: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -235,14 +256,14 @@ def _loss(head: NDArray[np.float64]) -> float | None:
     return float(head[2] / head[1]) if head[1] else None
 
 
-def _table(norms: NDArray[np.float32], shares: Shares, num: int) -> NDArray[np.float64]:
+def _table(norms: NDArray[np.floating[Any]], shares: Shares) -> NDArray[np.float64]:
     """[3, columns]: shares of a mesh, squares by replication, norms by share; 0 where not known."""
-    wide, share = _wide(norms, num), shares.of_mesh
+    wide, share = _wide(norms, len(shares.of_mesh)), shares.of_mesh
     table = np.stack([share, wide**2 / shares.replication, wide * share])
     return np.where(~np.isnan(wide) & (share > 0.0), table, 0.0)
 
 
-def _wide(norms: NDArray[np.float32], num: int) -> NDArray[np.float64]:
+def _wide(norms: NDArray[np.floating[Any]], num: int) -> NDArray[np.float64]:
     found = np.full(num, np.nan)
     found[: min(num, len(norms))] = norms[:num]
     return found

@@ -366,7 +366,7 @@ class Training:
             begun = time.perf_counter()
             numbers.remember_weights()
             if self._ranks is not None:
-                numbers.sums = self._ranks.shards.sums_of_weights()
+                numbers.sums = self._ranks.shards.sums_of_copies()
             self._schedule.done("updates", self.rows.number)
             self._schedule.spend("updates", time.perf_counter() - begun)
 

@@ -62,7 +62,7 @@ class LocalGradients:
         if not self._norms:
             return None
         device = next(iter(self._norms.values())).device
-        whole = torch.stack([one.to(device) for one in self._norms.values()]).norm().reshape(1)
+        whole: Tensor = torch.stack([one.to(device) for one in self._norms.values()]).norm().reshape(1)
         return whole if scale is None else whole / scale.to(device).reshape(1)
 
     def _hook(self, i: int) -> Any:

@@ -1,18 +1,24 @@
-"""Which part of each parameter, and of its gradient, lies on this rank?"""
+"""Which part of each parameter, and of its gradient, lies on this rank, and of which buffers should all have a copy?"""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from gradtrace.distributed.bits import bit_sums
 from gradtrace.distributed.placement import NOT_KNOWN, placement_of
 from gradtrace.distributed.report import Shares
+from gradtrace.records.run import WatchedParameter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from gradtrace.monitor.watched import Watched
+
+MOST_BUFFERS = 256
+"""That are compared, of a model: a sum of its bits for each."""
 
 FLAT = "FullyShardedDataParallel does not say which part lies where, so that norms are not known: fully_shard does"
 
@@ -30,6 +36,7 @@ class LocalShards:
         self.num = len(self._placements)
         self._of_gradients = list(self._placements)
         self.of_weights = self.of_gradients = Shares.of(self._placements)
+        self._buffers = _buffers(watched)
         self.is_part = self.of_weights.is_part
         """[columns], those that have joined since among them."""
 
@@ -60,10 +67,32 @@ class LocalShards:
                     self._of_gradients[i] = found
                     self.of_gradients = Shares.of(self._of_gradients[: self.num])
 
-    def sums_of_weights(self) -> Tensor:
-        """Of the bits of those that lie here as a whole, and so do on other ranks."""
-        pairs = zip(self._watched.parameters, self._placements, strict=False)
-        return bit_sums([None if placement.is_spread else parameter for parameter, placement in pairs])
+    def buffers(self) -> tuple[WatchedParameter, ...]:
+        """Those that should be the same on all ranks."""
+        known = [(name, module._buffers[key]) for name, module, key in self._buffers]
+        return tuple(WatchedParameter(name, tuple(b.shape), str(b.dtype)) for name, b in known if b is not None)
+
+    def sums_of_copies(self) -> Tensor:
+        """Of the bits of weights that lie here as a whole, and so do on other ranks, and then of buffers."""
+        pairs = zip(self._watched.parameters[: self.num], self._placements, strict=False)
+        weights = [None if placement.is_spread else parameter for parameter, placement in pairs]
+        return bit_sums([*weights, *(module._buffers.get(key) for _, module, key in self._buffers)])
+
+
+def _buffers(watched: Watched) -> list[tuple[str, nn.Module, str]]:
+    """Name, owner and key of those that nobody sends around, and that are no statistics of a rank's own batches."""
+    found = []
+    for label, model in watched.models.items():
+        if isinstance(model, nn.parallel.DistributedDataParallel) and model.broadcast_buffers:
+            continue  # rank 0's, at the beginning of every forward pass
+        prefix = f"{label}." if len(watched.models) > 1 else ""
+        for path, module in model.named_modules(prefix=""):
+            if hasattr(module, "track_running_stats"):  # norms over a batch
+                continue
+            for key, one in module._buffers.items():
+                if one is not None and one.is_floating_point() and not placement_of(one).is_spread:
+                    found.append((f"{prefix}{path}{'.' if path else ''}{key}", module, key))
+    return found[:MOST_BUFFERS]
 
 
 def _flat_parameters(watched: Watched) -> set[int]:

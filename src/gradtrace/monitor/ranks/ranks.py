@@ -74,7 +74,12 @@ class Ranks:
         if self.shards.is_spread:
             self._note("parameters are spread over several ranks (DTensor): no whole traces are taken")
         self._correspondence = Correspondence(
-            world, watched.columns(), lambda: self._step, lambda: self.stretch.decide(self._step), self._note
+            world,
+            watched.columns(),
+            lambda: self._step,
+            lambda: self.stretch.decide(self._step),
+            self._note,
+            self.shards.buffers(),
         )
         self._birthplace = Birthplace(recording, self._correspondence, asks=world.reports)
         self._correspondence.begin()
@@ -136,7 +141,7 @@ class Ranks:
         if not self._is_widened and self._correspondence.layout is not None:
             self._is_widened = True
             if self.reports:
-                self._recording.widen(self._correspondence.layout.columns, len(self._correspondence.layout.places))
+                self._recording.widen(self._correspondence.layout.columns, self.shards.num)
         for own, merged in self._correspondence.arrived():
             self._arrive(own + self._recording.first_step, merged)
         if self.is_alone and not self._is_fault_told:
@@ -209,7 +214,8 @@ class Ranks:
             self._birthplace.came_elsewhere()
         if merged.is_complete:
             self._late = merged.late
-            for sentence in self._apart.look(step, merged, self._recording.names):
+            buffers = self._correspondence.layout.buffers if self._correspondence.layout is not None else ()
+            for sentence in self._apart.look(step, merged, self._recording.names, buffers):
                 self._recording.note(step, sentence)
             if merged.slots is not None:
                 self._recording.ranks(step, merged.slots)
@@ -227,7 +233,7 @@ class Ranks:
 
     def _record(self, row: Row) -> None:
         layout, merged = self._correspondence.layout if self._is_widened else None, row.merged
-        num_foreign = len(layout.columns) - len(layout.places) if layout is not None else 0
+        num_foreign = len(layout.columns) - self.shards.num if layout is not None else 0
         columns = Columns(self.shards.num, num_foreign, self.shards.is_part, self._late)
         if merged is not None and merged.is_complete:
             arrived, is_whole, bad = columns.of_all(row.arrived, merged), True, row.bad or merged.num_bad > 0

@@ -110,7 +110,7 @@ class Numbers:
         self.learning_rate = math.nan
         self.is_bad = False
         self.sums: Tensor | None = None
-        """Of the weights' bits, before the optimizer's step, where other ranks should have the same."""
+        """Of the bits of weights and buffers, before the optimizer's step, where other ranks should have the same."""
         self.local: Tensor | None = None
         """Norm of this rank's own gradient, where it was averaged with other ranks' within the backward pass."""
 
