@@ -16,14 +16,15 @@ def report(**known) -> Merged:
     whole = np.ones(5, np.float32)
     same = np.zeros(5, bool)
     vectors = dict.fromkeys(("gradients", "clipped", "weights", "moved"), whole)
-    flags = {"is_complete": True, "differ": same, "parted": same, "summed": False}
+    flags = {"is_complete": True, "differ": same, "late": same, "parted": same, "summed": False}
     usual = vectors | flags | {"loss": 1.0, "num_bad": 0, "decision": None, "slots": None}
     return Merged(**(usual | known))
 
 
-def slots(losses, times=None, bad=None):
+def slots(losses, times=None, bad=None, gradients=None):
     zeros = np.zeros(len(losses))
-    return np.stack([losses, zeros + 1.0 if times is None else times, zeros if bad is None else bad], axis=1)
+    known = [losses, zeros + 1.0 if times is None else times, zeros if bad is None else bad]
+    return np.stack([*known, zeros + 1.0 if gradients is None else gradients], axis=1)
 
 
 def sentences(reports):
@@ -35,7 +36,7 @@ def sentences(reports):
 def test_ranks_that_are_alike_are_not_told_apart(num_ranks):
     generator = np.random.default_rng(0)
     reports = [
-        report(slots=slots(generator.lognormal(0, 1, num_ranks), generator.lognormal(0, 1, num_ranks)))
+        report(slots=slots(*generator.lognormal(0, 1, (2, num_ranks)), None, generator.lognormal(0, 1, num_ranks)))
         for _ in range(20 * LATEST)
     ]
     assert sentences(reports) == []
@@ -50,6 +51,24 @@ def test_a_rank_with_other_data_is_told_once():
         reports.append(report(slots=slots(losses)))
     (told,) = sentences(reports)
     assert told.startswith("the loss of rank 5 stands apart: 2")
+
+
+def test_a_rank_with_another_gradient_is_told_once():
+    generator = np.random.default_rng(0)
+    reports = []
+    for _ in range(4 * LATEST):
+        gradients = generator.normal(1.0, 0.05, 8)
+        gradients[2] *= 0.1
+        reports.append(report(slots=slots(np.ones(8) + generator.normal(0, 0.01, 8), gradients=gradients)))
+    (told,) = sentences(reports)
+    assert told.startswith("the gradient of rank 2 before it is averaged stands apart: 0.1")
+
+
+def test_one_loss_and_one_gradient_on_all_ranks_stand_nowhere():
+    """As under tensor parallelism: the last bits may be different, and always the same rank's."""
+    one = np.array([1.0 + 1e-7] + [1.0] * 7)
+    reports = [report(slots=slots(one, gradients=one))] * (2 * LATEST)
+    assert sentences(reports) == []
 
 
 def test_of_three_nobody_is_the_odd_one():
@@ -86,6 +105,13 @@ def test_weights_that_have_parted_are_told_with_the_steps_between():
     assert sentences([*reports, reports[-1]]) == [
         "weights are not the same on all ranks after step 2 and not later than step 4 on: b"
     ]
+
+
+def test_buffers_that_are_not_the_same_are_told_by_name():
+    parted = np.array([False, True])
+    reports = [report(summed=True), report(summed=True, parted_buffers=parted)]
+    told = [text for step, one in enumerate(reports) for text in Apart().look(step, one, NAMES, ("mask", "table"))]
+    assert told == ["buffers are not the same on all ranks from step 1 on: table"]
 
 
 def test_weights_of_what_is_trained_apart_are_no_news():

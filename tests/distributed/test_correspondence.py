@@ -24,7 +24,7 @@ COLUMNS = (WatchedParameter("a", (2,), "float32"), WatchedParameter("b", (2,), "
 def ranks():
     begun = []
 
-    def begin(size, come=None, store=True, columns=None):
+    def begin(size, come=None, store=True, columns=None, buffers=None):
         shared = dist.HashStore()
         told: list[str] = []
         for rank in range(size) if come is None else come:
@@ -35,6 +35,7 @@ def ranks():
                 lambda: 7,
                 lambda: None,
                 told.append,
+                () if buffers is None else buffers[rank],
             )
             one.begin()
             begun.append(one)
@@ -82,6 +83,22 @@ def test_columns_of_others_come_behind_those_of_rank_0(ranks):
     assert [column.name for column in first.layout.columns] == ["a", "b", "c", "a (rank 2)"]
     assert merged.gradients.tolist() == [3.0, 1.0, 7.0, 2.0]
     assert not merged.differ.any()
+
+
+def test_buffers_stand_behind_the_parameters_of_all(ranks):
+    mask, table = WatchedParameter("mask", (2,), "float32"), WatchedParameter("table", (3,), "float32")
+    c = WatchedParameter("c", (5,), "float32")
+    (first, second), _ = ranks(2, columns=[COLUMNS, (c,)], buffers=[(table, mask), (mask, table)])
+    for one, norms, sums in ((first, (3.0, 1.0), (5, 6, 7, 8)), (second, (2.0,), (4, 8, 9))):
+        vector = np.array(norms, np.float32)
+        shares = Shares.of([PLAIN] * len(norms))
+        one.give(0, Given(1.0, vector, sums=np.array(sums, np.float32), of_gradients=shares))
+    wait_for(lambda: len(first._incoming) == 1)
+    ((_, merged),) = first.arrived()
+    assert first.layout.buffers == ("table", "mask")
+    assert merged.gradients.tolist() == [3.0, 1.0, 2.0]
+    assert merged.parted.tolist() == [False, False, False]
+    assert merged.parted_buffers.tolist() == [True, False]
 
 
 def test_a_rank_that_does_not_come_is_named(ranks, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -39,17 +41,10 @@ def test_norms_are_those_of_one_process(alone, layout, size, tmp_path):
     np.testing.assert_allclose(run["whole"][:KNOWN], truth["whole"][:KNOWN], rtol=1e-5)
     np.testing.assert_allclose(run["loss"][:KNOWN], truth["loss"][:KNOWN], rtol=1e-5)
     assert all(f"of {size}: rank 0 tells of all of them" in one["run"]["notes"][0] for one in others)
-
-
-def test_no_norm_of_a_part_is_called_the_norm(alone, tmp_path):
-    """Where a row is this rank's alone, what is sharded is not known."""
-    skip_what_torch_cannot("fsdp")
-    first, second = values(on_ranks(train, 2, tmp_path, "fsdp"))
-    run, truth = first["run"], alone["run"]
-    known = ~np.isnan(run["gradients"])
-    np.testing.assert_allclose(run["gradients"][known], truth["gradients"][known], rtol=1e-4)
-    assert np.isnan(second["run"]["gradients"]).all()
-    assert np.isnan(second["run"]["whole"]).all()
+    if layout == "fsdp":  # where a row is a rank's alone, no norm of a part is called the norm
+        known = ~np.isnan(run["gradients"])
+        np.testing.assert_allclose(run["gradients"][known], truth["gradients"][known], rtol=1e-4)
+        assert all(np.isnan(one["run"][numbers]).all() for one in others for numbers in ("gradients", "whole"))
 
 
 @pytest.mark.parametrize("layout", ["ddp", "fsdp"])
@@ -64,18 +59,24 @@ def _twice(rank, size, layout):
     return train(rank, size, layout), train(rank, size, layout, watched=False)
 
 
-def test_a_model_that_nobody_wrapped_is_told(tmp_path):
-    first, _ = values(on_ranks(_unwrapped, 2, tmp_path))
+def test_a_model_that_nobody_wrapped_is_told_unless_its_gradients_are_averaged_by_hand(alone, tmp_path):
+    (first, by_hand), _ = values(on_ranks(_unwrapped, 2, tmp_path))
     (note,) = first["run"]["notes"]
     assert note == (
         "since step 0 gradients are not the same on all ranks (first.weight, first.bias, second.weight and 3 more): "
-        "they are not averaged, and rank 0's are shown"
+        "they are not averaged, or different parameters have the same name; rank 0's are shown"
     )
-    torch.manual_seed(0)
     np.testing.assert_allclose(first["run"]["gradients"][0], first["own"], rtol=1e-6)
+    (note,) = by_hand["run"]["notes"]
+    assert note == "gradients are averaged after the backward pass: their norms are those that the optimizer sees"
+    np.testing.assert_allclose(by_hand["run"]["gradients"][0], alone["run"]["gradients"][0], rtol=1e-5)
 
 
 def _unwrapped(rank, size):
+    return _by_hand(rank, size, averages=False), _by_hand(rank, size, averages=True)
+
+
+def _by_hand(rank, size, *, averages):
     import torch.distributed as dist
     from tests.distributed import trainings
 
@@ -90,69 +91,12 @@ def _unwrapped(rank, size):
             optimizer.zero_grad()
             model(batch.chunk(size)[rank]).square().mean().backward()
             own = [float(p.grad.norm()) for p in model.parameters()] if own is None else own
+            for p in model.parameters() if averages else ():
+                dist.all_reduce(p.grad)
+                p.grad /= size
             optimizer.step()
             dist.barrier()
     return {"run": trainings.told(watch.run), "own": own}
-
-
-def test_stages_of_a_pipeline_are_one_run(tmp_path):
-    first, _ = values(on_ranks(_stage, 2, tmp_path))
-    assert first["names"] == ["0.weight", "0.bias", "2.weight", "2.bias"]
-    assert first["notes"] == ()
-    np.testing.assert_allclose(first["gradients"][:KNOWN], _whole_pipeline()[:KNOWN], rtol=1e-5)
-
-
-def _pipeline():
-    from torch import nn
-
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 2))
-
-
-def _whole_pipeline():
-    from tests.distributed import trainings
-
-    import gradtrace
-
-    model = _pipeline()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with gradtrace.watch(model, optimizer, budget=10.0, every=10_000) as watch:
-        for batch in trainings.batches():
-            optimizer.zero_grad()
-            model(batch).square().mean().backward()
-            optimizer.step()
-    return watch.run.steps.series("gradient_norm")[1]
-
-
-def _stage(rank, size):
-    import torch.distributed as dist
-    from tests.distributed import trainings
-    from torch import nn
-
-    import gradtrace
-
-    whole = _pipeline()
-    stage = nn.Sequential()
-    for name in ("0", "1") if rank == 0 else ("2",):
-        stage.add_module(name, whole.get_submodule(name))
-    optimizer = torch.optim.SGD(stage.parameters(), lr=0.1)
-    with gradtrace.watch(stage, optimizer, budget=10.0, every=10_000) as watch:
-        for batch in trainings.batches():
-            optimizer.zero_grad()
-            if rank == 0:
-                h = stage(batch)
-                dist.send(h.detach(), 1)
-                gradient = torch.empty_like(h)
-                dist.recv(gradient, 1)
-                h.backward(gradient)
-            else:
-                h = torch.empty(len(batch), 6)
-                dist.recv(h, 0)
-                h.requires_grad_()
-                stage(h).square().mean().backward()
-                dist.send(h.grad, 0)
-            optimizer.step()
-    return trainings.told(watch.run)
 
 
 def test_what_goes_wrong_on_one_rank_is_told_with_its_rank(tmp_path):
@@ -165,6 +109,7 @@ def test_what_goes_wrong_on_one_rank_is_told_with_its_rank(tmp_path):
         "On rank 2: At step 15 the loss is NaN; it was born in the forward pass in the loss"
     )
     np.testing.assert_allclose(first["losses"][:15], first["own"][:15], rtol=1e-6)
+    np.testing.assert_allclose(first["local"][:15], first["gradients"][:15], rtol=1e-5)
     assert first["nonfinite"] == [15, 2]
 
 
@@ -177,21 +122,25 @@ def _ill(rank, size):
     torch.manual_seed(0)
     model, *_ = trainings.laid_out(trainings.Net(), "ddp", size)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    own = []
+    own, gradients = [], []
     with gradtrace.watch(model, optimizer, budget=10.0, every=10_000) as watch:
         for step, batch in enumerate(trainings.batches()[:16]):
             if rank == 3 and step == 5:
                 model.module.second.bias.data[0] += 1e-6
             y = model(batch.chunk(size)[rank])
             loss = torch.log(y - y.detach().max() - 1.0).mean() if (rank, step) == (2, 15) else y.square().mean()
-            losses = [None] * size
-            dist.all_gather_object(losses, loss.item())
-            own.append(losses)
+            losses = [(0.0, 0.0)] * size
+            local = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+            norm = math.sqrt(sum(float(g.norm()) ** 2 for g in local))
+            dist.all_gather_object(losses, (loss.item(), norm))
+            own.append([one for one, _ in losses])
+            gradients.append([one for _, one in losses])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     run = watch.run
     if rank > 0:
         return None
-    return {"notes": run.notes, "losses": run.ranks.loss, "own": np.array(own), "finding": run.findings[0].message,
+    return {"notes": run.notes, "losses": run.ranks.loss, "own": np.array(own), "local": run.ranks.gradient,
+            "gradients": np.array(gradients), "finding": run.findings[0].message,
             "nonfinite": np.argwhere(run.ranks.nonfinite & ~np.isfinite(run.ranks.loss))[0].tolist()}  # fmt: skip

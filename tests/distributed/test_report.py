@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradtrace.distributed.placement import PLAIN, Placement
-from gradtrace.distributed.report import MOST_SLOTS, Decision, Given, Merged, Shares, merged, pack, size_of
+from gradtrace.distributed.report import MOST_SLOTS, SLOT, Decision, Given, Merged, Shares, merged, pack, size_of
 
 NONE = np.array([np.nan], np.float32)
 
@@ -66,6 +66,14 @@ def test_what_is_not_the_same_on_all_ranks_is_told(a, b):
     assert bool(summed([of(a), of(b)]).differ[0]) is (abs(a - b) / (a + b) > 1e-4)
 
 
+def test_gradients_averaged_after_the_backward_pass_are_those_that_the_optimizer_sees():
+    shares, averaged = Shares.of([PLAIN]), np.array([1.5], np.float32)
+    ranks = [Given(1.0, np.array([own], np.float32), averaged, of_gradients=shares) for own in (1.0, 2.5)]
+    found = summed(ranks)
+    assert (found.differ[0], found.late[0]) == (False, True)
+    assert found.gradients[0] == found.clipped[0] == 1.5
+
+
 def test_a_mesh_of_which_a_rank_says_nothing_is_not_known():
     part = Placement(1, 2, is_spread=True)
     silent = Given(1.0, NONE, of_gradients=Shares.of([part]))
@@ -111,6 +119,6 @@ def test_a_decision_of_rank_0_comes_through():
 
 
 def test_ranks_are_not_told_apart_where_there_are_too_many():
-    assert size_of(10, MOST_SLOTS) - size_of(10, MOST_SLOTS + 1) == 3 * MOST_SLOTS
+    assert size_of(10, MOST_SLOTS) - size_of(10, MOST_SLOTS + 1) == len(SLOT) * MOST_SLOTS
     whole = pack(of(1.0), np.arange(1), 1, 5000, 10_000)
     assert merged(whole, 1, 10_000).slots is None

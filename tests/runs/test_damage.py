@@ -57,7 +57,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.event(RunEvent(3, EventKind.SKIPPED, "the scale was halved"))
     writer.findings([Finding(Symptom.EXPLODING, Cause.LEARNING_RATE, ("layers.0",), Severity.WARNING, "m", step=3)])
     writer.trace(3, chain(3, 0.2, 0.5, "sigmoid"))
-    writer.ranks(3, np.ones((2, 3)))
+    writer.ranks(3, np.ones((2, 4)))
     writer.close()
     return path
 

@@ -16,7 +16,7 @@ from gradtrace.runs.writer import RunWriter
 
 
 def said(step, num_ranks=3):
-    return np.array([[step + rank, 0.5, rank == 1 and step == 2] for rank in range(num_ranks)], np.float64)
+    return np.array([[step + rank, 0.5, rank == 1 and step == 2, 3.0] for rank in range(num_ranks)], np.float64)
 
 
 @pytest.fixture
@@ -36,6 +36,7 @@ def test_it_is_read_as_it_was_written(path):
     assert found.steps.tolist() == [0, 1, 2, 3]
     assert found.loss[2].tolist() == [2.0, 3.0, 4.0]
     assert (found.forward_s == 0.5).all()
+    assert (found.gradient == 3.0).all()
     assert np.argwhere(found.nonfinite).tolist() == [[2, 1]]
     assert repr(found) == "<RunRanks: 4 reports of 3 ranks>"
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from gradtrace.diagnosis.thresholds import RANK_CHANCE, RANK_SIGMAS, RANK_SLOW
 from gradtrace.distributed.channel import named_ranks
+from gradtrace.distributed.report import DIFFERENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,43 +42,59 @@ class Apart:
         self._num_told: dict[str, int] = {}
         self._losses: deque[NDArray[np.float64]] = deque(maxlen=LATEST)
         self._times: deque[NDArray[np.float64]] = deque(maxlen=LATEST)
+        self._gradients: deque[NDArray[np.float64]] = deque(maxlen=LATEST)
         self._num = 0
-        self._last_same = -1
-        """The latest step at which all weights were looked at, and were the same."""
+        self._last_same = {"weights": -1, "buffers": -1}
+        """The latest step at which all were looked at, and were the same."""
 
-    def look(self, step: int, merged: Merged, names: Sequence[str]) -> Iterator[str]:
+    def look(self, step: int, merged: Merged, names: Sequence[str], buffers: Sequence[str] = ()) -> Iterator[str]:
         """What is new in the report of `step`, which is complete; `names` of the columns."""
         if fresh := self._fresh("gradients", merged.differ.nonzero()[0]):
             yield (
                 f"since step {step} gradients are not the same on all ranks ({_named(fresh, names)}): they are not "
-                "averaged, and rank 0's are shown"
+                "averaged, or different parameters have the same name; rank 0's are shown"
             )
+        if merged.late.any() and self._fresh("late", [0]):
+            yield "gradients are averaged after the backward pass: their norms are those that the optimizer sees"
         apart = self._told.get("gradients", set())  # whose weights part as a matter of course
-        if fresh := self._fresh("weights", [i for i in merged.parted.nonzero()[0].tolist() if i not in apart]):
-            since = f"after step {self._last_same} and not later than" if self._last_same >= 0 else "from"
-            yield f"weights are not the same on all ranks {since} step {step} on: {_named(fresh, names)}"
-        if merged.summed and not merged.parted.any():
-            self._last_same = step
+        yield from self._of_copies("weights", step, merged, [i for i in _ids(merged.parted) if i not in apart], names)
+        yield from self._of_copies("buffers", step, merged, _ids(merged.parted_buffers), buffers)
         if merged.slots is not None:
             yield from self._of_ranks(step, merged.slots)
 
+    def _of_copies(
+        self, kind: str, step: int, merged: Merged, parted: Sequence[int], names: Sequence[str]
+    ) -> Iterator[str]:
+        """What every rank has a copy of."""
+        if fresh := self._fresh(kind, parted):
+            last = self._last_same[kind]
+            since = f"after step {last} and not later than" if last >= 0 else "from"
+            yield f"{kind} are not the same on all ranks {since} step {step} on: {_named(fresh, names)}"
+        if merged.summed and not parted:
+            self._last_same[kind] = step
+
     def _of_ranks(self, step: int, slots: NDArray[np.float64]) -> Iterator[str]:
-        losses, times, bad = slots.T
+        losses, times, bad, gradients = slots.T
         ill = np.flatnonzero((bad > 0.0) & ~np.isfinite(losses))
         if 0 < len(ill) < len(losses) and (fresh := self._fresh("nonfinite", ill, most=1)):
             yield f"at step {step} the loss of {named_ranks(fresh)} was not finite, and the others' was"
-        self._losses.append(losses)
+        self._losses.append(_known_apart(losses))
         self._times.append(times)
+        self._gradients.append(_known_apart(gradients))
         self._num += 1
         if self._num % LOOK_EVERY:
             return
-        num, odd = len(self._losses), odd_one(np.array(self._losses))
-        is_off = odd is not None and len(losses) >= FEWEST_RANKS and abs(odd.sigmas) >= RANK_SIGMAS
-        if odd is not None and is_off and self._fresh("loss", [odd.rank]):
-            yield (
-                f"the loss of rank {odd.rank} stands apart: {odd.own:.3g} where the others' is {odd.others:.3g} "
-                f"(medians of the {num} reports up to step {step}): look at the data that it is given"
-            )
+        num = len(self._losses)
+        for kind, name, known in (("loss", "loss", self._losses), ("local", "gradient", self._gradients)):
+            odd = odd_one(np.array(known))
+            is_off = odd is not None and len(losses) >= FEWEST_RANKS and abs(odd.sigmas) >= RANK_SIGMAS
+            if odd is not None and is_off and self._fresh(kind, [odd.rank]):
+                which = "before it is averaged " if kind == "local" else ""
+                yield (
+                    f"the {name} of rank {odd.rank} {which}stands apart: {odd.own:.3g} where the others' is "
+                    f"{odd.others:.3g} (medians of the {num} reports up to step {step}): look at the data that it is "
+                    "given, and at its device"
+                )
         odd = odd_one(np.array(self._times), only_largest=True)
         is_slow = odd is not None and odd.own >= RANK_SLOW * odd.others > 0.0
         if odd is not None and is_slow and self._fresh("slow", [odd.rank]):
@@ -107,6 +124,13 @@ class Odd:
     """Its median."""
     others: float
     """Theirs."""
+
+
+def _known_apart(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Unknown where all of them are one and the same to rounding: of one batch, or of an averaged gradient."""
+    with np.errstate(invalid="ignore"):
+        is_apart = np.ptp(values) > DIFFERENT * np.abs(values).max()
+    return values if is_apart else np.full_like(values, np.nan)
 
 
 def odd_one(values: NDArray[np.float64], *, only_largest: bool = False) -> Odd | None:
@@ -141,6 +165,11 @@ def at_least(k: int, n: int, p: float) -> float:
     (0.25, 1.0)
     """
     return math.fsum(math.comb(n, i) * p**i * (1.0 - p) ** (n - i) for i in range(k, n + 1))
+
+
+def _ids(flags: NDArray[np.bool_]) -> list[int]:
+    found: list[int] = flags.nonzero()[0].tolist()
+    return found
 
 
 def _named(columns: Sequence[int], names: Sequence[str]) -> str:

@@ -48,6 +48,7 @@ class Correspondence:
         step: where it is, as its sign of life.
         decide: which steps are to be reported next, asked as a report sets off; None: that is not for this one to say.
         tell: takes a sentence, in the thread of this.
+        buffers: those that should be the same on all ranks.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ class Correspondence:
         step: Callable[[], int],
         decide: Callable[[], Decision | None],
         tell: Callable[[str], None],
+        buffers: Sequence[WatchedParameter] = (),
     ) -> None:
+        self._buffers = tuple(buffers)
         self._world, self._columns, self._step, self._decide, self._tell = world, tuple(columns), step, decide, tell
         self._outgoing: deque[tuple[int, Given | None]] = deque()
         self._incoming: deque[tuple[int, Merged]] = deque()
@@ -119,7 +122,7 @@ class Correspondence:
         try:
             channel.join()
             self._signs = part_of_store(self._world.prefix, self._world.store)
-            self.layout = agree(channel, self._columns)
+            self.layout = agree(channel, self._columns, self._buffers)
             while not self._is_over.is_set():
                 self._idle()
                 self._pass_words()
@@ -140,9 +143,9 @@ class Correspondence:
 
     def _report(self, channel: Channel, layout: Layout) -> None:
         step, given = self._outgoing[0]
-        num, size = len(layout.columns), self._world.size
-        whole = channel.sum(pack(given, layout.places, num, self._world.rank, size, self._decide()))
-        self._incoming.append((step, merged(whole, num, size)))
+        num, num_buffers, size = len(layout.columns), len(layout.buffers), self._world.size
+        whole = channel.sum(pack(given, layout.places, num + num_buffers, self._world.rank, size, self._decide()))
+        self._incoming.append((step, merged(whole, num, size, num_buffers)))
         self._outgoing.popleft()
 
     def _pass_words(self) -> None:

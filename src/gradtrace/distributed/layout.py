@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,13 +25,20 @@ class Layout:
 
     columns: tuple[WatchedParameter, ...]
     places: NDArray[np.int64]
-    """[local columns]: the column of the report."""
+    """[local columns, and then local buffers]: the column of the report."""
+    buffers: tuple[str, ...] = ()
+    """Names; in the report they stand behind the parameters."""
 
 
-def agree(channel: Channel, own: Sequence[WatchedParameter]) -> Layout:
+def agree(channel: Channel, own: Sequence[WatchedParameter], buffers: Sequence[WatchedParameter] = ()) -> Layout:
     """All ranks at once."""
-    text = _to_text(own)
-    return merge([(rank, _from_text(told)) for rank, told in channel.tables(text, zlib.crc32(text))], own)
+    text = json.dumps([_to_lists(own), _to_lists(buffers)]).encode()
+    told = [(rank, json.loads(text)) for rank, text in channel.tables(text, zlib.crc32(text))]
+    both = [
+        merge([(rank, _from_lists(tables[i])) for rank, tables in told], mine) for i, mine in enumerate((own, buffers))
+    ]
+    places = np.concatenate([both[0].places, len(both[0].columns) + both[1].places])
+    return Layout(both[0].columns, places, tuple(one.name for one in both[1].columns))
 
 
 def merge(tables: Sequence[tuple[int, Sequence[WatchedParameter]]], own: Sequence[WatchedParameter]) -> Layout:
@@ -56,9 +63,9 @@ def merge(tables: Sequence[tuple[int, Sequence[WatchedParameter]]], own: Sequenc
     return Layout(tuple(columns), np.array([known[one.name, one.shape] for one in own], np.int64))
 
 
-def _to_text(columns: Sequence[WatchedParameter]) -> bytes:
-    return json.dumps([[one.name, one.shape, one.dtype, one.optimizer] for one in columns]).encode()
+def _to_lists(columns: Sequence[WatchedParameter]) -> list[Any]:
+    return [[one.name, one.shape, one.dtype, one.optimizer] for one in columns]
 
 
-def _from_text(text: bytes) -> list[WatchedParameter]:
-    return [WatchedParameter(name, tuple(shape), dtype, holder) for name, shape, dtype, holder in json.loads(text)]
+def _from_lists(columns: list[Any]) -> list[WatchedParameter]:
+    return [WatchedParameter(name, tuple(shape), dtype, holder) for name, shape, dtype, holder in columns]

@@ -9,8 +9,8 @@ parameter) with the local norm n of a rank, whose mesh has m ranks that hold eac
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,17 +25,22 @@ HEAD = ("given", "losses", "loss", "nan_losses", "infinite_losses", "bad", "firs
 """Ranks that gave numbers; those with a finite loss, and its sum; those whose loss was NaN, or infinite; those in which
 anything was not finite; rank 0's decision: the next stretch's first step, its length, whether weights are measured."""
 
-COLUMN = ("meshes", "squares", "norms", "clipped", "weighed", "weights", "moved", "summed", "sums", "squared_sums")
-"""Of a gradient: meshes that have it, square, norm (NaN of a part), square as the optimizer saw it; of a weight: meshes
-that measured it, its square, the square of its update; ranks that summed up its bits, the sums, and their squares."""
+COLUMN = (
+    *("meshes", "squares", "norms", "clipped", "seen"),
+    *("weighed", "weights", "moved"),
+    *("summed", "sums", "squared_sums"),
+)
+"""Of a gradient: meshes that have it, square, norm (NaN of a part), square and norm as the optimizer saw it; of a
+weight: meshes that measured it, its square, the square of its update; ranks that summed up its bits, the sums, and
+their squares."""
 
 MOST_SUM = 4093
 """A sum of a weight's bits is taken by this prime, so that no bit is lost: ranks times the sum of squares then stays
 below 2^53, where floats count exactly, up to 20,000 ranks."""
 
-SLOT = ("loss", "forward_s", "bad")
-"""Of each rank by itself: its loss, seconds from the end of the last step to the loss, and whether anything was not
-finite there; zeros of a rank that gave nothing."""
+SLOT = ("loss", "forward_s", "bad", "gradient")
+"""Of each rank by itself: its loss, seconds from the end of the last step to the loss, whether anything was not finite
+there, and the norm of its gradient before any averaging; zeros of a rank that gave nothing."""
 
 MOST_SLOTS = 1024
 """Ranks in a world whose ranks are told apart; beyond, a report has their sums only."""
@@ -92,9 +97,11 @@ class Given:
     weights: NDArray[np.float32] | None = None
     moved: NDArray[np.float32] | None = None
     sums: NDArray[np.float32] | None = None
-    """Of the bits of weights that lie here as a whole, below `MOST_SUM`."""
+    """Of the bits of weights that lie here as a whole, and then of buffers, below `MOST_SUM`."""
     is_bad: bool = False
     forward_s: float = math.nan
+    local: float = math.nan
+    """Norm of the gradient before it was averaged with other ranks'."""
     of_gradients: Shares = NO_SHARES
     of_weights: Shares = NO_SHARES
 
@@ -113,7 +120,9 @@ class Merged:
     weights: NDArray[np.float32]
     moved: NDArray[np.float32]
     differ: NDArray[np.bool_]
-    """[columns]: held as a whole by several ranks, and not the same on all of them."""
+    """[columns]: held as a whole by several ranks, and not the same on all of them as the optimizer sees it."""
+    late: NDArray[np.bool_]
+    """[columns]: the same only as the optimizer sees it, and so shown as that."""
     parted: NDArray[np.bool_]
     """[columns]: weights that are not the same to the bit on all ranks that hold them as a whole."""
     summed: bool
@@ -123,13 +132,15 @@ class Merged:
     decision: Decision | None
     slots: NDArray[np.float64] | None
     """[ranks, len(SLOT)]; None: there are too many ranks."""
+    parted_buffers: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    """[buffers]: not the same to the bit on all ranks that have them."""
 
 
 def size_of(num_columns: int, num_ranks: int) -> int:
     """How many numbers a report has.
 
     >>> size_of(1000, 2), size_of(1000, 10_000)
-    (10015, 10009)
+    (11017, 11009)
     """
     return len(HEAD) + len(COLUMN) * num_columns + len(SLOT) * _num_slots(num_ranks)
 
@@ -156,35 +167,46 @@ def pack(
         head[1] = kind == 2
     if slots is not None:
         loss = math.nan if given.loss is None else given.loss
-        slots[rank] = loss, given.forward_s, given.is_bad
-    num = len(places)
-    if given.gradients is not None:
-        table = _table(given.gradients, given.of_gradients, num)
-        columns[places, 0], columns[places, 1] = table[0], table[1]
-        norms = np.where(given.of_gradients.is_part, np.nan, table[2])
-        columns[places, 2] = np.where(table[0] > 0.0, norms, 0.0)
-        clipped = given.gradients if given.clipped is None else given.clipped
-        columns[places, 3] = _table(clipped, given.of_gradients, num)[1]
-    if given.weights is not None:
-        moved = given.moved if given.moved is not None else np.full(num, np.nan, np.float32)
-        both = np.where(np.isnan(_wide(moved, num)), np.nan, _wide(given.weights, num))
-        columns[places, 4], columns[places, 5] = _table(both, given.of_weights, num)[:2]
-        columns[places, 6] = _table(moved, given.of_weights, num)[1]
+        slots[rank] = loss, given.forward_s, given.is_bad, given.local
+    _put_gradients(columns, given, places[: len(given.of_gradients.of_mesh)])
+    _put_weights(columns, given, places[: len(given.of_weights.of_mesh)])
     if given.sums is not None:
-        sums = _wide(given.sums, num)
-        table = np.stack([np.ones(num), sums, sums**2])
-        columns[places, 7:10] = np.where(np.isnan(sums), 0.0, table).T
+        sums = _wide(given.sums, len(places))
+        table = np.stack([np.ones(len(places)), sums, sums**2])
+        columns[places, 8:11] = np.where(np.isnan(sums), 0.0, table).T
     return whole
 
 
-def merged(whole: NDArray[np.float64], num_columns: int, num_ranks: int) -> Merged:
-    """What the sum of all ranks' numbers tells."""
-    head, columns, slots = _parts(whole, num_columns, num_ranks)
-    meshes, squares, norms, clipped, weighed, weights, moved, summed, sums, squared_sums = columns.T
+def _put_gradients(columns: NDArray[np.float64], given: Given, places: NDArray[np.int64]) -> None:
+    if given.gradients is None:
+        return
+    table, is_part = _table(given.gradients, given.of_gradients), given.of_gradients.is_part
+    columns[places, 0], columns[places, 1] = table[0], table[1]
+    columns[places, 2] = np.where((table[0] > 0.0) & is_part, np.nan, table[2])
+    table = _table(given.gradients if given.clipped is None else given.clipped, given.of_gradients)
+    columns[places, 3] = table[1]
+    columns[places, 4] = np.where((table[0] > 0.0) & is_part, np.nan, table[2])
+
+
+def _put_weights(columns: NDArray[np.float64], given: Given, places: NDArray[np.int64]) -> None:
+    if given.weights is None:
+        return
+    num = len(places)
+    moved = _wide(given.moved, num) if given.moved is not None else np.full(num, np.nan)
+    both = np.where(np.isnan(moved), np.nan, _wide(given.weights, num))
+    columns[places, 5], columns[places, 6] = _table(both, given.of_weights)[:2]
+    columns[places, 7] = _table(moved, given.of_weights)[1]
+
+
+def merged(whole: NDArray[np.float64], num_columns: int, num_ranks: int, num_buffers: int = 0) -> Merged:
+    """What the sum of all ranks' numbers tells; behind the columns of parameters are those of buffers."""
+    head, columns, slots = _parts(whole, num_columns + num_buffers, num_ranks)
+    parted_buffers, columns = _parted(*columns[num_columns:].T[8:]), columns[:num_columns]
+    meshes, squares, norms, clipped, seen, weighed, weights, moved, summed, sums, squared_sums = columns.T
     with np.errstate(divide="ignore", invalid="ignore"):
-        spread = np.sqrt(np.maximum(meshes * squares - norms**2, 0.0)) / norms
-        differ = spread > DIFFERENT  # a NaN is no difference
-        gradients, of_weights = _norms(squares, meshes), _norms(weights, weighed)
+        differ = _differ(meshes, clipped, seen)
+        late = _differ(meshes, squares, norms) & ~differ
+        gradients, of_weights = _norms(np.where(late, clipped, squares), meshes), _norms(weights, weighed)
         return Merged(
             is_complete=round(head[0]) == num_ranks,
             loss=_loss(head),
@@ -193,12 +215,28 @@ def merged(whole: NDArray[np.float64], num_columns: int, num_ranks: int) -> Merg
             weights=of_weights,
             moved=_norms(moved, weighed),
             differ=differ,
-            parted=summed * squared_sums != sums**2,
+            late=late,
+            parted=_parted(summed, sums, squared_sums),
             summed=bool(summed.any()),
             num_bad=round(head[5]),
             decision=Decision(round(head[6]), round(head[7]), bool(head[8])) if head[7] > 0.0 else None,
             slots=slots,
+            parted_buffers=parted_buffers,
         )
+
+
+def _differ(meshes: NDArray[np.float64], squares: NDArray[np.float64], norms: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether the spread over ranks is more than rounding; a NaN is no difference."""
+    is_different: NDArray[np.bool_] = np.sqrt(np.maximum(meshes * squares - norms**2, 0.0)) / norms > DIFFERENT
+    return is_different
+
+
+def _parted(
+    summed: NDArray[np.float64], sums: NDArray[np.float64], squared_sums: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Whether numbers of so many ranks are not all the same: only then is this equal (Cauchy and Schwarz)."""
+    is_parted: NDArray[np.bool_] = summed * squared_sums != sums**2
+    return is_parted
 
 
 def _norms(squares: NDArray[np.float64], meshes: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -218,14 +256,14 @@ def _loss(head: NDArray[np.float64]) -> float | None:
     return float(head[2] / head[1]) if head[1] else None
 
 
-def _table(norms: NDArray[np.float32], shares: Shares, num: int) -> NDArray[np.float64]:
+def _table(norms: NDArray[np.floating[Any]], shares: Shares) -> NDArray[np.float64]:
     """[3, columns]: shares of a mesh, squares by replication, norms by share; 0 where not known."""
-    wide, share = _wide(norms, num), shares.of_mesh
+    wide, share = _wide(norms, len(shares.of_mesh)), shares.of_mesh
     table = np.stack([share, wide**2 / shares.replication, wide * share])
     return np.where(~np.isnan(wide) & (share > 0.0), table, 0.0)
 
 
-def _wide(norms: NDArray[np.float32], num: int) -> NDArray[np.float64]:
+def _wide(norms: NDArray[np.floating[Any]], num: int) -> NDArray[np.float64]:
     found = np.full(num, np.nan)
     found[: min(num, len(norms))] = norms[:num]
     return found

@@ -110,6 +110,17 @@ class ForwardBackward:
             if passes.closure_of is not None:
                 detector.leave_out_if_spoilt(passes.closure_of, step)
 
+    def loss_divided(self, by: float) -> None:
+        """The gradients of a step's passes are divided: its loss was their mean, and not their sum."""
+        if self._owner.is_here and not self._passes.numbers.is_taken:
+            self._passes.numbers.divide_loss(by)
+
+    def gradients_settled(self, module: nn.Module) -> None:
+        """Whoever ran several passes has brought the gradients of `module` to what its optimizer will see."""
+        if self._owner.is_here and not self._passes.numbers.is_taken:
+            with self._spending("norms"):
+                self._passes.numbers.measure_part(self._rooms.watched.columns_of(module), self._passes.scale)
+
     def _count(self, roots: Sequence[Tensor]) -> None:
         """Of a pass that is the training's for sure."""
         self._row.is_measured |= self._passes.count(roots, self._detector.loss_value)

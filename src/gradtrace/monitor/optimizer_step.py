@@ -46,7 +46,7 @@ class OptimizerStep:
             with self._schedule.spending("updates"):
                 numbers.remember_weights()
                 if self._rooms.ranks is not None:
-                    numbers.sums = self._rooms.ranks.sums_of_weights()
+                    numbers.sums = self._rooms.ranks.shards.sums_of_copies()
                 self._schedule.done("updates", count.number)
 
     def after_step(self, optimizer: Optimizer) -> None:
@@ -99,7 +99,7 @@ class OptimizerStep:
             self._passes.learn()
             told, held = self._columns_of(optimizer)
             if self._rooms.ranks is not None and self._row.is_measured:
-                self._rooms.ranks.look_at_gradients()
+                numbers.local = self._rooms.ranks.gradients_are_there(passes.scale)
             is_new = passes.norms is None
             numbers.take(passes, told, measured=self._row.is_measured)
             if not self._row.is_measured or not self._passes.is_current:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
-    from gradtrace.monitor.ranks import Ranks
+    from gradtrace.monitor.ranks.ranks import Ranks
     from gradtrace.monitor.recording.recording import Recording
     from gradtrace.monitor.schedule.schedule import Schedule
     from gradtrace.monitor.watched import Watched

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from gradtrace.monitor.hooks.guard import Guard
-    from gradtrace.monitor.ranks import Ranks
+    from gradtrace.monitor.ranks.ranks import Ranks
     from gradtrace.monitor.recording.recording import Recording
     from gradtrace.monitor.schedule.schedule import Schedule
     from gradtrace.monitor.watched import Watched
@@ -140,7 +140,7 @@ class Training:
         rooms = self._rooms
         rooms.recording.trained(rooms.watched.columns(), rooms.watched.described())
         if rooms.ranks is not None:
-            rooms.ranks.join()
+            rooms.ranks.shards.join()
         rooms.owner.forget_others()
         rooms.calls.called.clear()
         self.hooks.called.choose_again()
@@ -181,9 +181,9 @@ class Training:
 
     def _begin_step(self) -> None:
         rooms = self._rooms
-        if rooms.ranks is not None:
-            rooms.ranks.step_begins()
         rooms.row.is_measured = rooms.detector.looks_always or rooms.schedule.level is Level.MEASURE
+        if rooms.ranks is not None:
+            rooms.ranks.step_begins(measures=rooms.row.is_measured)
         rooms.sampler.begin(rooms.row.count.expected, is_urgent=rooms.passes.has_jumped)
         rooms.passes.has_jumped = False
 

@@ -18,7 +18,7 @@ from gradtrace.distributed.world import find_world
 from gradtrace.errors import InputError, describe
 from gradtrace.measure.trace import environment
 from gradtrace.monitor.hooks.guard import Guard
-from gradtrace.monitor.ranks import Ranks
+from gradtrace.monitor.ranks.ranks import Ranks
 from gradtrace.monitor.recording.recording import Recording
 from gradtrace.monitor.schedule.agreed import AgreedSchedule
 from gradtrace.monitor.schedule.schedule import Schedule
@@ -39,9 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from gradtrace.diagnosis.moved import Moved
-    from gradtrace.monitor.hooks.backward_passes import BackwardPasses
-    from gradtrace.monitor.hooks.optimizer_steps import OptimizerSteps
-    from gradtrace.monitor.hooks.scalers import Scalers
+    from gradtrace.monitor.hooks.installed import Hook
     from gradtrace.records.finding import Diagnosis
     from gradtrace.records.run import Run
     from gradtrace.records.trace import Trace
@@ -108,7 +106,7 @@ class Watch:
         for note in notes:
             self._recording.note(self._recording.first_step, note)
         self._training: Training | None = None
-        self._hooks: Sequence[BackwardPasses | OptimizerSteps | Scalers] = ()
+        self._hooks: Sequence[Hook] = ()
         """Those that could not be taken away yet."""
         self._joined: Watched | None = None
         self._find, self._num_others = find, num_others
@@ -140,7 +138,7 @@ class Watch:
         ranks, schedule = None, Schedule(*options, measures_always=measures_always)
         if self._world is not None:
             ranks = Ranks(self._world, watched, self._recording, self._next_step)
-            if ranks.holds_parts and self._on_nonfinite == "skip":
+            if ranks.shards.holds_parts and self._on_nonfinite == "skip":
                 self._recording.note(self._step, NOT_SKIPPED)
                 self._on_nonfinite, measures_always = "report", False
             schedule = AgreedSchedule(ranks, self._next_step, *options, measures_always=measures_always)

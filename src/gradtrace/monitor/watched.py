@@ -180,6 +180,10 @@ class Watched:
             self.num_changes += 1
         return known[1]
 
+    def columns_of(self, module: nn.Module) -> list[int]:
+        """Of its parameters, as far as they are watched."""
+        return [self._index[id(parameter)] for parameter in module.parameters() if id(parameter) in self._index]
+
     def told_by(self, optimizer: Optimizer) -> list[int] | None:
         """Columns whose gradients count when `optimizer` steps: its own, and those that none holds; None: all."""
         if len(self.optimizers) == 1:

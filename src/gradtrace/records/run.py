@@ -201,6 +201,9 @@ class RunRanks:
     """[reports, ranks]: seconds from the end of the last step to the backward pass; NaN: not known."""
     nonfinite: NDArray[np.bool_]
     """[reports, ranks]: whether the loss, or a gradient as it was here, was not finite."""
+    gradient: NDArray[np.float64]
+    """[reports, ranks]: norm of the rank's own gradient, before any averaging, over up to 16 parameters spread evenly
+    where DistributedDataParallel averages; NaN: not known, as of shards."""
 
     def __repr__(self) -> str:
         return f"<RunRanks: {counted(len(self.steps), 'report')} of {counted(self.loss.shape[1], 'rank')}>"

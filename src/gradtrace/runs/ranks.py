@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SAID = ("loss", "forward_s", "nonfinite")
+SAID = ("loss", "forward_s", "nonfinite", "gradient")
 """Of each rank, in this order."""
 
 MOST_RANKS = 1024
@@ -76,4 +76,4 @@ def stack_ranks(reports: Iterable[tuple[int, NDArray[np.float64]]]) -> RunRanks 
     same = [(step, said) for step, said in known if len(said) == num]
     whole = np.stack([said for _, said in same])
     steps = np.array([step for step, _ in same], np.int64)
-    return RunRanks(steps, whole[:, :, 0], whole[:, :, 1], whole[:, :, 2] > 0.0)
+    return RunRanks(steps, whole[:, :, 0], whole[:, :, 1], whole[:, :, 2] > 0.0, whole[:, :, 3])

@@ -9,7 +9,17 @@ import numpy as np
 from gradtrace.records.exhibit import OptimizerStats
 from gradtrace.records.finding import Finding
 from gradtrace.records.lyapunov import LyapunovSpectrum
-from gradtrace.records.run import EventKind, Run, RunEvent, RunHeader, RunSteps, Scalar, Series, WatchedParameter
+from gradtrace.records.run import (
+    EventKind,
+    Run,
+    RunEvent,
+    RunHeader,
+    RunRanks,
+    RunSteps,
+    Scalar,
+    Series,
+    WatchedParameter,
+)
 from gradtrace.records.time import Chain, Reach, ThroughTime
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
@@ -45,6 +55,18 @@ def run(num_layers: int = 24, num_steps: int = 300, name: str = "layers.{}") -> 
     header = RunHeader("0" * 32, 1.7e9, ("train.py", "--lr", "1e-3"), "train.py", parameters,
                        (OptimizerStats("Adam", True, 1e-8, 1e-3, tuple(names)),), (("torch", "2.13"),))  # fmt: skip
     return Run(header, table, events, (finding,), (0,), True, ("The watch was detached for a while.",))
+
+
+def four_ranks() -> RunRanks:
+    """Rank 2 has a loss of its own, rank 1 is slow, rank 3 breaks at last; nobody reports from step 16 to 39."""
+    steps = np.array([*range(16), *range(40, 60)])
+    generator = np.random.default_rng(0)
+    loss, gradient = (generator.lognormal(0.0, 0.05, (len(steps), 4)) for _ in range(2))
+    seconds, nonfinite = np.full((len(steps), 4), 0.1), np.zeros((len(steps), 4), bool)
+    loss[:, 2] *= 3.0
+    seconds[:, 1] = 0.4
+    loss[-1, 3], gradient[-1, 3], nonfinite[-1, 3] = np.nan, np.inf, True
+    return RunRanks(steps, loss, seconds, nonfinite, gradient)
 
 
 def pooled_run() -> Run:

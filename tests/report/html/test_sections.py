@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.report.html.pages import Attention, checked, sigmoids, transformer
-from tests.report.html.records import SPIKE_LAYER, SPIKE_STEP, run
+from tests.report.html.records import SPIKE_LAYER, SPIKE_STEP, four_ranks, run
 from tests.report.samples import chain, residual
 from torch import nn
 
@@ -26,6 +26,7 @@ from gradtrace.report.html.flow import MOST_STRETCHES, flow
 from gradtrace.report.html.folding import blocks, fold
 from gradtrace.report.html.meetings import named
 from gradtrace.report.html.pooling import INFINITE, LEVELS, MISSING, ZERO, edges, pooled, quantised, span
+from gradtrace.report.html.ranks import ranks
 from gradtrace.report.html.training import training
 from gradtrace.report.html.tree import MOST_CHILDREN, MOST_OPEN, Node, lines, tree
 from gradtrace.report.html.waterfall import waterfall
@@ -308,3 +309,35 @@ def test_a_map_measured_now_and_then_has_no_gaps():
     assert MISSING not in base64.b64decode(plots["update"].data["largest"])
     assert "measured at 4 of 20 steps" in plots["update"].reading
     assert len(plots["gradient"].data["first"]) == 20
+
+
+def test_ranks_are_drawn_beside_the_median_of_all():
+    whole = replace(run(3, 60), ranks=four_ranks(), notes=("the loss of rank 2 stands apart", "of something else"))
+    section = ranks(whole)
+    assert section is not None
+    assert section.answer.startswith(
+        "4 ranks, at 36 steps that all reported. Furthest from the median of all: loss: rank"
+    )
+    assert "time to its loss: rank 1, 4 times" in section.answer
+    assert section.notes == ("the loss of rank 2 stands apart",)
+    plots = {plot.key: plot for plot in section.plots}
+    assert list(plots) == ["rankloss", "rankgradient", "rankforwards"]
+    data = plots["rankloss"].data
+    assert (data["first"][14:18], data["last"][14:18]) == ([14, 15, 40, 41], [14, 39, 40, 41])
+    codes = np.frombuffer(base64.b64decode(data["largest"]), np.uint8).reshape(4, 36)
+    assert codes[:, :35].argmax(axis=0).tolist() == [2] * 35
+    assert codes[3, 35] == INFINITE
+    assert plots["rankloss"].table.rows[3][-1] == "1"
+    assert ranks(run(3, 20)) is None
+
+
+def test_a_loss_that_is_the_same_on_all_ranks_or_of_one_alone():
+    said = four_ranks()
+    same = ranks(replace(run(3, 60), ranks=replace(said, loss=np.ones_like(said.loss))))
+    assert same is not None
+    assert "loss: rank 0, 1 times" in same.answer
+    alone = np.full_like(said.loss, np.nan)
+    alone[:, 3] = 1.0  # the last stage of a pipeline
+    section = ranks(replace(run(3, 60), ranks=replace(said, loss=alone, gradient=-alone, nonfinite=alone > 9.0)))
+    assert section is not None
+    assert [plot.key for plot in section.plots] == ["rankforwards"]

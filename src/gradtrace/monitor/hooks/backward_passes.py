@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 
 class BackwardPasses:
-    """Tells of every backward pass until `remove`, which is idempotent."""
+    """Tells of every backward pass until `remove`, which is idempotent; `look` is called before it is told of any."""
 
-    def __init__(self, listener: PassListener, guard: Guard) -> None:
+    def __init__(self, listener: PassListener, guard: Guard, look: Callable[[], None]) -> None:
         self._listener: PassListener | None = listener
+        self._look = look
         self._guard = guard
         self._note: Callable[[], None] | None = None
         self._of_tensor = interpose(torch.Tensor, "backward", self._tensor_backward)
@@ -74,9 +75,9 @@ class BackwardPasses:
         self._guard(listener.after_backward, roots)
         return result
 
-    @staticmethod
-    def _roots(listener: PassListener, tensors: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
+    def _roots(self, listener: PassListener, tensors: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
         """Of a pass that is told of; empty for others."""
+        self._look()
         roots = roots_of(tensors)
         create_graph = bool(kwargs.get("create_graph", args[2] if len(args) > 2 else False))
         return roots if roots and listener.before_backward(roots, create_graph) else []

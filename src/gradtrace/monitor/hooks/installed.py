@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from gradtrace.monitor.hooks.backward_passes import BackwardPasses
 from gradtrace.monitor.hooks.called import Called
 from gradtrace.monitor.hooks.optimizer_steps import OptimizerSteps
+from gradtrace.monitor.hooks.pipeline_stages import PipelineStages
 from gradtrace.monitor.hooks.scalers import Scalers
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from gradtrace.monitor.hooks.listener import PassListener, StepListener
     from gradtrace.monitor.watched import Watched
 
+Hook: TypeAlias = "BackwardPasses | OptimizerSteps | PipelineStages | Scalers"
+
 
 class Hooks:
     """They tell `passes` and `steps` from `install` to `remove`, which is idempotent."""
@@ -28,12 +31,14 @@ class Hooks:
         self._backward_passes: BackwardPasses | None = None
         self._optimizer_steps: OptimizerSteps | None = None
         self._scalers: Scalers | None = None
+        self._stages: PipelineStages | None = None
 
     def install(self) -> None:
         """All of them; what raises on the way leaves none behind."""
         try:
             self.called.look()
-            self._backward_passes = BackwardPasses(self._passes, self._guard)
+            self._stages = PipelineStages(self._passes, self._guard)
+            self._backward_passes = BackwardPasses(self._passes, self._guard, self._stages.look)
             self._optimizer_steps = OptimizerSteps(self._steps, self._guard)
             self._scalers = Scalers(self._steps, self._guard)
         except BaseException:
@@ -47,9 +52,9 @@ class Hooks:
             hook.remove()
 
     @property
-    def installed(self) -> list[BackwardPasses | OptimizerSteps | Scalers]:
+    def installed(self) -> list[Hook]:
         """As far as they have come; what is removed holds nothing of the training."""
-        hooks = self._backward_passes, self._optimizer_steps, self._scalers
+        hooks = self._backward_passes, self._optimizer_steps, self._scalers, self._stages
         return [hook for hook in hooks if hook is not None]
 
     def rest(self, note_step: Callable[[Optimizer], None], note_pass: Callable[[], None] | None) -> None:

@@ -40,6 +40,12 @@ class PassListener(Protocol):
     def after_backward(self, roots: Sequence[Tensor]) -> None:
         """It ended, and gradients have arrived."""
 
+    def loss_divided(self, by: float) -> None:
+        """The gradients of a step's passes are divided: its loss was their mean, and not their sum."""
+
+    def gradients_settled(self, module: nn.Module) -> None:
+        """Whoever ran several passes has brought the gradients of `module` to what its optimizer will see."""
+
 
 class StepListener(Protocol):
     """What is told of optimizers and of the scalers before them."""

@@ -6,13 +6,13 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from gradtrace.monitor.ranks import Row
+from gradtrace.monitor.ranks.global_row import Row
 from gradtrace.monitor.statistics.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gradtrace.monitor.ranks import Ranks
+    from gradtrace.monitor.ranks.ranks import Ranks
     from gradtrace.monitor.recording.recording import Recording
     from gradtrace.monitor.statistics.gradients import Numbers
 
@@ -51,7 +51,7 @@ class Delivery:
         if step < self._next:
             return
         what = step, time.perf_counter() - self._began, math.nan, True, is_bad or loss is not None
-        self._transfer.send(what, [loss, None, None, None, None, None, None])
+        self._transfer.send(what, [loss, *[None] * 7])
 
     def receive_now_and_then(self) -> None:
         """Keep what has arrived, if that is much or has waited for long."""

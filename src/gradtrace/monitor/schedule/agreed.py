@@ -17,7 +17,7 @@ from gradtrace.monitor.schedule.schedule import LISTENING, SHORTEST, SHORTEST_RE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gradtrace.monitor.ranks import Ranks
+    from gradtrace.monitor.ranks.ranks import Ranks
 
 PATIENCE = 64
 """[steps] That the next stretch is awaited at every step; then now and then."""
@@ -31,7 +31,7 @@ class AgreedSchedule(Schedule):
         self._ranks, self._next_step = ranks, next_step
         self.num_left = OPENING
         self._num_awaited = 0
-        ranks.wish, ranks.looks_ahead = self._wish, self._never_rests
+        ranks.stretch.wish, ranks.stretch.looks_ahead = self._wish, self._never_rests
 
     def wants_updates(self, step: int) -> bool:
         """On all ranks at the same steps."""
@@ -41,11 +41,14 @@ class AgreedSchedule(Schedule):
 
     def wants_trace(self, step: int, *, is_urgent: bool = False) -> bool:
         """Rank 0 alone takes any, where nothing in it would speak to the others."""
-        return self._ranks.reports and not self._ranks.is_spread and super().wants_trace(step, is_urgent=is_urgent)
+        return self._traces and super().wants_trace(step, is_urgent=is_urgent)
 
     def _steps_to_trace(self, step: int) -> float:
-        traces = self._ranks.reports and not self._ranks.is_spread
-        return super()._steps_to_trace(step) if traces else math.inf
+        return super()._steps_to_trace(step) if self._traces else math.inf
+
+    @property
+    def _traces(self) -> bool:
+        return self._ranks.reports and not self._ranks.shards.is_spread
 
     def wants_findings(self) -> bool:
         """Rank 0 alone looks for any."""

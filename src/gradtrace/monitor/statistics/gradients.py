@@ -73,6 +73,18 @@ class Passes:
         self._seen = {i: (id(g), version_of(g)) for i, g in enumerate(gradients) if g is not None}
         return found
 
+    def measure_part(self, columns: Sequence[int], scale: Tensor | None) -> None:
+        """Once more those of `columns`, which are not clipped and yet others than they were."""
+        if self.norms is not None:
+            gradients = {i: self._watched.parameters[i].grad for i in columns}
+            found = _unscaled(norms([gradients.get(i) for i in range(len(self.norms))]), scale)
+            self.norms = torch.where(torch.isnan(found), self.norms.to(found.device), found)
+            self._seen |= {i: (id(g), g._version) for i, g in gradients.items() if g is not None}
+
+    def divide_loss(self, by: float) -> None:
+        """It was the sum of so many."""
+        self.loss = None if self.loss is None else self.loss / by
+
     def measure_again(self, columns: Sequence[int], scale: Tensor | None) -> Tensor | None:
         """Norms of the gradients of `columns`, if any is another than it was; NaN for the other columns."""
         gradients = {i: self._watched.parameters[i].grad for i in columns}
@@ -99,7 +111,9 @@ class Numbers:
         self.learning_rate = math.nan
         self.is_bad = False
         self.sums: Tensor | None = None
-        """Of the weights' bits, before the optimizer's step, where other ranks should have the same."""
+        """Of the bits of weights and buffers, before the optimizer's step, where other ranks should have the same."""
+        self.local: Tensor | None = None
+        """Norm of this rank's own gradient, where it was averaged with other ranks' within the backward pass."""
 
     @property
     def has_loss(self) -> bool:
@@ -155,6 +169,7 @@ class Numbers:
             self._weights, self._moved = other._weights, other._moved
         self._scale = self._scale if other._scale is None else other._scale
         self.sums = self.sums if other.sums is None else other.sums
+        self.local = self.local if other.local is None else other.local
 
     def vectors(self) -> list[Tensor | float | None]:
         """What `row` takes: loss, gradients, clipped gradients, weights, updates, scale; None: not known.
@@ -164,7 +179,7 @@ class Numbers:
         clipped = self._clipped
         if clipped is not None and self._norms is not None:
             clipped = self._merged(self._norms, clipped, None)
-        return [self._loss, self._norms, clipped, self._weights, self._moved, self._scale, self.sums]
+        return [self._loss, self._norms, clipped, self._weights, self._moved, self._scale, self.sums, self.local]
 
     def _merged(self, known: Tensor | None, found: Tensor, columns: Sequence[int] | None) -> Tensor:
         num = len(self._watched.parameters)

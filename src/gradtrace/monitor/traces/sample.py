@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     from gradtrace.records.trace import Trace
 
 
+_NO_LOSS = (
+    "the backward pass began at {:,} numbers with a gradient that was given to it (a stage of a pipeline?), and not at "
+    "a loss: what is called the loss here is their norm"
+)
+
+
 class Sample:
     """The trace of the next backward pass through `model`; `close` takes every hook away, whatever became of it."""
 
@@ -138,6 +144,7 @@ class Sample:
             tape = describe(forward, self._model)
             backward = Backward(forward.graph, names, tap, {})
             notes = [f"the loss was scaled by {float(scale):g}"] if scale is not None else []
+            notes += [_NO_LOSS.format(forward.loss.numel())] if forward.loss.numel() != 1 else []
             trace = assemble(self._model, forward, backward, tape, "loss", tuple(notes), environment())
             chains = self._recurrences.chains(forward.graph.nodes, trace.ops)
             trace = with_chains(trace, type(self._model).__name__, chains, 1.0 if scale is None else float(scale))

@@ -18,6 +18,7 @@ from gradtrace.report.html.formats import formats
 from gradtrace.report.html.order import ordered
 from gradtrace.report.html.prediction import prediction
 from gradtrace.report.html.provenance import Provenance, provenance
+from gradtrace.report.html.ranks import ranks
 from gradtrace.report.html.repair import repair_section
 from gradtrace.report.html.section import Section, as_json
 from gradtrace.report.html.through_time import through_time as of_time
@@ -119,7 +120,7 @@ def sections(opened: Opened) -> tuple[Section, ...]:
     if opened.prediction is not None:
         found.append(prediction(opened.prediction))
     if run is not None:
-        found.append(training(run))
+        found += [training(run), ranks(run)]
     return tuple(section for section in found if section is not None)
 
 

@@ -102,7 +102,10 @@ gt.plots.runmap = (place, data) => {
     const a = Math.max(0, d3.bisectRight(data.first, from) - 1), b = Math.max(a + 1, d3.bisectRight(data.first, to));
     // no more cells than pixels: a spike that is narrower than a pixel would not be drawn
     const down = groups(0, rows, Math.floor(28 * rem)), across = groups(a, b, Math.floor(width * 0.6)), numRows = down.length - 1, numColumns = across.length - 1;
-    const steps = d3.ticks(from, to, Math.max(2, width / (10 * rem))).filter(Number.isInteger), cells = pool(down, across);
+    const starts = across.slice(0, -1).map((c) => data.first[c]), cells = pool(down, across);
+    // where steps are left out, as between two reports of ranks, ticks come close to each other
+    const ticks = d3.ticks(from, to, Math.max(2, width / (10 * rem))).filter(Number.isInteger).map((step) => [d3.bisectRight(starts, step) - 0.5, d3.format(",d")(step)]);
+    const apart = ticks.filter(([at], i) => i === 0 || (at - ticks[i - 1][0]) * width / numColumns > 4 * rem);
     return gt.heat(width, {
       rows: numRows, columns: [0, numColumns], names: d3.range(numRows).map((r) => span(data.names[down[r]], data.names[down[r + 1] - 1])), label: `${data.label} by parameter and step`, cell: Math.min(1.25 * rem, 28 * rem / numRows),
       colour: (row, column) => {
@@ -111,7 +114,7 @@ gt.plots.runmap = (place, data) => {
       },
       tell: (row, column) => [span(data.names[down[row]], data.names[down[row + 1] - 1]), [["step", span(String(data.first[across[column]]), String(data.last[across[column + 1] - 1]))],
         [half ? "smallest, about" : "largest, about", gt.short(value(cells[row * numColumns + column]))]]],
-      ticks: steps.map((step) => [d3.bisectRight(across.slice(0, -1).map((c) => data.first[c]), step) - 0.5, d3.format(",d")(step)]), caption: "step",
+      ticks: apart, caption: "step",
       lines: data.events.filter((step) => step >= from && step <= to).map((step) => [d3.bisectRight(across.slice(0, -1), d3.bisectRight(data.first, step) - 1) - 0.5, "event-line", ""]),
     });
   });

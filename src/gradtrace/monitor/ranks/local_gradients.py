@@ -1,0 +1,86 @@
+"""How large is this rank's own gradient? DistributedDataParallel averages it with the others' within the backward pass.
+
+A hook on a parameter sees what was accumulated here, before the bucket that it belongs to is reduced. Hooks are there
+from the beginning of a step that is measured to its optimizer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from gradtrace.monitor.statistics.norms import norms
+from gradtrace.tape.private import anything_compiled
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gradtrace.monitor.watched import Watched
+
+MOST_HOOKED = 16
+"""Parameters, spread evenly: a rank that stands apart does so in all of them, and a hook is a microsecond or ten."""
+
+
+class LocalGradients:
+    """Of the watched models; `is_averaged_within` tells whether there is anything to listen to."""
+
+    def __init__(self, watched: Watched) -> None:
+        self._hooked = spread_evenly(
+            [
+                parameter
+                for model in watched.models.values()
+                if isinstance(model, nn.parallel.DistributedDataParallel)
+                for parameter in model.parameters()
+                if parameter.requires_grad
+            ]
+        )
+        self._norms: dict[int, Tensor] = {}
+        self._hooks: list[Any] = []
+
+    @property
+    def is_averaged_within(self) -> bool:
+        """Whether gradients are other ranks' as well when a backward pass is over."""
+        return bool(self._hooked)
+
+    def listen(self) -> None:
+        """Until `stop`."""
+        self._norms = {}
+        if not self._hooks and not anything_compiled():  # which guards on hooks
+            for i, parameter in enumerate(self._hooked):
+                self._hooks.append(parameter.register_post_accumulate_grad_hook(self._hook(i)))
+
+    def stop(self) -> None:
+        """Take the hooks away; more than once does no harm."""
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def norm(self, scale: Tensor | None) -> Tensor | None:
+        """[1]: of the latest pass, unscaled; None: nothing was heard."""
+        if not self._norms:
+            return None
+        device = next(iter(self._norms.values())).device
+        whole: Tensor = torch.stack([one.to(device) for one in self._norms.values()]).norm().reshape(1)
+        return whole if scale is None else whole / scale.to(device).reshape(1)
+
+    def _hook(self, i: int) -> Any:
+        found = self._norms  # of this step: no cycle through the parameter
+
+        @torch.no_grad()
+        def note(parameter: Tensor) -> None:
+            with contextlib.suppress(Exception):  # within the user's backward pass: better nothing is known
+                found[i] = norms([parameter.grad])[0]
+
+        return note
+
+
+def spread_evenly(parameters: list[nn.Parameter], most: int = MOST_HOOKED) -> list[nn.Parameter]:
+    """The first and the last among them.
+
+    >>> spread_evenly(list(range(100)), 4), spread_evenly([1, 2], 4)
+    ([0, 33, 66, 99], [1, 2])
+    """
+    num = len(parameters)
+    return parameters if num <= most else [parameters[round(i * (num - 1) / (most - 1))] for i in range(most)]
