@@ -99,7 +99,7 @@ def test_one_picture_is_drawn_anew_and_the_diagnosis_stands_below(notebook):
 
 def test_the_watch_has_the_name_that_was_asked_for(notebook):
     ran(notebook, MODEL, "%%gradtrace seen --every 5\n" + TRAIN)
-    assert len(notebook.user_ns["seen"].run.steps.first) == 20
+    assert notebook.user_ns["seen"].run.steps.num_steps == 20
     assert notebook.user_ns["seen"].diagnosis.healthy
     ran(notebook, "%%gradtrace seen\nlosses")
     assert notebook.user_ns["seen"] is None
@@ -145,14 +145,14 @@ def test_a_cell_that_trains_nothing_is_told_in_a_sentence(notebook, capsys):
 
 def test_a_second_cell_goes_on_with_the_same_model(notebook):
     ran(notebook, MODEL, WATCHED, "%%gradtrace again\n" + TRAIN)
-    assert len(notebook.user_ns["again"].run.steps.first) == 20
+    assert notebook.user_ns["again"].run.steps.num_steps == 20
     assert len(notebook.user_ns["losses"]) == 40
 
 
 def test_a_cell_within_a_cell_is_part_of_it(notebook, capsys):
     ran(notebook, MODEL, f"%%gradtrace outer\nget_ipython().run_cell_magic('gradtrace', '', {TRAIN!r})")
     assert "part of one that is under watch already" in capsys.readouterr().err
-    assert len(notebook.user_ns["outer"].run.steps.first) == 20
+    assert notebook.user_ns["outer"].run.steps.num_steps == 20
     ran(notebook, "%%gradtrace after\n" + TRAIN)
     assert notebook.user_ns["after"] is not None
 
