@@ -258,7 +258,7 @@ def compiled_entrance() -> tuple[Any, str] | None:
 def compiled_switch() -> tuple[Any, str] | None:
     """Module and name of a function that is called just before and after compiled code runs.
 
-    None: there is none, or what compiled code gave is not to be seen then (before torch 2.12).
+    None: there is none, or what compiled code gave is not to be seen then (torch 2.8 and 2.10).
     """
     found = _entrance("_maybe_set_eval_frame")
     return found if found is not None and "result = fn(" in _entering(found[0]) else None
