@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.dynamo import SHOWS_ENTRANCE, needs_entrance
+from tests.dynamo import SHOWS_ENTRANCE, needs_entrance, needs_result
 from torch import nn
 from torch.nn import functional as F
 
@@ -241,10 +241,10 @@ def with_loss(model: Any, loss_fn: Any) -> Any:
     return lambda x, y: loss_fn(model(x), y)
 
 
-BY_THE_ENTRANCE = [pytest.param(what, marks=needs_entrance) for what in ("the loss", "all")]
+BY_THE_RESULT = [pytest.param(what, marks=needs_result) for what in ("the loss", "all")]
 
 
-@pytest.mark.parametrize("what", ["a part", "a part in place", "a function", *BY_THE_ENTRANCE, "the optimizer"])
+@pytest.mark.parametrize("what", ["a part", "a part in place", "a function", *BY_THE_RESULT, "the optimizer"])
 def test_where_something_else_is_compiled_the_rest_is_seen_as_well(what: str) -> None:
     seen = []
     for is_watched in (False, True):
@@ -372,7 +372,7 @@ class Spoilt(nn.Module):
 
 
 @pytest.mark.parametrize("how", ["log", "division", "sqrt"])
-@pytest.mark.parametrize("what", ["the model", *BY_THE_ENTRANCE[1:]])
+@pytest.mark.parametrize("what", ["the model", *BY_THE_RESULT[1:]])
 def test_a_nan_is_named_at_its_line(how: str, what: str) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
@@ -542,6 +542,25 @@ def test_a_torch_that_hides_its_entrance_tells_less(hidden: str, monkeypatch: py
     assert len(loss) == 2
     assert all(bool(op.site.source) is (hidden == "compiled_switch") for op in loss)
     assert (HIDDEN in watched[0].traces[0].coverage.notes) is (hidden == "compiled_entrance")
+
+
+def test_of_a_compiled_loss_that_nobody_sees_the_ops_are_there_and_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gradtrace.monitor.hooks.compiled_code.compiled_switch", lambda: None)
+    torch._dynamo.reset()
+    model = Parts("")
+    loss_fn = with_loss(model, torch.compile(loss_of, backend="eager", fullgraph=True))
+    with gradtrace.watch(model, every=1, budget=10.0) as watch:
+        for _ in range(3):
+            model.zero_grad()
+            loss_fn(torch.randn(12, 8), torch.randint(0, 3, (12,))).backward()
+    assert watch.run.notes == ()
+    trace = watch.traces[-1]
+    assert [(op.name, op.site.source) for op in trace.ops if op.site.module is None and op.parameter is None] == [
+        ("NllLossBackward0", ""), ("LogSoftmaxBackward0", "")
+    ]  # fmt: skip
+    assert HIDDEN in trace.coverage.notes
 
 
 def test_of_a_function_around_the_model_that_nobody_sees_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 import torch.distributed as dist
-from tests.dynamo import needs_entrance
+from tests.dynamo import needs_result
 from tests.monitor.test_manners import parts
 from torch import nn
 from torch._subclasses import FakeTensorMode
@@ -138,7 +138,7 @@ def squared_error(y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.filterwarnings("ignore:torch.compile with fullgraph=True:UserWarning")  # torch 2.12 under a stance
-@pytest.mark.parametrize("where", ["in the model", pytest.param("after the model", marks=needs_entrance)])
+@pytest.mark.parametrize("where", ["in the model", pytest.param("after the model", marks=needs_result)])
 def test_what_is_compiled_in_the_middle_of_a_traced_step_compiles_as_it_would_without_us(where: str) -> None:
     class Lazy(nn.Linear):
         scaled: Any = None

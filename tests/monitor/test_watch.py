@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.dynamo import needs_entrance
+from tests.dynamo import needs_result
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
@@ -354,7 +354,7 @@ def test_bad_input_is_one_sentence() -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's own
 @pytest.mark.filterwarnings("ignore:torch.compile with fullgraph=True:UserWarning")  # torch 2.12 under a stance
-@pytest.mark.parametrize("what", ["model", "in place", "part", "function", pytest.param("loss", marks=needs_entrance)])
+@pytest.mark.parametrize("what", ["model", "in place", "part", "function", pytest.param("loss", marks=needs_result)])
 def test_what_is_compiled_goes_the_same_and_is_not_compiled_again(what: str) -> None:
     def compiled(thing: Any) -> Any:
         return torch.compile(thing, fullgraph=True, backend="eager")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.dynamo import needs_entrance
+from tests.dynamo import needs_result
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -246,7 +246,7 @@ def test_names_of_scalers_compiled_modules_and_tensors() -> None:
     assert private.version_of(x) == before + 1
 
 
-@needs_entrance
+@needs_result
 def test_the_entrance_to_compiled_code_is_shown_or_not(monkeypatch) -> None:
     def double(x: torch.Tensor) -> torch.Tensor:
         return 2 * x
@@ -257,10 +257,16 @@ def test_the_entrance_to_compiled_code_is_shown_or_not(monkeypatch) -> None:
     assert private.compiled_switch() == (frames, "_maybe_set_eval_frame")
     monkeypatch.delattr(frames, "_maybe_set_eval_frame")
     assert private.compiled_switch() is None
+    assert private.compiled_entrance() is not None
+    monkeypatch.undo()
+    monkeypatch.setattr(private, "_entering", lambda frames: "prior = set_eval_frame(None)\nreturn fn(*args, **kwargs)")
+    assert private.compiled_entrance() is not None
+    assert private.compiled_switch() is None
+    monkeypatch.undo()
     monkeypatch.delattr(frames, "_TorchDynamoContext")
-    private._pauses.cache_clear()
+    private._entering.cache_clear()
     assert private.compiled_entrance() is None
-    private._pauses.cache_clear()
+    private._entering.cache_clear()
     assert private.compiled_frame(sys._getframe()) is None
     assert private.compiled_frame(None) is None
 

@@ -257,21 +257,27 @@ def compiled_entrance() -> tuple[Any, str] | None:
 
 
 def compiled_switch() -> tuple[Any, str] | None:
-    """Module and name of a function that is called just before and after compiled code runs; None: there is none."""
-    return _entrance("_maybe_set_eval_frame")
+    """Module and name of a function that is called just before and after compiled code runs.
+
+    None: there is none, or what compiled code gave is not to be seen then (torch 2.8 and 2.10).
+    """
+    found = _entrance("_maybe_set_eval_frame")
+    return found if found is not None and "result = fn(" in _entering(found[0]) else None
 
 
 def _entrance(name: str) -> tuple[Any, str] | None:
     frames = sys.modules.get("torch._dynamo.eval_frame")
-    return (frames, name) if callable(getattr(frames, name, None)) and _pauses(frames) else None
+    # Dynamo must look at no frames while it enters compiled code: what stands in for its functions is one.
+    pauses = callable(getattr(frames, name, None)) and "prior = set_eval_frame(None)" in _entering(frames)
+    return (frames, name) if pauses else None
 
 
 @cache
-def _pauses(frames: Any) -> bool:
-    """Whether dynamo looks at no frames while it enters compiled code: what stands in for its functions is one."""
+def _entering(frames: Any) -> str:
+    """The source of what enters compiled code; empty where it is not to be had."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
-        return "prior = set_eval_frame(None)" in inspect.getsource(frames._TorchDynamoContext.__call__)
-    return False
+        return inspect.getsource(frames._TorchDynamoContext.__call__)
+    return ""
 
 
 def compiled_frame(frame: FrameType | None) -> FrameType | None:

@@ -40,6 +40,11 @@ def before_compiled_code(tell: Callable[[], None]) -> Interposition | None:
     return interpose(*entrance, enter)
 
 
+def shows_calls() -> bool:
+    """Whether `CompiledCalls` tells of any."""
+    return compiled_switch() is not None
+
+
 class CompiledCalls:
     """Tells of the calls of compiled functions until `close`, which is idempotent.
 

@@ -25,7 +25,7 @@ from gradtrace.measure.gradients import GradientTap
 from gradtrace.measure.session import Backward, Forward, batch_size_of
 from gradtrace.measure.trace import environment
 from gradtrace.measure.untouched import paused_collection
-from gradtrace.monitor.hooks.compiled_code import before_compiled_code
+from gradtrace.monitor.hooks.compiled_code import before_compiled_code, shows_calls
 from gradtrace.monitor.nonfinite.replay import are_others, takes_others, unwrapped
 from gradtrace.monitor.traces.outline import Looked, Unfit, found_origins, outline
 from gradtrace.monitor.traces.parting import parting
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 UNCOMPILED = "traced through the uncompiled code, which was called once more beside the training"
 HIDDEN = (
-    "this torch does not show when compiled code is entered: outside of the calls that were looked into, functions, "
-    "source lines and targets were not seen"
+    "this torch does not show what is called beside compiled code: functions, source lines and targets outside of the "
+    "watched models were not seen"
 )
 
 
@@ -135,6 +135,7 @@ class CompiledSample:
 
     def _step_aside(self) -> None:
         if threading.get_ident() == self._thread:
+            self._is_shown &= shows_calls()
             self.end_forward()
 
     def end_forward(self) -> None:
