@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 MOST_BUFFERS = 256
 """That are compared, of a model: a sum of its bits for each."""
 
-FLAT = "FullyShardedDataParallel does not say which part lies where, so that norms are not known: fully_shard does"
+FLAT = (
+    "FullyShardedDataParallel does not say which part lies where (fully_shard does): norms are not known, and no whole "
+    "traces are taken"
+)
 
 
 class LocalShards:

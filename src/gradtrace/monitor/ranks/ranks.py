@@ -29,7 +29,7 @@ from gradtrace.monitor.ranks.next_stretch import NextStretch
 from gradtrace.monitor.statistics.gradients import total
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -71,7 +71,7 @@ class Ranks:
         self._apart = Apart()
         if self.shards.is_flat:
             self._note(FLAT)
-        if self.shards.is_spread:
+        elif self.shards.is_spread:
             self._note("parameters are spread over several ranks (DTensor): no whole traces are taken")
         self._correspondence = Correspondence(
             world,
@@ -142,6 +142,7 @@ class Ranks:
             self._is_widened = True
             if self.reports:
                 self._recording.widen(self._correspondence.layout.columns, self.shards.num)
+                self._tell_versions(self._correspondence.layout.versions)
         for own, merged in self._correspondence.arrived():
             self._arrive(own + self._recording.first_step, merged)
         if self.is_alone and not self._is_fault_told:
@@ -247,6 +248,11 @@ class Ranks:
     def _note(self, sentence: str) -> None:
         if self.reports:
             self._recording.note(self._step + self._recording.first_step, sentence)
+
+    def _tell_versions(self, versions: Sequence[tuple[int, str]]) -> None:
+        if len(versions) > 1:
+            told = ", ".join(f"{version} on rank {rank}" for rank, version in versions)
+            self._note(f"ranks do not run the same torch: {told}")
 
     def _tell_fault(self) -> None:
         what = "norms of sharded parameters are not known" if self.shards.holds_parts else "its own numbers are shown"
