@@ -1,5 +1,6 @@
 """The ranks of one watch: a row comes, a report is given of it, and the row is kept once the ranks' sum has come back.
 
+data_parallel     which wrappers average gradients and send buffers around
 local_shards      which part of each parameter lies here
 local_gradients   how large this rank's own gradient is
 next_stretch      which steps are reported
@@ -22,6 +23,7 @@ from gradtrace.distributed.apart import Apart
 from gradtrace.distributed.correspondence import Correspondence
 from gradtrace.distributed.report import Given
 from gradtrace.monitor.ranks.birthplace import Birthplace
+from gradtrace.monitor.ranks.data_parallel import DataParallel
 from gradtrace.monitor.ranks.global_row import Columns
 from gradtrace.monitor.ranks.local_gradients import LocalGradients
 from gradtrace.monitor.ranks.local_shards import FLAT, LocalShards
@@ -54,8 +56,9 @@ class Ranks:
     """Called in the training's own thread, and waits for nobody before `close`."""
 
     def __init__(self, world: World, watched: Watched, recording: Recording, next_step: Callable[[], int]) -> None:
-        self.world, self.shards = world, LocalShards(watched)
-        self._local = LocalGradients(watched)
+        data_parallel = DataParallel(watched)
+        self.world, self.shards = world, LocalShards(watched, data_parallel)
+        self._local = LocalGradients(data_parallel)
         self._late: NDArray[np.bool_] | None = None
         """By column of the latest report: averaged only after the backward pass."""
         self.stretch = NextStretch(decides=world.reports)
