@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from tests.distributed.processes import on_ranks, values
 from tests.distributed.trainings import Net, laid_out
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 import gradtrace
 from gradtrace.errors import InputError
@@ -22,9 +22,27 @@ class Normed(Net):
         return super().forward(self.norm(x))
 
 
+def test_check_and_trace_on_one_rank(tmp_path):
+    found = values(on_ranks(_all_checked, 2, tmp_path))[0]
+    (healthy, notes), *refused = found
+    assert healthy
+    assert "the model is wrapped in DistributedDataParallel: traced on this rank alone, with its own batch" in notes
+    assert len(refused) == 3
+    for told in refused:
+        assert "is sharded over several ranks" in told
+        assert "give the model as it is before fully_shard (FullyShardedDataParallel) or parallelize_module; " in told
+
+
+def _all_checked(rank, size):
+    return [_checked(rank, size, layout) for layout in ("ddp", "fsdp", "fsdp's first version", "tp")]
+
+
 def _checked(rank, size, layout):
     torch.manual_seed(0)
-    model, *_ = laid_out(Normed(), layout, size)
+    if layout == "fsdp's first version":
+        model = FullyShardedDataParallel(Normed(), device_id=torch.device("cpu"))
+    else:
+        model, *_ = laid_out(Normed(), layout, size)
     if rank > 0:
         return None
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -34,16 +52,3 @@ def _checked(rank, size, layout):
     except InputError as error:
         return str(error)
     return found.healthy, found.traces[0].coverage.notes
-
-
-def test_check_on_one_rank_of_ddp(tmp_path):
-    healthy, notes = values(on_ranks(_checked, 2, tmp_path, "ddp"))[0]
-    assert healthy
-    assert "the model is wrapped in DistributedDataParallel: traced on this rank alone, with its own batch" in notes
-
-
-@pytest.mark.parametrize("layout", ["fsdp", "tp"])
-def test_check_of_what_is_sharded_says_what_to_do(layout, tmp_path):
-    told = values(on_ranks(_checked, 2, tmp_path, layout))[0]
-    assert "is sharded over several ranks" in told
-    assert "give the model as it is before fully_shard or parallelize_module; gradtrace.watch measures it" in told

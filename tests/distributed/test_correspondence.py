@@ -6,10 +6,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 import torch.distributed as dist
 
 from gradtrace.distributed import channel, correspondence
 from gradtrace.distributed.correspondence import Correspondence
+from gradtrace.distributed.layout import agree
 from gradtrace.distributed.placement import PLAIN
 from gradtrace.distributed.report import Given, Shares
 from gradtrace.distributed.world import World
@@ -99,6 +101,14 @@ def test_buffers_stand_behind_the_parameters_of_all(ranks):
     assert merged.gradients.tolist() == [3.0, 1.0, 2.0]
     assert merged.parted.tolist() == [False, False, False]
     assert merged.parted_buffers.tolist() == [True, False]
+
+
+def test_versions_are_those_of_the_first_rank_that_has_each():
+    class Told:
+        def tables(self, own, _):
+            return [(0, own), (2, own.replace(torch.__version__.encode(), b"1.0")), (3, own.replace(b"[2]", b"[3]"))]
+
+    assert agree(Told(), COLUMNS).versions == ((0, torch.__version__), (2, "1.0"))
 
 
 def test_a_rank_that_does_not_come_is_named(ranks, monkeypatch):

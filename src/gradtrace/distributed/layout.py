@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from gradtrace.records.run import WatchedParameter
 
@@ -28,17 +29,21 @@ class Layout:
     """[local columns, and then local buffers]: the column of the report."""
     buffers: tuple[str, ...] = ()
     """Names; in the report they stand behind the parameters."""
+    versions: tuple[tuple[int, str], ...] = ()
+    """Of torch, each with the first rank that has it."""
 
 
 def agree(channel: Channel, own: Sequence[WatchedParameter], buffers: Sequence[WatchedParameter] = ()) -> Layout:
     """All ranks at once."""
-    text = json.dumps([_to_lists(own), _to_lists(buffers)]).encode()
+    text = json.dumps([_to_lists(own), _to_lists(buffers), str(torch.__version__)]).encode()
     told = [(rank, json.loads(text)) for rank, text in channel.tables(text, zlib.crc32(text))]
     both = [
         merge([(rank, _from_lists(tables[i])) for rank, tables in told], mine) for i, mine in enumerate((own, buffers))
     ]
     places = np.concatenate([both[0].places, len(both[0].columns) + both[1].places])
-    return Layout(both[0].columns, places, tuple(one.name for one in both[1].columns))
+    versions = {tables[2]: rank for rank, tables in reversed(told)}
+    first = tuple(sorted((rank, version) for version, rank in versions.items()))
+    return Layout(both[0].columns, places, tuple(one.name for one in both[1].columns), first)
 
 
 def merge(tables: Sequence[tuple[int, Sequence[WatchedParameter]]], own: Sequence[WatchedParameter]) -> Layout:

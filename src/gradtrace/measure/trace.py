@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -110,10 +111,12 @@ def check_model(model: Any, notes: list[str]) -> nn.Module:
         raise InputError(f"parameter {lazy[0]!r} is not initialised yet; run one batch through the lazy modules first")
     parameters = list(named.values())
     spread = next((name for name, p in named.items() if _is_spread(p)), None)
+    spread = spread if spread is not None else _flattened(model)
     if spread is not None:
         raise InputError(
             f"{spread!r} is sharded over several ranks, and nothing is measured that they would have to take part in: "
-            "give the model as it is before fully_shard or parallelize_module; gradtrace.watch measures it as it trains"
+            "give the model as it is before fully_shard (FullyShardedDataParallel) or parallelize_module; "
+            "gradtrace.watch measures it as it trains"
         )
     if not parameters:
         packed = " (a quantized one keeps its weights elsewhere, and they take no gradient)"
@@ -140,6 +143,13 @@ def _of_this_rank(model: nn.Module, notes: list[str]) -> nn.Module:
 def _is_spread(parameter: Any) -> bool:
     mesh = getattr(parameter, "device_mesh", None)
     return mesh is not None and mesh.size() > 1
+
+
+def _flattened(model: nn.Module) -> str | None:
+    """A module of which FSDP's first version holds the parameters in one: with hooks on its ops torch may crash."""
+    fsdp = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", None)
+    found = (path for path, module in model.named_modules() if fsdp is not None and isinstance(module, fsdp))
+    return next((path or "the model" for path in found), None)
 
 
 def _is_quantized(model: nn.Module) -> bool:

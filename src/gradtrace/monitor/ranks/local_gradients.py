@@ -10,15 +10,14 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from gradtrace.monitor.statistics.norms import norms
 from gradtrace.tape.private import anything_compiled
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from gradtrace.monitor.watched import Watched
+    from gradtrace.monitor.ranks.data_parallel import DataParallel
 
 MOST_HOOKED = 16
 """Parameters, spread evenly: a rank that stands apart does so in all of them, and a hook is a microsecond or ten."""
@@ -27,16 +26,9 @@ MOST_HOOKED = 16
 class LocalGradients:
     """Of the watched models; `is_averaged_within` tells whether there is anything to listen to."""
 
-    def __init__(self, watched: Watched) -> None:
-        self._hooked = spread_evenly(
-            [
-                parameter
-                for model in watched.models.values()
-                if isinstance(model, nn.parallel.DistributedDataParallel)
-                for parameter in model.parameters()
-                if parameter.requires_grad
-            ]
-        )
+    def __init__(self, data_parallel: DataParallel) -> None:
+        self._data_parallel = data_parallel
+        self._hooked = spread_evenly(data_parallel.parameters())
         self._norms: dict[int, Tensor] = {}
         self._hooks: list[Any] = []
 
@@ -48,6 +40,8 @@ class LocalGradients:
     def listen(self) -> None:
         """Until `stop`."""
         self._norms = {}
+        if self._data_parallel.look():
+            self._hooked = spread_evenly(self._data_parallel.parameters())
         if not self._hooks and not anything_compiled():  # which guards on hooks
             for i, parameter in enumerate(self._hooked):
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(self._hook(i)))

@@ -5,29 +5,31 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from gradtrace.distributed.bits import bit_sums
 from gradtrace.distributed.placement import NOT_KNOWN, placement_of
 from gradtrace.distributed.report import Shares
 from gradtrace.records.run import WatchedParameter
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from gradtrace.monitor.ranks.data_parallel import DataParallel
     from gradtrace.monitor.watched import Watched
 
 MOST_BUFFERS = 256
 """That are compared, of a model: a sum of its bits for each."""
 
-FLAT = "FullyShardedDataParallel does not say which part lies where, so that norms are not known: fully_shard does"
+FLAT = (
+    "FullyShardedDataParallel does not say which part lies where (fully_shard does): norms are not known, and no whole "
+    "traces are taken"
+)
 
 
 class LocalShards:
     """Of the watched parameters; the ranks agreed on the first `num` of them."""
 
-    def __init__(self, watched: Watched) -> None:
-        self._watched = watched
+    def __init__(self, watched: Watched, data_parallel: DataParallel) -> None:
+        self._watched, self._data_parallel = watched, data_parallel
         flat = _flat_parameters(watched)
         self._placements = [NOT_KNOWN if id(p) in flat else placement_of(p) for p in watched.parameters]
         """Of weights."""
@@ -76,15 +78,15 @@ class LocalShards:
         """Of the bits of weights that lie here as a whole, and so do on other ranks, and then of buffers."""
         pairs = zip(self._watched.parameters[: self.num], self._placements, strict=False)
         weights = [None if placement.is_spread else parameter for parameter, placement in pairs]
-        return bit_sums([*weights, *(module._buffers.get(key) for _, module, key in self._buffers)])
+        sends = self._data_parallel.sends_buffers_of
+        buffers = [None if sends(module) else module._buffers.get(key) for _, module, key in self._buffers]
+        return bit_sums([*weights, *buffers])
 
 
 def _buffers(watched: Watched) -> list[tuple[str, nn.Module, str]]:
-    """Name, owner and key of those that nobody sends around, and that are no statistics of a rank's own batches."""
+    """Name, owner and key of those that are no statistics of a rank's own batches."""
     found = []
     for label, model in watched.models.items():
-        if isinstance(model, nn.parallel.DistributedDataParallel) and model.broadcast_buffers:
-            continue  # rank 0's, at the beginning of every forward pass
         prefix = f"{label}." if len(watched.models) > 1 else ""
         for path, module in model.named_modules(prefix=""):
             if hasattr(module, "track_running_stats"):  # norms over a batch

@@ -1,5 +1,6 @@
 """The ranks of one watch: a row comes, a report is given of it, and the row is kept once the ranks' sum has come back.
 
+data_parallel     which wrappers average gradients and send buffers around
 local_shards      which part of each parameter lies here
 local_gradients   how large this rank's own gradient is
 next_stretch      which steps are reported
@@ -22,6 +23,7 @@ from gradtrace.distributed.apart import Apart
 from gradtrace.distributed.correspondence import Correspondence
 from gradtrace.distributed.report import Given
 from gradtrace.monitor.ranks.birthplace import Birthplace
+from gradtrace.monitor.ranks.data_parallel import DataParallel
 from gradtrace.monitor.ranks.global_row import Columns
 from gradtrace.monitor.ranks.local_gradients import LocalGradients
 from gradtrace.monitor.ranks.local_shards import FLAT, LocalShards
@@ -29,7 +31,7 @@ from gradtrace.monitor.ranks.next_stretch import NextStretch
 from gradtrace.monitor.statistics.gradients import total
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -54,8 +56,9 @@ class Ranks:
     """Called in the training's own thread, and waits for nobody before `close`."""
 
     def __init__(self, world: World, watched: Watched, recording: Recording, next_step: Callable[[], int]) -> None:
-        self.world, self.shards = world, LocalShards(watched)
-        self._local = LocalGradients(watched)
+        data_parallel = DataParallel(watched)
+        self.world, self.shards = world, LocalShards(watched, data_parallel)
+        self._local = LocalGradients(data_parallel)
         self._late: NDArray[np.bool_] | None = None
         """By column of the latest report: averaged only after the backward pass."""
         self.stretch = NextStretch(decides=world.reports)
@@ -71,7 +74,7 @@ class Ranks:
         self._apart = Apart()
         if self.shards.is_flat:
             self._note(FLAT)
-        if self.shards.is_spread:
+        elif self.shards.is_spread:
             self._note("parameters are spread over several ranks (DTensor): no whole traces are taken")
         self._correspondence = Correspondence(
             world,
@@ -142,6 +145,7 @@ class Ranks:
             self._is_widened = True
             if self.reports:
                 self._recording.widen(self._correspondence.layout.columns, self.shards.num)
+                self._tell_versions(self._correspondence.layout.versions)
         for own, merged in self._correspondence.arrived():
             self._arrive(own + self._recording.first_step, merged)
         if self.is_alone and not self._is_fault_told:
@@ -247,6 +251,11 @@ class Ranks:
     def _note(self, sentence: str) -> None:
         if self.reports:
             self._recording.note(self._step + self._recording.first_step, sentence)
+
+    def _tell_versions(self, versions: Sequence[tuple[int, str]]) -> None:
+        if len(versions) > 1:
+            told = ", ".join(f"{version} on rank {rank}" for rank, version in versions)
+            self._note(f"ranks do not run the same torch: {told}")
 
     def _tell_fault(self) -> None:
         what = "norms of sharded parameters are not known" if self.shards.holds_parts else "its own numbers are shown"
