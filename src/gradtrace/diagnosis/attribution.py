@@ -43,6 +43,8 @@ class Blame:
     op: Op
     decades_here: float | None = None
     """Where one place is to blame, what it alone loses or gains."""
+    at: str = ""
+    """That place, where it is not the first of `where`."""
     num_calls: int = 0
     """For a recurrence, how often the map is applied along the path."""
     injected: bool = False

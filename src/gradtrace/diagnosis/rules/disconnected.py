@@ -148,12 +148,16 @@ def _without_optimizer(scene: Scene) -> list[Finding]:
         return []
     foreign = sum(optimizer.num_foreign for optimizer in optimizers)
     stale = f" It holds {foreign} that are not the model's: was it built before they were replaced?" if foreign else ""
-    message = f"No optimizer holds {_count(orphans)} ({_some(orphans)}), although they require a gradient.{stale}"
+    learning = {p.name for p in trace.parameters if p.requires_grad and p.gradient is not None}
+    idle = not held & learning
+    nothing = " Nothing else gets one: no step moves anything." if idle and not foreign else ""
+    message = f"No optimizer holds {_count(orphans)} ({_some(orphans)}), although they require a gradient."
     evidence = [
         Evidence("without optimizer", len(orphans), "parameters"),
         Evidence("foreign in optimizer", foreign, ""),
     ]
-    return [_finding(_modules(orphans), Severity.CRITICAL if foreign else Severity.WARNING, message, evidence)]
+    severity = Severity.CRITICAL if foreign or idle else Severity.WARNING
+    return [_finding(_modules(orphans), severity, f"{message}{stale}{nothing}", evidence)]
 
 
 def frozen(names: Sequence[str], optimizer: str) -> Finding:

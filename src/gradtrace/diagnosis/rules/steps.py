@@ -67,8 +67,9 @@ def _diverged(scene: Scene, training: Training) -> list[Finding]:
     worst = next(iter(weights_moved(training)), None)
     losses = [loss for loss in training.losses if math.isfinite(loss)]
     peak = max(losses)
-    text = f"In {steps(training.num_steps)} on a copy the loss goes from {losses[0]:.4g} to {peak:.4g}"
-    text += ", then to NaN or Inf. " if training.broke_at is not None else ". " if grew else " and back. "
+    text = f"In {steps(training.num_steps)} on a copy the loss goes from {losses[0]:.4g}"
+    text += f" to {peak:.4g}" if peak > losses[0] else ""
+    text += " to NaN or Inf. " if training.broke_at is not None else ". " if grew else " and back. "
     if worst is not None:
         text += f"The first step changes {worst.name} by {worst.ratio:.2g} times its own size. "
     evidence = [Evidence("loss before", losses[0]), Evidence("largest loss", peak)]
