@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -369,3 +370,22 @@ def test_a_gradient_penalty_is_no_vanishing_gradient() -> None:
         return model(batch[0]).mean() + 10 * (slope.norm(2, 1) - 1).square().mean()
 
     assert verdict(mlp(2, nn.LeakyReLU), penalised) is None
+
+
+@pytest.mark.parametrize(
+    ("constant", "of_batch", "cause"), [(math.inf, 1.0, Cause.UNSAFE_OP), (1.0, math.nan, Cause.INPUT_SCALE)]
+)
+def test_a_constant_that_is_not_finite_is_told_from_a_batch_that_is_not(
+    constant: float, of_batch: float, cause: Cause
+) -> None:
+    """One over the count of a class that never occurs, times a zero."""
+    weights = torch.tensor([1.0, 1.0, 1.0, constant])
+    inputs, labels = torch.randn(8, 16), torch.arange(8) % 3
+
+    def loss_fn(model: nn.Module, batch: object) -> torch.Tensor:
+        log_p = torch.log_softmax(model(inputs), 1)
+        return -(F.one_hot(labels, 4) * log_p * weights * batch[1]).sum(1).mean()  # type: ignore[index]
+
+    (found,) = gradtrace.check(nn.Linear(16, 4), loss_fn, [(inputs, torch.tensor(of_batch))]).findings
+    assert (found.symptom, found.cause) == (Symptom.NONFINITE, cause)
+    assert ("a constant holds" in found.message) == (cause is Cause.UNSAFE_OP)

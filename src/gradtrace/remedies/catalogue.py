@@ -52,6 +52,11 @@ SEVERAL_FEATURES = Remedy(
     "Ba et al. 2016",
 )
 
+FINITE_CONSTANT = Remedy(
+    "Make the constant finite where it is computed: a class that never occurs, say, has been divided by.",
+    "class_weights = counts.sum() / counts.clamp_min(1)",
+)
+
 CLEAR_GRADIENTS = Remedy(
     "Clear the gradients before every backward pass (or after every step).",
     "optimizer.zero_grad()\nloss.backward()\noptimizer.step()",

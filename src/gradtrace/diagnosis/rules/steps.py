@@ -48,7 +48,7 @@ def _broken(scene: Scene, training: Training) -> list[Finding]:
     """The trial ended in NaN or Inf: the steps are to blame if the loss ran away first, or if they are too large."""
     if training.broke_at is None or training.after is None or not all(is_finite(t) for t in scene.exhibit.traces):
         return []
-    if training.after.nonfinite is not None and training.after.nonfinite.phase == "input":
+    if training.after.nonfinite is not None and training.after.nonfinite.phase in ("input", "constant"):
         return [finding_of(training.after, training.broke_at)]
     born = training.after.nonfinite
     ran_away = diverged(training) or bool(large_updates(training))
