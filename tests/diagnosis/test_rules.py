@@ -389,3 +389,32 @@ def test_a_constant_that_is_not_finite_is_told_from_a_batch_that_is_not(
     (found,) = gradtrace.check(nn.Linear(16, 4), loss_fn, [(inputs, torch.tensor(of_batch))]).findings
     assert (found.symptom, found.cause) == (Symptom.NONFINITE, cause)
     assert ("a constant holds" in found.message) == (cause is Cause.UNSAFE_OP)
+
+
+class Sign(torch.autograd.Function):
+    """The sign; backward zero, or straight through."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, through: bool) -> torch.Tensor:
+        ctx.through = through
+        return torch.sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grads[0] * float(ctx.through), None
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_a_function_of_one_s_own_that_returns_no_gradient_is_named(through: bool) -> None:
+    class Binary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(16, 32), nn.Linear(32, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return Sign.apply(self.b(torch.relu(self.a(x))), through)  # type: ignore[no-any-return, no-untyped-call]
+
+    torch.manual_seed(0)
+    found = findings(Binary())
+    seen = [(f.symptom, f.cause, f.where) for f in found]
+    assert seen == ([] if through else [(Symptom.DISCONNECTED, Cause.DETACHED_GRAPH, ("b",))])

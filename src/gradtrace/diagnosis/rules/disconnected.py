@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.layer import owner, places
 from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
-from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 from gradtrace.tape.kinds import base_name
 
@@ -115,13 +115,32 @@ def _stepped(scene: Scene) -> list[Finding]:
     trace = scene.exhibit.traces[0]
     ops = [op for op in trace.ops if base_name(op.name) in _STEPS and _swallows(op) and not _bypassed(op, trace)]
     if not ops:
-        return []
+        return _own_function(scene)
     paths = Paths(scene.exhibit.traces[0])
     where = places(ops, paths)
     message = (
         f"{base_name(ops[0].name).lower()} at {ops[0].site} passes no gradient: its derivative is zero wherever it "
         "exists. Use a smooth stand-in, or a straight-through estimator."
     )
+    return [_finding(where, Severity.CRITICAL, message, [Evidence("ops", len(ops), "ops")], ops[0].site.source)]
+
+
+def _own_function(scene: Scene) -> list[Finding]:
+    """A function of the user's whose backward pass returns zeros, on every trace."""
+    silent = [
+        {(op.name, op.site): op for op in trace.ops if op.factor is Factor.OTHER and _swallows(op)}
+        for trace in scene.exhibit.traces
+    ]
+    trace = scene.exhibit.traces[0]
+    everywhere = (op for key, op in silent[0].items() if all(key in other for other in silent))
+    ops = [op for op in everywhere if not _bypassed(op, trace)]
+    if not ops:
+        return []
+    message = (
+        f"{base_name(ops[0].name)} at {ops[0].site} passes no gradient: what its backward pass returns is zero on each "
+        "batch. A straight-through estimator returns the gradient that it is given."
+    )
+    where = places(ops, Paths(trace))
     return [_finding(where, Severity.CRITICAL, message, [Evidence("ops", len(ops), "ops")], ops[0].site.source)]
 
 
