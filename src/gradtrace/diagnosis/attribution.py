@@ -43,8 +43,6 @@ class Blame:
     op: Op
     decades_here: float | None = None
     """Where one place is to blame, what it alone loses or gains."""
-    at: str = ""
-    """That place, where it is not the first of `where`."""
     num_calls: int = 0
     """For a recurrence, how often the map is applied along the path."""
     injected: bool = False
@@ -53,6 +51,8 @@ class Blame:
     """For residual growth, how many sums the path goes through."""
     one_branch: bool = False
     """For residual growth, whether all of these sums add what one and the same layer made."""
+    at: str = ""
+    """Where `decades_here` are, if that is not the first of `where`."""
 
 
 def blame_loss(profile: Profile, paths: Paths) -> Blame:
