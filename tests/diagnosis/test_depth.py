@@ -227,3 +227,29 @@ def test_a_tiny_embedding_in_front_of_a_norm_is_no_explosion(norm: Any, healthy:
             model.insert(1, norm(32))
     exploding = [f for f in gradtrace.check(model, cross_entropy, batches()).findings if f.symptom is Symptom.EXPLODING]
     assert bool(exploding) is not healthy
+
+
+class Spread(nn.Module):
+    """A mean and exp(log variance) of noise, as in a variational autoencoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc, self.mu, self.logvar, self.dec = (
+            nn.Linear(16, 32),
+            nn.Linear(32, 8),
+            nn.Linear(32, 8),
+            nn.Linear(8, 4),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.enc(x))
+        return self.dec(self.mu(h) + torch.exp(0.5 * self.logvar(h)))
+
+
+@pytest.mark.parametrize(("scale", "ill"), [(100.0, True), (1.0, False)])
+def test_an_exponential_that_is_steep_by_the_inputs_is_theirs(scale: float, ill: bool) -> None:
+    torch.manual_seed(0)
+    scaled = [(scale * inputs, labels) for inputs, labels in batches()]
+    found = [f for f in gradtrace.check(Spread(), cross_entropy, scaled).findings if f.severity is not Severity.INFO]
+    seen = [(f.symptom, f.cause, f.where[:2]) for f in found[:1]]
+    assert seen == ([(Symptom.EXPLODING, Cause.INPUT_SCALE, ("enc", "logvar"))] if ill else [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -379,3 +380,51 @@ def test_a_gradient_penalty_is_no_vanishing_gradient() -> None:
         return model(batch[0]).mean() + 10 * (slope.norm(2, 1) - 1).square().mean()
 
     assert verdict(mlp(2, nn.LeakyReLU), penalised) is None
+
+
+@pytest.mark.parametrize(
+    ("constant", "of_batch", "cause"), [(math.inf, 1.0, Cause.UNSAFE_OP), (1.0, math.nan, Cause.INPUT_SCALE)]
+)
+def test_a_constant_that_is_not_finite_is_told_from_a_batch_that_is_not(
+    constant: float, of_batch: float, cause: Cause
+) -> None:
+    """One over the count of a class that never occurs, times a zero."""
+    weights = torch.tensor([1.0, 1.0, 1.0, constant])
+    inputs, labels = torch.randn(8, 16), torch.arange(8) % 3
+
+    def loss_fn(model: nn.Module, batch: object) -> torch.Tensor:
+        log_p = torch.log_softmax(model(inputs), 1)
+        return -(F.one_hot(labels, 4) * log_p * weights * batch[1]).sum(1).mean()  # type: ignore[index]
+
+    (found,) = gradtrace.check(nn.Linear(16, 4), loss_fn, [(inputs, torch.tensor(of_batch))]).findings
+    assert (found.symptom, found.cause) == (Symptom.NONFINITE, cause)
+    assert ("a constant holds" in found.message) == (cause is Cause.UNSAFE_OP)
+
+
+class Sign(torch.autograd.Function):
+    """The sign; backward zero, or straight through."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, through: bool) -> torch.Tensor:
+        ctx.through = through
+        return torch.sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grads[0] * float(ctx.through), None
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_a_function_of_one_s_own_that_returns_no_gradient_is_named(through: bool) -> None:
+    class Binary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(16, 32), nn.Linear(32, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return Sign.apply(self.b(torch.relu(self.a(x))), through)  # type: ignore[no-any-return, no-untyped-call]
+
+    torch.manual_seed(0)
+    found = findings(Binary())
+    seen = [(f.symptom, f.cause, f.where) for f in found]
+    assert seen == ([] if through else [(Symptom.DISCONNECTED, Cause.DETACHED_GRAPH, ("b",))])

@@ -51,6 +51,8 @@ class Blame:
     """For residual growth, how many sums the path goes through."""
     one_branch: bool = False
     """For residual growth, whether all of these sums add what one and the same layer made."""
+    at: str = ""
+    """Where `decades_here` are, if that is not the first of `where`."""
 
 
 def blame_loss(profile: Profile, paths: Paths) -> Blame:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.layer import is_layer, layer_below
-from gradtrace.diagnosis.thresholds import INPUT_RMS, TARGET_RATIO
+from gradtrace.diagnosis.thresholds import INPUT_RMS, SWING, TARGET_RATIO
 from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.kinds import base_name
 
@@ -53,6 +53,18 @@ def is_first(layer: Op, view: View) -> bool:
             return False
         stack.extend(t[0] for t in op.targets if t is not None)
     return False
+
+
+def made_large_by(op: Op, view: View) -> float:
+    """The inputs' RMS where it alone makes the operand of `op` large: of unit inputs it would be small; else 0.
+
+    Layers in a row pass a scale on as it is, or less of it.
+    """
+    inputs, below = [input_rms(layer, view) for layer in large_inputs(view)], layer_below(op, view.paths)
+    scale = scale_of(below, view) if below is not None else None
+    if not inputs or scale is None:
+        return 0.0
+    return max(inputs) if SWING < scale.output_rms <= SWING * max(inputs) else 0.0
 
 
 def target_distance(view: View) -> float:

@@ -29,7 +29,7 @@ def message(symptom: Symptom, profile: Profile, blame: Blame, extent: float, nam
     else:
         head = f"The loss gradient {verb} {times(extent)} from {late} to {first}"
         if blame.decades_here is not None:
-            head += f", {decades(abs(blame.decades_here))} of it at {names.told(blame.where[0])} alone."
+            head += f", {decades(abs(blame.decades_here))} of it at {names.told(blame.at or blame.where[0])} alone."
         else:
             head += f"{_pace(profile, blame, extent)}."
     told = f"{head} {CAUSES[blame.cause].format(where=names.listed(blame.where))}"

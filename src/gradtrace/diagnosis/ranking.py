@@ -133,6 +133,10 @@ def _follows(finding: Finding, other: Finding) -> str:
     if finding.symptom is Symptom.VANISHING and other.symptom is Symptom.DISCONNECTED:
         # (lost at one place, and there nothing goes through)
         return "this follows from what is cut off above" if set(finding.where) <= set(other.where) else ""
+    if finding.symptom is Symptom.LOSS_SATURATED and other.symptom is Symptom.DISCONNECTED:
+        nothing = any(e.name in ("gradient", "measured steps") for e in finding.evidence)
+        here = finding.where == ("",) or bool(set(finding.where) & set(other.where))
+        return "this follows from what is cut off above" if nothing and here else ""
     if finding.symptom is Symptom.DEAD_UNITS and other.symptom is Symptom.NONFINITE:
         return "this follows from the non-finite numbers above"
     if finding.cause is Cause.LOSS_FUNCTION and other.symptom is Symptom.UNDERFLOW:

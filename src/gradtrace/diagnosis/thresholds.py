@@ -145,6 +145,9 @@ FLUSHED_FRAC = 0.5
 SMALLEST_NORMAL = 2.0**-126
 """[pure number] Below it float32 has fewer and fewer digits (IEEE 754)."""
 
+LARGEST_SQUARED = 2.0**64
+"""[pure number] The square of anything from here on is no number of float32, which ends below 2^128 (IEEE 754)."""
+
 UNCHANGED_FRAC = 0.5
 """[fraction of |gradient|^2] Most of what a step gains to first order lies on entries that it left as they were."""
 

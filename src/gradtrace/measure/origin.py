@@ -8,10 +8,13 @@ the birthplace.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from gradtrace.records.trace import Birth, Site
+from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.recorder import operand_at
 
 if TYPE_CHECKING:
@@ -43,6 +46,17 @@ def find_birth(forward: Forward, trace: Trace, arrays: list[np.ndarray]) -> Birt
     if not math.isfinite(trace.loss) and trace.probe == "loss":
         return _parameter(trace) or _forward_birth(forward, arrays)
     return backward_birth(trace)
+
+
+def not_of_batch(trace: Trace, batch: Any) -> Trace:
+    """`trace`, a number from outside told to be a constant's where every number of `batch` is finite."""
+    birth = trace.nonfinite
+    if birth is None or birth.phase != "input":
+        return trace
+    held = list(tensors_in(batch))
+    if not held or not all(bool(torch.isfinite(tensor).all()) for tensor in held if tensor.layout is torch.strided):
+        return trace
+    return replace(trace, nonfinite=replace(birth, phase="constant"))
 
 
 def _parameter(trace: Trace) -> Birth | None:

@@ -283,7 +283,7 @@ class Birth:
     """Where the first non-finite number was born."""
 
     phase: str
-    """'forward', 'backward', 'input' (it came with the batch) or 'parameter'."""
+    """'forward', 'backward', 'input' (it came with the batch), 'constant' (from outside of it) or 'parameter'."""
     op: str
     """Function or node name, or the parameter's name."""
     site: Site

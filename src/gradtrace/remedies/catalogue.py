@@ -40,6 +40,23 @@ _LOWER = Remedy(
     "Lower the learning rate tenfold, or warm it up.", "for group in optimizer.param_groups: group['lr'] /= 10"
 )
 
+HIGHER_RATE = Remedy(
+    "Raise the learning rate until a step moves the weights by about a thousandth of their size.",
+    "for group in optimizer.param_groups: group['lr'] = 1e-3",
+    "Karpathy 2015",
+)
+
+SEVERAL_FEATURES = Remedy(
+    "Normalise over several features, in front of the layer that makes one.",
+    "torch.nn.Sequential(torch.nn.LayerNorm(features), torch.nn.Linear(features, 1))",
+    "Ba et al. 2016",
+)
+
+FINITE_CONSTANT = Remedy(
+    "Make the constant finite where it is computed: a class that never occurs, say, has been divided by.",
+    "class_weights = counts.sum() / counts.clamp_min(1)",
+)
+
 CLEAR_GRADIENTS = Remedy(
     "Clear the gradients before every backward pass (or after every step).",
     "optimizer.zero_grad()\nloss.backward()\noptimizer.step()",

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from gradtrace.records.run import Run
 
 
+UNREAD_FRAC = 0.1
+"""Of a run's steps: where more are left after the last loss that was read, it is no loss of the run's end."""
+
+
 def last_step(run: Run) -> int:
     """The number of the last step that was seen; -1 before the first."""
     return int(run.steps.first[-1] + run.steps.count[-1]) - 1 if len(run.steps.first) else -1
@@ -45,13 +49,15 @@ def last(run: Run, name: Scalar) -> str:
 
 
 def loss_told(run: Run) -> str:
-    """``2.3 to 0.15``, ``2.3 to NaN at step 41``; '' without a loss."""
+    """``2.3 to 0.15``, ``2.3 to NaN at step 41``, ``2.3 to 2.1 (read last at step 7)``; '' without a loss."""
     first, end = at_start(run, Scalar.LOSS), at_end(run, Scalar.LOSS)
     if end is None:
         return ""
     started = f"{short(first)} to " if first is not None else ""
     broke = first_broken(run)
     at = f" at step {broke:,}" if not math.isfinite(end[1]) and broke is not None else ""
+    if not at and last_step(run) - end[0] > UNREAD_FRAC * run.steps.num_steps:
+        at = f" (read last at step {end[0]:,})"
     return f"{started}{short(end[1])}{at}"
 
 

@@ -28,10 +28,11 @@ def made(change: Callable[[Arrays], None] = lambda _: None, seed: int = 0, scale
     updates = 1e-3 * np.minimum(t / 50, np.exp(-t / 200))[:, None] * np.ones(NUM_LAYERS)
     updates[t % 10 != 0] = np.nan
     arrays = {"loss": loss, "gradients": gradients, "weights": weights, "updates": updates,
-              "nonfinite": np.zeros(NUM_STEPS, np.int64)}  # fmt: skip
+              "nonfinite": np.zeros(NUM_STEPS, np.int64), "rate": np.full(NUM_STEPS, np.nan)}  # fmt: skip
     change(arrays)
     scalars = np.full((NUM_STEPS, len(Scalar)), np.nan)
     scalars[:, 0] = arrays["loss"]
+    scalars[:, list(Scalar).index(Scalar.LEARNING_RATE)] = arrays["rate"]
     scalars[:, 2] = scalars[:, 3] = np.sqrt(np.square(arrays["gradients"]).sum(1))
     series = np.stack([arrays["gradients"], arrays["weights"], arrays["updates"]], axis=1).astype(np.float32)
     assert len(Series) == series.shape[1]
@@ -233,6 +234,25 @@ def test_a_weight_that_its_optimizer_lost_is_told() -> None:
     assert judge_run(made(schedule_ends)) == []
     (found,) = judge_run(made(frozen))
     assert (found.severity, found.symptom, found.step) == (Severity.INFO, Symptom.DISCONNECTED, 200)
+
+
+def test_a_rate_of_zero_at_every_step_is_told_and_one_that_ends_at_zero_is_not() -> None:
+    def never(arrays: Arrays) -> None:
+        arrays["loss"] = 2.3 + 0.01 * np.cos(np.arange(NUM_STEPS))
+        arrays["updates"] *= 0.0
+
+    def zero(arrays: Arrays) -> None:
+        never(arrays)
+        arrays["rate"] = np.zeros(NUM_STEPS)
+
+    def ends(arrays: Arrays) -> None:
+        arrays["updates"][200::10] = 0.0
+        arrays["rate"] = np.where(np.arange(NUM_STEPS) < 200, 0.1, 0.0)
+
+    (found,) = loud(made(zero))
+    assert (found.symptom, found.cause) == (Symptom.UNDERFLOW, Cause.LEARNING_RATE)
+    assert "zero at all 40 measured steps" in found.message
+    assert loud(made(never)) == loud(made(ends)) == []
 
 
 def test_weights_that_shrink_are_the_cause_of_what_vanishes() -> None:

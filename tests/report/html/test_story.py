@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.report.html.pages import SAMPLED_STEPS, broken_run, sampled, sigmoids
 from tests.report.html.records import run, through_time
@@ -67,6 +68,14 @@ def test_a_bare_trace_says_that_it_is_one_and_is_not_called_healthy() -> None:
     assert "Healthy" not in render_opened(whole)
     assert "Healthy" not in str(chain(4, 0.7, 1.4, "relu"))
     assert "Nothing wrong in this one trace" in str(chain(4, 0.7, 1.4, "relu"))
+
+
+def test_a_loss_that_was_not_read_any_more_is_not_taken_for_the_last() -> None:
+    steps = run().steps
+    low, high = (np.where(steps.first[:, None] < 40, part, np.nan) for part in (steps.scalars_low, steps.scalars_high))
+    rested = replace(run(), steps=replace(steps, scalars_low=low, scalars_high=high, nan_losses=0 * steps.nan_losses))
+    assert loss_told(rested).endswith("(read last at step 39)")
+    assert "read last" not in loss_told(run())
 
 
 def test_a_run_that_ended_in_nan_ends_in_nan_everywhere() -> None:

@@ -12,11 +12,13 @@ even it out: the same weights that pass on too little forward make the output bl
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import RECURRENT_FUNCTIONS, Blame, blame_growth, blame_loss
+from gradtrace.diagnosis.data_scale import large_inputs, made_large_by
 from gradtrace.diagnosis.depth_words import commonest_activation, evidence, message
-from gradtrace.diagnosis.layer import gradient_parts
+from gradtrace.diagnosis.layer import gradient_parts, places
 from gradtrace.diagnosis.profile import Profile
 from gradtrace.diagnosis.rules.loss import learnt_without, of_constant
 from gradtrace.diagnosis.scales import held_at_the_start
@@ -98,7 +100,7 @@ def _mildest_of_worst(scene: Scene, extent) -> tuple[View, Profile] | None:  # t
 
 def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile, limit: float) -> Finding:
     lost = symptom is Symptom.VANISHING
-    blame = (blame_loss if lost else blame_growth)(profile, view.paths)
+    blame = blame_loss(profile, view.paths) if lost else _or_inputs(blame_growth(profile, view.paths), view)
     extent = -profile.lost if lost else profile.gained
     held = held_at_the_start(profile, view, scene.exhibit.training) if lost else 0.0
     rest = extent + held if math.isfinite(held) else 0.0
@@ -142,6 +144,15 @@ def _finding(scene: Scene, symptom: Symptom, view: View, profile: Profile, limit
         remedies=_remedies(symptom, blame, profile),
         source=blame.op.site.source,
     )
+
+
+def _or_inputs(blame: Blame, view: View) -> Blame:
+    """Whether one steep non-linearity, such as exp, is steep because of inputs far from unit scale."""
+    steep = blame.cause is Cause.LARGE_WEIGHTS and blame.decades_here is not None and blame.op.activation is not None
+    if not steep or not made_large_by(blame.op, view):
+        return blame
+    where = (*places(large_inputs(view), view.paths), *blame.where)
+    return replace(blame, cause=Cause.INPUT_SCALE, where=tuple(dict.fromkeys(where)), at=blame.where[0])
 
 
 def _remedies(symptom: Symptom, blame: Blame, profile: Profile) -> tuple[Remedy, ...]:

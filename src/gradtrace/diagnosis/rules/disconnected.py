@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.layer import owner, places
 from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
-from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 from gradtrace.tape.kinds import base_name
 
@@ -115,13 +115,32 @@ def _stepped(scene: Scene) -> list[Finding]:
     trace = scene.exhibit.traces[0]
     ops = [op for op in trace.ops if base_name(op.name) in _STEPS and _swallows(op) and not _bypassed(op, trace)]
     if not ops:
-        return []
+        return _own_function(scene)
     paths = Paths(scene.exhibit.traces[0])
     where = places(ops, paths)
     message = (
         f"{base_name(ops[0].name).lower()} at {ops[0].site} passes no gradient: its derivative is zero wherever it "
         "exists. Use a smooth stand-in, or a straight-through estimator."
     )
+    return [_finding(where, Severity.CRITICAL, message, [Evidence("ops", len(ops), "ops")], ops[0].site.source)]
+
+
+def _own_function(scene: Scene) -> list[Finding]:
+    """A function of the user's whose backward pass returns zeros, on every trace."""
+    silent = [
+        {(op.name, op.site): op for op in trace.ops if op.factor is Factor.OTHER and _swallows(op)}
+        for trace in scene.exhibit.traces
+    ]
+    trace = scene.exhibit.traces[0]
+    everywhere = (op for key, op in silent[0].items() if all(key in other for other in silent))
+    ops = [op for op in everywhere if not _bypassed(op, trace)]
+    if not ops:
+        return []
+    message = (
+        f"{base_name(ops[0].name)} at {ops[0].site} passes no gradient: what its backward pass returns is zero on each "
+        "batch. A straight-through estimator returns the gradient that it is given."
+    )
+    where = places(ops, Paths(trace))
     return [_finding(where, Severity.CRITICAL, message, [Evidence("ops", len(ops), "ops")], ops[0].site.source)]
 
 
@@ -148,12 +167,16 @@ def _without_optimizer(scene: Scene) -> list[Finding]:
         return []
     foreign = sum(optimizer.num_foreign for optimizer in optimizers)
     stale = f" It holds {foreign} that are not the model's: was it built before they were replaced?" if foreign else ""
-    message = f"No optimizer holds {_count(orphans)} ({_some(orphans)}), although they require a gradient.{stale}"
+    learning = {p.name for p in trace.parameters if p.requires_grad and p.gradient is not None}
+    idle = not held & learning
+    nothing = " Nothing else gets one: no step moves anything." if idle and not foreign else ""
+    message = f"No optimizer holds {_count(orphans)} ({_some(orphans)}), although they require a gradient."
     evidence = [
         Evidence("without optimizer", len(orphans), "parameters"),
         Evidence("foreign in optimizer", foreign, ""),
     ]
-    return [_finding(_modules(orphans), Severity.CRITICAL if foreign else Severity.WARNING, message, evidence)]
+    severity = Severity.CRITICAL if foreign or idle else Severity.WARNING
+    return [_finding(_modules(orphans), severity, f"{message}{stale}{nothing}", evidence)]
 
 
 def frozen(names: Sequence[str], optimizer: str) -> Finding:

@@ -15,6 +15,7 @@ from gradtrace.diagnosis.thresholds import (
     FLUSH_BINS,
     FLUSHED_FRAC,
     HALF_FORMATS,
+    LARGEST_SQUARED,
     SMALLEST_NORMAL,
     UNCHANGED_FRAC,
     UPDATE_USUAL,
@@ -28,6 +29,7 @@ from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene
+    from gradtrace.records.exhibit import UpdateStats
     from gradtrace.records.trace import Op, ParameterStats, TensorStats, Trace
 
 
@@ -169,6 +171,8 @@ def _unchanged(scene: Scene) -> Finding | None:
     stuck += rest if 2 * len(rest) > len(wide) else []  # a bias in front of a norm has no gradient but rounding errors
     if not stuck:
         return None
+    if overflowing := [u for u in stuck if _squares_overflow(u.name, scene)]:
+        return _squared_away(overflowing, scene)
     worst = max(stuck, key=lambda update: update.unchanged_frac)
     dtype = next(p.dtype for p in scene.exhibit.traces[0].parameters if p.name == worst.name)
     return Finding(
@@ -184,4 +188,27 @@ def _unchanged(scene: Scene) -> Finding | None:
             Evidence("parameters", len(stuck), "parameters"),
         ),
         remedies=remedies_for(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT),
+    )
+
+
+def _squares_overflow(name: str, scene: Scene) -> bool:
+    """Whether an adaptive optimizer squares a gradient that has no square in float32: it divides by infinity then."""
+    adaptive = any(one.adaptive and name in one.parameters for one in scene.exhibit.optimizers)
+    stats = next((p.gradient for p in scene.exhibit.traces[0].parameters if p.name == name), None)
+    return adaptive and stats is not None and stats.dtype == "float32" and stats.max_abs > LARGEST_SQUARED
+
+
+def _squared_away(stuck: list[UpdateStats], scene: Scene) -> Finding:
+    parameters = {p.name: p.gradient for p in scene.exhibit.traces[0].parameters if p.gradient is not None}
+    worst = max(stuck, key=lambda update: parameters[update.name].max_abs)
+    return Finding(
+        symptom=Symptom.EXPLODING,
+        cause=Cause.NUMERIC_FORMAT,
+        where=tuple(dict.fromkeys(owner(update.name) for update in stuck)),
+        severity=Severity.WARNING,
+        message=f"The gradient of {worst.name} is as large as {parameters[worst.name].max_abs:.2g}, and its square, "
+        f"by whose root {scene.exhibit.optimizers[0].kind} divides, is infinite in float32: the step is zero there, "
+        "and nothing moves. What makes the gradient that large is to be mended.",
+        evidence=(Evidence("largest entry of the gradient", parameters[worst.name].max_abs),),
+        remedies=remedies_for(Symptom.EXPLODING, Cause.LEARNING_RATE)[1:],
     )

@@ -17,7 +17,7 @@ from gradtrace.measure.names import Names
 from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.remedies.catalogue import FINITE_CONSTANT, remedies_for
 from gradtrace.remedies.unsafe import remedy_of
 from gradtrace.tape.kinds import base_name
 
@@ -72,6 +72,8 @@ def cause_of(birth: Birth | None, trace: Trace) -> Cause:
         return Cause.UNSAFE_OP
     if birth.phase == "input":
         return Cause.INPUT_SCALE
+    if birth.phase == "constant":
+        return Cause.UNSAFE_OP
     if birth.phase == "parameter":
         # steps that ran away are known to whoever saw them; else Adam's eps of 1e-8 is zero in float16, and 0/0 is NaN
         halves = {p.name for p in trace.parameters if p.dtype in HALF_FORMATS}
@@ -111,6 +113,8 @@ def feeder(birth: Birth, trace: Trace) -> str:
 
 def _remedies(birth: Birth | None, cause: Cause) -> tuple[Remedy, ...]:
     """Of an unsafe op that is known: its own."""
+    if birth is not None and birth.phase == "constant":
+        return (FINITE_CONSTANT,)
     known = cause is Cause.UNSAFE_OP and birth is not None and birth.phase in ("forward", "backward")
     return (remedy_of(birth.op, birth.operand),) if known and birth else remedies_for(Symptom.NONFINITE, cause)
 
@@ -141,6 +145,11 @@ def _message(birth: Birth | None, trace: Trace, named: str) -> str:
     match birth.phase:
         case "input":
             return f"The batch itself holds NaN or Inf; it enters at {birth.op} in {module}{at}."
+        case "constant":
+            return (
+                f"The loss is {number}: a constant holds NaN or Inf, and no number of the batch does; it enters at "
+                f"{birth.op} in {module}{at}."
+            )
         case "parameter":
             return f"Parameter {birth.op} holds NaN or Inf before the step."
         case "backward":

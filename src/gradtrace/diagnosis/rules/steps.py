@@ -48,7 +48,7 @@ def _broken(scene: Scene, training: Training) -> list[Finding]:
     """The trial ended in NaN or Inf: the steps are to blame if the loss ran away first, or if they are too large."""
     if training.broke_at is None or training.after is None or not all(is_finite(t) for t in scene.exhibit.traces):
         return []
-    if training.after.nonfinite is not None and training.after.nonfinite.phase == "input":
+    if training.after.nonfinite is not None and training.after.nonfinite.phase in ("input", "constant"):
         return [finding_of(training.after, training.broke_at)]
     born = training.after.nonfinite
     ran_away = diverged(training) or bool(large_updates(training))
@@ -67,8 +67,9 @@ def _diverged(scene: Scene, training: Training) -> list[Finding]:
     worst = next(iter(weights_moved(training)), None)
     losses = [loss for loss in training.losses if math.isfinite(loss)]
     peak = max(losses)
-    text = f"In {steps(training.num_steps)} on a copy the loss goes from {losses[0]:.4g} to {peak:.4g}"
-    text += ", then to NaN or Inf. " if training.broke_at is not None else ". " if grew else " and back. "
+    text = f"In {steps(training.num_steps)} on a copy the loss goes from {losses[0]:.4g}"
+    text += f" to {peak:.4g}" if peak > losses[0] else ""
+    text += " to NaN or Inf. " if training.broke_at is not None else ". " if grew else " and back. "
     if worst is not None:
         text += f"The first step changes {worst.name} by {worst.ratio:.2g} times its own size. "
     evidence = [Evidence("loss before", losses[0]), Evidence("largest loss", peak)]

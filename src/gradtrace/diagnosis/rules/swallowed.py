@@ -20,7 +20,7 @@ from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES
 from gradtrace.diagnosis.wording import OVER_EPS, decades
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.remedies.catalogue import SEVERAL_FEATURES, remedies_for
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _constant(view: View) -> Finding | None:
         "whatever comes in, and no gradient but rounding goes past it. Normalise over several features, or "
         "remove it.",
         evidence=(Evidence("entries that are normalised together", 1.0),),
-        remedies=remedies_for(Symptom.DISCONNECTED, Cause.DETACHED_GRAPH),
+        remedies=(SEVERAL_FEATURES,),
         source=op.site.source,
     )
 

@@ -105,15 +105,18 @@ def beginning(trace: Trace, found: Sequence[Finding], run: Run) -> Beginning | N
     return None
 
 
-def clear_growth(found: Sequence[Finding], run: Run, onset: int) -> list[Finding]:
-    """Of what the first trace showed, `found`: a gradient that grows by three decades and more on its way.
+def clear_before(found: Sequence[Finding], run: Run, onset: int) -> list[Finding]:
+    """What was clear-cut in the first trace, `found`, where a NaN follows soon, at step `onset`: it was there before.
 
-    Where a NaN follows soon, at step `onset`, it was there before, and is the first thing to mend.
+    A gradient that grows by three decades and more is the first thing to mend; what else there was is told behind.
     """
     if int(np.searchsorted(run.steps.first, onset)) > SPIKE_WINDOW:
         return []
-    clear = (f for f in found if f.severity is Severity.CRITICAL)
-    return [f for f in clear if f.symptom is Symptom.EXPLODING and f.cause in GROWTH]
+    clear = [f for f in found if f.severity is Severity.CRITICAL and f.symptom is not Symptom.NONFINITE]
+    return [
+        f if f.symptom is Symptom.EXPLODING and f.cause in GROWTH else replace(f, severity=Severity.WARNING)
+        for f in clear
+    ]
 
 
 def forward_growth(view: View, backward: float) -> float:

@@ -204,8 +204,11 @@ def came_before(run: Run, onset: int) -> tuple[bool, str]:
     if not len(earlier):
         return led_up.replaced, f"Nothing came before it.{led_up.sentence if led_up.replaced else ''}"
     grew = bool(len(earlier) > 1 and earlier[-SUSTAINED_ROWS:].max() > DIVERGED_FACTOR * np.median(earlier))
-    how = "grown" if grew else "been steady"
-    return grew or led_up.replaced, f"The loss had {how} (last {low[steps < onset][-1]:.4g}).{led_up.sentence}"
+    last = f"{low[steps < onset][-1]:.4g}"
+    how = f"The loss had {'grown' if grew else 'been steady'} (last {last})."
+    if len(earlier) == 1:
+        how = f"The loss before it was {last}."
+    return grew or led_up.replaced, how + led_up.sentence
 
 
 def _not_finite(run: Run) -> Finding | None:

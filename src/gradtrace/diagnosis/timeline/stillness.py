@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from gradtrace.diagnosis.timeline.rounding import overshot, rounded_away
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Scalar, Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.remedies.catalogue import HIGHER_RATE, remedies_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +54,8 @@ def _standing(run: Run) -> Finding | None:
     """No step of the whole run moved a weight by what its format resolves, and the loss did not fall.
 
     An update below half a unit in the last place, 2^-24 of the weight, is rounded away in most entries. Converged
-    networks took larger steps before, a warm-up takes them later, and a rate of exactly zero is a schedule's.
+    networks took larger steps before, and a warm-up takes them later. A rate of exactly zero is a schedule's, which may
+    stand at it for some steps, but not for all.
     """
     ratios, gradients = run.steps.series(Series.UPDATE_RATIO)[1], run.steps.series(Series.GRADIENT_NORM)[1]
     held = [i for i in matrices(run) if run.header.parameters[i].optimizer is not None]
@@ -66,19 +68,27 @@ def _standing(run: Run) -> Finding | None:
         return None
     usual, now = float(np.nanmax(ratios[measured][:, columns])), float(np.median(losses[-width:]))
     rates = run.steps.scalar(Scalar.LEARNING_RATE)[1]
-    rate = float(np.nanmax(rates)) if np.isfinite(rates).any() else 0.0
-    if fell(run) or not usual < float(np.finfo(np.float32).eps) / 2 or (usual == 0.0 and rate == 0.0):
+    rate = float(np.nanmax(rates)) if np.isfinite(rates).any() else math.nan
+    if fell(run) or not usual < float(np.finfo(np.float32).eps) / 2 or (usual == 0.0 and math.isnan(rate)):
         return None
-    told = f" (learning rate {rate:g})" if rate else ""
+    told = "" if math.isnan(rate) else f" (learning rate {rate:g})"
+    message = (
+        f"Nothing moves: no measured step changed a weight by more than {usual:.2g} of its size{told}, where "
+        f"about 1e-3 is usual and float32 resolves 6e-8, and the loss stands at {now:.4g}. The steps are too small."
+    )
+    if rate == 0.0:
+        message = (
+            f"Nothing moves: the learning rate was zero at all {len(measured)} measured steps, and the loss stands at "
+            f"{now:.4g}. Look at the schedule: a warm-up that divides whole numbers (step // warmup) stays at zero."
+        )
     return Finding(
         symptom=Symptom.UNDERFLOW,
-        cause=Cause.NUMERIC_FORMAT,
+        cause=Cause.LEARNING_RATE if rate == 0.0 else Cause.NUMERIC_FORMAT,
         where=("",),
         severity=Severity.WARNING,
-        message=f"Nothing moves: no measured step changed a weight by more than {usual:.2g} of its size{told}, where "
-        f"about 1e-3 is usual and float32 resolves 6e-8, and the loss stands at {now:.4g}. The steps are too small.",
+        message=message,
         evidence=(Evidence("largest update to weight ratio", usual), Evidence("loss", now)),
-        remedies=remedies_for(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT),
+        remedies=(HIGHER_RATE,),
         step=int(run.steps.first[measured[0]]),
     )
 

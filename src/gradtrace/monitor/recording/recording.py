@@ -11,7 +11,7 @@ import numpy as np
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.moved import limits_of, weigh
 from gradtrace.diagnosis.ranking import rank
-from gradtrace.diagnosis.timeline.beginning import beginning, clear_growth
+from gradtrace.diagnosis.timeline.beginning import beginning, clear_before
 from gradtrace.diagnosis.timeline.distance import still_far_off
 from gradtrace.diagnosis.timeline.factors import with_factors
 from gradtrace.diagnosis.timeline.judge import judge_run
@@ -237,7 +237,7 @@ class Recording:
             root = start.growth if self._nonfinite is not None else start.scar(run)
             found += [root] if root is not None and root not in found else []
         if self._nonfinite is not None and self._of_first is not None:
-            found += clear_growth(self._of_first, run, self._nonfinite.step or 0)
+            found += clear_before(self._of_first, run, self._nonfinite.step or 0)
         return weigh(rank(found), self._moved)
 
     def _kept(self) -> list[tuple[int, Trace]]:
