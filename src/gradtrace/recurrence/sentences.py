@@ -49,8 +49,9 @@ def reaches(found: Horizon, num_steps: int) -> str:
             f"in {found.steps:.0f}."
         )
     return (
-        f"the gradient falls by half in {half} step{'' if half == '1' else 's'} and 1000-fold in {found.steps:.0f} {rate}: this network cannot "
-        f"learn dependencies longer than {counted(round(found.steps), 'step')}; the sequence has {num_steps}."
+        f"the gradient falls by half in {half} step{'' if half == '1' else 's'} and 1000-fold in {found.steps:.0f} "
+        f"{rate}: this network cannot learn dependencies longer than {counted(round(found.steps), 'step')}; the "
+        f"sequence has {num_steps}."
     )
 
 
