@@ -30,8 +30,11 @@ def reaches(found: Horizon, num_steps: int) -> str:
     >>> from gradtrace.records.horizon import horizon
     >>> reaches(horizon(tuple(-0.25 * lag for lag in range(51))), 50)
     'the gradient falls by half in 1.2 steps and 1000-fold in 12 ...longer than 12 steps; the sequence has 50.'
+    >>> reaches(horizon((0.0, float("-inf"), float("-inf"))), 2)
+    'the gradient falls by half in 1 step and 1000-fold in 1 (to exactly zero): ...'
     """
-    rate = f"({found.decades_per_step:+.3f} decades a step)"
+    finite = math.isfinite(found.decades_per_step)
+    rate = f"({found.decades_per_step:+.3f} decades a step)" if finite else "(to exactly zero)"
     if math.isnan(found.steps):
         return f"no horizon: the gradient is not finite, or {num_steps} steps are too few."
     if found.decades_per_step > 0 and found.steps > num_steps:
@@ -46,8 +49,9 @@ def reaches(found: Horizon, num_steps: int) -> str:
             f"in {found.steps:.0f}."
         )
     return (
-        f"the gradient falls by half in {half} steps and 1000-fold in {found.steps:.0f} {rate}: this network cannot "
-        f"learn dependencies longer than {counted(round(found.steps), 'step')}; the sequence has {num_steps}."
+        f"the gradient falls by half in {half} step{'' if half == '1' else 's'} and 1000-fold in {found.steps:.0f} "
+        f"{rate}: this network cannot learn dependencies longer than {counted(round(found.steps), 'step')}; the "
+        f"sequence has {num_steps}."
     )
 
 

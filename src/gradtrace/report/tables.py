@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BAND_DECADES = 2.0
 """Healthy: early layers within [1e-2, 1e2] of the late ones (the vocabulary of `healthy`)."""
 
-BARE = "It is one backward pass of one batch: no optimizer step was seen, and no other batch."
+BARE = "This is one backward pass of one batch: no optimizer step was seen, and no other batch."
 """What is said of a trace by itself."""
 
 

@@ -8,16 +8,18 @@ from dataclasses import replace
 import numpy as np
 import torch
 from tests.report.html.records import four_ranks, run, through_time
+from tests.report.html.repairs import repaired
 from tests.report.samples import SAMPLES, chain, residual
 from torch import nn
 
 import gradtrace
 from gradtrace.records.finding import Diagnosis
+from gradtrace.records.prediction import Prediction
 from gradtrace.records.run import Run
 from gradtrace.report.html import render
 from gradtrace.report.html.comparison import render_runs
 from gradtrace.report.html.page import render_opened
-from gradtrace.report.opened import Opened
+from gradtrace.report.opened import Opened, opened
 
 NASTY = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
 """A module's name."""
@@ -123,6 +125,11 @@ def comparison() -> str:
     return render_runs([("adam", made), (NASTY, replace(made, steps=higher)), ("broken", broken_run())])
 
 
+def predicted() -> Prediction:
+    layers = [layer for _ in range(4) for layer in (nn.Linear(16, 16), nn.Sigmoid())]
+    return gradtrace.predict(nn.Sequential(*layers, nn.Linear(16, 2)), torch.randn(16, 16))
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "sigmoids": lambda: render(sigmoids()),
     "transformer": lambda: render(transformer()),
@@ -131,6 +138,9 @@ PAGES: dict[str, Callable[[], str]] = {
     "run": lambda: render(sigmoids(), run(), through_time=(through_time(),)),
     "sampled": sampled,
     "comparison": comparison,
+    "repair": lambda: render(repaired().diagnosis, repair=repaired()),
+    "prediction": lambda: render_opened(opened(predicted())),
+    "time": lambda: render_opened(opened(through_time())),
     "nasty": lambda: render(nasty(), run(9, 220, name=NASTY.replace(".", "·") + ".{}")),
     "thousand": lambda: render(SAMPLES["thousand"](), run(1000, 500)),
     "blocks": lambda: render(Diagnosis((), (residual(500),), title="five hundred blocks")),

@@ -5,40 +5,20 @@ from __future__ import annotations
 import math
 
 import pytest
+from tests.report.html.repairs import repaired, trained
 
 from gradtrace.errors import InputError
-from gradtrace.records.change import Change
 from gradtrace.records.finding import Diagnosis
-from gradtrace.records.repair import Difference, Outcome, Repair, Role, Share, Shares, Trial
-from gradtrace.records.vocabulary import Factor
+from gradtrace.records.repair import Repair, Role
 from gradtrace.report.figures import plot_repair
 from gradtrace.report.html.page import render
 from gradtrace.report.html.repair import repair_section
 from gradtrace.report.repair import conclusion, to_text
 
 
-def trained(title, role, ends, **more):
-    outcomes = tuple(Outcome(i, ((0, 2.3), (5, (2.3 + end) / 2), (10, end))) for i, end in enumerate(ends))
-    return Trial(title, role, outcomes=outcomes, whole=True, **more)
-
-
 @pytest.fixture
 def repair():
-    original = trained("The network as it came", Role.ORIGINAL, [2.3, 2.31, 2.3], levels=(("head", -1.0), ("a", -9.0)))
-    best = trained(
-        "Replace <sigmoid> by ReLU.",
-        Role.CANDIDATE,
-        [0.5, 0.4, 0.6],
-        changes=(Change("activation", "Replace", ("a",), code="model.a = torch.nn.ReLU()  # </script>"),),
-        levels=(("head", -1.0), ("a", -1.1)),
-        against_original=Difference(-1.5, -1.8, -1.2),
-        proven=True,
-        verdict="proven: better than both",
-        diff="--- a/net.py\n+++ b/net.py\n-old\n+new\n",
-    )
-    placebo = trained("Placebo", Role.PLACEBO, [2.3, 2.3, 2.3], verdict="helps no more than chance")
-    shares = Shares(-8.0, (Share(Factor.ACTIVATION, -7.0), Share(Factor.WEIGHT, -1.0)), 0.0, "a", "head")
-    return Repair(Diagnosis(()), shares, (best, placebo, original), 10, 3, "SGD(lr=0.1)")
+    return repaired()
 
 
 def test_the_section_says_what_helped(repair):
@@ -70,8 +50,15 @@ def test_nothing_helped_is_a_result(repair):
     assert repair_section(none).code == ""
 
 
+def test_what_was_not_trained_in_full_is_undecided(repair):
+    from dataclasses import replace
+
+    short = replace(repair, trials=tuple(replace(t, proven=False, whole=False) for t in repair.trials))
+    assert conclusion(short).startswith("Undecided: time was up before any of the 1 tried had been trained in full.")
+
+
 def test_a_narrow_terminal_is_not_overrun(repair):
-    assert max(map(len, to_text(repair, 80).splitlines())) <= 90
+    assert max(map(len, to_text(repair, 80).splitlines())) <= 80
 
 
 def test_the_figure_leaves_out_what_is_not_finite(repair):

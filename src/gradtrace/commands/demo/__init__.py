@@ -69,7 +69,8 @@ def _demo_lecture() -> None:
     click.echo(compare(outcomes, NUM_STEPS))
     click.echo("\n" + "-" * 80 + "\nIs that the cause? Each change tried on copies of the sigmoid network:\n")
     repair.show()
-    click.echo(f"\nLoss, median of {repair.seeds} trainings:\n{curves(repair)}")
+    if drawn := curves(repair):
+        click.echo(f"\nLoss, median of {repair.seeds} trainings:\n{drawn}")
     click.echo("\nYours: gradtrace fix path/to/file.py:factory")
 
 

@@ -85,9 +85,17 @@ def render_opened(opened: Opened, *, live: bool = False) -> str:
     diagnosis, run = opened.diagnosis, opened.run
     found = ordered(sections(opened), diagnosis, live=live)
     end = provenance(diagnosis, run)
-    if opened.prediction is not None and end.commands:
-        end = replace(end, commands=(f"gradtrace predict {clean(diagnosis.title)}",))
+    if end.commands and (again := _command(opened)):
+        end = replace(end, commands=(f"gradtrace {again} {clean(diagnosis.title)}",))
     return page(diagnosis.title, verdict(opened), found, end, live=live)
+
+
+def _command(opened: Opened) -> str:
+    """The command that made what is no check; '' for a check or a run."""
+    if opened.prediction is not None:
+        return "predict"
+    is_alone = not opened.diagnosis.traces and opened.run is None and opened.repair is None
+    return "through-time" if opened.through_time and is_alone else ""
 
 
 def page(title: str, top: Verdict, found: Sequence[Section], end: Provenance, *, live: bool = False) -> str:

@@ -27,16 +27,17 @@ def prediction(record: Prediction) -> Section | None:
     rows = []
     for i in spread(len(layers), MOST_ROWS):
         layer = layers[i]
-        name = clean(layer.module) or "model"
+        name = f"{clean(layer.module) or 'model'} {clean(layer.module_type)}".rstrip()
         numbers = (decades(layer.decades), decades(layer.low), decades(layer.high), decades(layer.measured_decades))
         rows.append((name, clean(layer.activation), short(layer.gain), *numbers))
     table = Table(("layer", "activation", "gain", "predicted", "low", "high", "measured"), tuple(rows))
     reading = (
         "Decades from the network's output to the input of each layer: 95 % of networks of this design lie between low "
-        "and high."
+        "and high in the table."
     )
     plot = Plot("prediction", "series", "Prediction", reading, data, table)
     answer = clean(record.sentences[0]) if record.sentences else f"The phase is {record.phase}."
+    answer = answer[:1].upper() + answer[1:]
     notes = tuple(
         map(clean, (*record.sentences[1:], *(d.message for d in record.disagreements), *record.gaps, *record.notes))
     )

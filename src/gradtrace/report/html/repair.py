@@ -81,6 +81,8 @@ def _curves(repair: Repair) -> Plot:
         "lines": [_line(trial, one, steps) for trial, one in zip(chosen, bands, strict=True)],
         "told": [],
         "linear": any(value <= 0.0 for _, low, _, _ in bands for value in low),
+        "low": False,
+        "broken": [],
         "events": [],
         "onsets": [],
         "broken": [],
