@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR
 from gradtrace.records.repair import Role
 from gradtrace.report.words import ascii_text, clean, clean_lines, decades, padded, short, wrapped
 
@@ -181,6 +182,8 @@ def interval_told(difference: Difference | None) -> str:
     """``(x0.17, 0.10 to 0.27)``: what is left of the unchanged network's loss, with its interval."""
     if difference is None or not all(map(math.isfinite, (difference.mean, difference.low, difference.high))):
         return ""
+    if difference.high <= -math.log(DIVERGED_FACTOR):
+        return f"(x{short(1.0 / DIVERGED_FACTOR)} or less)"
     mean, low, high = (math.exp(min(x, 50.0)) for x in (difference.mean, difference.low, difference.high))
     return f"(x{short(mean)}, {short(low)} to {short(high)})"
 
