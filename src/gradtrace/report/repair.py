@@ -59,7 +59,7 @@ def _lines(repair: Repair, width: int) -> Iterator[str]:
         yield f"{finding.severity.value.upper()}  {finding.symptom.value.replace('_', ' ')}{cause}"
     if repair.shares is not None:
         yield from wrapped(shares_sentence(repair.shares), width)
-    if finding is not None and not repair.trials and not repair.diagnosis.healthy:
+    if finding is not None and repair.best is None and not repair.diagnosis.healthy:
         yield from _by_hand(finding, width)
     yield ""
     if repair.trials:
@@ -77,7 +77,7 @@ def _lines(repair: Repair, width: int) -> Iterator[str]:
 
 
 def _by_hand(finding: Finding, width: int) -> Iterator[str]:
-    """Where nothing could be tried: what is wrong, at which line, and what its author can do."""
+    """Where nothing that was tried helped: what is wrong, at which line, and what its author can do."""
     yield ""
     yield from wrapped(clean(finding.message), width)
     if finding.source and finding.source not in finding.message:
