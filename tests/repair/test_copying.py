@@ -36,7 +36,7 @@ def test_a_hook_of_the_optimizer_acts_on_the_copy_and_not_on_the_original():
 def test_hooks_of_parameters_are_kept():
     model = nn.Linear(4, 1, bias=False)
     model.weight.register_hook(lambda gradient: gradient * 0.0)
-    seen = []
+    seen: list[torch.Tensor] = []
     model.weight.register_post_accumulate_grad_hook(seen.append)
     twin = make_twin(model, squared, [])
     twin.loss_fn(twin.model, torch.ones(2, 4)).backward()

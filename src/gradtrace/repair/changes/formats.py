@@ -118,8 +118,10 @@ def apply(change: Change, twin: Twin) -> None:
             raise RefusalError("there is no optimizer in front of whose steps gradients could be scaled back")
         twin.divisor /= change.number("factor")
         for optimizer in twin.optimizers:
-            handle = optimizer.register_step_pre_hook(Unscale(change.number("factor")))
-            optimizer._optimizer_step_pre_hooks.move_to_end(handle.id, last=False)
+            others = dict(optimizer._optimizer_step_pre_hooks)
+            optimizer._optimizer_step_pre_hooks.clear()
+            optimizer.register_step_pre_hook(Unscale(change.number("factor")))
+            optimizer._optimizer_step_pre_hooks.update(others)
         return
     dtype = _FORMATS[change.word("format")]
     parameters = list(twin.model.parameters())
