@@ -107,7 +107,7 @@ def repaired(change):
     def wanted(_trial):
         model = loaded.model
         model.act = torch.nn.ReLU()
-        return shape_of(model)
+        return shape_of(model, loaded.optimizer)
 
     return with_diffs(Repair(Diagnosis(()), None, (trial,)), file, wanted), file
 

@@ -2,8 +2,10 @@
 
     d_s = f(loss of the candidate, seed s) - f(loss of the other, seed s),    mean(d) +- t(n-1, 0.975) s_d / sqrt(n)
 
-f is log where all losses are positive, so that the difference is a ratio. A run that ends above ten times the unchanged
-network's first loss has diverged (as in the rule of diverging steps), and how far is chance: it counts as ten times.
+f is log where no loss is negative, so that the difference is a ratio. A run that ends above ten times the unchanged
+network's first loss has diverged (as in the rule of diverging steps), and how far is chance: it counts as ten times. So
+does a ratio beyond ten, either way: what is cut symmetrically stays symmetric where neither is better, and a pair that
+is far apart says no more than that (Huber, Robust estimation of a location parameter, 1964).
 """
 
 from __future__ import annotations
@@ -42,14 +44,26 @@ def difference(candidate: Sequence[float], other: Sequence[float], scale: float)
         return Difference(-math.inf, -math.inf, -math.inf)  # the other has no finite loss at all
     if any(math.isinf(x) for pair in pairs for x in pair):
         return Difference(math.inf, math.inf, math.inf)
-    logs = all(x > 0.0 for pair in pairs for x in pair)
-    found = [math.log(c / o) if logs else c - o for c, o in pairs]
+    logs = all(x >= 0.0 for pair in pairs for x in pair)
+    found = [_log_ratio(c, o) if logs else c - o for c, o in pairs]
     mean = statistics.fmean(found)
     if len(found) == 1:
         return Difference(mean, -math.inf, math.inf)  # of one pair nothing is known about chance
     half = T_975[min(len(found) - 2, len(T_975) - 1)]
     half *= statistics.stdev(found) / math.sqrt(len(found))
     return Difference(mean, mean - half, mean + half)
+
+
+FURTHEST = math.log(DIVERGED_FACTOR)
+"""[nats] A ratio that is larger counts as this."""
+
+
+def _log_ratio(candidate: float, other: float) -> float:
+    if candidate == other:
+        return 0.0
+    if not candidate or not other:
+        return -FURTHEST if not candidate else FURTHEST
+    return max(-FURTHEST, min(FURTHEST, math.log(candidate / other)))
 
 
 def against(trial: Trial, other: Trial) -> Difference | None:

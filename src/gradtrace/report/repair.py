@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR
 from gradtrace.measure.names import Names
 from gradtrace.records.repair import Role
 from gradtrace.records.shown import counted
@@ -60,7 +61,7 @@ def _lines(repair: Repair, width: int) -> Iterator[str]:
         yield f"{finding.severity.value.upper()}  {finding.symptom.value.replace('_', ' ')}{cause}"
     if repair.shares is not None:
         yield from wrapped(shares_sentence(repair.shares, Names(*repair.diagnosis.traces)), width)
-    if finding is not None and not repair.trials and not repair.diagnosis.healthy:
+    if finding is not None and repair.best is None and not repair.diagnosis.healthy:
         yield from _by_hand(finding, width)
     yield ""
     if repair.trials:
@@ -79,7 +80,7 @@ def _lines(repair: Repair, width: int) -> Iterator[str]:
 
 
 def _by_hand(finding: Finding, width: int) -> Iterator[str]:
-    """Where nothing could be tried: what is wrong, at which line, and what its author can do."""
+    """Where nothing that was tried helped: what is wrong, at which line, and what its author can do."""
     yield ""
     yield from wrapped(clean(finding.message), width)
     if finding.source and finding.source not in finding.message:
@@ -187,6 +188,8 @@ def interval_told(difference: Difference | None) -> str:
     """``(x0.17, 0.10 to 0.27)``: what is left of the unchanged network's loss, with its interval."""
     if difference is None or not all(map(math.isfinite, (difference.mean, difference.low, difference.high))):
         return ""
+    if difference.high <= -math.log(DIVERGED_FACTOR):
+        return f"(x{short(1.0 / DIVERGED_FACTOR)} or less)"
     mean, low, high = (math.exp(min(x, 50.0)) for x in (difference.mean, difference.low, difference.high))
     return f"(x{short(mean)}, {short(low)} to {short(high)})"
 

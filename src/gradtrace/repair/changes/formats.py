@@ -119,9 +119,11 @@ def apply(change: Change, twin: Twin) -> None:
             raise RefusalError("there is no optimizer in front of whose steps gradients could be scaled back")
         twin.divisor /= change.number("factor")
         for optimizer in twin.optimizers:
-            handle = optimizer.register_step_pre_hook(Unscale(change.number("factor")))
             before, _ = step_hooks_of(optimizer)
-            before.move_to_end(handle.id, last=False)
+            others = dict(before)
+            before.clear()
+            optimizer.register_step_pre_hook(Unscale(change.number("factor")))
+            before.update(others)
         return
     dtype = _FORMATS[change.word("format")]
     parameters = list(twin.model.parameters())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gradtrace.errors import GradtraceError
+from gradtrace.errors import GradtraceError, InputError
 from gradtrace.measure.untouched import fixed_random_state
 from gradtrace.records.change import Change, Draw
 from gradtrace.repair.changes.draws import code_of, critical_draws, draw_all
@@ -29,7 +29,10 @@ ROUNDING = 100.0
 
 def symmetric_weights(situation: Situation) -> tuple[str, ...]:
     """Weights whose rows are all equal, and whose gradient's are; one backward pass of a copy."""
-    twin = situation.twin()
+    try:
+        twin = situation.twin()
+    except InputError:
+        return ()
     named = [(n, p) for n, p in twin.model.named_parameters() if p.dim() > 1 and len(p) > 1 and p.requires_grad]
     alike = [(name, parameter) for name, parameter in named if _has_equal_rows(parameter)]
     if not alike:

@@ -85,7 +85,6 @@ def _curves(repair: Repair) -> Plot:
         "broken": [],
         "events": [],
         "onsets": [],
-        "broken": [],
         "controls": False,
     }
     reading = (
