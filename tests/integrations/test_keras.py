@@ -87,6 +87,26 @@ told(rows=rows(callback), gradient=gradient, norms=norms.seen, names=names,
     ]
 
 
+def test_the_loss_scale_is_taken_out_and_what_it_leaves_out_is_no_fault():
+    told, _ = run("""
+from gradtrace.records.run import EventKind
+keras.mixed_precision.set_global_policy("mixed_float16")
+scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01), initial_scale=2.0**20)
+callback = GradTraceCallback(every=1, budget=ALL, stop_on="nonfinite")
+fit(make(optimizer=scaled), callback)
+run = callback.watch.run
+told(rows=rows(callback), healthy=callback.watch.diagnosis.healthy, notes=run.notes,
+     gradient=run.steps.scalar(Scalar.GRADIENT_NORM)[1].tolist(), scale=run.steps.scalar(Scalar.LOSS_SCALE)[1].tolist(),
+     skipped=[e.step for e in run.events if e.kind is EventKind.SKIPPED])
+""")
+    assert told["rows"] == list(range(8))
+    assert (told["healthy"], told["notes"]) == (True, [])
+    fallen = [step for step in range(7) if told["scale"][step + 1] < told["scale"][step]]
+    assert fallen == [step for step in told["skipped"] if step < 7]
+    assert fallen
+    assert all(norm < 100.0 for step, norm in enumerate(told["gradient"]) if step not in told["skipped"])
+
+
 def test_a_vanishing_gradient_is_told_with_the_layers_names():
     told, printed = run("""
 callback = GradTraceCallback(every=1, budget=ALL)

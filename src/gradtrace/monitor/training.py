@@ -381,20 +381,26 @@ class Training:
             self._rest.note(id(optimizer))
             return
         self._step_begins(id(optimizer))
-        self._blocks[-1].take(self._passes, self._watched.told_by(optimizer), measured=self._is_measuring)
-        self._recording.event(self.row, EventKind.SKIPPED, "the GradScaler left the step out: overflow")
-        self._is_left_out = True
-        self._detector.no_scale_helps = self.loss_scale.is_least
+        self._left_out(self._watched.told_by(optimizer))
         self._step_ends()
 
-    def step_by_hand(self) -> None:
-        """Whoever wrote the loop says that a step is over."""
+    def _left_out(self, told: list[int] | None) -> None:
+        self._blocks[-1].take(self._passes, told, measured=self._is_measuring)
+        self._recording.event(self.row, EventKind.SKIPPED, "the loss scaler left the step out: overflow")
+        self._is_left_out = True
+        self._detector.no_scale_helps = self.loss_scale.is_least
+
+    def step_by_hand(self, is_left_out: bool = False) -> None:
+        """Whoever wrote the loop says that a step is over, or that a scaler of its own left it out for an overflow."""
         if self._rest.is_on:
             self._rest.note(BY_HAND)
             return
         self._detector.settle()
         self._step_begins(BY_HAND)
-        self._take_passes(None)
+        if is_left_out:
+            self._left_out(None)
+        else:
+            self._take_passes(None)
         self._step_ends()
 
     def _take_passes(self, optimizer: Optimizer | None) -> None:
@@ -415,7 +421,8 @@ class Training:
         numbers.take(passes, told, measured=self._is_measuring)
         if self._is_measuring and self._num_inside <= 1:
             # a fused optimizer takes the scale out by itself
-            found = passes.measure_again(held, getattr(optimizer, "grad_scale", None))
+            still = self.loss_scale.of_gradients if optimizer is None else getattr(optimizer, "grad_scale", None)
+            found = passes.measure_again(held, still)
             if found is not None:
                 (numbers.take_norms if is_new else numbers.clip)(found, held)
             if is_new and found is not None and passes.scale is None:
