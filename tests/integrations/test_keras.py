@@ -87,25 +87,46 @@ told(rows=rows(callback), gradient=gradient, norms=norms.seen, names=names,
     ]
 
 
-def test_a_vanishing_gradient_is_told_with_the_layers_names():
+def test_of_mixed_precision_the_loss_scale_is_taken_out_and_what_it_leaves_out_is_no_fault():
+    told, _ = run("""
+from gradtrace.records.run import EventKind
+keras.mixed_precision.set_global_policy("mixed_bfloat16")
+plain = GradTraceCallback(budget=ALL)
+fit(make(), plain)
+keras.mixed_precision.set_global_policy("mixed_float16")
+scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01), initial_scale=2.0**20)
+callback = GradTraceCallback(every=1, budget=ALL, stop_on="nonfinite")
+fit(make(optimizer=scaled), callback)
+run = callback.watch.run
+told(rows=rows(callback), healthy=callback.watch.diagnosis.healthy, notes=run.notes,
+     gradient=run.steps.scalar(Scalar.GRADIENT_NORM)[1].tolist(), scale=run.steps.scalar(Scalar.LOSS_SCALE)[1].tolist(),
+     skipped=[e.step for e in run.events if e.kind is EventKind.SKIPPED],
+     plain=plain.watch.diagnosis.healthy, plain_rows=rows(plain))
+""")
+    assert (told["plain"], told["plain_rows"]) == (True, list(range(8)))
+    assert told["rows"] == list(range(8))
+    assert (told["healthy"], told["notes"]) == (True, [])
+    fallen = [step for step in range(7) if told["scale"][step + 1] < told["scale"][step]]
+    assert fallen == [step for step in told["skipped"] if step < 7]
+    assert fallen
+    assert all(norm < 100.0 for step, norm in enumerate(told["gradient"]) if step not in told["skipped"])
+
+
+def test_a_vanishing_gradient_is_told_with_the_layers_names_and_numbers_are_in_the_history():
     told, printed = run("""
+seen = GradTraceCallback(budget=ALL)
+history = fit(make(), seen, epochs=5, validation_data=(x, y)).history
 callback = GradTraceCallback(every=1, budget=ALL)
 fit(make(10), callback)
 (finding, *_) = callback.watch.diagnosis.findings
-told(symptom=finding.symptom, cause=finding.cause, message=finding.message)
+told(symptom=finding.symptom, cause=finding.cause, message=finding.message, where=finding.where,
+     rows=rows(seen), norms=history["gradtrace/gradient_norm"])
 """)
     assert (told["symptom"], told["cause"]) == ("vanishing", "activation_derivative")
-    assert "sequential/hidden0" in told["message"]
+    assert "sequential_1/hidden0 (Dense)" in told["message"]
+    assert set(told["where"]) <= {f"sequential_1/hidden{i}" for i in range(10)}
     assert "gradtrace, by step" in printed
-
-
-def test_numbers_are_in_the_history_and_an_evaluation_is_no_step():
-    told, _ = run("""
-callback = GradTraceCallback(budget=ALL)
-history = fit(make(), callback, epochs=5, validation_data=(x, y)).history
-told(rows=rows(callback), norms=history["gradtrace/gradient_norm"])
-""")
-    assert told["rows"] == list(range(40))
+    assert told["rows"] == list(range(40))  # an evaluation is no step
     assert len(told["norms"]) == 5
     assert all(norm > 0.0 for norm in told["norms"])
 
@@ -149,13 +170,3 @@ note = [note for note in callback.watch.run.notes if "ended by RuntimeError: bro
 told(message=message, rows=rows(callback), finished=callback.watch.run.finished, hooks=hooks, notes=len(note))
 """)
     assert told == {"message": "broken", "rows": [0, 1, 2], "finished": False, "hooks": 0, "notes": 1}
-
-
-def test_mixed_precision_needs_nothing_further():
-    told, _ = run("""
-keras.config.set_dtype_policy("mixed_bfloat16")
-callback = GradTraceCallback(budget=ALL)
-fit(make(), callback)
-told(rows=rows(callback), healthy=callback.watch.diagnosis.healthy)
-""")
-    assert told == {"rows": list(range(8)), "healthy": True}

@@ -48,6 +48,8 @@ class GradTraceCallback(keras.callbacks.Callback):  # type: ignore[misc]
         fits = next(kind for kind in keras.Model.__mro__ if "fit" in vars(kind))
         self._follower = Follower(stop_on, options, Raises(fits, "fit", _followers))
         self._latest: dict[str, float] = {}
+        self._scale: _Scale | None = None
+        """Of the loss at hand."""
         _CALLBACKS.add(self)
 
     @property
@@ -65,10 +67,21 @@ class GradTraceCallback(keras.callbacks.Callback):  # type: ignore[misc]
         at = int(optimizer.iterations) if optimizer is not None else 0
         self._follower.begin(Layers(self.model), (), tell=self._tell, at=at, title=self.model.name)
 
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """By what will its loss be multiplied?"""
+        optimizer = getattr(self.model, "optimizer", None)
+        is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        self._scale = _Scale(optimizer) if is_scaled and optimizer.built else None
+        if self._scale is not None and self.watch is not None:
+            self.watch.loss_is_scaled_by(self._scale)
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """The weights have moved, and the gradients are still there."""
         if self.watch is not None:
-            self.watch.step()
+            if self._scale is not None and self._scale.has_fallen:
+                self.watch.step_left_out()
+            else:
+                self.watch.step()
         for _step, values in self._follower.arrived():
             self._latest |= values
         if logs is not None:
@@ -93,6 +106,26 @@ class GradTraceCallback(keras.callbacks.Callback):  # type: ignore[misc]
             print(sentence)  # noqa: T201  # as Keras itself does
         else:
             logging.getLogger("absl").warning(sentence)
+
+
+class _Scale:
+    """What Keras' `LossScaleOptimizer` multiplies a loss by, as torch's GradScaler says it.
+
+    It divides copies of the gradients, and halves its scale where it leaves a step out.
+    """
+
+    leaves_gradients = True
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        self._scale = optimizer.dynamic_scale.value.detach().clone()
+
+    def is_enabled(self) -> bool:
+        return True
+
+    @property
+    def has_fallen(self) -> bool:
+        return bool(self._optimizer.dynamic_scale.value < self._scale)
 
 
 class Layers(torch.nn.Module):

@@ -36,6 +36,11 @@ class LossScale:
         return loss_scale_of(self._scaler)
 
     @property
+    def of_gradients(self) -> Tensor | None:
+        """What gradients are still multiplied by when a step is over that no optimizer of torch's makes."""
+        return loss_scale_of(self._scaler) if getattr(self._scaler, "leaves_gradients", False) else None
+
+    @property
     def is_least(self) -> bool:
         """Whether the scale has come down to 1: a smaller one would not help."""
         scale = loss_scale_of(self._scaler)

@@ -76,20 +76,25 @@ class OptimizerStep:
             self._rooms.rest.note(id(optimizer))
             return
         self._step_begins(id(optimizer))
-        told = self._watched.told_by(optimizer)
+        self._leave_out(self._watched.told_by(optimizer))
+        self._step_ends()
+
+    def _leave_out(self, told: Sequence[int] | None) -> None:
         self._row.numbers.take(self._passes.numbers, told, measured=self._row.is_measured)
         self._row.leave_out()
         self._detector.no_scale_helps = self._rooms.loss_scale.is_least
-        self._step_ends()
 
-    def step_by_hand(self) -> None:
-        """Whoever wrote the loop says that a step is over."""
+    def step_by_hand(self, is_left_out: bool = False) -> None:
+        """Whoever wrote the loop says that a step is over, or that a scaler of its own left it out for an overflow."""
         if self._rooms.rest.is_on:
             self._rooms.rest.note(BY_HAND)
             return
         self._detector.settle()
         self._step_begins(BY_HAND)
-        self._take_passes(None)
+        if is_left_out:
+            self._leave_out(None)
+        else:
+            self._take_passes(None)
         self._step_ends()
 
     def _take_passes(self, optimizer: Optimizer | None) -> None:
@@ -105,7 +110,8 @@ class OptimizerStep:
             if not self._row.is_measured or not self._passes.is_current:
                 return
             # a fused optimizer takes the scale out by itself
-            found = passes.measure_again(held, getattr(optimizer, "grad_scale", None))
+            own = self._rooms.loss_scale.of_gradients if optimizer is None else getattr(optimizer, "grad_scale", None)
+            found = passes.measure_again(held, own)
             if found is not None:
                 (numbers.take_norms if is_new else numbers.clip)(found, held)
                 if is_new and passes.scale is None:

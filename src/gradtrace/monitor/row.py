@@ -74,7 +74,7 @@ class OpenRow:
 
     def leave_out(self) -> None:
         """A scaler does not let an optimizer step."""
-        self._recording.event(self.number, EventKind.SKIPPED, "the GradScaler left the step out: overflow")
+        self._recording.event(self.number, EventKind.SKIPPED, "the loss scaler left the step out: overflow")
         self._is_left_out = True
 
     def compare_weights(self) -> None:

@@ -14,7 +14,7 @@ recording         all of it kept
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradtrace.monitor.forward_backward import ForwardBackward
 from gradtrace.monitor.hooks.installed import Hooks
@@ -90,9 +90,13 @@ class Training:
         """One of them, which there were before, may scale the first loss unseen."""
         self._rooms.loss_scale.scalers_before = tuple(scalers)
 
-    def step_by_hand(self) -> None:
-        """Whoever wrote the loop says that a step is over."""
-        self._optimizer_step.step_by_hand()
+    def step_by_hand(self, is_left_out: bool = False) -> None:
+        """Whoever wrote the loop says that a step is over, or that a scaler of its own left it out for an overflow."""
+        self._optimizer_step.step_by_hand(is_left_out)
+
+    def scaled_by(self, scaler: Any) -> None:
+        """Whoever wrote the loop says what multiplies the next loss."""
+        self._optimizer_step.scaled_by(scaler)
 
     def end(self, *, is_faulty: bool = False, last: Sequence[Tensor] = ()) -> None:
         """Keep what has arrived, and take every hook away; of a row in which we failed nothing is kept.

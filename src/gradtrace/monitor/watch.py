@@ -179,6 +179,16 @@ class Watch:
         if self._training is not None:
             self._guard(self._training.step_by_hand)
 
+    def step_left_out(self) -> None:
+        """Instead of `step`: the loss was multiplied by too much, and its gradients are let go."""
+        if self._training is not None:
+            self._guard(self._training.step_by_hand, True)
+
+    def loss_is_scaled_by(self, scaler: Any) -> None:
+        """What a scaler multiplies the next loss by; with `leaves_gradients` nobody divides them in place."""
+        if self._training is not None:
+            self._guard(self._training.scaled_by, scaler)
+
     def join(self, models: Any = (), optimizers: Any = ()) -> None:
         """More is trained: models (or tensors) by label, and optimizers, are watched from now on."""
         if self._training is not None:

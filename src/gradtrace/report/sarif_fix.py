@@ -28,7 +28,8 @@ def fix_of(repair: Repair, root: Path) -> dict[str, Any] | None:
         if place is None:
             return None
         changes.append({"artifactLocation": {"uri": quote(place[0])}, "replacements": replacements(hunks)})
-    return {"description": {"text": f"{best.title}. {best.verdict}".strip()}, "artifactChanges": changes}
+    told = f"{best.title.removesuffix('.')}. {best.verdict}".strip()
+    return {"description": {"text": told}, "artifactChanges": changes}
 
 
 def per_file(diff: str) -> list[tuple[str, str]]:
