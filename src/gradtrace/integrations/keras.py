@@ -71,7 +71,7 @@ class GradTraceCallback(keras.callbacks.Callback):  # type: ignore[misc]
         """By what will its loss be multiplied?"""
         optimizer = getattr(self.model, "optimizer", None)
         is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        self._scale = _Scale(optimizer) if is_scaled and optimizer.built else None
+        self._scale = _Scale(optimizer) if is_scaled and getattr(optimizer, "built", False) else None
         if self._scale is not None and self.watch is not None:
             self.watch.loss_is_scaled_by(self._scale)
 
