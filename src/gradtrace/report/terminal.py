@@ -213,7 +213,7 @@ def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None, n
     told = []
     if table is not None and table.rows:
         late = next((row for row in table.rows if row.first != "loss"), table.rows[-1])
-        if late is not table.rows[-1]:
+        if late is not table.rows[-1] and math.isfinite(table.early_decades):  # (nothing by this one way is no measure)
             pair = (_told(row, names) for row in (table.rows[-1], late))
             told.append(f" gets {power(table.early_decades)} times the gradient of ".join(pair))
     if (moved := update_range(diagnosis.updates)) is not None:

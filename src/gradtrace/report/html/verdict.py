@@ -125,7 +125,7 @@ def _advice(diagnosis: Diagnosis) -> str:
 
 
 def _health(diagnosis: Diagnosis, trace: Trace | None) -> str:
-    if trace is None or not (table := picture(trace)).rows:
+    if trace is None or not (table := picture(trace)).rows or not math.isfinite(table.early_decades):
         return "No finding is above a remark."
     told = f"{Places(trace).told(table.rows[-1].last)}, the layer furthest from the loss, gets"
     return f"{told} {power(table.early_decades)} times the gradient of the layer nearest to it."
