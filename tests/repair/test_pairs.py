@@ -7,7 +7,7 @@ import math
 from gradtrace.records.change import Change, Draw
 from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.repair.trend import trend_of
-from gradtrace.repair.trials import ORIGINAL, _pairs
+from gradtrace.repair.trials import ORIGINAL, _pairs, standing
 
 
 def trial(kind, start, *ends, draws=(), role=Role.CANDIDATE):
@@ -36,6 +36,17 @@ def test_the_best_start_goes_with_the_best_of_the_steps():
     assert titles(clipping, rate, draw, norm)[-1] == "initialisation. clipping."
     kept = trial("initialisation", 2.7, 1.0)
     assert titles(clipping, rate, kept, norm)[-1] == "clipping. norm."
+
+
+def test_of_those_that_broke_the_better_start_stands_first():
+    broken, begun, sound = (
+        trial("formats", 1e11, math.inf),
+        trial("initialisation", 1.9, math.inf),
+        trial("norm", 900.0, 5.0),
+    )
+    ranked = sorted([broken, begun, sound], key=standing)
+    assert [one.title for one in ranked] == ["norm.", "initialisation.", "formats."]
+    assert titles(begun, broken) == ["formats. initialisation."]
 
 
 def original(start, *ends):

@@ -102,9 +102,9 @@ def run_all(
     original = course.run(original, seeds=every, steps=course.steps)
     done = [course.run(placebo, seeds=every, steps=course.steps) for placebo in placebos[: pace.placebos]]
     short = _first_round(candidates, course)
-    ranked = sorted((t for t in short if t.outcomes), key=_end)
+    ranked = sorted((t for t in short if t.outcomes), key=standing)
     pairs = [course.run(t, seeds=[0], steps=max(1, course.steps // SHORT)) for t in _pairs(ranked)]
-    ranked = sorted([*ranked, *(t for t in pairs if t.outcomes)], key=_end)
+    ranked = sorted([*ranked, *(t for t in pairs if t.outcomes)], key=standing)
     finals: list[Trial] = []
     for trial in ranked:
         finals.append(trial if len(finals) >= pace.finalists else _whole(trial, course, every))
@@ -136,6 +136,11 @@ def _first_round(candidates: Sequence[Trial], course: Trains) -> list[Trial]:
 def _end(trial: Trial) -> float:
     end = trial.end
     return end if end is not None and not math.isnan(end) else math.inf
+
+
+def standing(trial: Trial) -> tuple[float, float]:
+    """The loss at the end; of those that broke, the loss before the first step."""
+    return _end(trial), _start(trial)
 
 
 def _pairs(ranked: Sequence[Trial]) -> list[Trial]:
