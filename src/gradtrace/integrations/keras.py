@@ -69,7 +69,7 @@ class GradTraceCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """By what will its loss be multiplied?"""
-        optimizer = getattr(self.model, "optimizer", None)
+        optimizer: Any = getattr(self.model, "optimizer", None)
         is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         self._scale = _Scale(optimizer) if is_scaled and getattr(optimizer, "built", False) else None
         if self._scale is not None and self.watch is not None:
