@@ -130,11 +130,19 @@ def _one(rank, size, path, watcher):
     return train(rank, size, path, "", watchers=(watcher,))
 
 
-def test_the_others_write_no_file(tmp_path):
+def test_the_others_write_no_file_and_one_that_goes_on_says_how_many_there_are(tmp_path):
     path = tmp_path / "run.db"
-    _, second = values(on_ranks(train, 2, _folder(tmp_path), str(path), ""))
+    (_, again), (_, second) = values(on_ranks(_again, 2, _folder(tmp_path), str(path)))
     assert second["run"]["notes"] == ("this is rank 1 of 2: rank 0 tells of all of them",)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["ranks", "run.db"]
+    assert again["run"]["notes"] == ("from step 40 on 2 ranks train together",)
+    run = read_run(path)
+    assert run.steps.num_steps == 80
+    assert run.ranks.steps.max() >= 40 + 12
+
+
+def _again(rank, size, path):
+    return train(rank, size, path, ""), train(rank, size, path, "")
 
 
 def _folder(tmp_path):

@@ -72,6 +72,8 @@ class Ranks:
         self._forward_s = math.nan
         self._is_widened = self._is_fault_told = False
         self._apart = Apart()
+        if recording.first_step:  # the world may have been another one
+            self._note(f"from step {recording.first_step} on {world.size} ranks train together")
         if self.shards.is_flat:
             self._note(FLAT)
         elif self.shards.is_spread:
