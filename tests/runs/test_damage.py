@@ -165,6 +165,9 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path, command: str) -> None:
         (["export", "run.db"], "precious.csv"),
         (["report", "run.db"], "precious.html"),
         (["report", "run.db", "-o", "other.db"], "other.db"),
+        (["report", "run.db", "-o", "precious.html"], "precious.html"),
+        (["export", "run.db", "-o", "precious.py"], "precious.py"),
+        (["compare", "run.db", "run.db", "-o", "precious.md"], "precious.md"),
     ],
 )
 def test_nothing_is_overwritten_that_is_not_ours(
@@ -173,14 +176,14 @@ def test_nothing_is_overwritten_that_is_not_ours(
     monkeypatch.chdir(tmp_path)
     shutil.copy(good, arguments[1])
     if kept.startswith("precious"):
-        kept = f"run{Path(kept).suffix}"
+        kept = kept if kept in arguments else f"run{Path(kept).suffix}"
         Path(kept).write_text("precious")
     elif not Path(kept).exists():
         shutil.copy(good, kept)
     before = Path(kept).read_bytes()
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
-    assert "name another file with -o" in result.output
+    assert "name another file" in result.output
     assert Path(kept).read_bytes() == before
 
 

@@ -110,21 +110,20 @@ def parse(text: str | bytes) -> object:
 # ------------------------------------------------------------------------------------------------------------- to write
 
 
-def check_output(path: Path, source: Path | None = None, *, chosen: bool, ours: tuple[bytes, ...] = ()) -> None:
+def check_output(path: Path, source: Path | None = None, *, ours: tuple[bytes, ...]) -> None:
     """Raise `TraceFileError` unless `path` may be written: nothing is lost that gradtrace did not make for this.
 
     Args:
         path: where to.
         source: what is read, which is never overwritten.
-        chosen: whether the user named `path`; a name that gradtrace made up overwrites only what is `ours`.
-        ours: signs, one of which an earlier output has near its beginning.
+        ours: signs, one of which an earlier output has near its beginning: nothing else is overwritten.
     """
     if not path.is_file():
         return
     if source is not None and source.exists() and path.samefile(source):
-        raise TraceFileError(f"{path} is what is read: it is not overwritten; name another file with -o")
+        raise TraceFileError(f"{path} is what is read: it is not overwritten; name another file")
     seen = beginning(path)
     if seen.startswith(SQLITE):
-        raise TraceFileError(f"{path} is a database: it is not overwritten; name another file with -o")
-    if not chosen and seen and not any(sign in seen for sign in ours):
-        raise TraceFileError(f"{path} is there already, and is none of gradtrace's: name another file with -o")
+        raise TraceFileError(f"{path} is a database: it is not overwritten; name another file")
+    if seen and not any(sign in seen for sign in ours):
+        raise TraceFileError(f"{path} is there already, and is none of gradtrace's: name another file")

@@ -46,6 +46,9 @@ MAX_RATIO = 25
 BYTES_PER_VALUE = 4
 """[bytes of text] Fewer per value, on average, no record takes beyond FREE_BYTES; a Python object takes 30."""
 PIECE_BYTES = 1 << 16
+GZIP_HEADER = 8
+"""[bytes] The same in every file that is saved: no name, no time."""
+
 START = b'{"format":"gradtrace"'
 """How the text of a record begins."""
 
@@ -65,20 +68,20 @@ def save(record: Record, path: str | Path) -> None:
     """Write `record` to `path` as gzipped JSON; the file appears whole or not at all.
 
     Raises:
-        TraceFileError: the file cannot be written, or is a run's.
+        TraceFileError: the file cannot be written, or there is another that gradtrace did not save.
     """
     path = Path(path)
     packed = pack(record)
-    write_whole(path, packed)
+    write_whole(path, packed, ours=(packed[:GZIP_HEADER],))
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, ours: tuple[bytes, ...]) -> None:
     """The whole file or nothing; a pipe or a device is written into, and a link followed.
 
     Raises:
-        TraceFileError: the file cannot be written, or is a run's.
+        TraceFileError: the file cannot be written, or there is another that shows none of the signs of `ours`.
     """
-    check_output(path, chosen=True)
+    check_output(path, ours=ours)
     path = path.resolve() if path.is_symlink() else path
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

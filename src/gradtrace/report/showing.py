@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 TEXT_WIDTH = 100
 MOST_WIDTH = {Prediction: 140, ThroughTime: 120}
-OURS = (b'<meta name="generator" content="gradtrace">',)
-"""What tells a page of ours, to be overwritten without being asked."""
 
 
 def show(record: Record, console: Console | None = None) -> None:
@@ -104,12 +102,12 @@ def report_file(path: str | Path, output: str | Path | None = None) -> Path:
     Raises:
         TraceFileError: as `gradtrace.load`; or what lies at the output is not to be overwritten.
     """
-    from gradtrace.report.html.page import render_opened, write_text
+    from gradtrace.report.html.page import OURS, render_opened, write_text
 
     path = Path(path)
     page = render_opened(open_file(path))
     where = Path(output) if output is not None else beside(path, ".html")
-    check_output(where, path, chosen=output is not None, ours=OURS)
+    check_output(where, path, ours=OURS)
     write_text(where, page)
     return where
 
@@ -122,13 +120,13 @@ def compare_files(paths: Sequence[str | Path], output: str | Path | None = None,
         InputError: there are fewer than two.
     """
     from gradtrace.report.html.comparison import read_runs, render_runs
-    from gradtrace.report.html.page import write_text
+    from gradtrace.report.html.page import OURS, write_text
 
     files = [Path(path) for path in paths]
     runs = read_runs(files)
     if output is not None:
         for file in files:
-            check_output(Path(output), file, chosen=True)
+            check_output(Path(output), file, ours=OURS)
         write_text(Path(output), render_runs(runs))
     return compare(runs, width)
 

@@ -107,5 +107,5 @@ def export_file(path: Path, kind: str, output: Path | None = None) -> tuple[int,
     """
     run = read_run(path)
     where = output or path.with_name(f"{path.name.removesuffix('.db')}.{kind}")
-    check_output(where, path, chosen=output is not None, ours=(f"{','.join(columns()[:5])},".encode(), b"PAR1"))
+    check_output(where, path, ours=(f"{','.join(columns()[:5])},".encode(), b"PAR1"))
     return EXPORTS[kind](run, where), where

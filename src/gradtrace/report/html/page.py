@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from gradtrace.records.run import Run
     from gradtrace.records.time import ThroughTime
 
+OURS = (b'<meta name="generator" content="gradtrace">',)
+"""What tells a page of ours, to be overwritten without being asked."""
+
 
 def write_report(
     path: str | Path,
@@ -58,9 +61,9 @@ def write_text(path: Path, text: str) -> None:
     """The whole file or nothing.
 
     Raises:
-        TraceFileError: the file cannot be written, or is a run's.
+        TraceFileError: the file cannot be written, or there is another that is no page of gradtrace's.
     """
-    write_whole(path, text.encode())
+    write_whole(path, text.encode(), ours=OURS)
 
 
 def render(
