@@ -39,6 +39,7 @@ def train(parts: Parts, num_steps: int, **options: Any) -> tuple[list[float], li
     return losses, [*tensors, torch.get_rng_state()], watch
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar")  # LBFGS of torch 2.8
 @pytest.mark.parametrize("name", LOOPS)
 def test_training_is_bit_for_bit_the_same(name: str) -> None:
     results = []
