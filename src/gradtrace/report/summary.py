@@ -48,6 +48,14 @@ def last(run: Run, name: Scalar) -> str:
     return "-" if found is None else short(found[1])
 
 
+def steps_told(run: Run) -> str:
+    """``1,000``, ``1,000 (412 measured)`` where the watch rested through some, ``7, not finished``."""
+    known = ~np.isnan(run.steps.scalar(Scalar.GRADIENT_NORM)[1])
+    measured = int(run.steps.count[known].sum())
+    told = f"{run.steps.num_steps:,}" + (f" ({measured:,} measured)" if measured < run.steps.num_steps else "")
+    return f"{told}{'' if run.finished else ', not finished'}"
+
+
 def loss_told(run: Run) -> str:
     """``2.3 to 0.15``, ``2.3 to NaN at step 41``, ``2.3 to 2.1 (read last at step 7)``; '' without a loss."""
     first, end = at_start(run, Scalar.LOSS), at_end(run, Scalar.LOSS)
@@ -88,7 +96,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     """(name, value) of what a reader asks first."""
     if not len(run.steps.first):
         return [("Run", "no step yet")]
-    told = [("Steps seen", f"{run.steps.num_steps:,}{'' if run.finished else ', not finished'}")]
+    told = [("Steps seen", steps_told(run))]
     if loss := loss_told(run):
         told.append(("Loss, first to last", loss))
     if (norm := at_end(run, Scalar.GRADIENT_NORM)) is not None:
