@@ -128,20 +128,25 @@ def _stepped(scene: Scene) -> list[Finding]:
 def _own_function(scene: Scene) -> list[Finding]:
     """A function of the user's whose backward pass returns zeros, on every trace."""
     silent = [
-        {(op.name, op.site): op for op in trace.ops if op.factor is Factor.OTHER and _swallows(op)}
-        for trace in scene.exhibit.traces
+        {(op.name, op.site): op for op in trace.ops if _is_own(op) and _swallows(op)} for trace in scene.exhibit.traces
     ]
     trace = scene.exhibit.traces[0]
     everywhere = (op for key, op in silent[0].items() if all(key in other for other in silent))
     ops = [op for op in everywhere if not _bypassed(op, trace)]
     if not ops:
         return []
+    name = base_name(ops[0].name).removesuffix("Backward")
     message = (
-        f"{base_name(ops[0].name)} at {ops[0].site} passes no gradient: what its backward pass returns is zero on each "
-        "batch. A straight-through estimator returns the gradient that it is given."
+        f"{name} at {ops[0].site} passes no gradient: what its backward pass returns is zero on each batch. "
+        "A straight-through estimator returns the gradient that it is given."
     )
     where = places(ops, Paths(trace))
     return [_finding(where, Severity.CRITICAL, message, [Evidence("ops", len(ops), "ops")], ops[0].site.source)]
+
+
+def _is_own(op: Op) -> bool:
+    """Also where it is called like an op of torch, as a straight-through ``Sign`` is."""
+    return op.factor is Factor.OTHER or base_name(op.name).endswith("Backward")
 
 
 def _swallows(op: Op) -> bool:
