@@ -40,7 +40,7 @@ nitpick_ignore_regex = [  # types of other libraries: no network at build, so no
     ("py:.*", r"(torch|nn|np|numpy|rich|collections|pathlib|types)\..*"),
     (
         "py:.*",
-        r"(Any|Axes|Callable|Columns|Console|Figure|Iterable|NDArray|Optimizer|Path|Sequence|Tensor|Generator|Self|TracebackType|Record)",
+        r"(Any|Axes|Callable|Columns|Console|Figure|Iterable|NDArray|Optimizer|Path|Sequence|Tensor|Generator|Self|TracebackType|Record|Moved)",
     ),
     ("py:.*", r"(StrEnum|enum\..*|optional)"),
 ]

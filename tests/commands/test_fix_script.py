@@ -91,7 +91,7 @@ def test_the_remedy_is_proven_and_the_patch_trains(folder, tmp_path_factory):
     done = run("--steps", "120", "--time", "3600", "--save", str(kept), "train.py", "8", "Sigmoid")
     assert done.exit_code == 0, done.output
     assert "Recommended:" in done.stdout
-    assert "the activation explains" in done.stdout
+    assert "the activation explains" in " ".join(done.stdout.split())
     repair = gradtrace.load(kept)
     assert repair.steps == 120
     assert repair.best.end < 0.7 * repair.original.end

@@ -55,13 +55,17 @@ class GradTrace:
         self._follower.begin(*self._trained, tell=tell, at=engine.state.iteration)
 
     def _iterated(self, engine: Any) -> None:
-        for _step, values in self._follower.arrived():
-            engine.state.metrics |= values
+        self._keep_numbers(engine)
         if self._follower.must_stop:
             engine.terminate()
 
+    def _keep_numbers(self, engine: Any) -> None:
+        for _step, values in self._follower.arrived():
+            engine.state.metrics |= values
+
     def _end(self, engine: Any) -> None:
         self._follower.end(finished=True)
+        self._keep_numbers(engine)  # which were on their way
 
     def _raised(self, engine: Any, error: BaseException) -> None:
         self._follower.end(finished=False, error=error)

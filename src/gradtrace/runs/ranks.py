@@ -33,7 +33,7 @@ def most_reports(num_ranks: int) -> int:
     """Steps that are kept.
 
     >>> most_reports(2), most_reports(1024)
-    (174762, 341)
+    (131072, 256)
     """
     return max(FEWEST, MOST_BYTES // (8 * len(SAID) * max(num_ranks, 1)))
 
@@ -41,8 +41,8 @@ def most_reports(num_ranks: int) -> int:
 def thinned(steps: Sequence[int], num_ranks: int) -> set[int]:
     """Those of `steps`, in ascending order, that go.
 
-    >>> len(thinned(range(342), 1024)), thinned(range(341), 1024)
-    (85, set())
+    >>> len(thinned(range(257), 1024)), thinned(range(256), 1024)
+    (64, set())
     """
     most = most_reports(num_ranks)
     return set(steps[1 : most // 2 : 2]) if len(steps) > most else set()

@@ -79,7 +79,7 @@ class Passes:
             gradients = {i: self._watched.parameters[i].grad for i in columns}
             found = _unscaled(norms([gradients.get(i) for i in range(len(self.norms))]), scale)
             self.norms = torch.where(torch.isnan(found), self.norms.to(found.device), found)
-            self._seen |= {i: (id(g), g._version) for i, g in gradients.items() if g is not None}
+            self._seen |= {i: (id(g), version_of(g)) for i, g in gradients.items() if g is not None}
 
     def divide_loss(self, by: float) -> None:
         """It was the sum of so many."""
