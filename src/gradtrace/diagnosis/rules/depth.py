@@ -32,6 +32,8 @@ from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import MEAN_OF_EACH, remedies_for, step_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gradtrace.diagnosis.scene import Scene, View
     from gradtrace.records.finding import Remedy
     from gradtrace.records.trace import ParameterStats
@@ -92,7 +94,7 @@ def _gained(profile: Profile) -> float:
     return profile.gained
 
 
-def _mildest_of_worst(scene: Scene, extent) -> tuple[View, Profile] | None:  # type: ignore[no-untyped-def]
+def _mildest_of_worst(scene: Scene, extent: Callable[[Profile], float]) -> tuple[View, Profile] | None:
     """The worst path of each batch; of those, the one of the mildest batch."""
     worst = [(view, max(view.profiles, key=extent)) for view in scene.views if view.profiles]
     return min(worst, key=lambda pair: extent(pair[1])) if worst and len(worst) == len(scene.views) else None
