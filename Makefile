@@ -122,7 +122,7 @@ clean:
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "Installing chromium, for the tests of the report ..."; \
 	  { timeout 60 apt-get update -qq; \
-	    DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
+	    DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y -qq -o DPkg::Lock::Timeout=240 --no-install-recommends chromium fonts-dejavu-core; \
 	  } >.venv/chromium.log 2>&1 && touch $@ \
 	  || echo "make test: NO CHROMIUM (.venv/chromium.log says why): the report will not be tested in a browser"; \
 	else \
