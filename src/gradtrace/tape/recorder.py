@@ -103,7 +103,6 @@ class Recorder(TorchFunctionMode):
         self._told_up_to = 0
         self.visits: list[Visit] = []
         self.calls: list[Call] = []
-        self.output: Any = None
         self.entered = False
         self.faults: list[str] = []
         self.passed_by: dict[str, tuple[str, ...]] = {}
@@ -169,14 +168,12 @@ class Recorder(TorchFunctionMode):
         return open_visit
 
     def _closer(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def close_visit(_module: nn.Module, _args: Any, output: Any) -> None:
+        def close_visit(_module: nn.Module, _args: Any, _output: Any) -> None:
             while self._open:  # a module whose forward raised and was caught left its visit open: close it too
                 name, kind, call, start = self._open.pop()
                 self.visits.append(Visit(name, kind, call, start, sequence_nr()))
                 if name == path:
                     break
-            if path == "":
-                self.output = output
 
         return close_visit
 
