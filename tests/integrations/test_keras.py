@@ -119,11 +119,12 @@ history = fit(make(), seen, epochs=5, validation_data=(x, y)).history
 callback = GradTraceCallback(every=1, budget=ALL)
 fit(make(10), callback)
 (finding, *_) = callback.watch.diagnosis.findings
-told(symptom=finding.symptom, cause=finding.cause, message=finding.message, where=finding.where,
+told(symptom=finding.symptom, cause=finding.cause, message=finding.message, where=finding.where, source=finding.source,
      rows=rows(seen), norms=history["gradtrace/gradient_norm"])
 """)
     assert (told["symptom"], told["cause"]) == ("vanishing", "activation_derivative")
     assert "sequential_1/hidden0 (Dense)" in told["message"]
+    assert told["source"].startswith("<string>:")  # the user's line, and none of Keras'
     assert set(told["where"]) <= {f"sequential_1/hidden{i}" for i in range(10)}
     assert "gradtrace, by step" in printed
     assert told["rows"] == list(range(40))  # an evaluation is no step
