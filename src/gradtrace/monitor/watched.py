@@ -32,6 +32,14 @@ ONLY = "model"
 """The label of what was the only model once others have joined."""
 
 
+class NamesOthers(nn.Module):
+    """Has names for modules, and for their parts and parameters, that they do not have: they are called, and not it."""
+
+    def moving(self) -> Sequence[Tensor]:
+        """What a call of them moves in place and is no buffer to torch."""
+        return ()
+
+
 class Watched:
     """Models, plain tensors and optimizers as they were given; more of them may join.
 

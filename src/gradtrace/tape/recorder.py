@@ -41,6 +41,7 @@ _HIDDEN = (
             "tape",
             "measure",
             "checkup",
+            "integrations",
             "recurrence",
             "audit",
             "monitor",
@@ -265,7 +266,9 @@ def defined_at(node: Node) -> str:
 def _is_user_code(code: CodeType) -> bool:
     known = _USERS.get(code.co_filename)  # by name: the hash of a code object goes through all of it
     if known is None:
-        known = _USERS[code.co_filename] = not code.co_filename.startswith((*_HIDDEN, "<frozen"))
+        keras = getattr(sys.modules.get("keras"), "__file__", None)  # it makes torch's ops in lines of its own
+        hidden = (*_HIDDEN, "<frozen", *([str(Path(keras).parent)] if keras is not None else ()))
+        known = _USERS[code.co_filename] = not code.co_filename.startswith(hidden)
     return known
 
 
@@ -273,7 +276,7 @@ _USERS: dict[str, bool] = {}
 
 
 def source_of(frame: FrameType | None) -> str:
-    """``file.py:12`` of the innermost frame that is neither torch's nor ours."""
+    """``file.py:12`` of the innermost frame that is neither torch's nor Keras' nor ours."""
     while frame is not None and not _is_user_code(frame.f_code):
         frame = frame.f_back
     return f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}" if frame is not None else ""
