@@ -217,14 +217,20 @@ def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None, n
             pair = (_told(row, names) for row in (table.rows[-1], late))
             told.append(f" gets {power(table.early_decades)} times the gradient of ".join(pair))
     if (moved := update_range(diagnosis.updates)) is not None:
+        large = "; more is large, and no fault by itself" if moved[1] > UPDATE_HEALTHY else ""
         told.append(
-            f"a step moves weights by {short(moved[0])} to {short(moved[1])} of their size (usual: about "
-            f"{UPDATE_USUAL:g}, fine: up to {UPDATE_HEALTHY:g})"
+            f"a step moves weights by {_span(moved)} of their size (usual: about {UPDATE_USUAL:g}, fine: up to "
+            f"{UPDATE_HEALTHY:g}{large})"
         )
     elif trace is not None and (ratios := relative_range(trace)) is not None:
-        told.append(f"|grad|/|W| {short(ratios[0])} to {short(ratios[1])}")
+        told.append(f"|grad|/|W| {_span(ratios)}")
     told.append("no finding" if not diagnosis.findings else "nothing above info")
     return Text(label, "bold #008661").append(": " + "; ".join(told) + ".")
+
+
+def _span(ends: tuple[float, float]) -> str:
+    low, high = map(short, ends)
+    return low if low == high else f"{low} to {high}"
 
 
 def _formats(trace: Trace, width: int) -> Iterator[Text]:
