@@ -158,8 +158,8 @@ def _exponents(record: ThroughTime, chain: Chain) -> Iterator[str]:
         sent = "a random" if chain.reach is not None and chain.reach.source == "random" else "the given"
         if lag := max((lag for lag, left in enumerate(curve) if math.isfinite(left)), default=0):
             told += (
-                f" Over {counted(lag, 'step')} that predicts {decades(spectrum.growth_decades(lag))} decades; of {sent} "
-                f"gradient {decades(curve[lag])} were measured."
+                f" Over {counted(lag, 'step')} that predicts {decades(spectrum.growth_decades(lag))} decades; of "
+                f"{sent} gradient {decades(curve[lag])} were measured."
             )
         yield told
     horizon = chain.horizon
