@@ -210,5 +210,5 @@ def _squared_away(stuck: list[UpdateStats], scene: Scene) -> Finding:
         f"by whose root {scene.exhibit.optimizers[0].kind} divides, is infinite in float32: the step is zero there, "
         "and nothing moves. What makes the gradient that large is to be mended.",
         evidence=(Evidence("largest entry of the gradient", parameters[worst.name].max_abs),),
-        remedies=remedies_for(Symptom.EXPLODING, Cause.LEARNING_RATE)[1:],
+        remedies=remedies_for(Symptom.EXPLODING, Cause.NUMERIC_FORMAT),
     )
