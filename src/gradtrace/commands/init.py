@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 
 import click
@@ -41,7 +42,6 @@ def init(target: str, method: str, save: str | None, seed: int) -> None:
                 archive.comment = WEIGHTS
     click.echo(str(done))
     for when, audit in (("before", before), ("after", after)):
-        told = (
-            f"{audit.measured_decades:+.2f} decades from output to input, growth {audit.growth_per_layer:.3g} per layer"
-        )
-        click.echo(f"{when}: {told} ({audit.phase})")
+        growth = audit.growth_per_layer
+        told = "" if math.isnan(growth) else f", growth {growth:.3g} per layer ({audit.phase})"
+        click.echo(f"{when}: {audit.measured_decades:+.2f} decades from output to input{told}")

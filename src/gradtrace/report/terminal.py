@@ -133,14 +133,29 @@ def verdict(diagnosis: Diagnosis) -> str:
     >>> verdict(Diagnosis(()))
     'Healthy: no findings.'
     """
-    found = [finding.severity for finding in diagnosis.findings]
-    told = ", ".join(
-        f"{found.count(severity)} {severity.value}" for severity in reversed(Severity) if severity in found
-    )
-    if not found:
-        return "Healthy: no findings."
-    more = f" (gradtrace explain {diagnosis.findings[0].code})"
-    return f"{'Healthy' if diagnosis.healthy else 'Unhealthy'}: {counted(len(found), 'finding')}, {told}{more}."
+    return _verdict(diagnosis.findings, "Healthy:" if diagnosis.healthy else "Unhealthy:")
+
+
+def verdict_on_all(diagnoses: Sequence[Diagnosis]) -> str:
+    """Of several targets in one line: how many are unhealthy, and the findings of all together.
+
+    >>> from gradtrace.records.finding import Diagnosis
+    >>> verdict_on_all([Diagnosis(()), Diagnosis(())])
+    'Healthy: 2 targets, no findings.'
+    """
+    ill = sum(not diagnosis.healthy for diagnosis in diagnoses)
+    findings = [finding for diagnosis in diagnoses for finding in diagnosis.findings]
+    findings.sort(key=lambda finding: -finding.severity.rank)
+    targets = counted(len(diagnoses), "target")
+    return _verdict(findings, f"Unhealthy: {ill} of {targets}," if ill else f"Healthy: {targets},")
+
+
+def _verdict(findings: Sequence[Finding], begins: str) -> str:
+    if not findings:
+        return f"{begins} no findings."
+    found = [finding.severity for finding in findings]
+    told = ", ".join(f"{found.count(one)} {one.value}" for one in reversed(Severity) if one in found)
+    return f"{begins} {counted(len(found), 'finding')}, {told} (gradtrace explain {findings[0].code})."
 
 
 def _title(title: str, trace: Trace | None) -> Text:
