@@ -33,7 +33,9 @@ from torch.distributed.fsdp import fully_shard
 
 import gradtrace
 from gradtrace.distributed.placement import PLAIN
-from gradtrace.distributed.report import Given, Shares, merged, pack, size_of
+from gradtrace.distributed.report.fields import size_of
+from gradtrace.distributed.report.given import Given, Shares, pack
+from gradtrace.distributed.report.merged import merged
 
 WIDTH, DEPTH, BATCH = 512, 24, 64
 BLOCK, WARM_UP_STEPS = 16, 5

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradtrace.distributed.agreement import Agreement
-from gradtrace.distributed.report import Decision
+from gradtrace.distributed.report.given import Decision
 
 
 @given(

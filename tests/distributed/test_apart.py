@@ -7,7 +7,7 @@ import pytest
 
 from gradtrace.distributed.apart import FEWEST_RANKS, LATEST, Apart, odd_one
 from gradtrace.distributed.bits import bit_sums
-from gradtrace.distributed.report import Merged
+from gradtrace.distributed.report.merged import Merged
 
 NAMES = ("a", "b", "c", "d", "e")
 

@@ -13,7 +13,7 @@ from gradtrace.distributed import channel, correspondence
 from gradtrace.distributed.correspondence import Correspondence
 from gradtrace.distributed.layout import agree
 from gradtrace.distributed.placement import PLAIN
-from gradtrace.distributed.report import Given, Shares
+from gradtrace.distributed.report.given import Given, Shares
 from gradtrace.distributed.world import World
 from gradtrace.records.run import WatchedParameter
 from gradtrace.tape import private

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradtrace.distributed.placement import PLAIN, Placement
-from gradtrace.distributed.report import MOST_SLOTS, SLOT, Decision, Given, Merged, Shares, merged, pack, size_of
+from gradtrace.distributed.report.fields import MOST_SLOTS, SLOT, size_of
+from gradtrace.distributed.report.given import Decision, Given, Shares, pack
+from gradtrace.distributed.report.merged import Merged, merged
 
 NONE = np.array([np.nan], np.float32)
 

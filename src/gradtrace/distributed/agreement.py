@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gradtrace.distributed.report import Decision
+    from gradtrace.distributed.report.given import Decision
 
 OPENING = 16
 """[steps] That are reported from the beginning, one and all."""
@@ -29,7 +29,7 @@ class Agreement:
     ((0, 3), True, (1, 2))
     >>> agreement.pass_over(3), agreement.upcoming(3)
     (2, None)
-    >>> from gradtrace.distributed.report import Decision
+    >>> from gradtrace.distributed.report.given import Decision
     >>> agreement.learn(Decision(10, 2)); agreement.upcoming(5)
     (10, 2)
     """
@@ -38,6 +38,7 @@ class Agreement:
         self._steps = deque(range(opening))
         """Of reports that this rank has not given yet."""
         self._with_updates = {step for step in range(opening) if step & (step - 1) == 0}
+        self._traced = {0}
         self.last = opening - 1
         """Of all reports that are known."""
 
@@ -48,6 +49,8 @@ class Agreement:
         self.last = self._steps[-1]
         if decision.updates:
             self._with_updates.add(first)
+        if decision.traces:
+            self._traced.add(first)
 
     def upcoming(self, step: int) -> tuple[int, int] | None:
         """The first step to report from `step` on, and how many there are in a row; None: nobody knows yet."""
@@ -61,11 +64,15 @@ class Agreement:
         """Whether weights and updates are measured at `step`."""
         return step in self._with_updates
 
+    def wants_trace(self, step: int) -> bool:
+        """Whether every rank takes a whole trace of `step`."""
+        return step in self._traced
+
     def pass_over(self, step: int) -> int:
         """Steps before `step` are over: so many reports get nothing from this rank."""
         num = 0
         while self._steps and self._steps[0] < step:
-            self._with_updates.discard(self._steps.popleft())
+            self._leave(self._steps.popleft())
             num += 1
         return num
 
@@ -73,5 +80,9 @@ class Agreement:
         """Whether the next report is of `step`, which is given now."""
         if not self._steps or self._steps[0] != step:
             return False
-        self._with_updates.discard(self._steps.popleft())
+        self._leave(self._steps.popleft())
         return True
+
+    def _leave(self, step: int) -> None:
+        self._with_updates.discard(step)
+        self._traced.discard(step)

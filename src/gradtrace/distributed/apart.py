@@ -15,14 +15,14 @@ import numpy as np
 
 from gradtrace.diagnosis.thresholds import RANK_CHANCE, RANK_SIGMAS, RANK_SLOW
 from gradtrace.distributed.channel import named_ranks
-from gradtrace.distributed.report import DIFFERENT
+from gradtrace.distributed.report.merged import DIFFERENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from gradtrace.distributed.report import Merged
+    from gradtrace.distributed.report.merged import Merged
 
 LATEST, LOOK_EVERY = 64, 8
 """[reports] That ranks are compared over, and between two looks."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gradtrace.distributed.report import MOST_SUM
+from gradtrace.distributed.report.fields import MOST_SUM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

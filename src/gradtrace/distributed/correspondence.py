@@ -13,11 +13,14 @@ import threading
 import time
 import weakref
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.distributed.channel import AbandonedError, AbsentError, Channel, named_ranks
 from gradtrace.distributed.layout import agree
-from gradtrace.distributed.report import merged, pack
+from gradtrace.distributed.report.given import pack
+from gradtrace.distributed.report.merged import merged
+from gradtrace.distributed.traces.exchange import exchanged, prepared
 from gradtrace.distributed.world import is_over
 from gradtrace.tape.private import part_of_store
 
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from gradtrace.distributed.layout import Layout
-    from gradtrace.distributed.report import Decision, Given, Merged
+    from gradtrace.distributed.report.given import Decision, Given
+    from gradtrace.distributed.report.merged import Merged
     from gradtrace.distributed.world import World
     from gradtrace.records.run import WatchedParameter
 
@@ -144,8 +148,13 @@ class Correspondence:
     def _report(self, channel: Channel, layout: Layout) -> None:
         step, given = self._outgoing[0]
         num, num_buffers, size = len(layout.columns), len(layout.buffers), self._world.size
-        whole = channel.sum(pack(given, layout.places, num + num_buffers, self._world.rank, size, self._decide()))
-        self._incoming.append((step, merged(whole, num, size, num_buffers)))
+        own = prepared(given.trace if given is not None else None)
+        key = own.pool.key if own is not None else None
+        packed = pack(given, layout.places, num + num_buffers, self._world.rank, size, self._decide(), key)
+        said = merged(channel.sum(packed), num, size, num_buffers)
+        if own is not None and said.num_traced == size and said.is_alike:  # so that all ranks come here, or none
+            said = replace(said, trace=exchanged(channel, own, size, reads=self._world.reports))
+        self._incoming.append((step, said))
         self._outgoing.popleft()
 
     def _pass_words(self) -> None:

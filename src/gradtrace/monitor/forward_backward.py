@@ -67,7 +67,7 @@ class ForwardBackward:
             return False
         with self._spending("hooks"):
             if self._rooms.ranks is not None:
-                self._rooms.ranks.loss_is_there()
+                self._rooms.ranks.own.loss_is_there()
             self._rooms.loss_scale.before_first_backward()
             self._passes.begin()
             looks = self._passes.is_first and self._sampler.is_open and self._row.count.expected > 0
@@ -150,5 +150,6 @@ class ForwardBackward:
             self._detector.is_replaying = False
         if trace is not None and (scale is None or self._detector.no_scale_helps or is_finite(trace)):
             with self._spending("traces"):
-                self._rooms.recording.trace(step, trace)
+                keeper = self._rooms.recording if self._rooms.ranks is None else self._rooms.ranks
+                keeper.trace(step, trace)
                 self._rooms.uncleared.after_backward(step)

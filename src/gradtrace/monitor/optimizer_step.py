@@ -104,7 +104,7 @@ class OptimizerStep:
             self._passes.learn()
             told, held = self._columns_of(optimizer)
             if self._rooms.ranks is not None and self._row.is_measured:
-                numbers.local = self._rooms.ranks.gradients_are_there(passes.scale)
+                numbers.local = self._rooms.ranks.own.gradients_are_there(passes.scale)
             is_new = passes.norms is None
             numbers.take(passes, told, measured=self._row.is_measured)
             if not self._row.is_measured or not self._passes.is_current:

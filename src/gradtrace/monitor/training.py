@@ -191,7 +191,7 @@ class Training:
         rooms = self._rooms
         rooms.row.is_measured = rooms.detector.looks_always or rooms.schedule.level is Level.MEASURE
         if rooms.ranks is not None:
-            rooms.ranks.step_begins(measures=rooms.row.is_measured)
+            rooms.ranks.own.step_begins(listens=rooms.row.is_measured and not rooms.ranks.is_alone)
         rooms.sampler.begin(rooms.row.count.expected, is_urgent=rooms.passes.has_jumped)
         rooms.passes.has_jumped = False
 

@@ -49,6 +49,7 @@ def _trace(trace: Trace) -> None:
         _shape(parameter.shape)
     if trace.through_time is not None:
         _through_time(trace.through_time)
+    _need(trace.ranks is None or len(trace.ranks.spreads) == len(trace.ops), "not every op has a spread over ranks")
 
 
 def _op(op: Op, num_ops: int) -> None:

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gradtrace.records.over_ranks import OverRanks
 from gradtrace.records.shown import Columns, Kept, Tabular, counted, rendered
 from gradtrace.records.time import ThroughTime
 from gradtrace.records.vocabulary import Factor
@@ -256,6 +257,8 @@ class Trace(Kept, Tabular):
     """(name, value): versions, seed, device."""
     through_time: ThroughTime | None = None
     """The same loss gradient step by step in time, where `check` found recurrences."""
+    ranks: OverRanks | None = None
+    """Of a training step that several ranks took together and each traced; None: the trace is one process's own."""
 
     def __repr__(self) -> str:
         seen = f"{counted(len(self.ops), 'op')}, {counted(len(self.parameters), 'parameter')}"

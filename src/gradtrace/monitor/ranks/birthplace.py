@@ -24,10 +24,9 @@ class Birthplace:
         self._recording, self._correspondence, self._may_ask = recording, correspondence, asks
         self.is_asked_for = False
         """Whether one came whose birthplace is not known here, and perhaps elsewhere."""
-        recording.on_nonfinite = self._came
 
-    def _came(self, finding: Finding) -> None:
-        """Here: who knows where it was born says so, who does not asks."""
+    def came_here(self, finding: Finding) -> None:
+        """Who knows where it was born says so, who does not asks."""
         if is_placed(finding) and not self._may_ask:
             self._correspondence.leave_word(WORD, json.dumps(encode(finding)))
         elif not is_placed(finding):

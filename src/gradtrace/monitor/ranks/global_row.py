@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gradtrace.distributed.report import Merged
+    from gradtrace.distributed.report.merged import Merged
     from gradtrace.monitor.statistics.transfer import Arrived
 
 

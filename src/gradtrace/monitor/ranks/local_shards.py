@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.distributed.bits import bit_sums
 from gradtrace.distributed.placement import NOT_KNOWN, placement_of
-from gradtrace.distributed.report import Shares
+from gradtrace.distributed.report.given import Shares
 from gradtrace.records.run import WatchedParameter
 
 if TYPE_CHECKING:

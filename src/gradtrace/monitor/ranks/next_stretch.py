@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.distributed.agreement import Agreement
-from gradtrace.distributed.report import Decision
+from gradtrace.distributed.report.given import Decision
 
 if TYPE_CHECKING:
     from collections.abc import Callable

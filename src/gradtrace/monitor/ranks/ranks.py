@@ -1,51 +1,48 @@
 """The ranks of one watch: a row comes, a report is given of it, and the row is kept once the ranks' sum has come back.
 
-data_parallel     which wrappers average gradients and send buffers around
-local_shards      which part of each parameter lies here
-local_gradients   how large this rank's own gradient is
+own_part          what this rank has to say of a step
+  data_parallel     which wrappers average gradients and send buffers around
+  local_shards      which part of each parameter lies here
+  local_gradients   how large this rank's own gradient is
 next_stretch      which steps are reported
 global_row        what a row says
+held_rows         rows wait in their order; where a sum does not come in time, one says what this rank knows by itself
+whole_traces      each rank's trace of a step, merged
 birthplace        on which rank a NaN was born
-
-Rows wait in their order. Where a sum does not come in time, the row says what this rank knows by itself.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradtrace.distributed.apart import Apart
 from gradtrace.distributed.correspondence import Correspondence
-from gradtrace.distributed.report import Given
 from gradtrace.monitor.ranks.birthplace import Birthplace
-from gradtrace.monitor.ranks.data_parallel import DataParallel
 from gradtrace.monitor.ranks.global_row import Columns
-from gradtrace.monitor.ranks.local_gradients import LocalGradients
-from gradtrace.monitor.ranks.local_shards import FLAT, LocalShards
+from gradtrace.monitor.ranks.held_rows import HeldRows
+from gradtrace.monitor.ranks.local_shards import FLAT
 from gradtrace.monitor.ranks.next_stretch import NextStretch
-from gradtrace.monitor.statistics.gradients import total
+from gradtrace.monitor.ranks.own_part import OwnPart
+from gradtrace.monitor.ranks.whole_traces import NOT_FINITE, TOO_LATE, WholeTraces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from gradtrace.distributed.agreement import Agreement
-    from gradtrace.distributed.report import Merged
+    from gradtrace.distributed.report.merged import Merged
     from gradtrace.distributed.world import World
     from gradtrace.monitor.ranks.global_row import Row
+    from gradtrace.monitor.ranks.local_shards import LocalShards
     from gradtrace.monitor.recording.recording import Recording
     from gradtrace.monitor.watched import Watched
-
-MOST_HELD, FEW, HELD_S = 256, 4, 20.0
-"""[rows, rows, seconds] A row waits for the other ranks while so few have come after it; or so long, if that is more
-than a few steps."""
+    from gradtrace.records.finding import Finding
+    from gradtrace.records.trace import Trace
 
 CLOSING_S, JOINING_S, WORDS_S = 3.0, 1.0, 1.0
 """[seconds] At the end the last reports are waited for; ranks that have not come yet; and word of where a NaN was
@@ -56,20 +53,17 @@ class Ranks:
     """Called in the training's own thread, and waits for nobody before `close`."""
 
     def __init__(self, world: World, watched: Watched, recording: Recording, next_step: Callable[[], int]) -> None:
-        data_parallel = DataParallel(watched)
-        self.world, self.shards = world, LocalShards(watched, data_parallel)
-        self._local = LocalGradients(data_parallel)
+        self.world, self.own = world, OwnPart(watched)
         self._late: NDArray[np.bool_] | None = None
         """By column of the latest report: averaged only after the backward pass."""
         self.stretch = NextStretch(decides=world.reports)
         self._recording, self._next_step = recording, next_step
-        self._held: deque[Row] = deque()
+        self._held = HeldRows(self._record)
+        self._traces = WholeTraces(recording, world.size, keeps=world.reports)
         self._step = 0
         """The next one, as of the latest look."""
         self.num_under_way: Callable[[], int] = lambda: 0
         """Rows that have not come from the device yet."""
-        self._begun = time.perf_counter()
-        self._forward_s = math.nan
         self._is_widened = self._is_fault_told = False
         self._apart = Apart()
         if recording.first_step:  # the world may have been another one
@@ -87,12 +81,18 @@ class Ranks:
             self.shards.buffers(),
         )
         self._birthplace = Birthplace(recording, self._correspondence, asks=world.reports)
+        recording.on_nonfinite = self._came
         self._correspondence.begin()
 
     @property
     def is_alone(self) -> bool:
         """Whether the others cannot be heard, now and in future."""
         return self._correspondence.fault is not None
+
+    @property
+    def shards(self) -> LocalShards:
+        """Which part of each parameter lies here."""
+        return self.own.shards
 
     @property
     def reports(self) -> bool:
@@ -104,22 +104,14 @@ class Ranks:
         """Of all ranks, on the steps that are reported."""
         return self.stretch.agreement
 
-    def step_begins(self, *, measures: bool) -> None:
-        """The optimizer is through with the last one."""
-        self._begun, self._forward_s = time.perf_counter(), math.nan
-        if measures and not self.is_alone:
-            self._local.listen()
+    def trace(self, step: int, trace: Trace) -> None:
+        """A whole trace of this rank's: it is kept as soon as the others' have come, or will not come."""
+        self._traces.take(step, trace)
 
-    def loss_is_there(self) -> None:
-        """The backward pass begins: until now nobody else was waited for, as a rule."""
-        if math.isnan(self._forward_s):
-            self._forward_s = time.perf_counter() - self._begun
-
-    def gradients_are_there(self, scale: Tensor | None) -> Tensor | None:
-        """As the optimizer will see them; the norm [1] of this rank's own, if they were averaged with others'."""
-        self.shards.look_at_gradients()
-        self._local.stop()
-        return self._local.norm(scale)
+    def _came(self, finding: Finding) -> None:
+        """The first NaN or Inf, here."""
+        self._traces.let_go(NOT_FINITE)
+        self._birthplace.came_here(finding)
 
     # ---------------------------------------------------------------------------------------------------- rows come
 
@@ -131,10 +123,10 @@ class Ranks:
             if self.reports:
                 self.stretch.wish_for_more(self._step)
                 row.since = time.perf_counter()
-            self._correspondence.give(own, self._given(row))
+            self._correspondence.give(own, self.own.given(row, self._traces.of(row.step)))
         if self.reports:
-            self._held.append(row)
-            self._release()
+            self._held.hold(row)
+            self._held.release(waits=not self.is_alone)
         else:
             self._record(row)
 
@@ -154,7 +146,7 @@ class Ranks:
             self._is_fault_told = True
             self._tell_fault()
         self._birthplace.hear()
-        self._release()
+        self._held.release(waits=not self.is_alone)
 
     def close(self, *, waits: bool = True) -> None:
         """The training is over: what is under way is waited for, not for long."""
@@ -164,7 +156,8 @@ class Ranks:
             self._wait(CLOSING_S if has_all else JOINING_S, lambda: not self._correspondence.is_idle)
             self._wait(WORDS_S, lambda: self._birthplace.is_asked_for and not self.is_alone)
         self._correspondence.abandon()
-        self._release(is_last=True)
+        self._held.release(waits=False)
+        self._traces.let_go(TOO_LATE)
 
     def _wait(self, within_s: float, is_open: Callable[[], bool]) -> None:
         until = time.monotonic() + within_s
@@ -175,37 +168,12 @@ class Ranks:
 
     def abandon(self) -> None:
         """Let go at once."""
-        self._local.stop()
+        self.own.stop()
         self._correspondence.abandon()
 
     def _pass_over(self, step: int) -> None:
         for _ in range(self.agreement.pass_over(step)):
             self._correspondence.give(step, None)
-
-    def _given(self, row: Row) -> Given:
-        loss, *vectors = row.arrived
-        gradients, clipped, weights, moved, _, sums, local = (v if isinstance(v, np.ndarray) else None for v in vectors)
-        return Given(
-            float(loss.sum(dtype=np.float64)) if isinstance(loss, np.ndarray) else loss,
-            gradients,
-            clipped,
-            weights,
-            moved,
-            sums,
-            is_bad=row.bad,
-            forward_s=self._forward_s,
-            local=self._local_norm(gradients, local),
-            of_gradients=self.shards.of_gradients,
-            of_weights=self.shards.of_weights,
-        )
-
-    def _local_norm(self, gradients: NDArray[np.float32] | None, local: NDArray[np.float32] | None) -> float:
-        """Of this rank's own gradient; NaN where only what is shared is known."""
-        if local is not None:
-            return float(local[0])
-        is_shared = self._local.is_averaged_within or self.shards.holds_parts
-        whole = None if is_shared else total(gradients)
-        return math.nan if whole is None else whole
 
     # -------------------------------------------------------------------------------------------- reports come back
 
@@ -213,9 +181,7 @@ class Ranks:
         self.stretch.report_is_back(self._step, merged.decision)
         if not self.reports:
             return
-        for row in self._held:
-            if row.step == step:
-                row.merged = merged
+        self._held.merged(step, merged)
         if merged.num_bad:
             self._birthplace.came_elsewhere()
         if merged.is_complete:
@@ -226,18 +192,8 @@ class Ranks:
             if merged.slots is not None:
                 self._recording.ranks(step, merged.slots)
 
-    def _release(self, *, is_last: bool = False) -> None:
-        while self._held:
-            row = self._held[0]
-            waits = not math.isnan(row.since) and row.merged is None and not self.is_alone
-            is_old = time.perf_counter() - row.since > HELD_S and len(self._held) > FEW
-            is_late = is_old or len(self._held) > MOST_HELD
-            if waits and not is_late and not is_last:
-                return
-            self._held.popleft()
-            self._record(row)
-
     def _record(self, row: Row) -> None:
+        self._traces.settle(row.step, row.merged, is_agreed=not math.isnan(row.since))
         layout, merged = self._correspondence.layout if self._is_widened else None, row.merged
         num_foreign = len(layout.columns) - self.shards.num if layout is not None else 0
         columns = Columns(self.shards.num, num_foreign, self.shards.is_part, self._late)

@@ -10,9 +10,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.distributed.agreement import OPENING
-from gradtrace.distributed.report import Decision
+from gradtrace.distributed.report.given import Decision
 from gradtrace.monitor.schedule.cost import Level
-from gradtrace.monitor.schedule.schedule import LISTENING, SHORTEST, SHORTEST_REST, Schedule
+from gradtrace.monitor.schedule.schedule import LISTENING, SHORTEST, SHORTEST_REST, Schedule, is_early
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,15 +40,28 @@ class AgreedSchedule(Schedule):
         return self._ranks.agreement.wants_updates(step)
 
     def wants_trace(self, step: int, *, is_urgent: bool = False) -> bool:
-        """Rank 0 alone takes any, where nothing in it would speak to the others."""
-        return self._traces and super().wants_trace(step, is_urgent=is_urgent)
+        """On all ranks at the same steps, where nothing in it would speak to others; rank 0 alone as it is urgent."""
+        reports = self._ranks.reports
+        if self._ranks.shards.is_spread:
+            return False
+        if self._ranks.is_alone:
+            return reports and super().wants_trace(step, is_urgent=is_urgent)
+        if self._every is not None:  # which all ranks were told
+            return super().wants_trace(step)
+        is_own = is_urgent or (is_early(step) and step < OPENING)
+        is_wanted = reports and is_own and super().wants_trace(step, is_urgent=is_urgent)
+        return is_wanted or self._ranks.agreement.wants_trace(step)
 
     def _steps_to_trace(self, step: int) -> float:
-        return super()._steps_to_trace(step) if self._traces else math.inf
+        traces = not self._ranks.shards.is_spread and (self._ranks.reports or not self._ranks.is_alone)
+        return super()._steps_to_trace(step) if traces else math.inf
 
-    @property
-    def _traces(self) -> bool:
-        return self._ranks.reports and not self._ranks.shards.is_spread
+    def _is_trace_due(self, step: int) -> bool:
+        """Rank 0: as soon as a number of steps has doubled, or a share of the allowance has room."""
+        if self._every is not None or self._ranks.shards.is_spread:
+            return False
+        has_doubled = step >= 2 * max(self._last["traces"], 1)
+        return super().wants_trace(step) or (has_doubled and self._fits("traces", step))
 
     def wants_findings(self) -> bool:
         """Rank 0 alone looks for any."""
@@ -92,4 +105,4 @@ class AgreedSchedule(Schedule):
             first, num = at + num, self._length(at + num)
         if self._never_rests:
             first, num = self._ranks.agreement.last + 1, max(num, 2 * OPENING)
-        return Decision(first, num, super().wants_updates(first))
+        return Decision(first, num, super().wants_updates(first), self._is_trace_due(first))

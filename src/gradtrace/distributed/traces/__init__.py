@@ -1,0 +1,6 @@
+"""Whole traces of one step, one on each rank, merged into one that stands for all of them.
+
+pool      numbers that are merged over ranks, whatever they belong to
+merge     which number of a trace is merged how
+exchange  when all ranks have one
+"""
