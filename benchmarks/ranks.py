@@ -124,7 +124,9 @@ def reports(rank: int, size: int, address: str, path: str) -> None:
     for num in COLUMNS:
         norms, places = np.ones(num, np.float32), np.arange(num)
         shares = Shares.of([PLAIN] * num)
-        given = Given(1.0, norms, None, norms, norms, of_gradients=shares, of_weights=shares)
+        given = Given(
+            1.0, norms, None, norms, norms, entries=np.ones(3 * num, np.float32), of_gradients=shares, of_weights=shares
+        )
         packing = _quickest(lambda given=given, places=places, num=num: pack(given, places, num, rank, size))
         whole = torch.from_numpy(pack(given, places, num, rank, size))
         summing = _quickest(lambda whole=whole: group.allreduce([whole]).wait())

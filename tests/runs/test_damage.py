@@ -37,6 +37,7 @@ COLUMNS = {
     "findings": ("number", "packed"),
     "traces": ("step", "packed"),
     "ranks": ("step", "packed"),
+    "entries": ("step", "packed"),
 }
 PLACES = [(table, column) for table, columns in COLUMNS.items() for column in columns]
 VALUES = ("NULL", "'text'", "x'00ff80'", "-5", "9223372036854775807", "-9223372036854775808", "1e300", "9e999", "''",
@@ -58,6 +59,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.findings([Finding(Symptom.EXPLODING, Cause.LEARNING_RATE, ("layers.0",), Severity.WARNING, "m", step=3)])
     writer.trace(3, chain(3, 0.2, 0.5, "sigmoid"))
     writer.ranks(3, np.ones((2, 4)))
+    writer.entries(3, np.ones((3, 2), np.float32))
     writer.close()
     return path
 

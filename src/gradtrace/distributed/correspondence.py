@@ -13,14 +13,11 @@ import threading
 import time
 import weakref
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.distributed.channel import AbandonedError, AbsentError, Channel, named_ranks
 from gradtrace.distributed.layout import agree
-from gradtrace.distributed.report.given import pack
-from gradtrace.distributed.report.merged import merged
-from gradtrace.distributed.traces.exchange import exchanged, prepared
+from gradtrace.distributed.report.collect import collect
 from gradtrace.distributed.world import is_over
 from gradtrace.tape.private import part_of_store
 
@@ -147,14 +144,7 @@ class Correspondence:
 
     def _report(self, channel: Channel, layout: Layout) -> None:
         step, given = self._outgoing[0]
-        num, num_buffers, size = len(layout.columns), len(layout.buffers), self._world.size
-        own = prepared(given.trace if given is not None else None)
-        key = own.pool.key if own is not None else None
-        packed = pack(given, layout.places, num + num_buffers, self._world.rank, size, self._decide(), key)
-        said = merged(channel.sum(packed), num, size, num_buffers)
-        if own is not None and said.num_traced == size and said.is_alike:  # so that all ranks come here, or none
-            said = replace(said, trace=exchanged(channel, own, size, reads=self._world.reports))
-        self._incoming.append((step, said))
+        self._incoming.append((step, collect(channel, layout, self._world, given, self._decide())))
         self._outgoing.popleft()
 
     def _pass_words(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradtrace.checkup.trial import learning_rate_of
+from gradtrace.monitor.statistics.entries import entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,6 +48,8 @@ class OptimizerStep:
                 numbers.remember_weights()
                 if self._rooms.ranks is not None:
                     numbers.sums = self._rooms.ranks.shards.sums_of_copies()
+                    gradients = [parameter.grad for parameter in self._watched.parameters]
+                    numbers.entries = entries(gradients, getattr(optimizer, "grad_scale", None))
                 self._schedule.done("updates", count.number)
 
     def after_step(self, optimizer: Optimizer) -> None:

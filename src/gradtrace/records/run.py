@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradtrace.records.entries import RunEntries
 from gradtrace.records.exhibit import OptimizerStats
 from gradtrace.records.shown import Columns, Shown, Tabular, counted, rendered
 from gradtrace.records.vocabulary import StrEnum
@@ -251,6 +252,8 @@ class Run(Shown, Tabular):
     """What watching took; None: not known, as of a run that was killed at its beginning."""
     ranks: RunRanks | None = None
     """Of several ranks that trained together; None: there was one, or there are too many to tell them apart."""
+    entries: RunEntries | None = None
+    """Of gradients, where several ranks trained together; None: nobody looked."""
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "not finished"

@@ -17,6 +17,8 @@ from gradtrace.records.storage import unpack as unpack_record
 from gradtrace.records.trace import Trace
 from gradtrace.runs.checking import checked_event, checked_rows, checked_step
 from gradtrace.runs.database import has_table, open_to_read, read_meta, said
+from gradtrace.runs.entries import MOST_STEPS as MOST_OF_ENTRIES
+from gradtrace.runs.entries import stack_entries, unpack_entries
 from gradtrace.runs.ladder import MAX_BYTES
 from gradtrace.runs.ranks import MOST_BYTES as MOST_OF_RANKS
 from gradtrace.runs.ranks import stack_ranks, unpack_ranks
@@ -69,6 +71,7 @@ def read_run(path: str | Path) -> Run:
         samples = tuple(checked_step(step) for (step,) in connection.execute(query))
         findings = _findings(packed, path)
         ranks = stack_ranks(_reports(connection))
+        entries = stack_entries(_entries(connection, len(header.parameters)), len(header.parameters))
         steps = stack(rows, len(header.parameters))
         cost = decode(WatchCost, parse(meta["cost"])) if "cost" in meta else None
     notes = tuple(dict.fromkeys(event.message for event in events if event.kind is EventKind.NOTE))
@@ -84,6 +87,7 @@ def read_run(path: str | Path) -> Run:
         notes=notes,
         cost=cost,
         ranks=ranks,
+        entries=entries,
     )
 
 
@@ -98,6 +102,14 @@ def _reports(connection: sqlite3.Connection) -> Iterator[tuple[int, NDArray[np.f
         if num_bytes > 2 * MOST_OF_RANKS:
             raise ValueError("what its ranks said is more than any run's")
         yield checked_step(step), of_step
+
+
+def _entries(connection: sqlite3.Connection, num_parameters: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Of gradients, by step; nothing in a file of an earlier version."""
+    if has_table(connection, "entries"):
+        query = f"SELECT step, packed FROM entries ORDER BY step LIMIT {MOST_OF_ENTRIES + 1}"
+        for step, packed in connection.execute(query):
+            yield checked_step(step), unpack_entries(packed, num_parameters)
 
 
 @contextmanager

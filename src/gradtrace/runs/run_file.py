@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gradtrace.errors import TraceFileError
 from gradtrace.runs.claim import Claim
 from gradtrace.runs.database import create
+from gradtrace.runs.entries import thinned_entries
 from gradtrace.runs.ladder import Ladder, capacity_for
 from gradtrace.runs.ranks import most_reports, thinned, unpack_ranks
 from gradtrace.runs.reader import is_same_model
@@ -40,6 +41,8 @@ class Waiting:
     traces: list[tuple[int, bytes]] = field(default_factory=list)
     """Step, packed."""
     ranks: list[tuple[int, bytes]] = field(default_factory=list)
+    """Step, packed."""
+    entries: list[tuple[int, bytes]] = field(default_factory=list)
     """Step, packed."""
     texts: dict[str, str] = field(default_factory=dict)
     """'header' and 'cost' as they are now, if the file has older ones."""
@@ -107,6 +110,11 @@ class RunFile:
             connection.executemany("INSERT OR REPLACE INTO ranks VALUES (?, ?)", waiting.ranks)
             if waiting.ranks:
                 self._thin_ranks(len(unpack_ranks(waiting.ranks[-1][1])))
+            connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", waiting.entries)
+            if waiting.entries:
+                steps = [step for (step,) in connection.execute("SELECT step FROM entries ORDER BY step")]
+                old_entries = [(step,) for step in thinned_entries(steps)]
+                connection.executemany("DELETE FROM entries WHERE step = ?", old_entries)
             traced = self._thin_traces([*self.traced, *(step for step, _ in waiting.traces)])
         self.traced = traced
         for row in waiting.rows:

@@ -28,6 +28,7 @@ from gradtrace.records.finding import Diagnosis
 from gradtrace.records.run import EventKind, Run, RunEvent, RunHeader, Scalar
 from gradtrace.records.storage import pack
 from gradtrace.runs.database import is_busy, remote_filesystem
+from gradtrace.runs.entries import pack_entries, stack_entries, thinned_entries
 from gradtrace.runs.ladder import Ladder, capacity_for
 from gradtrace.runs.ranks import pack_ranks, stack_ranks, thinned
 from gradtrace.runs.row import Row, pool, stack
@@ -118,6 +119,7 @@ class RunWriter:
         self._events: list[RunEvent] = []
         self._findings: tuple[Finding, ...] = ()
         self._ranks: dict[int, NDArray[np.float64]] = {}
+        self._entries: dict[int, NDArray[np.float32]] = {}
         self._samples: list[int] = []
         self._notes: tuple[str, ...] = ()
         self._cost: WatchCost | None = None
@@ -195,6 +197,15 @@ class RunWriter:
         self._waiting.num_bytes += said.nbytes
 
     @_safely
+    def entries(self, step: int, table: NDArray[np.float32]) -> None:
+        """What the entries of gradients are like at `step`: [entries.NUM, parameters]."""
+        self._entries[step] = table
+        for old in thinned_entries(list(self._entries)):
+            del self._entries[old]
+        self._waiting.entries.append((step, pack_entries(table)))
+        self._waiting.num_bytes += table.nbytes
+
+    @_safely
     def cost(self, cost: WatchCost) -> None:
         """What watching has taken so far."""
         self._cost = cost
@@ -241,6 +252,7 @@ class RunWriter:
                 notes=self._notes,
                 cost=self._cost,
                 ranks=stack_ranks(self._ranks.items()),
+                entries=stack_entries(self._entries.items(), len(self._header.parameters)),
             )
 
     @_safely
@@ -280,6 +292,7 @@ class RunWriter:
         self._waiting.rows = [self._rows[first] for first in sorted(self._rows)]
         self._waiting.events = list(self._events)
         self._waiting.ranks = [(step, pack_ranks(said)) for step, said in self._ranks.items()]
+        self._waiting.entries = [(step, pack_entries(table)) for step, table in self._entries.items()]
         step = self._waiting.rows[-1].first if self._waiting.rows else 0
         self._open(self.path)
         if self._file is not None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from tests.report.html.records import four_ranks, run, through_time
+from tests.report.html.records import entries_of, four_ranks, run, through_time
 from tests.report.html.repairs import repaired
 from tests.report.samples import SAMPLES, chain, residual
 from torch import nn
@@ -115,7 +115,7 @@ def broken_run() -> Run:
 def sampled(*, live: bool = False) -> str:
     """A run with three whole traces, each steeper than the one before."""
     traces = [(step, chain(20, 0.3 - 0.1 * i, 0.5, "sigmoid")) for i, step in enumerate(SAMPLED_STEPS)]
-    made = replace(broken_run(), ranks=four_ranks())
+    made = replace(broken_run(), ranks=four_ranks(), entries=entries_of(len(broken_run().header.parameters)))
     return render_opened(Opened(Diagnosis(made.findings, (traces[-1][1],)), made, sampled=tuple(traces)), live=live)
 
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from gradtrace.records.entries import RunEntries
 from gradtrace.records.exhibit import OptimizerStats
 from gradtrace.records.finding import Finding
 from gradtrace.records.lyapunov import LyapunovSpectrum
@@ -67,6 +68,14 @@ def four_ranks() -> RunRanks:
     seconds[:, 1] = 0.4
     loss[-1, 3], gradient[-1, 3], nonfinite[-1, 3] = np.nan, np.inf, True
     return RunRanks(steps, loss, seconds, nonfinite, gradient)
+
+
+def entries_of(num_parameters: int) -> RunEntries:
+    """Of gradients at three steps; a tenth of them zero, and of the last parameter nothing is known at first."""
+    largest = np.full((3, num_parameters), 0.25, np.float32)
+    largest[1, 0], largest[0, -1] = np.inf, np.nan
+    zeros = np.where(np.isnan(largest), np.nan, np.float32(0.1))
+    return RunEntries(np.array([0, 10, 40]), largest, zeros, np.where(np.isinf(largest), np.float32(0.5), zeros * 0))
 
 
 def pooled_run() -> Run:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.report.html.pages import Attention, checked, sigmoids, transformer
-from tests.report.html.records import SPIKE_LAYER, SPIKE_STEP, four_ranks, run
+from tests.report.html.records import SPIKE_LAYER, SPIKE_STEP, entries_of, four_ranks, run
 from tests.report.samples import chain, residual
 from torch import nn
 
@@ -341,6 +341,20 @@ def test_a_loss_that_is_the_same_on_all_ranks_or_of_one_alone():
     section = ranks(replace(run(3, 60), ranks=replace(said, loss=alone, gradient=-alone, nonfinite=alone > 9.0)))
     assert section is not None
     assert [plot.key for plot in section.plots] == ["rankforwards"]
+
+
+def test_entries_of_gradients_are_drawn_by_depth_and_step_and_told_in_a_table():
+    made = run(3, 60)
+    num = len(made.header.parameters)
+    section = ranks(replace(made, ranks=four_ranks(), entries=entries_of(num)))
+    assert section is not None
+    plot = section.plots[-1]
+    assert plot.key == "rankentries"
+    assert (plot.data["first"], plot.data["last"]) == ([0, 10, 40], [9, 39, 59])
+    codes = np.frombuffer(base64.b64decode(plot.data["largest"]), np.uint8).reshape(num, 3)
+    assert (codes[0, 1], codes[-1, 0]) == (INFINITE, MISSING)
+    assert plot.table.columns[0] == "parameter, at step 40"
+    assert plot.table.rows[0][1:] == ("0.25", "0.1", "0")
 
 
 # ----------------------------------------------------------------------------------------------------- what is told

@@ -3,4 +3,5 @@
 fields   which numbers there are, and where
 given    what a rank has to say of a step
 merged   what all of them say together
+collect  from the one to the other
 """

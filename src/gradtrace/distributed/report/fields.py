@@ -28,10 +28,11 @@ COLUMN = (
     *("meshes", "squares", "norms", "clipped", "seen"),
     *("weighed", "weights", "moved"),
     *("summed", "sums", "squared_sums"),
+    *("counted", "zeros", "nonfinite"),
 )
 """Of a gradient: meshes that have it, square, norm (NaN of a part), square and norm as the optimizer saw it; of a
 weight: meshes that measured it, its square, the square of its update; ranks that summed up its bits, the sums, and
-their squares."""
+their squares; of the gradient's entries: meshes that counted them, how many are zero, and how many not finite."""
 
 MOST_SUM = 4093
 """A sum of a weight's bits is taken by this prime, so that no bit is lost: ranks times the sum of squares then stays
@@ -49,7 +50,7 @@ def size_of(num_columns: int, num_ranks: int) -> int:
     """How many numbers a report has.
 
     >>> size_of(1000, 2), size_of(1000, 10_000)
-    (11021, 11013)
+    (14021, 14013)
     """
     return len(HEAD) + len(COLUMN) * num_columns + len(SLOT) * _num_slots(num_ranks)
 

@@ -70,6 +70,8 @@ class Given:
     """Norm of the gradient before it was averaged with other ranks'."""
     of_gradients: Shares = NO_SHARES
     of_weights: Shares = NO_SHARES
+    entries: NDArray[np.float32] | None = None
+    """[3 * columns]: of gradients, the largest entry, and how many are zero, and not finite, of what lies here."""
     trace: Trace | None = None
     """Of the step as a whole, as this rank took it; what is sent of it is made in the thread of the correspondence."""
 
@@ -105,11 +107,22 @@ def pack(
         slots[rank] = loss, given.forward_s, given.is_bad, given.local
     _put_gradients(columns, given, places[: len(given.of_gradients.of_mesh)])
     _put_weights(columns, given, places[: len(given.of_weights.of_mesh)])
+    _put_entries(columns, given, places[: len(given.of_gradients.of_mesh)])
     if given.sums is not None:
         sums = _wide(given.sums, len(places))
         table = np.stack([np.ones(len(places)), sums, sums**2])
         columns[places, 8:11] = np.where(np.isnan(sums), 0.0, table).T
     return whole
+
+
+def largest_of(given: Given | None, places: NDArray[np.int64], num_columns: int) -> NDArray[np.float64]:
+    """[columns]: the largest entries of gradients here, of which the largest over ranks is taken."""
+    found = np.full(num_columns, -np.inf)
+    if given is not None and given.entries is not None:
+        largest = given.entries.reshape(3, -1)[0].astype(np.float64)
+        places = places[: len(given.of_gradients.of_mesh)]
+        found[places] = np.where(np.isnan(largest), -np.inf, largest)[: len(places)]
+    return found
 
 
 def _put_gradients(columns: NDArray[np.float64], given: Given, places: NDArray[np.int64]) -> None:
@@ -131,6 +144,15 @@ def _put_weights(columns: NDArray[np.float64], given: Given, places: NDArray[np.
     both = np.where(np.isnan(moved), np.nan, _wide(given.weights, num))
     columns[places, 5], columns[places, 6] = _table(both, given.of_weights)[:2]
     columns[places, 7] = _table(moved, given.of_weights)[1]
+
+
+def _put_entries(columns: NDArray[np.float64], given: Given, places: NDArray[np.int64]) -> None:
+    if given.entries is None:
+        return
+    shares = given.of_gradients
+    zeros, nonfinite = (_wide(one, len(places)) for one in given.entries.reshape(3, -1)[1:])
+    table = np.stack([shares.of_mesh, zeros / shares.replication, nonfinite / shares.replication])
+    columns[places, 11:14] = np.where(~np.isnan(zeros) & (shares.of_mesh > 0.0), table, 0.0).T
 
 
 def _table(norms: NDArray[np.floating[Any]], shares: Shares) -> NDArray[np.float64]:

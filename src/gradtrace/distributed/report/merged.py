@@ -54,6 +54,12 @@ class Merged:
     """[ranks, len(SLOT)]; None: there are too many ranks."""
     parted_buffers: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     """[buffers]: not the same to the bit on all ranks that have them."""
+    largest: NDArray[np.float32] | None = None
+    """[columns]: the largest entry of the gradient; NaN: not known. None: nobody looked."""
+    zeros: NDArray[np.float64] | None = None
+    """[columns]: how many entries of the gradient are zero; likewise."""
+    nonfinite: NDArray[np.float64] | None = None
+    """[columns]: how many are not finite; likewise."""
     num_traced: int = 0
     """Ranks that have a whole trace of the step."""
     is_alike: bool = True
@@ -65,8 +71,9 @@ class Merged:
 def merged(whole: NDArray[np.float64], num_columns: int, num_ranks: int, num_buffers: int = 0) -> Merged:
     """What the sum of all ranks' numbers tells; behind the columns of parameters are those of buffers."""
     head, columns, slots = parts_of(whole, num_columns + num_buffers, num_ranks)
-    parted_buffers, columns = _parted(*columns[num_columns:].T[8:]), columns[:num_columns]
-    meshes, squares, norms, clipped, seen, weighed, weights, moved, summed, sums, squared_sums = columns.T
+    parted_buffers, columns = _parted(*columns[num_columns:].T[8:11]), columns[:num_columns]
+    meshes, squares, norms, clipped, seen, weighed, weights, moved, summed, sums, squared_sums = columns.T[:11]
+    counted, zeros, nonfinite = columns.T[11:]
     with np.errstate(divide="ignore", invalid="ignore"):
         differ = _differ(meshes, clipped, seen)
         late = _differ(meshes, squares, norms) & ~differ
@@ -86,6 +93,8 @@ def merged(whole: NDArray[np.float64], num_columns: int, num_ranks: int, num_buf
             decision=Decision(round(head[6]), round(head[7]), bool(head[8]), bool(head[9])) if head[7] > 0.0 else None,
             slots=slots,
             parted_buffers=parted_buffers,
+            zeros=_whole(zeros, counted),
+            nonfinite=_whole(nonfinite, counted),
             num_traced=round(head[10]),
             is_alike=not _parted(head[10], head[11], head[12]),
         )
@@ -103,6 +112,13 @@ def _parted(
     """Whether numbers of so many ranks are not all the same: only then is this equal (Cauchy and Schwarz)."""
     is_parted: NDArray[np.bool_] = summed * squared_sums != sums**2
     return is_parted
+
+
+def _whole(counts: NDArray[np.float64], meshes: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Of one mesh: several hold the same, and of one that is not whole nothing is known; None where there is none."""
+    num = np.rint(meshes)
+    known = np.where((num < 1.0) | (np.abs(meshes - num) > NEAR), np.nan, counts / num)
+    return known if meshes.any() else None
 
 
 def _norms(squares: NDArray[np.float64], meshes: NDArray[np.float64]) -> NDArray[np.float32]:

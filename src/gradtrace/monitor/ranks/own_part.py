@@ -57,7 +57,8 @@ class OwnPart:
     def given(self, row: Row, trace: Trace | None) -> Given:
         """Of a step whose numbers are on the host, for the report."""
         loss, *vectors = row.arrived
-        gradients, clipped, weights, moved, _, sums, local = (v if isinstance(v, np.ndarray) else None for v in vectors)
+        known = (vector if isinstance(vector, np.ndarray) else None for vector in vectors)
+        gradients, clipped, weights, moved, _, sums, local, entries = known
         return Given(
             float(loss.sum(dtype=np.float64)) if isinstance(loss, np.ndarray) else loss,
             gradients,
@@ -70,6 +71,7 @@ class OwnPart:
             local=self._local_norm(gradients, local),
             of_gradients=self.shards.of_gradients,
             of_weights=self.shards.of_weights,
+            entries=entries,
             trace=trace,
         )
 

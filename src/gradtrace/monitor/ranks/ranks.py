@@ -191,6 +191,8 @@ class Ranks:
                 self._recording.note(step, sentence)
             if merged.slots is not None:
                 self._recording.ranks(step, merged.slots)
+            if merged.largest is not None and merged.zeros is not None and merged.nonfinite is not None:
+                self._recording.entries(step, merged.largest, merged.zeros, merged.nonfinite)
 
     def _record(self, row: Row) -> None:
         self._traces.settle(row.step, row.merged, is_agreed=not math.isnan(row.since))

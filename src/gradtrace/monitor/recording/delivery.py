@@ -51,7 +51,7 @@ class Delivery:
         if step < self._next:
             return
         what = step, time.perf_counter() - self._began, math.nan, True, is_bad or loss is not None
-        self._transfer.send(what, [loss, *[None] * 7])
+        self._transfer.send(what, [loss, *[None] * 8])
 
     def receive_now_and_then(self) -> None:
         """Keep what has arrived, if that is much or has waited for long."""

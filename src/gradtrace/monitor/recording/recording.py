@@ -190,6 +190,14 @@ class Recording:
         """What each rank says of itself."""
         self._writer.ranks(step, said)
 
+    def entries(
+        self, step: int, largest: NDArray[np.float32], zeros: NDArray[np.float64], nonfinite: NDArray[np.float64]
+    ) -> None:
+        """Of the gradient of each of the first columns: its largest entry, and how many are zero, and not finite."""
+        numel = np.array([math.prod(one.shape) for one in self._header.parameters[: len(zeros)]], np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self._writer.entries(step, np.stack([largest, zeros / numel, nonfinite / numel]).astype(np.float32))
+
     def belongs_to(self, step: int, instead_of: int) -> None:
         """The step that was taken for `instead_of` has turned out to be `step`."""
         found = self._nonfinite

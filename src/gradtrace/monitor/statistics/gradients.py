@@ -112,6 +112,8 @@ class Numbers:
         self.is_bad = False
         self.sums: Tensor | None = None
         """Of the bits of weights and buffers, before the optimizer's step, where other ranks should have the same."""
+        self.entries: Tensor | None = None
+        """Of gradients, as the optimizer sees them, where several ranks ask for them."""
         self.local: Tensor | None = None
         """Norm of this rank's own gradient, where it was averaged with other ranks' within the backward pass."""
 
@@ -170,6 +172,7 @@ class Numbers:
         self._scale = self._scale if other._scale is None else other._scale
         self.sums = self.sums if other.sums is None else other.sums
         self.local = self.local if other.local is None else other.local
+        self.entries = self.entries if other.entries is None else other.entries
 
     def vectors(self) -> list[Tensor | float | None]:
         """What `row` takes: loss, gradients, clipped gradients, weights, updates, scale; None: not known.
@@ -179,7 +182,8 @@ class Numbers:
         clipped = self._clipped
         if clipped is not None and self._norms is not None:
             clipped = self._merged(self._norms, clipped, None)
-        return [self._loss, self._norms, clipped, self._weights, self._moved, self._scale, self.sums, self.local]
+        asked = [self.sums, self.local, self.entries]
+        return [self._loss, self._norms, clipped, self._weights, self._moved, self._scale, *asked]
 
     def _merged(self, known: Tensor | None, found: Tensor, columns: Sequence[int] | None) -> Tensor:
         num = len(self._watched.parameters)
