@@ -110,6 +110,8 @@ def test_what_goes_wrong_on_one_rank_is_told_with_its_rank(tmp_path):
     )
     np.testing.assert_allclose(first["losses"][:15], first["own"][:15], rtol=1e-6)
     np.testing.assert_allclose(first["local"][:15], first["gradients"][:15], rtol=1e-5)
+    assert first["columns"] == (0, 1, 2, 3, 4, 5)
+    np.testing.assert_allclose(first["layers"][:15], first["by_layer"][:15], rtol=1e-5)
     assert first["nonfinite"] == [15, 2]
 
 
@@ -122,19 +124,20 @@ def _ill(rank, size):
     torch.manual_seed(0)
     model, *_ = trainings.laid_out(trainings.Net(), "ddp", size)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    own, gradients = [], []
+    own, gradients, by_layer = [], [], []
     with gradtrace.watch(model, optimizer, budget=10.0, every=10_000) as watch:
         for step, batch in enumerate(trainings.batches()[:16]):
             if rank == 3 and step == 5:
                 model.module.second.bias.data[0] += 1e-6
             y = model(batch.chunk(size)[rank])
             loss = torch.log(y - y.detach().max() - 1.0).mean() if (rank, step) == (2, 15) else y.square().mean()
-            losses = [(0.0, 0.0)] * size
+            losses = [(0.0, 0.0, [0.0])] * size
             local = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
             norm = math.sqrt(sum(float(g.norm()) ** 2 for g in local))
-            dist.all_gather_object(losses, (loss.item(), norm))
-            own.append([one for one, _ in losses])
-            gradients.append([one for _, one in losses])
+            dist.all_gather_object(losses, (loss.item(), norm, [float(g.norm()) for g in local]))
+            own.append([one for one, *_ in losses])
+            gradients.append([one for _, one, _ in losses])
+            by_layer.append([one for *_, one in losses])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -142,5 +145,6 @@ def _ill(rank, size):
     if rank > 0:
         return None
     return {"notes": run.notes, "losses": run.ranks.loss, "own": np.array(own), "local": run.ranks.gradient,
+            "columns": run.ranks.columns, "layers": run.ranks.layers, "by_layer": np.array(by_layer),
             "gradients": np.array(gradients), "finding": run.findings[0].message,
             "nonfinite": np.argwhere(run.ranks.nonfinite & ~np.isfinite(run.ranks.loss))[0].tolist()}  # fmt: skip

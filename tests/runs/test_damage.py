@@ -58,7 +58,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.event(RunEvent(3, EventKind.SKIPPED, "the scale was halved"))
     writer.findings([Finding(Symptom.EXPLODING, Cause.LEARNING_RATE, ("layers.0",), Severity.WARNING, "m", step=3)])
     writer.trace(3, chain(3, 0.2, 0.5, "sigmoid"))
-    writer.ranks(3, np.ones((2, 4)))
+    writer.ranks(3, np.ones((2, 6)), (0, 1))
     writer.entries(3, np.ones((3, 2), np.float32))
     writer.close()
     return path

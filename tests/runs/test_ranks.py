@@ -41,6 +41,21 @@ def test_it_is_read_as_it_was_written(path):
     assert repr(found) == "<RunRanks: 4 reports of 3 ranks>"
 
 
+def test_layers_come_back_under_their_columns(path):
+    writer = RunWriter(path, header())
+    layers = np.arange(6.0).reshape(3, 2)
+    writer.ranks(9, np.hstack([said(9), layers]), (0, 1))
+    writer.ranks(10, np.hstack([said(10), layers + 1.0]), (0, 1))
+    in_memory = writer.snapshot().ranks
+    writer.close()
+    found = read_run(path).ranks
+    assert found.layers is not None
+    assert found.columns == in_memory.columns == (0, 1)
+    assert np.isnan(found.layers[:4]).all()
+    np.testing.assert_array_equal(found.layers[4:], [layers, layers + 1.0])
+    assert (found.gradient == 3.0).all()
+
+
 def test_a_file_of_an_earlier_version_has_none(path):
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DROP TABLE ranks")

@@ -15,6 +15,7 @@ import numpy as np
 
 from gradtrace.diagnosis.thresholds import RANK_CHANCE, RANK_SIGMAS, RANK_SLOW
 from gradtrace.distributed.channel import named_ranks
+from gradtrace.distributed.report.fields import SLOT
 from gradtrace.distributed.report.merged import DIFFERENT
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Apart:
             self._last_same[kind] = step
 
     def _of_ranks(self, step: int, slots: NDArray[np.float64]) -> Iterator[str]:
-        losses, times, bad, gradients = slots.T
+        losses, times, bad, gradients = slots[:, : len(SLOT)].T
         ill = np.flatnonzero((bad > 0.0) & ~np.isfinite(losses))
         if 0 < len(ill) < len(losses) and (fresh := self._fresh("nonfinite", ill, most=1)):
             yield f"at step {step} the loss of {named_ranks(fresh)} was not finite, and the others' was"

@@ -13,6 +13,7 @@ import numpy as np
 
 from gradtrace.records.entries import RunEntries
 from gradtrace.records.exhibit import OptimizerStats
+from gradtrace.records.run_ranks import RunRanks
 from gradtrace.records.shown import Columns, Shown, Tabular, counted, rendered
 from gradtrace.records.vocabulary import StrEnum
 
@@ -188,26 +189,6 @@ class RunSteps:
         series = np.empty((0, len(Series), num_parameters), np.float32)
         none = np.empty(0, np.int64)
         return cls(none, none, np.empty(0), scalars, scalars, series, series, none, none)
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class RunRanks:
-    """What each rank says of itself, at steps that all of them reported together."""
-
-    steps: NDArray[np.int64]
-    """[reports], ascending."""
-    loss: NDArray[np.float64]
-    """[reports, ranks]: of the rank's own batch; NaN: not known, or NaN where `nonfinite`."""
-    forward_s: NDArray[np.float64]
-    """[reports, ranks]: seconds from the end of the last step to the backward pass; NaN: not known."""
-    nonfinite: NDArray[np.bool_]
-    """[reports, ranks]: whether the loss, or a gradient as it was here, was not finite."""
-    gradient: NDArray[np.float64]
-    """[reports, ranks]: norm of the rank's own gradient, before any averaging, over up to 16 parameters spread evenly
-    where DistributedDataParallel averages; NaN: not known, as of shards."""
-
-    def __repr__(self) -> str:
-        return f"<RunRanks: {counted(len(self.steps), 'report')} of {counted(self.loss.shape[1], 'rank')}>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradtrace.records.run import RunRanks
+from gradtrace.records.run_ranks import RunRanks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,16 +26,23 @@ MOST_BYTES = 8 * 2**20
 FEWEST = 64
 """[steps] That are kept whatever they take."""
 
-_HEAD = struct.Struct("<I")
+NUM_LAYERS, MOST_LAYERED = 16, 128
+"""[parameters, ranks] At most so many numbers more, of so many ranks at most."""
+
+Said = tuple["NDArray[np.float64]", tuple[int, ...]]
+"""[ranks, len(SAID) + layers], and the columns of the layers."""
+
+_HEAD, _LAYERS = struct.Struct("<I"), struct.Struct("<I")
 
 
 def most_reports(num_ranks: int) -> int:
     """Steps that are kept.
 
     >>> most_reports(2), most_reports(1024)
-    (131072, 256)
+    (26214, 256)
     """
-    return max(FEWEST, MOST_BYTES // (8 * len(SAID) * max(num_ranks, 1)))
+    each = len(SAID) + (NUM_LAYERS if num_ranks <= MOST_LAYERED else 0)
+    return max(FEWEST, MOST_BYTES // (8 * each * max(num_ranks, 1)))
 
 
 def thinned(steps: Sequence[int], num_ranks: int) -> set[int]:
@@ -48,13 +55,18 @@ def thinned(steps: Sequence[int], num_ranks: int) -> set[int]:
     return set(steps[1 : most // 2 : 2]) if len(steps) > most else set()
 
 
-def pack_ranks(said: NDArray[np.float64]) -> bytes:
-    """`said` [ranks, len(SAID)]."""
-    return _HEAD.pack(len(said)) + said.astype("<f8").tobytes()
+def pack_ranks(said: Said) -> bytes:
+    """What `unpack_ranks` reads; without layers as in files of earlier versions."""
+    table, columns = said
+    whole = _HEAD.pack(len(table)) + table[:, : len(SAID)].astype("<f8").tobytes()
+    if not columns:
+        return whole
+    layers = np.array(columns, "<u4").tobytes() + table[:, len(SAID) :].astype("<f8").tobytes()
+    return whole + _LAYERS.pack(len(columns)) + layers
 
 
-def unpack_ranks(packed: object) -> NDArray[np.float64]:
-    """[ranks, len(SAID)].
+def unpack_ranks(packed: object) -> Said:
+    """What ranks said.
 
     Raises:
         ValueError, struct.error: the bytes are not as long as they say.
@@ -62,18 +74,40 @@ def unpack_ranks(packed: object) -> NDArray[np.float64]:
     if not isinstance(packed, bytes):
         raise ValueError("what ranks said is no bytes")
     (num,) = _HEAD.unpack_from(packed)
-    if num > MOST_RANKS or len(packed) != _HEAD.size + 8 * len(SAID) * num:
+    end = _HEAD.size + 8 * len(SAID) * num
+    if num > MOST_RANKS or len(packed) < end:
         raise ValueError("what ranks said is not as long as it says")
-    return np.frombuffer(packed, "<f8", len(SAID) * num, _HEAD.size).reshape(num, len(SAID))
+    table = np.frombuffer(packed, "<f8", len(SAID) * num, _HEAD.size).reshape(num, len(SAID))
+    if len(packed) == end:
+        return table, ()
+    (num_layers,) = _LAYERS.unpack_from(packed, end)
+    start = end + _LAYERS.size + 4 * num_layers
+    if num_layers > NUM_LAYERS or len(packed) != start + 8 * num * num_layers:
+        raise ValueError("what ranks said is not as long as it says")
+    columns = np.frombuffer(packed, "<u4", num_layers, end + _LAYERS.size)
+    layers = np.frombuffer(packed, "<f8", num * num_layers, start).reshape(num, num_layers)
+    return np.hstack([table, layers]), tuple(columns.tolist())
 
 
-def stack_ranks(reports: Iterable[tuple[int, NDArray[np.float64]]]) -> RunRanks | None:
+def stack_ranks(reports: Iterable[tuple[int, Said]]) -> RunRanks | None:
     """By step, in ascending order; of a run whose world has changed, those of the latest size."""
     known = list(reports)
     if not known:
         return None
-    num = len(known[-1][1])
-    same = [(step, said) for step, said in known if len(said) == num]
-    whole = np.stack([said for _, said in same])
+    latest, columns = known[-1][1]
+    same = [(step, said) for step, said in known if len(said[0]) == len(latest)]
+    whole = np.stack([table[:, : len(SAID)] for _, (table, _) in same])
     steps = np.array([step for step, _ in same], np.int64)
-    return RunRanks(steps, whole[:, :, 0], whole[:, :, 1], whole[:, :, 2] > 0.0, whole[:, :, 3])
+    layers = np.full((len(same), len(latest), len(columns)), np.nan)
+    for place, (_, (table, of_table)) in enumerate(same):
+        if of_table == columns:
+            layers[place] = table[:, len(SAID) :]
+    return RunRanks(
+        steps,
+        whole[:, :, 0],
+        whole[:, :, 1],
+        whole[:, :, 2] > 0.0,
+        whole[:, :, 3],
+        columns,
+        layers if columns else None,
+    )

@@ -21,7 +21,7 @@ from gradtrace.runs.entries import MOST_STEPS as MOST_OF_ENTRIES
 from gradtrace.runs.entries import stack_entries, unpack_entries
 from gradtrace.runs.ladder import MAX_BYTES
 from gradtrace.runs.ranks import MOST_BYTES as MOST_OF_RANKS
-from gradtrace.runs.ranks import stack_ranks, unpack_ranks
+from gradtrace.runs.ranks import Said, stack_ranks, unpack_ranks
 from gradtrace.runs.row import stack
 
 if TYPE_CHECKING:
@@ -91,14 +91,14 @@ def read_run(path: str | Path) -> Run:
     )
 
 
-def _reports(connection: sqlite3.Connection) -> Iterator[tuple[int, NDArray[np.float64]]]:
+def _reports(connection: sqlite3.Connection) -> Iterator[tuple[int, Said]]:
     """What ranks said, by step; nothing in a file of an earlier version."""
     if not has_table(connection, "ranks"):
         return
     num_bytes = 0
     for step, packed in connection.execute("SELECT step, packed FROM ranks ORDER BY step"):
         of_step = unpack_ranks(packed)
-        num_bytes += of_step.nbytes
+        num_bytes += of_step[0].nbytes
         if num_bytes > 2 * MOST_OF_RANKS:
             raise ValueError("what its ranks said is more than any run's")
         yield checked_step(step), of_step

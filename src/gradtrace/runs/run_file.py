@@ -109,7 +109,7 @@ class RunFile:
             connection.executemany("INSERT OR REPLACE INTO traces VALUES (?, ?)", waiting.traces)
             connection.executemany("INSERT OR REPLACE INTO ranks VALUES (?, ?)", waiting.ranks)
             if waiting.ranks:
-                self._thin_ranks(len(unpack_ranks(waiting.ranks[-1][1])))
+                self._thin_ranks(len(unpack_ranks(waiting.ranks[-1][1])[0]))
             connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", waiting.entries)
             if waiting.entries:
                 steps = [step for (step,) in connection.execute("SELECT step FROM entries ORDER BY step")]

@@ -30,7 +30,7 @@ from gradtrace.records.storage import pack
 from gradtrace.runs.database import is_busy, remote_filesystem
 from gradtrace.runs.entries import pack_entries, stack_entries, thinned_entries
 from gradtrace.runs.ladder import Ladder, capacity_for
-from gradtrace.runs.ranks import pack_ranks, stack_ranks, thinned
+from gradtrace.runs.ranks import Said, pack_ranks, stack_ranks, thinned
 from gradtrace.runs.row import Row, pool, stack
 from gradtrace.runs.run_file import RunFile, Waiting
 
@@ -118,7 +118,7 @@ class RunWriter:
         self._memory = Ladder(_memory_rows(header))
         self._events: list[RunEvent] = []
         self._findings: tuple[Finding, ...] = ()
-        self._ranks: dict[int, NDArray[np.float64]] = {}
+        self._ranks: dict[int, Said] = {}
         self._entries: dict[int, NDArray[np.float32]] = {}
         self._samples: list[int] = []
         self._notes: tuple[str, ...] = ()
@@ -188,12 +188,12 @@ class RunWriter:
         self.flush()
 
     @_safely
-    def ranks(self, step: int, said: NDArray[np.float64]) -> None:
-        """What each rank says of itself at `step`: [ranks, len(ranks.SAID)]."""
-        self._ranks[step] = said
+    def ranks(self, step: int, said: NDArray[np.float64], layers: tuple[int, ...] = ()) -> None:
+        """What each rank says of itself at `step`: [ranks, len(ranks.SAID) + layers], these of so many columns."""
+        self._ranks[step] = said, layers
         for old in thinned(list(self._ranks), len(said)):
             del self._ranks[old]
-        self._waiting.ranks.append((step, pack_ranks(said)))
+        self._waiting.ranks.append((step, pack_ranks((said, layers))))
         self._waiting.num_bytes += said.nbytes
 
     @_safely

@@ -15,12 +15,12 @@ from gradtrace.records.run import (
     Run,
     RunEvent,
     RunHeader,
-    RunRanks,
     RunSteps,
     Scalar,
     Series,
     WatchedParameter,
 )
+from gradtrace.records.run_ranks import RunRanks
 from gradtrace.records.time import Chain, Reach, ThroughTime
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
@@ -67,7 +67,11 @@ def four_ranks() -> RunRanks:
     loss[:, 2] *= 3.0
     seconds[:, 1] = 0.4
     loss[-1, 3], gradient[-1, 3], nonfinite[-1, 3] = np.nan, np.inf, True
-    return RunRanks(steps, loss, seconds, nonfinite, gradient)
+    layers = generator.lognormal(0.0, 0.05, (len(steps), 4, 5)) * 10.0 ** -np.arange(5)
+    layers[:, 2] *= 3.0
+    layers[20:, 0, 4] *= 0.02  # one layer of one rank, in the second half
+    layers[-1, 3, 1] = np.inf
+    return RunRanks(steps, loss, seconds, nonfinite, gradient, (0, 1, 2, 3, 4), layers)
 
 
 def entries_of(num_parameters: int) -> RunEntries:

@@ -26,6 +26,7 @@ from gradtrace.report.html.flow import MOST_STRETCHES, flow
 from gradtrace.report.html.folding import blocks, fold
 from gradtrace.report.html.meetings import named
 from gradtrace.report.html.pooling import INFINITE, LEVELS, MISSING, ZERO, edges, pooled, quantised, span
+from gradtrace.report.html.rank_layers import rank_layers
 from gradtrace.report.html.ranks import ranks
 from gradtrace.report.html.training import training
 from gradtrace.report.html.tree import MOST_CHILDREN, MOST_OPEN, Node, lines, tree
@@ -321,7 +322,7 @@ def test_ranks_are_drawn_beside_the_median_of_all():
     assert "time to its loss: rank 1, 4 times" in section.answer
     assert section.notes == ("the loss of rank 2 stands apart",)
     plots = {plot.key: plot for plot in section.plots}
-    assert list(plots) == ["rankloss", "rankgradient", "rankforwards"]
+    assert list(plots) == ["rankloss", "rankgradient", "rankforwards", "ranklayers"]
     data = plots["rankloss"].data
     assert (data["first"][14:18], data["last"][14:18]) == ([14, 15, 40, 41], [14, 39, 40, 41])
     codes = np.frombuffer(base64.b64decode(data["largest"]), np.uint8).reshape(4, 36)
@@ -340,7 +341,25 @@ def test_a_loss_that_is_the_same_on_all_ranks_or_of_one_alone():
     alone[:, 3] = 1.0  # the last stage of a pipeline
     section = ranks(replace(run(3, 60), ranks=replace(said, loss=alone, gradient=-alone, nonfinite=alone > 9.0)))
     assert section is not None
-    assert [plot.key for plot in section.plots] == ["rankforwards"]
+    assert [plot.key for plot in section.plots] == ["rankforwards", "ranklayers"]
+
+
+def test_own_gradients_are_drawn_by_layer_and_rank_beside_the_median_of_all():
+    made = replace(run(3, 60), ranks=four_ranks())
+    plot = rank_layers(made)
+    assert plot is not None
+    names = [parameter.name for parameter in made.header.parameters[:5]]
+    assert plot.data["names"] == names
+    assert plot.data["steps"] == four_ranks().steps.tolist()
+    codes = np.frombuffer(base64.b64decode(plot.data["cells"]), np.uint8).reshape(37, 5, 4)
+    assert (codes[0].argmax(axis=1) == 2).all()
+    assert codes[1, 4, 0] > 100  # the first step: like the others
+    assert codes[36, 4].argmin() == 0
+    assert codes[36, 1, 3] == INFINITE
+    assert [row[0] for row in plot.table.rows] == names
+    assert float(plot.table.rows[0][3]) == pytest.approx(3.0, rel=0.1)
+    assert rank_layers(replace(made, ranks=replace(four_ranks(), columns=(), layers=None))) is None
+    assert rank_layers(run(3, 60)) is None
 
 
 def test_entries_of_gradients_are_drawn_by_depth_and_step_and_told_in_a_table():

@@ -45,25 +45,31 @@ there, and the norm of its gradient before any averaging; zeros of a rank that g
 MOST_SLOTS = 1024
 """Ranks in a world whose ranks are told apart; beyond, a report has their sums only."""
 
+NUM_LAYERS, MOST_LAYERED = 16, 128
+"""[parameters, ranks] Behind its slot the norm of the rank's own gradient of so many parameters, in worlds of up to so
+many ranks."""
+
 
 def size_of(num_columns: int, num_ranks: int) -> int:
     """How many numbers a report has.
 
     >>> size_of(1000, 2), size_of(1000, 10_000)
-    (14021, 14013)
+    (14053, 14013)
     """
-    return len(HEAD) + len(COLUMN) * num_columns + len(SLOT) * _num_slots(num_ranks)
+    return len(HEAD) + len(COLUMN) * num_columns + slot_width(num_ranks) * num_ranks
 
 
 def parts_of(
     whole: NDArray[np.float64], num_columns: int, num_ranks: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]:
-    """Head, [columns, len(COLUMN)] and [ranks, len(SLOT)] of a report, as views."""
+    """Head, [columns, len(COLUMN)] and [ranks, slot_width] of a report, as views."""
     start = len(HEAD) + len(COLUMN) * num_columns
     columns = whole[len(HEAD) : start].reshape(num_columns, len(COLUMN))
-    slots = whole[start:].reshape(-1, len(SLOT)) if _num_slots(num_ranks) else None
+    width = slot_width(num_ranks)
+    slots = whole[start:].reshape(-1, width) if width else None
     return whole[: len(HEAD)], columns, slots
 
 
-def _num_slots(num_ranks: int) -> int:
-    return num_ranks if num_ranks <= MOST_SLOTS else 0
+def slot_width(num_ranks: int) -> int:
+    """How many numbers a rank has for itself."""
+    return 0 if num_ranks > MOST_SLOTS else len(SLOT) + (NUM_LAYERS if num_ranks <= MOST_LAYERED else 0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradtrace.distributed.report.fields import parts_of, size_of
+from gradtrace.distributed.report.fields import SLOT, parts_of, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +68,8 @@ class Given:
     forward_s: float = math.nan
     local: float = math.nan
     """Norm of the gradient before it was averaged with other ranks'."""
+    layers: NDArray[np.float32] | None = None
+    """[NUM_LAYERS]: likewise of some parameters, NaN where there are fewer."""
     of_gradients: Shares = NO_SHARES
     of_weights: Shares = NO_SHARES
     entries: NDArray[np.float32] | None = None
@@ -104,7 +106,9 @@ def pack(
         head[1] = kind == 2
     if slots is not None:
         loss = math.nan if given.loss is None else given.loss
-        slots[rank] = loss, given.forward_s, given.is_bad, given.local
+        slots[rank, : len(SLOT)] = loss, given.forward_s, given.is_bad, given.local
+        if slots.shape[1] > len(SLOT):
+            slots[rank, len(SLOT) :] = math.nan if given.layers is None else given.layers
     _put_gradients(columns, given, places[: len(given.of_gradients.of_mesh)])
     _put_weights(columns, given, places[: len(given.of_weights.of_mesh)])
     _put_entries(columns, given, places[: len(given.of_gradients.of_mesh)])

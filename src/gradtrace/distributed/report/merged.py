@@ -51,7 +51,7 @@ class Merged:
     """Ranks in which anything was not finite."""
     decision: Decision | None
     slots: NDArray[np.float64] | None
-    """[ranks, len(SLOT)]; None: there are too many ranks."""
+    """[ranks, slot_width]; None: there are too many ranks."""
     parted_buffers: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     """[buffers]: not the same to the bit on all ranks that have them."""
     largest: NDArray[np.float32] | None = None

@@ -7,10 +7,12 @@ from the beginning of a step that is measured to its optimizer.
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gradtrace.distributed.report.fields import NUM_LAYERS
 from gradtrace.monitor.statistics.norms import norms
 from gradtrace.tape.private import anything_compiled
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from gradtrace.monitor.ranks.data_parallel import DataParallel
 
-MOST_HOOKED = 16
+MOST_HOOKED = NUM_LAYERS
 """Parameters, spread evenly: a rank that stands apart does so in all of them, and a hook is a microsecond or ten."""
 
 
@@ -51,12 +53,20 @@ class LocalGradients:
         while self._hooks:
             self._hooks.pop().remove()
 
-    def norm(self, scale: Tensor | None) -> Tensor | None:
-        """[1]: of the latest pass, unscaled; None: nothing was heard."""
+    @property
+    def hooked(self) -> list[nn.Parameter]:
+        """That are listened to."""
+        return self._hooked
+
+    def norms(self, scale: Tensor | None) -> Tensor | None:
+        """[1 + MOST_HOOKED]: of the latest pass, unscaled, all together and then each; None: nothing was heard."""
         if not self._norms:
             return None
         device = next(iter(self._norms.values())).device
-        whole: Tensor = torch.stack([one.to(device) for one in self._norms.values()]).norm().reshape(1)
+        each = torch.full((MOST_HOOKED,), math.nan, dtype=torch.float32, device=device)
+        places = torch.tensor(list(self._norms), device=device)
+        each[places] = torch.stack([one.to(device) for one in self._norms.values()])
+        whole = torch.cat([each[places].norm().reshape(1), each])
         return whole if scale is None else whole / scale.to(device).reshape(1)
 
     def _hook(self, i: int) -> Any:

@@ -27,7 +27,7 @@ class OwnPart:
     """Listened to from the beginning of a step to its optimizer."""
 
     def __init__(self, watched: Watched) -> None:
-        data_parallel = DataParallel(watched)
+        self._watched, data_parallel = watched, DataParallel(watched)
         self.shards = LocalShards(watched, data_parallel)
         self._gradients = LocalGradients(data_parallel)
         self._begun = time.perf_counter()
@@ -45,10 +45,17 @@ class OwnPart:
             self._forward_s = time.perf_counter() - self._begun
 
     def gradients_are_there(self, scale: Tensor | None) -> Tensor | None:
-        """As the optimizer will see them; the norm [1] of this rank's own, if they were averaged with others'."""
+        """As the optimizer will see them; norms of this rank's own, if they were averaged with others'."""
         self.shards.look_at_gradients()
         self._gradients.stop()
-        return self._gradients.norm(scale)
+        return self._gradients.norms(scale)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Columns of the parameters of whose gradients this rank's own norms are told one by one."""
+        places = {id(parameter): column for column, parameter in enumerate(self._watched.parameters)}
+        found = tuple(places.get(id(parameter), -1) for parameter in self._gradients.hooked)
+        return () if -1 in found else found
 
     def stop(self) -> None:
         """Listen no longer."""
@@ -71,6 +78,7 @@ class OwnPart:
             local=self._local_norm(gradients, local),
             of_gradients=self.shards.of_gradients,
             of_weights=self.shards.of_weights,
+            layers=None if local is None else local[1:],
             entries=entries,
             trace=trace,
         )

@@ -190,7 +190,7 @@ class Ranks:
             for sentence in self._apart.look(step, merged, self._recording.names, buffers):
                 self._recording.note(step, sentence)
             if merged.slots is not None:
-                self._recording.ranks(step, merged.slots)
+                self._recording.ranks(step, merged.slots, self.own.layers)
             if merged.largest is not None and merged.zeros is not None and merged.nonfinite is not None:
                 self._recording.entries(step, merged.largest, merged.zeros, merged.nonfinite)
 

@@ -23,6 +23,7 @@ from gradtrace.records.exhibit import Exhibit
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.run import EventKind, RunEvent, Scalar, Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.runs.ranks import SAID
 from gradtrace.runs.writer import RunWriter
 
 if TYPE_CHECKING:
@@ -186,9 +187,11 @@ class Recording:
         self.judge(step)
         self._writer.flush()
 
-    def ranks(self, step: int, said: NDArray[np.float64]) -> None:
-        """What each rank says of itself."""
-        self._writer.ranks(step, said)
+    def ranks(self, step: int, said: NDArray[np.float64], layers: Sequence[int]) -> None:
+        """What each rank says of itself; behind that, of the parameters in the columns `layers`, if there is room."""
+        num = len(SAID)
+        columns = tuple(layers) if said.shape[1] > num else ()
+        self._writer.ranks(step, said[:, : num + len(columns)], columns)
 
     def entries(
         self, step: int, largest: NDArray[np.float32], zeros: NDArray[np.float64], nonfinite: NDArray[np.float64]

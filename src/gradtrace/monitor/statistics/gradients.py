@@ -115,7 +115,8 @@ class Numbers:
         self.entries: Tensor | None = None
         """Of gradients, as the optimizer sees them, where several ranks ask for them."""
         self.local: Tensor | None = None
-        """Norm of this rank's own gradient, where it was averaged with other ranks' within the backward pass."""
+        """Norms of this rank's own gradient, all of it and then some parameters', where it was averaged with other
+        ranks' within the backward pass."""
 
     @property
     def has_loss(self) -> bool:

@@ -28,6 +28,7 @@ SCRIPTS = (
     "activations.js",
     "through_time.js",
     "run.js",
+    "ranks.js",
     "repair.js",
     "compare.js",
     "start.js",

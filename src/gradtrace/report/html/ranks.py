@@ -11,13 +11,15 @@ from gradtrace.records.shown import counted
 from gradtrace.report.html.activations import spread
 from gradtrace.report.html.entries import entries
 from gradtrace.report.html.pooling import edges, pooled, quantised, span
+from gradtrace.report.html.rank_layers import rank_layers
 from gradtrace.report.html.section import Plot, Section, Table
 from gradtrace.report.words import short
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from gradtrace.records.run import Run, RunRanks
+    from gradtrace.records.run import Run
+    from gradtrace.records.run_ranks import RunRanks
 
 MOST_ROWS, MOST_CELLS, MOST_COLUMNS = 1024, 500_000, 1000
 """Ranks below each other, and cells and steps of a map; more are pooled."""
@@ -36,7 +38,7 @@ def ranks(run: Run) -> Section | None:
     maps = {name: _beside_median(getattr(said, name), said) for name in WORDS}
     maps = {name: values for name, values in maps.items() if not np.isnan(values).all()}
     plots = tuple(_map(run, said, name, values, is_first=not i) for i, (name, values) in enumerate(maps.items()))
-    plots += tuple(plot for plot in (entries(run),) if plot is not None)
+    plots += tuple(plot for plot in (rank_layers(run), entries(run)) if plot is not None)
     return Section("ranks", "How the ranks compare", _answer(said, maps), plots, _notes(run)) if plots else None
 
 
