@@ -171,3 +171,11 @@ def test_an_unrolled_recurrence_has_each_steps_ops_under_its_module(kind):
     for a, b in zip(fused.parameters, steps.parameters, strict=True):
         assert a.gradient.norm == pytest.approx(b.gradient.norm, rel=1e-5)
     assert not model["rnn"]._forward_hooks
+
+
+def test_the_weights_of_a_norm_behind_an_input_with_a_gradient_are_none_of_a_layer_s() -> None:
+    """Such an input is data, and what lies between it and a layer no parametrisation."""
+    model = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2))
+    x = torch.ones(3, 4).requires_grad_()
+    trace = gradtrace.trace(model, lambda model, x: model(x).square().mean(), x)
+    assert [sorted(op.weights) for op in trace.ops if op.weights] == [["1.bias", "1.weight"]]

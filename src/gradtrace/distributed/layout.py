@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from gradtrace.distributed.channel import Channel
 
 
+MOST_STAGES = 64
+"""Of a pipeline whose traces are sent around."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """The same columns on every rank."""
@@ -31,6 +35,8 @@ class Layout:
     """Names; in the report they stand behind the parameters."""
     versions: tuple[tuple[int, str], ...] = ()
     """Of torch, each with the first rank that has it."""
+    is_staged: bool = False
+    """Whether no rank watches all of it: stages of a pipeline."""
 
 
 def agree(channel: Channel, own: Sequence[WatchedParameter], buffers: Sequence[WatchedParameter] = ()) -> Layout:
@@ -43,7 +49,9 @@ def agree(channel: Channel, own: Sequence[WatchedParameter], buffers: Sequence[W
     places = np.concatenate([both[0].places, len(both[0].columns) + both[1].places])
     versions = {tables[2]: rank for rank, tables in reversed(told)}
     first = tuple(sorted((rank, version) for version, rank in versions.items()))
-    return Layout(both[0].columns, places, tuple(one.name for one in both[1].columns), first)
+    largest = max(len(tables[0]) for _, tables in told)
+    is_staged = largest < len(both[0].columns) and len(told) <= MOST_STAGES
+    return Layout(both[0].columns, places, tuple(one.name for one in both[1].columns), first, is_staged)
 
 
 def merge(tables: Sequence[tuple[int, Sequence[WatchedParameter]]], own: Sequence[WatchedParameter]) -> Layout:

@@ -71,6 +71,8 @@ def _parametric(
             return []
         if index in parameters:
             names.append(parameters[index])
+        elif kind == base_name(LEAF):  # an input that a gradient was asked for
+            return []
         stack.extend(pair[0] for pair in graph.targets[index] if pair)
     return names[::-1]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from gradtrace.distributed.report.given import largest_of, pack
 from gradtrace.distributed.report.merged import merged
-from gradtrace.distributed.traces.exchange import exchanged, prepared
+from gradtrace.distributed.traces.exchange import exchanged, prepared, stages_joined
 
 if TYPE_CHECKING:
     from gradtrace.distributed.channel import Channel
@@ -34,4 +34,6 @@ def collect(channel: Channel, layout: Layout, world: World, given: Given | None,
         said = replace(said, largest=np.where(np.isnan(said.zeros), np.nan, largest).astype(np.float32))
     if trace is not None and said.num_traced == world.size and said.is_alike:
         said = replace(said, trace=exchanged(channel, trace, world.size, reads=world.reports))
+    elif trace is not None and said.num_traced == world.size and layout.is_staged:
+        said = replace(said, trace=stages_joined(channel, trace.own, trace.pool.key, reads=world.reports))
     return said

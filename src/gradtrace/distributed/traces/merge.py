@@ -56,7 +56,7 @@ class Merging:
 
     def __init__(self, trace: Trace) -> None:
         self.pool = pool = Pool()
-        self._trace = trace
+        self.own = trace
         pool.same(trace.probe, len(trace.ops), len(trace.parameters))
         self._is_nan = pool.total(float(math.isnan(trace.loss)))
         self._loss = pool.mean(trace.loss)
@@ -75,11 +75,11 @@ class Merging:
         )
         spreads = tuple(spread() for spread in self._spreads)
         return replace(
-            self._trace,
+            self.own,
             ops=ops,
             parameters=tuple(build() for build in self._parameters),
             loss=math.nan if self._is_nan() else self._loss(),
-            coverage=_told(self._trace.coverage, ops, spreads, num_ranks),
+            coverage=_told(self.own.coverage, ops, spreads, num_ranks),
             ranks=OverRanks(num_ranks, spreads),
         )
 
@@ -106,7 +106,7 @@ class Merging:
 
     def _share(self, op: Op, slot: int) -> Callable[[], float | None]:
         target, own = op.targets[slot], op.shares[slot]
-        if target is None or self._trace.ops[target[0]].received is None:
+        if target is None or self.own.ops[target[0]].received is None:
             return lambda: own
         share = self.pool.share(own, self._places[target[0]])
         return lambda: None if own is None and not share() else share()
