@@ -361,3 +361,27 @@ def test_a_number_born_between_two_modules_is_not_the_batch_s() -> None:
     finding = first_of(watch)
     assert finding.cause is Cause.UNSAFE_OP
     assert "division by zero" in finding.message or "in front of out, which was given it" in finding.message
+
+
+@pytest.mark.parametrize("rate", [0.01, 1e3])
+def test_a_model_that_is_called_with_an_inner_loop_s_weights_is_not_said_to_be_finite(rate: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with gradtrace.watch(model, optimizer) as watch:
+        for _ in range(3):
+            x = torch.randn(8, 4)
+            fast: dict[str, torch.Tensor] = dict(model.named_parameters())
+            for _ in range(6):
+                loss = torch.func.functional_call(model, fast, (x,)).square().mean()
+                gradients = torch.autograd.grad(loss, list(fast.values()), create_graph=True)
+                moved = zip(fast.items(), gradients, strict=True)
+                fast = {name: weight - rate * gradient for (name, weight), gradient in moved}
+            optimizer.zero_grad()
+            torch.func.functional_call(model, fast, (x,)).square().mean().backward()
+            optimizer.step()
+    found = [finding for finding in watch.diagnosis.findings if finding.symptom is Symptom.NONFINITE]
+    assert bool(found) is (rate > 1.0)
+    for finding in found:
+        assert "other weights than its own" in finding.message
+        assert "output is finite" not in finding.message

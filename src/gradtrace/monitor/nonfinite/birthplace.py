@@ -60,6 +60,8 @@ class Passage:
     """Of the loss's ops."""
     called_at: str
     """``file.py:12`` of the call of backward."""
+    num_let_go: int = 0
+    """Calls of the step that are not among them any more."""
     has_moved: bool = False
     """Whether an optimizer stepped within the pass: the weights that it began with are gone."""
     world: World | None = None
@@ -115,6 +117,7 @@ class BirthRecorder:
             calls=tuple(self._calls.held),
             suspects=tuple(self._suspects),
             called_at=source_of(sys._getframe()),
+            num_let_go=self._calls.num_let_go,
             has_moved=has_moved,
         )
 
@@ -145,6 +148,9 @@ def explain(
             if not passage.is_finite and not all(map(_is_number, call.inputs)):
                 between = between or f"in front of {call.label or 'the model'}, which was given it"
                 continue
+            if not call.has_own_weights:
+                why = f"{call.label or 'the model'} was called with other weights than its own (an inner loop's?)"
+                continue
             replayed = _replayed(call, seeds=passage.is_finite, weights=weights)
             num_replayed += replayed is not None
             if replayed is None:
@@ -165,11 +171,13 @@ def _in_the_loss(passage: Passage, ops: Sequence[Op], why: str, between: str) ->
         why = "the model's inputs were changed in place since"
     elif not why and not forward and arrived and all(map(is_all_finite, arrived)):
         why = "run again, the model's own backward pass is finite"
+    elif not why and forward and passage.num_let_go:
+        why = f"of the model's calls only the latest {len(passage.calls)} were kept"
     guilty = [(suspect, guilt) for suspect in passage.suspects if (guilt := suspect.guilt) is not None]
     half = HALF_FORMATS.get(str(loss.dtype).removeprefix("torch."), (0, math.inf))[1] < GROWN
     if math.isinf(value) and half:
         words = f"larger than any number of {str(loss.dtype).removeprefix('torch.')}"
-        return _of_the_loss(passage, words, Site(None), Cause.NUMERIC_FORMAT)
+        return _of_the_loss(passage, words, Site(None), Cause.NUMERIC_FORMAT, is_behind=not why)
     if not guilty and between:
         return _unexplained(passage, f"it was born {between}")
     if not guilty:
@@ -178,7 +186,7 @@ def _in_the_loss(passage: Passage, ops: Sequence[Op], why: str, between: str) ->
     site = site_on(loss, suspect, ops)
     if why and site.module is None and not site.source and passage.calls:
         return _unexplained(passage, why)
-    return _of_the_loss(passage, f"{suspect.function}, {guilt.words}", site, guilt.cause)
+    return _of_the_loss(passage, f"{suspect.function}, {guilt.words}", site, guilt.cause, is_behind=not why)
 
 
 def _replayed(call: Call, *, seeds: bool, weights: Mapping[int, Tensor]) -> tuple[Trace, bool] | None:
@@ -236,9 +244,10 @@ def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _of_the_loss(passage: Passage, words: str, site: Site, cause: Cause) -> Finding:
+def _of_the_loss(passage: Passage, words: str, site: Site, cause: Cause, *, is_behind: bool = True) -> Finding:
     """An op behind the models' outputs (no module), or of a model none of whose calls was seen.
 
+    `is_behind`: the outputs were seen to be finite; those behind a loss that is finite are.
     Where its line is not known, that of the call of backward is told: the loss is made above it.
     """
     value, step, source, module = passage.value, passage.step, site.source, site.module
@@ -246,7 +255,8 @@ def _of_the_loss(passage: Passage, words: str, site: Site, cause: Cause) -> Find
     forward = not passage.is_finite
     finite = "the loss is finite, the gradient that it sends back is not"
     what = f"the loss is {loss_told(value)}" if forward else finite
-    place = "in the loss, the model's output is finite" if module is None else f"in {module or 'the model'}"
+    output = ", the model's output is finite" if is_behind or not forward else ""
+    place = f"in the loss{output}" if module is None else f"in {module or 'the model'}"
     at = f" ({source})" if source else f" (before the backward pass of {called_at})" if called_at else ""
     op = f": {words}{at}" if words else at
     return Finding(
