@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import gradtrace
+from gradtrace.monitor.recording.delivery import RECEIVED_TOGETHER
 from gradtrace.monitor.schedule.cost import Level
 from gradtrace.monitor.schedule.schedule import Schedule
 from gradtrace.records.run import EventKind, Scalar
@@ -99,3 +100,31 @@ def test_a_loss_that_jumps_is_measured_at_once_while_the_watch_listens_and_at_th
     assert late[0] == 385 if level is Level.LISTEN else 385 <= late[0] <= 385 + 40
     assert late[0] + 1 in traced
     assert len(measured) < 100
+
+
+@pytest.mark.parametrize("factor", [1e-5, 1e-2])
+def test_a_layer_that_falls_far_behind_is_traced_soon_whatever_that_costs(
+    factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first trace was well, and no later one would have been affordable."""
+    monkeypatch.setattr(Schedule, "_next", lambda self, step: (Level.MEASURE, 8))
+    monkeypatch.setattr(Schedule, "_must_stop", lambda self: False)
+    monkeypatch.setattr(Schedule, "_fits", lambda self, part, step: step == 0)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-7)  # or it would recover
+    teacher = torch.randn(8, 4)
+    with gradtrace.watch(model, optimizer) as watch:
+        for number in range(120):
+            if number == 50:
+                with torch.no_grad():
+                    model[2].weight.mul_(factor)
+            x = torch.randn(64, 8)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), (x @ teacher).argmax(1)).backward()
+            optimizer.step()
+    traced = [event.step for event in watch.run.events if event.kind is EventKind.SAMPLE]
+    assert len(traced) == (1 if factor > 1e-3 else 2)
+    if factor < 1e-3:
+        assert 55 <= traced[1] <= 55 + 2 * RECEIVED_TOGETHER
+        first = watch.diagnosis.findings[0]
+        assert (first.symptom, first.cause, first.where) == (Symptom.VANISHING, Cause.SMALL_WEIGHTS, ("2",))
