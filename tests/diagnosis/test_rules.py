@@ -65,6 +65,17 @@ def test_inputs_that_saturate_the_first_layer(scale: float) -> None:
     assert verdict(mlp(2, nn.Tanh), data=data) == expected
 
 
+@pytest.mark.parametrize("in_evaluation", [True, False])
+def test_a_batch_norm_in_evaluation_mode_lets_unscaled_inputs_through(in_evaluation: bool) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(batches()[0][0].shape[1]), *mlp(2, nn.Tanh))
+    model[0].train(not in_evaluation)
+    found = findings(model, data=[(x * 300.0, y) for x, y in batches()])
+    assert bool(found) is in_evaluation
+    if found:
+        assert (found[0].symptom, found[0].cause) == (Symptom.SATURATED, Cause.INPUT_SCALE)
+        assert "it is in evaluation mode" in found[0].message
+
+
 @pytest.mark.parametrize(
     "cut",
     [
