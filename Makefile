@@ -1,4 +1,4 @@
-# Needs python3 (3.10 to 3.13), make and git. Everything else goes into .venv, once.
+# Needs python3 (3.10 to 3.14), make and git. Everything else goes into .venv, once.
 #
 #   PYTHON=python3.12 make demo      another Python
 #   PYTEST_ARGS="-k sigmoid" make test
@@ -93,7 +93,7 @@ clean:
 
 # The stamps: installed again only when the dependencies may have changed. The sources are linked, not copied.
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.exit("gradtrace was tried with Python 3.10 to 3.13; $(PYTHON) is %d.%d. Try: PYTHON=python3.12 make ..." % sys.version_info[:2])'
+	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 15) or sys.exit("gradtrace was tried with Python 3.10 to 3.14; $(PYTHON) is %d.%d. Try: PYTHON=python3.12 make ..." % sys.version_info[:2])'
 	@echo "Setting up .venv (the first time: a minute or more, most of it torch) ..."
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install -qq --editable . --constraint constraints.txt
@@ -122,7 +122,7 @@ clean:
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "Installing chromium, for the tests of the report ..."; \
 	  { timeout 60 apt-get update -qq; \
-	    DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
+	    DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y -qq -o DPkg::Lock::Timeout=240 --no-install-recommends chromium fonts-dejavu-core; \
 	  } >.venv/chromium.log 2>&1 && touch $@ \
 	  || echo "make test: NO CHROMIUM (.venv/chromium.log says why): the report will not be tested in a browser"; \
 	else \

@@ -27,5 +27,6 @@ TRIED = (
     Versions("3.10", "2.14.1", "numpy<2"),
     Versions("3.12", "2.12.0"),
     Versions("3.13", "2.15.0"),
+    Versions("3.14", "2.15.0"),
 )
 """The range that pyproject.toml and `gradtrace.tape.private` promise."""

@@ -54,12 +54,13 @@ def find_settings(folder: Path | None = None) -> Settings:
     return Settings()
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any] | None]]:
+def _files(folder: Path) -> Iterator[tuple[Path, Any]]:
     for one in (folder, *folder.parents):
         if (one / OWN).is_file():
             yield one / OWN, _read(one / OWN)
         if (one / PROJECT).is_file():
-            yield one / PROJECT, _read(one / PROJECT).get("tool", {}).get("gradtrace")
+            tools = _read(one / PROJECT).get("tool")
+            yield one / PROJECT, tools.get("gradtrace") if isinstance(tools, dict) else None
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -74,7 +75,9 @@ def _read(file: Path) -> dict[str, Any]:
         raise InputError(f"cannot read {file}: {error}") from error
 
 
-def _settings(file: Path, table: Mapping[str, Any]) -> Settings:
+def _settings(file: Path, table: Any) -> Settings:
+    if not isinstance(table, dict):
+        raise InputError(f"{file}: gradtrace cannot be {table!r}; it is a table, as [tool.gradtrace]")
     takes: dict[str, Callable[[Any, Path], Any]] = {
         "targets": _targets,
         "fail-on": lambda value, _: Severity(value),

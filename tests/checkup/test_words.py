@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import textwrap
+from types import SimpleNamespace
 
+import pytest
 import torch
 from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
 
 import gradtrace
+from gradtrace.remedies.unsafe import UNSAFE, remedy_of
+from gradtrace.report.findings import code_lines
 from gradtrace.report.tables import picture
 from gradtrace.report.terminal import show
 
@@ -71,3 +76,41 @@ def test_the_remedy_is_for_the_op_and_the_name_at_hand():
     assert unsafe("exp").remedies[0].code.startswith("torch.exp((distance + 10000.0).clamp_max(80))")
     assert "sqrt (" in unsafe("sqrt").message
     assert unsafe("sqrt").code == "GT317"
+
+
+@pytest.mark.parametrize("op", UNSAFE)
+@pytest.mark.parametrize("operand", ["x", "model.scale", "distance + 1.0"])
+def test_the_remedy_s_code_runs_and_keeps_doing_so_in_a_narrow_terminal(op, operand):
+    remedy = remedy_of(op, operand)
+    shown = "\n".join(map(str, code_lines(remedy.code.splitlines(), 80)))
+    x = torch.full((4, 4), 0.5)
+    names = {"a": x, "b": x, "mask": x > 1, "scores": x, "exponent": 0.5, "x": x, "distance": x}
+    exec(textwrap.dedent(shown), {"torch": torch, "model": SimpleNamespace(scale=x)} | names)
+
+
+def test_a_large_step_of_a_healthy_network_is_called_large():
+    def check(lr):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        batches = [(torch.randn(16, 8), torch.randint(0, 4, (16,)))]
+        optimizer = torch.optim.SGD(model.parameters(), lr)
+        return shown(gradtrace.check(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), batches, optimizer=optimizer))
+
+    usual, large = " ".join(check(0.01).split()), " ".join(check(0.9).split())
+    assert "Healthy: " in usual
+    assert "fine: up to 0.1);" in usual
+    assert "Healthy: " in large
+    assert "fine: up to 0.1; more is large, and no fault by itself);" in large
+
+
+def test_a_range_of_one_number_is_that_number():
+    text = shown(gradtrace.check(nn.Linear(8, 4), lambda m, x: m(x).square().mean(), [torch.randn(16, 8)]))
+    (line,) = [line for line in text.splitlines() if line.startswith("Healthy: ")]
+    assert " to " not in line
+
+
+def test_nothing_is_said_of_a_rest_that_is_none():
+    model = nn.Linear(8, 4).half()
+    diagnosis = gradtrace.check(model, lambda m, x: m(x).float().mean() * 1e-8, [torch.randn(16, 8).half()])
+    (finding,) = [one for one in diagnosis.findings if one.symptom == "underflow"]
+    assert "100 % are exactly zero (" in finding.message

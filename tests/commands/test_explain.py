@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 from tests.commands.calling import run
@@ -30,6 +31,22 @@ def test_a_code_says_what_is_seen_and_what_to_change(code):
     assert result.stdout.startswith(code)
     assert "What is seen: " in result.stdout
     assert "\n- " in result.stdout
+
+
+def test_each_has_a_page_of_the_documentation():
+    pages = Path(__file__).parents[2] / "docs" / "codes"
+    assert sorted(page.stem for page in pages.glob("GT*.md")) == USUAL
+    assert (pages / "index.md").read_text().split("```")[1].split()[2:] == USUAL
+
+
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [("GT812", "Raise the learning rate"), ("GT214", "Clip the gradient norm"), ("GT512", "Lower the learning rate")],
+)
+def test_the_change_fits_the_symptom_too(code, change):
+    """A rate of zero is not lowered, and a square that overflows is not scaled up."""
+    first = next(line for line in run("explain", code).stdout.splitlines() if line.startswith("- "))
+    assert change in first
 
 
 def test_every_word_is_explained(monkeypatch):

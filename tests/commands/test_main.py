@@ -18,6 +18,39 @@ import gradtrace
 from gradtrace.commands.main import COMMANDS
 from gradtrace.runs.writer import RunWriter
 
+TWO = """
+import torch
+from torch import nn
+
+
+def made(activation, depth):
+    torch.manual_seed(0)
+    layers = [layer for _ in range(depth) for layer in (nn.Linear(16, 16), activation())]
+    batch = torch.randn(32, 16), torch.randint(0, 4, (32,))
+    return nn.Sequential(*layers, nn.Linear(16, 4)), lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]), [batch]
+
+
+def well():
+    return made(nn.ReLU, 1)
+
+
+def ill():
+    return made(nn.Sigmoid, 12)
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.out = nn.RNN(4, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.out(self.rnn(x)[0][:, -1])
+
+
+def recurrent():
+    return Recurrent(), torch.randn(4, 20, 4)
+"""
+
 
 @pytest.mark.parametrize(
     "arguments",
@@ -84,3 +117,32 @@ def test_help_is_grouped_and_no_line_is_cut(monkeypatch):
     for names in COMMANDS.values():
         for name in names:
             assert told[name].endswith("."), name  # one line each, whole
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_last_line_on_several_targets_is_of_all(tmp_path, monkeypatch, order):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(TWO)
+    asked = [("net.py:well", "net.py:ill")[place] for place in order]
+    result = run("check", *asked)
+    assert result.exit_code == 1
+    assert (
+        result.stdout.splitlines()[-1] == "Unhealthy: 1 of 2 targets, 1 finding, 1 critical (gradtrace explain GT101)."
+    )
+    assert run("check", "net.py:well", "net.py:well").stdout.splitlines()[-1] == "Healthy: 2 targets, no findings."
+
+
+def test_a_folder_that_is_not_there_has_not_no_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("runs", "nowhere")
+    assert (result.exit_code, "there is no folder nowhere" in result.stderr) == (2, True)
+    assert run("runs").stdout == "There are no runs in gradtrace-runs.\n"
+    assert run("runs", ".").stdout == "There are no runs in this folder.\n"
+
+
+def test_what_is_not_known_of_a_recurrence_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(TWO)
+    told = run("init", "net.py:recurrent").stdout
+    assert "before: " in told
+    assert "nan" not in told

@@ -77,6 +77,14 @@ def test_what_cannot_be_is_one_sentence_with_the_file(project, verdict, line, se
     assert sentence in result.stderr
 
 
+def test_tables_that_are_none_are_no_fault_of_ours(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[tool]\ngradtrace = 3\n")
+    with pytest.raises(InputError, match=r"gradtrace cannot be 3; it is a table, as \[tool\.gradtrace\]"):
+        find_settings(tmp_path)
+    (tmp_path / "pyproject.toml").write_text("tool = 3\n")
+    assert find_settings(tmp_path) == Settings()
+
+
 def test_check_without_a_target_checks_those_of_the_project(project, verdict):
     project('[tool.gradtrace]\ntargets = ["net.py:again", "net.py:with_optimizer"]\nsteps = 3\nfail-on = "critical"\n')
     verdict["diagnosis"] = WARNING

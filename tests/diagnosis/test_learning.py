@@ -50,6 +50,18 @@ def test_what_the_best_constant_gets() -> None:
     assert reach("mse_loss", (t, torch.zeros(0)), {}) is None
 
 
+@pytest.mark.parametrize(("dtype", "times", "known"), [
+    (torch.float32, 1.0, True), (torch.bfloat16, 1.0, True), (torch.float32, 1.1, False), (torch.float32, -1.0, False),
+])  # fmt: skip
+def test_of_log_probabilities_a_constant_gets_the_entropy_and_of_anything_else_nobody_knows(
+    dtype: torch.dtype, times: float, known: bool
+) -> None:
+    output = times * torch.log_softmax(3.0 * torch.randn(6, 3, generator=torch.manual_seed(0)), 1).to(dtype)
+    found = reach("nll_loss", (output, torch.tensor([0, 0, 0, 1, 1, 1])), {})
+    assert found is not None
+    assert found[0].item() == pytest.approx(known * torch.tensor(2.0).log().item())
+
+
 @pytest.mark.parametrize(("top", "ill"), [(1.9, False), (2.1, True)])
 def test_targets_that_a_sigmoid_does_not_reach(top: float, ill: bool) -> None:
     """Targets 0 and t, half each: the range leaves (t - 1)^2 / 2, and a constant t^2 / 4; half of it at t = 2."""

@@ -232,3 +232,21 @@ def test_a_state_kept_from_batch_to_batch_is_healthy():
     assert diagnosis.healthy
     assert diagnosis.through_time.chains[0].detached_start
     assert not any(f.cause is Cause.DETACHED_GRAPH for f in diagnosis.findings)  # 30 steps cover its horizon
+
+
+def test_the_rate_is_that_of_a_step_between_the_ends_that_are_compared():
+    _, (finding,) = found(0.5, 100)
+    assert "from the last tenth to the first of 100 steps of rnn (0.30 decades per step)" in finding.message
+    _, (finding,) = found(0.05, 5)
+    assert "from the last to the first of 5 steps of rnn (1.30 decades per step)" in finding.message
+
+
+def test_per_step_is_per_step_that_a_gradient_came_to():
+    torch.manual_seed(0)
+    model = nn.LSTM(4, 16, batch_first=True)
+    diagnosis = gradtrace.check(model, lambda m, x: m(x)[0][:, -1].square().mean(), [torch.randn(4, 600, 4)])
+    finding = next(f for f in diagnosis.findings if f.cause is Cause.RECURRENT_CONTRACTION)
+    assert "shrinks to nothing from the last tenth to the first of 600 steps" in finding.message
+    told = evidence(finding)
+    both = told["activations per step"] + told["recurrent weights per step"]
+    assert both == pytest.approx(told["a random gradient per step"], rel=0.1)

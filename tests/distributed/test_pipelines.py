@@ -29,15 +29,20 @@ def loss_of(y, target):
 def test_stages_of_a_pipeline_are_one_run(tmp_path):
     truth = _in_one_process()
     (by_hand, scheduled, trace), _ = values(on_ranks(_stage, 2, tmp_path))
+    assert by_hand["notes"] == ()
+    if trace is None:  # torch 2.15 keeps a stage's output no longer than it is sent
+        (note,) = scheduled["notes"]
+        assert "began at an edge of the tape" in note
+    else:
+        assert scheduled["notes"] == ()
+        assert any("began at 12 numbers with a gradient that was given to it" in note for note in trace.coverage.notes)
     for run in (by_hand, scheduled):
         assert run["names"] == ["0.weight", "0.bias", "2.weight", "2.bias"]
-        assert run["notes"] == ()
         for numbers in ("gradients", "weights", "updates", "whole", "loss"):
             known = ~np.isnan(run[numbers][:KNOWN])
             assert known.any()
             np.testing.assert_allclose(run[numbers][:KNOWN][known], truth[numbers][:KNOWN][known], rtol=1e-5)
         assert (~np.isnan(run["gradients"][:KNOWN])).all()
-    assert any("began at 12 numbers with a gradient that was given to it" in note for note in trace.coverage.notes)
 
 
 def _in_one_process():
@@ -78,7 +83,7 @@ def _trained(rank, step):
             optimizer.zero_grad()
             step(stage, batch)
             optimizer.step()
-    return told(watch.run), watch.traces[0] if rank == 0 else None
+    return told(watch.run), next(iter(watch.traces), None)
 
 
 def _both_passes(rank, stage, batch):

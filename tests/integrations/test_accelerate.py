@@ -89,6 +89,15 @@ def rows(watch):
     return steps.first.tolist(), steps.scalar(Scalar.GRADIENT_NORM)[1], steps.scalar(Scalar.CLIPPED_NORM)[1]
 
 
+def test_a_tracker_that_is_attached_to_nothing_says_so_once(recwarn):
+    accelerator = Accelerator(log_with=[GradTraceTracker()], cpu=True)
+    accelerator.init_trackers("project")
+    for step in range(2):
+        accelerator.log({"loss": 1.0}, step=step)
+    assert len([each for each in recwarn if "say tracker.attach(accelerator) once" in str(each.message)]) == 1
+    accelerator.end_training()
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_under_accumulation_and_clipping_each_optimizer_step_is_a_row_with_the_whole_gradient(accumulate):
     tracker = GradTraceTracker(every=1, budget=ALL)

@@ -104,6 +104,45 @@ def test_two_models_that_are_set_up_are_both_watched():
     callback.close()
     assert {p.optimizer for p in callback.watch.run.header.parameters} == {0, 1}
     assert len(callback.watch.run.header.parameters) == 8
+    assert rows(callback.watch)[0] == list(range(4))
+
+
+def test_two_optimizers_of_one_loss_are_one_row_from_the_first_step_on():
+    callback = GradTraceCallback(every=1, budget=ALL)
+    fabric = Fabric(accelerator="cpu", devices=1, callbacks=[callback])
+    nets = nn.Linear(3, 3), Net()
+    (early, first), (late, second) = [
+        fabric.setup(net, kind(net.parameters(), 0.01))
+        for net, kind in zip(nets, (torch.optim.SGD, torch.optim.Adam), strict=True)
+    ]
+    for _ in range(4):
+        fabric.backward(late(early(torch.randn(4, 3))).square().mean())
+        for optimizer in (first, second):
+            optimizer.step()
+            optimizer.zero_grad()
+    callback.close()
+    assert rows(callback.watch)[0] == list(range(4))
+    assert callback.watch.run.header.parameters[0].name == "model.weight"
+
+
+@pytest.mark.parametrize("attaches", [True, False])
+def test_of_setup_module_fabric_tells_nobody_and_the_callback_says_what_to_do(attaches, recwarn):
+    callback = GradTraceCallback(every=1, budget=ALL)
+    fabric = Fabric(accelerator="cpu", devices=1, callbacks=[callback])
+    nets = [fabric.setup_module(net) for net in (nn.Linear(3, 3), Net())]
+    optimizers = fabric.setup_optimizers(*(torch.optim.SGD(net.parameters(), 0.01) for net in nets))
+    if attaches:
+        callback.attach(fabric, *nets)
+    for _ in range(3):
+        fabric.backward(nets[1](nets[0](torch.randn(4, 3))).square().mean())
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    callback.close()
+    told = [str(each.message) for each in recwarn if "attach(fabric, model)" in str(each.message)]
+    assert len(told) == (0 if attaches else 1)
+    assert callback.watch is None or rows(callback.watch)[0] == [0, 1, 2]
+    assert (callback.watch is not None) is attaches
 
 
 def test_an_exception_passes_and_close_ends_the_watch():

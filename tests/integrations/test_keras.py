@@ -119,11 +119,12 @@ history = fit(make(), seen, epochs=5, validation_data=(x, y)).history
 callback = GradTraceCallback(every=1, budget=ALL)
 fit(make(10), callback)
 (finding, *_) = callback.watch.diagnosis.findings
-told(symptom=finding.symptom, cause=finding.cause, message=finding.message, where=finding.where,
+told(symptom=finding.symptom, cause=finding.cause, message=finding.message, where=finding.where, source=finding.source,
      rows=rows(seen), norms=history["gradtrace/gradient_norm"])
 """)
     assert (told["symptom"], told["cause"]) == ("vanishing", "activation_derivative")
     assert "sequential_1/hidden0 (Dense)" in told["message"]
+    assert told["source"].startswith("<string>:")  # the user's line, and none of Keras'
     assert set(told["where"]) <= {f"sequential_1/hidden{i}" for i in range(10)}
     assert "gradtrace, by step" in printed
     assert told["rows"] == list(range(40))  # an evaluation is no step
@@ -151,6 +152,86 @@ told(rows=rows(callback), finite=finite, finished=callback.watch.run.finished)
     assert len(told["rows"]) == (16 if stop_on is None else 5)
     assert told["finished"]
     assert "gradtrace, by step 4: critical: " in printed
+
+
+BROKEN = """
+class Cut(keras.layers.Layer):
+    calls = 0
+
+    def call(self, x):
+        self.calls += 1
+        return torch.sqrt(x * 0.0) + x if self.calls > 5 else x  # of which the gradient is not finite
+
+
+def broken():
+    parts = [keras.layers.Dense(8, name="early"), Cut(name="cut"), keras.layers.BatchNormalization(name="norm")]
+    return keras.Sequential([keras.layers.Input((4,)), *parts, keras.layers.Dense(1, name="late")], name="net")
+"""
+
+
+def test_a_nan_is_told_with_the_layers_name_and_the_averages_of_its_step_are_as_they_would_be():
+    told, _ = run(f"""{BROKEN}
+class Averages(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        norm = self.model.get_layer("norm")
+        self.seen.append([*norm.moving_mean.numpy().tolist(), *norm.moving_variance.numpy().tolist()])
+
+
+averages = []
+for callback in (keras.callbacks.Callback(), GradTraceCallback(every=1, budget=ALL)):
+    keras.utils.set_random_seed(0)
+    model, seen = broken(), Averages()
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    fit(model, callback, seen)
+    averages.append(seen.seen)
+(finding, *_) = callback.watch.diagnosis.findings
+told(where=finding.where, message=finding.message, step=finding.step, plain=averages[0][:3], watched=averages[1][:3])
+""")
+    assert told["where"] == ["net/cut"]
+    assert "sqrt in net/cut (Cut, " in told["message"]
+    assert told["step"] == 2
+    assert told["plain"] == told["watched"]
+
+
+def test_a_model_that_was_loaded_goes_on_in_the_same_file_under_the_same_names(tmp_path):
+    told, _ = run(f"""
+folder = {str(tmp_path)!r}
+model = make(2)
+fit(model, GradTraceCallback(path=folder + "/run.db", budget=ALL))
+model.save(folder + "/model.keras")
+again = GradTraceCallback(path=folder + "/run.db", budget=ALL)
+fit(keras.models.load_model(folder + "/model.keras"), again, epochs=2, initial_epoch=1)
+import gradtrace
+told(rows=gradtrace.load(folder + "/run.db").steps.first.tolist(), notes=again.watch.run.notes,
+     names=[p.name for p in again.watch.run.header.parameters])
+""")
+    assert told["rows"] == list(range(16))
+    assert told["notes"] == ["this is step 8 of the trainer"]
+    assert told["names"][:3] == ["sequential/hidden0.kernel", "sequential/hidden0.bias", "sequential/hidden1.kernel"]
+
+
+def test_layers_of_one_name_are_all_watched():
+    told, _ = run("""
+class Twice(keras.Model):
+    def __init__(self):
+        super().__init__(name="twice")
+        self.early, self.late = keras.layers.Dense(8, name="part"), keras.layers.Dense(1, name="part")
+
+    def call(self, x):
+        return self.late(self.early(x))
+
+
+model = Twice()
+model.compile(keras.optimizers.SGD(0.01), "mse")
+callback = GradTraceCallback(budget=ALL)
+fit(model, callback)
+told(names=[p.name for p in callback.watch.run.header.parameters])
+""")
+    assert told["names"] == [f"twice/{part}.{kind}" for part in ("part", "part_2") for kind in ("kernel", "bias")]
 
 
 def test_an_exception_passes_and_close_ends_the_watch():

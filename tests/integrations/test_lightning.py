@@ -174,13 +174,29 @@ def read(logger, name):
         return {int(row["step"]): float(row[name]) for row in csv.DictReader(file) if row.get(name)}
 
 
-def test_numbers_go_to_every_logger_at_the_step_of_the_modules_own(tmp_path):
-    class Logging(Module):
-        def training_step(self, batch, batch_idx):
-            loss = super().training_step(batch, batch_idx)
-            self.log("mine", loss)
-            return loss
+class Logging(Module):
+    """Logs its loss."""
 
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("mine", loss)
+        return loss
+
+
+@pytest.mark.parametrize("step", [3, 8])
+def test_resumed_from_a_checkpoint_of_a_batch_numbers_stand_at_the_step_of_the_modules_own(step, tmp_path):
+    """Which Lightning writes before it has counted the batch."""
+    saving = ModelCheckpoint(tmp_path, every_n_train_steps=step, save_top_k=-1, filename="{step}")
+    fit(Module(), saving, folder=tmp_path, enable_checkpointing=True)
+    logger, callback = CSVLogger(tmp_path, name="csv"), GradTraceCallback(budget=ALL)
+    fit(Logging(), callback, folder=tmp_path, ckpt=tmp_path / f"step={step}.ckpt", logger=logger, log_every_n_steps=1,
+        max_epochs=2)  # fmt: skip
+    assert callback.watch.run.notes == (f"this is step {step} of the trainer",)
+    assert sorted(read(logger, "mine")) == list(range(step, 16))
+    assert read(logger, "gradtrace/loss") == pytest.approx(read(logger, "mine"))
+
+
+def test_numbers_go_to_every_logger_at_the_step_of_the_modules_own(tmp_path):
     logger = CSVLogger(tmp_path, name="csv")
     fit(Logging(), GradTraceCallback(budget=ALL), folder=tmp_path, logger=[logger, TensorBoardLogger(tmp_path)],
         log_every_n_steps=1, max_epochs=2)  # fmt: skip

@@ -83,7 +83,7 @@ def integer() -> nn.Module:
 
 MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "a function": (lambda: mean, "must be a torch.nn.Module, but it is function"),
-    "a class": (lambda: nn.Linear, "must be a torch.nn.Module, but it is type"),
+    "a class": (lambda: nn.Linear, "must be a torch.nn.Module, but it is the class"),
     "no parameters": (nn.ReLU, "the model has no parameters"),
     "frozen": (frozen, "no parameter requires a gradient: the whole model is frozen"),
     "meta": (lambda: nn.Linear(4, 2, device="meta"), r"on the meta device.*to_empty\(\)"),

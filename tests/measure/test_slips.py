@@ -51,3 +51,17 @@ def test_two_batches_of_one_shape_are_no_slip():
 
     with pytest.raises(InputError, match=r"ValueError: mine \(at [^;]*\)$"):
         gradtrace.check(nn.Linear(4, 3), raising, [X, X])
+
+
+def test_a_class_is_no_module_of_it():
+    with pytest.raises(InputError, match="but it is the class Linear: make one of it"):
+        gradtrace.check(nn.Linear, loss_fn, [(X, Y)])
+    with pytest.raises(InputError, match="but it is the class Linear: make one of it"):
+        gradtrace.watch(nn.Linear)
+
+
+def test_a_watch_takes_no_loss():
+    with pytest.raises(InputError, match="but it is function: the loss stays in the loop that is watched"):
+        gradtrace.watch(nn.Linear(4, 3), loss_fn)
+    with pytest.raises(InputError, match=r"optimizer must be a torch.optim.Optimizer, but it is float$"):
+        gradtrace.watch(nn.Linear(4, 3), 0.1)

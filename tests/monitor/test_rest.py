@@ -101,8 +101,11 @@ def test_a_nan_right_before_the_end_is_no_healthy_run(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("are_seen", [False, True])
-def test_steps_that_run_away_at_rest_are_not_told_as_an_unsafe_op(are_seen: bool) -> None:
+def test_steps_that_run_away_at_rest_are_not_told_as_an_unsafe_op(
+    are_seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the weights from before the rest the batch is harmless, and no op of the step has an edge."""
+    monkeypatch.setattr("gradtrace.monitor.rest.LOOK_EVERY_S", 0.0)  # every 16 steps, however short they are
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

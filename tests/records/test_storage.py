@@ -120,7 +120,7 @@ def test_saving_is_atomic_and_deterministic(tmp_path):
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path):
-    with pytest.raises(TraceFileError, match=r"cannot write .*No such file"):
+    with pytest.raises(TraceFileError, match=r"cannot write .*there is no such folder"):
         small_trace().save(tmp_path / "nowhere" / "a.json.gz")
     with pytest.raises(TraceFileError, match="cannot write"):
         small_trace().save(tmp_path)

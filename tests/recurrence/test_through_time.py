@@ -386,3 +386,32 @@ def test_it_is_kept_in_a_file(tmp_path):
     record = gradtrace.through_time(nn.LSTM(3, 6, batch_first=True), last_step, torch.randn(4, 9, 3))
     record.save(tmp_path / "time.json.gz")
     assert gradtrace.load(tmp_path / "time.json.gz") == record
+
+
+# ----------------------------------------------------------------------------------------- where a format ends
+
+
+def closing(model, x):
+    """The loss of an LSTM whose gates forget more than half at every step."""
+    return model(x)[0][:, -1].square().mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_rounding_keeps_alive_is_no_gradient(dtype):
+    lstm, x = nn.LSTM(4, 16, batch_first=True), torch.randn(4, 500, 4)
+    exact = gradtrace.through_time(lstm.double(), closing, x.double()).chains[0]
+    chain = gradtrace.through_time(lstm.to(dtype), closing, x.to(dtype)).chains[0]
+    assert 0.0 < exact.states[0] < 1e-60  # float32 ends long before, where a product with 0.6 is rounded up again
+    first = next(t for t, size in enumerate(chain.states) if size)
+    assert 200 < first < 450
+    assert not any(chain.states[:first])
+    assert chain.horizon.decades_per_step == pytest.approx(exact.horizon.decades_per_step, rel=0.1)
+    steps, each = chain.counted, sum(chain.budget().values()) / len(chain.counted)
+    assert steps[-1] == 500
+    assert each == pytest.approx(sum(exact.budget().values()) / 500, rel=0.1)
+
+
+def test_small_gradients_of_half_precision_are_told_as_they_are():
+    rnn, x = nn.RNN(4, 16, batch_first=True).half(), torch.randn(4, 8, 4).half()
+    chain = gradtrace.through_time(rnn, lambda m, x: closing(m, x).float() * 1e-4, x).chains[0]
+    assert 0.0 < chain.states[-1] < 1e-5

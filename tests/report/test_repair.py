@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.repair import Outcome, Repair, Role, Trial
-from gradtrace.report.repair import curves
+from gradtrace.report.repair import curves, to_text
 
 
 def trial(role, curves, *, proven=False):
@@ -32,3 +32,9 @@ def test_a_step_that_no_seed_reached_is_a_dash():
 def test_nothing_where_nothing_is_recommended_or_nothing_was_trained():
     assert curves(Repair(Diagnosis(()), None, (ORIGINAL,))) == ""
     assert curves(Repair(Diagnosis(()), None, (trial(Role.CANDIDATE, [], proven=True), ORIGINAL))) == ""
+
+
+def test_thresholds_that_the_project_moved_are_told():
+    told = "vanishing-decades is 12 decades here, and 2 elsewhere: deep by design"
+    repair = Repair(Diagnosis((), moved=(told,)), None, ())
+    assert f"Moved: {told}" in to_text(repair, 100)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.report.samples import SAMPLES
+from tests.report.samples import SAMPLES, chain
 
 from gradtrace.records.codes import USUAL, meaning_of
 from gradtrace.records.finding import Diagnosis, Finding, Remedy
@@ -99,7 +100,11 @@ def test_files_are_relative_to_the_repository(tmp_path, monkeypatch):
     assert place == {"artifactLocation": {"uri": "a%20package/net.py"}, "region": {"startLine": 3}}
 
 
-@pytest.mark.parametrize("source", ["", "/usr/lib/python3/torch/nn.py:7", "net.py:x", "../../other.py:2", "net.py:0"])
+@pytest.mark.parametrize(
+    "source",
+    ["", "/usr/lib/python3/torch/nn.py:7", "net.py:x", "../../other.py:2", "net.py:0",
+     ".venv/lib/python3.12/site-packages/keras/src/backend/torch/nn.py:32"],
+)  # fmt: skip
 def test_a_finding_without_a_line_of_the_repository_stands_at_its_targets_file(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (told,) = results(finding(source=source))
@@ -136,6 +141,16 @@ def test_the_code_flow_goes_from_the_loss_to_the_layer(tmp_path, monkeypatch):
     assert lines == sorted(lines, reverse=True)  # of a chain whose layers are defined in order
     assert any(text.startswith(f"{target}: ") for text in texts)
     assert "decades behind it" in texts[0]
+
+
+def test_behind_a_nan_the_code_flow_names_layers_without_numbers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    diagnosis = Diagnosis((finding(("layers.0",)),), (chain(3, 0.2, math.nan, "sigmoid"),))
+    (told,) = document(Checked("net.py:build", diagnosis, (), "net.py"))["runs"][0]["results"]
+    (flow,) = told["codeFlows"][0]["threadFlows"]
+    texts = [each["location"]["message"]["text"] for each in flow["locations"]]
+    assert texts[-1] == "layers.0"
+    assert not [text for text in texts if "NaN" in text]
 
 
 def test_what_is_in_the_baseline_is_unchanged_and_suppressed():

@@ -30,7 +30,14 @@ def test_what_is_told():
     assert "encoder.rnn (LSTM), 30 steps: gradient of (h, c)" in text
     assert "cell path (forget gates) alone: -11.9" in text  # 30 steps of 0.4
     assert "largest Lyapunov exponent -0.2300 +- 0.0100" in text
-    assert "Over 30 steps that predicts -3.00 decades; measured -3.00." in text
+    assert "Over 30 steps that predicts -3.00 decades; of a random gradient -3.00 were measured." in text
+
+
+def test_steps_that_no_gradient_came_to_are_not_counted():
+    record = through_time()
+    chain = replace(record.chains[0], hidden=(0.0,) * 11 + record.chains[0].hidden[11:])
+    text = " ".join(to_text(replace(record, chains=(chain,)), 120).split())
+    assert "Over 19 of 30 steps (no gradient in the others): " in text
 
 
 def test_the_heat_map_is_darkest_on_its_diagonal():

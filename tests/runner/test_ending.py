@@ -49,3 +49,11 @@ def test_nor_one_of_several_processes(capfd, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     tell(watched(nn.Sigmoid, 12), SCRIPT, Path("no-such-run.db"), None)
     assert "prove it" not in capfd.readouterr().err
+
+
+def test_the_picture_says_of_which_step_it_is(capfd):
+    watch = watched(nn.Sigmoid, 3)
+    tell(watch, SCRIPT, Path("no-such-run.db"), None)
+    first = watch.run.samples[0]
+    assert len(watch.run.samples) > 1
+    assert f"{watch.run.header.title}, whole trace of step {first}   loss " in capfd.readouterr().err

@@ -17,7 +17,7 @@ SCRIPTS = {
         print(__name__, __file__, __spec__, __package__, __cached__, __doc__, type(__loader__).__name__)
         print(sorted(vars(__main__)))
     """,
-    "encoding": "# -*- coding: latin-1 -*-\nprint('caf\xe9', __annotations__)\nn: int = 1\nprint(__annotations__)",
+    "encoding": "# -*- coding: latin-1 -*-\nprint('caf\xe9', vars().get('__annotations__'))\nn: int = 1",
     "argparse_usage": """
         import argparse
         parser = argparse.ArgumentParser()

@@ -10,7 +10,7 @@ import pytest
 
 from gradtrace.errors import TraceFileError
 from gradtrace.records.run import Run, RunHeader, Scalar, Series, WatchedParameter
-from gradtrace.runs.export import EXPORTS, columns, to_csv
+from gradtrace.runs.export import EXPORTS, columns, export_file, to_csv
 from gradtrace.runs.writer import RunWriter
 
 NAMES = ("first.weight", "last, with a comma")
@@ -70,3 +70,23 @@ def test_a_run_without_a_step_is_a_table_without_a_line(kind, tmp_path) -> None:
 def test_where_nothing_can_be_written_one_sentence_says_so(tmp_path) -> None:
     with pytest.raises(TraceFileError, match=r"cannot write .*: No such file or directory"):
         to_csv(a_run(), tmp_path / "no" / "folder.csv")
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_only_a_table_of_ours_is_written_anew(kind, tmp_path) -> None:
+    if kind == "parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install pyarrow")
+    source, where = tmp_path / "run.db", tmp_path / "table"
+    RunWriter(source, RunHeader("", 0.0)).close()
+    assert [export_file(source, kind, where) for _ in range(2)] == [(0, where)] * 2
+    if kind == "parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table({"mine": [1.0]}), where)
+    else:
+        where.write_text("mine\n1\n")
+    before = where.read_bytes()
+    with pytest.raises(TraceFileError, match="none of gradtrace's"):
+        export_file(source, kind, where)
+    assert where.read_bytes() == before

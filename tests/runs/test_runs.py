@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -26,6 +27,9 @@ from gradtrace.runs.ladder import Ladder, capacity_for
 from gradtrace.runs.reader import is_run, list_runs, read_run, read_trace
 from gradtrace.runs.row import Row, pool
 from gradtrace.runs.writer import WAITING_BYTES, RunWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 NUM_PARAMETERS = 3
 
@@ -145,29 +149,48 @@ def test_it_is_read_while_it_is_written_and_goes_on_where_it_stopped(tmp_path: P
 
 
 CHILD = """
-import sys
+import os, sys
 from gradtrace.records.run import Scalar, Series
 from gradtrace.runs.writer import RunWriter
 from tests.runs.test_runs import header, write
-writer = RunWriter(sys.argv[1], header(), flush_every_s=0.0)
-print("begun", flush=True)
-step = 0
-while True:
-    write(writer, range(step, step + 1))
-    step += 1
+for path in sys.stdin:  # a process each, which is killed
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+        os.waitpid(child, 0)
+        print("gone", flush=True)
+        continue
+    writer = RunWriter(path.strip(), header(), flush_every_s=0.0)
+    print("begun", flush=True)
+    step = 0
+    while True:
+        write(writer, range(step, step + 1))
+        step += 1
 """
 
 
-def killed_once(path: Path, after_s: float) -> int:
-    """Rows in the file of a process that is killed `after_s` after it began."""
+def killed(paths: Sequence[Path], after_s: Sequence[float]) -> list[int]:
+    """Rows in the files of processes that are killed so many seconds after they began."""
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", CHILD, str(path)]
     places = os.environ | {"PYTHONPATH": f"{root}:{root}/src"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root, env=places) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        time.sleep(after_s)
-        child.send_signal(signal.SIGKILL)
+    command = [sys.executable, "-W", "ignore", "-c", CHILD]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root, env=places, text=True
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        for path, seconds in zip(paths, after_s, strict=True):
+            print(path, file=parent.stdin, flush=True)
+            told = {parent.stdout.readline().strip() for _ in range(2)}
+            (child,) = told - {"begun"}
+            time.sleep(seconds)
+            os.kill(int(child), signal.SIGKILL)
+            assert parent.stdout.readline().strip() == "gone"
+        parent.stdin.close()
+    return [rows_of_unfinished(path) for path in paths]
+
+
+def rows_of_unfinished(path: Path) -> int:
     run = read_run(path)
     assert not run.finished
     assert run.steps.first.tolist() == list(range(len(run.steps.first)))
@@ -175,14 +198,14 @@ def killed_once(path: Path, after_s: float) -> int:
 
 
 def test_a_kill_leaves_a_file_that_opens(tmp_path: Path) -> None:
-    assert killed_once(tmp_path / "a.db", 0.3) > 0
+    (num_rows,) = killed([tmp_path / "a.db"], [0.3])
+    assert num_rows > 0
 
 
-@pytest.mark.long
 def test_two_hundred_kills_at_random_moments_leave_files_that_open(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    for number in range(200):
-        killed_once(tmp_path / f"{number}.db", float(generator.uniform(0.0, 0.1)))
+    after_s = np.random.default_rng(0).uniform(0.0, 0.1, 200)
+    num_rows = killed([tmp_path / f"{number}.db" for number in range(200)], after_s.tolist())
+    assert len({*num_rows}) > 1
 
 
 def test_a_file_that_cannot_be_written_is_one_warning_and_memory_serves(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from gradtrace.diagnosis.rules.disconnected import frozen
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.errors import InputError
 from gradtrace.measure.slips import hint_of_batches
-from gradtrace.measure.trace import check_model, trace
+from gradtrace.measure.trace import check_is_module, check_model, trace
 from gradtrace.measure.untouched import fixed_random_state
 from gradtrace.project import thresholds_here
 from gradtrace.records.exhibit import Exhibit, Training
@@ -77,6 +77,7 @@ def check(
     >>> finding.symptom.value, finding.cause.value
     ('vanishing', 'activation_derivative')
     """
+    check_is_module(model)
     optimizers = _optimizers(optimizer)
     moved = thresholds_here(thresholds)
     limits = limits_of(moved)

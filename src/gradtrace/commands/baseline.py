@@ -10,6 +10,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from gradtrace.commands.outputs import BASELINE, check_baseline
 from gradtrace.commands.target import seen_from
 from gradtrace.errors import InputError
 from gradtrace.records.vocabulary import Severity
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from gradtrace.records.finding import Diagnosis, Finding
     from gradtrace.report.checked import Checked
 
-_KEY, _FORMAT = "gradtrace_baseline", 1
+_FORMAT = 1
 
 
 def shown(path: Path) -> str:
@@ -42,7 +43,8 @@ def write_baseline(path: Path, checked: Sequence[Checked]) -> int:
         for finding in each.diagnosis.findings
     ]
     entries.sort(key=lambda entry: (entry["target"], entry["code"], entry["where"]))
-    text = json.dumps({_KEY: _FORMAT, "findings": entries}, indent=2, ensure_ascii=False)
+    check_baseline(path)
+    text = json.dumps({BASELINE: _FORMAT, "findings": entries}, indent=2, ensure_ascii=False)
     try:
         path.write_text(f"{text}\n", "utf-8")
     except OSError as error:
@@ -58,8 +60,8 @@ class Baseline:
         told = f"write it first: gradtrace check --baseline {name} --write-baseline"
         try:
             read = json.loads(path.read_text("utf-8"))
-            if read[_KEY] != _FORMAT:
-                raise InputError(f"the baseline {name} has format {read[_KEY]}: it is of another version; {told}")
+            if read[BASELINE] != _FORMAT:
+                raise InputError(f"the baseline {name} has format {read[BASELINE]}: it is of another version; {told}")
             self._entries = [_entry(one) for one in read["findings"]]
         except FileNotFoundError as error:
             raise InputError(f"there is no baseline {name}; {told}") from error

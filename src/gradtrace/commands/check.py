@@ -11,6 +11,7 @@ import click
 from gradtrace.commands.baseline import Baseline, shown
 from gradtrace.commands.baseline import write_baseline as write
 from gradtrace.commands.ending import UNHEALTHY, in_a_sentence
+from gradtrace.commands.outputs import check_baseline, check_outputs
 from gradtrace.commands.screen import working
 from gradtrace.commands.seeds import seed_all
 from gradtrace.commands.verdicts import FORMATS, told
@@ -70,6 +71,9 @@ def check(
     if write_baseline and listed is None:
         raise InputError("--write-baseline needs to know where: --baseline FILE, or baseline in [tool.gradtrace]")
     known = Baseline(listed) if listed is not None and not write_baseline else None
+    check_outputs(records=(save_trace, save), pages=(report,))
+    if write_baseline and listed is not None:
+        check_baseline(listed)
     checked = [_checked(target, project, known, **how) for target in targets]
     _keep(checked[0].diagnosis, save_trace, save, report)
     if text := told(checked, form, severity, known):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradtrace.commands.ending import UNHEALTHY, in_a_sentence
+from gradtrace.commands.outputs import check_outputs
 from gradtrace.commands.screen import working
 from gradtrace.commands.seeds import seed_all
 from gradtrace.commands.target import load_held_out
@@ -90,6 +91,7 @@ def fix(
     patch is printed; no file is touched without --write.
     """
     is_script = is_module or not is_factory(target)
+    check_outputs(records=(save,), pages=(output,))
     if is_script:
         if device is not None:
             raise InputError("--device is for a factory: a script moves its model itself")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import zipfile
+
 import click
 
 from gradtrace.commands.ending import in_a_sentence
+from gradtrace.commands.outputs import WEIGHTS, check_weights
 from gradtrace.commands.screen import working
 from gradtrace.commands.seeds import seed_all
 
@@ -18,6 +22,7 @@ from gradtrace.commands.seeds import seed_all
 @in_a_sentence
 def init(target: str, method: str, save: str | None, seed: int) -> None:
     """Initialise TARGET's network so that its gradient neither grows nor shrinks, and audit it before and after."""
+    check_weights(save)
     with working():
         seed_all(seed)
         import torch
@@ -33,9 +38,10 @@ def init(target: str, method: str, save: str | None, seed: int) -> None:
         after = gradtrace.predict(model, example_input)
         if save is not None:
             torch.save(model.state_dict(), save)
+            with zipfile.ZipFile(save, "a") as archive:
+                archive.comment = WEIGHTS
     click.echo(str(done))
     for when, audit in (("before", before), ("after", after)):
-        told = (
-            f"{audit.measured_decades:+.2f} decades from output to input, growth {audit.growth_per_layer:.3g} per layer"
-        )
-        click.echo(f"{when}: {told} ({audit.phase})")
+        growth = audit.growth_per_layer
+        told = "" if math.isnan(growth) else f", growth {growth:.3g} per layer ({audit.phase})"
+        click.echo(f"{when}: {audit.measured_decades:+.2f} decades from output to input{told}")

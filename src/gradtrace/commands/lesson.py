@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from gradtrace.commands.ending import in_a_sentence
+from gradtrace.commands.outputs import check_outputs
 from gradtrace.commands.screen import working
 
 
@@ -19,6 +20,7 @@ def lesson(output: Path) -> None:
 
     Why early layers do not learn, from one multiplication to a hundred layers; measured by gradtrace beside.
     """
+    check_outputs(pages=(str(output),))
     with working() as say:
         say("measuring")
         from gradtrace.lesson import write_lesson

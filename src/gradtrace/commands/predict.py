@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from gradtrace.commands.ending import in_a_sentence
+from gradtrace.commands.outputs import check_outputs
 from gradtrace.commands.screen import working
 from gradtrace.commands.seeds import seed_all
 
@@ -22,6 +23,7 @@ def predict(target: str, as_json: bool, diagram: bool, no_measure: bool, save: s
 
     The factory returns (model, example_input), or what `gradtrace check` takes.
     """
+    check_outputs(records=(save,))
     with working():
         seed_all(seed)
         import gradtrace

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from gradtrace.commands.ending import in_a_sentence
+from gradtrace.commands.outputs import check_outputs
 
 
 @click.command(
@@ -47,6 +48,7 @@ def run(
     check_exists(target)
     for sink in options["sinks"]:
         check_sink(sink)
+    check_outputs(pages=(str(report) if report else None,))
     thresholds = find_settings().thresholds  # before the script goes elsewhere
     path, report = (path or default_path(target)).absolute(), report.absolute() if report else None
     run_program(target, watched(target, WatchOptions(path=path, report=report, thresholds=thresholds, **options)))

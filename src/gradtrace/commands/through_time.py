@@ -7,6 +7,7 @@ from dataclasses import replace
 import click
 
 from gradtrace.commands.ending import in_a_sentence
+from gradtrace.commands.outputs import check_outputs
 from gradtrace.commands.screen import working
 from gradtrace.commands.seeds import seed_all
 
@@ -29,6 +30,7 @@ def through_time(
 
     loss_fn may return one loss per time step: the heat map is then theirs.
     """
+    check_outputs(records=(save,))
     with working() as say:
         seed_all(seed)
         import gradtrace

@@ -45,7 +45,7 @@ def told(checked: Sequence[Checked], form: str, fail_on: Severity, known: Baseli
 
 
 def _shown(checked: Sequence[Checked], known: Baseline | None) -> str:
-    from gradtrace.report.terminal import verdict
+    from gradtrace.report.terminal import verdict, verdict_on_all
 
     for place, each in enumerate(checked):
         if place:
@@ -55,6 +55,8 @@ def _shown(checked: Sequence[Checked], known: Baseline | None) -> str:
         if not each.diagnosis.healthy:
             click.echo(f"Prove it: gradtrace fix {each.target}")
         click.echo(verdict(each.diagnosis))
+    if len(checked) > 1:
+        click.echo(f"\n{verdict_on_all([each.diagnosis for each in checked])}")
     return _compared(checked, known) if known is not None else ""
 
 

@@ -21,14 +21,19 @@ NUM_STEPS = "sequence length"
 
 
 def extent_of(finding: Finding) -> float:
-    """[decades] Between the ends of the path, through layers or time, that a finding is about; 0: it is about none.
-
-    The ends of a sequence of T + 1 states are tenths, each as large as its largest: between those lie not all T steps.
-    """
+    """[decades] Between the ends of the path, through layers or time, that a finding is about; 0: it is about none."""
     found = {e.name: e.value for e in finding.evidence}
     num_steps = found.get(NUM_STEPS, 1.0)
-    width = max(1.0, (num_steps + 1.0) // SEQUENCE_ENDS)
-    return found.get(EXTENT, found.get(EXTENT_STEPS, 0.0) * num_steps / (num_steps + 1.0 - width))
+    return found.get(EXTENT, found.get(EXTENT_STEPS, 0.0) * num_steps / between_ends(num_steps))
+
+
+def between_ends(num_steps: float) -> float:
+    """[steps] Between the tenths at both ends of a sequence, each of which is as large as the largest state in it.
+
+    >>> between_ends(5), between_ends(100)
+    (5.0, 91.0)
+    """
+    return num_steps + 1.0 - max(1.0, (num_steps + 1.0) // SEQUENCE_ENDS)
 
 
 OVER_EPS = "largest gradient (RMS) over eps"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradtrace.integrations.follower import Follower
 from gradtrace.integrations.needed import needed
+from gradtrace.runs.writer import warn
 
 with needed("accelerate", "accelerate"):
     from accelerate.logging import get_logger
@@ -44,6 +45,7 @@ class GradTraceTracker(GeneralTracker):  # type: ignore[misc]
         super().__init__()
         self._follower = Follower(stop_on, options)
         self._accelerator: Any = None
+        self._has_warned = False
 
     @property
     def tracker(self) -> Watch | None:
@@ -73,6 +75,9 @@ class GradTraceTracker(GeneralTracker):  # type: ignore[misc]
 
     def log(self, values: Mapping[str, Any], step: int | None = None, **_rest: Any) -> None:
         """The loop logs: the other trackers get our numbers at the same step."""
+        if self.watch is None and not self._has_warned:
+            self._has_warned = True
+            warn("nothing is watched yet: say tracker.attach(accelerator) once, behind accelerator.init_trackers(...)")
         numbers = self._follower.latest()
         for other in self._accelerator.trackers if numbers and self._accelerator is not None else ():
             if other is not self:

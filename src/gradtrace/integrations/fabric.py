@@ -6,6 +6,7 @@
     ...
     callback.close()
 
+Of ``fabric.setup_module`` Fabric tells no callback: say ``callback.attach(fabric, model)`` when the optimizer is there.
 Numbers go to Fabric's loggers after each optimizer step; findings are printed by Fabric, in its main process. The loop
 is yours: with ``stop_on="nonfinite"`` ask `must_stop` after a step.
 """
@@ -18,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import Optimizer
 
 from gradtrace.integrations.follower import Follower
+from gradtrace.runs.writer import warn
 
 if TYPE_CHECKING:
     from torch import nn
+    from typing_extensions import Self
 
     from gradtrace.monitor.watch import Watch
 
@@ -37,6 +40,7 @@ class GradTraceCallback:
         self._follower = Follower(stop_on, options)
         self._fabric: Any = None
         self._num_models = 0
+        self._has_warned = False
 
     @property
     def watch(self) -> Watch | None:
@@ -47,6 +51,12 @@ class GradTraceCallback:
     def must_stop(self) -> bool:
         """Whether a NaN or Inf has come, and `stop_on` was to see it."""
         return self._follower.must_stop
+
+    def attach(self, fabric: Any, *modules: Any) -> Self:
+        """Watch what ``fabric.setup_module`` has set up; the optimizers are there by now."""
+        for module in modules:
+            self.on_after_setup(fabric, module)
+        return self
 
     def on_after_setup(self, fabric: Any, module: Any) -> None:
         """The first module begins the watch, the others join it."""
@@ -60,6 +70,11 @@ class GradTraceCallback:
 
     def on_after_optimizer_step(self, strategy: Any = None, optimizer: Any = None) -> None:
         """The numbers that have arrived go to the loggers."""
+        if self.watch is None and not self._has_warned:
+            self._has_warned = True
+            warn(
+                "nothing is watched: of setup_module Fabric tells no callback; say callback.attach(fabric, model) once"
+            )
         self._log()
 
     def close(self, *, finished: bool = True) -> None:

@@ -18,6 +18,7 @@ from gradtrace.errors import InputError
 from gradtrace.integrations.follower import Follower
 from gradtrace.integrations.needed import needed
 from gradtrace.integrations.raising import Raises
+from gradtrace.monitor.watched import NamesOthers, unused_name
 
 with needed("Keras", "keras"):
     import keras
@@ -128,19 +129,26 @@ class _Scale:
         return bool(self._optimizer.dynamic_scale.value < self._scale)
 
 
-class Layers(torch.nn.Module):
-    """A Keras model as its layers by their paths, and its weights by their names in these.
+class Layers(NamesOthers):
+    """A Keras model as its layers by the names on the way to them, and its weights by their names in these.
 
-    To torch the weights of a layer lie in a dict of Keras' own inside of it, under their whole paths.
+    To torch the weights of a layer lie in a dict of Keras' own inside of it, under their whole paths; and Keras' own
+    path of a layer is another in a model that was loaded, and of some layers there is none.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self._layers = {layer.path: layer for layer in model._flatten_layers()}
+        self._layers = {path: layer for layer, path in _paths(model, model.name, {}, set()).items()}
         self._weights: dict[str, torch.Tensor] = {}
         owners = {id(weight): path for path, layer in self._layers.items() for weight in layer.trainable_weights}
         for weight in model.trainable_weights:  # of the layers that it is a weight of the innermost comes last
             self._weights[f"{owners[id(weight)]}.{weight.name}"] = weight.value
+        frozen = {id(weight) for layer in self._layers.values() for weight in layer._trainable_variables}
+        self._moving = [one.value for one in model.non_trainable_variables if id(one) not in frozen]
+
+    def moving(self) -> list[torch.Tensor]:
+        """Averages and the seeds of random numbers."""
+        return self._moving
 
     def named_parameters(self, *_how: Any, **_too: Any) -> Iterator[tuple[str, Any]]:
         """``net/dense.kernel``; what is frozen is not among them."""
@@ -159,6 +167,15 @@ class Layers(torch.nn.Module):
     def named_children(self) -> Iterator[tuple[str, Any]]:
         """Whose calls are looked at."""
         yield from ((path, layer) for path, layer in self._layers.items() if layer.weights)
+
+
+def _paths(layer: Any, path: str, found: dict[Any, str], taken: set[str]) -> dict[Any, str]:
+    """Of each layer, the one further out first; one in several places has the name of the first."""
+    if layer not in found:
+        found[layer] = unused_name(path, taken)
+        for inner in layer._layers:
+            _paths(inner, f"{found[layer]}/{inner.name}", found, taken)
+    return found
 
 
 _CALLBACKS: weakref.WeakSet[GradTraceCallback] = weakref.WeakSet()

@@ -37,6 +37,8 @@ class GradTraceCallback(Callback):  # type: ignore[misc]
     def __init__(self, *, stop_on: str | None = None, **options: Any) -> None:
         super().__init__()
         self._follower = Follower(stop_on, options)
+        self._begins = False
+        """With the batch that comes next."""
 
     @property
     def watch(self) -> Watch | None:
@@ -44,7 +46,14 @@ class GradTraceCallback(Callback):  # type: ignore[misc]
         return self._follower.watch
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """A checkpoint is loaded by now, and the sanity check is over."""
+        """The sanity check is over."""
+        self._begins = True
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_rest: Any) -> None:
+        """By the first one Lightning has counted the batch that a checkpoint was written in, if it was."""
+        if not self._begins:
+            return
+        self._begins = False
         at = trainer.fit_loop.epoch_loop._batches_that_stepped  # what its loggers call the step
         self._follower.begin(
             pl_module,

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 _POWERS = {"mse_loss": 2, "l1_loss": 1}
 _BINARY = {"binary_cross_entropy", "binary_cross_entropy_with_logits"}
-KNOWN = {*_POWERS, *_BINARY, "cross_entropy"}
+KNOWN = {*_POWERS, *_BINARY, "cross_entropy", "nll_loss"}
 """Loss functions (of their first two operands, output and target) whose best constant is known."""
+
+AS_GOOD_AS_ONE = 0.05
+"""[nats] Half formats round log probabilities by about as much; the entropy is off by no more."""
 
 _RANGES = {
     "Sigmoid": (0.0, 1.0),
@@ -40,8 +43,8 @@ def reach(name: str, args: Any, kwargs: Any) -> Tensor | None:
     """[4] on the device: the loss of the best constant, the least that can be reached, how far out targets lie, and ...
 
     ... against how many of them each output is held. The second is 0 where the output's range has no bounds, the third
-    where targets are what the loss expects; None where all that is not known. All of them are means over elements,
-    whatever the call's own reduction.
+    where targets are what the loss expects; None, or a constant's loss of 0, where all that is not known. All of them
+    are means over elements, whatever the call's own reduction.
 
     >>> t = torch.tensor([[0.0], [2.0]])
     >>> reach("mse_loss", (torch.sigmoid(torch.zeros(2, 1, requires_grad=True)), t), {}).tolist()
@@ -57,8 +60,9 @@ def reach(name: str, args: Any, kwargs: Any) -> Tensor | None:
     if any(isinstance(extra, Tensor) for extra in args[2:]) or target.is_complex() or target.requires_grad:
         return None
     with torch.no_grad():
-        if name == "cross_entropy":
-            return _classes(output, target, kwargs.get("ignore_index", -100))
+        if name in ("cross_entropy", "nll_loss"):
+            found = _classes(output, target, kwargs.get("ignore_index", -100))
+            return found if found is None or name == "cross_entropy" else found * _are_log_probabilities(output)
         if name in _POWERS and output.shape != target.shape and output.dim():
             return _broadcast(output, target.detach().float(), _POWERS[name])
         if output.shape != target.shape or not target.dim():
@@ -123,6 +127,11 @@ def _classes(output: Tensor, target: Tensor, ignored: int) -> Tensor | None:
     used = ((labels != ignored) & (labels >= 0) & (labels < output.shape[1])).float()
     counts.index_add_(0, labels.clamp(0, output.shape[1] - 1), used)
     return _four(_entropy(counts / counts.sum().clamp(min=1.0)))
+
+
+def _are_log_probabilities(output: Tensor) -> Tensor:
+    """Whether exp of the classes adds up to 1: of anything else the entropy bounds nothing (to `AS_GOOD_AS_ONE`)."""
+    return output.detach().float().logsumexp(1).abs().amax() < AS_GOOD_AS_ONE
 
 
 def _entropy(p: Tensor) -> Tensor:

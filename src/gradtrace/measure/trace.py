@@ -91,10 +91,16 @@ def trace(
     return record
 
 
+def check_is_module(model: Any) -> None:
+    """Raise `InputError` for what is none, as the class of one."""
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}: make one of it" if isinstance(model, type) else type(model).__name__
+        raise InputError(f"model must be a torch.nn.Module, but it is {what}")
+
+
 def check_model(model: Any, notes: list[str]) -> nn.Module:
     """The module to trace (the original of a compiled one), or a sentence saying why it cannot be."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module, but it is {type(model).__name__}")
+    check_is_module(model)
     model = _of_this_rank(model, notes)
     original = original_of(model)
     if original is not None:

@@ -55,6 +55,11 @@ class ForwardBackward:
         if self._owner.is_here:
             self._sampler.end_forward()
 
+    def begins_at_edges(self) -> None:
+        """A backward pass begins, and nobody holds what it begins with: its gradients are measured before the step."""
+        if self._owner.is_here:
+            self._sampler.leave("its backward pass began at an edge of the tape, whose tensor was gone")
+
     def before_backward(self, roots: Sequence[Tensor], create_graph: bool) -> bool:
         """The loss is known, the gradients are not."""
         is_within_another = self._passes.is_running and self._owner.is_here

@@ -14,6 +14,7 @@ from gradtrace.monitor.rest import Rest
 from gradtrace.monitor.row import OpenRow
 from gradtrace.monitor.traces.sampler import Sampler
 from gradtrace.monitor.uncleared import Uncleared
+from gradtrace.monitor.watched import NamesOthers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +52,7 @@ class Rooms:
         self.loss_scale = LossScale()
         self.delivery = Delivery(recording, ranks)
         self.row = OpenRow(watched, recording, self.delivery, self.loss_scale, len(watched.optimizers) + num_others)
-        self.calls = Calls()
+        self.calls = Calls(watched.whole if isinstance(watched.whole, NamesOthers) else None)
         self.passes = PassCount(watched, self.row.count, self.calls, self.loss_scale)
         self.detector = Detector(watched, recording, self.calls, on_nonfinite)
         self.sampler = Sampler(watched, recording, schedule)

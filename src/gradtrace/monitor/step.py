@@ -62,7 +62,20 @@ class Rows:
         """Whether there was a backward pass since the last step."""
         self._first: dict[object, int] = {}
         """By optimizer: the row that it first stepped in."""
-        self._sizes: deque[int] = deque([num_optimizers] if num_optimizers > 1 else [], maxlen=REMEMBERED)
+        self._sizes: deque[int] = deque(maxlen=REMEMBERED)
+        self.expect(num_optimizers)
+
+    def expect(self, num_optimizers: int) -> None:
+        """So many are known of; who has seen a row knows better.
+
+        >>> rows = Rows(num_optimizers=1)
+        >>> rows.expect(2)
+        >>> rows.backward(); rows.step("A"), rows.is_complete
+        (<Begins.NOTHING: 'it belongs to the row at hand'>, False)
+        """
+        if not self._first:
+            self._sizes.clear()
+            self._sizes.extend([num_optimizers] if num_optimizers > 1 else [])
 
     def backward(self) -> None:
         """There was a backward pass."""

@@ -139,6 +139,10 @@ class Training:
         self._rooms.delivery.receive()
         self._rooms.recording.judge(self.step)
 
+    def expect(self, num_optimizers: int) -> None:
+        """So many step in a row, as far as is known before the first one."""
+        self._rooms.row.count.expect(num_optimizers)
+
     def join(self) -> None:
         """More is watched than before."""
         rooms = self._rooms

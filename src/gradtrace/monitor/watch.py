@@ -193,6 +193,8 @@ class Watch:
         """More is trained: models (or tensors) by label, and optimizers, are watched from now on."""
         if self._training is not None:
             self._guard(self._join, dict(models), list(optimizers))
+        if self._training is not None and self._joined is not None:
+            self._training.expect(len(self._joined.optimizers) + self._num_others)
 
     def _join(self, models: dict[str, Any], optimizers: list[Any]) -> None:
         tensors = {label: one for label, one in models.items() if not isinstance(one, nn.Module)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from gradtrace.checkup.trial import describe_optimizer
 from gradtrace.errors import InputError
+from gradtrace.measure.trace import check_is_module
 from gradtrace.monitor.statistics.norms import norms, plain
 from gradtrace.records.run import WatchedParameter
 from gradtrace.tape.private import compiled_call, original_of, put_child, put_tensors, version_of
@@ -30,6 +32,14 @@ MOST_SENTINEL_ELEMENTS = 2**14
 
 ONLY = "model"
 """The label of what was the only model once others have joined."""
+
+
+class NamesOthers(nn.Module):
+    """Has names for modules, and for their parts and parameters, that they do not have: they are called, and not it."""
+
+    def moving(self) -> Sequence[Tensor]:
+        """What a call of them moves in place and is no buffer to torch."""
+        return ()
 
 
 class Watched:
@@ -205,6 +215,8 @@ class Watched:
 def _labelled(models: Any) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
     if isinstance(models, nn.Module):
         return {"": models}, {}
+    if not hasattr(models, "__iter__") or isinstance(models, type):
+        check_is_module(models)
     named = dict(models) if hasattr(models, "items") else {str(i): model for i, model in enumerate(models)}
     for label, model in named.items():
         if not isinstance(model, nn.Module | Tensor):
@@ -217,10 +229,12 @@ def _labelled(models: Any) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
 
 def _as_optimizers(optimizers: Any) -> list[Optimizer]:
     single = isinstance(_own(optimizers), torch.optim.Optimizer)
-    found = [_own(one) for one in ([optimizers] if single else optimizers or ())]
+    alone = single or not hasattr(optimizers, "__iter__")
+    found = [_own(one) for one in ([optimizers] if alone and optimizers is not None else optimizers or ())]
     for one in found:
         if not isinstance(one, torch.optim.Optimizer):
-            raise InputError(f"optimizer must be a torch.optim.Optimizer, but it is {type(one).__name__}")
+            hint = ": the loss stays in the loop that is watched" if inspect.isroutine(one) else ""
+            raise InputError(f"optimizer must be a torch.optim.Optimizer, but it is {type(one).__name__}{hint}")
     return found
 
 

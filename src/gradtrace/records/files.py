@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -35,6 +37,12 @@ BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"step,num_steps,", "the table of an exported run: read the run itself"),
 )
 SEEN_BYTES = 4096
+END_BYTES = 1 << 16
+"""How much of its end may tell whose an output is: a zip archive and a Parquet table say it there."""
+
+RECORDS = (b'{"format":"gradtrace"',)
+PAGES = (b'<meta name="generator" content="gradtrace">',)
+"""By what an output of ours is known: a saved record, unpacked, and a page."""
 
 
 def open_plain(path: Path) -> BufferedReader:
@@ -116,8 +124,11 @@ def check_output(path: Path, source: Path | None = None, *, ours: tuple[bytes, .
     Args:
         path: where to.
         source: what is read, which is never overwritten.
-        ours: signs, one of which an earlier output has near its beginning: nothing else is overwritten.
+        ours: signs, one of which an earlier output has near its beginning (of what is gzipped: unpacked) or its end:
+            nothing else is overwritten.
     """
+    if path.is_dir() or not path.parent.is_dir():
+        raise TraceFileError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'there is no such folder'}")
     if not path.is_file():
         return
     if source is not None and source.exists() and path.samefile(source):
@@ -125,5 +136,19 @@ def check_output(path: Path, source: Path | None = None, *, ours: tuple[bytes, .
     seen = beginning(path)
     if seen.startswith(SQLITE):
         raise TraceFileError(f"{path} is a database: it is not overwritten; name another file")
-    if seen and not any(sign in seen for sign in ours):
+    if seen and not any(sign in part for sign in ours for part in (_unpacked(seen), _end(path))):
         raise TraceFileError(f"{path} is there already, and is none of gradtrace's: name another file")
+
+
+def _unpacked(seen: bytes) -> bytes:
+    """The beginning of what is gzipped; of other files their own."""
+    if seen.startswith(GZIP):
+        with suppress(zlib.error):
+            return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS).decompress(seen, SEEN_BYTES)
+    return seen
+
+
+def _end(path: Path) -> bytes:
+    with open_plain(path) as file:
+        file.seek(-min(END_BYTES, os.fstat(file.fileno()).st_size), os.SEEK_END)
+        return file.read(END_BYTES)

@@ -19,7 +19,7 @@ from typing import Any
 from gradtrace.errors import TraceFileError
 from gradtrace.records.codec import CodecError, decode, encode, encode_float
 from gradtrace.records.consistency import check
-from gradtrace.records.files import GZIP, check_output, kind_of, open_plain, parse
+from gradtrace.records.files import GZIP, RECORDS, check_output, kind_of, open_plain, parse
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.prediction import Prediction
 from gradtrace.records.repair import Repair
@@ -46,10 +46,7 @@ MAX_RATIO = 25
 BYTES_PER_VALUE = 4
 """[bytes of text] Fewer per value, on average, no record takes beyond FREE_BYTES; a Python object takes 30."""
 PIECE_BYTES = 1 << 16
-GZIP_HEADER = 8
-"""[bytes] The same in every file that is saved: no name, no time."""
-
-START = b'{"format":"gradtrace"'
+START = RECORDS[0]
 """How the text of a record begins."""
 
 
@@ -70,9 +67,7 @@ def save(record: Record, path: str | Path) -> None:
     Raises:
         TraceFileError: the file cannot be written, or there is another that gradtrace did not save.
     """
-    path = Path(path)
-    packed = pack(record)
-    write_whole(path, packed, ours=(packed[:GZIP_HEADER],))
+    write_whole(Path(path), pack(record), ours=RECORDS)
 
 
 def write_whole(path: Path, content: bytes, ours: tuple[bytes, ...]) -> None:

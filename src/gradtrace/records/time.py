@@ -129,13 +129,18 @@ class Chain:
     def budget(self) -> dict[str, float]:
         """Decades over the T steps, by factor; they sum to log10 |L'(h_0)| / |L'(h_T)|.
 
-        Steps count down to the one where the gradient has become zero (float32 holds nothing below 1.4e-45). {} where
-        what came back through the weights was not measured alone (several that read one state of a loop).
+        The steps of `counted` alone. {} where what came back through the weights was not measured alone (several that
+        read one state of a loop).
         """
         if any(map(math.isnan, self.recurrent)):
             return {}
-        gains = [g for t in range(1, self.num_steps + 1) if all(map(math.isfinite, g := self.gains(t)))]
+        gains = [self.gains(t) for t in self.counted]
         return {name: math.fsum(g[i] for g in gains) for i, name in enumerate(("activation", "weights", "merge"))}
+
+    @property
+    def counted(self) -> tuple[int, ...]:
+        """The steps t that hand on a gradient: down to where nothing is left (float32 ends at 1.4e-45)."""
+        return tuple(t for t in range(1, self.num_steps + 1) if all(map(math.isfinite, self.gains(t))))
 
     def carry_gain(self, t: int) -> float:
         """Decades of the carry of step `t`: |f L'(c_t)| / |L'(c_t)| of an LSTM, |z L'(h_t)| / |L'(h_t)| of a GRU."""

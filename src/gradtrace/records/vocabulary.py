@@ -86,7 +86,7 @@ class Cause(StrEnum):
     POST_NORM = "post_norm"
     """Layer norm after the residual sum in a deep transformer."""
     LEARNING_RATE = "learning_rate"
-    """Steps too large."""
+    """Steps too large; or, in a run, none at all."""
     INPUT_SCALE = "input_scale"
     """Inputs or targets not normalised."""
     NUMERIC_FORMAT = "numeric_format"

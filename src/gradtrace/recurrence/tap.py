@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from gradtrace.recurrence.chain import Place
+
+
+SPENT_ULPS = 16.0
+"""[smallest numbers of the format] A gradient no larger than this per entry is rounding: what multiplies it again and
+again stands still there, whatever the network does."""
+
+NARROW = 1e-30
+"""Formats whose smallest normal number is above (float16) lose gradients that a network still has: those are told as
+they are, and by a rule of their own."""
 
 
 class Tap:
@@ -39,7 +49,7 @@ class Tap:
 
     def _norm_hook(self, index: int) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
-            self._norms[index] = norm(gradient)
+            self._norms[index] = _told(gradient)
 
         return hook
 
@@ -53,11 +63,11 @@ class Tap:
     def norms(
         self, outputs: Sequence[Tensor], cotangents: Sequence[Tensor] | None, sources: Sequence[Tensor]
     ) -> tuple[np.ndarray[Any, np.dtype[np.float64]], list[Tensor | None]]:
-        """One backward pass from `outputs` to `sources`: the norm of every group (0 where nothing came), float64."""
+        """One backward pass from `outputs` to `sources`: the norm of every group (0: none but rounding), float64."""
         self._norms.clear()
         self._sums.clear()
         gradients = torch.autograd.grad(outputs, sources, cotangents, retain_graph=True, allow_unused=True)
-        self._norms |= {index: norm(total) for index, total in self._sums.items()}
+        self._norms |= {index: _told(total) for index, total in self._sums.items()}
         self._sums.clear()
         found = np.zeros(len(self._groups))
         if self._norms:
@@ -77,6 +87,13 @@ def _hooked(place: Place, hook: Callable[[Tensor], None]) -> RemovableHandle | N
             hook(gradient)
 
     return node.register_prehook(prehook)
+
+
+def _told(gradient: Tensor) -> Tensor:
+    """Its norm, and 0 at the very end of its format."""
+    found, info = norm(gradient), torch.finfo(gradient.dtype)
+    spent = SPENT_ULPS * info.smallest_normal * info.eps * math.sqrt(gradient.numel())
+    return found.masked_fill(found <= spent, 0.0) if info.smallest_normal < NARROW else found
 
 
 def norm(tensor: Tensor) -> Tensor:

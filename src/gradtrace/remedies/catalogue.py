@@ -179,12 +179,20 @@ REMEDIES: dict[Cause, tuple[Remedy, ...]] = {
 }  # fmt: skip
 
 
+_OF_BOTH = {
+    (Symptom.UNDERFLOW, Cause.LEARNING_RATE): (HIGHER_RATE,),
+    (Symptom.EXPLODING, Cause.NUMERIC_FORMAT): (_CLIP,),
+}
+"""Where the symptom turns the cause's remedies round: a rate that is too small, a format that overflows."""
+
+
 def remedies_for(symptom: Symptom, cause: Cause, activation: str = "") -> tuple[Remedy, ...]:
     """What to change; clipping is left out where the gradient is too small rather than too large.
 
     `activation`: the one behind the weights, for which they are initialised; '' where it is not known.
     """
-    found = (_initialised_for(activation) if r is _HE else r for r in REMEDIES.get(cause, ()))
+    both = _OF_BOTH.get((symptom, cause), REMEDIES.get(cause, ()))
+    found = (_initialised_for(activation) if r is _HE else r for r in both)
     return tuple(r for r in found if not (symptom is Symptom.VANISHING and r is _CLIP))
 
 

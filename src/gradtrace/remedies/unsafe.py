@@ -10,7 +10,8 @@ from gradtrace.tape.kinds import base_name
 
 _POSITIVE = "Keep the operand of {op} above zero, inside the op and not behind it."
 _TABLE: dict[str, tuple[str, str]] = {
-    "log log2 log10 xlogy": (_POSITIVE, "torch.{op}({x}.clamp_min(1e-6))"),
+    "log log2 log10": (_POSITIVE, "torch.{op}({x}.clamp_min(1e-6))"),
+    "xlogy": (_POSITIVE, "torch.xlogy(a, {x}.clamp_min(1e-6))"),
     "log1p": ("Keep the operand of log1p above minus one.", "torch.log1p({x}.clamp_min(-1 + 1e-6))"),
     "sqrt rsqrt": (
         "The derivative of {op} at zero is infinite: keep the operand above it.",
@@ -27,11 +28,11 @@ _TABLE: dict[str, tuple[str, str]] = {
     "std": ("A standard deviation has no derivative at zero.", "({x}.var(-1) + 1e-12).sqrt()"),
     "div truediv true_divide reciprocal": (
         "Keep the divisor away from zero, inside the op and not behind it.",
-        "torch.where({x}.abs() > 1e-6, {x}, 1e-6)  # as the divisor",
+        "# as the divisor:\ntorch.where({x}.abs() > 1e-6, {x}, 1e-6)",
     ),
     "exp exp2 expm1 sinh cosh": (
         "Keep the exponent in range: exp overflows at 88.7 in float32 and at 11.1 in float16.",
-        "torch.{op}({x}.clamp_max(80))\ntorch.{op}({x} - {x}.amax(-1, keepdim=True))  # or, where ratios alone matter",
+        "torch.{op}({x}.clamp_max(80))\n# or, where ratios alone matter:\ntorch.{op}({x} - {x}.amax(-1, keepdim=True))",
     ),
     "pow": (
         "Keep the base above zero: with an exponent below one the derivative at zero is infinite.",

@@ -31,10 +31,14 @@ class Checked:
         return tuple(finding for finding in self.diagnosis.findings if finding not in self.known)
 
 
+_INSTALLED = {"site-packages", "dist-packages"}
+
+
 def place_of(source: str, root: Path) -> tuple[str, int] | None:
     """File, relative to `root` with ``/``, and line of ``net.py:3``, which is relative to the current folder.
 
-    None where it names no line, or one of a file outside of `root`, of which no reader of the repository knows.
+    None where it names no line, or one of a file of which no reader of the repository knows: one outside of `root`, or
+    of a package that is installed inside of it.
 
     >>> place_of("net.py:3", Path.cwd())
     ('net.py', 3)
@@ -46,7 +50,8 @@ def place_of(source: str, root: Path) -> tuple[str, int] | None:
         return None
     path, root = Path(file.replace("\\", "/")), root.resolve()
     path = (Path.cwd() / path).resolve()
-    return (path.relative_to(root).as_posix(), int(line)) if path.is_relative_to(root) else None
+    is_known = path.is_relative_to(root) and _INSTALLED.isdisjoint(path.relative_to(root).parts)
+    return (path.relative_to(root).as_posix(), int(line)) if is_known else None
 
 
 def repository_root(folder: Path) -> Path:

@@ -52,7 +52,7 @@ SYMPTOMS = {
         "Entries of gradients within the last bits of their format, gradients that all lie "
         f"{t.HEALTHY_DECADES:g} decades or more below Adam's eps, and, on a trial step, the fraction of the "
         "gradient's square on entries that the step left exactly as they were: above "
-        f"{100 * t.UNCHANGED_FRAC:g} %."
+        f"{100 * t.UNCHANGED_FRAC:g} %. In a run also weights that do not move at any step."
     ),
 }
 CAUSES = {
@@ -98,7 +98,8 @@ CAUSES = {
     Cause.POST_NORM: "Norms that stand behind a sum of two branches account for at least half of the decades lost.",
     Cause.LEARNING_RATE: (
         "Steps that diverge or replace the weights, and neither the data's scale, a sum over the batch nor the "
-        "weights explain it. Whether a tenth of the rate would do is tried on a copy, and told."
+        "weights explain it. Whether a tenth of the rate would do is tried on a copy, and told. In a run also a rate "
+        "of zero at every step."
     ),
     Cause.INPUT_SCALE: (
         f"Inputs of a root mean square of {t.INPUT_RMS:g} or more, or targets that lie {t.TARGET_RATIO:g} "

@@ -76,6 +76,8 @@ def _lines(repair: Repair, width: int) -> Iterator[str]:
     yield from wrapped(conclusion(repair), width)
     for note in repair.notes:
         yield from wrapped(f"Note: {clean(note)}", width)
+    for sentence in repair.diagnosis.moved:
+        yield from wrapped(f"Moved: {clean(sentence)}", width)
     yield from _patch(repair.best)
 
 

@@ -8,6 +8,7 @@ line, or else the file of the target.
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -132,9 +133,10 @@ def _flow(each: Checked, finding: Finding, root: Path) -> Iterator[dict[str, Any
     for i in thinned(last + 1):
         place = place_of(rows[i].source, root)
         if place is not None:
+            text = rows[i].module or "model"
             own = sum(gain for _, gain in rows[i].gains)
-            told = f"{decades(rows[i].product_log10)} decades behind it, {decades(own)} of its own"
-            text = f"{rows[i].module or 'model'}: {told}"
+            if not math.isnan(own):  # behind a NaN nothing is lost or gained
+                text += f": {decades(rows[i].product_log10)} decades behind it, {decades(own)} of its own"
             yield {"location": {"physicalLocation": _physical(place), "message": {"text": text}}}
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from gradtrace.diagnosis.judge import judge_trace
 from gradtrace.diagnosis.timeline.standing import standing
 from gradtrace.errors import TraceFileError
-from gradtrace.records.files import check_output
+from gradtrace.records.files import PAGES, check_output
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.prediction import Prediction
 from gradtrace.records.repair import Repair
@@ -102,12 +102,12 @@ def report_file(path: str | Path, output: str | Path | None = None) -> Path:
     Raises:
         TraceFileError: as `gradtrace.load`; or what lies at the output is not to be overwritten.
     """
-    from gradtrace.report.html.page import OURS, render_opened, write_text
+    from gradtrace.report.html.page import render_opened, write_text
 
     path = Path(path)
     page = render_opened(open_file(path))
     where = Path(output) if output is not None else beside(path, ".html")
-    check_output(where, path, ours=OURS)
+    check_output(where, path, ours=PAGES)
     write_text(where, page)
     return where
 
@@ -120,13 +120,13 @@ def compare_files(paths: Sequence[str | Path], output: str | Path | None = None,
         InputError: there are fewer than two.
     """
     from gradtrace.report.html.comparison import read_runs, render_runs
-    from gradtrace.report.html.page import OURS, write_text
+    from gradtrace.report.html.page import write_text
 
     files = [Path(path) for path in paths]
     runs = read_runs(files)
     if output is not None:
         for file in files:
-            check_output(Path(output), file, ours=OURS)
+            check_output(Path(output), file, ours=PAGES)
         write_text(Path(output), render_runs(runs))
     return compare(runs, width)
 

@@ -133,14 +133,29 @@ def verdict(diagnosis: Diagnosis) -> str:
     >>> verdict(Diagnosis(()))
     'Healthy: no findings.'
     """
-    found = [finding.severity for finding in diagnosis.findings]
-    told = ", ".join(
-        f"{found.count(severity)} {severity.value}" for severity in reversed(Severity) if severity in found
-    )
-    if not found:
-        return "Healthy: no findings."
-    more = f" (gradtrace explain {diagnosis.findings[0].code})"
-    return f"{'Healthy' if diagnosis.healthy else 'Unhealthy'}: {counted(len(found), 'finding')}, {told}{more}."
+    return _verdict(diagnosis.findings, "Healthy:" if diagnosis.healthy else "Unhealthy:")
+
+
+def verdict_on_all(diagnoses: Sequence[Diagnosis]) -> str:
+    """Of several targets in one line: how many are unhealthy, and the findings of all together.
+
+    >>> from gradtrace.records.finding import Diagnosis
+    >>> verdict_on_all([Diagnosis(()), Diagnosis(())])
+    'Healthy: 2 targets, no findings.'
+    """
+    ill = sum(not diagnosis.healthy for diagnosis in diagnoses)
+    findings = [finding for diagnosis in diagnoses for finding in diagnosis.findings]
+    findings.sort(key=lambda finding: -finding.severity.rank)
+    targets = counted(len(diagnoses), "target")
+    return _verdict(findings, f"Unhealthy: {ill} of {targets}," if ill else f"Healthy: {targets},")
+
+
+def _verdict(findings: Sequence[Finding], begins: str) -> str:
+    if not findings:
+        return f"{begins} no findings."
+    found = [finding.severity for finding in findings]
+    told = ", ".join(f"{found.count(one)} {one.value}" for one in reversed(Severity) if one in found)
+    return f"{begins} {counted(len(found), 'finding')}, {told} (gradtrace explain {findings[0].code})."
 
 
 def _title(title: str, trace: Trace | None) -> Text:
@@ -217,14 +232,20 @@ def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None, n
             pair = (_told(row, names) for row in (table.rows[-1], late))
             told.append(f" gets {power(table.early_decades)} times the gradient of ".join(pair))
     if (moved := update_range(diagnosis.updates)) is not None:
+        large = "; more is large, and no fault by itself" if moved[1] > UPDATE_HEALTHY else ""
         told.append(
-            f"a step moves weights by {short(moved[0])} to {short(moved[1])} of their size (usual: about "
-            f"{UPDATE_USUAL:g}, fine: up to {UPDATE_HEALTHY:g})"
+            f"a step moves weights by {_span(moved)} of their size (usual: about {UPDATE_USUAL:g}, fine: up to "
+            f"{UPDATE_HEALTHY:g}{large})"
         )
     elif trace is not None and (ratios := relative_range(trace)) is not None:
-        told.append(f"|grad|/|W| {short(ratios[0])} to {short(ratios[1])}")
+        told.append(f"|grad|/|W| {_span(ratios)}")
     told.append("no finding" if not diagnosis.findings else "nothing above info")
     return Text(label, "bold #008661").append(": " + "; ".join(told) + ".")
+
+
+def _span(ends: tuple[float, float]) -> str:
+    low, high = map(short, ends)
+    return low if low == high else f"{low} to {high}"
 
 
 def _formats(trace: Trace, width: int) -> Iterator[Text]:

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from gradtrace.records.lyapunov import certificate
+from gradtrace.records.shown import counted
 from gradtrace.report.words import ascii_text, clean, decades, short, wrapped
 
 if TYPE_CHECKING:
@@ -132,8 +133,11 @@ def _budget(chain: Chain) -> str:
     if not budget:
         return f"Over {chain.num_steps} steps: {decades(_level(chain.hidden[0], chain.hidden[-1]))} decades."
     total = math.fsum(budget.values())
+    over, few = counted(chain.num_steps, "step"), len(chain.counted)
+    if few < chain.num_steps:
+        over = f"{few:,} of {over} (no gradient in the others)"
     told = (
-        f"Over {chain.num_steps} steps: {decades(total)} decades = activations {decades(budget['activation'])}, "
+        f"Over {over}: {decades(total)} decades = activations {decades(budget['activation'])}, "
         f"recurrent weights {decades(budget['weights'])}, merges {decades(budget['merge'])}."
     )
     if not chain.carried:
@@ -151,9 +155,12 @@ def _exponents(record: ThroughTime, chain: Chain) -> Iterator[str]:
     curve = chain.reach.curve() if chain.reach is not None else ()
     if spectrum is not None:
         told = spectrum.sentence()
-        if len(curve) > 1 and math.isfinite(curve[-1]):
-            predicted, lag = spectrum.growth_decades(len(curve) - 1), len(curve) - 1
-            told += f" Over {lag} steps that predicts {decades(predicted)} decades; measured {decades(curve[-1])}."
+        sent = "a random" if chain.reach is not None and chain.reach.source == "random" else "the given"
+        if lag := max((lag for lag, left in enumerate(curve) if math.isfinite(left)), default=0):
+            told += (
+                f" Over {counted(lag, 'step')} that predicts {decades(spectrum.growth_decades(lag))} decades; of "
+                f"{sent} gradient {decades(curve[lag])} were measured."
+            )
         yield told
     horizon = chain.horizon
     rate = spectrum.largest if spectrum else horizon.decades_per_step * math.log(10) if horizon else math.nan

@@ -59,12 +59,18 @@ def power(exponent: float) -> str:
 
 
 def number(evidence: Evidence) -> str:
-    """``gain -0.65 decades``."""
+    """What it is called, its value and its unit.
+
+    >>> from gradtrace.records.finding import Evidence
+    >>> number(Evidence("gain", -0.65, "decades")), number(Evidence("dead layers", 1.0, "layers"))
+    ('gain -0.65 decades', 'dead layers 1 layer')
+    """
     value = decades(evidence.value) if evidence.unit.startswith("decades") else short(evidence.value)
     if evidence.unit == "fraction" and math.isfinite(evidence.value):
         value, unit = f"{100 * evidence.value:.3g} %", ""
     else:
         unit = f" {clean(evidence.unit)}" if evidence.unit else ""
+        unit = unit.removesuffix("s") if value == "1" else unit
     return f"{clean(evidence.name).replace('_', ' ')} {value}{unit}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from gradtrace.runner.speech import say
 
 if TYPE_CHECKING:
     from gradtrace.monitor.watch import Watch
+    from gradtrace.records.finding import Diagnosis
     from gradtrace.runner.discovery import Discovery
     from gradtrace.runner.script import Watchable
 
@@ -31,7 +33,7 @@ def tell(watch: Watch, script: Watchable, path: Path | None, report: Path | None
     console.print()
     for name, value in facts(watch.run):
         console.print(f"{name:<20}  {value}", highlight=False, markup=False, soft_wrap=True)
-    show(watch.diagnosis, console)
+    show(_of_step(watch), console)
     if script.command and not watch.diagnosis.healthy and _may_be_run_again():
         say(f"prove it: gradtrace fix {shlex.join(script.command)}")
     if any(IN_MEMORY in note for note in watch.run.notes):
@@ -40,6 +42,15 @@ def tell(watch: Watch, script: Watchable, path: Path | None, report: Path | None
         say(f"the run: gradtrace show {_short(path)}")
     if report is not None:
         say(write_report(watch, report))
+
+
+def _of_step(watch: Watch) -> Diagnosis:
+    """The diagnosis, called by the step of the whole trace that its picture is of: the first."""
+    diagnosis = watch.diagnosis
+    steps = [step for step in watch.run.samples if step >= watch.first_step]
+    if not (diagnosis.traces and steps):
+        return diagnosis
+    return replace(diagnosis, title=f"{diagnosis.title}, whole trace of step {steps[0]:,}")
 
 
 def write_report(watch: Watch, path: Path) -> str:

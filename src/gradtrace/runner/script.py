@@ -123,7 +123,8 @@ def _find(name: str) -> importlib.machinery.ModuleSpec:
 
 def _become_main(argv: list[str], folder: Path | None, known: dict[str, Any]) -> ModuleType:
     module = ModuleType("__main__")
-    vars(module).update({"__builtins__": builtins, "__cached__": None, "__annotations__": {}} | known)
+    annotations: dict[str, Any] = {"__annotations__": {}} if sys.version_info < (3, 14) else {}  # PEP 649
+    vars(module).update({"__builtins__": builtins, "__cached__": None} | annotations | known)
     sys.argv = argv
     if folder is not None:
         _replace_first_path(folder)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from gradtrace.records.run import Run
 
+PARQUET = b"gradtrace:run-table"
+"""Key of the table's metadata by which it is known again."""
+
 LINES_TOGETHER = 2**16
 """Made and written at once."""
 
@@ -83,7 +86,7 @@ def to_parquet(run: Run, path: Path) -> int:
         raise InputError("Parquet needs pyarrow: pip install '.[parquet]' (or export as --csv)") from error
     kinds = {name: pyarrow.string() if name == "parameter" else pyarrow.float64() for name in columns()}
     kinds |= {name: pyarrow.int64() for name in ("step", "num_steps", "nonfinite")}
-    schema = pyarrow.schema(list(kinds.items()))
+    schema = pyarrow.schema(list(kinds.items()), metadata={PARQUET: b""})
     number = 0
     try:
         with pyarrow.parquet.ParquetWriter(path, schema) as writer:
@@ -107,5 +110,5 @@ def export_file(path: Path, kind: str, output: Path | None = None) -> tuple[int,
     """
     run = read_run(path)
     where = output or path.with_name(f"{path.name.removesuffix('.db')}.{kind}")
-    check_output(where, path, ours=(f"{','.join(columns()[:5])},".encode(), b"PAR1"))
+    check_output(where, path, ours=(f"{','.join(columns()[:5])},".encode(), PARQUET))
     return EXPORTS[kind](run, where), where

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 _ESCAPES = {"item", "tolist", "numpy", "__array__", "__float__", "__int__", "__bool__"}
 WRITES = {"__setitem__", "copy_"}
 """What they make is their first operand."""
+_SHAPES = {
+    *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like"),
+    *("new_zeros", "new_ones", "new_empty", "new_full"),
+}
+"""What they make has the shape of their first operand and none of its numbers."""
 _ENTRANCES = {"tensor", "as_tensor", "from_numpy", "asarray", "FloatTensor"}
 
 
@@ -106,6 +111,7 @@ class Dataflow:
     ) -> tuple[int, ...]:
         """Note that `function` made `result` from `inputs` and `numbers` at `where`; returns the new values."""
         made = []
+        inputs = inputs[1:] if function in _SHAPES else inputs
         parents = tuple(index for tensor in inputs if (index := self._find(tensor)) is not None or
                         (index := self._reenter(tensor, function, where)) is not None)  # fmt: skip
         if function in _ESCAPES and parents:

@@ -41,6 +41,7 @@ _HIDDEN = (
             "tape",
             "measure",
             "checkup",
+            "integrations",
             "recurrence",
             "audit",
             "monitor",
@@ -103,7 +104,6 @@ class Recorder(TorchFunctionMode):
         self._told_up_to = 0
         self.visits: list[Visit] = []
         self.calls: list[Call] = []
-        self.output: Any = None
         self.entered = False
         self.faults: list[str] = []
         self.passed_by: dict[str, tuple[str, ...]] = {}
@@ -169,14 +169,12 @@ class Recorder(TorchFunctionMode):
         return open_visit
 
     def _closer(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def close_visit(_module: nn.Module, _args: Any, output: Any) -> None:
+        def close_visit(_module: nn.Module, _args: Any, _output: Any) -> None:
             while self._open:  # a module whose forward raised and was caught left its visit open: close it too
                 name, kind, call, start = self._open.pop()
                 self.visits.append(Visit(name, kind, call, start, sequence_nr()))
                 if name == path:
                     break
-            if path == "":
-                self.output = output
 
         return close_visit
 
@@ -268,7 +266,9 @@ def defined_at(node: Node) -> str:
 def _is_user_code(code: CodeType) -> bool:
     known = _USERS.get(code.co_filename)  # by name: the hash of a code object goes through all of it
     if known is None:
-        known = _USERS[code.co_filename] = not code.co_filename.startswith((*_HIDDEN, "<frozen"))
+        keras = getattr(sys.modules.get("keras"), "__file__", None)  # it makes torch's ops in lines of its own
+        hidden = (*_HIDDEN, "<frozen", *([str(Path(keras).parent)] if keras is not None else ()))
+        known = _USERS[code.co_filename] = not code.co_filename.startswith(hidden)
     return known
 
 
@@ -276,7 +276,7 @@ _USERS: dict[str, bool] = {}
 
 
 def source_of(frame: FrameType | None) -> str:
-    """``file.py:12`` of the innermost frame that is neither torch's nor ours."""
+    """``file.py:12`` of the innermost frame that is neither torch's nor Keras' nor ours."""
     while frame is not None and not _is_user_code(frame.f_code):
         frame = frame.f_back
     return f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}" if frame is not None else ""

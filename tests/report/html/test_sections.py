@@ -20,7 +20,7 @@ from torch import nn
 import gradtrace
 from gradtrace.measure.ledger import ledger
 from gradtrace.measure.path import Paths
-from gradtrace.records.run import Series
+from gradtrace.records.run import Scalar, Series
 from gradtrace.report.expectation import expected_decades
 from gradtrace.report.html.flow import MOST_STRETCHES, flow
 from gradtrace.report.html.folding import blocks, fold
@@ -341,3 +341,35 @@ def test_a_loss_that_is_the_same_on_all_ranks_or_of_one_alone():
     section = ranks(replace(run(3, 60), ranks=replace(said, loss=alone, gradient=-alone, nonfinite=alone > 9.0)))
     assert section is not None
     assert [plot.key for plot in section.plots] == ["rankforwards"]
+
+
+# ----------------------------------------------------------------------------------------------------- what is told
+
+
+def gradient_lines(of):
+    (plot,) = [plot for plot in training(of).plots if plot.title == "Gradient norm"]
+    return [line["name"] for line in plot.data["lines"]]
+
+
+def test_the_norm_after_clipping_is_drawn_where_anything_was_clipped():
+    there = run()
+    scalars = {part: getattr(there.steps, part).copy() for part in ("scalars_low", "scalars_high")}
+    total, clipped = list(Scalar).index(Scalar.GRADIENT_NORM), list(Scalar).index(Scalar.CLIPPED_NORM)
+    for values in scalars.values():
+        values[:, clipped] = values[:, total]
+    never = replace(there, steps=replace(there.steps, **scalars))
+    assert never.steps.clipping is None
+    assert gradient_lines(never) == ["gradient norm"]
+    for values in scalars.values():
+        values[3:, clipped] *= 0.5
+    assert gradient_lines(replace(there, steps=replace(there.steps, **scalars))) == ["gradient norm", "after clipping"]
+
+
+def test_steps_that_the_watch_rested_through_are_not_called_finite():
+    there = run(num_steps=40)
+    nonfinite = np.zeros(40, dtype=there.steps.nonfinite.dtype)
+    nonfinite[30:] = 1
+    steps = replace(there.steps, nonfinite=nonfinite)
+    assert "; steps with a NaN or Inf: 10" in training(replace(there, steps=steps)).answer
+    rested = replace(steps, first=2 * there.steps.first)
+    assert "; measured steps with a NaN or Inf: 10" in training(replace(there, steps=rested)).answer

@@ -17,7 +17,7 @@ from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.report.html.order import ordered
 from gradtrace.report.html.page import render_opened, sections
 from gradtrace.report.html.training import broken_stretches
-from gradtrace.report.html.verdict import verdict
+from gradtrace.report.html.verdict import heading, verdict
 from gradtrace.report.opened import Opened, opened
 from gradtrace.report.run import compare, list_runs
 from gradtrace.report.summary import at_end, facts, loss_told
@@ -174,3 +174,9 @@ def test_runs_lie_over_each_other_and_hide(visit):
 def test_the_flow_of_a_plain_chain_is_folded_away(visit):
     assert visit("vanishing").locator("#flow details.folded").count() == 1
     assert visit("transformer").locator("#flow details.folded").count() == 0
+
+
+def test_a_learning_rate_of_zero_is_not_called_too_large():
+    finding = Finding(Symptom.UNDERFLOW, Cause.LEARNING_RATE, ("",), Severity.WARNING, "It is zero.")
+    assert heading(finding) == "Nothing moves: the learning rate is zero"
+    assert heading(replace(finding, symptom=Symptom.SATURATED)) == "Units are saturated: the steps are too large"

@@ -60,14 +60,14 @@ def _flushed(scene: Scene) -> Finding | None:
     op = ops[0]
     narrow = next(stats for stats in (op.received, *op.passed) if stats is not None and stats.dtype in HALF_FORMATS)
     zeros = max(stats.zero_frac for stats in (op.received, *op.passed) if stats is not None)
+    rest = ", and the rest has next to no digits left" if zeros < 1.0 else ""
     return Finding(
         symptom=Symptom.UNDERFLOW,
         cause=Cause.NUMERIC_FORMAT,
         where=names,
         severity=Severity.CRITICAL,
         message=f"Gradients in {narrow.dtype} sink below its smallest number (2^{HALF_FORMATS[narrow.dtype][0]}): at "
-        f"{op.site} {percent(zeros)} are exactly zero, and the rest has next to no digits left "
-        f"({counted(len(ops), 'op')}).",
+        f"{op.site} {percent(zeros)} are exactly zero{rest} ({counted(len(ops), 'op')}).",
         evidence=(
             Evidence("exact zeros", zeros, "fraction"),
             Evidence("near the smallest number", near_floor(narrow), "fraction"),
@@ -210,5 +210,5 @@ def _squared_away(stuck: list[UpdateStats], scene: Scene) -> Finding:
         f"by whose root {scene.exhibit.optimizers[0].kind} divides, is infinite in float32: the step is zero there, "
         "and nothing moves. What makes the gradient that large is to be mended.",
         evidence=(Evidence("largest entry of the gradient", parameters[worst.name].max_abs),),
-        remedies=remedies_for(Symptom.EXPLODING, Cause.LEARNING_RATE)[1:],
+        remedies=remedies_for(Symptom.EXPLODING, Cause.NUMERIC_FORMAT),
     )

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.recurrences import Layer, layers, worst_of
 from gradtrace.diagnosis.rules.loss import learnt_without, objectives, of_constant
 from gradtrace.diagnosis.scene import is_finite, make_view
-from gradtrace.diagnosis.thresholds import CLEAR_DECADES
-from gradtrace.diagnosis.wording import EXTENT_STEPS, NUM_STEPS, decades, steps, times
+from gradtrace.diagnosis.thresholds import CLEAR_DECADES, SEQUENCE_ENDS
+from gradtrace.diagnosis.wording import EXTENT_STEPS, NUM_STEPS, between_ends, decades, steps, times
 from gradtrace.measure.names import python_of
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -137,9 +137,10 @@ def _change(measured: _Measured, sign: int) -> Finding:
     cause = Cause.RECURRENT_CONTRACTION if lost else Cause.RECURRENT_EXPANSION
     size, chain = abs(measured.extent), measured.layer.worst
     num_steps, threshold = measured.layer.num_steps, _threshold(measured)
-    rate = "" if math.isinf(size) else f" ({decades(size / num_steps)} per step)"
+    rate = "" if math.isinf(size) else f" ({decades(size / between_ends(num_steps))} per step)"
+    ends = "the last tenth to the first" if num_steps >= SEQUENCE_ENDS else "the last to the first"
     head = (
-        f"Through time the loss gradient {'shrinks' if lost else 'grows'} {times(size)} from the last to the first of "
+        f"Through time the loss gradient {'shrinks' if lost else 'grows'} {times(size)} from {ends} of "
         f"{num_steps} steps of {chain.name}{rate}."
     )
     if lost:
@@ -183,9 +184,8 @@ def _threshold(measured: _Measured) -> float:
 
 def _evidence(measured: _Measured) -> list[Evidence]:
     chain, horizon, exponent = measured.layer.worst, measured.horizon, measured.exponent
-    num_steps = measured.layer.num_steps
     per_step = [
-        Evidence(f"{name} per step", gain / num_steps, "decades")
+        Evidence(f"{name} per step", gain / max(len(chain.counted), 1), "decades")
         for name, gain in zip(("activations", "recurrent weights"), chain.budget().values(), strict=False)
     ]
     return [

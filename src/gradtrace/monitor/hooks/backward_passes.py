@@ -79,6 +79,8 @@ class BackwardPasses:
         """Of a pass that is told of; empty for others."""
         self._look()
         roots = roots_of(tensors)
+        if not roots:
+            listener.begins_at_edges()
         create_graph = bool(kwargs.get("create_graph", args[2] if len(args) > 2 else False))
         return roots if roots and listener.before_backward(roots, create_graph) else []
 

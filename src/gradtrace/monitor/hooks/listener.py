@@ -31,6 +31,9 @@ class PassListener(Protocol):
     def forward_is_over(self) -> None:
         """``loss.backward`` was called: what looks at functions of torch would see itself from here on."""
 
+    def begins_at_edges(self) -> None:
+        """A backward pass begins at edges of the tape alone, whose tensors are gone; nothing more is told of it."""
+
     def before_backward(self, roots: Sequence[Tensor], create_graph: bool) -> bool:
         """A backward pass begins; whether its end is to be told."""
 

@@ -49,7 +49,7 @@ class Call:
     """Device and format, where automatic mixed precision was on."""
     nbytes: int
     function: Callable[..., Any] | None = None
-    """A compiled function that was called in place of `model`, which it may call."""
+    """What was called in place of `model`, of which it calls parts: a compiled function, or a module of other names."""
     has_own_weights: bool = True
     """Whether it was no call with other weights in their place, as those of an inner loop (`functional_call`)."""
     last_number: int = -1
@@ -81,9 +81,10 @@ class Call:
 
 
 class Calls:
-    """Those of the step at hand, outermost ones."""
+    """Those of the step at hand, outermost ones; `names` has names for what is called, where that has none itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: nn.Module | None = None) -> None:
+        self._names = names
         self.held: deque[Call] = deque()
         self.num_calls = 0
         """Since the beginning."""
@@ -140,6 +141,8 @@ class Calls:
         autocast = (device, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
         if any(on_tape):  # of another model, which holding on to its output would hold on to
             args, kwargs = cut_off(args), cut_off(kwargs)
+        if self._names is not None:
+            label, model, function = "", self._names, function or model
         call = Call(
             label, model, args, kwargs, tuple(versions), tuple(on_tape), tuple(states), autocast, nbytes, function
         )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gradtrace.measure.trace import trace
 from gradtrace.monitor.nonfinite.forward_calls import cut_off
+from gradtrace.monitor.watched import NamesOthers
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.private import buffers_of, calls_to_others_raise, original_of, parameters_of
 
@@ -58,7 +59,7 @@ def replay(call: Call, *, seeds: bool, weights: Mapping[int, Tensor] = NONE) -> 
             parts = [outputs[i].float().sum() for i in wanted]
         return torch.stack(parts).sum()
 
-    with stand_ins(model, weights), contextlib.ExitStack() as stack:
+    with stand_ins(model, weights), _moved_back(model), contextlib.ExitStack() as stack:
         if call.autocast is not None:
             stack.enter_context(torch.autocast(*call.autocast))
         return trace(model, total, (cut_off(call.args), cut_off(call.kwargs)), values=True), any(bad)
@@ -118,6 +119,20 @@ def stand_ins(model: nn.Module, weights: Mapping[int, Tensor] = NONE, buffers: B
     finally:
         for module, name, tensor in before:
             setattr(module, name, tensor)
+
+
+@contextlib.contextmanager
+def _moved_back(model: nn.Module) -> Iterator[None]:
+    """No stand-ins reach what is no buffer to torch: it is as it was on leaving."""
+    before = [
+        (tensor, tensor.detach().clone()) for tensor in (model.moving() if isinstance(model, NamesOthers) else ())
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, was in before:
+                tensor.copy_(was)
 
 
 def set_random_states(states: tuple[Tensor, ...]) -> None:

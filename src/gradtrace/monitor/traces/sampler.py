@@ -74,6 +74,12 @@ class Sampler:
         if self._sample is not None and not create_graph:
             self._sample.before_backward(loss)
 
+    def leave(self, why_not: str) -> None:
+        """The step is not traced after all."""
+        if self._sample is not None:
+            self._sample.why_not = why_not
+            self.end()
+
     def after_backward(self, scale: Tensor | None) -> Trace | None:
         """The trace, if this pass had one: one is enough, however many passes the step has."""
         if self._sample is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import jinja2
 from markupsafe import Markup
 
+from gradtrace.records.files import PAGES
 from gradtrace.records.storage import write_whole
 from gradtrace.report.html.activations import activations
 from gradtrace.report.html.assets import policy, scripts, style
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from gradtrace.records.run import Run
     from gradtrace.records.time import ThroughTime
 
-OURS = (b'<meta name="generator" content="gradtrace">',)
-"""What tells a page of ours, to be overwritten without being asked."""
-
 
 def write_report(
     path: str | Path,
@@ -63,7 +61,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         TraceFileError: the file cannot be written, or there is another that is no page of gradtrace's.
     """
-    write_whole(path, text.encode(), ours=OURS)
+    write_whole(path, text.encode(), ours=PAGES)
 
 
 def render(

@@ -54,3 +54,6 @@ SEVERITIES: dict[Severity, str] = {
     Severity.WARNING: "Warning",
     Severity.INFO: "Remark",
 }
+
+OF_BOTH = {(Symptom.UNDERFLOW, Cause.LEARNING_RATE): "Nothing moves: the learning rate is zero"}
+"""Where the two together say something else."""

@@ -55,9 +55,10 @@ def _steps(chain: Chain, name: str, number: int) -> Plot:
     if chain.cell:
         lines += [["h alone", [log10(x) for x in chain.hidden]], ["cell c alone", [log10(x) for x in chain.cell]]]
     budget = ", ".join(f"{factor} {decades(total)}" for factor, total in chain.budget().items())
+    few = "" if len(chain.counted) == chain.num_steps else f", over the {len(chain.counted)} that a gradient came to"
     reading = (
         f"|L'(s_t)|, the gradient of the state after step t, over {chain.num_steps} steps: time runs to the right, the "
-        f"gradient to the left.{f' In decades: {budget}.' if budget else ''}"
+        f"gradient to the left.{f' In decades{few}: {budget}.' if budget else ''}"
     )
     data = {"x": "step t", "y": "gradient", "lines": lines, "cuts": list(chain.cuts), "levels": []}
     return Plot(f"steps{number}", "series", f"{name}: gradient by step", reading, data, _steps_table(chain))
@@ -99,7 +100,7 @@ def _map(reach: Reach, name: str, letter: str, number: int) -> Plot:
     what = "a random gradient at t" if reach.source == "random" else "what is lost at t"
     reading = (
         f"How the gradient of {what} arrives at an earlier s: a row is a t, a column an s. A bright diagonal "
-        "alone means that only the last few steps are learnt from. Black is exactly zero."
+        "alone means that only the last few steps are learnt from. Black is exactly zero; nothing is later than t."
     )
     few = spread(longest, 9)
     table = Table(

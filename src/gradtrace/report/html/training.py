@@ -74,7 +74,8 @@ def _answer(run: Run) -> str:
     if skipped:
         told.append(f"optimizer steps skipped: {skipped:,}")
     if nonfinite:
-        told.append(f"steps with a NaN or Inf: {nonfinite:,}")
+        rested = int(run.steps.count.sum()) < run.steps.num_steps
+        told.append(f"{'measured ' if rested else ''}steps with a NaN or Inf: {nonfinite:,}")
     return "; ".join(told) + ("." if run.finished else ". The run is not finished, or was killed.")
 
 
@@ -86,7 +87,10 @@ def _notes(run: Run) -> tuple[str, ...]:
 
 def _scalars(run: Run, groups: NDArray[np.int64]) -> list[Plot]:
     """The loss, and the norm of all gradients."""
-    lines = {name: _line(run, name, groups) for name in WORDS if not np.isnan(run.steps.scalar(name)[1]).all()}
+    known = [name for name in WORDS if not np.isnan(run.steps.scalar(name)[1]).all()]
+    if run.steps.clipping is None and Scalar.CLIPPED_NORM in known:
+        known.remove(Scalar.CLIPPED_NORM)  # the same line as the norm's, and over it
+    lines = {name: _line(run, name, groups) for name in known}
     drawn = [name for names in PICTURES.values() for name in names]
     plots: list[Plot] = []
     broken = broken_stretches(run)

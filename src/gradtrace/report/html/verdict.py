@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Severity
 from gradtrace.report.html.order import proofs_of
-from gradtrace.report.html.phrases import CAUSES, SEVERITIES, SYMPTOMS
+from gradtrace.report.html.phrases import CAUSES, OF_BOTH, SEVERITIES, SYMPTOMS
 from gradtrace.report.html.places import Place, Places
 from gradtrace.report.summary import facts as run_facts
 from gradtrace.report.tables import BARE, main_trace, picture
@@ -111,6 +111,8 @@ def _sentence(diagnosis: Diagnosis, *, goes_on: bool) -> str:
 
 def heading(finding: Finding) -> str:
     """``The gradient vanishes: the derivative of the activation is small``."""
+    if (finding.symptom, finding.cause) in OF_BOTH:
+        return OF_BOTH[finding.symptom, finding.cause]
     cause = "" if finding.cause is Cause.NONE else f": {CAUSES[finding.cause]}"
     return SYMPTOMS[finding.symptom] + cause
 

@@ -23,7 +23,8 @@ gt.plots.series = (place, data) => {
 gt.plots.timemap = (place, data) => {
   const rows = data.rows.map(([t, values]) => [t, values.map(gt.number)]).reverse();  // time upwards: the latest on top
   const known = rows.flatMap((row) => row[1]).filter(Number.isFinite), high = Math.max(...known, -300), low = Math.max(Math.min(...known, 300), high - 12);
-  place.append(gt.colourBar(gt.short(10 ** low), gt.short(10 ** high)));
+  const cut = known.some((value) => value < low) ? "\u2264 " : "";
+  place.append(gt.colourBar(`${cut}${gt.short(10 ** low)}`, gt.short(10 ** high)));
   gt.drawn(place, (width) => {
     const missing = gt.colour("raised"), broken = gt.colour("critical"), zero = [0, 0, 0], columns = data.columns.length;
     const every = Math.max(1, Math.ceil(columns / Math.max(3, width / (6 * gt.rem()))));
