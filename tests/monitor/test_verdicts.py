@@ -128,3 +128,23 @@ def test_a_layer_that_falls_far_behind_is_traced_soon_whatever_that_costs(
         assert 55 <= traced[1] <= 55 + 2 * RECEIVED_TOGETHER
         first = watch.diagnosis.findings[0]
         assert (first.symptom, first.cause, first.where) == (Symptom.VANISHING, Cause.SMALL_WEIGHTS, ("2",))
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_saturated_units_whose_loss_falls_all_the_same_are_no_more_than_a_warning(learns: bool) -> None:
+    """Sigmoids at their ends are features still, which the layers behind them learn from."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Sigmoid(), nn.Linear(64, 32), nn.Sigmoid(), nn.Linear(32, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    prototypes = torch.randint(0, 256, (4, 64)).float()
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for _ in range(100):
+            labels = torch.randint(4, (64,))
+            x = (prototypes[labels] + 40.0 * torch.randn(64, 64)).clamp(0.0, 255.0)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), labels if learns else torch.randint(4, (64,))).backward()
+            optimizer.step()
+    finding = next(f for f in watch.diagnosis.findings if f.symptom is Symptom.SATURATED)
+    assert finding.cause is Cause.INPUT_SCALE
+    assert finding.severity is (Severity.WARNING if learns else Severity.CRITICAL)
+    assert ("what lies behind it learns" in finding.message) is learns
