@@ -439,3 +439,27 @@ def test_a_function_of_one_s_own_that_returns_no_gradient_is_named(through: bool
     found = findings(Binary())
     seen = [(f.symptom, f.cause, f.where) for f in found]
     assert seen == ([] if through else [(Symptom.DISCONNECTED, Cause.DETACHED_GRAPH, ("b",))])
+
+
+class Spread(nn.Module):
+    """A head whose exponential is the scale of its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.log_scale = nn.Linear(16, 32), nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.log_scale(torch.relu(self.trunk(x))).exp()
+
+
+@pytest.mark.parametrize(("of_inputs", "of_weights"), [(3000.0, 1.0), (1.0, 3000.0), (1.0, 1.0)])
+def test_an_exponential_that_unscaled_inputs_overflow_is_the_inputs_fault(of_inputs: float, of_weights: float) -> None:
+    model = Spread()
+    with torch.no_grad():
+        model.log_scale.weight.mul_(of_weights)
+    found = findings(model, lambda m, batch: m(batch[0]).mean(), [(x * of_inputs, y) for x, y in batches()])
+    cause = Cause.INPUT_SCALE if of_inputs > 1.0 else Cause.UNSAFE_OP
+    assert [f.cause for f in found if f.symptom is Symptom.NONFINITE] == (
+        [cause] if of_inputs * of_weights > 1.0 else []
+    )
+    assert ("The input has a root mean square" in " ".join(f.message for f in found)) is (of_inputs > 1.0)
