@@ -18,6 +18,7 @@ from gradtrace.diagnosis.rules import (
     nonfinite,
     steps,
     swallowed,
+    symmetry,
     time,
     units,
 )
@@ -30,7 +31,21 @@ if TYPE_CHECKING:
     from gradtrace.records.finding import Finding
     from gradtrace.records.trace import Trace
 
-RULES = (nonfinite, disconnected, units, gates, attention, loss, time, depth, decay, formats, swallowed, steps)
+RULES = (
+    nonfinite,
+    disconnected,
+    units,
+    gates,
+    attention,
+    loss,
+    time,
+    depth,
+    decay,
+    formats,
+    swallowed,
+    symmetry,
+    steps,
+)
 """Each has a function ``judge(scene) -> list[Finding]``; they do not know of each other, the ranking does."""
 
 

@@ -192,8 +192,10 @@ class Training:
         rooms.row.is_measured = rooms.detector.looks_always or rooms.schedule.level is Level.MEASURE
         if rooms.ranks is not None:
             rooms.ranks.step_begins(measures=rooms.row.is_measured)
-        rooms.sampler.begin(rooms.row.count.expected, is_urgent=rooms.passes.has_jumped)
+        is_urgent = rooms.passes.has_jumped or rooms.delivery.has_fallen
+        is_due = rooms.sampler.begin(rooms.row.count.expected, is_urgent=is_urgent)
         rooms.passes.has_jumped = False
+        rooms.delivery.has_fallen &= not is_due  # it stays so, and can wait for its turn
 
     def _fall_asleep(self) -> None:
         """Nothing is done from now on but to note the steps."""

@@ -118,6 +118,11 @@ class Recording:
         """Of the columns."""
         return tuple(parameter.name for parameter in self._header.parameters)
 
+    @property
+    def is_matrix(self) -> NDArray[np.bool_]:
+        """By column: whether it is no vector, as a bias is."""
+        return np.array([len(parameter.shape) > 1 for parameter in self._header.parameters], bool)
+
     def note(self, step: int, sentence: str) -> None:
         """What a reader must know of the whole run."""
         self._writer.note(step, sentence)

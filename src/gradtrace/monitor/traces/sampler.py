@@ -37,10 +37,10 @@ class Sampler:
         """Whether the step at hand is traced."""
         return self._sample is not None
 
-    def begin(self, step: int, *, is_urgent: bool) -> None:
-        """A step begins; it is traced where the schedule and the model allow."""
+    def begin(self, step: int, *, is_urgent: bool) -> bool:
+        """A step begins; it is traced where the schedule and the model allow: did the schedule?"""
         if self._sample is not None or not self._schedule.wants_trace(step, is_urgent=is_urgent):
-            return
+            return False
         begun = time.perf_counter()
         why_not = self._why_not()
         if why_not:
@@ -52,6 +52,7 @@ class Sampler:
             if not self._watched.models:
                 self._sample.enter()
         self._schedule.spend("traces", time.perf_counter() - begun)
+        return True
 
     def entered(self, call: Call | None, args: Any, kwargs: Any) -> None:
         """A watched module is called; `call` is what is held of it."""
