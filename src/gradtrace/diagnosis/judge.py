@@ -18,7 +18,6 @@ from gradtrace.diagnosis.rules import (
     nonfinite,
     steps,
     swallowed,
-    symmetry,
     time,
     units,
 )
@@ -31,21 +30,7 @@ if TYPE_CHECKING:
     from gradtrace.records.finding import Finding
     from gradtrace.records.trace import Trace
 
-RULES = (
-    nonfinite,
-    disconnected,
-    units,
-    gates,
-    attention,
-    loss,
-    time,
-    depth,
-    decay,
-    formats,
-    swallowed,
-    symmetry,
-    steps,
-)
+RULES = (nonfinite, disconnected, units, gates, attention, loss, time, depth, decay, formats, swallowed, steps)
 """Each has a function ``judge(scene) -> list[Finding]``; they do not know of each other, the ranking does."""
 
 

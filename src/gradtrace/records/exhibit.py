@@ -94,6 +94,4 @@ class Exhibit:
     """By what the loss of half a batch must be multiplied to give that of the whole: 1 for a mean, 2 for a sum."""
     learning: tuple[str, ...] = ()
     """Parameters that other backward passes than those traced brought a gradient (a GAN has two in a step)."""
-    copied: tuple[str, ...] = ()
-    """Weights of layers whose units are copies of one another, and stay so."""
     refusals: tuple[str, ...] = field(default=())

@@ -46,12 +46,6 @@ HIGHER_RATE = Remedy(
     "Karpathy 2015",
 )
 
-UNEQUAL_UNITS = Remedy(
-    "Draw the weights at random: units that start alike stay alike.",
-    "torch.nn.init.kaiming_normal_(layer.weight)",
-    "Goodfellow et al. 2016, sec. 8.4",
-)
-
 SEVERAL_FEATURES = Remedy(
     "Normalise over several features, in front of the layer that makes one.",
     "torch.nn.Sequential(torch.nn.LayerNorm(features), torch.nn.Linear(features, 1))",
