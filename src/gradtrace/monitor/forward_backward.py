@@ -150,5 +150,5 @@ class ForwardBackward:
             self._detector.is_replaying = False
         if trace is not None and (scale is None or self._detector.no_scale_helps or is_finite(trace)):
             with self._spending("traces"):
-                self._rooms.recording.trace(step, trace)
+                self._rooms.recording.trace(step, trace, self._sampler.kind)
                 self._rooms.uncleared.after_backward(step)

@@ -174,7 +174,7 @@ class Training:
             rooms.loss_scale.end_step()
             if may_rest:
                 rooms.calls.forget()
-            rooms.sampler.end()
+            rooms.sampler.end_step()
             self.hooks.called.choose(rooms.calls.called)
         if begun - self._last_judged >= JUDGE_EVERY_S and schedule.wants_findings():
             with schedule.spending("findings"):
@@ -193,7 +193,8 @@ class Training:
         if rooms.ranks is not None:
             rooms.ranks.step_begins(measures=rooms.row.is_measured)
         is_urgent = rooms.passes.has_jumped or rooms.delivery.has_fallen
-        is_due = rooms.sampler.begin(rooms.row.count.expected, is_urgent=is_urgent)
+        num_blocks = rooms.row.num_blocks if rooms.ranks is None else 1  # ranks trace the same pass
+        is_due = rooms.sampler.begin(rooms.row.count.expected, is_urgent=is_urgent, num_blocks=num_blocks)
         rooms.passes.has_jumped = False
         rooms.delivery.has_fallen &= not is_due  # it stays so, and can wait for its turn
 
