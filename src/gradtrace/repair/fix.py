@@ -18,7 +18,6 @@ from gradtrace.measure.untouched import fixed_random_state, untouched
 from gradtrace.records.repair import Repair, Role, Shares, Trial
 from gradtrace.repair.before import first_layer_of, levels_of, measured
 from gradtrace.repair.changes import placebo
-from gradtrace.repair.changes.symmetry import symmetric_weights
 from gradtrace.repair.changes.table import OF_STEPS, OF_THE_NETWORK, propose_all
 from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.correction import with_shares
@@ -103,7 +102,7 @@ def fix(
         diagnosis = _diagnose(model, loss_fn, taken, optimizers, optimizer is None, say)
         repair = Repair(diagnosis, None, (), seeds=seeds, optimizer=named, title=diagnosis.title)
         situation = Situation(model, loss_fn, taken, optimizers, diagnosis)
-        if diagnosis.healthy and not symmetric_weights(situation):
+        if diagnosis.healthy:
             return replace(repair, notes=("the network is well: there is nothing to prove",))
         situation = replace(situation, summed_over=summed_over(model, loss_fn, taken[0]))
         if optimizer is None:
