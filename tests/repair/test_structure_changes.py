@@ -131,7 +131,8 @@ def test_under_autocast_the_loss_is_scaled_and_its_gradients_back():
 
     model = Halved()
     here = situation(model, tiny, torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-20))
-    (change,) = formats.KIND.propose(here)
+    change, wide = formats.KIND.propose(here)
+    assert wide.title == "Autocast to bfloat16 in place of float16."
     assert change.number("factor") >= 2.0
     twin, plain = here.twin(), here.twin()
     apply_changes([change], twin)
