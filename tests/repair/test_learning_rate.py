@@ -86,8 +86,9 @@ def test_the_same_again_and_nothing_of_the_user_is_touched():
     assert here.optimizers[0].param_groups[0]["lr"] == DEFAULT_RATE
 
 
-def test_where_it_costs_too_much_the_usual_rate_is_used_and_that_is_said():
-    rate, said = found(100.0, cost=1.0, left=60.0)
+@pytest.mark.parametrize("left", [60.0, 0.0, -1000.0])
+def test_where_it_costs_too_much_the_usual_rate_is_used_and_that_is_said(left):
+    rate, said = found(100.0, cost=1.0, left=left)
     assert (rate.rate, rate.unchanged) == (DEFAULT_RATE, DEFAULT_RATE)
     assert "untried: 140 steps take 140 s" in rate.told
     assert said == []
@@ -95,7 +96,7 @@ def test_where_it_costs_too_much_the_usual_rate_is_used_and_that_is_said():
 
 def test_no_more_steps_than_a_trial_has():
     rate, _ = found(1.0, steps=3)
-    assert "tried for 3 steps" in rate.told
+    assert "outwards for 3 steps" in rate.told
 
 
 def test_the_rate_of_the_unchanged_network_is_the_only_one_that_is_proposed():

@@ -70,7 +70,7 @@ def range_test(
     steps = min(max(FEWEST, situation.steps // SHORT), situation.steps)
     each_s = len(RATES) * steps * step_s
     room = int(PART * left_s / each_s) if each_s > 0.0 else len(changes) + 1
-    if not room:
+    if room < 1:
         told = f"untried: {counted(len(RATES) * steps, 'step')} take {each_s:.0f} s"
         return FoundRate(DEFAULT_RATE, DEFAULT_RATE, told)
     thorough = list({change.kind: change for change in changes}.values())[: room - 1]
@@ -81,7 +81,8 @@ def range_test(
     else:
         rate, why = _chosen(lambda rate: [run for run in unchanged if run.rate == rate])
     whose = f"{counted(len(thorough), 'change')} of the network" if thorough else "the network as it came"
-    told = f"{why} of {RATES[0]:g}, {RATES[1]:g} ... {RATES[-1]:g}, tried for {counted(steps, 'step')} with {whose}"
+    rates = f"{RATES[0]:g}, {RATES[1]:g} ... {RATES[-1]:g}"
+    told = f"{why}, of {rates} tried from there outwards for {counted(steps, 'step')} with {whose}"
     return FoundRate(rate, _best(unchanged, rate), told)
 
 
@@ -115,16 +116,18 @@ def _chosen(runs_at: Callable[[float], Sequence[_Run]]) -> tuple[float, str]:
 
     >>> ends = {0.001: 0.9, 0.01: 0.99, 0.1: 0.7, 1.0: 0.1}
     >>> _chosen(lambda rate: [_Run(rate, 1.0, ends[rate])])
-    (0.1, 'the nearest to 0.01 at which it learns')
+    (0.1, 'the nearest to 0.01 at which anything learns')
     >>> _chosen(lambda rate: [_Run(rate)])
-    (0.01, 'the usual one, since nothing learns at any')
+    (0.01, 'the usual rate, since nothing learns at any')
     """
     for distance in sorted({_distance(rate, DEFAULT_RATE) for rate in RATES}):
         near = [rate for rate in RATES if _distance(rate, DEFAULT_RATE) == distance]
         learning = [run for rate in near for run in runs_at(rate) if run.learns]
         if learning:
-            return min(learning, key=lambda run: run.end).rate, f"the nearest to {DEFAULT_RATE:g} at which it learns"
-    return DEFAULT_RATE, "the usual one, since nothing learns at any"
+            return min(
+                learning, key=lambda run: run.end
+            ).rate, f"the nearest to {DEFAULT_RATE:g} at which anything learns"
+    return DEFAULT_RATE, "the usual rate, since nothing learns at any"
 
 
 def _best(runs: Sequence[_Run], used: float) -> float:
