@@ -105,7 +105,14 @@ def test_the_rate_of_the_unchanged_network_is_the_only_one_that_is_proposed():
     (change,) = rate_change.KIND.propose(here)
     assert change.title == "Lower the learning rate from 0.1 to 0.001."
     assert change.number("factor") == pytest.approx(0.01)
-    assert rate_change.KIND.propose(FoundRate(0.1, 0.1, "").into(situation(1.0))) == []
+    for unchanged in (0.1, 1.0):
+        assert rate_change.KIND.propose(FoundRate(0.1, unchanged, "").into(situation(1.0))) == []
+
+
+def test_a_higher_rate_at_which_the_changes_may_do_better_as_well_is_told():
+    assert FoundRate(0.1, 0.1, "").notes == FoundRate(0.1, 0.001, "").notes == ()
+    (note,) = FoundRate(0.01, 0.1, "").notes
+    assert "does better at a learning rate of 0.1;" in note
 
 
 def test_a_change_that_does_not_fit_decides_nothing():

@@ -142,6 +142,7 @@ def _proven(
         found = range_test(situation, changes, cost, _left(timing, math.inf), say)
         situation = found.into(situation)
         repair = replace(repair, optimizer=found.optimizer)
+        notes += found.notes
     of_steps, more = propose_all(situation, OF_STEPS)
     changes, notes = [*changes, *of_steps], [*notes, *more]
     if not changes:

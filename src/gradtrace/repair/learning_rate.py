@@ -4,7 +4,8 @@
 
 The changes are the most thorough ones of each kind: what suits the unchanged network may suit its illness alone, as
 next to nothing does where gradients explode, at which nothing that is healed learns. And a rate that suits a change
-must not pass for its merit: the one at which the unchanged network does best is a candidate of its own.
+must not pass for its merit: where the unchanged network does best at a lower one, that is a candidate of its own; and
+where at a higher one, at which the changes may do better as well, that is told.
 
 Each training starts anew, keeps its rate and is judged by its end. So the value that is used is one that was run, and
 no spike on the way is taken for it, as with a rate that grows from step to step (Smith 2017, section 3.3).
@@ -51,6 +52,13 @@ class FoundRate:
     """At which the network as it came does best; `rate` where it does as well there."""
     told: str
     """Where the rate is from, in words."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Of a higher rate for the unchanged network; a lower one is tried in full."""
+        if self.unchanged <= self.rate:
+            return ()
+        return (f"the network as it came does better at a learning rate of {self.unchanged:g}; that here is ours",)
 
     @property
     def optimizer(self) -> str:

@@ -43,7 +43,7 @@ class Situation:
     steps: int = USUAL_STEPS
     """Of a trial, about."""
     unchanged_rate: float | None = None
-    """At which the network as it came does best, by the range test; None: the rate was given."""
+    """At which the network as it came does best, by the range test; None: the rate was given, and is the user's."""
 
     def twin(self, seed: int = 0) -> Twin:
         """A fresh copy."""
