@@ -124,3 +124,21 @@ def test_what_d_s_pass_is_traced_for_looks_as_one_forward_pass() -> None:
     modules = {op.site.module for op in trace.ops if op.weights}
     assert modules == {"G.0", "G.2", "D.0", "D.2"}
     assert all("test_turns.py" in op.site.source for op in trace.ops if op.weights)
+
+
+def test_who_has_waited_long_enough_takes_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A phase for each of two networks: no step has both passes, but the first, in which there is none to wait for."""
+    monkeypatch.setattr("gradtrace.monitor.traces.sampler.MOST_MISSED", 4)
+
+    def one_after_the_other(nets: Networks, optimizers: dict[str, torch.optim.Optimizer], step: int) -> None:
+        (as_wgan if step < 3 else only_d)(nets, optimizers, step)
+
+    watch = trained(one_after_the_other, networks())
+    assert watch is not None
+    steps = watch.trace_steps
+    assert passed_through(watch)[-3:] == [{"D"}] * 3
+    assert steps[-1] - steps[-2] <= 3  # as often as is asked for
+
+
+def only_d(nets: Networks, optimizers: dict[str, torch.optim.Optimizer], step: int) -> None:
+    as_wgan(nets, optimizers, 0)

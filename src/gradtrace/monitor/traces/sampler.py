@@ -45,7 +45,7 @@ class Sampler:
         self._waits = False
         """Whether the step may have a pass of a kind that has had fewer."""
         self._num_missed = 0
-        """Steps in a row that had none."""
+        """Steps in a row that had none; after `MOST_MISSED` nobody waits until one has come by chance."""
         self.kind: Kind = frozenset()
         """Of the pass that is being traced."""
         self._told: set[str] = set()
@@ -124,8 +124,9 @@ class Sampler:
             return None
         trace = self._sample.after_backward(scale)
         if trace is not None:
+            if self._waits or self.kind not in self._nums:
+                self._num_missed = 0
             self._nums[self.kind] = self._nums.get(self.kind, 0) + 1
-            self._num_missed = 0
             self.end()
         return trace
 
