@@ -94,6 +94,15 @@ def test_where_it_costs_too_much_the_usual_rate_is_used_and_that_is_said(left):
     assert said == []
 
 
+def test_with_time_for_the_unchanged_network_alone_nothing_is_decided_where_there_are_changes():
+    unfit = Change("activation", "", ("nowhere",), words=(("target", "ReLU"), ("function", "sigmoid")))
+    alone, _ = found(100.0, cost=1.0, left=1000.0)
+    assert alone.rate < DEFAULT_RATE
+    beside, _ = found(100.0, changes=[unfit], cost=1.0, left=1000.0)
+    assert beside.rate == DEFAULT_RATE
+    assert "untried: 280 steps take 280 s" in beside.told
+
+
 def test_no_more_steps_than_a_trial_has():
     rate, _ = found(1.0, steps=3)
     assert "outwards for 3 steps" in rate.told

@@ -139,7 +139,8 @@ def _proven(
     situation = replace(situation, steps=guess.steps)
     changes, notes = propose_all(situation, OF_THE_NETWORK)
     if situation.unchanged_rate is not None:
-        found = range_test(situation, changes, cost, _left(timing, math.inf), say)
+        needed = Pace(steps or FEWEST_STEPS).cost_s((USUAL_CANDIDATES, 1, repair.seeds), cost)
+        found = range_test(situation, changes, cost, _left(timing, needed), say)
         situation = found.into(situation)
         repair = replace(repair, optimizer=found.optimizer)
         notes += found.notes

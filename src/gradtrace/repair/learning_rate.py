@@ -78,8 +78,9 @@ def range_test(
     steps = min(max(FEWEST, situation.steps // SHORT), situation.steps)
     each_s = len(RATES) * steps * step_s
     room = int(PART * left_s / each_s) if each_s > 0.0 else len(changes) + 1
-    if room < 1:
-        told = f"untried: {counted(len(RATES) * steps, 'step')} take {each_s:.0f} s"
+    fewest = 2 if changes else 1  # of the unchanged network alone it would be a rate that suits its illness
+    if room < fewest:
+        told = f"untried: {counted(fewest * len(RATES) * steps, 'step')} take {fewest * each_s:.0f} s"
         return FoundRate(DEFAULT_RATE, DEFAULT_RATE, told)
     thorough = list({change.kind: change for change in changes}.values())[: room - 1]
     say(f"range test of the learning rate: {steps} steps, {len(thorough) + 1} networks")
