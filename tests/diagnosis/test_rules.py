@@ -65,6 +65,17 @@ def test_inputs_that_saturate_the_first_layer(scale: float) -> None:
     assert verdict(mlp(2, nn.Tanh), data=data) == expected
 
 
+@pytest.mark.parametrize("in_evaluation", [True, False])
+def test_a_batch_norm_in_evaluation_mode_lets_unscaled_inputs_through(in_evaluation: bool) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(batches()[0][0].shape[1]), *mlp(2, nn.Tanh))
+    model[0].train(not in_evaluation)
+    found = findings(model, data=[(x * 300.0, y) for x, y in batches()])
+    assert bool(found) is in_evaluation
+    if found:
+        assert (found[0].symptom, found[0].cause) == (Symptom.SATURATED, Cause.INPUT_SCALE)
+        assert "it is in evaluation mode" in found[0].message
+
+
 @pytest.mark.parametrize(
     "cut",
     [
@@ -428,3 +439,27 @@ def test_a_function_of_one_s_own_that_returns_no_gradient_is_named(through: bool
     found = findings(Binary())
     seen = [(f.symptom, f.cause, f.where) for f in found]
     assert seen == ([] if through else [(Symptom.DISCONNECTED, Cause.DETACHED_GRAPH, ("b",))])
+
+
+class Spread(nn.Module):
+    """A head whose exponential is the scale of its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.log_scale = nn.Linear(16, 32), nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.log_scale(torch.relu(self.trunk(x))).exp()
+
+
+@pytest.mark.parametrize(("of_inputs", "of_weights"), [(3000.0, 1.0), (1.0, 3000.0), (1.0, 1.0)])
+def test_an_exponential_that_unscaled_inputs_overflow_is_the_inputs_fault(of_inputs: float, of_weights: float) -> None:
+    model = Spread()
+    with torch.no_grad():
+        model.log_scale.weight.mul_(of_weights)
+    found = findings(model, lambda m, batch: m(batch[0]).mean(), [(x * of_inputs, y) for x, y in batches()])
+    cause = Cause.INPUT_SCALE if of_inputs > 1.0 else Cause.UNSAFE_OP
+    assert [f.cause for f in found if f.symptom is Symptom.NONFINITE] == (
+        [cause] if of_inputs * of_weights > 1.0 else []
+    )
+    assert ("The input has a root mean square" in " ".join(f.message for f in found)) is (of_inputs > 1.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.distributed.processes import on_ranks
+from tests.distributed.processes import Ended, on_ranks, values
 from tests.distributed.trainings import Net, laid_out
 
 
@@ -19,15 +19,38 @@ def skip_what_torch_cannot(layout: str) -> None:
         pytest.skip(f"this torch cannot train what fully_shard made on a CPU: {error}")
 
 
+def skip_where_torch_sums(layout: str) -> None:
+    """In torch 2.8 the gradients of what is sharded are summed over the ranks of a CPU, where they should be averaged.
+
+    Adam hides that; norms that are held against those of one process do not.
+    """
+    skip_what_torch_cannot(layout)
+    if ("fsdp" in layout or "hsdp" in layout) and _times_too_large() > 1.5:
+        pytest.skip("fully_shard of this torch sums the gradients of CPUs, with or without a watch")
+
+
 @cache
 def _why_not_sharded() -> str:
     """The last line of the error, with nobody watching; '' where it trains."""
-    with tempfile.TemporaryDirectory() as folder:
-        (ended,) = on_ranks(_bare, 1, Path(folder))
+    (ended,) = _ended(1)
     assert ended.exit_code == 0
     return (ended.error.strip().splitlines() or [""])[-1]
 
 
-def _bare(rank: int, size: int) -> None:
+@cache
+def _times_too_large() -> float:
+    """The norm of a gradient over that of one process, with nobody watching."""
+    (one,), (two, _) = values(_ended(1)), values(_ended(2))
+    return float(two / one)
+
+
+def _ended(size: int) -> list[Ended]:
+    with tempfile.TemporaryDirectory() as folder:
+        return on_ranks(_bare, size, Path(folder))
+
+
+def _bare(rank: int, size: int) -> float:
+    torch.manual_seed(0)
     model, *_ = laid_out(Net(), "fsdp", size)
     model(torch.ones(2, 5)).square().mean().backward()
+    return float(model.last.bias.grad.full_tensor().norm())

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.distributed.capability import skip_what_torch_cannot
+from tests.distributed.capability import skip_what_torch_cannot, skip_where_torch_sums
 from tests.distributed.processes import on_ranks, values
 from tests.distributed.trainings import train
 
@@ -26,7 +26,7 @@ def alone():
     [("ddp", 2), ("fsdp", 2), ("fsdp", 4), ("tp", 2), ("some fsdp", 2), ("fsdp x tp", 4), ("hsdp", 4)],
 )
 def test_norms_are_those_of_one_process(alone, layout, size, tmp_path):
-    skip_what_torch_cannot(layout)
+    skip_where_torch_sums(layout)
     first, *others = values(on_ranks(train, size, tmp_path, layout))
     run, truth = first["run"], alone["run"]
     assert [name.removeprefix("module.") for name in run["names"]] == truth["names"]

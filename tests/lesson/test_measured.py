@@ -12,8 +12,11 @@ from gradtrace.lesson import measurement
 from gradtrace.lesson.chain import measure_chain
 from gradtrace.lesson.facts import facts
 from gradtrace.lesson.network import measure
-from gradtrace.lesson.presets import DEEP, NETWORKS, RECURRENT
+from gradtrace.lesson.presets import DEEP, NETWORKS, RECURRENT, TRAINING
+from gradtrace.lesson.proof import prove
 from gradtrace.lesson.setting import CHAIN_INPUT, CHAIN_TARGET, CHAIN_WEIGHTS, Setting
+from gradtrace.records.repair import Role
+from gradtrace.records.vocabulary import Factor
 from gradtrace.theory import backprop
 
 EXACT = 1e-9
@@ -165,3 +168,32 @@ def test_measuring_touches_nobodys_random_numbers(lesson):
     assert torch.equal(torch.get_rng_state(), before)
     assert few.training["sigmoid"] == lesson.training["sigmoid"]
     assert few.recurrent["short"] == lesson.recurrent["short"]
+
+
+def test_the_activations_are_proven_to_be_the_cause_and_no_placebo_passes(lesson):
+    repair, sigmoid = lesson.repair, lesson.training["sigmoid"]
+    assert [share.factor for share in repair.shares.shares] == [Factor.ACTIVATION, Factor.WEIGHT]
+    assert math.fsum(share.decades for share in repair.shares.shares) + repair.shares.remaining == pytest.approx(
+        repair.shares.deficit, abs=1e-9
+    )
+    assert repair.shares.shares[0].decades / repair.shares.deficit > 0.9
+    assert repair.best.changes[0].kind == "activation"
+    assert repair.best.moved_decades == pytest.approx(-repair.shares.deficit, abs=0.3)
+    assert repair.best.confirmed.high < math.log(0.7)
+    assert not {outcome.seed for outcome in repair.best.confirmation} & {o.seed for o in repair.best.outcomes}
+    placebos = [trial for trial in repair.trials if trial.role is Role.PLACEBO]
+    assert len(placebos) == 2
+    for trial in placebos:
+        assert trial.verdict == "helps no more than chance"
+        assert trial.end == pytest.approx(repair.original.end, rel=0.01)
+    # of the network that the chapter on learning trains: the same start, on other digits by a quarter
+    assert repair.original.start == pytest.approx(sigmoid.losses[0], rel=0.01)
+    assert any(trial.verdict.startswith("left behind") for trial in repair.candidates)
+
+
+def test_the_proof_is_the_same_again(lesson):
+    again = prove(TRAINING["sigmoid"])
+    assert [(t.title, t.end, t.verdict) for t in again.trials] == [
+        (t.title, t.end, t.verdict) for t in lesson.repair.trials
+    ]
+    assert again.shares == lesson.repair.shares

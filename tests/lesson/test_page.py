@@ -84,6 +84,9 @@ def test_the_sentences_tell_what_was_measured(lesson, text):
         f"lose {lost(networks['deep_low'].lost_decades)} decades",
         f"the gradient grows by {lost(networks['deep_skip'].lost_decades)} decades",
         f"10 steps change the gradient by {decades(lesson.recurrent['short'].decades[0])} decades",
+        f"the activations explain {decades(lesson.repair.shares.shares[0].decades)} decades",
+        f"the best change to {number(lesson.repair.best.end)}",
+        f"trained again on {len(lesson.repair.best.confirmation)} seeds",
     ):
         assert sentence in told
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import gradtrace
 from gradtrace.diagnosis.naming import told_op
+from gradtrace.measure.ledger import ledger
 from gradtrace.measure.names import Names
 from gradtrace.measure.path import Paths
 
@@ -42,3 +43,24 @@ def test_a_function_is_named_by_what_it_follows():
     told = told_op(relu, trace, Paths(trace))
     assert told.startswith("relu (")
     assert told.endswith(") behind fc1 (Linear)")
+
+
+def test_rows_of_one_module_with_several_matrices_are_told_apart():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.scale = nn.RNN(4, 3), nn.Parameter(torch.eye(3))
+
+        def forward(self, x):
+            return self.rnn(x[None].expand(6, -1, -1))[0][-1] @ self.scale
+
+    trace = trace_of(Last())
+    rows = [Names(trace).labels(row.module, row.parameters) for row in ledger(trace)]
+    assert [whole for whole, *_ in rows] == [
+        "loss",
+        "model 3x3",
+        "rnn RNN weight_hh_l0 3x3",
+        "rnn RNN weight_ih_l0 3x4",
+    ]
+    assert rows[-1][1:] == ("rnn weight_ih_l0", "rnn")
+    assert Names(trace).labels("rnn")[0] == "rnn RNN"

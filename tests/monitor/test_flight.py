@@ -119,7 +119,9 @@ def test_a_number_born_in_the_loss(name: str) -> None:
     assert words in finding.message
     assert f"in the {phase} pass in the loss" in finding.message
     assert finding.cause is cause
-    assert finding.where == ("loss",)
+    is_of_targets = name in ("ignored", "nothing", "target")
+    assert finding.where in ([("loss",)] if is_of_targets else [("loss",), ("loss", "last")])
+    assert ("comes from last" in finding.message) is ("last" in finding.where)
     assert "test_flight.py:" in finding.source
 
 
@@ -177,7 +179,7 @@ def test_a_mask_of_minus_infinities_is_a_healthy_input(bias: float) -> None:
             loss = attention(torch.randn(3, 5, 8), mask).square().mean()
             (loss.log() if number < 5 else (loss * 0).log()).backward()
             optimizer.step()
-    assert watch.diagnosis.findings[0].where == ("loss",)
+    assert watch.diagnosis.findings[0].where == ("loss", "norm2")
 
 
 def test_with_two_models_the_one_that_brought_it_is_named_and_the_tape_is_left_whole() -> None:
@@ -361,3 +363,60 @@ def test_a_number_born_between_two_modules_is_not_the_batch_s() -> None:
     finding = first_of(watch)
     assert finding.cause is Cause.UNSAFE_OP
     assert "division by zero" in finding.message or "in front of out, which was given it" in finding.message
+
+
+@pytest.mark.parametrize("rate", [0.01, 1e3])
+def test_a_model_that_is_called_with_an_inner_loop_s_weights_is_not_said_to_be_finite(rate: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with gradtrace.watch(model, optimizer) as watch:
+        for _ in range(3):
+            x = torch.randn(8, 4)
+            fast: dict[str, torch.Tensor] = dict(model.named_parameters())
+            for _ in range(6):
+                loss = torch.func.functional_call(model, fast, (x,)).square().mean()
+                gradients = torch.autograd.grad(loss, list(fast.values()), create_graph=True)
+                moved = zip(fast.items(), gradients, strict=True)
+                fast = {name: weight - rate * gradient for (name, weight), gradient in moved}
+            optimizer.zero_grad()
+            torch.func.functional_call(model, fast, (x,)).square().mean().backward()
+            optimizer.step()
+    found = [finding for finding in watch.diagnosis.findings if finding.symptom is Symptom.NONFINITE]
+    assert bool(found) is (rate > 1.0)
+    for finding in found:
+        assert "other weights than its own" in finding.message
+        assert "output is finite" not in finding.message
+
+
+@pytest.mark.parametrize("ill", [True, False])
+def test_what_an_ignored_target_hides_is_born_in_the_model(ill: bool) -> None:
+    """The loss is finite, as it leaves the sample out; 0 * NaN comes back all the same."""
+
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.query, self.out = nn.Embedding(5, 8), nn.Linear(8, 8), nn.Linear(8, 5)
+
+        def forward(self, tokens: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
+            h = self.embed(tokens)
+            scores = (self.query(h) @ h.mT).masked_fill(is_pad[:, None], -math.inf)
+            return self.out(scores.softmax(-1) @ h)
+
+    torch.manual_seed(0)
+    model = Attending()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradtrace.watch(model, optimizer) as watch:
+        for step in range(BAD_STEP + 1):
+            tokens = torch.randint(5, (4, 6))
+            is_pad = torch.arange(6) >= torch.tensor([3, 4, 5, 0 if ill and step == BAD_STEP else 6])[:, None]
+            optimizer.zero_grad()
+            logits = model(tokens, is_pad)
+            F.cross_entropy(logits.flatten(0, 1), tokens.masked_fill(is_pad, -100).flatten()).backward()
+            optimizer.step()
+    found = [finding for finding in watch.diagnosis.findings if finding.symptom is Symptom.NONFINITE]
+    assert [(f.cause, f.step) for f in found] == ([(Cause.UNSAFE_OP, BAD_STEP)] if ill else [])
+    for finding in found:
+        assert "The loss is finite, and a part of the output that it leaves out is not: softmax" in finding.message
+        assert finding.where[0] == ""
+        assert "test_flight.py:" in finding.source

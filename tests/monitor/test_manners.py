@@ -163,7 +163,7 @@ def test_masked_logits_are_not_where_a_nan_of_the_loss_was_born() -> None:
             optimizer.step()
     finding = watch.diagnosis.findings[0]
     assert finding.symptom is Symptom.NONFINITE
-    assert finding.where == ("loss",)
+    assert finding.where == ("loss", "linear")
     assert "logarithm" in finding.message
 
 

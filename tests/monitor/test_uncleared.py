@@ -105,3 +105,18 @@ def test_what_is_cleared_between_two_passes_of_a_step_has_moved_no_weight():
             optimizer.step()
     assert not uncleared(watch)
     assert watch.diagnosis.healthy
+
+
+def test_a_nan_that_it_ends_in_hides_it_not():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with gradtrace.watch(model, optimizer, budget=1.0) as watch:
+        for step in range(31):
+            loss_of(model).backward()
+            optimizer.step()
+            if step == 29:
+                model[0].weight.data[0, 0] = float("nan")
+    events = watch.run.events
+    assert 30 in {event.step for event in events if event.kind is EventKind.NONFINITE}
+    assert 30 in {event.step for event in events if event.kind is EventKind.SAMPLE} - uncleared(watch)
+    assert any("never cleared" in finding.message for finding in watch.diagnosis.findings)

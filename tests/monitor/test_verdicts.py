@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import gradtrace
+from gradtrace.monitor.recording.delivery import RECEIVED_TOGETHER
 from gradtrace.monitor.schedule.cost import Level
 from gradtrace.monitor.schedule.schedule import Schedule
 from gradtrace.records.run import EventKind, Scalar
@@ -99,3 +100,51 @@ def test_a_loss_that_jumps_is_measured_at_once_while_the_watch_listens_and_at_th
     assert late[0] == 385 if level is Level.LISTEN else 385 <= late[0] <= 385 + 40
     assert late[0] + 1 in traced
     assert len(measured) < 100
+
+
+@pytest.mark.parametrize("factor", [1e-5, 1e-2])
+def test_a_layer_that_falls_far_behind_is_traced_soon_whatever_that_costs(
+    factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first trace was well, and no later one would have been affordable."""
+    monkeypatch.setattr(Schedule, "_next", lambda self, step: (Level.MEASURE, 8))
+    monkeypatch.setattr(Schedule, "_must_stop", lambda self: False)
+    monkeypatch.setattr(Schedule, "_fits", lambda self, part, step: step == 0)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-7)  # or it would recover
+    teacher = torch.randn(8, 4)
+    with gradtrace.watch(model, optimizer) as watch:
+        for number in range(120):
+            if number == 50:
+                with torch.no_grad():
+                    model[2].weight.mul_(factor)
+            x = torch.randn(64, 8)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), (x @ teacher).argmax(1)).backward()
+            optimizer.step()
+    traced = [event.step for event in watch.run.events if event.kind is EventKind.SAMPLE]
+    assert len(traced) == (1 if factor > 1e-3 else 2)
+    if factor < 1e-3:
+        assert 55 <= traced[1] <= 55 + 2 * RECEIVED_TOGETHER
+        first = watch.diagnosis.findings[0]
+        assert (first.symptom, first.cause, first.where) == (Symptom.VANISHING, Cause.SMALL_WEIGHTS, ("2",))
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_saturated_units_whose_loss_falls_all_the_same_are_no_more_than_a_warning(learns: bool) -> None:
+    """Sigmoids at their ends are features still, which the layers behind them learn from."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Sigmoid(), nn.Linear(64, 32), nn.Sigmoid(), nn.Linear(32, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    prototypes = torch.randint(0, 256, (4, 64)).float()
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for _ in range(100):
+            labels = torch.randint(4, (64,))
+            x = (prototypes[labels] + 40.0 * torch.randn(64, 64)).clamp(0.0, 255.0)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), labels if learns else torch.randint(4, (64,))).backward()
+            optimizer.step()
+    finding = next(f for f in watch.diagnosis.findings if f.symptom is Symptom.SATURATED)
+    assert finding.cause is Cause.INPUT_SCALE
+    assert finding.severity is (Severity.WARNING if learns else Severity.CRITICAL)
+    assert ("what lies behind it learns" in finding.message) is learns

@@ -356,12 +356,12 @@ def test_the_same_path_goes_on_and_another_model_is_kept_beside(tmp_path):
 def test_a_report_s_folder_is_made_and_a_report_that_cannot_be_is_one_sentence(tmp_path):
     write(tmp_path, SOME_STEPS)
     (tmp_path / "file").write_text("")
-    for report, told in (
-        ("new/place/r.html", "gradtrace: the report: new/place/r.html"),
-        ("file/r.html", "cannot write"),
+    for report, code, told in (
+        ("new/place/r.html", 0, "gradtrace: the report: new/place/r.html"),
+        ("file/r.html", 2, "cannot write file/r.html: there is no such folder"),
     ):
         watched = under_watch("--report", report, "train.py", cwd=tmp_path)
-        assert watched.returncode == 0
+        assert watched.returncode == code
         assert told in watched.stderr.decode()
         assert "Error" not in watched.stderr.decode()
     assert (tmp_path / "new" / "place" / "r.html").stat().st_size > 1000

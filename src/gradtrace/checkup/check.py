@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradtrace.checkup.again import look_again, look_at_unseen
 from gradtrace.checkup.batches import summed_over, take, take_more
+from gradtrace.checkup.copies import copied_units
 from gradtrace.checkup.steps_in_time import is_recurrent, with_time
 from gradtrace.checkup.trial import describe_optimizer, run_trial
 from gradtrace.diagnosis.judge import judge
@@ -115,6 +116,7 @@ def check(
         optimizers=tuple(describe_optimizer(one, model) for one in optimizers),
         training=training,
         summed_over=summed_over(model, loss_fn, taken[0]) if _is_suspicious(training) else None,
+        copies=tuple(name for name, moves in copied_units(model, loss_fn, taken[0]).items() if moves),
         refusals=(*dict.fromkeys(unseen), *refusals),
     )
     pool = taken

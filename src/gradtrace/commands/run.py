@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,10 @@ def run(
     check_exists(target)
     for sink in options["sinks"]:
         check_sink(sink)
-    check_outputs(pages=(str(report) if report else None,))
+    if report is not None:
+        with contextlib.suppress(OSError):  # if its folder cannot be made, it cannot be written, which is told now
+            report.parent.mkdir(parents=True, exist_ok=True)
+        check_outputs(pages=(str(report),))
     thresholds = find_settings().thresholds  # before the script goes elsewhere
     path, report = (path or default_path(target)).absolute(), report.absolute() if report else None
     run_program(target, watched(target, WatchOptions(path=path, report=report, thresholds=thresholds, **options)))

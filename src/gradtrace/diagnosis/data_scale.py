@@ -41,7 +41,10 @@ def scale_of(op: Op, view: View) -> ForwardStats | None:
 
 
 def is_first(layer: Op, view: View) -> bool:
-    """Whether a layer's operand is data: all that it passes gradient to are its own parameters."""
+    """Whether a layer's operand is data: all that it passes gradient to are its own parameters.
+
+    Data that a batch norm only shifts, by statistics of others, is still that.
+    """
     stack = [t[0] for t in layer.targets if t is not None]
     for _ in range(32):
         if not stack:
@@ -49,10 +52,22 @@ def is_first(layer: Op, view: View) -> bool:
         op = view.trace.ops[stack.pop()]
         if op.parameter is not None or not op.targets:
             continue
-        if op.weights or op.activation or op.factor is Factor.NORM:
+        if (op.weights or op.activation or op.factor is Factor.NORM) and not _is_idle_norm(op):
             return False
         stack.extend(t[0] for t in op.targets if t is not None)
     return False
+
+
+def idle_norm(layer: Op, view: View) -> Op | None:
+    """The batch norm right in front of a first layer that leaves the data as large as they are; None: there is none."""
+    below = [view.trace.ops[t[0]] for t in layer.targets if t is not None]
+    return next((op for op in below if _is_idle_norm(op)), None)
+
+
+def _is_idle_norm(op: Op) -> bool:
+    """By the batch's own statistics its output would be as large as its gain, about one; in evaluation it need not."""
+    is_large = op.forward is not None and min(op.forward.input_rms, op.forward.output_rms) >= INPUT_RMS
+    return is_large and op.factor is Factor.NORM and "BatchNorm" in op.name
 
 
 def made_large_by(op: Op, view: View) -> float:

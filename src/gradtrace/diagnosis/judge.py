@@ -9,6 +9,7 @@ from gradtrace.diagnosis.moved import USUAL
 from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.rules import (
     attention,
+    copies,
     decay,
     depth,
     disconnected,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from gradtrace.records.finding import Finding
     from gradtrace.records.trace import Trace
 
-RULES = (nonfinite, disconnected, units, gates, attention, loss, time, depth, decay, formats, swallowed, steps)
+RULES = (nonfinite, disconnected, units, gates, attention, loss, time, copies, depth, decay, formats, swallowed, steps)
 """Each has a function ``judge(scene) -> list[Finding]``; they do not know of each other, the ranking does."""
 
 

@@ -40,6 +40,7 @@ OVER_EPS = "largest gradient (RMS) over eps"
 """Evidence of an optimizer."""
 
 STEP_RATIO = "update to weight ratio of the first step"
+COPIES = "units that are copies of one another"
 """Evidence of a trial."""
 
 SCALE = "scale times sqrt(d)"

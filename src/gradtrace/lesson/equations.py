@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 SYMBOLS = {
     "sigma": "σ", "alpha": "α", "chi": "χ", "phi": "φ", "eta": "η", "Delta": "Δ", "sum": "∑", "prod": "∏",
     "<=": "≤", ">=": "≥", "*": "·", "-": "−", "->": "→", "~~": "≈", "...": "…", "partial": "∂", "tanh": "tanh",
+    "empty": "∅",
 }  # fmt: skip
 _TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|[A-Za-z]+|<=|>=|->|~~|\.\.\.|\S)")
 _BIG = ("sum", "prod")

@@ -22,6 +22,7 @@ from gradtrace.lesson.setting import (
     RATIO_EVERY,
 )
 from gradtrace.lesson.words import percent
+from gradtrace.report.html.repair import repair_section
 from gradtrace.report.html.section import Plot, Table
 from gradtrace.report.html.waterfall import waterfall
 from gradtrace.report.words import decades, short
@@ -59,6 +60,7 @@ def figures(lesson: Lesson) -> dict[str, Plot]:
         _decades(lesson, "deep", "deep_skip_scaled", "A hundred layers", twin=True),
         _sameness(lesson),
         _recurrent(lesson),
+        *repair_section(lesson.repair).plots,
     )
     return {plot.key: plot for plot in made}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gradtrace.lesson.setting import RecurrentSetting, Setting, TrainingSetting
 
 if TYPE_CHECKING:
+    from gradtrace.records.repair import Repair
     from gradtrace.records.trace import Trace
 
 
@@ -113,6 +114,8 @@ class Lesson:
     """Mean cosine between the outputs of two inputs, by layer from 0: of 'deep' and 'deep_skip_scaled'."""
     recurrent: dict[str, MeasuredInTime]
     training: dict[str, MeasuredTraining]
+    repair: Repair
+    """Of the training called sigmoid."""
 
 
 def _ratio(norm: float, last: float) -> float:

@@ -11,6 +11,7 @@ from gradtrace.lesson.chain import measure_chain
 from gradtrace.lesson.measured import Lesson
 from gradtrace.lesson.network import cosines, measure, measure_in_time, read, trace_of
 from gradtrace.lesson.presets import NETWORKS, RECURRENT, SAMENESS, TRAINING
+from gradtrace.lesson.proof import prove
 from gradtrace.lesson.training import train
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def measure_lesson() -> Lesson:
             sameness={name: cosines(NETWORKS[name]) for name in SAMENESS},
             recurrent={name: measure_in_time(setting) for name, setting in RECURRENT.items()},
             training={name: train(setting) for name, setting in TRAINING.items()},
+            repair=prove(TRAINING["sigmoid"]),
         )
 
 

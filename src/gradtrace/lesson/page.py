@@ -44,7 +44,7 @@ SCRIPTS = (
     "recurrent.js",
 )
 """In the order in which they run, behind those that are shared with the report."""
-SHARED = ("vendor/d3.min.js", "page.js", "chart.js", "waterfall.js")
+SHARED = ("vendor/d3.min.js", "page.js", "chart.js", "waterfall.js", "run.js", "repair.js")
 CHAPTERS = (
     ("step", "Step"),
     ("product", "Product"),
@@ -57,6 +57,7 @@ CHAPTERS = (
     ("exploding", "Exploding"),
     ("deep", "Very deep"),
     ("recurrent", "Recurrent"),
+    ("proof", "Proof"),
     ("yours", "Yours"),
 )
 """Key and short name; each is a file in templates/chapters."""
@@ -118,10 +119,20 @@ def _template() -> jinja2.Template:
         "lost": lost,
         "factor": factor,
         "percent": percent,
+        "times": times,
         "setting": setting,
         "log10": log10,
     }
     return environment.get_template("lesson.html.j2")
+
+
+def times(log: float) -> str:
+    """What is left of a loss, of a paired difference of logarithms.
+
+    >>> times(-1.0)
+    '0.368'
+    """
+    return number(math.exp(log))
 
 
 def log10(value: float) -> float:

@@ -118,6 +118,8 @@ NUM_DIGITS = 200
 RATIO_EVERY = 20
 """Steps between two measurements of how far a step moves each layer."""
 NUM_PIXELS, NUM_CLASSES = 64, 10
+PROOF_BATCH, PROOF_STEPS = 50, 60
+"""Digits at a step, and steps, of each training by which a cause is proven."""
 
 CHAIN_INPUT, CHAIN_TARGET = 1.0, 0.0
 CHAIN_WEIGHTS = (1.5, 2.0, 1.2, 1.8)

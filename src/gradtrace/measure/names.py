@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gradtrace.records.trace import Trace
 
 
@@ -17,11 +19,11 @@ class Names:
 
     def __init__(self, *traces: Trace) -> None:
         self._types = {op.site.module: op.site.module_type for trace in traces for op in trace.ops if op.site.module}
-        shapes: dict[str, list[tuple[int, ...]]] = {}
+        self._matrices: dict[str, dict[str, tuple[int, ...]]] = {}
         for parameter in (parameter for trace in traces[:1] for parameter in trace.parameters):
             if len(parameter.shape) > 1:
-                shapes.setdefault(parameter.name.rpartition(".")[0], []).append(parameter.shape)
-        self._shapes = {path: found[0] for path, found in shapes.items() if len(found) == 1}
+                path, _, own = parameter.name.rpartition(".")
+                self._matrices.setdefault(path, {})[own] = parameter.shape
 
     def told(self, path: str, source: str = "") -> str:
         """``model[38] (Linear, net.py:12)``, ``encoder.0 (Block)``; '' is the model."""
@@ -33,10 +35,19 @@ class Names:
         told = ", ".join(self.told(path) for path in paths[:most])
         return told + (f" and {len(paths) - most} more" if len(paths) > most else "")
 
-    def labels(self, path: str) -> tuple[str, ...]:
-        """What a row may be called, the most telling first: with class and shape, with the class, the path alone."""
-        kind, shape = self._types.get(path, ""), "x".join(map(str, self._shapes.get(path, ())))
-        return tuple(" ".join(filter(None, parts)) for parts in ((path, kind, shape), (path, kind), (path,)))
+    def labels(self, path: str, parameters: Sequence[str] = ()) -> tuple[str, ...]:
+        """What a row may be called, the most telling first: with class and shape, with the class, the path alone.
+
+        Of a module with several matrices a row may hold the one among its `parameters`, which is told in place of the
+        class: `rnn weight_hh_l0`.
+        """
+        kind, matrices = self._types.get(path, ""), self._matrices.get(path, {})
+        held = [name for name in matrices if f"{path}.{name}".lstrip(".") in parameters]
+        one = held[0] if len(matrices) > 1 and len(held) == 1 else ""
+        shape = matrices[one] if one else next(iter(matrices.values())) if len(matrices) == 1 else ()
+        told = path or "model"
+        levels = ((told, kind, one, "x".join(map(str, shape))), (told, one or kind), (told,))
+        return tuple(" ".join(filter(None, parts)) for parts in levels)
 
 
 def expression(path: str) -> str:

@@ -151,5 +151,5 @@ class ForwardBackward:
         if trace is not None and (scale is None or self._detector.no_scale_helps or is_finite(trace)):
             with self._spending("traces"):
                 keeper = self._rooms.recording if self._rooms.ranks is None else self._rooms.ranks
-                keeper.trace(step, trace)
+                keeper.trace(step, trace, self._sampler.kind)
                 self._rooms.uncleared.after_backward(step)

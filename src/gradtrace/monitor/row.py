@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from gradtrace.monitor.statistics.gradients import Numbers
 from gradtrace.monitor.statistics.updates import Updates
-from gradtrace.monitor.step import Begins, Rows
+from gradtrace.monitor.step import REMEMBERED, Begins, Rows
 from gradtrace.records.run import EventKind
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ class OpenRow:
         self._blocks: list[Numbers] = []
         """The latest last."""
         self._is_left_out = False
+        self._nums = deque[int](maxlen=REMEMBERED)
+        """Blocks of the latest rows."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Of the latest rows the most: optimizers that step after passes of their own, as a GAN's two."""
+        return max(self._nums, default=1)
 
     @property
     def number(self) -> int:
@@ -94,6 +102,7 @@ class OpenRow:
         """The numbers of a row set off."""
         if not blocks:
             return
+        self._nums.append(len(blocks))
         # a scaler that finds its scale is healthy
         counts = not self._is_left_out and (any(b.has_loss for b in blocks) or not self._loss_scale.has_scaler)
         self._delivery.send(step, blocks, counts=counts)

@@ -174,7 +174,7 @@ class Training:
             rooms.loss_scale.end_step()
             if may_rest:
                 rooms.calls.forget()
-            rooms.sampler.end()
+            rooms.sampler.end_step()
             self.hooks.called.choose(rooms.calls.called)
         if begun - self._last_judged >= JUDGE_EVERY_S and schedule.wants_findings():
             with schedule.spending("findings"):
@@ -192,8 +192,11 @@ class Training:
         rooms.row.is_measured = rooms.detector.looks_always or rooms.schedule.level is Level.MEASURE
         if rooms.ranks is not None:
             rooms.ranks.own.step_begins(listens=rooms.row.is_measured and not rooms.ranks.is_alone)
-        rooms.sampler.begin(rooms.row.count.expected, is_urgent=rooms.passes.has_jumped)
+        is_urgent = rooms.passes.has_jumped or rooms.delivery.has_fallen
+        num_blocks = rooms.row.num_blocks if rooms.ranks is None else 1  # ranks trace the same pass
+        is_due = rooms.sampler.begin(rooms.row.count.expected, is_urgent=is_urgent, num_blocks=num_blocks)
         rooms.passes.has_jumped = False
+        rooms.delivery.has_fallen &= not is_due  # it stays so, and can wait for its turn
 
     def _fall_asleep(self) -> None:
         """Nothing is done from now on but to note the steps."""

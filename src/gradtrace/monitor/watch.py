@@ -264,8 +264,16 @@ class Watch:
         return tuple(self._recording.traces)
 
     @property
+    def trace_steps(self) -> tuple[int, ...]:
+        """The step of each of `traces`."""
+        return self._recording.trace_steps
+
+    @property
     def diagnosis(self) -> Diagnosis:
-        """What is wrong by now: over time, and in the first and the latest whole trace."""
+        """What is wrong by now: over time, and in the first and the latest whole trace.
+
+        Of a step of several optimizers (a GAN) these are of the pass that the first finding was seen in.
+        """
         self.receive()
         return self._recording.diagnosis()
 

@@ -92,6 +92,8 @@ class Exhibit:
     """Optimizer steps that the traced model has made already, as far as they were seen."""
     summed_over: float | None = None
     """By what the loss of half a batch must be multiplied to give that of the whole: 1 for a mean, 2 for a sum."""
+    copies: tuple[str, ...] = ()
+    """Weights whose rows are equal bit for bit, with rows of the gradient that are equal as well, and not zero."""
     learning: tuple[str, ...] = ()
     """Parameters that other backward passes than those traced brought a gradient (a GAN has two in a step)."""
     refusals: tuple[str, ...] = field(default=())

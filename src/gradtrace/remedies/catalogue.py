@@ -46,6 +46,12 @@ HIGHER_RATE = Remedy(
     "Karpathy 2015",
 )
 
+DRAWN_AT_RANDOM = Remedy(
+    "Draw the weights at random: units that begin alike stay alike.",
+    "torch.nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')",
+    "Goodfellow et al. 2016",
+)
+
 SEVERAL_FEATURES = Remedy(
     "Normalise over several features, in front of the layer that makes one.",
     "torch.nn.Sequential(torch.nn.LayerNorm(features), torch.nn.Linear(features, 1))",

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.thresholds import DOMINANT_FRAC
+from gradtrace.diagnosis.wording import COPIES
 from gradtrace.records.finding import Evidence
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 
@@ -40,6 +41,7 @@ def with_shares(diagnosis: Diagnosis, shares: Shares | None) -> Diagnosis:
     findings = list(diagnosis.findings)
     for place, finding in enumerate(findings):
         about_depth = finding.symptom in (Symptom.VANISHING, Symptom.EXPLODING)
+        about_depth &= all(evidence.name != COPIES for evidence in finding.evidence)
         if about_depth and finding.severity is not Severity.INFO and finding.step is None:
             findings[place] = _told(finding, shares)
             break

@@ -18,11 +18,11 @@ from gradtrace.measure.untouched import fixed_random_state, untouched
 from gradtrace.records.repair import Repair, Role, Shares, Trial
 from gradtrace.repair.before import first_layer_of, levels_of, measured
 from gradtrace.repair.changes import placebo
-from gradtrace.repair.changes.symmetry import symmetric_weights
-from gradtrace.repair.changes.table import propose_all
+from gradtrace.repair.changes.table import OF_STEPS, OF_THE_NETWORK, propose_all
 from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.correction import with_shares
-from gradtrace.repair.given import check_numbers, chosen_optimizers
+from gradtrace.repair.given import DEFAULT_RATE, check_numbers, chosen_optimizers
+from gradtrace.repair.learning_rate import range_test
 from gradtrace.repair.pace import FEWEST_STEPS, USUAL_CANDIDATES, Pace, choose_pace
 from gradtrace.repair.shares import shares_of
 from gradtrace.repair.situation import Situation
@@ -63,7 +63,8 @@ def fix(
         model: any ``torch.nn.Module`` that can be deep-copied.
         loss_fn: takes (model, batch), returns a scalar tensor.
         batches: an iterable of batches; the first 64 are trained on, again and again.
-        optimizer: one or several; without any, SGD with learning rate 0.01 and momentum 0.9.
+        optimizer: one or several; without any, SGD with momentum 0.9, at a learning rate that a short range test on
+            copies finds: the same for all trials, and named.
         held_out: batches on which a change must not be worse.
         steps: optimizer steps of each training; by default as many as the time allows, 200 at most.
         seeds: trainings of each trial; paired over trials. Two at least.
@@ -101,9 +102,11 @@ def fix(
         diagnosis = _diagnose(model, loss_fn, taken, optimizers, optimizer is None, say)
         repair = Repair(diagnosis, None, (), seeds=seeds, optimizer=named, title=diagnosis.title)
         situation = Situation(model, loss_fn, taken, optimizers, diagnosis)
-        if diagnosis.healthy and not symmetric_weights(situation):
+        if diagnosis.healthy:
             return replace(repair, notes=("the network is well: there is nothing to prove",))
         situation = replace(situation, summed_over=summed_over(model, loss_fn, taken[0]))
+        if optimizer is None:
+            situation = replace(situation, unchanged_rate=DEFAULT_RATE)
         return _proven(situation, repair, kept_out, steps, (began, time_budget_s), say)
 
 
@@ -134,7 +137,15 @@ def _proven(
     cost = cost_of_a_step(situation)
     guess = choose_pace((USUAL_CANDIDATES, 1, repair.seeds), cost, _left(timing, math.inf), steps=steps)
     situation = replace(situation, steps=guess.steps)
-    changes, notes = propose_all(situation)
+    changes, notes = propose_all(situation, OF_THE_NETWORK)
+    if situation.unchanged_rate is not None:
+        needed = Pace(steps or FEWEST_STEPS).cost_s((USUAL_CANDIDATES, 1, repair.seeds), cost)
+        found = range_test(situation, changes, cost, _left(timing, needed), say)
+        situation = found.into(situation)
+        repair = replace(repair, optimizer=found.optimizer)
+        notes += found.notes
+    of_steps, more = propose_all(situation, OF_STEPS)
+    changes, notes = [*changes, *of_steps], [*notes, *more]
     if not changes:
         return replace(repair, notes=(*notes, "no change that could be tried fits these findings"))
     candidates = [measured(Trial(change.title, Role.CANDIDATE, (change,)), situation, shares) for change in changes]

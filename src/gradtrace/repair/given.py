@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 DEFAULT_RATE, DEFAULT_MOMENTUM = 0.01, 0.9
-"""Of the SGD that is used where no optimizer is given: its steps are proportional to the gradients that are judged."""
+"""Of the SGD that is used where no optimizer is given: its steps are proportional to the gradients that are judged. The
+rate is the usual one, with which the range test begins."""
 
 
 def check_numbers(steps: int | None, seeds: int, time_budget_s: float | None) -> None:
@@ -29,9 +30,7 @@ def check_numbers(steps: int | None, seeds: int, time_budget_s: float | None) ->
 def chosen_optimizers(optimizer: Any, model: nn.Module) -> tuple[list[Optimizer], str]:
     """Those given, or our own, and what they are in words."""
     if optimizer is None:
-        learning = [p for p in model.parameters() if p.requires_grad]
-        sgd = torch.optim.SGD(learning, lr=DEFAULT_RATE, momentum=DEFAULT_MOMENTUM)
-        return [sgd], f"SGD(lr={DEFAULT_RATE}, momentum={DEFAULT_MOMENTUM}), since none was given"
+        return [our_optimizer(model, DEFAULT_RATE)], words_of_ours(DEFAULT_RATE)
     given = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
     for one in given:
         if not isinstance(one, torch.optim.Optimizer):
@@ -41,3 +40,17 @@ def chosen_optimizers(optimizer: Any, model: nn.Module) -> tuple[list[Optimizer]
     rates = [group.get("lr") for one in given for group in one.param_groups]
     names = " and ".join(type(one).__name__ for one in given)
     return given, f"{names}(lr={', '.join(f'{rate:.3g}' for rate in dict.fromkeys(rates) if rate is not None)})"
+
+
+def our_optimizer(model: nn.Module, rate: float) -> Optimizer:
+    """SGD with momentum over what learns."""
+    return torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=rate, momentum=DEFAULT_MOMENTUM)
+
+
+def words_of_ours(rate: float) -> str:
+    """What it is.
+
+    >>> words_of_ours(0.1)
+    'SGD(lr=0.1, momentum=0.9), since none was given'
+    """
+    return f"SGD(lr={rate:g}, momentum={DEFAULT_MOMENTUM}), since none was given"

@@ -18,6 +18,8 @@ FRESH = 5
 """Seeds, at least, on which the winner is run again: the interval of five is half as wide as that of three."""
 SHORT = 4
 """The first round takes this part of the steps."""
+PAIRS = 4
+"""Of candidates, at most; they are made when each has had its short training."""
 AROUND = 1.2
 """[times the steps] Scoring and copies."""
 USUAL_CANDIDATES = 10
@@ -44,13 +46,13 @@ class Pace:
         return range(number, number + max(number, FRESH)) if self.confirms else range(0)
 
     def num_runs(self, num_candidates: int, num_placebos: int, seeds: int) -> int:
-        """Whole trainings; short ones are one for each candidate and three pairs."""
+        """Whole trainings; short ones are one for each candidate and four pairs."""
         again = 3 * len(self.fresh(seeds))  # the winner, the unchanged network, a placebo
         return (min(self.finalists, num_candidates) + 1 + min(self.placebos, num_placebos)) * seeds + again
 
     def cost_s(self, numbers: tuple[int, int, int], step_s: float, start_s: float = 0.0) -> float:
         """Of everything, for (candidates, placebos, seeds), a step and the way to the first one."""
-        whole, short = self.num_runs(*numbers), numbers[0] + 3
+        whole, short = self.num_runs(*numbers), numbers[0] + PAIRS
         steps = (whole + short / SHORT) * self.steps
         return AROUND * steps * step_s + (whole + short) * start_s
 

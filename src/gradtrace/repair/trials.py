@@ -16,6 +16,7 @@ from gradtrace.errors import GradtraceError, InputError
 from gradtrace.records.change import Change
 from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.repair.applying import apply_changes
+from gradtrace.repair.changes.table import KINDS, OF_STEPS
 from gradtrace.repair.pace import SHORT, Pace
 from gradtrace.repair.training import OutOfTime, Plan, train
 from gradtrace.repair.twin import Twin
@@ -144,10 +145,10 @@ def standing(trial: Trial) -> tuple[float, float]:
 
 
 def _pairs(ranked: Sequence[Trial]) -> list[Trial]:
-    """The best candidate with the best of another kind, and with the best of a third; the best start with its steps.
+    """The best candidate with the best of another kind, and with the best of a third; the best start with other steps.
 
     Where a change begins well and its steps do not keep it, what it lacks is said by its two ends: the lowest loss
-    before the first step goes with the best of what changes the steps alone.
+    before the first step goes with what changes the steps alone, the best of one kind and the best of another.
     """
     if not ranked or not ranked[0].changes:
         return []
@@ -160,15 +161,11 @@ def _pairs(ranked: Sequence[Trial]) -> list[Trial]:
         found.append(_pair(best, other))
         if len(found) == 2:
             break
-    steps = [trial for trial in ranked if trial.changes[0].kind in OF_STEPS]
+    steps = {t.changes[0].kind: t for t in reversed(ranked) if t.changes[0].kind in OF_STEPS}.values()
     begun = [trial for trial in ranked if trial.changes[0].kind not in OF_STEPS and _has_lost_its_start(trial)]
-    if steps and begun:
-        found.append(_pair(min(begun, key=_start), steps[0]))
+    if begun:
+        found += [_pair(min(begun, key=_start), one) for one in sorted(steps, key=standing)[:2]]
     return list({trial.title: trial for trial in found}.values())
-
-
-OF_STEPS = frozenset({"rate", "clipping", "warmup", "eps"})
-"""Kinds that leave the network as it is."""
 
 
 def _has_lost_its_start(trial: Trial) -> bool:
@@ -190,7 +187,5 @@ def _overlap(one: Change, other: Change) -> bool:
 
 
 def _order(change: Change) -> int:
-    from gradtrace.repair.changes.table import KINDS
-
     # what wraps layers comes last: draws name the layers as they were
     return list(KINDS).index(change.kind) + (100 if change.kind in ("norm", "skip") else 0)

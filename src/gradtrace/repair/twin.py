@@ -5,6 +5,7 @@ Nothing of the user's is touched; random numbers are drawn from a generator of t
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 
 from gradtrace.errors import InputError
 from gradtrace.measure.untouched import fixed_random_state
+from gradtrace.repair.autocast import autocast_in_bfloat16
 from gradtrace.repair.copying import take_attributes, take_hooks
 from gradtrace.repair.rewriting import Rewriting, Rule
 from gradtrace.tape.private import children_of, put_child
@@ -36,20 +38,23 @@ class Twin:
     rules: list[Rule] = field(default_factory=list)
     divisor: float = 1.0
     """The loss is divided by it before the backward pass."""
+    is_autocast_wide: bool = False
+    """Whether float16 autocast is bfloat16's."""
     scored_with: list[tuple[nn.Module, nn.Module]] = field(default_factory=list)
     """(module that trains, module that the unchanged loss function is to meet in its place)."""
 
     @property
     def training_loss_fn(self) -> Callable[[Any, Any], Any]:
         """The loss function with the changes in."""
-        if not self.rules and self.divisor == 1.0:
+        if not self.rules and self.divisor == 1.0 and not self.is_autocast_wide:
             return self.loss_fn
-        return ChangedLoss(self.loss_fn, tuple(self.rules), self.divisor)
+        return ChangedLoss(self.loss_fn, tuple(self.rules), self.divisor, self.is_autocast_wide)
 
     def score(self, batch: Any) -> Tensor:
         """The unchanged loss function's value of the changed network."""
         rules = tuple(rule for rule in self.rules if not rule.training_only)
-        loss_fn = ChangedLoss(self.loss_fn, rules, 1.0) if rules else self.loss_fn
+        is_changed = bool(rules) or self.is_autocast_wide
+        loss_fn = ChangedLoss(self.loss_fn, rules, 1.0, self.is_autocast_wide) if is_changed else self.loss_fn
         for trained, scored in self.scored_with:
             replace_module(self.model, trained, scored)
         try:
@@ -84,15 +89,17 @@ class Twin:
 
 @dataclass(frozen=True)
 class ChangedLoss:
-    """A loss function whose calls are rewritten and whose value is divided."""
+    """A loss function whose calls are rewritten, whose value is divided and whose float16 autocast is bfloat16's."""
 
     loss_fn: Callable[[Any, Any], Any]
     rules: tuple[Rule, ...]
     divisor: float
+    is_autocast_wide: bool
 
     def __call__(self, model: Any, batch: Any) -> Any:
         """As `loss_fn`."""
-        with Rewriting(self.rules):
+        wide = autocast_in_bfloat16() if self.is_autocast_wide else contextlib.nullcontext()
+        with wide, Rewriting(self.rules):
             loss = self.loss_fn(model, batch)
         return loss / self.divisor if self.divisor != 1.0 else loss
 

@@ -116,7 +116,7 @@ def _row(entry: LedgerRow, before: float, names: Names, moved: dict[str, UpdateS
         relative_gradient=entry.relative_gradient,
         source=entry.source,
         relative_update=relative_update([moved[name] for name in entry.parameters if name in moved]),
-        labels=names.labels(entry.module or "model"),
+        labels=names.labels(entry.module, entry.parameters),
     )
 
 

@@ -45,12 +45,11 @@ def tell(watch: Watch, script: Watchable, path: Path | None, report: Path | None
 
 
 def _of_step(watch: Watch) -> Diagnosis:
-    """The diagnosis, called by the step of the whole trace that its picture is of: the first."""
+    """The diagnosis, called by the step of the whole trace that its picture is of: the first of its kind."""
     diagnosis = watch.diagnosis
-    steps = [step for step in watch.run.samples if step >= watch.first_step]
-    if not (diagnosis.traces and steps):
-        return diagnosis
-    return replace(diagnosis, title=f"{diagnosis.title}, whole trace of step {steps[0]:,}")
+    shown = diagnosis.traces[0] if diagnosis.traces else None
+    steps = [step for step, trace in zip(watch.trace_steps, watch.traces, strict=False) if trace is shown]
+    return replace(diagnosis, title=f"{diagnosis.title}, whole trace of step {steps[0]:,}") if steps else diagnosis
 
 
 def write_report(watch: Watch, path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -243,3 +245,12 @@ def test_weights_that_decay_under_a_norm_until_their_steps_are_too_large() -> No
     healthy, kept, _ = normed(1e-4)
     assert np.mean(kept[-100:]) < np.mean(losses[-100:])
     assert healthy == []
+
+
+@pytest.mark.parametrize(("held", "ill"), [((0, 0, 0, 0), True), ((0, 0, None, 0), False), ((None,) * 4, True)])
+def test_a_gradient_that_nobody_clears_and_no_optimizer_applies_may_sum_up(held: tuple[int | None, ...], ill: bool):
+    run = made(2.0, ratios=GROWING)
+    columns = zip(run.header.parameters, held, strict=True)
+    parameters = tuple(replace(parameter, optimizer=optimizer) for parameter, optimizer in columns)
+    run = replace(run, header=replace(run.header, parameters=parameters))
+    assert bool(growth.judge(run)) is ill

@@ -254,3 +254,30 @@ def test_what_came_before_a_nan_is_told() -> None:
         assert finding.step is not None
         assert first - 2 <= finding.step <= first  # a gradient goes before the loss
         assert words in finding.message
+
+
+@pytest.mark.parametrize(
+    ("clip", "rate", "kind", "ill"),
+    [
+        (1e-5, 0.05, torch.optim.SGD, "Clipping is too tight"),
+        (math.inf, 1e-6, torch.optim.SGD, "learning rate is too small"),
+        (1.0, 0.05, torch.optim.SGD, ""),
+        (1e-5, 1e-3, torch.optim.Adam, ""),  # whose steps are as long for any gradient
+    ],
+)
+def test_steps_of_which_a_hundred_do_less_than_a_usual_one(
+    clip: float, rate: float, kind: type[torch.optim.Optimizer], ill: str
+) -> None:
+    model = network(16, 64, 64, 1)
+    optimizer = kind(model.parameters(), lr=rate)  # type: ignore[call-arg]
+    teacher = torch.randn(16, 1)
+    with gradtrace.watch(model, optimizer, budget=100.0, every=10**9) as watch:
+        for _ in range(150):
+            x = torch.randn(64, 16)
+            optimizer.zero_grad()
+            F.mse_loss(model(x), torch.tanh(x @ teacher)).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+    found = [f for f in loud(judge_run(watch.run)) if f.symptom is Symptom.UNDERFLOW]
+    assert [f.cause for f in found] == ([Cause.LEARNING_RATE] if ill else [])
+    assert all(ill in f.message for f in found)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.data_scale import made_large_by
 from gradtrace.diagnosis.layer import place
 from gradtrace.diagnosis.naming import told_op
-from gradtrace.diagnosis.scene import is_finite
+from gradtrace.diagnosis.scene import View, is_finite
 from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
 from gradtrace.measure.names import Names
 from gradtrace.measure.path import Paths
@@ -87,9 +88,20 @@ def cause_of(birth: Birth | None, trace: Trace) -> Cause:
     )
     if half:
         return Cause.NUMERIC_FORMAT
+    if large_data(birth, trace):
+        return Cause.INPUT_SCALE
     averaged = base_name(birth.op).lower() == "mean" and math.isnan(birth.largest)  # of nothing: 0/0
     grown = not averaged and (math.isnan(birth.largest) or birth.largest >= GROWN)
     return Cause.LARGE_WEIGHTS if base_name(birth.op) in _SMOOTH and grown else Cause.UNSAFE_OP
+
+
+def large_data(birth: Birth, trace: Trace) -> float:
+    """RMS of the inputs where an exponential overflows that would be small for unit inputs; else 0."""
+    if birth.phase != "forward" or not base_name(birth.op).lower().startswith("exp"):
+        return 0.0
+    view = View(trace, Paths(trace), ())
+    here = [op for op in trace.ops if op.site == birth.site and base_name(op.name).startswith("Exp")]
+    return max((made_large_by(op, view) for op in here), default=0.0)
 
 
 def _where(birth: Birth | None, trace: Trace) -> tuple[str, ...]:
@@ -141,6 +153,8 @@ def _message(birth: Birth | None, trace: Trace, named: str) -> str:
     fed_by = feeder(birth, trace)
     if fed_by and (told := Names(trace).told(fed_by)) not in named:
         detail += f"; what it works on comes from {told}"
+    if size := large_data(birth, trace):
+        detail += f". The input has a root mean square of {size:.3g}, where about 1 is expected"
     number = "NaN or Inf" if math.isfinite(trace.loss) else str(trace.loss).replace("nan", "NaN").replace("inf", "Inf")
     match birth.phase:
         case "input":

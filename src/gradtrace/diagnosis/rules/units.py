@@ -12,7 +12,7 @@ import math
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT, ROWS
-from gradtrace.diagnosis.data_scale import is_first
+from gradtrace.diagnosis.data_scale import idle_norm, is_first
 from gradtrace.diagnosis.gate import BOUNDED, gate_sites, is_closed, is_output, site_of
 from gradtrace.diagnosis.layer import layer_below, places
 from gradtrace.diagnosis.naming import told_op
@@ -193,7 +193,12 @@ def _input_words(op: Op, view: View) -> str:
     below = layer_below(op, view.paths)
     assert below is not None
     assert below.forward is not None
-    return f"The input has a root mean square of {below.forward.input_rms:.3g}, where about 1 is expected."
+    told = f"The input has a root mean square of {below.forward.input_rms:.3g}, where about 1 is expected."
+    norm = idle_norm(below, view)
+    if norm is None:
+        return told
+    name = told_op(norm, view.trace, view.paths)
+    return f"{told} {name} lets it through: it is in evaluation mode, and its statistics are not these data's."
 
 
 def _preactivations(a: ActivationStats) -> str:

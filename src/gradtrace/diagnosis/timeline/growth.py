@@ -155,14 +155,17 @@ def _explained(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float64]:
 def _by_parameter(
     run: Run, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Columns of parameters that had a gradient in the first tenth and in the last, and its medians in both."""
+    """Columns of parameters that are trained and had a gradient in the first tenth and in the last; its medians."""
     parts = np.array_split(rows, _TENTHS)
     gradients = run.steps.series(Series.GRADIENT_NORM)[0]
     first, last = (np.where(np.isfinite(gradients[part]), gradients[part], np.nan) for part in (parts[0], parts[-1]))
     columns = np.flatnonzero(~np.isnan(first).all(axis=0) & ~np.isnan(last).all(axis=0))
     before, now = (np.nanmedian(part[:, columns].astype(np.float64), axis=0) for part in (first, last))
-    both = before > 0.0
-    return columns[both], before[both], now[both]
+    counts = before > 0.0
+    held = np.array([run.header.parameters[i].optimizer is not None for i in columns], bool)
+    if held.any():  # others are neither moved nor cleared: theirs is the sum of all gradients so far
+        counts &= held
+    return columns[counts], before[counts], now[counts]
 
 
 def _finding(run: Run, growth: Growth) -> Finding:

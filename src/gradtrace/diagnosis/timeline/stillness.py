@@ -10,6 +10,7 @@ import numpy as np
 from gradtrace.diagnosis.layer import owner
 from gradtrace.diagnosis.thresholds import HALF_FORMATS, HEALTHY_DECADES
 from gradtrace.diagnosis.timeline.before import had_faded, matrices
+from gradtrace.diagnosis.timeline.creep import creeps
 from gradtrace.diagnosis.timeline.losses import fell, last_rows
 from gradtrace.diagnosis.timeline.rounding import overshot, rounded_away
 from gradtrace.records.finding import Evidence, Finding
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
 
 def judge(run: Run) -> list[Finding]:
     """Weights that get a gradient and stay where they are; weights that no gradient comes to any more (a remark)."""
-    found = [_starved(run), _standing(run), rounded_away(run), overshot(run), _unmoved(run), _unreached(run)]
+    found = [
+        _starved(run),
+        _standing(run),
+        creeps(run),
+        rounded_away(run),
+        overshot(run),
+        _unmoved(run),
+        _unreached(run),
+    ]
     return [finding for finding in found if finding is not None]
 
 

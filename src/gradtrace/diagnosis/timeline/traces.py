@@ -54,6 +54,9 @@ def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequen
     if finding.step is not None and _leaves_room(finding) and falls_since(run, finding.step):
         note = "The loss has kept falling since."
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
+    elif _is_grave_saturation(finding) and falls_since(run, finding.step or 0):
+        note = "The loss has kept falling since: what lies behind it learns."
+        finding = replace(finding, severity=Severity.WARNING, message=f"{finding.message} {note}")
     if finding.step is not None and finding.severity is not Severity.INFO and (told := _unasked(finding, run)):
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {told}")
     return finding
@@ -109,6 +112,12 @@ def _by_the_steps(finding: Finding, run: Run) -> Finding:
         message=f"{finding.message} At the first trace it was not so.{led_up.sentence}",
         remedies=remedies_for(finding.symptom, Cause.LEARNING_RATE),
     )
+
+
+def _is_grave_saturation(finding: Finding) -> bool:
+    """Of hidden units: fixed features that others can learn from, where a network that is dead passes nothing on."""
+    known = finding.step is not None and finding.severity is Severity.CRITICAL
+    return known and finding.symptom is Symptom.SATURATED and finding.cause is not Cause.ATTENTION_SATURATION
 
 
 def _leaves_room(finding: Finding) -> bool:

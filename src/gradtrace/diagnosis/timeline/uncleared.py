@@ -6,6 +6,7 @@ coefficient of 1, which forgets nothing, so that the steps grow and the loss swi
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,9 @@ def judge(run: Run) -> list[Finding]:
     if len(uncleared) < UNCLEARED_STEPS:
         return []
     onset = min(uncleared)
-    later = {event.step for event in run.events if event.kind is EventKind.SAMPLE and event.step >= onset}
+    # what is traced again to explain a NaN is no first pass of a step, and nobody looks then
+    end = min((event.step for event in run.events if event.kind is EventKind.NONFINITE), default=math.inf)
+    later = {event.step for event in run.events if event.kind is EventKind.SAMPLE and onset <= event.step < end}
     if later - uncleared:
         return []
     grows = _loss_grows(run)

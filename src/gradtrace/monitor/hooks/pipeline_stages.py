@@ -56,8 +56,9 @@ class PipelineStages:
             self._guard(self._listener.gradients_settled, stage.submod)
         return result
 
-    def _scale(self, own: Callable[..., Any], stage: Any, by: float, *args: Any, **kwargs: Any) -> Any:
-        result = own(stage, by, *args, **kwargs)
+    def _scale(self, own: Callable[..., Any], stage: Any, *args: Any, **kwargs: Any) -> Any:
+        result = own(stage, *args, **kwargs)
+        by = next(iter((*args, *kwargs.values())), 1)  # torch 2.8 names it
         if self._listener is not None:
             if getattr(stage, "is_last", False) and by != 1:
                 self._guard(self._listener.loss_divided, float(by))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ import torch
 from gradtrace.diagnosis.rules.nonfinite import finding_of
 from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
 from gradtrace.monitor.nonfinite.delayed import is_ahead
-from gradtrace.monitor.nonfinite.loss_tape import Suspect, site_on, suspects
+from gradtrace.monitor.nonfinite.loss_tape import Suspect, feeder_of, op_on, suspects
 from gradtrace.monitor.nonfinite.replay import alone, are_others, replay, takes_others
 from gradtrace.monitor.nonfinite.unseen import born_unseen
 from gradtrace.records.finding import Evidence, Finding
@@ -60,6 +61,8 @@ class Passage:
     """Of the loss's ops."""
     called_at: str
     """``file.py:12`` of the call of backward."""
+    num_let_go: int = 0
+    """Calls of the step that are not among them any more."""
     has_moved: bool = False
     """Whether an optimizer stepped within the pass: the weights that it began with are gone."""
     world: World | None = None
@@ -115,6 +118,7 @@ class BirthRecorder:
             calls=tuple(self._calls.held),
             suspects=tuple(self._suspects),
             called_at=source_of(sys._getframe()),
+            num_let_go=self._calls.num_let_go,
             has_moved=has_moved,
         )
 
@@ -140,17 +144,23 @@ def explain(
     why, between = "an optimizer moved the weights within the backward pass" if passage.has_moved else "", ""
     with passage.world.restored() if passage.world is not None else contextlib.nullcontext():
         for call in () if why else calls if not passage.is_finite else calls[::-1]:
-            if passage.is_finite and not (call.gradients and all(map(is_all_finite, call.gradients.values()))):
+            is_seeded = passage.is_finite and all(map(is_all_finite, call.gradients.values()))
+            # what a loss that is finite leaves out of an output, as of a target that it ignores, need not be
+            if passage.is_finite and not call.gradients:
                 continue
-            if not passage.is_finite and not all(map(_is_number, call.inputs)):
+            if not is_seeded and not all(map(_is_number, call.inputs)):
                 between = between or f"in front of {call.label or 'the model'}, which was given it"
                 continue
-            replayed = _replayed(call, seeds=passage.is_finite, weights=weights)
+            if not call.has_own_weights:
+                why = f"{call.label or 'the model'} was called with other weights than its own (an inner loop's?)"
+                continue
+            replayed = _replayed(call, seeds=is_seeded, weights=weights)
             num_replayed += replayed is not None
             if replayed is None:
                 why = "the model could not be run again"
-            elif (replayed[0].nonfinite is not None) if passage.is_finite else replayed[1]:
-                return _labelled(finding_of(replayed[0], step), call.label, step), replayed[0]
+            elif (replayed[0].nonfinite is not None) if is_seeded else replayed[1]:
+                found = _labelled(finding_of(replayed[0], step), call.label, step)
+                return (found if is_seeded or not passage.is_finite else _left_out(found)), replayed[0]
     if since is not None and num_replayed:
         return born_unseen(step, since, passage.value, ops), None
     return _in_the_loss(passage, ops, why, between), None
@@ -165,20 +175,26 @@ def _in_the_loss(passage: Passage, ops: Sequence[Op], why: str, between: str) ->
         why = "the model's inputs were changed in place since"
     elif not why and not forward and arrived and all(map(is_all_finite, arrived)):
         why = "run again, the model's own backward pass is finite"
+    elif not why and forward and passage.num_let_go:
+        why = f"of the model's calls only the latest {len(passage.calls)} were kept"
     guilty = [(suspect, guilt) for suspect in passage.suspects if (guilt := suspect.guilt) is not None]
     half = HALF_FORMATS.get(str(loss.dtype).removeprefix("torch."), (0, math.inf))[1] < GROWN
     if math.isinf(value) and half:
         words = f"larger than any number of {str(loss.dtype).removeprefix('torch.')}"
-        return _of_the_loss(passage, words, Site(None), Cause.NUMERIC_FORMAT)
+        return _of_the_loss(passage, words, Site(None), Cause.NUMERIC_FORMAT, is_behind=not why)
     if not guilty and between:
         return _unexplained(passage, f"it was born {between}")
     if not guilty:
         return _unexplained(passage, why) if why else _of_the_loss(passage, "", Site(None), Cause.UNSAFE_OP)
     suspect, guilt = guilty[-1 if forward else 0]
-    site = site_on(loss, suspect, ops)
+    op = op_on(loss, suspect, ops)
+    site, fed_by = op.site if op is not None else Site(None), ""
+    if op is not None and not guilt.shows:  # else it is the targets' fault, or there are none
+        fed_by = feeder_of(op, ops)
     if why and site.module is None and not site.source and passage.calls:
         return _unexplained(passage, why)
-    return _of_the_loss(passage, f"{suspect.function}, {guilt.words}", site, guilt.cause)
+    words = f"{suspect.function}, {guilt.words}"
+    return _of_the_loss(passage, words, site, guilt.cause, is_behind=not why, fed_by=fed_by)
 
 
 def _replayed(call: Call, *, seeds: bool, weights: Mapping[int, Tensor]) -> tuple[Trace, bool] | None:
@@ -218,6 +234,12 @@ def _labelled(finding: Finding, label: str, step: int) -> Finding:
     return replace(finding, where=where, message=f"At step {step}{among}: {finding.message}")
 
 
+def _left_out(finding: Finding) -> Finding:
+    """The loss of a replay is the sum of its outputs; the user's own is finite."""
+    what = "The loss is finite, and a part of the output that it leaves out is not:"
+    return replace(finding, message=re.sub(r"The loss is [^:]*:", what, finding.message, count=1))
+
+
 def _of_the_batch(call: Call) -> Finding:
     which = [i for i, t in call.batch.items() if not _is_number(t)]
     name = call.label or "the model"
@@ -236,9 +258,13 @@ def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _of_the_loss(passage: Passage, words: str, site: Site, cause: Cause) -> Finding:
+def _of_the_loss(
+    passage: Passage, words: str, site: Site, cause: Cause, *, is_behind: bool = True, fed_by: str = ""
+) -> Finding:
     """An op behind the models' outputs (no module), or of a model none of whose calls was seen.
 
+    `is_behind`: the outputs were seen to be finite; those behind a loss that is finite are. `fed_by` is the module that
+    made what the op stands on.
     Where its line is not known, that of the call of backward is told: the loss is made above it.
     """
     value, step, source, module = passage.value, passage.step, site.source, site.module
@@ -246,13 +272,16 @@ def _of_the_loss(passage: Passage, words: str, site: Site, cause: Cause) -> Find
     forward = not passage.is_finite
     finite = "the loss is finite, the gradient that it sends back is not"
     what = f"the loss is {loss_told(value)}" if forward else finite
-    place = "in the loss, the model's output is finite" if module is None else f"in {module or 'the model'}"
+    output = ", the model's output is finite" if is_behind or not forward else ""
+    place = f"in the loss{output}" if module is None else f"in {module or 'the model'}"
     at = f" ({source})" if source else f" (before the backward pass of {called_at})" if called_at else ""
     op = f": {words}{at}" if words else at
+    op += f"; what it works on comes from {fed_by}" if fed_by and fed_by != module else ""
+    here = "loss" if module is None else module
     return Finding(
         symptom=Symptom.NONFINITE,
         cause=cause,
-        where=("loss" if module is None else module,),
+        where=(here, fed_by) if fed_by and fed_by != module else (here,),
         severity=Severity.CRITICAL,
         message=f"At step {step} {what}; it was born in the {'forward' if forward else 'backward'} pass {place}{op}.",
         evidence=(Evidence("loss", value),),

@@ -50,6 +50,8 @@ class Call:
     nbytes: int
     function: Callable[..., Any] | None = None
     """What was called in place of `model`, of which it calls parts: a compiled function, or a module of other names."""
+    has_own_weights: bool = True
+    """Whether it was no call with other weights in their place, as those of an inner loop (`functional_call`)."""
     last_number: int = -1
     """The largest sequence number of an output's op: later ones lie between the model and the loss."""
     gradients: dict[int, Tensor] = field(default_factory=dict)
@@ -86,11 +88,14 @@ class Calls:
         self.held: deque[Call] = deque()
         self.num_calls = 0
         """Since the beginning."""
+        self.num_let_go = 0
+        """Of the step at hand, those that made room for later ones."""
         self.called: set[str] = set()
         """Labels of all modules that were called."""
 
     def forget(self) -> None:
         """The weights have changed: no replay from before."""
+        self.num_let_go = 0
         while self.held:
             self.held.popleft().leave()
 
@@ -129,6 +134,7 @@ class Calls:
             oldest = oldest or self.held[0]
             self.held.remove(oldest)
             oldest.leave()
+            self.num_let_go += 1
         states = [torch.default_generator.get_state()]
         if device == "cuda":
             states.append(torch.cuda.get_rng_state())
@@ -140,6 +146,7 @@ class Calls:
         call = Call(
             label, model, args, kwargs, tuple(versions), tuple(on_tape), tuple(states), autocast, nbytes, function
         )
+        call.has_own_weights = next(model.parameters(), None) is None or next(model.parameters()).is_leaf
         self.held.append(call)
         return call
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradtrace.records.trace import Site
 from gradtrace.records.vocabulary import Cause
 from gradtrace.tape.graph import release, walk
 from gradtrace.tape.kinds import base_name
@@ -158,14 +157,14 @@ def suspects(loss: Tensor, since: int, *, most: int | None = MOST_NODES, is_fini
     return sorted(found, key=lambda suspect: -suspect.number)
 
 
-def site_on(loss: Tensor, suspect: Suspect, ops: Sequence[Op]) -> Site:
-    """Where `suspect` is written, by the `ops` of an earlier trace of the same tape, as far as the two are alike.
+def op_on(loss: Tensor, suspect: Suspect, ops: Sequence[Op]) -> Op | None:
+    """`suspect` among the `ops` of an earlier trace of the same tape, as far as the two are alike.
 
     Where the tape is gone (`loss` is detached), by its name, if there was one op of that name.
     """
     if loss.grad_fn is None:
         namesakes = [op for op in ops if op.name == suspect.name]
-        return namesakes[0].site if len(namesakes) == 1 else Site(None)
+        return namesakes[0] if len(namesakes) == 1 else None
     nodes = list(walk([loss.grad_fn]).nodes)
     numbers = [node_sequence_nr(node) for node in nodes]
     names = [node.name() for node in nodes]
@@ -174,5 +173,19 @@ def site_on(loss: Tensor, suspect: Suspect, ops: Sequence[Op]) -> Site:
         if name != op.name:
             break
         if number == suspect.number:
-            return op.site
-    return Site(None)
+            return op
+    return None
+
+
+def feeder_of(op: Op, ops: Sequence[Op]) -> str:
+    """The module that made what `op` stands on, a divisor for a division; '' where none is known."""
+    waiting = [op.targets[-1] if base_name(op.name) == "Div" else op.targets[0]] if op.targets else []
+    for _ in range(MOST_NODES):
+        target = waiting.pop(0) if waiting else None
+        if target is None:
+            break
+        source = ops[target[0]]
+        if source.site.module:
+            return source.site.module
+        waiting += [t for t in source.targets if t is not None]
+    return ""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from gradtrace.monitor.ranks.global_row import Row
     from gradtrace.monitor.ranks.local_shards import LocalShards
     from gradtrace.monitor.recording.recording import Recording
+    from gradtrace.monitor.traces.sampler import Kind
     from gradtrace.monitor.watched import Watched
     from gradtrace.records.finding import Finding
     from gradtrace.records.trace import Trace
@@ -104,9 +105,9 @@ class Ranks:
         """Of all ranks, on the steps that are reported."""
         return self.stretch.agreement
 
-    def trace(self, step: int, trace: Trace) -> None:
+    def trace(self, step: int, trace: Trace, kind: Kind) -> None:
         """A whole trace of this rank's: it is kept as soon as the others' have come, or will not come."""
-        self._traces.take(step, trace)
+        self._traces.take(step, trace, kind)
 
     def _came(self, finding: Finding) -> None:
         """The first NaN or Inf, here."""

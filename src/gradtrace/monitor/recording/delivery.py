@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from gradtrace.monitor.ranks.global_row import Row
+from gradtrace.monitor.schedule.falls import Falls
 from gradtrace.monitor.statistics.transfer import Transfer
 
 if TYPE_CHECKING:
@@ -31,6 +34,9 @@ class Delivery:
         self._next = recording.first_step
         """The step after the last one that was sent."""
         self._began = self._last_received = time.perf_counter()
+        self._falls = Falls()
+        self.has_fallen = False
+        """Whether a layer's gradient has fallen far behind that of the others, since somebody put this back."""
 
     def send(self, step: int, blocks: Sequence[Numbers], *, counts: bool) -> None:
         """A row sets off; `counts`: a NaN or Inf among its numbers is none of a scaler that finds its scale."""
@@ -67,6 +73,11 @@ class Delivery:
             if self._ranks is not None:
                 self._ranks.row(Row(step, seconds, arrived, learning_rate, counts, bad))
             else:
+                self._look(arrived[1])
                 self._recording.numbers(step, seconds, arrived, learning_rate, counts=counts, bad=bad)
         if self._ranks is not None:
             self._ranks.poll()
+
+    def _look(self, norms: Any) -> None:
+        if isinstance(norms, np.ndarray):
+            self.has_fallen |= self._falls.is_one(norms[self._recording.is_matrix[: len(norms)]])

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from gradtrace.diagnosis.moved import Moved
     from gradtrace.monitor.statistics.transfer import Arrived
+    from gradtrace.monitor.traces.sampler import Kind
     from gradtrace.records.exhibit import OptimizerStats
     from gradtrace.records.finding import Finding
     from gradtrace.records.run import Run, RunHeader, WatchCost, WatchedParameter
@@ -68,13 +69,13 @@ class Recording:
         """Whether it was in a weight before its step began."""
         self._of_first: tuple[Finding, ...] | None = None
         """Of the trace of the run's first step; None: there is none."""
-        self._of_trace: tuple[Finding, ...] = ()
-        """Of the latest whole trace, since the step of the first trace in a row that shows it."""
-        self._unjudged: list[tuple[int, Trace]] = []
-        self._steps: list[int] = []
-        """Of `traces`."""
-        self._traced: list[int] = []
-        """Steps of the whole traces that were judged."""
+        self._of_trace: dict[Kind, tuple[Finding, ...]] = {}
+        """Of the latest whole trace of each kind of pass, since the step of the first trace in a row that shows it."""
+        self._unjudged: list[tuple[int, Trace, Kind]] = []
+        self._places: list[tuple[int, Kind]] = []
+        """Step and kind of `traces`."""
+        self._traced: dict[Kind, list[int]] = {}
+        """By kind, the steps of the whole traces that were judged."""
         self._told: set[Key] = set()
         self._foreign: tuple[WatchedParameter, ...] = ()
         """Parameters that only other ranks hold, as columns from `_num_own` on."""
@@ -88,6 +89,11 @@ class Recording:
     def run(self) -> Run:
         """The run so far, as records."""
         return self._writer.snapshot()
+
+    @property
+    def trace_steps(self) -> tuple[int, ...]:
+        """The step of each of `traces`."""
+        return tuple(step for step, _ in self._places)
 
     @property
     def latest_ops(self) -> tuple[Op, ...]:
@@ -118,6 +124,11 @@ class Recording:
     def names(self) -> tuple[str, ...]:
         """Of the columns."""
         return tuple(parameter.name for parameter in self._header.parameters)
+
+    @property
+    def is_matrix(self) -> NDArray[np.bool_]:
+        """By column: whether it is no vector, as a bias is."""
+        return np.array([len(parameter.shape) > 1 for parameter in self._header.parameters], bool)
 
     def note(self, step: int, sentence: str) -> None:
         """What a reader must know of the whole run."""
@@ -154,13 +165,13 @@ class Recording:
             names = [parameter.name for parameter in self._header.parameters][: series.shape[1]]
             self._feed.step(step, names, [math.nan if v is None else v for v in scalars], series)
 
-    def trace(self, step: int, trace: Trace) -> None:
-        """A whole trace."""
-        self._unjudged.append((step, trace))
-        self._steps.append(step)
+    def trace(self, step: int, trace: Trace, kind: Kind = frozenset()) -> None:
+        """A whole trace, and of which kind of pass, where a training has several."""
+        self._unjudged.append((step, trace, kind))
+        self._places.append((step, kind))
         self.traces.append(trace)
         if len(self.traces) > MOST_TRACES:
-            del self.traces[1], self._steps[1]
+            del self.traces[1], self._places[1]
         self._writer.trace(step, trace)
         self.event(step, EventKind.SAMPLE)
         self._feed.trace(step, trace)
@@ -232,7 +243,8 @@ class Recording:
         run = self.run
         found = judge_run(run)
         self._judge_traces(run)
-        found = [with_factors(finding, self._kept()) for finding in found]
+        for kind in self._of_trace or [frozenset()]:
+            found = [with_factors(finding, self._kept(kind)) for finding in found]
         start = beginning(self.traces[0], self._of_first, run) if self._of_first is not None else None
         if self._nonfinite is not None:
             over_time = [f for f in found if f.symptom is Symptom.NONFINITE]
@@ -240,7 +252,9 @@ class Recording:
             fast = any(f.cause is Cause.LEARNING_RATE for f in over_time)
             found.insert(0, birth_in_time(self._nonfinite, run, ran_away=fast, in_parameter=self._in_parameter))
         else:
-            found += [in_time(f, run, self._traced, found) for f in self._of_trace]
+            over_time = list(found)
+            for kind, traced in self._traced.items():
+                found += [in_time(finding, run, traced, over_time) for finding in self._shown_by(kind)]
         if self._of_first is not None and not any(f.cause is Cause.LEARNING_RATE for f in found if _is_grave(f)):
             found = [*still_far_off(self.traces[0], run), *found]
         if start is not None:
@@ -251,30 +265,42 @@ class Recording:
             found += clear_before(self._of_first, run, self._nonfinite.step or 0)
         return weigh(rank(found), self._moved)
 
-    def _kept(self) -> list[tuple[int, Trace]]:
-        """The whole traces in memory with their steps."""
-        return list(zip(self._steps, self.traces, strict=False))  # one may be coming in
+    def _kept(self, kind: Kind) -> list[tuple[int, Trace]]:
+        """The whole traces of one kind in memory, with their steps."""
+        kept = zip(self._places, self.traces, strict=False)  # one may be coming in
+        return [(step, trace) for (step, its), trace in kept if its == kind]
+
+    def _shown_by(self, kind: Kind) -> Sequence[Finding]:
+        """What the latest trace of a kind shows and none of a kind before it."""
+        kinds = list(self._of_trace)
+        before = {key_of(f) for other in kinds[: kinds.index(kind)] for f in self._of_trace[other]}
+        return [finding for finding in self._of_trace[kind] if key_of(finding) not in before]
 
     def _judge_traces(self, run: Run) -> None:
         """Those that came since the last time: only now is it known what their step's other backward passes brought."""
         waiting, self._unjudged = self._unjudged, []
         learning = _learning(run) if waiting else ()
-        for step, trace in waiting:
-            before = self._of_trace
+        for step, trace, kind in waiting:
+            before = self._of_trace.get(kind, ())
             shown = Exhibit(
                 traces=(trace,), optimizers=self._header.optimizers, learning=learning, step=step - self.first_step
             )
-            self._traced.append(step)
+            self._traced.setdefault(kind, []).append(step)
             seen = judge(shown, limits=self._limits).findings
             found = [in_units_of(run, finding, trace, step) for finding in seen]
-            self._of_trace = tuple(replace(f, step=_since(f, before, step)) for f in found)
+            self._of_trace[kind] = tuple(replace(f, step=_since(f, before, step)) for f in found)
             if step == 0:
-                self._of_first = self._of_trace
+                self._of_first = self._of_trace[kind]
 
     def diagnosis(self) -> Diagnosis:
-        """The findings, with the first and the latest whole trace."""
-        traces = tuple(self.traces[:1] + self.traces[1:][-1:])
-        return Diagnosis(self.findings(), traces, title=self._header.title, moved=tuple(map(str, self._moved)))
+        """The findings, with the first and the latest whole trace: of the kind that the first of them was seen in."""
+        findings = self.findings()
+        found = {key_of(finding) for finding in findings[:1]}
+        guilty = [kind for kind, shown in self._of_trace.items() if found & {*map(key_of, shown)}]
+        traces = [trace for _, trace in self._kept(guilty[0])] if guilty else []
+        traces = traces or self.traces
+        kept = tuple(traces[:1] + traces[1:][-1:])
+        return Diagnosis(findings, kept, title=self._header.title, moved=tuple(map(str, self._moved)))
 
     def close(self, step: int, *, finished: bool) -> None:
         """Judge a last time, write the rest and let go of file and sinks."""

@@ -58,7 +58,8 @@ UPDATES_EVERY = 10
 """[steps] Between two measurements of weights and updates, which need a copy of the weights."""
 
 URGENT_TRACES_APART = 1.25
-"""[times the step of the last trace] Where the loss has just jumped, a trace is taken whatever it costs: seldom."""
+"""[times the step of the last trace] Where the loss has just jumped, or a layer fallen behind, a trace is taken
+whatever it costs: seldom."""
 
 
 class Schedule:

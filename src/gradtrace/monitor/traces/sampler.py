@@ -1,7 +1,10 @@
 """Which steps of a training are traced whole, and what became of that?
 
-A sample is open from the first call of a step to its first backward pass; most steps have none. Where nothing is called
-(tensors that are trained without a module) it is open from the end of the step before.
+A sample is open from the first call of a step to the backward pass that it is of; most steps have none. Where nothing
+is called (tensors that are trained without a module) it is open from the end of the step before.
+
+Where optimizers step after passes of their own (a GAN's two), passes of different kinds are traced by turns: neither
+tells of the other's illness. A kind is the set of optimizers whose parameters a pass reaches.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradtrace.monitor.traces.compiled import CompiledSample
 from gradtrace.monitor.traces.sample import Sample
+from gradtrace.tape.graph import reached_leaves
 from gradtrace.tape.private import anything_compiled, backward_is_compiled
 
 if TYPE_CHECKING:
@@ -22,6 +26,12 @@ if TYPE_CHECKING:
     from gradtrace.monitor.watched import Watched
     from gradtrace.records.trace import Trace
 
+Kind = frozenset[int]
+"""Which optimizers' parameters a backward pass reaches, by their places in `Watched.optimizers`."""
+
+MOST_MISSED = 16
+"""[steps] A critic may take some more steps than the generator; then whatever pass comes is traced."""
+
 
 class Sampler:
     """Steps are numbered from 0 at the beginning of this run of the script."""
@@ -30,6 +40,14 @@ class Sampler:
         self._watched, self._recording, self._schedule = watched, recording, schedule
         self._sample: Sample | CompiledSample | None = None
         self._step = 0
+        self._nums: dict[Kind, int] = {}
+        """Traces of each kind of pass."""
+        self._waits = False
+        """Whether the step may have a pass of a kind that has had fewer."""
+        self._num_missed = 0
+        """Steps in a row that had none; after `MOST_MISSED` nobody waits until one has come by chance."""
+        self.kind: Kind = frozenset()
+        """Of the pass that is being traced."""
         self._told: set[str] = set()
 
     @property
@@ -37,10 +55,10 @@ class Sampler:
         """Whether the step at hand is traced."""
         return self._sample is not None
 
-    def begin(self, step: int, *, is_urgent: bool) -> None:
-        """A step begins; it is traced where the schedule and the model allow."""
+    def begin(self, step: int, *, is_urgent: bool, num_blocks: int) -> bool:
+        """A step begins; it is traced where the schedule and the model allow: did the schedule?"""
         if self._sample is not None or not self._schedule.wants_trace(step, is_urgent=is_urgent):
-            return
+            return False
         begun = time.perf_counter()
         why_not = self._why_not()
         if why_not:
@@ -49,9 +67,11 @@ class Sampler:
         else:
             kind = CompiledSample if self._is_compiled else Sample
             self._sample, self._step = kind(self._watched.whole), step
+            self._waits = num_blocks > 1 and not self._is_compiled and self._num_missed < MOST_MISSED
             if not self._watched.models:
                 self._sample.enter()
         self._schedule.spend("traces", time.perf_counter() - begun)
+        return True
 
     def entered(self, call: Call | None, args: Any, kwargs: Any) -> None:
         """A watched module is called; `call` is what is held of it."""
@@ -69,9 +89,28 @@ class Sampler:
             self._sample.end_forward()
 
     def before_backward(self, loss: Tensor, create_graph: bool) -> None:
-        """The tape is whole."""
-        if self._sample is not None and not create_graph:
+        """The tape is whole, if the pass is to be traced."""
+        if self._sample is None or create_graph:
+            return
+        begun = time.perf_counter()
+        self.kind = self._kind_of(loss) if len(self._watched.optimizers) > 1 else frozenset()
+        is_turn = not self._waits or self._is_turn(self.kind)
+        self._schedule.spend("traces", time.perf_counter() - begun)
+        if is_turn:
             self._sample.before_backward(loss)
+        else:
+            self._sample.end_forward()
+
+    def _is_turn(self, kind: Kind) -> bool:
+        """Whether no kind has had fewer traces; while only one is known, another may still come."""
+        num = self._nums.setdefault(kind, 0)
+        return num == min(self._nums.values()) and (num == 0 or len(self._nums) > 1)
+
+    def _kind_of(self, loss: Tensor) -> Kind:
+        reached = {id(leaf) for leaf in reached_leaves([loss])}
+        parameters, held = self._watched.parameters, self._watched.held_by
+        optimizers = enumerate(self._watched.optimizers)
+        return frozenset(i for i, one in optimizers if any(id(parameters[column]) in reached for column in held(one)))
 
     def leave(self, why_not: str) -> None:
         """The step is not traced after all."""
@@ -85,8 +124,20 @@ class Sampler:
             return None
         trace = self._sample.after_backward(scale)
         if trace is not None:
+            if self._waits or self.kind not in self._nums:
+                self._num_missed = 0
+            self._nums[self.kind] = self._nums.get(self.kind, 0) + 1
             self.end()
         return trace
+
+    def end_step(self) -> None:
+        """The step is over; where a pass was waited for, it may come in the next one."""
+        if self._sample is not None and self._waits:
+            self._num_missed += 1
+            self._schedule.spend("traces", self._sample.seconds)
+            self.abandon()
+        else:
+            self.end()
 
     def end(self) -> None:
         """No sample is open any longer."""

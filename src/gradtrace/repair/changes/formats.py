@@ -1,4 +1,4 @@
-"""A number format that holds the numbers: float32, or bfloat16 whose range is the same; under autocast a loss scale.
+"""A number format that holds the numbers: float32, or bfloat16 whose range is the same; or a scale of the loss.
 
 Micikevicius et al., Mixed precision training (2018); Kalamkar et al., A study of bfloat16 (2019).
 """
@@ -25,12 +25,13 @@ _FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def propose(situation: Situation) -> list[Change]:
-    """For half-precision parameters, these; for float32 ones whose gradients pass through float16, the loss."""
+    """For half-precision parameters, these; for float32 ones beside float16, the autocast and the loss."""
     halves = {p.dtype for p in situation.model.parameters()} & {torch.float16, torch.bfloat16}
     if Cause.NUMERIC_FORMAT not in situation.causes:
         return []
     if not halves:
-        return _loss_scale(situation) if situation.has(Symptom.UNDERFLOW) else []
+        scaled = _loss_scale(situation) if situation.has(Symptom.UNDERFLOW) else []
+        return [*scaled, *_wide_autocast(situation)]
     names = ["float32"] + (["bfloat16"] if torch.float16 in halves else [])
     return [
         Change(
@@ -69,6 +70,23 @@ def _loss_scale(situation: Situation) -> list[Change]:
                 "optimizer.register_step_pre_hook(unscale)"
             ),
             source="Micikevicius et al. 2018",
+        )
+    ]
+
+
+def _wide_autocast(situation: Situation) -> list[Change]:
+    """Where anything is computed in float16 beside weights that are not."""
+    if not any(_in_float16(op) for op in situation.trace.ops):
+        return []
+    return [
+        Change(
+            kind="formats",
+            title="Autocast to bfloat16 in place of float16.",
+            where=("model",),
+            reason="its range is that of float32, from 1e-38 to 3e38; what it lacks is digits: 8 bits in place of 11",
+            words=(("format", "autocast"),),
+            code="# where autocast is entered: torch.autocast(device_type, dtype=torch.bfloat16)",
+            source="Kalamkar et al. 2019",
         )
     ]
 
@@ -124,6 +142,9 @@ def apply(change: Change, twin: Twin) -> None:
             before.clear()
             optimizer.register_step_pre_hook(Unscale(change.number("factor")))
             before.update(others)
+        return
+    if change.word("format") == "autocast":
+        twin.is_autocast_wide = True
         return
     dtype = _FORMATS[change.word("format")]
     parameters = list(twin.model.parameters())

@@ -1,5 +1,11 @@
 """A loss that fits its output: logits where logits are expected, no flat clip, no rounding, cross-entropy for a class.
 
+Huber in place of a flat clip min(s, c) of a squared error s = e^2: with m = min(s, c), held fixed on the way back,
+
+    2 sqrt(m s) - m  =  s  up to c,  2 sqrt(c) |e| - c  beyond:  the gradient of an outlier is bounded, and not zero
+
+Huber, Robust estimation of a location parameter (1964), for the threshold sqrt(c).
+
 Cross-entropy of a sigmoid has the gradient p - t, where the squared error has (p - t) p (1 - p): next to nothing on the
 flat part (Golik et al., Cross-entropy vs. squared error training, 2013; Nielsen, 2015, chapter 3).
 """
@@ -30,6 +36,7 @@ _LOGITS = {"cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy_l
 _SQUASH = {"softmax", "sigmoid", "log_softmax"}
 _SQUARES = {"mse_loss", "l1_loss", "smooth_l1_loss"}
 _CLIPS = {"clamp", "clip", "clamp_max", "clamp_min", "minimum", "maximum"}
+_OF_SQUARES = {"mse_loss", "square", "pow"}
 _STEPS = {"round", "floor", "ceil", "sign", "trunc"}
 
 
@@ -47,7 +54,10 @@ def propose(situation: Situation) -> list[Change]:
         found += [_cross_entropy(op) for op in behind if op.function in _SQUARES][:1]
     if any(op.function == "softmax" and _is_single(op) for op in squashes):
         found += [_sigmoid(op, situation) for op in squashes if op.function == "softmax"][:1]
-    found += [_through(op, "clip") for op in behind if op.function in _CLIPS]
+    clips = [op for op in behind if op.function.rstrip("_") in _CLIPS]
+    squares = [op for op in clips if _operand(op, situation) in _OF_SQUARES and not op.function.endswith("_")]
+    found += [_huber(op) for op in squares]
+    found += [_through(op, "clip") for op in clips]
     if {Cause.LOSS_FUNCTION, Cause.DETACHED_GRAPH, Cause.ACTIVATION_DERIVATIVE} & set(situation.causes):
         found += [_through(op, "step") for op in situation.trace.ops if op.function.rstrip("_") in _STEPS]
     return list({(change.title, change.where): change for change in found}.values())
@@ -116,6 +126,28 @@ def _sigmoid(op: Op, situation: Situation) -> Change:
     )
 
 
+def _operand(op: Op, situation: Situation) -> str:
+    """The function whose value it is applied to."""
+    target = op.targets[0] if op.targets else None
+    return situation.trace.ops[target[0]].function.rstrip("_") if target is not None else ""
+
+
+def _huber(op: Op) -> Change:
+    _, source = _place(op)
+    linear = "({call}.detach() * {x}).clamp_min(torch.finfo({x}.dtype).tiny).sqrt()"
+    text = f"(2 * {linear} - {{call}}.detach())"
+    return Change(
+        kind="loss",
+        title=f"Let the squared error go on as a straight line where {op.function} cuts it off (Huber).",
+        where=(source,),
+        reason="an outlier then pulls no harder than an error at the threshold, and is not given up",
+        words=(("what", "huber"), ("function", op.function), ("module", ""), ("source", source)),
+        edits=(SourceEdit(Edit.CALL, op.function.rstrip("_"), source, text),),
+        code=f"# {source}: torch.nn.functional.huber_loss(output, target, delta=threshold**0.5) * 2",
+        source="Huber 1964",
+    )
+
+
 def _through(op: Op, why: str) -> Change:
     _, source = _place(op)
     clip = why == "clip"
@@ -144,7 +176,9 @@ def apply(change: Change, twin: Twin) -> None:
         return
     if not source:
         raise RefusalError("the line of the call is not known")
-    twin.rules.append(Rule(frozenset({function.rstrip("_")}), source, REPLACEMENTS[what], what in ("drop", "bce")))
+    twin.rules.append(
+        Rule(frozenset({function.rstrip("_")}), source, REPLACEMENTS[what], what in ("drop", "bce", "huber"))
+    )
 
 
 def _drop(_function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -167,6 +201,15 @@ def _straight_through(function: Callable[..., Any], args: tuple[Any, ...], kwarg
     return x + (value - x).detach()
 
 
-REPLACEMENTS = {"drop": _drop, "bce": _bce, "sigmoid": _as_sigmoid, "through": _straight_through}
+def _as_huber(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """2 sqrt(m x) - m, with m = min(x, c)."""
+    x = args[0]
+    m = function(x.detach().clone(), *args[1:], **kwargs).detach()
+    if bool((m > x).any()):
+        raise RefusalError("the clip bounds the error from below, and Huber's loss is bounded from nowhere")
+    return 2 * (m * x).clamp_min(torch.finfo(x.dtype).tiny).sqrt() - m
+
+
+REPLACEMENTS = {"huber": _as_huber, "drop": _drop, "bce": _bce, "sigmoid": _as_sigmoid, "through": _straight_through}
 
 KIND = Kind(propose, apply)

@@ -1,6 +1,8 @@
 """The learning rate: candidates from the size of the first step, each tried as it is recommended.
 
-A step of |update| / |weight| near 1e-3 to 1e-2 is usual; what replaces the weights is too long by their ratio.
+A step of |update| / |weight| near 1e-3 to 1e-2 is usual; what replaces the weights is too long by their ratio. Where
+the rate is none of the user's, the only candidate is a lower one at which the unchanged network did best in the range
+test.
 """
 
 from __future__ import annotations
@@ -28,25 +30,30 @@ def propose(situation: Situation) -> list[Change]:
     rate = rate_of(situation)
     if rate is None:
         return found
+    if situation.unchanged_rate is not None:
+        own = situation.unchanged_rate
+        return [_rate_change(rate, own, "at this rate the network as it came does best")] if own < rate else []
     if _LOWER & set(situation.causes):
         factors = [0.1, 0.01, 0.001]
         ratio = evidence_of(situation, STEP_RATIO)
         if ratio is not None and math.isfinite(ratio) and ratio > 0.0:
             factors.insert(0, UPDATE_USUAL / ratio)
         values = sorted({one_digit(rate * factor) for factor in factors if 0.0 < factor < 1.0}, reverse=True)
-        found += [_rate_change(rate, value) for value in values]
+        too_long = "steps that replace the weights undo what was learnt"
+        found += [_rate_change(rate, value, too_long) for value in values]
     if Cause.NUMERIC_FORMAT in situation.causes and situation.has(Symptom.UNDERFLOW):
-        found += [_rate_change(rate, one_digit(rate * factor)) for factor in (100.0, 1000.0)]
+        raised = [one_digit(rate * factor) for factor in (100.0, 1000.0)]
+        found += [_rate_change(rate, value, "the steps are rounded away") for value in raised]
     return found
 
 
-def _rate_change(rate: float, value: float) -> Change:
+def _rate_change(rate: float, value: float, reason: str) -> Change:
     way = "Lower" if value < rate else "Raise"
     return Change(
         kind="rate",
         title=f"{way} the learning rate from {rate:.3g} to {value:.3g}.",
         where=("optimizer",),
-        reason="steps that replace the weights undo what was learnt" if value < rate else "the steps are rounded away",
+        reason=reason,
         numbers=(("factor", value / rate), ("value", value)),
         code=f"for group in optimizer.param_groups:\n    group['lr'] *= {value / rate:.6g}  # now {value:.3g}",
         source="Smith 2017",

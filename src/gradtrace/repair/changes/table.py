@@ -28,6 +28,8 @@ from gradtrace.repair.changes import (
 from gradtrace.repair.changes.kind import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gradtrace.records.change import Change
     from gradtrace.repair.situation import Situation
 
@@ -51,15 +53,19 @@ KINDS: dict[str, Kind] = {
     "eps": eps.KIND,
     "placebo": placebo.KIND,
 }
+OF_STEPS = ("rate", "warmup", "clipping", "eps")
+"""Kinds that leave the network as it is."""
+OF_THE_NETWORK = tuple(name for name in KINDS if name not in (*OF_STEPS, "placebo"))
 
 
-def propose_all(situation: Situation) -> tuple[list[Change], list[str]]:
-    """Every change that fits the findings, and why a kind could not propose itself."""
+def propose_all(
+    situation: Situation, kinds: Sequence[str] = (*OF_THE_NETWORK, *OF_STEPS)
+) -> tuple[list[Change], list[str]]:
+    """Every change of these kinds that fits the findings, and why a kind could not propose itself."""
     found: list[Change] = []
     notes: list[str] = []
-    for name, kind in KINDS.items():
-        if name == "placebo":
-            continue
+    for name in kinds:
+        kind = KINDS[name]
         try:
             found += kind.propose(situation)
         except InputError as error:

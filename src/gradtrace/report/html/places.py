@@ -14,6 +14,7 @@ from gradtrace.measure.names import Names
 from gradtrace.report.words import clean
 
 if TYPE_CHECKING:
+    from gradtrace.measure.ledger import LedgerRow
     from gradtrace.records.trace import Trace
 
 
@@ -42,9 +43,10 @@ class Places:
         """``model[38] (Linear)``, in a sentence."""
         return clean(self._names.told(path))
 
-    def kind(self, path: str) -> str:
+    def kind(self, row: LedgerRow) -> str:
         """``Linear 32x32``, beside the path; '' where it is not known."""
-        return clean(self._names.labels(path)[0].removeprefix(path).strip())
+        whole, *_, path = self._names.labels(row.module, row.parameters)
+        return clean(whole.removeprefix(path).strip())
 
     def place(self, path: str) -> Place:
         """Of a module, or of a parameter by its module."""

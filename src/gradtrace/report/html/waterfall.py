@@ -73,7 +73,7 @@ def _drawn(trace: Trace, updates: Sequence[UpdateStats] = ()) -> tuple[dict[str,
     factors = [factor for factor in Factor if any(counts(row.of(factor)) for row in book)]
     names = [clean(row.module) or "model" for row in book]
     places, moved = Places(trace), {update.name: update for update in updates}
-    kinds = [places.kind(row.module) for row in book]
+    kinds = [places.kind(row) for row in book]
     moves = [relative_update([moved[name] for name in row.parameters if name in moved]) for row in book]
     data = {
         "start": "loss" if trace.probe == "loss" else "output",

@@ -13,6 +13,7 @@ import torch
 
 from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.repair.applying import apply_changes
+from gradtrace.repair.autocast import autocast_in_bfloat16
 from gradtrace.repair.changes.warmup import factor_at
 from gradtrace.repair.rewriting import Rewriting
 from gradtrace.repair.twin import RefusalError, Twin
@@ -43,6 +44,8 @@ def change_in_place(changes: Sequence[Change], model: nn.Module, optimizers: Seq
         mode = Rewriting(tuple(twin.rules))
         mode.__enter__()  # type: ignore[no-untyped-call]
         sink_mode(mode)
+    if twin.is_autocast_wide:
+        autocast_in_bfloat16().__enter__()
     if twin.divisor != 1.0:
         _divide_losses(twin.divisor)
 

@@ -1,6 +1,9 @@
 "use strict";
 /* Axes, lines and marks as SVG, drawn again when their place changes its width. Colours come from the style sheet. */
 
+/* The looks of several lines, in this order. */
+const SERIES = ["one", "two", "three", "four", "five"];
+
 /* A picture that `draw` makes for a width in pixels, made again whenever that changes. */
 gt.drawn = (place, draw) => {
   const target = gt.make("div");

@@ -1,6 +1,5 @@
 "use strict";
 /* Lines over a whole number: gradient by step, horizon by lag. */
-const SERIES = ["one", "two", "three", "four", "five"];
 
 gt.plots.series = (place, data) => {
   const lines = data.lines.map(([name, values]) => ({ name, values: values.map(gt.number) }));

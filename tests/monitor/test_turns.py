@@ -1,0 +1,144 @@
+"""Where optimizers step after passes of their own, these are traced by turns: the two of a GAN have one each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import gradtrace
+from gradtrace.monitor.watch import Watch
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+
+Networks = dict[str, nn.Module]
+Loop = Callable[[Networks, "dict[str, torch.optim.Optimizer]", int], None]
+
+ONES, ZEROS = torch.ones(32, 1), torch.zeros(32, 1)
+
+
+def networks(num_sigmoids: int = 0) -> Networks:
+    torch.manual_seed(0)
+    deep = [layer for _ in range(num_sigmoids) for layer in (nn.Linear(16, 16), nn.Sigmoid())]
+    generator = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), *deep, nn.Linear(16, 4))
+    return {"G": generator, "D": nn.Sequential(nn.Linear(4, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1))}
+
+
+def real() -> Tensor:
+    return torch.randn(32, 4) * 0.5 + 1.0
+
+
+def as_dcgan(nets: Networks, optimizers: dict[str, torch.optim.Optimizer], step: int) -> None:
+    """Two passes for D, one for G, through what G made before D's step."""
+    nets["D"].zero_grad()
+    F.binary_cross_entropy_with_logits(nets["D"](real()), ONES).backward()
+    fake = nets["G"](torch.randn(32, 6))
+    F.binary_cross_entropy_with_logits(nets["D"](fake.detach()), ZEROS).backward()
+    optimizers["D"].step()
+    nets["G"].zero_grad()
+    F.binary_cross_entropy_with_logits(nets["D"](fake), ONES).backward()
+    optimizers["G"].step()
+
+
+def as_wgan(nets: Networks, optimizers: dict[str, torch.optim.Optimizer], step: int) -> None:
+    """One step for G to three for D."""
+    optimizers["D"].zero_grad()
+    (nets["D"](nets["G"](torch.randn(32, 6)).detach()).mean() - nets["D"](real()).mean()).backward()
+    optimizers["D"].step()
+    if step % 3 == 2:
+        optimizers["G"].zero_grad()
+        (-nets["D"](nets["G"](torch.randn(32, 6))).mean()).backward()
+        optimizers["G"].step()
+
+
+def by_layer(nets: Networks, optimizers: dict[str, torch.optim.Optimizer], step: int) -> None:
+    """One pass, and then two optimizers."""
+    for optimizer in optimizers.values():
+        optimizer.zero_grad()
+    F.binary_cross_entropy_with_logits(nets["D"](nets["G"](torch.randn(32, 6))), ONES).backward()
+    for optimizer in optimizers.values():
+        optimizer.step()
+
+
+def trained(loop: Loop, nets: Networks, num_steps: int = 40, *, watched: bool = True) -> Watch | None:
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        name: torch.optim.SGD(net.parameters(), 0.01) for name, net in nets.items()
+    }
+    if not watched:
+        for step in range(num_steps):
+            loop(nets, optimizers, step)
+        return None
+    with gradtrace.watch(nets, list(optimizers.values()), every=3, budget=10.0) as watch:
+        for step in range(num_steps):
+            loop(nets, optimizers, step)
+    return watch
+
+
+def passed_through(watch: Watch) -> list[set[str]]:
+    """Per whole trace the networks whose weights its backward pass came by."""
+    return [{name[0] for op in trace.ops for name in op.weights} for trace in watch.traces]
+
+
+@pytest.mark.parametrize(("loop", "kinds"), [(as_dcgan, ["D", "DG"]), (as_wgan, ["D", "DG"]), (by_layer, ["DG"])])
+def test_each_has_its_turn(loop: Loop, kinds: list[str]) -> None:
+    watch = trained(loop, networks())
+    assert watch is not None
+    latest = ["".join(sorted(through)) for through in passed_through(watch)[1:]]
+    assert len(latest) == 7
+    assert {*latest} == {*kinds}
+    assert min(map(latest.count, kinds)) >= 3  # as many of each, in any order
+    assert len(watch.trace_steps) == len(watch.traces)
+    assert watch.diagnosis.healthy
+    assert watch.run.notes == ()
+
+
+@pytest.mark.parametrize("loop", [as_dcgan, as_wgan])
+def test_training_is_what_it_is_without_a_watch(loop: Loop) -> None:
+    one, other = networks(), networks()
+    for nets, watched in ((one, True), (other, False)):
+        torch.manual_seed(1)
+        trained(loop, nets, watched=watched)
+    weights = [[p for net in nets.values() for p in net.parameters()] for nets in (one, other)]
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+@pytest.mark.parametrize("loop", [as_dcgan, as_wgan])
+def test_the_illness_of_the_one_that_comes_second_is_named(loop: Loop) -> None:
+    watch = trained(loop, networks(num_sigmoids=10), num_steps=60)
+    assert watch is not None
+    diagnosis = watch.diagnosis
+    finding = diagnosis.findings[0]
+    assert (finding.symptom, finding.cause) == (Symptom.VANISHING, Cause.ACTIVATION_DERIVATIVE)
+    assert finding.severity is Severity.CRITICAL
+    assert all(place.startswith("G.") for place in finding.where)
+    assert any(name.startswith("G.") for op in diagnosis.traces[0].ops for name in op.weights)
+
+
+def test_what_d_s_pass_is_traced_for_looks_as_one_forward_pass() -> None:
+    """The calls of passes that are not the turn's are in no trace; its ops have their modules and lines."""
+    watch = trained(as_dcgan, networks())
+    assert watch is not None
+    trace = next(t for t, through in zip(watch.traces, passed_through(watch), strict=True) if "G" in through)
+    modules = {op.site.module for op in trace.ops if op.weights}
+    assert modules == {"G.0", "G.2", "D.0", "D.2"}
+    assert all("test_turns.py" in op.site.source for op in trace.ops if op.weights)
+
+
+def test_who_has_waited_long_enough_takes_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A phase for each of two networks: no step has both passes, but the first, in which there is none to wait for."""
+    monkeypatch.setattr("gradtrace.monitor.traces.sampler.MOST_MISSED", 4)
+
+    def one_after_the_other(nets: Networks, optimizers: dict[str, torch.optim.Optimizer], step: int) -> None:
+        (as_wgan if step < 3 else only_d)(nets, optimizers, step)
+
+    watch = trained(one_after_the_other, networks())
+    assert watch is not None
+    steps = watch.trace_steps
+    assert passed_through(watch)[-3:] == [{"D"}] * 3
+    assert steps[-1] - steps[-2] <= 3  # as often as is asked for
+
+
+def only_d(nets: Networks, optimizers: dict[str, torch.optim.Optimizer], step: int) -> None:
+    as_wgan(nets, optimizers, 0)
