@@ -102,7 +102,7 @@ def test_what_a_run_says_it_cost_is_told() -> None:
 
 def test_the_slider_goes_through_the_traces_of_a_run(visit):
     page = visit("sampled")
-    words, slider = page.locator(".step-of"), page.locator(".slider input")
+    words, slider = page.locator(".step-of"), page.get_by_role("slider", name="Trace of which step")
     so_far = page.locator(".waterfall:visible tbody tr").last.locator("td.sum").last
     assert words.inner_text() == f"Trace of step {SAMPLED_STEPS[-1]}"
     last = so_far.inner_text()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradtrace.report.html.activations import spread
-from gradtrace.report.html.pooling import edges, pooled, quantised, span
+from gradtrace.report.html.pooling import edges, pooled, run_map
 from gradtrace.report.html.section import Plot, Table
 from gradtrace.report.words import clean, short
 
@@ -24,20 +24,10 @@ def entries(run: Run) -> Plot | None:
         return None
     rows, columns = edges(known.largest.shape[1], MOST_ROWS), np.arange(len(known.steps) + 1)
     largest, smallest = (pooled(known.largest.T, rows, columns, largest=side) for side in (True, False))
-    ends = span(largest, smallest)
     names = [clean(parameter.name) for parameter in run.header.parameters]
     end = int(run.steps.first[-1] + run.steps.count[-1] - 1) if len(run.steps.first) else 0
-    data = {
-        "label": "largest entry",
-        "names": [names[a] for a in rows[:-1].tolist()],
-        "first": known.steps.tolist(),
-        "last": [*(known.steps[1:] - 1).tolist(), max(end, int(known.steps[-1]))],
-        "low": ends[0],
-        "high": ends[1],
-        "events": [],
-        "largest": quantised(largest, *ends).data,
-        "smallest": quantised(smallest, *ends).data,
-    }
+    last = np.append(known.steps[1:] - 1, max(end, int(known.steps[-1])))
+    data = run_map("largest entry", [names[a] for a in rows[:-1].tolist()], known.steps, last, largest, smallest)
     reading = (
         "A row is a parameter, a column a step at which updates were measured: the largest entry of its gradient on "
         "all ranks together, as the optimizer saw it. The table has the fractions that are zero and not finite."

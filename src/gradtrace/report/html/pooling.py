@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 LEVELS = 250
@@ -56,6 +58,30 @@ def quantised(values: NDArray[Any], low: float, high: float) -> Quantised:
     codes = np.where(np.isfinite(logs), np.clip(np.nan_to_num(scaled), 0, LEVELS - 1).round(), MISSING)
     codes = np.where(logs == -np.inf, ZERO, np.where(logs == np.inf, INFINITE, codes))
     return Quantised(low, high, base64.b64encode(codes.astype(np.uint8).tobytes()).decode())
+
+
+def run_map(
+    label: str,
+    names: Sequence[str],
+    first: NDArray[np.integer],
+    last: NDArray[np.integer],
+    largest: NDArray[Any],
+    smallest: NDArray[Any],
+    events: Sequence[int] = (),
+) -> dict[str, Any]:
+    """What the script draws as a map: [name, column] of a run, whose columns are steps from `first` to `last`."""
+    ends = span(largest, smallest)
+    return {
+        "label": label,
+        "names": list(names),
+        "first": first.tolist(),
+        "last": last.tolist(),
+        "low": ends[0],
+        "high": ends[1],
+        "events": list(events),
+        "largest": quantised(largest, *ends).data,
+        "smallest": quantised(smallest, *ends).data,
+    }
 
 
 def span(*matrices: NDArray[Any]) -> tuple[float, float]:

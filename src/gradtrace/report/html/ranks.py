@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradtrace.records.shown import counted
 from gradtrace.report.html.activations import spread
 from gradtrace.report.html.entries import entries
-from gradtrace.report.html.pooling import edges, pooled, quantised, span
+from gradtrace.report.html.pooling import edges, pooled, run_map
 from gradtrace.report.html.rank_layers import rank_layers
 from gradtrace.report.html.section import Plot, Section, Table
 from gradtrace.report.words import short
@@ -78,20 +78,11 @@ def _map(run: Run, said: RunRanks, name: str, values: NDArray[np.float64], *, is
     rows = edges(values.shape[1], MOST_ROWS)
     columns = edges(len(values), max(1, min(MOST_COLUMNS, MOST_CELLS // (len(rows) - 1))))
     largest, smallest = (pooled(values.T, rows, columns, largest=side) for side in (True, False))
-    ends = span(largest, smallest)
     first = said.steps[columns[:-1]]
     end = int(run.steps.first[-1] + run.steps.count[-1] - 1)
-    data: dict[str, Any] = {
-        "label": f"{WORDS[name]}, times the ranks' median",
-        "names": [f"rank {rank}" for rank in rows[:-1].tolist()],
-        "first": first.tolist(),
-        "last": [*(first[1:] - 1).tolist(), max(end, int(said.steps[-1]))],
-        "low": ends[0],
-        "high": ends[1],
-        "events": [],
-        "largest": quantised(largest, *ends).data,
-        "smallest": quantised(smallest, *ends).data,
-    }
+    names = [f"rank {rank}" for rank in rows[:-1].tolist()]
+    last = np.append(first[1:] - 1, max(end, int(said.steps[-1])))
+    data = run_map(f"{WORDS[name]}, times the ranks' median", names, first, last, largest, smallest)
     reading = (
         "A row is a rank; a column is a step that all ranks reported, drawn up to the next. A colour is the rank's "
         "number over the median of all at that step: a row of its own colour is a rank that is not like the others."

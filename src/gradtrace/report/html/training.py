@@ -11,7 +11,7 @@ import numpy as np
 from gradtrace.records.run import EventKind, Run, Scalar, Series
 from gradtrace.records.shown import counted
 from gradtrace.report.html.activations import spread
-from gradtrace.report.html.pooling import edges, pooled, quantised, span
+from gradtrace.report.html.pooling import edges, pooled, run_map
 from gradtrace.report.html.section import Plot, Section, Table
 from gradtrace.report.summary import loss_told
 from gradtrace.report.words import clean, clipping_told, short
@@ -198,19 +198,11 @@ def _map(run: Run, series: Series, title: str, chosen: NDArray[np.int64], key: s
     rows = edges(len(chosen), MOST_ROWS)
     columns = edges(low.shape[1], max(1, min(MOST_COLUMNS, MOST_CELLS // (len(rows) - 1))))
     largest, smallest = pooled(high, rows, columns, largest=True), pooled(low, rows, columns, largest=False)
-    ends = span(largest, smallest)
     names = [clean(run.header.parameters[i].name) for i in chosen]
-    data = {
-        "label": series.value.replace("_", " "),
-        "names": [names[a] if b - a == 1 else f"{names[a]} … {names[b - 1]}" for a, b in pairwise(rows)],
-        "first": first[columns[:-1]].tolist(),
-        "last": last[columns[1:] - 1].tolist(),
-        "low": ends[0],
-        "high": ends[1],
-        "events": sorted({event.step for event in run.events if event.kind is not EventKind.SAMPLE}),
-        "largest": quantised(largest, *ends).data,
-        "smallest": quantised(smallest, *ends).data,
-    }  # fmt: skip
+    told = [names[a] if b - a == 1 else f"{names[a]} … {names[b - 1]}" for a, b in pairwise(rows)]
+    events = sorted({event.step for event in run.events if event.kind is not EventKind.SAMPLE})
+    label = series.value.replace("_", " ")
+    data = run_map(label, told, first[columns[:-1]], last[columns[1:] - 1], largest, smallest, events)
     reading = (
         "A row is a weight, the first layers on top; a column is a step, or a few pooled. The largest of each pool "
         "shows spikes, the smallest shows dips."
