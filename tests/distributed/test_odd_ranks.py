@@ -69,11 +69,13 @@ def _odd(rank, size):
     model = Skipping()
     model.skips = rank == 1
     wrapped = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+    apart = nn.parallel.DistributedDataParallel(Featured(rank), broadcast_buffers=False)
+    apart.module.frequencies.fill_(1.0 + rank)  # which were rank 0's once it was wrapped
     return [
         _trained(Net(), LEFT_OUT if rank == 1 else ()),
         _trained(wrapped, watches=lambda wrapper: wrapper.module),
         _trained(nn.Sequential(nn.Linear(5, 3 + rank))),
-        _trained(nn.parallel.DistributedDataParallel(Featured(rank), broadcast_buffers=False, init_sync=False)),
+        _trained(apart),
         _trained(nn.parallel.DistributedDataParallel(Featured(rank)), watches=lambda wrapper: wrapper.module),
     ]
 
