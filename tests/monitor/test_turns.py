@@ -142,3 +142,32 @@ def test_who_has_waited_long_enough_takes_what_comes(monkeypatch: pytest.MonkeyP
 
 def only_d(nets: Networks, optimizers: dict[str, torch.optim.Optimizer], step: int) -> None:
     as_wgan(nets, optimizers, 0)
+
+
+def test_an_optimizer_that_joins_late_has_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first trace showed, when there was one optimizer, is not held against a training that has two."""
+    nets = networks(num_sigmoids=10)
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        n: torch.optim.SGD(net.parameters(), 0.01) for n, net in nets.items()
+    }
+    with gradtrace.watch(nets, optimizers["G"], every=2, budget=10.0) as watch:
+        for step in range(40):
+            if step == 1:
+                watch.join(optimizers=[optimizers["D"]])
+            if step == 2:  # cured
+                with torch.no_grad():
+                    for layer in nets["G"]:
+                        if isinstance(layer, nn.Linear) and layer.weight.shape == (16, 16):
+                            layer.weight.copy_(8.0 * torch.nn.init.orthogonal_(torch.empty(16, 16)))
+            g_first(nets, optimizers, step)
+    latest = ["".join(sorted(through)) for through in passed_through(watch)[1:]]
+    assert min(map(latest.count, ["D", "DG"])) >= 3
+    assert not [f for f in watch.diagnosis.findings if f.symptom is Symptom.VANISHING]
+
+
+def g_first(nets: Networks, optimizers: dict[str, torch.optim.Optimizer], step: int) -> None:
+    for name, target in (("G", ONES), ("D", ZEROS)):
+        optimizers[name].zero_grad()
+        fake = nets["G"](torch.randn(32, 6))
+        F.binary_cross_entropy_with_logits(nets["D"](fake if name == "G" else fake.detach()), target).backward()
+        optimizers[name].step()

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from gradtrace.records.trace import Trace
 
 Kind = frozenset[int]
-"""Which optimizers' parameters a backward pass reaches, by their places in `Watched.optimizers`."""
+"""Which optimizers' parameters a backward pass reaches, by their places in `Watched.optimizers`; empty where there is
+one optimizer."""
 
 MOST_MISSED = 16
 """[steps] A critic may take some more steps than the generator; then whatever pass comes is traced."""
@@ -41,7 +42,8 @@ class Sampler:
         self._sample: Sample | CompiledSample | None = None
         self._step = 0
         self._nums: dict[Kind, int] = {}
-        """Traces of each kind of pass."""
+        """Traces of each kind of pass, since the last optimizer joined."""
+        self._num_optimizers = 0
         self._waits = False
         """Whether the step may have a pass of a kind that has had fewer."""
         self._num_missed = 0
@@ -93,7 +95,10 @@ class Sampler:
         if self._sample is None or create_graph:
             return
         begun = time.perf_counter()
-        self.kind = self._kind_of(loss) if len(self._watched.optimizers) > 1 else frozenset()
+        if len(self._watched.optimizers) != self._num_optimizers:
+            self._num_optimizers = len(self._watched.optimizers)
+            self._nums.clear()
+        self.kind = self._kind_of(loss) if self._num_optimizers > 1 else frozenset()
         is_turn = not self._waits or self._is_turn(self.kind)
         self._schedule.spend("traces", time.perf_counter() - begun)
         if is_turn:
