@@ -155,10 +155,7 @@ def test_an_optimizer_that_joins_late_has_its_turns(monkeypatch: pytest.MonkeyPa
             if step == 1:
                 watch.join(optimizers=[optimizers["D"]])
             if step == 2:  # cured
-                with torch.no_grad():
-                    for layer in nets["G"]:
-                        if isinstance(layer, nn.Linear) and layer.weight.shape == (16, 16):
-                            layer.weight.copy_(8.0 * torch.nn.init.orthogonal_(torch.empty(16, 16)))
+                cure(nets)
             g_first(nets, optimizers, step)
     latest = ["".join(sorted(through)) for through in passed_through(watch)[1:]]
     assert min(map(latest.count, ["D", "DG"])) >= 3
@@ -171,3 +168,30 @@ def g_first(nets: Networks, optimizers: dict[str, torch.optim.Optimizer], step: 
         fake = nets["G"](torch.randn(32, 6))
         F.binary_cross_entropy_with_logits(nets["D"](fake if name == "G" else fake.detach()), target).backward()
         optimizers[name].step()
+
+
+def test_passes_that_reach_now_these_and_now_those_are_of_one_kind() -> None:
+    """An optimizer for each expert: what the latest trace does not show any more is over, whoever it reached."""
+    nets = networks(num_sigmoids=10) | {"E": nn.Linear(4, 1), "D": nn.Linear(4, 1)}
+
+    def routed(nets: Networks, optimizers: dict[str, torch.optim.Optimizer], step: int) -> None:
+        if step == 4:  # cured
+            cure(nets)
+        expert = nets["D" if step < 4 else "E"]
+        for optimizer in optimizers.values():
+            optimizer.zero_grad()
+        F.mse_loss(expert(nets["G"](torch.randn(32, 6))), ONES).backward()
+        for optimizer in optimizers.values():
+            optimizer.step()
+
+    watch = trained(routed, nets)
+    assert watch is not None
+    assert all(finding.step is not None and finding.step >= 4 for finding in watch.diagnosis.findings)
+
+
+def cure(nets: Networks) -> None:
+    """Weights large enough for the slope of a sigmoid."""
+    with torch.no_grad():
+        for layer in nets["G"].children():
+            if isinstance(layer, nn.Linear) and layer.weight.shape == (16, 16):
+                layer.weight.copy_(8.0 * nn.init.orthogonal_(torch.empty(16, 16)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.monitor.statistics.gradients import Numbers
 from gradtrace.monitor.statistics.updates import Updates
-from gradtrace.monitor.step import REMEMBERED, Begins, Rows
+from gradtrace.monitor.step import Begins, Rows
 from gradtrace.records.run import EventKind
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from gradtrace.monitor.recording.delivery import Delivery
     from gradtrace.monitor.recording.recording import Recording
     from gradtrace.monitor.watched import Watched
+
+MOST_CRITIC_STEPS = 64
+"""[rows] A critic that takes more steps to one of the generator is taken for a phase of its own."""
 
 
 class OpenRow:
@@ -37,7 +40,7 @@ class OpenRow:
         self._blocks: list[Numbers] = []
         """The latest last."""
         self._is_left_out = False
-        self._nums = deque[int](maxlen=REMEMBERED)
+        self._nums = deque[int](maxlen=MOST_CRITIC_STEPS)
         """Blocks of the latest rows."""
 
     @property

@@ -281,9 +281,9 @@ class Recording:
         waiting, self._unjudged = self._unjudged, []
         learning = _learning(run) if waiting else ()
         for step, trace, kind in waiting:
-            if kind and frozenset() in self._of_trace:  # other optimizers have joined since: it has a kind by now
-                self._of_trace.setdefault(kind, self._of_trace.pop(frozenset()))
-                self._traced.setdefault(kind, self._traced.pop(frozenset()))
+            if any(bool(other) is not bool(kind) for other in self._of_trace):  # of several kinds since, or no longer
+                self._of_trace = {kind: tuple(f for shown in self._of_trace.values() for f in shown)}
+                self._traced = {kind: sorted(step for steps in self._traced.values() for step in steps)}
             before = self._of_trace.get(kind, ())
             shown = Exhibit(
                 traces=(trace,), optimizers=self._header.optimizers, learning=learning, step=step - self.first_step

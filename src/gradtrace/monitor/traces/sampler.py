@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from gradtrace.records.trace import Trace
 
 Kind = frozenset[int]
-"""Which optimizers' parameters a backward pass reaches, by their places in `Watched.optimizers`; empty where there is
-one optimizer."""
+"""Which optimizers' parameters a backward pass reaches, by their places in `Watched.optimizers`; empty where all
+step after the same passes."""
 
 MOST_MISSED = 16
 """[steps] A critic may take some more steps than the generator; then whatever pass comes is traced."""
@@ -44,8 +44,8 @@ class Sampler:
         self._nums: dict[Kind, int] = {}
         """Traces of each kind of pass, since the last optimizer joined."""
         self._num_optimizers = 0
-        self._waits = False
-        """Whether the step may have a pass of a kind that has had fewer."""
+        self._are_several = self._waits = False
+        """Whether passes are of several kinds; whether the step may have one of a kind that has had fewer traces."""
         self._num_missed = 0
         """Steps in a row that had none; after `MOST_MISSED` nobody waits until one has come by chance."""
         self.kind: Kind = frozenset()
@@ -69,7 +69,8 @@ class Sampler:
         else:
             kind = CompiledSample if self._is_compiled else Sample
             self._sample, self._step = kind(self._watched.whole), step
-            self._waits = num_blocks > 1 and not self._is_compiled and self._num_missed < MOST_MISSED
+            self._are_several = num_blocks > 1 and not self._is_compiled
+            self._waits = self._are_several and self._num_missed < MOST_MISSED
             if not self._watched.models:
                 self._sample.enter()
         self._schedule.spend("traces", time.perf_counter() - begun)
@@ -98,7 +99,7 @@ class Sampler:
         if len(self._watched.optimizers) != self._num_optimizers:
             self._num_optimizers = len(self._watched.optimizers)
             self._nums.clear()
-        self.kind = self._kind_of(loss) if self._num_optimizers > 1 else frozenset()
+        self.kind = self._kind_of(loss) if self._are_several else frozenset()
         is_turn = not self._waits or self._is_turn(self.kind)
         self._schedule.spend("traces", time.perf_counter() - begun)
         if is_turn:
@@ -131,7 +132,8 @@ class Sampler:
         if trace is not None:
             if self._waits or self.kind not in self._nums:
                 self._num_missed = 0
-            self._nums[self.kind] = self._nums.get(self.kind, 0) + 1
+            if self._are_several:
+                self._nums[self.kind] = self._nums.get(self.kind, 0) + 1
             self.end()
         return trace
 
