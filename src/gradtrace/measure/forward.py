@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gradtrace.measure.attention import attention_rows, fused_logits, heads
 from gradtrace.measure.objective import KNOWN, num_elements, reach
-from gradtrace.measure.reduction import count, in_memory_order, sample, whole_norm
+from gradtrace.measure.reduction import count, in_memory_order, put_sample, whole_norm
 from gradtrace.measure.statistics import quantiles
 from gradtrace.records.trace import ActivationStats, ForwardStats, ObjectiveStats
 from gradtrace.tape.activations import Activation
@@ -217,7 +217,7 @@ class ForwardObserver:
         return [size.sum(), whole_norm(size), flat, count(torch.ne, size, 0.0)]
 
     def _preactivation(self, x: Tensor | None) -> dict[str, int]:
-        return {} if x is None or x.is_complex() else {"x": self.deferred.put(sample(in_memory_order(x.detach())))}
+        return {} if x is None or x.is_complex() else {"x": put_sample(in_memory_order(x.detach()), self.deferred)}
 
 
 _MOMENTS = ("sum", "norm", "flat", "nonzero", "units")

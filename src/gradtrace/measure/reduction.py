@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from gradtrace.measure.deferred import on_host
 from gradtrace.tape.private import foreach
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ _SAFE_SQUARES = {torch.float32: (1e-28, 1e32), torch.float64: (1e-290, 1e300)}
 """Sums of squares between these lost nothing to the range: what fell under float32's 1e-38 is under 1e-9 of them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Handle:
-    """Where the numbers of one tensor lie in the `Deferred`."""
+    """Where the numbers of one tensor lie in the `Deferred`; not frozen, for there are many."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -55,9 +56,8 @@ class Handle:
     sample: int
     norms: int | None
     """Norm per example or of the whole; None for a small tensor, of which the sample holds every element."""
-    low: int | None
-    """The smallest element, and the largest."""
-    high: int | None
+    extremes: tuple[int, int] | float | None
+    """The smallest element and the largest, or at once the larger of their sizes; None for a small tensor."""
     nonzeros: int | None
     """Number of elements that are not zero; None where the sample tells."""
     example_axes: tuple[int, ...] | None
@@ -73,9 +73,8 @@ def reduce(tensor: Tensor, deferred: Deferred, batch_size: int | None = None) ->
     values = real(tensor.detach())
     axes = _example_axes(shape, batch_size) if values.dim() == len(shape) else None
     dtype, device = name_of(tensor.dtype), str(tensor.device)
-    put = deferred.put
     if values.numel() <= WHOLE_SIZE:
-        return Handle(shape, dtype, device, put(values.clone()), None, None, None, None, axes)
+        return Handle(shape, dtype, device, deferred.put(values, borrowed=True), None, None, None, axes)
     flat = in_memory_order(values)
     low, high = torch.aminmax(flat)
     counted = tensor.element_size() < 4 and flat.numel() <= COUNTED_SIZE
@@ -83,11 +82,10 @@ def reduce(tensor: Tensor, deferred: Deferred, batch_size: int | None = None) ->
         shape,
         dtype,
         device,
-        sample=put(sample(flat)),
-        norms=put(norm(values, flat, axes)),
-        low=put(low),
-        high=put(high),
-        nonzeros=put(count(torch.ne, flat, 0.0)) if counted else None,
+        sample=put_sample(flat, deferred),
+        norms=deferred.put(norm(values, flat, axes)),
+        extremes=max(-low.item(), high.item()) if on_host(flat) else (deferred.put(low), deferred.put(high)),
+        nonzeros=deferred.put(count(torch.ne, flat, 0.0)) if counted else None,
         example_axes=axes,
     )
 
@@ -178,9 +176,12 @@ def _example_axes(shape: tuple[int, ...], batch_size: int | None) -> tuple[int, 
     return None
 
 
-def sample(flat: Tensor, size: int = SAMPLE_SIZE) -> Tensor:
-    """At most `size` evenly spaced elements as a copy (all of them when there are no more)."""
-    return flat[:: step_of(flat.numel(), size)].clone()
+def put_sample(flat: Tensor, deferred: Deferred, size: int = SAMPLE_SIZE) -> int:
+    """Keep at most `size` evenly spaced elements (all of them when there are no more)."""
+    step = step_of(flat.numel(), size)
+    if on_host(flat):
+        return deferred.keep(flat.numpy(force=True)[::step])
+    return deferred.put(flat[::step], borrowed=True)
 
 
 def step_of(numel: int, size: int) -> int:

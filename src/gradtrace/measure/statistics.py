@@ -40,7 +40,7 @@ class Statistics:
         sizes = [_stored(handle) for handle in handles]
         sums = Sums.of(samples)
         max_abs = [
-            largest if handle.low is None or handle.high is None else self._largest(handle.low, handle.high)
+            largest if handle.extremes is None else self._largest(handle.extremes)
             for handle, largest in zip(handles, sums.largest, strict=True)
         ]
         norms, examples = _norms(handles, [self._norms(h, s) for h, s in zip(handles, samples, strict=True)], sums)
@@ -60,8 +60,10 @@ class Statistics:
                 examples[i],
             )  # fmt: skip
 
-    def _largest(self, low: int, high: int) -> float:
-        return float(max(abs(self.arrays[low][0]), abs(self.arrays[high][0])))
+    def _largest(self, extremes: tuple[int, int] | float) -> float:
+        if isinstance(extremes, float):
+            return extremes
+        return float(max(abs(self.arrays[place][0]) for place in extremes))
 
     def _norms(self, handle: Handle, sample: np.ndarray) -> np.ndarray | None:
         """Norms of the examples, or of the whole as the only one; None: the sum of the squares of the sample tells."""
