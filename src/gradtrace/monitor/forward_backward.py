@@ -107,9 +107,9 @@ class ForwardBackward:
         if self._sampler.is_open:
             self._trace(step)
         with self._spending("hooks"):
-            was_explained = self._rooms.recording.is_explained
+            was_explained = self._rooms.recording.judging.is_explained
             detector.judge(roots, step, norms, passes.scale, is_bad=is_bad)
-            is_told = self._rooms.recording.is_explained and not was_explained
+            is_told = self._rooms.recording.judging.is_explained and not was_explained
             is_before_step = not passes.numbers.is_taken and passes.closure_of is None
             self._row.explained = step if is_told and is_before_step else None
             if passes.closure_of is not None:

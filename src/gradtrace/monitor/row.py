@@ -79,7 +79,7 @@ class OpenRow:
             self._blocks.append(Numbers(self._watched, self._updates))
         is_cut_short = begins is not Begins.NOTHING and not self.is_ended
         if self.explained is not None and self.explained != self.number:
-            self._recording.belongs_to(self.number, self.explained)
+            self._recording.judging.belongs_to(self.number, self.explained)
         self.explained, self.is_ended = None, False
         return is_cut_short
 

@@ -261,12 +261,12 @@ class Watch:
     @property
     def traces(self) -> tuple[Trace, ...]:
         """Whole traces so far: the first, and the latest."""
-        return tuple(self._recording.traces)
+        return tuple(self._recording.judging.traces)
 
     @property
     def trace_steps(self) -> tuple[int, ...]:
         """The step of each of `traces`."""
-        return self._recording.trace_steps
+        return self._recording.judging.steps
 
     @property
     def diagnosis(self) -> Diagnosis:
@@ -291,7 +291,7 @@ class Watch:
     @property
     def has_nonfinite(self) -> bool:
         """Whether a NaN or Inf has come under this watch, as far as is known; a scaler's overflow is none."""
-        return self._recording.is_explained
+        return self._recording.judging.is_explained
 
     def receive(self) -> None:
         """Send what is complete to the run and to the sinks now, and not together with later steps."""

@@ -86,7 +86,7 @@ class Detector:
             self.is_loss_bad = math.isnan(value) or (math.isinf(value) and scale is None)
         elif self._may_look and scale is None:
             self.is_loss_bad = not all(map(is_all_finite, roots))
-        if not self._recording.is_explained:
+        if not self._recording.judging.is_explained:
             self._recorder.before_backward(roots, is_finite=not self.is_loss_bad if self._may_look else None)
 
     def backward_failed(self, roots: Sequence[Tensor], step: int) -> None:
@@ -102,7 +102,7 @@ class Detector:
 
         `roots`: what the script made of it and still holds, the latest first. Returns the value that is not finite.
         """
-        if self._recording.is_explained:
+        if self._recording.judging.is_explained:
             return None
         bad = [root for root in roots if not is_all_finite(root)]
         if bad:
@@ -129,7 +129,7 @@ class Detector:
         """What is known to be bad is explained; what may not be looked at yet is held until it may."""
         if is_bad:
             self._explain(self._passage(roots, step))
-        elif not self._may_look and scale is None and not self._recording.is_explained:
+        elif not self._may_look and scale is None and not self._recording.judging.is_explained:
             passage = replace(self._passage([root.detach() for root in roots], step), world=self._delayed.world())
             self._look_back(self._delayed.add(passage, verdict(roots, self._watched.sentinel(), norms)))
         else:
@@ -145,7 +145,7 @@ class Detector:
     def before_step(self, optimizer: Optimizer, step: int, *, has_closure: bool) -> None:
         """Weights are about to move."""
         if self._is_in_backward and not self._has_moved:  # by an optimizer within the very pass
-            if self.is_loss_bad and not self._recording.is_explained:
+            if self.is_loss_bad and not self._recording.judging.is_explained:
                 self._explain(self._passage(self._roots, step))
             self._has_moved = True
         if self._delayed.is_waiting:
@@ -203,8 +203,10 @@ class Detector:
 
     def ends_spoilt(self, step: int) -> bool:
         """`step` was the last, in a rest: whether the weights went bad since anybody looked, which is told."""
-        is_bad = not self._recording.is_explained and self._rested_since is not None and not self._are_weights_finite
-        if is_bad and self._rested_since is not None:
+        if self._recording.judging.is_explained or self._rested_since is None:
+            return False
+        is_bad = not self._are_weights_finite
+        if is_bad:
             finding = born_unseen(step, self._rested_since, None, self._recording.latest_ops)
             self._recording.nonfinite(step, finding, None)
         return is_bad
@@ -229,7 +231,7 @@ class Detector:
     def _explain(self, passage: Passage, weights: Mapping[int, Tensor] = NONE) -> None:
         """The first time: where was it born? From then on it is only counted."""
         self.bad_step = max(self.bad_step, passage.step)
-        if not self._recording.is_explained:
+        if not self._recording.judging.is_explained:
             self.is_replaying = True
             try:
                 before = NONE if weights else self._before_rest()

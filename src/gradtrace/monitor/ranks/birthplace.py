@@ -34,7 +34,7 @@ class Birthplace:
 
     def came_elsewhere(self) -> None:
         """So a report says."""
-        if not self._recording.is_explained:
+        if not self._recording.judging.is_explained:
             self._ask()
 
     def _ask(self) -> None:

@@ -1,0 +1,194 @@
+"""What is wrong with the run by now? The numbers over time, the latest whole trace of each kind of pass, the first NaN.
+
+A trace is judged once, when it has come in; what became of it since is asked anew each time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gradtrace.diagnosis.judge import judge
+from gradtrace.diagnosis.moved import limits_of, weigh
+from gradtrace.diagnosis.ranking import rank
+from gradtrace.diagnosis.timeline.beginning import beginning, clear_before
+from gradtrace.diagnosis.timeline.distance import still_far_off
+from gradtrace.diagnosis.timeline.factors import with_factors
+from gradtrace.diagnosis.timeline.judge import judge_run
+from gradtrace.diagnosis.timeline.recovery import with_recovery
+from gradtrace.diagnosis.timeline.traces import birth_in_time, in_time, in_units_of
+from gradtrace.records.exhibit import Exhibit
+from gradtrace.records.finding import Diagnosis
+from gradtrace.records.run import Series
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gradtrace.diagnosis.moved import Moved
+    from gradtrace.monitor.traces.sampler import Kind
+    from gradtrace.records.finding import Finding
+    from gradtrace.records.run import Run
+    from gradtrace.records.trace import Trace
+
+MOST_TRACES = 8
+"""Whole traces kept in memory: the first, and the latest."""
+
+Key = tuple[str, ...]
+
+
+def key_of(finding: Finding) -> Key:
+    """What makes two findings the same one, at another time."""
+    return finding.symptom, finding.cause, *finding.where
+
+
+class Judging:
+    """Of one run, whose first step is `first_step`; `moved` are the thresholds that the user has moved."""
+
+    def __init__(self, first_step: int, moved: Sequence[Moved]) -> None:
+        self._first_step = first_step
+        self._moved, self._limits = moved, limits_of(moved)
+        self.traces: list[Trace] = []
+        self._places: list[tuple[int, Kind]] = []
+        """Step and kind of `traces`."""
+        self._unjudged: list[tuple[int, Trace, Kind]] = []
+        self._traced: dict[Kind, list[int]] = {}
+        """By kind, the steps of the whole traces that were judged."""
+        self._latest: dict[Kind, tuple[int, Trace]] = {}
+        """By kind, the one of them that `_of_trace` is of."""
+        self._of_trace: dict[Kind, tuple[Finding, ...]] = {}
+        """Of the latest whole trace of each kind of pass, since the step of the first trace in a row that shows it."""
+        self._of_first: tuple[Finding, ...] | None = None
+        """Of the trace of the run's first step; None: there is none."""
+        self._nonfinite: Finding | None = None
+        self._in_parameter = False
+        """Whether it was in a weight before its step began."""
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The step of each of `traces`."""
+        return tuple(step for step, _ in self._places)
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether the first NaN or Inf has come."""
+        return self._nonfinite is not None
+
+    def trace(self, step: int, trace: Trace, kind: Kind) -> None:
+        """A whole trace, and of which kind of pass, where a training has several."""
+        self._unjudged.append((step, trace, kind))
+        self._places.append((step, kind))
+        self.traces.append(trace)
+        if len(self.traces) > MOST_TRACES:
+            del self.traces[1], self._places[1]
+
+    def nonfinite(self, finding: Finding, trace: Trace | None) -> None:
+        """The birthplace of the first NaN or Inf, in place of its mere onset."""
+        self._nonfinite = finding
+        self._in_parameter = trace is not None and trace.nonfinite is not None and trace.nonfinite.phase == "parameter"
+
+    def belongs_to(self, step: int, instead_of: int) -> None:
+        """The step that was taken for `instead_of` has turned out to be `step`."""
+        found = self._nonfinite
+        if found is not None and found.step == instead_of:
+            message = found.message.replace(f"At step {instead_of}", f"At step {step}", 1)
+            self._nonfinite = replace(found, step=step, message=message)
+
+    def findings(self, run: Run) -> tuple[Finding, ...]:
+        """All there are, the gravest first."""
+        found = judge_run(run)
+        self._judge_traces(run)
+        for kind in self._of_trace or [frozenset()]:
+            found = [with_factors(finding, self._kept(kind)) for finding in found]
+        start = beginning(self.traces[0], self._of_first, run) if self._of_first is not None else None
+        if self._nonfinite is not None:
+            over_time = [f for f in found if f.symptom is Symptom.NONFINITE]
+            found = [f for f in found if f not in over_time]
+            fast = any(f.cause is Cause.LEARNING_RATE for f in over_time)
+            found.insert(0, birth_in_time(self._nonfinite, run, ran_away=fast, in_parameter=self._in_parameter))
+        else:
+            found += self._shown_by_traces(run, list(found))
+        if self._of_first is not None and not any(f.cause is Cause.LEARNING_RATE for f in found if _is_grave(f)):
+            found = [*still_far_off(self.traces[0], run), *found]
+        if start is not None:
+            found = [start.instead(f) if start.explains(run, f) else f for f in found]
+            root = start.growth if self._nonfinite is not None else start.scar(run)
+            found += [root] if root is not None and root not in found else []
+        if self._nonfinite is not None and self._of_first is not None:
+            found += clear_before(self._of_first, run, self._nonfinite.step or 0)
+        return weigh(rank(found), self._moved)
+
+    def diagnosis(self, run: Run) -> Diagnosis:
+        """The findings, with the first and the latest whole trace: of the kind that the first of them was seen in."""
+        findings = self.findings(run)
+        found = {key_of(finding) for finding in findings[:1]}
+        guilty = [kind for kind, shown in self._of_trace.items() if found & {*map(key_of, shown)}]
+        traces = [trace for _, trace in self._kept(guilty[0])] if guilty else []
+        traces = traces or self.traces
+        kept = tuple(traces[:1] + traces[1:][-1:])
+        return Diagnosis(findings, kept, title=run.header.title, moved=tuple(map(str, self._moved)))
+
+    def _kept(self, kind: Kind) -> list[tuple[int, Trace]]:
+        """The whole traces of one kind in memory, with their steps."""
+        kept = zip(self._places, self.traces, strict=False)  # one may be coming in
+        return [(step, trace) for (step, its), trace in kept if its == kind]
+
+    def _shown_by_traces(self, run: Run, over_time: Sequence[Finding]) -> list[Finding]:
+        """What the latest trace of each kind shows, and what became of it, by the numbers of the steps since."""
+        found = []
+        for kind, traced in self._traced.items():
+            step, trace = self._latest[kind]
+            for finding in self._shown_by(kind):
+                placed = in_time(finding, run, traced, over_time)
+                found.append(with_recovery(placed, trace, run, step, self._limits.vanishing_decades))
+        return found
+
+    def _shown_by(self, kind: Kind) -> Sequence[Finding]:
+        """What the latest trace of a kind shows and none of a kind before it."""
+        kinds = list(self._of_trace)
+        before = {key_of(f) for other in kinds[: kinds.index(kind)] for f in self._of_trace[other]}
+        return [finding for finding in self._of_trace[kind] if key_of(finding) not in before]
+
+    def _judge_traces(self, run: Run) -> None:
+        """Those that came since the last time: only now is it known what their step's other backward passes brought."""
+        waiting, self._unjudged = self._unjudged, []
+        learning = _learning(run) if waiting else ()
+        for step, trace, kind in waiting:
+            if any(bool(other) is not bool(kind) for other in self._of_trace):  # of several kinds since, or no longer
+                self._of_trace = {kind: tuple(f for shown in self._of_trace.values() for f in shown)}
+                self._traced = {kind: sorted(step for steps in self._traced.values() for step in steps)}
+                self._latest = {}
+            before = self._of_trace.get(kind, ())
+            shown = Exhibit(
+                traces=(trace,), optimizers=run.header.optimizers, learning=learning, step=step - self._first_step
+            )
+            self._traced.setdefault(kind, []).append(step)
+            self._latest[kind] = step, trace
+            seen = judge(shown, limits=self._limits).findings
+            found = [in_units_of(run, finding, trace, step) for finding in seen]
+            self._of_trace[kind] = tuple(replace(f, step=_since(f, before, step)) for f in found)
+            if step == 0:
+                self._of_first = self._of_trace[kind]
+
+
+def _is_grave(finding: Finding) -> bool:
+    return finding.severity is not Severity.INFO
+
+
+def _learning(run: Run) -> tuple[str, ...]:
+    """Names of the parameters that got a gradient at any step."""
+    with np.errstate(invalid="ignore"):
+        seen = np.flatnonzero((run.steps.series(Series.GRADIENT_NORM)[1] > 0.0).any(axis=0))
+    return tuple(run.header.parameters[i].name for i in seen)
+
+
+def _since(finding: Finding, before: Sequence[Finding], step: int) -> int | None:
+    """The step of `finding`, or of what the trace before showed that goes on in it."""
+    earlier = [
+        other.step
+        for other in before
+        if other.symptom is finding.symptom and (other.cause is finding.cause or {*other.where} & {*finding.where})
+    ]
+    return min((s for s in earlier if s is not None), default=step)
