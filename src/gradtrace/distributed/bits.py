@@ -26,7 +26,7 @@ def bit_sums(tensors: Sequence[Tensor | None]) -> Tensor:
     """
     found = [_bit_sum(tensor) for tensor in tensors]
     device = next((one.device for one in found if one is not None), torch.device("cpu"))
-    unknown = torch.tensor(math.nan, dtype=torch.float32, device=device)
+    unknown = torch.full((), math.nan, dtype=torch.float32, device=device)
     return torch.stack([unknown if one is None else one.to(device) for one in found]) if found else unknown[None][:0]
 
 

@@ -14,6 +14,7 @@ import torch
 
 from gradtrace.distributed.report.fields import NUM_LAYERS
 from gradtrace.monitor.statistics.norms import norms
+from gradtrace.monitor.statistics.transfer import sent
 from gradtrace.tape.private import anything_compiled
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class LocalGradients:
             return None
         device = next(iter(self._norms.values())).device
         each = torch.full((MOST_HOOKED,), math.nan, dtype=torch.float32, device=device)
-        places = torch.tensor(list(self._norms), device=device)
+        places = sent(list(self._norms), device)
         each[places] = torch.stack([one.to(device) for one in self._norms.values()])
         whole = torch.cat([each[places].norm().reshape(1), each])
         return whole if scale is None else whole / scale.to(device).reshape(1)

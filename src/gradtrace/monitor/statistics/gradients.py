@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from gradtrace.monitor.statistics.norms import norms
+from gradtrace.monitor.statistics.transfer import sent
 from gradtrace.records.run import Scalar, Series
 from gradtrace.tape.private import version_of
 
@@ -197,7 +198,7 @@ class Numbers:
         merged = (
             torch.full((num,), math.nan, dtype=found.dtype, device=found.device) if known is None else known.clone()
         )
-        places = torch.tensor(columns, device=found.device)
+        places = sent(list(columns), found.device)
         merged[places] = found[places]
         return merged
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gradtrace.monitor.statistics.transfer import sent
 from gradtrace.tape.private import foreach
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def norms(tensors: Sequence[Tensor | None]) -> Tensor:
     device = each[0][1].device if each else torch.device("cpu")
     found = torch.full((len(tensors),), math.nan, dtype=torch.float32, device=device)
     for places, values in each:
-        found[torch.tensor(places, device=device)] = values.to(device)
+        found.index_copy_(0, sent(places, device), values.to(device, non_blocking=True))
     return found
 
 

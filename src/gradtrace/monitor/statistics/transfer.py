@@ -63,6 +63,15 @@ class Transfer:
             yield what, vectors if host is None else _split(host, vectors)
 
 
+def sent(places: list[int], device: torch.device) -> Tensor:
+    """Places in a vector, on their way to `device`: from memory that the system may move, the host would wait for it.
+
+    >>> sent([2, 0], torch.device("cpu"))
+    tensor([2, 0])
+    """
+    return torch.tensor(places, dtype=torch.int64, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+
+
 def _split(host: Tensor, vectors: list[Any]) -> Arrived:
     sizes = [vector.numel() for vector in vectors if isinstance(vector, torch.Tensor)]
     parts = iter(torch.split(host, sizes))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradtrace.monitor.statistics.norms import norms, plain
+from gradtrace.monitor.statistics.transfer import sent
 from gradtrace.tape.private import foreach
 
 if TYPE_CHECKING:
@@ -96,5 +97,4 @@ class Updates:
         if len(self._columns) == num:
             return values
         whole = torch.full((num,), math.nan, dtype=torch.float32, device=values.device)
-        whole[torch.tensor(self._columns, device=values.device)] = values
-        return whole
+        return whole.index_copy_(0, sent(self._columns, values.device), values)
