@@ -12,7 +12,7 @@ from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.factors import assign, operand_parameters
 from gradtrace.tape.kinds import LEAF, base_name
 from gradtrace.tape.private import input_metadata, node_sequence_nr
-from gradtrace.tape.recorder import defined_at
+from gradtrace.tape.source import defined_at
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,7 +15,7 @@ import torch
 
 from gradtrace.records.trace import Birth, Site
 from gradtrace.tape.dataflow import tensors_in
-from gradtrace.tape.recorder import operand_at
+from gradtrace.tape.source import operand_at
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,6 +19,7 @@ from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.graph import Graph, walk
 from gradtrace.tape.kinds import LEAF, OPAQUE, base_name
 from gradtrace.tape.recorder import Recorder
+from gradtrace.tape.source import source_of
 from gradtrace.tape.unroll import unrolled
 
 if TYPE_CHECKING:
@@ -91,8 +92,6 @@ def explain_failure(error: Exception, model: nn.Module, batch: Any) -> str:
     while trace is not None:
         frames.append(trace)
         trace = trace.tb_next
-    from gradtrace.tape.recorder import source_of
-
     where = next((text for frame in reversed(frames) if (text := source_of(frame.tb_frame))), "")
     places = {str(p.device) for p in model.parameters()}, {str(t.device) for t in tensors_in(batch)}
     hint = ""

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch.overrides import TorchFunctionMode
 
-from gradtrace.tape.recorder import source_of
+from gradtrace.tape.source import source_of
 
 Replacement = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """(function, arguments, named arguments) -> what the edited call returns."""

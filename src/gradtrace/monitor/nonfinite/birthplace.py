@@ -28,7 +28,7 @@ from gradtrace.records.trace import Site
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 from gradtrace.tape.private import node_sequence_nr
-from gradtrace.tape.recorder import source_of
+from gradtrace.tape.source import source_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

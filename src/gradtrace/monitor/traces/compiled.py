@@ -36,7 +36,8 @@ from gradtrace.recurrence.in_step import with_chains
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.graph import Graph, release, walk
 from gradtrace.tape.private import node_sequence_nr, sequence_nr, sink_mode
-from gradtrace.tape.recorder import Recorder, Visit, source_of
+from gradtrace.tape.recorder import Recorder, Visit
+from gradtrace.tape.source import source_of
 
 if TYPE_CHECKING:
     from torch import Tensor
