@@ -108,7 +108,7 @@ def _ops(backward: Backward, tape: Description, numbers: Statistics) -> tuple[Op
                 function=info.function,
                 opaque=base_name(info.name) in OPAQUE,
                 trapped_frac=float(numbers.arrays[tap.trapped[index]][0]) if index in tap.trapped else 0.0,
-                objective=objective_stats(info.seen, numbers.arrays) if info.seen else None,
+                objective=objective_stats(info.seen, numbers.arrays, info.factor, info.function) if info.seen else None,
                 attention=_attention(info, numbers),
             )
         )

@@ -143,6 +143,8 @@ class ObjectiveStats:
     """How far targets lie outside of [0, 1], where the loss expects probabilities."""
     held_against: float = 1.0
     """Targets that each output is held against: more than one where the two shapes broadcast."""
+    function: str = ""
+    """The loss function, as ``mse_loss``; where it is written out, the one that it is equal to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,7 @@ class Op:
     """Behind the last layer: of the examples, the fraction that gets no gradient although descent leads off the flat
     side of this op."""
     objective: ObjectiveStats | None = None
-    """Of a known loss function (its last op)."""
+    """Of a known loss function (its last op), or of one written out that is equal to it (where it becomes a number)."""
     attention: AttentionStats | None = None
     """Of a softmax of attention."""
 

@@ -255,8 +255,8 @@ def of_constant(view: View) -> tuple[Evidence, ...]:
 
     It may be called more than once, as for each step of a sequence: all calls are taken to count alike.
     """
-    functions = {op.function for op in view.trace.ops if op.objective is not None and op.objective.constant > 0.0}
     known = objectives(view)
+    functions = {one.function for one in known}
     value, constant = math.fsum(one.value for one in known), math.fsum(one.constant for one in known)
     if len(functions) != 1 or not value > 0.0:
         return ()
