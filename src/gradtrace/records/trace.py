@@ -148,6 +148,21 @@ class ObjectiveStats:
 
 
 @dataclass(frozen=True, slots=True)
+class PlateauStats:
+    """A squashing function at the output, or in the loss: what lies on its flat side though descent leads off it."""
+
+    off_frac: float
+    """Of all entries, the fraction that does."""
+    off_of_flat: float
+    """Of the entries on the flat side, the fraction that does: the others are led further in."""
+    lost_decades: float
+    """-log10 of their slope over the function's steepest, on average."""
+    left: float
+    """How much of these decades is left in the gradient: 0 where the loss makes up for them, as a likelihood does, 1
+    where it does not; NaN where the entries lie too close together to tell."""
+
+
+@dataclass(frozen=True, slots=True)
 class Op:
     """One node of autograd's recorded graph, with the gradient it received and the gradients it passed on."""
 
@@ -185,6 +200,8 @@ class Op:
     """Of a known loss function (its last op), or of one written out that is equal to it (where it becomes a number)."""
     attention: AttentionStats | None = None
     """Of a softmax of attention."""
+    plateau: PlateauStats | None = None
+    """Of a squashing function behind the last layer."""
 
     def gain(self, slot: int) -> float:
         """|gradient passed to input `slot`| / |gradient received|; NaN without either."""

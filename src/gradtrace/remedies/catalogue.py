@@ -69,6 +69,13 @@ CLEAR_GRADIENTS = Remedy(
     "torch.optim: gradients accumulate in .grad until they are cleared",
 )
 
+LIKELIHOOD = Remedy(
+    "Lower the likelihood's loss of what is wanted, on logits: it makes up for the slope.",
+    "wanted = torch.ones_like(logits)  # a generator's fakes are to pass for real: not minus the loss of zeros\n"
+    "loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted)",
+    "Goodfellow et al. 2014, section 3",
+)
+
 _DECOUPLED = Remedy(
     "Decouple the decay from the scaling, and make it small.",
     "torch.optim.AdamW(model.parameters(), weight_decay=0.01)",

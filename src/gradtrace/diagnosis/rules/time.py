@@ -14,8 +14,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.objectives import objectives
 from gradtrace.diagnosis.recurrences import Layer, layers, worst_of
-from gradtrace.diagnosis.rules.loss import learnt_without, objectives, of_constant
+from gradtrace.diagnosis.rules.loss import learnt_without, of_constant
 from gradtrace.diagnosis.scene import is_finite, make_view
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, SEQUENCE_ENDS
 from gradtrace.diagnosis.wording import EXTENT_STEPS, NUM_STEPS, between_ends, decades, steps, times
