@@ -80,6 +80,8 @@ class Recording:
         self._foreign: tuple[WatchedParameter, ...] = ()
         """Parameters that only other ranks hold, as columns from `_num_own` on."""
         self._num_own = 0
+        self.copies: tuple[str, ...] = ()
+        """Weights whose units are copies of one another, by the latest trace."""
         self.on_nonfinite: Callable[[Finding], None] = lambda finding: None
         """Told of the first NaN or Inf."""
         if self.first_step:
@@ -286,7 +288,11 @@ class Recording:
                 self._traced = {kind: sorted(step for steps in self._traced.values() for step in steps)}
             before = self._of_trace.get(kind, ())
             shown = Exhibit(
-                traces=(trace,), optimizers=self._header.optimizers, learning=learning, step=step - self.first_step
+                traces=(trace,),
+                optimizers=self._header.optimizers,
+                learning=learning,
+                step=step - self.first_step,
+                copies=self.copies,
             )
             self._traced.setdefault(kind, []).append(step)
             seen = judge(shown, limits=self._limits).findings
