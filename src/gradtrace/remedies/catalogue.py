@@ -113,6 +113,11 @@ _CHRONO_GRU = Remedy(
     "n = rnn.hidden_size\nrnn.bias_ih_l0.data[n:2*n].uniform_(1, T - 1).log_()",
     "Tallec & Ollivier 2018",
 )
+_CHRONO_LOOP = Remedy(
+    "Let the gate that multiplies the state remember as long as the sequence T: a bias of ln u with u ~ U(1, T-1).",
+    "forget_gate.bias.data.uniform_(1, T - 1).log_()",
+    "Gers et al. 2000; Tallec & Ollivier 2018",
+)
 _SHORTEN = Remedy("Shorten what a gradient must bridge: attention, a loss at every step, or a coarser grid of time.")
 
 MEAN_OF_EACH = Remedy(
@@ -244,7 +249,7 @@ def less_decay(*, adaptive: bool) -> tuple[Remedy, ...]:
 
 def remedies_in_time(kind: str) -> tuple[Remedy, ...]:
     """Against contraction in a recurrence of this kind: a gated cell is told to remember, not to become one."""
-    gates = {"lstm": (_CHRONO, _SHORTEN), "gru": (_CHRONO_GRU, _SHORTEN)}
+    gates = {"lstm": (_CHRONO, _SHORTEN), "gru": (_CHRONO_GRU, _SHORTEN), "gated loop": (_CHRONO_LOOP, _SHORTEN)}
     return gates.get(kind, REMEDIES[Cause.RECURRENT_CONTRACTION])
 
 
