@@ -177,3 +177,15 @@ def test_the_frozen_model_moves_nowhere_and_the_padding_is_divided_by_zero() -> 
     loss = setup.loss_fn(setup.model, setup.batches[0])
     assert math.isnan(float(loss.detach()))
     assert math.isfinite(observe(built("directions")).loss)
+
+
+def test_a_generator_that_lowers_what_is_flat_fools_nobody() -> None:
+    """Of the two losses one moves what the discriminator says of the fakes."""
+    for name, ill in (("minimax_game", True), ("not_saturating_game", False)):
+        setup = built(name)
+        generator, discriminator = setup.model["generator"], setup.model["discriminator"]  # type: ignore[index]
+        before = discriminator(generator(setup.batches[0])).mean()
+        assert float(before.detach()) < 1e-3
+        train(setup, 60)
+        after = discriminator(generator(setup.batches[0])).mean()
+        assert (float(after.detach()) < 1e-3) is ill

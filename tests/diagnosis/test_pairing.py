@@ -113,3 +113,57 @@ def test_a_gradient_that_its_format_does_not_hold(dtype: torch.dtype) -> None:
         assert (found[0].symptom, found[0].cause) == (Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT)
     else:
         assert all(f.symptom is not Symptom.UNDERFLOW for f in found)
+
+
+# ------------------------------------------------------------------------------------------------------- written out
+
+
+@pytest.mark.parametrize("ill", [True, False])
+@pytest.mark.parametrize("error", [lambda d: (d**2).mean(), lambda d: 0.5 * d.square().sum(1).mean()])
+def test_targets_out_of_reach_of_an_error_that_is_written_out(ill: bool, error: Any) -> None:
+    """A sigmoid reaches 1: of targets between 2 and 5 it misses more than a constant would."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1), nn.Sigmoid())
+    data = [(x, torch.sigmoid(x[:, :1]) * (3.0 if ill else 1.0) + (2.0 if ill else 0.0)) for x, _ in batches()]
+    found = findings(model, lambda m, b: error(m(b[0]) - b[1]), data)
+    assert loud(found) == ([(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)] if ill else [])
+
+
+@pytest.mark.parametrize("ill", [True, False])
+def test_a_column_against_a_row_in_an_error_that_is_written_out(ill: bool) -> None:
+    torch.manual_seed(0)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        out = model(batch[0])
+        return ((out if ill else out[:, 0]) - batch[0][:, 0]).pow(2).mean()
+
+    found = findings(nn.Linear(16, 1), loss, batches())
+    assert loud(found) == ([(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)] if ill else [])
+
+
+@pytest.mark.parametrize("ill", [True, False])
+def test_a_likelihood_that_is_written_out_and_saturated(ill: bool) -> None:
+    """Sigmoids that are flat and wrong; the same ones, as flat, where they are right."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 1))
+    with torch.no_grad():
+        model[0].weight.mul_(0.0)
+        model[0].weight[0, 0] = 400.0
+        model[0].bias.zero_()
+    data = [(x, (x[:, :1] < 0 if ill else x[:, :1] > 0).float()) for x, _ in batches()]
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        p = torch.sigmoid(model(batch[0]))
+        return ((p - batch[1]) ** 2).mean()
+
+    found = findings(model, loss, data)
+    assert loud(found) == ([(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)] if ill else [])
+
+
+@pytest.mark.parametrize("scale", [1e5, 1.0])
+def test_far_targets_of_an_error_that_is_written_out(scale: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1))
+    data = [(x, scale * x[:, :1]) for x, _ in batches()]
+    found = findings(model, lambda m, b: (m(b[0]) - b[1]).square().mean(), data)
+    assert loud(found) == ([(Symptom.EXPLODING, Cause.INPUT_SCALE)] if scale > 1.0 else [])

@@ -195,3 +195,36 @@ def cure(nets: Networks) -> None:
         for layer in nets["G"].children():
             if isinstance(layer, nn.Linear) and layer.weight.shape == (16, 16):
                 layer.weight.copy_(8.0 * nn.init.orthogonal_(torch.empty(16, 16)))
+
+
+def minimax(nets: Networks, optimizers: dict[str, torch.optim.Optimizer], step: int) -> None:
+    """G lowers log(1 - D) in place of raising log D: on logits, minus the loss of zeros."""
+    fake = against_a_sure_one(nets, optimizers)
+    (-F.binary_cross_entropy_with_logits(nets["D"](fake), ZEROS)).backward()
+    optimizers["G"].step()
+
+
+def not_saturating(nets: Networks, optimizers: dict[str, torch.optim.Optimizer], step: int) -> None:
+    fake = against_a_sure_one(nets, optimizers)
+    F.binary_cross_entropy_with_logits(nets["D"](fake), ONES).backward()
+    optimizers["G"].step()
+
+
+def against_a_sure_one(nets: Networks, optimizers: dict[str, torch.optim.Optimizer]) -> Tensor:
+    """D's step; it told fakes from the real ones before the first."""
+    with torch.no_grad():
+        nets["D"][2].bias.fill_(-10.0)  # type: ignore[index, operator, union-attr]
+    optimizers["D"].zero_grad()
+    fake = nets["G"](torch.randn(32, 6))
+    F.binary_cross_entropy_with_logits(nets["D"](fake.detach()), ZEROS).backward()
+    optimizers["D"].step()
+    optimizers["G"].zero_grad()
+    return fake
+
+
+@pytest.mark.parametrize(("loop", "ill"), [(minimax, True), (not_saturating, False)])
+def test_a_generator_s_loss_that_saturates_is_named(loop: Loop, ill: bool) -> None:
+    watch = trained(loop, networks())
+    assert watch is not None
+    found = {(f.symptom, f.cause) for f in watch.diagnosis.findings if f.severity is not Severity.INFO}
+    assert ((Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION) in found) is ill

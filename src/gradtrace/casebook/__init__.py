@@ -49,8 +49,8 @@ _FAMILIES = {
     ),
     "learning": (
         "one_class clamped_residual softmax_absolute penalised_sigmoid unet_of_sigmoids targets_out_of_range "
-        "counts_as_probabilities raw_features_adam clipped_relu_output large_start handwritten_lstm faded_signal "
-        "post_norm_in_training frozen_model padded_directions"
+        "counts_as_probabilities raw_features_adam minimax_game clipped_relu_output large_start handwritten_lstm "
+        "faded_signal post_norm_in_training frozen_model padded_directions"
     ),
     "healthy_depth": (
         "prenorm_transformer selu_deep orthogonal_linear he_relu fixup rezero zero_head layer_scale highway "
@@ -72,7 +72,7 @@ _FAMILIES = {
     "healthy_learning": (
         "clamped_residual_near softmax_absolute_trained hinge_half_satisfied penalised_relu unet_with_skips "
         "default_relu_adam policy_head sigmoid_pixels raw_pixels_adam positive_output he_start wide_tanh "
-        "handwritten_lstm_short pre_norm_in_training directions"
+        "handwritten_lstm_short pre_norm_in_training not_saturating_game directions"
     ),
 }
 """Module -> names of its cases."""

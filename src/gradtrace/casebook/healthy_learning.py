@@ -17,7 +17,9 @@ from gradtrace.casebook.learning import (
     disc_batches,
     encoder,
     mask_cross_entropy,
+    of_fakes,
     penalised,
+    sure_discriminator,
     transitions,
 )
 from gradtrace.casebook.learning import absolute_error_of_classes as absolute_error
@@ -159,6 +161,18 @@ def directions() -> Setup:
     return Setup(model, cross_entropy, batches, torch.optim.Adam(model.parameters(), lr=1e-2))
 
 
+def not_saturating(model: nn.Module, batch: Any) -> Tensor:
+    """The likelihood that fakes pass for real, to be raised."""
+    return -torch.log(of_fakes(model, batch)).mean()
+
+
+@seeded
+def not_saturating_game() -> Setup:
+    """The same fakes, told apart as surely: -log D has its full slope there."""
+    model, noise, optimizer = sure_discriminator()
+    return Setup(model, not_saturating, noise, optimizer)
+
+
 CASES = (
     healthy("clamped_residual_near", clamped_residual_near, "OpenAI Baselines: DQN (2017)"),
     healthy("softmax_absolute_trained", softmax_absolute_trained, "Ghosh et al. 2017"),
@@ -174,5 +188,6 @@ CASES = (
     healthy("wide_tanh", wide_tanh, "LeCun et al. 1998, section 4.4"),
     healthy("handwritten_lstm_short", handwritten_lstm_short, "Gers et al. 2000"),
     healthy("pre_norm_in_training", pre_norm_in_training, "Xiong et al. 2020", steps=24),
+    healthy("not_saturating_game", not_saturating_game, "Goodfellow et al. 2014, section 3"),
     healthy("directions", directions, "Salimans and Kingma 2016"),
 )

@@ -266,6 +266,37 @@ def padded_directions() -> Setup:
 
 _L, _V = Symptom.LOSS_SATURATED, Symptom.VANISHING
 _F, _A = Cause.LOSS_FUNCTION, Cause.ACTIVATION_DERIVATIVE
+
+
+def sure_discriminator() -> tuple[nn.ModuleDict, list[Tensor], torch.optim.Optimizer]:
+    """A generator, what tells all of its fakes from what is real (probabilities of about 1e-4), and noise."""
+    model = nn.ModuleDict({"generator": mlp(1, nn.ReLU, inputs=16, outputs=16)})
+    model["discriminator"] = mlp(1, lambda: nn.LeakyReLU(0.2), inputs=16, outputs=1).append(nn.Sigmoid())
+    scale_weights(model, HE)
+    nn.init.constant_(layer(model, "discriminator.head").bias, -9.0)
+    model["discriminator"].requires_grad_(False)
+    optimizer = torch.optim.SGD(layer(model, "generator").parameters(), lr=0.3)
+    return model, [torch.randn(64, 16) for _ in range(2)], optimizer
+
+
+def of_fakes(model: nn.Module, noise: Tensor) -> Tensor:
+    """What the discriminator says of them, [batch, 1]."""
+    said: Tensor = layer(model, "discriminator")(layer(model, "generator")(noise))
+    return said
+
+
+def minimax(model: nn.Module, batch: Any) -> Tensor:
+    """The generator's side of the game of two, to be lowered."""
+    return torch.log(1.0 - of_fakes(model, batch)).mean()
+
+
+@seeded
+def minimax_game() -> Setup:
+    """A generator that lowers log(1 - D) where D is 1e-4: the loss is near its largest, and its gradient is D."""
+    model, noise, optimizer = sure_discriminator()
+    return Setup(model, minimax, noise, optimizer)
+
+
 CASES = (
     Case("one_class", one_class, _L, _F, ("head",), "DeepLocalize (Wardat et al. 2021); NeuraLint, rule on softmax"),
     Case("clamped_residual", clamped_residual, _L, _F, ("head",), "OpenAI Baselines: DQN (2017)"),
@@ -293,6 +324,7 @@ CASES = (
     Case(
         "raw_features_adam", raw_features_adam, Symptom.EXPLODING, Cause.INPUT_SCALE, ("hidden",), "LeCun et al. 1998"
     ),
+    Case("minimax_game", minimax_game, _L, _F, ("discriminator",), "Goodfellow et al. 2014, section 3"),
     Case("clipped_relu_output", clipped_relu_output, _L, _F, (), "binary_crossentropy of Keras; Douglas and Yu 2018"),
     Case(
         "large_start",

@@ -84,7 +84,11 @@ def made_large_by(op: Op, view: View) -> float:
 
 def target_distance(view: View) -> float:
     """Squared errors only: rms(output - target) over rms(output), the largest of all."""
-    return max((_distance(op, view) for op in view.trace.ops if base_name(op.name) == "MseLoss"), default=0.0)
+    return max((_distance(op, view) for op in view.trace.ops if _is_squared_error(op)), default=0.0)
+
+
+def _is_squared_error(op: Op) -> bool:
+    return base_name(op.name) == "MseLoss" or (op.objective is not None and op.objective.function == "mse_loss")
 
 
 def _distance(op: Op, view: View) -> float:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.thresholds import CLOSED_GATE
+from gradtrace.diagnosis.thresholds import CLOSED_GATE, DOMINANT_FRAC
 from gradtrace.records.vocabulary import Factor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gradtrace.diagnosis.scene import View
-    from gradtrace.records.trace import Op
+    from gradtrace.measure.path import Step
+    from gradtrace.records.trace import Op, Trace
 
 BOUNDED = {"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign", "erf"}
 """Non-linearities that are flat on both sides."""
@@ -35,6 +39,42 @@ def is_gate(op: Op, view: View) -> bool:
         other = view.trace.ops[source]
         if other.name.startswith("Mul") and sum(target is not None for target in other.targets) > 1:
             return True
+    return False
+
+
+def gate_decades(trace: Trace, steps: Iterable[Step]) -> float:
+    """Of a way through `trace`, what products with gates take, which the factor of weights has among its own.
+
+    In f c the gradient goes on to c times f, a number below one that no weight's size says anything of.
+    """
+    return math.fsum(step.gain_log10 for step in steps if is_gated(trace.ops[step.op], trace))
+
+
+def gates_take_most(view: View) -> bool:
+    """Whether products with gates take most of what is lost on the way to the deepest layer."""
+    reached = [op.index for op in view.trace.ops if op.weights and op.received is not None]
+    steps = view.paths.path(max(reached, key=lambda index: (view.paths.depths[index], index))) if reached else []
+    lost = math.fsum(step.gain_log10 for step in steps if view.trace.ops[step.op].factor is not Factor.LOSS)
+    return lost < 0.0 and gate_decades(view.trace, steps) <= DOMINANT_FRAC * lost
+
+
+def is_gated(op: Op, trace: Trace) -> bool:
+    """Whether it multiplies a computed value by what a bounded non-linearity made."""
+    if op.factor is not Factor.WEIGHT or op.weights or not op.name.startswith("Mul"):
+        return False
+    sides = [trace.ops[target[0]] for target in op.targets if target is not None]
+    return len(sides) > 1 and any(_is_bounded(side, trace) for side in sides)
+
+
+def _is_bounded(op: Op, trace: Trace) -> bool:
+    """Behind views."""
+    for _ in range(4):
+        if op.activation is not None:
+            return op.activation.function in BOUNDED
+        ways = [target[0] for target in op.targets if target is not None]
+        if op.factor is not Factor.RESHAPE or len(ways) != 1:
+            return False
+        op = trace.ops[ways[0]]
     return False
 
 

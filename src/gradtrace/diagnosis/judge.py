@@ -17,6 +17,7 @@ from gradtrace.diagnosis.rules import (
     gates,
     loss,
     nonfinite,
+    post_norm,
     steps,
     swallowed,
     time,
@@ -31,7 +32,22 @@ if TYPE_CHECKING:
     from gradtrace.records.finding import Finding
     from gradtrace.records.trace import Trace
 
-RULES = (nonfinite, disconnected, units, gates, attention, loss, time, copies, depth, decay, formats, swallowed, steps)
+RULES = (
+    nonfinite,
+    disconnected,
+    units,
+    gates,
+    attention,
+    loss,
+    time,
+    copies,
+    depth,
+    post_norm,
+    decay,
+    formats,
+    swallowed,
+    steps,
+)
 """Each has a function ``judge(scene) -> list[Finding]``; they do not know of each other, the ranking does."""
 
 

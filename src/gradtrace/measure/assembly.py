@@ -13,7 +13,15 @@ from gradtrace.measure.forward import activation_stats, forward_stats, objective
 from gradtrace.measure.origin import find_birth
 from gradtrace.measure.reduction import name_of, whole_norms
 from gradtrace.measure.statistics import Statistics
-from gradtrace.records.trace import AttentionStats, Coverage, Op, ParameterStats, TensorStats, Trace
+from gradtrace.records.trace import (
+    AttentionStats,
+    Coverage,
+    Op,
+    ParameterStats,
+    PlateauStats,
+    TensorStats,
+    Trace,
+)
 from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.kinds import OPAQUE, base_name
 from gradtrace.tape.private import unseen
@@ -108,8 +116,9 @@ def _ops(backward: Backward, tape: Description, numbers: Statistics) -> tuple[Op
                 function=info.function,
                 opaque=base_name(info.name) in OPAQUE,
                 trapped_frac=float(numbers.arrays[tap.trapped[index]][0]) if index in tap.trapped else 0.0,
-                objective=objective_stats(info.seen, numbers.arrays) if info.seen else None,
+                objective=objective_stats(info.seen, numbers.arrays, info.factor, info.function) if info.seen else None,
                 attention=_attention(info, numbers),
+                plateau=_plateau(numbers.arrays[tap.plateaus[index]]) if index in tap.plateaus else None,
             )
         )
     return tuple(ops)
@@ -120,6 +129,12 @@ def _attention(info: NodeInfo, numbers: Statistics) -> AttentionStats | None:
     if info.factor is not Factor.ATTENTION or info.seen is None or info.seen.heads is None:
         return None
     return attention_stats(numbers.arrays[info.seen.heads])
+
+
+def _plateau(numbers: np.ndarray) -> PlateauStats | None:
+    """None where no entry is flat and led off."""
+    off, of_flat, lost, left = (float(number) for number in numbers)
+    return PlateauStats(off, of_flat, lost, left) if off > 0.0 else None
 
 
 def _joint(parts: list[TensorStats]) -> TensorStats | None:

@@ -20,7 +20,9 @@ from gradtrace.measure.attention import attention_rows, fused_logits, heads
 from gradtrace.measure.objective import KNOWN, num_elements, reach
 from gradtrace.measure.reduction import count, in_memory_order, put_sample, whole_norm
 from gradtrace.measure.statistics import quantiles
+from gradtrace.measure.written_out.follow import FOLLOWED, WrittenOut
 from gradtrace.records.trace import ActivationStats, ForwardStats, ObjectiveStats
+from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.activations import Activation
 from gradtrace.tape.dataflow import WRITES, tensors_in
 from gradtrace.tape.derivatives import NODES, activation_of, activation_of_node
@@ -62,6 +64,10 @@ class Seen:
     value: int | None = None
     """... the value itself, and of how many elements it is the sum (1: their mean)."""
     num_summed: int = 1
+    written_out: str = ""
+    """The loss function that is written out here, where it is."""
+    arguments: tuple[Any, Any] | None = None
+    """Of a call that may be part of that, until it returns."""
     heads: int | None = None
     """Of a softmax over the last axis: what `attention.heads` says."""
 
@@ -73,6 +79,7 @@ class ForwardObserver:
         self.deferred = deferred
         self._values = values
         self._norms: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}
+        self._written_out = WrittenOut(deferred)
         self.history: list[tuple[Call, Seen]] = []
 
     def before(self, call: Call, function: Callable[..., Any], args: Any, kwargs: Any) -> Seen | None:
@@ -102,6 +109,8 @@ class ForwardObserver:
             if held_against is not None:
                 seen.objective = self.deferred.put(held_against)
                 seen.num_summed = num_elements(call.name, operands) if kwargs.get("reduction") == "sum" else 1
+        if call.name in FOLLOWED:
+            seen.arguments = (args, kwargs)
         if self._values:
             seen.operands = [handle for tensor in operands if (handle := self._extremes(tensor)) is not None]
         return seen
@@ -116,6 +125,9 @@ class ForwardObserver:
             seen.numels = (seen.numels[0], output.numel())
         if output is not None and seen.objective is not None:
             seen.value = self.deferred.put(output.detach().float().mean())
+        if seen.arguments is not None:
+            (args, kwargs), seen.arguments = seen.arguments, None
+            self._written_out.follow(call.name, args, kwargs, result, seen)
         if self._values:
             made = operands[:1] if call.name in WRITES else tensors_in(result)
             seen.results = [handle for out in made if (handle := self._extremes(out)) is not None]
@@ -346,9 +358,12 @@ def forward_stats(seen: Seen, arrays: list[np.ndarray]) -> ForwardStats | None:
     )
 
 
-def objective_stats(seen: Seen, arrays: list[np.ndarray]) -> ObjectiveStats | None:
-    """The record of a known loss function, once its numbers are on the host."""
+def objective_stats(seen: Seen, arrays: list[np.ndarray], factor: Factor, function: str) -> ObjectiveStats | None:
+    """The record of a known loss function, called or written out, once its numbers are on the host."""
     if seen.objective is None or seen.value is None:
         return None
     constant, floor, beyond, held = (float(number) for number in arrays[seen.objective])
-    return ObjectiveStats(float(arrays[seen.value][0]) / seen.num_summed, constant, floor, beyond, held)
+    if seen.written_out and (factor is not Factor.LOSS or not constant > 0.0):
+        return None  # a sum of squares within the network, or what only looked like a loss
+    value = float(arrays[seen.value][0]) / seen.num_summed
+    return ObjectiveStats(value, constant, floor, beyond, held, seen.written_out or function)

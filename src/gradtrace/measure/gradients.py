@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from gradtrace.measure.plateau import plateau
 from gradtrace.measure.reduction import Handle, reduce
 from gradtrace.measure.trapped import ends, trapped_frac
+from gradtrace.tape.kinds import SQUASHING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,11 +48,14 @@ class GradientTap:
         self.dots: dict[Edge, int] = {}
         self.trapped: dict[int, int] = {}
         """Op at the output or in the loss -> the fraction of the examples that are stuck on its flat side."""
+        self.plateaus: dict[int, int] = {}
+        """Squashing op at the output or in the loss -> what `plateau` says of it."""
         self._ends: set[int] = set()
+        self._squashing: set[int] = set()
         self.faults: list[str] = []
 
     def __enter__(self) -> GradientTap:
-        self._ends = ends(self._graph)
+        self._ends, self._squashing = ends(self._graph), ends(self._graph, SQUASHING)
         for index, node in enumerate(self._graph.nodes):
             self._handles.append(node.register_hook(self._hook(index)))
         return self
@@ -85,6 +90,10 @@ class GradientTap:
             stuck = trapped_frac(self._graph.nodes[index], grad_inputs[0], grad_outputs[0], self._batch_size)
             if stuck is not None:
                 self.trapped[index] = self._deferred.put(stuck)
+        if index in self._squashing and grad_inputs[0] is not None and grad_outputs[0] is not None:
+            found = plateau(self._graph.nodes[index], grad_inputs[0], grad_outputs[0])
+            if found is not None:
+                self.plateaus[index] = self._deferred.put(found)
         for slot, (gradient, target) in enumerate(zip(grad_inputs, self._graph.targets[index], strict=False)):
             if gradient is None or target is None:
                 continue

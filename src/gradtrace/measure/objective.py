@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from torch.autograd.graph import Node
 
 _POWERS = {"mse_loss": 2, "l1_loss": 1}
-_BINARY = {"binary_cross_entropy", "binary_cross_entropy_with_logits"}
-KNOWN = {*_POWERS, *_BINARY, "cross_entropy", "nll_loss"}
+KNOWN = {*_POWERS, "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "nll_loss"}
 """Loss functions (of their first two operands, output and target) whose best constant is known."""
 
 AS_GOOD_AS_ONE = 0.05
@@ -62,17 +61,15 @@ def reach(name: str, args: Any, kwargs: Any) -> Tensor | None:
     with torch.no_grad():
         if name in ("cross_entropy", "nll_loss"):
             found = _classes(output, target, kwargs.get("ignore_index", -100))
-            return found if found is None or name == "cross_entropy" else found * _are_log_probabilities(output)
-        if name in _POWERS and output.shape != target.shape and output.dim():
-            return _broadcast(output, target.detach().float(), _POWERS[name])
+            return found if found is None or name == "cross_entropy" else found * are_log_probabilities(output)
+        t = target.detach().float()
+        if name in _POWERS:
+            return errors(t, output.shape, _POWERS[name], range_of(output.grad_fn))
         if output.shape != target.shape or not target.dim():
             return None
-        t = target.detach().float()
-        if name in _BINARY:
-            beyond = torch.maximum(t.max() - 1.0, -t.min()).clamp(min=0.0)
-            p = t.mean(0).clamp(0.0, 1.0)
-            return _four(_entropy(torch.stack([p, 1.0 - p])).mean(), beyond=beyond)
-        return _errors(t, _POWERS[name], _range(output.grad_fn))
+        beyond = torch.maximum(t.max() - 1.0, -t.min()).clamp(min=0.0)
+        p = t.mean(0).clamp(0.0, 1.0)
+        return four(_entropy(torch.stack([p, 1.0 - p])).mean(), beyond=beyond)
 
 
 def num_elements(name: str, operands: list[Tensor]) -> int:
@@ -82,30 +79,36 @@ def num_elements(name: str, operands: list[Tensor]) -> int:
     return math.prod(torch.broadcast_shapes(*(operand.shape for operand in operands[:2])))
 
 
-def _errors(t: Tensor, power: int, bounds: tuple[float, float]) -> Tensor:
+def errors(t: Tensor, output: torch.Size, power: int, bounds: tuple[float, float]) -> Tensor | None:
+    """|o - t|^p of outputs of shape `output` in `bounds`: [4] as `reach` says."""
+    if output != t.shape and len(output):
+        return _broadcast(output, t, power)
+    if output != t.shape or not t.dim():
+        return None
     centre = t.mean(0) if power == 2 else t.median(0).values
     constant = (t - centre).abs().pow(power).mean()
     floor = (t - t.clamp(*bounds)).abs().pow(power).mean()
-    return _four(constant, floor)
+    return four(constant, floor)
 
 
-def _four(constant: Tensor, floor: Tensor | None = None, beyond: Tensor | None = None, held: float = 1.0) -> Tensor:
+def four(constant: Tensor, floor: Tensor | None = None, beyond: Tensor | None = None, held: float = 1.0) -> Tensor:
+    """Together, with 0 for what is not given."""
     zero = constant.new_zeros(())
     return torch.stack([constant, zero if floor is None else floor, zero if beyond is None else beyond, zero + held])
 
 
-def _broadcast(output: Tensor, target: Tensor, power: int) -> Tensor | None:
+def _broadcast(output: torch.Size, target: Tensor, power: int) -> Tensor | None:
     """Along the axes where an output is repeated it meets several targets: their spread is the least it can reach."""
     try:
-        shape = torch.broadcast_shapes(output.shape, target.shape)
+        shape = torch.broadcast_shapes(output, target.shape)
     except RuntimeError:
         return None  # (the call itself is about to raise)
-    missing = len(shape) - output.dim()
-    repeated = [i for i, size in enumerate(shape) if size > 1 and (i < missing or output.shape[i - missing] == 1)]
+    missing = len(shape) - len(output)
+    repeated = [i for i, size in enumerate(shape) if size > 1 and (i < missing or output[i - missing] == 1)]
     t = target.expand(shape)
     constant = _spread(t, sorted({0, *repeated}), power)
     held = math.prod(shape[i] for i in repeated)
-    return _four(constant, _spread(t, repeated, power) if repeated else None, held=float(held))
+    return four(constant, _spread(t, repeated, power) if repeated else None, held=float(held))
 
 
 def _spread(t: Tensor, dims: list[int], power: int) -> Tensor:
@@ -119,26 +122,26 @@ def _classes(output: Tensor, target: Tensor, ignored: int) -> Tensor | None:
     if target.is_floating_point():
         axis = 1 if output.dim() > 1 else 0
         mean = target.float().movedim(axis, -1).flatten(0, -2).mean(0) if target.dim() > 1 else target.float()
-        return _four(_entropy(mean))
+        return four(_entropy(mean))
     if output.dim() < 2:
         return None
     labels = target.flatten()
     counts = torch.zeros(output.shape[1], device=output.device)
     used = ((labels != ignored) & (labels >= 0) & (labels < output.shape[1])).float()
     counts.index_add_(0, labels.clamp(0, output.shape[1] - 1), used)
-    return _four(_entropy(counts / counts.sum().clamp(min=1.0)))
+    return four(_entropy(counts / counts.sum().clamp(min=1.0)))
 
 
-def _are_log_probabilities(output: Tensor) -> Tensor:
+def are_log_probabilities(output: Tensor, axis: int = 1) -> Tensor:
     """Whether exp of the classes adds up to 1: of anything else the entropy bounds nothing (to `AS_GOOD_AS_ONE`)."""
-    return output.detach().float().logsumexp(1).abs().amax() < AS_GOOD_AS_ONE
+    return output.detach().float().logsumexp(axis).abs().amax() < AS_GOOD_AS_ONE
 
 
 def _entropy(p: Tensor) -> Tensor:
     return -torch.xlogy(p, p).sum(0)
 
 
-def _range(node: Node | None) -> tuple[float, float]:
+def range_of(node: Node | None) -> tuple[float, float]:
     """Of the squashing function that the output comes from, behind views."""
     for _ in range(8):
         if node is None:

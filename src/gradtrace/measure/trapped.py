@@ -26,12 +26,16 @@ _FLAT_ABOVE = {"ClampMax"}
 _FLAT_BOTH = {"Clamp": ("min", "max"), "Hardtanh": ("min_val", "max_val")}
 
 
-def ends(graph: Graph) -> set[int]:
-    """Ops with a flat side that no layer or product lies above: the output's own, and the loss's."""
+FLAT = frozenset({*_FLAT_BELOW, *_FLAT_ABOVE, *_FLAT_BOTH})
+"""Ops that are entirely flat on one side."""
+
+
+def ends(graph: Graph, kinds: frozenset[str] = FLAT) -> set[int]:
+    """Ops of these kinds that no layer or product lies above: the output's own, and the loss's."""
     below, found = set[int](), set[int]()
     for index, node in enumerate(graph.nodes):  # from the loss on
         kind = base_name(node.name())
-        if index not in below and (kind in _FLAT_BELOW or kind in _FLAT_ABOVE or kind in _FLAT_BOTH):
+        if index not in below and kind in kinds:
             found.add(index)
         if index in below or kind in LINEAR:
             below.update(target[0] for target in graph.targets[index] if target is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.diagnosis.scene import is_finite
+from gradtrace.monitor.traces.copies import Copies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,7 @@ class ForwardBackward:
         self._row, self._passes, self._detector = rooms.row, rooms.passes, rooms.detector
         self._sampler, self._calls, self._owner = rooms.sampler, rooms.calls, rooms.owner
         self._spending = rooms.schedule.spending
+        self._copies = Copies()
         self._depth = 0
         """Of watched modules that are being called."""
 
@@ -152,4 +154,5 @@ class ForwardBackward:
             with self._spending("traces"):
                 keeper = self._rooms.recording if self._rooms.ranks is None else self._rooms.ranks
                 keeper.trace(step, trace, self._sampler.kind)
+                self._rooms.recording.judging.copies = self._copies.look(self._rooms.watched.whole.named_parameters())
                 self._rooms.uncleared.after_backward(step)

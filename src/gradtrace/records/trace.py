@@ -143,6 +143,23 @@ class ObjectiveStats:
     """How far targets lie outside of [0, 1], where the loss expects probabilities."""
     held_against: float = 1.0
     """Targets that each output is held against: more than one where the two shapes broadcast."""
+    function: str = ""
+    """The loss function, as ``mse_loss``; where it is written out, the one that it is equal to."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlateauStats:
+    """A squashing function at the output, or in the loss: what lies on its flat side though descent leads off it."""
+
+    off_frac: float
+    """Of all entries, the fraction that does."""
+    off_of_flat: float
+    """Of the entries on the flat side, the fraction that does: the others are led further in."""
+    lost_decades: float
+    """-log10 of their slope over the function's steepest, on average."""
+    left: float
+    """How much of these decades is left in the gradient: 0 where the loss makes up for them, as a likelihood does, 1
+    where it does not; NaN where the entries lie too close together to tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +197,11 @@ class Op:
     """Behind the last layer: of the examples, the fraction that gets no gradient although descent leads off the flat
     side of this op."""
     objective: ObjectiveStats | None = None
-    """Of a known loss function (its last op)."""
+    """Of a known loss function (its last op), or of one written out that is equal to it (where it becomes a number)."""
     attention: AttentionStats | None = None
     """Of a softmax of attention."""
+    plateau: PlateauStats | None = None
+    """Of a squashing function behind the last layer."""
 
     def gain(self, slot: int) -> float:
         """|gradient passed to input `slot`| / |gradient received|; NaN without either."""

@@ -69,6 +69,13 @@ CLEAR_GRADIENTS = Remedy(
     "torch.optim: gradients accumulate in .grad until they are cleared",
 )
 
+LIKELIHOOD = Remedy(
+    "Lower the likelihood's loss of what is wanted, on logits: it makes up for the slope.",
+    "wanted = torch.ones_like(logits)  # a generator's fakes are to pass for real: not minus the loss of zeros\n"
+    "loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted)",
+    "Goodfellow et al. 2014, section 3",
+)
+
 _DECOUPLED = Remedy(
     "Decouple the decay from the scaling, and make it small.",
     "torch.optim.AdamW(model.parameters(), weight_decay=0.01)",
@@ -105,6 +112,11 @@ _CHRONO_GRU = Remedy(
     "Let the update gates remember as long as the sequence T: b_z = ln u with u ~ U(1, T-1).",
     "n = rnn.hidden_size\nrnn.bias_ih_l0.data[n:2*n].uniform_(1, T - 1).log_()",
     "Tallec & Ollivier 2018",
+)
+_CHRONO_LOOP = Remedy(
+    "Let the gate that multiplies the state remember as long as the sequence T: a bias of ln u with u ~ U(1, T-1).",
+    "forget_gate.bias.data.uniform_(1, T - 1).log_()",
+    "Gers et al. 2000; Tallec & Ollivier 2018",
 )
 _SHORTEN = Remedy("Shorten what a gradient must bridge: attention, a loss at every step, or a coarser grid of time.")
 
@@ -237,7 +249,7 @@ def less_decay(*, adaptive: bool) -> tuple[Remedy, ...]:
 
 def remedies_in_time(kind: str) -> tuple[Remedy, ...]:
     """Against contraction in a recurrence of this kind: a gated cell is told to remember, not to become one."""
-    gates = {"lstm": (_CHRONO, _SHORTEN), "gru": (_CHRONO_GRU, _SHORTEN)}
+    gates = {"lstm": (_CHRONO, _SHORTEN), "gru": (_CHRONO_GRU, _SHORTEN), "gated loop": (_CHRONO_LOOP, _SHORTEN)}
     return gates.get(kind, REMEDIES[Cause.RECURRENT_CONTRACTION])
 
 

@@ -9,9 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.gate import gate_decades
 from gradtrace.measure.ledger import LedgerRow, ledger
 from gradtrace.measure.names import Names
-from gradtrace.measure.path import decades_between, norm_of
+from gradtrace.measure.path import Paths, decades_between, norm_of
 from gradtrace.records.vocabulary import Factor
 from gradtrace.report.rows import MAX_ROWS, Row, fold
 
@@ -48,6 +49,8 @@ class Picture:
     """Layers with an activation function."""
     functions: tuple[str, ...]
     """Names of the activation functions that occur."""
+    gates: float = 0.0
+    """Of the decades of the weights, those of products with gates."""
     start: str = "loss"
     """Where the gradient comes from: 'loss', or 'output' for a random cotangent there."""
 
@@ -74,7 +77,8 @@ def counts(gain: float) -> bool:
 
 def picture(trace: Trace, max_rows: int = MAX_ROWS, updates: Sequence[UpdateStats] = ()) -> Picture:
     """The table of `trace`, folded to about `max_rows` rows; `updates` are those of the first optimizer step."""
-    book = ledger(trace)
+    paths = Paths(trace)
+    book = ledger(trace, paths)
     names, moved = Names(trace), {update.name: update for update in updates}
     rows = [_row(entry, book[i - 1].product_log10 if i else 0.0, names, moved) for i, entry in enumerate(book)]
     totals: dict[Factor, float] = {}
@@ -92,8 +96,14 @@ def picture(trace: Trace, max_rows: int = MAX_ROWS, updates: Sequence[UpdateStat
         bound=book[-1].bound_log10 if book else 0.0,
         num_bounded=len(bounded),
         functions=tuple(dict.fromkeys(entry.function for entry in bounded)),
+        gates=gates_on(trace, paths, book),
         start="loss" if trace.probe == "loss" else "output",
     )
+
+
+def gates_on(trace: Trace, paths: Paths, book: Sequence[LedgerRow]) -> float:
+    """Decades of products with gates on the way that the rows follow."""
+    return gate_decades(trace, paths.path(book[-1].ops[-1])) if book else 0.0
 
 
 def _late(trace: Trace, book: Sequence[LedgerRow]) -> float:

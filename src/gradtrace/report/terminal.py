@@ -18,6 +18,7 @@ from gradtrace.report.picture import LOOKS, draw
 from gradtrace.report.tables import (
     BARE,
     Picture,
+    counts,
     main_trace,
     picture,
     probe_trace,
@@ -191,6 +192,8 @@ def _budget(table: Picture, names: Names) -> Text:
     for place, factor in enumerate(table.told):
         line.append(", " if place else "")
         line.append(f"{LOOKS[factor].meaning} {decades(table.totals[factor])}", LOOKS[factor].style)
+        if factor is Factor.WEIGHT and counts(table.gates):
+            line.append(f" (products with gates {decades(table.gates)})")
     return line.append(".")
 
 

@@ -22,6 +22,9 @@ OPAQUE = {
 }
 """Ops with others hidden inside, and what they are."""
 
+SQUASHING = frozenset({"Sigmoid", "Tanh", "LogSigmoid", "Softplus", "BinaryCrossEntropyWithLogits"})
+"""Ops with a smooth flat side, whose slope tells how far out on it an entry lies."""
+
 _NAMES: dict[Factor, str] = {
     Factor.WEIGHT: """
         Addmm Mm Bmm Baddbmm Addbmm Addmv Mv Dot Vdot Addr Linear Trilinear Matmul GroupedMm MkldnnLinear Mul Div

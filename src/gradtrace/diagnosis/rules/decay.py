@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.layer import gradient_parts, owner
-from gradtrace.diagnosis.rules.loss import has_learnt, objectives
+from gradtrace.diagnosis.objectives import has_learnt, objectives
 from gradtrace.diagnosis.scene import is_finite, make_view
 from gradtrace.diagnosis.thresholds import DROWNED, FOLLOWED_STEPS
 from gradtrace.diagnosis.wording import steps

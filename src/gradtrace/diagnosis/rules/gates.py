@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.data_scale import input_rms
 from gradtrace.diagnosis.layer import place
 from gradtrace.diagnosis.naming import told_op
-from gradtrace.diagnosis.rules.loss import has_learnt, objectives
+from gradtrace.diagnosis.objectives import has_learnt, objectives
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, INPUT_RMS
 from gradtrace.diagnosis.wording import times
 from gradtrace.records.finding import Evidence, Finding

@@ -18,7 +18,9 @@ from gradtrace.diagnosis.data_scale import input_rms, large_inputs, scale_of
 from gradtrace.diagnosis.gate import is_output
 from gradtrace.diagnosis.layer import layer_below, places
 from gradtrace.diagnosis.naming import function_of, told_op
+from gradtrace.diagnosis.objectives import has_learnt, objectives
 from gradtrace.diagnosis.rules.pairing import beyond, last_layers, pairing
+from gradtrace.diagnosis.rules.plateau import uncompensated
 from gradtrace.diagnosis.thresholds import (
     EPSILON,
     FALLEN_FACTOR,
@@ -37,7 +39,7 @@ from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
-    from gradtrace.records.trace import ObjectiveStats, Op, Trace
+    from gradtrace.records.trace import Op, Trace
 
 OF_CONSTANT = "loss of the best constant"
 """Name of an evidence, against which a later loss tells whether the data is learnt."""
@@ -53,7 +55,7 @@ def judge(scene: Scene) -> list[Finding]:
         findings = [find(view) for view in scene.views]
         if all(findings):
             return [finding for finding in findings[:1] if finding is not None]
-    return _trapped(scene)
+    return uncompensated(scene) or _trapped(scene)
 
 
 def trapped_frac(trace: Trace) -> float:
@@ -244,29 +246,17 @@ def _stuck(view: View) -> Finding | None:
     return None
 
 
-def objectives(view: View) -> list[ObjectiveStats]:
-    """Known loss functions of targets that differ."""
-    found = [op.objective for op in view.trace.ops if op.objective is not None]
-    return [one for one in found if one.constant > 0.0]
-
-
 def of_constant(view: View) -> tuple[Evidence, ...]:
     """What the loss would be for the best constant output, where one known loss function makes it up.
 
     It may be called more than once, as for each step of a sequence: all calls are taken to count alike.
     """
-    functions = {op.function for op in view.trace.ops if op.objective is not None and op.objective.constant > 0.0}
     known = objectives(view)
+    functions = {one.function for one in known}
     value, constant = math.fsum(one.value for one in known), math.fsum(one.constant for one in known)
     if len(functions) != 1 or not value > 0.0:
         return ()
     return (Evidence(OF_CONSTANT, constant * view.trace.loss / value),)
-
-
-def has_learnt(view: View) -> bool:
-    """Whether each known loss is below that of the best constant: what is flat then is flat because it is right."""
-    found = objectives(view)
-    return bool(found) and all(one.value < one.constant for one in found)
 
 
 def learnt_without(view: View, what: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.layer import place
 from gradtrace.diagnosis.naming import told_op
-from gradtrace.diagnosis.rules.loss import has_learnt, objectives
+from gradtrace.diagnosis.objectives import has_learnt, objectives
 from gradtrace.diagnosis.scales import operands
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES
 from gradtrace.diagnosis.wording import OVER_EPS, decades

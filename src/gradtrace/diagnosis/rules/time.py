@@ -14,8 +14,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.gate import gates_take_most
+from gradtrace.diagnosis.objectives import objectives
 from gradtrace.diagnosis.recurrences import Layer, layers, worst_of
-from gradtrace.diagnosis.rules.loss import learnt_without, objectives, of_constant
+from gradtrace.diagnosis.rules.loss import learnt_without, of_constant
 from gradtrace.diagnosis.scene import is_finite, make_view
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, SEQUENCE_ENDS
 from gradtrace.diagnosis.wording import EXTENT_STEPS, NUM_STEPS, between_ends, decades, steps, times
@@ -25,7 +27,7 @@ from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import at_hand, clip_at, detach_less, of_weight, remedies_for, remedies_in_time
 
 if TYPE_CHECKING:
-    from gradtrace.diagnosis.scene import Scene
+    from gradtrace.diagnosis.scene import Scene, View
     from gradtrace.records.finding import Remedy
     from gradtrace.records.horizon import Horizon
     from gradtrace.records.time import Chain, ThroughTime
@@ -44,6 +46,8 @@ class _Measured:
     source: str
     weight: str
     """Name of the only weight of a loop of the user's, a square one; '' where it has others, or is a module's."""
+    gated: bool
+    """Whether it is a loop of the user's whose gates take most of the gradient: its weights are not to blame."""
 
     @property
     def reaches_back(self) -> bool:
@@ -58,10 +62,9 @@ class _Measured:
 
 def judge(scene: Scene) -> list[Finding]:
     """What shrinks and what grows through time, each in the worst module; what is cut; else a horizon that is short."""
-    traces = [trace for trace in scene.traces if trace.through_time is not None]
-    if not traces or len(traces) < len(scene.traces):
+    if not scene.views or any(view.trace.through_time is None for view in scene.views):
         return []
-    batches = [_measured(trace, traces[0]) for trace in traces]
+    batches = [_measured(view, scene.views[0].trace) for view in scene.views]
     lost = _changed(batches, -1, scene.limits.vanishing_decades)
     lost = [replace(f, evidence=(*f.evidence, *of_constant(scene.views[0]))) for f in lost]
     if lost and (learnt := _learnt_without(scene)):
@@ -94,7 +97,8 @@ def _learnt_without(scene: Scene) -> str:
     return learnt_without(make_view(tried.after), what)
 
 
-def _measured(trace: Trace, first: Trace) -> list[_Measured]:
+def _measured(view: View, first: Trace) -> list[_Measured]:
+    trace = view.trace
     record, reference = trace.through_time, first.through_time
     assert record is not None
     assert reference is not None
@@ -107,7 +111,8 @@ def _measured(trace: Trace, first: Trace) -> list[_Measured]:
             spectrum = reference.spectrum_of(chain)
             source = next((op.site.source for op in trace.ops if op.site.module == chain.module), "")
             exponent = spectrum.largest if spectrum is not None else None
-            found.append(_Measured(layer, horizon, extent, record, exponent, source, _weight(chain, trace)))
+            gated = chain.kind == "loop" and gates_take_most(view)
+            found.append(_Measured(layer, horizon, extent, record, exponent, source, _weight(chain, trace), gated))
     return found
 
 
@@ -157,13 +162,16 @@ def _change(measured: _Measured, sign: int) -> Finding:
         severity=Severity.CRITICAL if size >= CLEAR_DECADES else Severity.WARNING,
         message=head + tail,
         evidence=(*_evidence(measured), *([] if lost else [Evidence("clipping threshold", threshold)])),
-        remedies=_remember(chain, measured.weight) if lost else (clip_at(threshold), *remedies_for(symptom, cause)[1:]),
+        remedies=_remember(measured) if lost else (clip_at(threshold), *remedies_for(symptom, cause)[1:]),
         source=measured.source,
     )
 
 
-def _remember(chain: Chain, weight: str) -> tuple[Remedy, ...]:
-    """What makes it remember, for the names at hand: of a loop of the user's the `weight`, where it is one."""
+def _remember(measured: _Measured) -> tuple[Remedy, ...]:
+    """What makes it remember, for the names at hand: of a loop of the user's the weight, where it is one."""
+    chain, weight = measured.layer.worst, measured.weight
+    if measured.gated:
+        return tuple(at_hand(remedy, "", "", chain.num_steps) for remedy in remedies_in_time("gated loop"))
     found = remedies_in_time(chain.kind)
     if not chain.module_type:
         return tuple(of_weight(remedy, python_of(weight)) for remedy in found) if weight else found

@@ -28,6 +28,8 @@ import numpy as np
 
 from gradtrace.distributed.traces.pool import Pool
 from gradtrace.records.over_ranks import OverRanks
+from gradtrace.records.trace import PlateauStats
+from gradtrace.tape.kinds import SQUASHING, base_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,7 +94,7 @@ class Merging:
         passed = [_tensor(one, pool) for one in op.passed]
         activation, forward = _activation(op.activation, pool), _forward(op.forward, pool)
         objective, attention = _objective(op.objective, pool), _attention(op.attention, pool)
-        trapped = pool.mean(op.trapped_frac)
+        trapped, plateau = pool.mean(op.trapped_frac), _plateau(op, pool)
         return lambda: replace(
             op,
             received=received(),
@@ -102,6 +104,7 @@ class Merging:
             objective=objective(),
             attention=attention(),
             trapped_frac=trapped(),
+            plateau=plateau(),
         )
 
     def _share(self, op: Op, slot: int) -> Callable[[], float | None]:
@@ -192,6 +195,16 @@ def _objective(stats: ObjectiveStats | None, pool: Pool) -> Callable[[], Objecti
     value, constant, floor = pool.mean(stats.value), pool.mean(stats.constant), pool.mean(stats.floor)
     beyond = pool.largest(stats.beyond)
     return lambda: replace(stats, value=value(), constant=constant(), floor=floor(), beyond=beyond())
+
+
+def _plateau(op: Op, pool: Pool) -> Callable[[], PlateauStats | None]:
+    """Entries of one rank alone may lie on the flat side: of them is the mean of the ranks that have any."""
+    if base_name(op.name) not in SQUASHING:
+        return _none
+    own = op.plateau if op.plateau is not None else PlateauStats(0.0, math.nan, math.nan, math.nan)
+    off, of_flat = pool.mean(own.off_frac), pool.mean(own.off_of_flat)
+    lost, left = pool.mean(own.lost_decades), pool.mean(own.left)
+    return lambda: PlateauStats(off(), of_flat(), lost(), left()) if off() > 0.0 else None
 
 
 def _attention(stats: AttentionStats | None, pool: Pool) -> Callable[[], AttentionStats | None]:

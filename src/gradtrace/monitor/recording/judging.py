@@ -62,6 +62,8 @@ class Judging:
         """Of the latest whole trace of each kind of pass, since the step of the first trace in a row that shows it."""
         self._of_first: tuple[Finding, ...] | None = None
         """Of the trace of the run's first step; None: there is none."""
+        self.copies: tuple[str, ...] = ()
+        """Weights whose units are copies of one another, by the latest trace."""
         self._nonfinite: Finding | None = None
         self._in_parameter = False
         """Whether it was in a weight before its step began."""
@@ -162,7 +164,11 @@ class Judging:
                 self._latest = {}
             before = self._of_trace.get(kind, ())
             shown = Exhibit(
-                traces=(trace,), optimizers=run.header.optimizers, learning=learning, step=step - self._first_step
+                traces=(trace,),
+                optimizers=run.header.optimizers,
+                learning=learning,
+                step=step - self._first_step,
+                copies=self.copies,
             )
             self._traced.setdefault(kind, []).append(step)
             self._latest[kind] = step, trace

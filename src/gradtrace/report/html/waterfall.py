@@ -19,7 +19,7 @@ from gradtrace.report.html.phrases import FACTORS
 from gradtrace.report.html.places import Places
 from gradtrace.report.html.section import Plot, Section, Table
 from gradtrace.report.html.tree import lines, tree
-from gradtrace.report.tables import BAND_DECADES, counts, relative_update
+from gradtrace.report.tables import BAND_DECADES, counts, gates_on, relative_update
 from gradtrace.report.words import clean, decades, power, short
 
 if TYPE_CHECKING:
@@ -107,8 +107,10 @@ def _answer(trace: Trace, book: Sequence[LedgerRow], last: str, factors: Sequenc
     end, start = book[-1].product_log10, "loss" if trace.probe == "loss" else "output"
     if not math.isfinite(end):
         return f"From the {start} to {last}, {'nothing is left' if end < 0 else 'the numbers are not finite'}."
-    totals = [(FACTORS[f], math.fsum(row.of(f) for row in book)) for f in factors]
-    told = ", ".join(f"{name} {decades(total)}" for name, total in totals)
+    gates = gates_on(trace, Paths(trace), book)
+    of_gates = {Factor.WEIGHT: f" (products with gates {decades(gates)})"} if counts(gates) else {}
+    totals = [(FACTORS[f], math.fsum(row.of(f) for row in book), of_gates.get(f, "")) for f in factors]
+    told = ", ".join(f"{name} {decades(total)}{note}" for name, total, note in totals)
     rows = f"{len(book):,} rows" if len(book) > 1 else "one row"
     return f"From the {start} to {last} the gradient changes by {decades(end)} decades: {told} ({rows})."
 

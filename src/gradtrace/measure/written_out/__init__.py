@@ -1,0 +1,1 @@
+"""Losses that the user wrote out: which known one they are equal to, and what that is held against."""
