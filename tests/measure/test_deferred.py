@@ -74,8 +74,8 @@ def test_a_trace_is_the_same_wherever_its_numbers_wait(monkeypatch: pytest.Monke
     model = nn.Sequential(nn.Linear(40, 60), nn.Tanh(), nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 1))
     batch = torch.randn(32, 40)
     traces = []
-    for there in (True, False):
-        monkeypatch.setattr(module, "is_host", lambda tensor, there=there: there)
+    for is_host in (True, False):
+        monkeypatch.setattr(module, "is_host", lambda tensor, is_host=is_host: is_host)
         traces.append(gradtrace.trace(model, lambda model, x: model(x).square().mean(), batch))
     here, there = ([replace(op, sequence=0) for op in trace.ops] for trace in traces)
     assert here == there

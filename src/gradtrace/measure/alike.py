@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gradtrace.measure.forward import PART_SIZE, SATURATED_FRAC, Seen, unit_axis
+from gradtrace.measure.forward import PART_SIZE, unit_axis
 from gradtrace.measure.reduction import SAMPLE_SIZE, count_rows, step_of
+from gradtrace.measure.seen import SATURATED_FRAC, Seen
 from gradtrace.tape.activations import TABLE, wide
 from gradtrace.tape.derivatives import INVERSES
 from gradtrace.tape.kinds import base_name

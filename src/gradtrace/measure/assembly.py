@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradtrace.measure.attention import attention_stats
-from gradtrace.measure.forward import activation_stats, forward_stats, objective_stats
 from gradtrace.measure.origin import find_birth
 from gradtrace.measure.reduction import name_of, whole_norms
+from gradtrace.measure.seen import activation_stats, forward_stats, objective_stats
 from gradtrace.measure.statistics import Statistics
 from gradtrace.records.trace import (
     AttentionStats,

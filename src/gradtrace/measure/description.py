@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.autograd.graph import Node
 
-    from gradtrace.measure.forward import Seen
+    from gradtrace.measure.seen import Seen
     from gradtrace.measure.session import Forward
     from gradtrace.tape.graph import Edge, Graph
     from gradtrace.tape.recorder import Call

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gradtrace.measure.forward import SATURATED_FRAC
+from gradtrace.measure.seen import SATURATED_FRAC
 from gradtrace.tape.kinds import base_name
 from gradtrace.tape.private import is_packed, is_saved, saved
 

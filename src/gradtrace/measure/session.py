@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.autograd.graph import Node
 
-    from gradtrace.measure.forward import Seen
     from gradtrace.measure.reduction import Handle
+    from gradtrace.measure.seen import Seen
     from gradtrace.records.trace import Site
     from gradtrace.tape.recorder import Call
 

@@ -30,7 +30,7 @@ from gradtrace.tape.private import version_of
 
 if TYPE_CHECKING:
     from gradtrace.measure.deferred import Deferred
-    from gradtrace.measure.forward import Seen
+    from gradtrace.measure.seen import Seen
 
 
 class WrittenOut:

@@ -12,7 +12,7 @@ from torch import Tensor
 from gradtrace.measure.written_out.weighted import Terms
 
 if TYPE_CHECKING:
-    from gradtrace.measure.forward import Seen
+    from gradtrace.measure.seen import Seen
 
 Scale = float | Tensor
 
