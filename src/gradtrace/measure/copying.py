@@ -1,7 +1,8 @@
-"""What `copy.deepcopy` loses of optimizers and parameters: attributes beside the state, and the hooks of both.
+"""What `copy.deepcopy` loses of modules, optimizers and parameters: what closes over the original, attributes, hooks.
 
-A hook that closes over the user's model, or names it as a global, is bound anew to the copy: as it stands it would act
-on the user's own gradients while the copy is trained.
+A function is copied as itself. One that a module keeps (``self.mlpf = lambda x: self.mlp(x)``, as minGPT's blocks do)
+would go on calling the original's layers, which no optimizer of the copy moves; a hook that closes over the user's
+model, or names it as a global, would act on the user's own gradients. Both are bound anew to the copy.
 """
 
 from __future__ import annotations
@@ -11,13 +12,61 @@ from collections.abc import Callable, Iterable, Sequence
 from types import BuiltinMethodType, CellType, FunctionType, ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradtrace.tape.private import step_hooks_of
 
 _MADE_ANEW = {"step"}
 """A learning rate scheduler puts itself around this method: the schedule is the loop's, and stays with it."""
+
+
+def take_functions(model: nn.Module, memo: dict[int, Any]) -> None:
+    """Functions that the modules of `model` keep as attributes; `memo` is of the copy.
+
+    >>> block = nn.Identity()
+    >>> block.layer = nn.Linear(2, 2)
+    >>> block.call = lambda x: block.layer(x)
+    >>> memo = {}
+    >>> twin = copy.deepcopy(block, memo)
+    >>> take_functions(block, memo)
+    >>> twin.call.__closure__[0].cell_contents is twin
+    True
+    """
+    for module in model.modules():
+        twin = memo.get(id(module))
+        if not isinstance(twin, nn.Module) or twin is module:  # of a copy of its own making
+            continue
+        for name, value in vars(module).items():
+            if (fitted := _fitted(value, memo)) is not value and name in vars(twin):
+                vars(twin)[name] = fitted
+
+
+def _fitted(value: Any, memo: dict[int, Any], inside: tuple[Any, ...] = ()) -> Any:
+    """A function about the copies of what it closes over, or a list of such; itself, if nothing of it was copied.
+
+    Whatever else it closes over stays shared: a list that outputs are gathered in is read by others too.
+    """
+    if any(value is one for one in inside):  # it calls itself
+        return value
+    if type(value) in (list, tuple):
+        parts = [_fitted(part, memo, (*inside, value)) for part in value]
+        return type(value)(parts) if any(a is not b for a, b in zip(parts, value, strict=True)) else value
+    if not isinstance(value, FunctionType):
+        return value
+    cells = tuple(_fitted_cell(cell, memo, (*inside, value)) for cell in value.__closure__ or ())
+    return value if all(a is b for a, b in zip(cells, value.__closure__ or (), strict=True)) else _anew(value, cells)
+
+
+def _fitted_cell(cell: CellType, memo: dict[int, Any], inside: tuple[Any, ...]) -> CellType:
+    try:
+        content = cell.cell_contents
+    except ValueError:  # an empty one
+        return cell
+    fitted = (
+        memo.get(id(content), content) if isinstance(content, nn.Module | Tensor) else _fitted(content, memo, inside)
+    )
+    return cell if fitted is content else CellType(fitted)
 
 
 def take_attributes(twin: Optimizer, optimizer: Optimizer, memo: dict[int, Any]) -> None:
@@ -62,9 +111,13 @@ def rebound(hook: Callable[..., Any], memo: dict[int, Any]) -> Callable[..., Any
              if name in hook.__globals__ and id(hook.__globals__[name]) in memo}  # fmt: skip
     if not cells and not named:
         return hook
-    space = {**hook.__globals__, **named} if named else hook.__globals__
-    new = FunctionType(hook.__code__, space, hook.__name__, hook.__defaults__, cells)
-    new.__kwdefaults__ = hook.__kwdefaults__
+    return _anew(hook, cells, {**hook.__globals__, **named} if named else hook.__globals__)
+
+
+def _anew(function: FunctionType, cells: tuple[CellType, ...], names: dict[str, Any] | None = None) -> FunctionType:
+    space = function.__globals__ if names is None else names
+    new = FunctionType(function.__code__, space, function.__name__, function.__defaults__, cells)
+    new.__kwdefaults__ = function.__kwdefaults__
     return new
 
 
