@@ -11,7 +11,7 @@ import gradtrace
 from gradtrace.records.finding import Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
-from .networks import batches, cross_entropy
+from .networks import batches, cross_entropy, mlp
 
 
 class Graph(nn.Module):
@@ -117,3 +117,78 @@ def test_growth_before_the_first_step_is_told_beside_the_nan_that_it_ends_in() -
     assert (ill[0].symptom, ill[0].cause, ill[0].step) == (Symptom.EXPLODING, Cause.RESIDUAL_GROWTH, 0)
     assert Symptom.NONFINITE in [finding.symptom for finding in ill]
     assert watched(1 / 40, 1) == []
+
+
+class Field(nn.Module):
+    """A differential equation unrolled: no layer but the field's, and the state is the output."""
+
+    def __init__(self, step: float, num_steps: int = 80) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(16, 32), nn.LeakyReLU(0.2), nn.Linear(32, 16))
+        self.step, self.num_steps = step, num_steps
+        for layer in (self.net[0], self.net[2]):
+            nn.init.orthogonal_(layer.weight)
+
+    def forward(self, y: Tensor) -> Tensor:
+        states = [y]
+        for _ in range(self.num_steps):
+            y = y + self.step * self.net(y)
+            states.append(y)
+        return torch.stack(states)
+
+
+@pytest.mark.parametrize("of_all_states", [True, False])
+def test_a_stream_without_a_head_is_judged_from_its_last_sum(of_all_states: bool) -> None:
+    def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        states = model(batch[0])
+        return (states if of_all_states else states[-1]).abs().mean()
+
+    def told(step: float) -> list[Finding]:
+        return [f for f in gradtrace.check(Field(step), loss_fn, batches()).findings if f.severity is not Severity.INFO]
+
+    (found,) = told(0.5)
+    assert (found.symptom, found.cause) == (Symptom.EXPLODING, Cause.RESIDUAL_GROWTH)
+    assert "from the last residual sum" in found.message
+    assert "one and the same map" in found.message
+    assert told(1 / 80) == []
+
+
+class Blocks(nn.Module):
+    """Residual blocks between nothing: the stream is the input and the output; branches of any scale."""
+
+    def __init__(self, scale: float, gain: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList(nn.Linear(16, 16) for _ in range(12))
+        self.scale, self.gain = scale, gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + self.scale * block(torch.tanh(self.gain * x))
+        return x
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0])
+def test_the_scale_of_branches_has_no_part_in_a_stream_s_growth(scale: float) -> None:
+    assert checked(Blocks(scale)) == []
+
+
+def test_a_penalty_of_second_derivatives_is_judged_by_the_network_s_own_depth() -> None:
+    """The derivative is made of the same weights once more, in reverse: these uses are no layers."""
+
+    def equation(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x = batch[0].clone().requires_grad_()
+        u = model(x)
+        (slope,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+        (curve,) = torch.autograd.grad(slope.sum(), x, create_graph=True)
+        return (curve + slope).square().mean() + (u[:, 0] - x[:, 0].detach()).square().mean()
+
+    def told(activation: type[nn.Module], gain: float | None) -> list[tuple[Symptom, Cause, str]]:
+        model = mlp(8, activation, gain=gain)
+        found = gradtrace.check(model, equation, batches(), optimizer=torch.optim.Adam(model.parameters(), lr=1e-3))
+        return [(f.symptom, f.cause, f.where[-1]) for f in found.findings if f.severity is not Severity.INFO]
+
+    ((symptom, cause, where),) = told(nn.Sigmoid, None)
+    assert (symptom, cause, where) == (Symptom.VANISHING, Cause.ACTIVATION_DERIVATIVE, "1")
+    assert told(nn.Tanh, 1.0) == []
