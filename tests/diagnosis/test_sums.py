@@ -192,3 +192,62 @@ def test_a_penalty_of_second_derivatives_is_judged_by_the_network_s_own_depth() 
     ((symptom, cause, where),) = told(nn.Sigmoid, None)
     assert (symptom, cause, where) == (Symptom.VANISHING, Cause.ACTIVATION_DERIVATIVE, "1")
     assert told(nn.Tanh, 1.0) == []
+
+
+class Written(nn.Module):
+    """Six layers whose weights another network writes, `size` times He's."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.code = nn.Parameter(torch.randn(16))
+        self.writers = nn.ModuleList(nn.Linear(16, 16 * 16) for _ in range(6))
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        for writer in self.writers:
+            weight = writer(self.code).view(16, 16)
+            weight = weight / weight.std().detach() * self.size * (2 / 16) ** 0.5
+            x = F.linear(torch.relu(x), weight)
+        return x
+
+
+def test_steps_that_run_away_by_written_weights_blame_who_writes_them() -> None:
+    def told(size: float) -> list[tuple[Symptom, Cause, str]]:
+        model = Written(size)
+        sgd = torch.optim.SGD(model.parameters(), lr=0.02)
+        found = gradtrace.check(model, lambda m, b: F.mse_loss(m(b[0]), b[0]), batches(), optimizer=sgd).findings
+        return [(f.symptom, f.cause, f.where[0]) for f in found if f.severity is not Severity.INFO]
+
+    symptom, cause, where = told(3.0)[0]
+    assert (symptom, cause) == (Symptom.EXPLODING, Cause.LARGE_WEIGHTS)
+    assert where.startswith("writers.")
+    assert told(0.9) == []
+
+
+class Table(nn.Module):
+    """Columns beside embeddings of a category."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kinds, self.net = nn.Embedding(4, 8), nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 1))
+        with torch.no_grad():
+            self.kinds.weight.mul_(scale)
+
+    def forward(self, x: Tensor, kind: Tensor) -> Tensor:
+        return self.net(torch.cat([F.dropout(self.kinds(kind), 0.1), x], 1)).squeeze(1)
+
+
+@pytest.mark.parametrize(("of_columns", "of_table"), [(1000.0, 1.0), (1.0, 1.0), (1.0, 3000.0)])
+def test_columns_that_nobody_scaled_are_to_blame_beside_embeddings_too(of_columns: float, of_table: float) -> None:
+    model = Table(of_table)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.02)
+
+    def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.mse_loss(model(batch[0] * of_columns, batch[1]), batch[0][:, 0])
+
+    found = gradtrace.check(model, loss_fn, batches(), optimizer=sgd).findings
+    loud = [f for f in found if f.severity is not Severity.INFO]
+    assert bool(loud) is (of_columns > 1.0 or of_table > 1.0)
+    assert all((f.cause is Cause.INPUT_SCALE) is (of_columns > 1.0) for f in loud[:1])
