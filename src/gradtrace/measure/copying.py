@@ -24,13 +24,14 @@ _MADE_ANEW = {"step"}
 def take_functions(model: nn.Module, memo: dict[int, Any]) -> None:
     """Functions that the modules of `model` keep as attributes; `memo` is of the copy.
 
-    >>> block = nn.Identity()
-    >>> block.layer = nn.Linear(2, 2)
-    >>> block.call = lambda x: block.layer(x)
-    >>> memo = {}
+    >>> def kept(layer):
+    ...     block = nn.Sequential(layer)
+    ...     block.call = lambda x: layer(x)
+    ...     return block
+    >>> block, memo = kept(nn.Linear(2, 2)), {}
     >>> twin = copy.deepcopy(block, memo)
     >>> take_functions(block, memo)
-    >>> twin.call.__closure__[0].cell_contents is twin
+    >>> twin.call.__closure__[0].cell_contents is twin[0]
     True
     """
     for module in model.modules():
