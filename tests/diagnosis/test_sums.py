@@ -251,3 +251,24 @@ def test_columns_that_nobody_scaled_are_to_blame_beside_embeddings_too(of_column
     loud = [f for f in found if f.severity is not Severity.INFO]
     assert bool(loud) is (of_columns > 1.0 or of_table > 1.0)
     assert all((f.cause is Cause.INPUT_SCALE) is (of_columns > 1.0) for f in loud[:1])
+
+
+class Score(nn.Module):
+    """The output is the derivative of an energy."""
+
+    def __init__(self, activation: type[nn.Module], gain: float | None) -> None:
+        super().__init__()
+        self.energy = mlp(8, activation, width=16, gain=gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        return torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)[0]
+
+
+def test_a_network_of_which_only_the_derivative_is_trained_is_judged_by_that() -> None:
+    def told(activation: type[nn.Module], gain: float | None) -> list[tuple[Symptom, Cause]]:
+        found = gradtrace.check(Score(activation, gain), lambda m, b: F.mse_loss(m(b[0]), b[0]), batches()).findings
+        return [(f.symptom, f.cause) for f in found if f.severity is not Severity.INFO]
+
+    assert told(nn.Sigmoid, None) == [(Symptom.VANISHING, Cause.ACTIVATION_DERIVATIVE)]
+    assert told(nn.Tanh, 1.0) == []

@@ -158,29 +158,33 @@ def _norm(op: Op) -> float:
 
 
 def profiles(trace: Trace, paths: Paths, loops: ThroughTime | None = None) -> tuple[Profile, ...]:
-    """One profile per first layer that is at least two layers deep, the deepest first; `loops` as they are known."""
-    above = paths.depths
-    below = [False] * len(trace.ops)
-    for op in reversed(trace.ops):
-        below[op.index] = any(below[t[0]] or _is_own(trace.ops[t[0]]) for t in op.targets if t)
-    firsts = [op for op in trace.ops if _is_own(op) and not below[op.index] and above[op.index] > 0]
-    firsts = sorted(that_count(firsts, trace, paths, loops), key=lambda op: -above[op.index])
-    found = [profile for op in firsts[:MAX_PATHS] if (profile := _follow(trace, paths, op)) is not None]
-    found += [branch for profile in found for branch in _branches(trace, paths, profile)]
-    used = [profile for profile in found if not left_out(profile)]
-    return tuple(used or found)
+    """One profile per first layer that is at least two layers deep, the deepest first; `loops` as they are known.
 
-
-def _is_own(op: Op) -> bool:
-    """Whether an op is a layer of the network, and not of its derivative."""
-    return is_layer(op) and op.function not in _DERIVATIVES
+    Where all of the loss is made of derivatives (forces of an energy, a score), their chain is the network.
+    """
+    own = {op.index for op in trace.ops if is_layer(op) and op.function not in _DERIVATIVES}
+    every = {op.index for op in trace.ops if is_layer(op)}
+    return _profiles(trace, paths, loops, own) or (_profiles(trace, paths, loops, every) if every != own else ())
 
 
 _DERIVATIVES = {"grad", "backward"}
 """Functions of torch that record a backward pass."""
 
 
-def _branches(trace: Trace, paths: Paths, main: Profile) -> list[Profile]:
+def _profiles(trace: Trace, paths: Paths, loops: ThroughTime | None, layers: set[int]) -> tuple[Profile, ...]:
+    above = paths.depths
+    below = [False] * len(trace.ops)
+    for op in reversed(trace.ops):
+        below[op.index] = any(below[t[0]] or t[0] in layers for t in op.targets if t)
+    firsts = [op for op in trace.ops if op.index in layers and not below[op.index] and above[op.index] > 0]
+    firsts = sorted(that_count(firsts, trace, paths, loops), key=lambda op: -above[op.index])
+    found = [profile for op in firsts[:MAX_PATHS] if (profile := _follow(trace, paths, op, layers)) is not None]
+    found += [branch for profile in found for branch in _branches(trace, paths, profile, layers)]
+    used = [profile for profile in found if not left_out(profile)]
+    return tuple(used or found)
+
+
+def _branches(trace: Trace, paths: Paths, main: Profile, known: set[int]) -> list[Profile]:
     """Ways deeper than a block that join the critical path below: a skip may feed the first layer past them."""
     steps = paths.path(main.first.index)
     on_path = {step.op for step in steps}
@@ -192,7 +196,7 @@ def _branches(trace: Trace, paths: Paths, main: Profile) -> list[Profile]:
             way = [source]
             while way[-1] not in on_path and (chosen := paths.chosen[way[-1]]) is not None:
                 way.append(chosen[0])
-            layers = [trace.ops[i] for i in reversed(way) if i not in on_path and _is_own(trace.ops[i])]
+            layers = [trace.ops[i] for i in reversed(way) if i not in on_path and i in known]
             if len({op.weights for op in layers}) > LAYERS_PER_BLOCK:  # (turns of a loop are no depth)
                 found.append(_between(trace, paths, layers))
     return sorted(found, key=lambda profile: profile.lost)[:MAX_PATHS]
@@ -211,11 +215,11 @@ def _between(trace: Trace, paths: Paths, layers: list[Op]) -> Profile:
     return Profile(tuple(layers), tuple(links), layers[0])
 
 
-def _follow(trace: Trace, paths: Paths, first: Op) -> Profile | None:
+def _follow(trace: Trace, paths: Paths, first: Op, known: set[int]) -> Profile | None:
     steps = paths.path(first.index)
     path = [trace.ops[step.op] for step in steps] + [first]
-    layers = [op for op in path if _is_own(op)]
-    stream = _last_sum(trace, paths, path, layers[0]) if paths.depths[layers[0].index] else None
+    layers = [op for op in path if op.index in known]
+    stream = _last_sum(trace, paths, path, layers[0], known) if paths.depths[layers[0].index] else None
     if stream is None and len(layers) < 2:
         return None
     reference = stream or _reference(layers)
@@ -229,12 +233,12 @@ def _follow(trace: Trace, paths: Paths, first: Op) -> Profile | None:
     return Profile(tuple(layers), tuple(links), reference)
 
 
-def _last_sum(trace: Trace, paths: Paths, path: list[Op], late: Op) -> Op | None:
+def _last_sum(trace: Trace, paths: Paths, path: list[Op], late: Op, known: set[int]) -> Op | None:
     """The sum on `path` nearest to the loss that a branch joins whose layers `late`, the path's own last, is below."""
     on_path = {op.index for op in path}
     found: int | None = None
     for op in trace.ops[: late.index]:
-        if op.index in on_path or not _is_own(op):
+        if op.index in on_path or op.index not in known:
             continue
         above: int | None = op.index
         while above is not None and above not in on_path:
