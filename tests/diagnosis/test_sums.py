@@ -272,3 +272,27 @@ def test_a_network_of_which_only_the_derivative_is_trained_is_judged_by_that() -
 
     assert told(nn.Sigmoid, None) == [(Symptom.VANISHING, Cause.ACTIVATION_DERIVATIVE)]
     assert told(nn.Tanh, 1.0) == []
+
+
+class Adapted(nn.Module):
+    """Frozen residual blocks and a frozen head, of which adapters learn: no layer but those is on the way."""
+
+    def __init__(self, *, both_zero: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.frozen = nn.ModuleList(nn.Linear(16, 16).requires_grad_(False) for _ in range(3))
+        self.down = nn.ModuleList(nn.Linear(16, 4, bias=False) for _ in range(2))
+        self.up = nn.ModuleList(nn.Linear(4, 16, bias=False) for _ in range(2))
+        for layer in (*self.up, *(self.down if both_zero else ())):
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for base, down, up in zip(self.frozen, self.down, self.up, strict=False):
+            x = x + base(x) + up(down(x))
+        return self.frozen[-1](x)[:, :4]
+
+
+@pytest.mark.parametrize("both_zero", [True, False])
+def test_adapters_both_of_whose_factors_are_zero_get_no_gradient(both_zero: bool) -> None:
+    loud = checked(Adapted(both_zero=both_zero))
+    assert bool(loud) is both_zero

@@ -178,8 +178,10 @@ def _profiles(trace: Trace, paths: Paths, loops: ThroughTime | None, layers: set
         below[op.index] = any(below[t[0]] or t[0] in layers for t in op.targets if t)
     firsts = [op for op in trace.ops if op.index in layers and not below[op.index] and above[op.index] > 0]
     firsts = sorted(that_count(firsts, trace, paths, loops), key=lambda op: -above[op.index])
-    found = [profile for op in firsts[:MAX_PATHS] if (profile := _follow(trace, paths, op, layers)) is not None]
+    ends = [end for op in firsts[:MAX_PATHS] for end in _follow(trace, paths, op, layers)]
+    found = [profile for profile in ends if profile.reference.weights]
     found += [branch for profile in found for branch in _branches(trace, paths, profile, layers)]
+    found += [profile for profile in ends if not profile.reference.weights]
     used = [profile for profile in found if not left_out(profile)]
     return tuple(used or found)
 
@@ -215,22 +217,23 @@ def _between(trace: Trace, paths: Paths, layers: list[Op]) -> Profile:
     return Profile(tuple(layers), tuple(links), layers[0])
 
 
-def _follow(trace: Trace, paths: Paths, first: Op, known: set[int]) -> Profile | None:
+def _follow(trace: Trace, paths: Paths, first: Op, known: set[int]) -> list[Profile]:
+    """From the late layer on the way to `first`, and from the last sum of a stream that goes past layers above that."""
     steps = paths.path(first.index)
     path = [trace.ops[step.op] for step in steps] + [first]
     layers = [op for op in path if op.index in known]
     stream = _last_sum(trace, paths, path, layers[0], known) if paths.depths[layers[0].index] else None
-    if stream is None and len(layers) < 2:
-        return None
-    reference = stream or _reference(layers)
-    links = []
-    start = path.index(reference)
-    for position in range(start, len(steps)):
-        step, op = steps[position], path[position]
-        links.append(Link(op, op.factor, step.gain_log10))
-        if step.merge_log10 != 0.0:
-            links.append(Link(path[position + 1], Factor.MERGE, step.merge_log10))
-    return Profile(tuple(layers), tuple(links), reference)
+    references = [*([_reference(layers)] if len(layers) > 1 else []), *([stream] if stream is not None else [])]
+    found = []
+    for reference in references:
+        links = []
+        for position in range(path.index(reference), len(steps)):
+            step, op = steps[position], path[position]
+            links.append(Link(op, op.factor, step.gain_log10))
+            if step.merge_log10 != 0.0:
+                links.append(Link(path[position + 1], Factor.MERGE, step.merge_log10))
+        found.append(Profile(tuple(layers), tuple(links), reference))
+    return found
 
 
 def _last_sum(trace: Trace, paths: Paths, path: list[Op], late: Op, known: set[int]) -> Op | None:
