@@ -12,6 +12,7 @@ from torch import nn
 
 import gradtrace
 from gradtrace.checkup.batches import take, take_more
+from gradtrace.checkup.trial import run_trial
 from gradtrace.errors import InputError
 from gradtrace.records.vocabulary import Severity, Symptom
 
@@ -195,3 +196,50 @@ def test_a_last_batch_of_one_example_ends_no_check() -> None:
     batches = [(torch.randn(n, 60, 2), torch.randint(0, 2, (n,))) for n in (8, 8, 8, 8, 1)]
     found = gradtrace.check(Normed(), lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), batches).findings
     assert any(f.symptom is Symptom.VANISHING for f in found)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_nan_of_drawn_numbers_is_named_with_its_op(accumulate: int) -> None:
+    """The trace that explains a step draws what the step drew: with other numbers it may well be finite."""
+
+    def weighted(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        time = torch.randint(0, 6, (2,))  # a diffusion's: nothing is left of the noise at 0
+        return (model(x).square().mean(1) * (1.0 / time)).mean()
+
+    torch.manual_seed(0)
+    model = nn.Linear(4, 4)
+    batches = [torch.randn(2, 4) for _ in range(20)]
+    sgd = torch.optim.SGD(model.parameters(), lr=1e-4)
+    seen = 0
+    for seed in range(6):
+        torch.manual_seed(seed)
+        found = gradtrace.check(model, weighted, batches, optimizer=sgd, steps=20 // accumulate, accumulate=accumulate)
+        for finding in found.findings:
+            if finding.symptom is Symptom.NONFINITE:
+                seen += finding.step is not None
+                assert "could not be told" not in finding.message
+                assert ": div in the loss" in finding.message
+    assert seen
+
+
+def test_a_copy_is_trained_whole_where_a_module_keeps_a_function_of_its_layers() -> None:
+    class Block(nn.Module):  # as minGPT's
+        def __init__(self) -> None:
+            super().__init__()
+            self.mlp = nn.ModuleDict({"first": nn.Linear(4, 8), "second": nn.Linear(8, 4)})
+            parts = self.mlp
+            self.mlpf = lambda x: parts["second"](torch.relu(parts["first"](x)))
+            self.several = [lambda x: parts["first"](x).sum(), torch.relu]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.mlpf(x) + 0.01 * self.several[0](x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(Block(), nn.Linear(4, 2))
+    kept = copy.deepcopy(model.state_dict())
+    adam = torch.optim.Adam(model.parameters(), lr=1e-2)
+    batches = [(torch.randn(16, 4), torch.randint(0, 2, (16,))) for _ in range(2)]
+    training = run_trial(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), batches, [adam], steps=3)
+    assert all(update.update_norm > 0.0 for update in training.updates)
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())

@@ -194,3 +194,17 @@ def test_where_a_later_part_of_entering_fails_the_mode_is_left(monkeypatch: pyte
     assert torch._C._len_torch_function_stack() == 0
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_a_sparse_tensor_of_the_batch_is_put_back_too(layout: torch.layout) -> None:
+    graph = torch.eye(4).to_sparse(layout=layout)
+
+    def spoil(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        batch[1].mul_(2.0)
+        return torch.mm(batch[1], model(batch[0])).mean()
+
+    trace = gradtrace.trace(nn.Linear(4, 2), spoil, (torch.randn(4, 4), graph))
+    assert torch.equal(graph.to_dense(), torch.eye(4))
+    assert not [text for text in trace.coverage.notes if "not kept" in text]

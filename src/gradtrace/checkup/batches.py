@@ -14,6 +14,7 @@ from gradtrace.errors import InputError
 from gradtrace.measure.session import batch_size_of, eager
 from gradtrace.measure.untouched import untouched
 from gradtrace.tape.dataflow import tensors_in
+from gradtrace.tape.private import nbytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -61,7 +62,7 @@ def take_more(batches: Iterable[Any], taken: list[Any], count: int) -> list[Any]
 
 
 def _nbytes(batch: Any) -> int:
-    return sum(tensor.nbytes for tensor in tensors_in(batch))
+    return sum(map(nbytes_of, tensors_in(batch)))
 
 
 def first_half(batch: Any, size: int) -> Any:

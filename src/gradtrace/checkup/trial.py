@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradtrace.errors import InputError
+from gradtrace.measure.copying import take_functions
 from gradtrace.measure.session import eager
 from gradtrace.measure.trace import trace
-from gradtrace.measure.untouched import fixed_random_state, untouched
+from gradtrace.measure.untouched import fixed_random_state, random_state, untouched
 from gradtrace.records.exhibit import OptimizerStats, Training, UpdateStats
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
+
+    from gradtrace.records.trace import Trace
 
 _ADAPTIVE = ("adam", "rmsprop", "adagrad", "adadelta", "lion", "nadam", "radam", "adafactor", "lamb", "muon", "sign")
 
@@ -97,7 +100,9 @@ def run_trial(
     """
     with fixed_random_state():
         try:
-            twin_model, twin_loss_fn, twins = copy.deepcopy((model, loss_fn, list(optimizers)))
+            memo: dict[int, Any] = {}
+            twin_model, twin_loss_fn, twins = copy.deepcopy((model, loss_fn, list(optimizers)), memo)
+            take_functions(model, memo)
             for group in (group for optimizer in twins for group in optimizer.param_groups if rate != 1.0):
                 group["lr"] = group["lr"] * rate if group.get("lr") is not None else None
             twin = _Copy(twin_model, twin_loss_fn, [_complete(optimizer) for optimizer in twins])
@@ -133,12 +138,13 @@ def _train(
         chosen = [
             batches[(step * accumulate + i) % len(batches) if asked else i % len(batches)] for i in range(accumulate)
         ]
-        loss = _backward(twin, chosen)
+        passes = _backward(twin, chosen)
+        loss = sum(one.loss for one in passes)
         losses.append(loss)
         if all(p.grad is None for p in twin.model.parameters()):
             return Training((), (), asked, failure="loss_fn does not use the model that it is given")
         if not math.isfinite(loss) or not _finite_gradients(twin.model):
-            after = trace(twin.model, twin.loss_fn, chosen[-1], values=True)
+            after = _again(twin, next((one for one in passes if not one.is_finite), passes[-1]))
             return Training(tuple(losses), updates, asked, after, broke_at=step)
         is_measured = step in (0, num_steps - 1)  # momentum makes the first step the shortest
         before = {name: p.detach().clone() for name, p in twin.model.named_parameters()} if is_measured else {}
@@ -151,26 +157,47 @@ def _train(
             updates = tuple(replace(u, unchanged_frac=min(u.unchanged_frac, late[u.name])) for u in updates)
     last = batches[0] if not asked else batches[num_steps % len(batches)]
     last = last if unseen is None else unseen
+    drawn = random_state()
     after = trace(twin.model, twin.loss_fn, last)
     if not math.isfinite(after.loss):
-        after = trace(twin.model, twin.loss_fn, last, values=True)
+        after = _again(twin, _Pass(after.loss, False, last, drawn))
         return Training((*losses, after.loss), updates, asked, after, broke_at=num_steps)
     return Training((*losses, after.loss), updates, asked, after)
 
 
-def _backward(twin: _Copy, batches: list[Any]) -> float:
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One batch forward and backward."""
+
+    loss: float
+    is_finite: bool
+    """Whether the loss is, and all gradients so far."""
+    batch: Any
+    drawn: Callable[[], None]
+    """Puts the random numbers back that it drew: noise, a time step, dropout."""
+
+
+def _backward(twin: _Copy, batches: list[Any]) -> list[_Pass]:
     twin.model.zero_grad(set_to_none=True)
-    total = 0.0
+    passes = []
     for batch in batches:
+        drawn = random_state()
         loss = twin.loss_fn(twin.model, batch) / len(batches)
         loss.backward()
-        total += float(loss.detach())
-    return total
+        value = float(loss.detach())
+        passes.append(_Pass(value, math.isfinite(value) and _finite_gradients(twin.model), batch, drawn))
+    return passes
+
+
+def _again(twin: _Copy, one: _Pass) -> Trace:
+    """The same pass, with every value looked at: of other random numbers it may well be finite."""
+    one.drawn()
+    return trace(twin.model, twin.loss_fn, one.batch, values=True)
 
 
 def _step(optimizer: Optimizer, twin: _Copy, batches: list[Any]) -> None:
     if isinstance(optimizer, torch.optim.LBFGS):
-        optimizer.step(lambda: _backward(twin, batches))
+        optimizer.step(lambda: sum(one.loss for one in _backward(twin, batches)))
     else:
         optimizer.step()
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def large_inputs(view: View) -> list[Op]:
-    """First layers that see data an order of magnitude above unit scale."""
-    layers = [op for op in view.trace.ops if is_layer(op) and is_first(op, view)]
+    """First layers that see data an order of magnitude above unit scale; what a table is asked for has no scale."""
+    layers = [op for op in view.trace.ops if is_layer(op) and "Embedding" not in op.name and is_first(op, view)]
     return [op for op in layers if input_rms(op, view) >= INPUT_RMS]
 
 
@@ -43,19 +43,27 @@ def scale_of(op: Op, view: View) -> ForwardStats | None:
 def is_first(layer: Op, view: View) -> bool:
     """Whether a layer's operand is data: all that it passes gradient to are its own parameters.
 
-    Data that a batch norm only shifts, by statistics of others, is still that.
+    Data that a batch norm only shifts, by statistics of others, is still that; and so is data beside embeddings of
+    unit scale: where no other part of a concatenation is large, and the whole is, the data are.
     """
     stack = [t[0] for t in layer.targets if t is not None]
+    beside_data = False
     for _ in range(32):
         if not stack:
             return True
         op = view.trace.ops[stack.pop()]
-        if op.parameter is not None or not op.targets:
+        beside_data |= base_name(op.name) == "Cat" and None in op.targets
+        if op.parameter is not None or not op.targets or (beside_data and _is_small_table(op, view)):
             continue
         if (op.weights or op.activation or op.factor is Factor.NORM) and not _is_idle_norm(op):
             return False
         stack.extend(t[0] for t in op.targets if t is not None)
     return False
+
+
+def _is_small_table(op: Op, view: View) -> bool:
+    scale = scale_of(op, view) if base_name(op.name).startswith("Embedding") else None
+    return scale is not None and scale.output_rms < INPUT_RMS
 
 
 def idle_norm(layer: Op, view: View) -> Op | None:

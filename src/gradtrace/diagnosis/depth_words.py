@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def message(symptom: Symptom, profile: Profile, blame: Blame, extent: float, names: Names) -> str:
     """From where to where, by how much, and why."""
-    first, late = (names.told(owner(op.weights[-1])) for op in (profile.first, profile.reference))
+    first = names.told(owner(profile.first.weights[-1]))
+    of_late = profile.reference.weights
+    late = names.told(owner(of_late[-1])) if of_late else f"the last residual sum ({profile.reference.site.source})"
     verb = "shrinks" if symptom is Symptom.VANISHING else "grows"
     if blame.num_calls:
         per_call = decades(extent / blame.num_calls)

@@ -2,6 +2,11 @@
 
 A *layer* is an op with weights. A *first layer* has no layer below it. Between the gradients that two layers receive
 lies a sum of links, each of one factor, which adds up to the difference exactly.
+
+The derivative of a network is made of its weights once more (a gradient penalty, a differential equation in the loss,
+an inner step of meta-learning): such a use is no layer of the network, though gradient comes through it. Where the path
+stays on the residual stream to the very end (a differential equation unrolled, blocks without a head), the last sum
+that a branch of layers joins is what the first layer is compared with, and growth is all that is looked for.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.first_layers import that_count
 from gradtrace.diagnosis.layer import is_layer, num_units
+from gradtrace.diagnosis.sums import is_sum
 from gradtrace.diagnosis.thresholds import HEALTHY_DECADES, LAYERS_PER_BLOCK
 from gradtrace.measure.path import Paths
 from gradtrace.records.vocabulary import Factor
@@ -43,7 +49,7 @@ class Profile:
     links: tuple[Link, ...]
     """From what the reference layer received to what the first layer received."""
     reference: Op
-    """The late layer that the first layer is compared with."""
+    """The late layer (or the last residual sum) that the first layer is compared with."""
 
     @property
     def first(self) -> Op:
@@ -53,7 +59,8 @@ class Profile:
     @property
     def num_spans(self) -> int:
         """Layers between the reference and the first."""
-        return max(1, len(self.layers) - 1 - self.layers.index(self.reference))
+        late = self.layers.index(self.reference) if self.reference in self.layers else -1
+        return max(1, len(self.layers) - 1 - late)
 
     @property
     def decades_norm(self) -> float:
@@ -67,7 +74,12 @@ class Profile:
 
     @property
     def lost(self) -> float:
-        """Decades lost by both measures (negative), or 0."""
+        """Decades lost by both measures (negative), or 0.
+
+        None on a residual stream: what the scale of a branch takes from its own layers has nothing to do with depth.
+        """
+        if not self.reference.weights:
+            return 0.0
         return min(0.0, max(self.decades_norm, self.decades_rms) - self.averaged)
 
     @property
@@ -146,20 +158,35 @@ def _norm(op: Op) -> float:
 
 
 def profiles(trace: Trace, paths: Paths, loops: ThroughTime | None = None) -> tuple[Profile, ...]:
-    """One profile per first layer that is at least two layers deep, the deepest first; `loops` as they are known."""
+    """One profile per first layer that is at least two layers deep, the deepest first; `loops` as they are known.
+
+    Where all of the loss is made of derivatives (forces of an energy, a score), their chain is the network.
+    """
+    own = {op.index for op in trace.ops if is_layer(op) and op.function not in _DERIVATIVES}
+    every = {op.index for op in trace.ops if is_layer(op)}
+    return _profiles(trace, paths, loops, own) or (_profiles(trace, paths, loops, every) if every != own else ())
+
+
+_DERIVATIVES = {"grad", "backward"}
+"""Functions of torch that record a backward pass."""
+
+
+def _profiles(trace: Trace, paths: Paths, loops: ThroughTime | None, layers: set[int]) -> tuple[Profile, ...]:
     above = paths.depths
     below = [False] * len(trace.ops)
     for op in reversed(trace.ops):
-        below[op.index] = any(below[t[0]] or is_layer(trace.ops[t[0]]) for t in op.targets if t)
-    firsts = [op for op in trace.ops if is_layer(op) and not below[op.index] and above[op.index] > 0]
+        below[op.index] = any(below[t[0]] or t[0] in layers for t in op.targets if t)
+    firsts = [op for op in trace.ops if op.index in layers and not below[op.index] and above[op.index] > 0]
     firsts = sorted(that_count(firsts, trace, paths, loops), key=lambda op: -above[op.index])
-    found = [profile for op in firsts[:MAX_PATHS] if (profile := _follow(trace, paths, op)) is not None]
-    found += [branch for profile in found for branch in _branches(trace, paths, profile)]
+    ends = [end for op in firsts[:MAX_PATHS] for end in _follow(trace, paths, op, layers)]
+    found = [profile for profile in ends if profile.reference.weights]
+    found += [branch for profile in found for branch in _branches(trace, paths, profile, layers)]
+    found += [profile for profile in ends if not profile.reference.weights]
     used = [profile for profile in found if not left_out(profile)]
     return tuple(used or found)
 
 
-def _branches(trace: Trace, paths: Paths, main: Profile) -> list[Profile]:
+def _branches(trace: Trace, paths: Paths, main: Profile, known: set[int]) -> list[Profile]:
     """Ways deeper than a block that join the critical path below: a skip may feed the first layer past them."""
     steps = paths.path(main.first.index)
     on_path = {step.op for step in steps}
@@ -171,7 +198,7 @@ def _branches(trace: Trace, paths: Paths, main: Profile) -> list[Profile]:
             way = [source]
             while way[-1] not in on_path and (chosen := paths.chosen[way[-1]]) is not None:
                 way.append(chosen[0])
-            layers = [trace.ops[i] for i in reversed(way) if i not in on_path and is_layer(trace.ops[i])]
+            layers = [trace.ops[i] for i in reversed(way) if i not in on_path and i in known]
             if len({op.weights for op in layers}) > LAYERS_PER_BLOCK:  # (turns of a loop are no depth)
                 found.append(_between(trace, paths, layers))
     return sorted(found, key=lambda profile: profile.lost)[:MAX_PATHS]
@@ -190,21 +217,50 @@ def _between(trace: Trace, paths: Paths, layers: list[Op]) -> Profile:
     return Profile(tuple(layers), tuple(links), layers[0])
 
 
-def _follow(trace: Trace, paths: Paths, first: Op) -> Profile | None:
+def _follow(trace: Trace, paths: Paths, first: Op, known: set[int]) -> list[Profile]:
+    """From the late layer on the way to `first`, and from the last sum of a stream that goes past layers above that."""
     steps = paths.path(first.index)
     path = [trace.ops[step.op] for step in steps] + [first]
-    layers = [op for op in path if is_layer(op)]
-    if len(layers) < 2:
-        return None
-    reference = _reference(layers)
-    links = []
-    start = path.index(reference)
-    for position in range(start, len(steps)):
-        step, op = steps[position], path[position]
-        links.append(Link(op, op.factor, step.gain_log10))
-        if step.merge_log10 != 0.0:
-            links.append(Link(path[position + 1], Factor.MERGE, step.merge_log10))
-    return Profile(tuple(layers), tuple(links), reference)
+    layers = [op for op in path if op.index in known]
+    stream = _last_sum(trace, paths, path, layers[0], known) if paths.depths[layers[0].index] else None
+    references = [*([_reference(layers)] if len(layers) > 1 else []), *([stream] if stream is not None else [])]
+    found = []
+    for reference in references:
+        links = []
+        for position in range(path.index(reference), len(steps)):
+            step, op = steps[position], path[position]
+            links.append(Link(op, op.factor, step.gain_log10))
+            if step.merge_log10 != 0.0:
+                links.append(Link(path[position + 1], Factor.MERGE, step.merge_log10))
+        found.append(Profile(tuple(layers), tuple(links), reference))
+    return found
+
+
+def _last_sum(trace: Trace, paths: Paths, path: list[Op], late: Op, known: set[int]) -> Op | None:
+    """The sum on `path` nearest to the loss that a branch joins whose layers `late`, the path's own last, is below."""
+    on_path = {op.index for op in path}
+    found: int | None = None
+    for op in trace.ops[: late.index]:
+        if op.index in on_path or op.index not in known:
+            continue
+        above: int | None = op.index
+        while above is not None and above not in on_path:
+            chosen = paths.chosen[above]
+            above = chosen[0] if chosen is not None else None
+        is_nearer = above is not None and (found is None or above < found)
+        if is_nearer and is_sum(trace.ops[above]) and _leads_to(op, late, trace):  # type: ignore[index]
+            found = above
+    return trace.ops[found] if found is not None else None
+
+
+def _leads_to(op: Op, other: Op, trace: Trace) -> bool:
+    """Whether `other` is below `op`."""
+    seen, stack = {op.index}, [op.index]
+    while stack:
+        new = {t[0] for t in trace.ops[stack.pop()].targets if t is not None and t[0] <= other.index} - seen
+        seen |= new
+        stack.extend(new)
+    return other.index in seen
 
 
 def _reference(layers: list[Op]) -> Op:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.data_scale import input_rms, large_inputs, target_distance
-from gradtrace.diagnosis.layer import is_layer, owner, place, rms_to_fan_in
+from gradtrace.diagnosis.layer import is_layer, layer_below, owner, place, rms_to_fan_in
 from gradtrace.diagnosis.thresholds import INPUT_RMS, LARGE_WEIGHT, SUM_FACTOR, TARGET_RATIO, UPDATE_REPLACES
 from gradtrace.diagnosis.trial import fails, weights_moved
 from gradtrace.records.vocabulary import Cause
@@ -35,14 +35,41 @@ def cause_of_steps(scene: Scene, training: Training) -> Cause:
 
 
 def large_layers(view: View) -> list[Op]:
-    """Layers of weights twice as large as He's, where the last one's output is an order of magnitude above the data."""
-    layers = [op for op in view.trace.ops if is_layer(op) and op.forward is not None and "Embedding" not in op.name]
-    if not layers:
+    """Layers of weights twice as large as He's, where the last one's output is an order of magnitude above the data.
+
+    Of weights that another network writes, it is the layer that writes them.
+    """
+    maps = [op for op in view.trace.ops if op.forward is not None and (_is_map(op) or _is_written(op, view))]
+    if not maps:
         return []
-    made, given = layers[0].forward, layers[-1].forward
+    made, given = maps[0].forward, maps[-1].forward
     if made is None or given is None or made.output_rms < INPUT_RMS * max(given.input_rms, 1.0):
         return []
-    return [op for op in layers if any(size >= LARGE_WEIGHT for size in rms_to_fan_in(op, view.trace))]
+    large = [op for op in maps if any(size >= LARGE_WEIGHT for size in _sizes(op, view))]
+    return list({id(one): one for op in large if (one := op if op.weights else _writer(op, view)) is not None}.values())
+
+
+def _is_map(op: Op) -> bool:
+    return is_layer(op) and "Embedding" not in op.name
+
+
+def _is_written(op: Op, view: View) -> bool:
+    """Whether an op is a linear map of torch's (``F.linear``) whose weights were computed by layers."""
+    return op.function == "linear" and not op.weights and op.received is not None and _writer(op, view) is not None
+
+
+def _writer(op: Op, view: View) -> Op | None:
+    """The layer that made the weights, the last operand of a product."""
+    weight = op.targets[-1]
+    below = layer_below(view.trace.ops[weight[0]], view.paths) if weight is not None else None
+    return below if below is not None and below.weights else None
+
+
+def _sizes(op: Op, view: View) -> list[float]:
+    """rms(w) sqrt(fan_in) by the weights; of weights that were written, and not kept, by what they do to a signal."""
+    if op.weights or op.forward is None:
+        return rms_to_fan_in(op, view.trace)
+    return [op.forward.output_rms / op.forward.input_rms] if op.forward.input_rms else []
 
 
 def blamed_places(cause: Cause, scene: Scene, names: list[str]) -> tuple[str, ...]:

@@ -29,9 +29,13 @@ def skip_share(op: Op, paths: Paths) -> float | None:
 
 
 def branches(skips: Sequence[Op], paths: Paths) -> list[Op]:
-    """What the branches begin with whose gradients join the skips' where those are summed."""
+    """What the branches begin with whose gradients join the skips' where those are summed.
+
+    A stack of all states, of which a loss is taken, is none.
+    """
     sources = [paths.ops[source] for op in skips for source, _ in paths.arrivals[op.index]]
-    return [op for op in sources if not is_sum(op)]
+    sources = [op for op in sources if not is_sum(op)]
+    return [op for op in sources if op.factor is not Factor.RESHAPE] or sources
 
 
 def is_one_map(added: Sequence[Op]) -> bool:

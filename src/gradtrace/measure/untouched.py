@@ -17,7 +17,7 @@ import torch
 from gradtrace.measure.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import nn
 
@@ -74,12 +74,27 @@ def paused_collection() -> Iterator[None]:
 @contextmanager
 def fixed_random_state() -> Iterator[None]:
     """Python's, NumPy's and torch's generators (those of every initialised accelerator too) are put back on leaving."""
-    python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    put_back = random_state()
     try:
         yield
     finally:
+        put_back()
+
+
+def random_state() -> Callable[[], None]:
+    """The generators as they are now: what is returned puts them back, as often as it is called.
+
+    >>> again = random_state()
+    >>> first = torch.rand(3)
+    >>> again()
+    >>> bool((torch.rand(3) == first).all())
+    True
+    """
+    python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+
+    def put_back() -> None:
         random.setstate(python)
         np.random.set_state(legacy)
         torch.set_rng_state(cpu)
@@ -87,3 +102,5 @@ def fixed_random_state() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
         if mps is not None:
             torch.mps.set_rng_state(mps)
+
+    return put_back

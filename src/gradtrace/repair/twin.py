@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradtrace.errors import InputError
+from gradtrace.measure.copying import take_attributes, take_functions, take_hooks
 from gradtrace.measure.untouched import fixed_random_state
 from gradtrace.repair.autocast import autocast_in_bfloat16
-from gradtrace.repair.copying import take_attributes, take_hooks
 from gradtrace.repair.rewriting import Rewriting, Rule
 from gradtrace.tape.private import children_of, put_child
 
@@ -115,6 +115,7 @@ def make_twin(model: Any, loss_fn: Any, optimizers: Sequence[Optimizer], seed: i
             raise InputError(
                 f"{part} cannot be copied ({type(error).__name__}: {error}), and a change is only tried on a copy"
             ) from error
+        take_functions(model, memo)
         for twin, optimizer in zip(twins, optimizers, strict=True):
             take_attributes(twin, optimizer, memo)
         if hooks:

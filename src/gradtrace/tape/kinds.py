@@ -95,10 +95,13 @@ KINDS: dict[str, Factor] = {name: factor for factor, names in _NAMES.items() for
 _GENERATED = re.compile(r"(.+)Backward(?:Autograd[A-Za-z]+)?\d+(?:_copy)?")
 """What torch derives names its nodes: the op, ``Backward``, a number."""
 
+_OPERATOR = re.compile(r"__[ri]?(add|sub|mul|matmul|truediv|div|pow)__")
+"""What Python's operators are called where a tensor is on their right, or is changed in place."""
+
 
 @cache
 def base_name(node_name: str) -> str:
-    """Strip what autograd adds: namespace, ``Backward``, number, leading underscores.
+    """Strip what autograd adds: namespace, ``Backward``, number, leading underscores; and what Python does.
 
     A custom function that happens to be called like an op of torch keeps its ``Backward``: nothing is saved as there.
 
@@ -106,8 +109,13 @@ def base_name(node_name: str) -> str:
     ['Addmm', 'MaxPool2DWithIndices', 'CopySlices']
     >>> base_name("CheckpointFunctionBackward"), base_name("SigmoidBackward")
     ('CheckpointFunction', 'SigmoidBackward')
+    >>> base_name("__rdiv__"), base_name("__matmul__"), base_name("exp_")
+    ('div', 'matmul', 'exp_')
     """
     name = node_name.rpartition("::")[2]
+    operator = _OPERATOR.fullmatch(name)
+    if operator is not None:
+        return operator[1]
     generated = _GENERATED.fullmatch(name)
     if generated is not None:
         return generated[1].lstrip("_")

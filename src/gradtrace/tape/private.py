@@ -490,3 +490,24 @@ def own_group(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
     """
     kind = find("torch.distributed.ProcessGroupGloo")
     return None if kind is None else kind(store, rank, size, timeout)
+
+
+def nbytes_of(tensor: Tensor) -> int:
+    """What its numbers take in memory; of a sparse one (a graph's adjacency) with their indices.
+
+    >>> nbytes_of(torch.eye(4)), nbytes_of(torch.eye(4).to_sparse())
+    (64, 80)
+    """
+    return sum(part.nbytes for part in parts_of(tensor))
+
+
+def parts_of(tensor: Tensor) -> tuple[Tensor, ...]:
+    """What a tensor is made of: itself, or indices and values."""
+    layout = tensor.layout
+    if layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -357,3 +358,61 @@ def test_a_network_that_is_dead_as_a_whole_is_critical(num_dead: int) -> None:
     found = next(f for f in loud(made(change)) if f.symptom in (Symptom.DEAD_UNITS, Symptom.VANISHING))
     dead_whole = num_dead == NUM_LAYERS  # without biases, units that are dead in part are told apart by nothing
     assert (found.severity is Severity.CRITICAL) is dead_whole
+
+
+def test_a_backward_pass_that_reaches_nothing_is_told() -> None:
+    def cut(arrays: Arrays) -> None:
+        arrays["gradients"][:] = np.nan
+        arrays["loss"][:] = np.nan
+        arrays["updates"][::10] = 0.0
+        arrays["rate"][:] = 1e-3
+
+    (finding,) = judge_run(made(cut))
+    assert (finding.symptom, finding.cause) == (Symptom.DISCONNECTED, Cause.DETACHED_GRAPH)
+    assert finding.severity is Severity.CRITICAL
+
+    def by_hand(arrays: Arrays) -> None:  # gradients that nobody has seen, and that move weights
+        cut(arrays)
+        arrays["updates"][100] = 1e-6
+
+    def still(arrays: Arrays) -> None:  # a rate of zero moves nothing either
+        cut(arrays)
+        arrays["rate"][:] = 0.0
+
+    def seldom(arrays: Arrays) -> None:
+        cut(arrays)
+        arrays["updates"][:-2] = np.nan
+
+    assert [judge_run(made(change)) for change in (by_hand, still, seldom)] == [[], [], []]
+
+
+def two_phases(arrays: Arrays) -> None:
+    """The first half trains the first layer, the second half all others."""
+    half = NUM_STEPS // 2
+    arrays["gradients"][half:, 0] = np.nan
+    arrays["gradients"][:half, 1:] = np.nan
+    arrays["loss"][half:] = 3.0
+    arrays["updates"][:] = np.nan
+
+
+def of_two_optimizers(run: Run) -> Run:
+    parameters = tuple(replace(p, optimizer=min(i, 1)) for i, p in enumerate(run.header.parameters))
+    return replace(run, header=replace(run.header, parameters=parameters))
+
+
+def test_zeros_that_multiply_zeros_are_told_of_the_optimizer_that_holds_them() -> None:
+    def zeros(arrays: Arrays) -> None:  # LoRA with both factors at zero
+        two_phases(arrays)
+        arrays["gradients"][NUM_STEPS // 2 :, 1:] = 0.0
+        arrays["weights"][:, 1:] = 0.0
+
+    (finding,) = (f for f in judge_run(of_two_optimizers(made(zeros))) if f.severity is not Severity.INFO)
+    assert (finding.symptom, finding.cause) == (Symptom.VANISHING, Cause.SMALL_WEIGHTS)
+    assert finding.step == NUM_STEPS // 2
+
+    def one_factor(arrays: Arrays) -> None:  # the other one's gradient is zero at the first step alone
+        zeros(arrays)
+        arrays["gradients"][NUM_STEPS // 2 :, 2] = 0.1
+        arrays["weights"][:, 1] = 1.0
+
+    assert not [f for f in judge_run(of_two_optimizers(made(one_factor))) if f.cause is Cause.SMALL_WEIGHTS]

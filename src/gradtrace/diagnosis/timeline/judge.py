@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.timeline import decay, growth, layers, losses, plateau, spikes, steps, stillness, uncleared
+from gradtrace.diagnosis.timeline import (
+    decay,
+    growth,
+    layers,
+    losses,
+    plateau,
+    reach,
+    spikes,
+    steps,
+    stillness,
+    uncleared,
+)
 from gradtrace.records.vocabulary import Cause, Symptom
 
 if TYPE_CHECKING:
@@ -35,7 +46,10 @@ def judge_run(run: Run) -> list[Finding]:
     found = [
         f for f in found if not (summed and _is_of_large_steps(f)) and not (decayed and f.symptom in _OF_NO_WEIGHTS)
     ]
-    return [*summed, *decayed, *found]
+    unreached = reach.judge(run)
+    if unreached:  # no gradient is left of something that never had one
+        found = [f for f in found if f.symptom is not Symptom.LOSS_SATURATED]
+    return [*summed, *decayed, *unreached, *found]
 
 
 _OF_NO_WEIGHTS = Symptom.VANISHING, Symptom.DEAD_UNITS

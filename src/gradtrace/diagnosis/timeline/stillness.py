@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 def judge(run: Run) -> list[Finding]:
     """Weights that get a gradient and stay where they are; weights that no gradient comes to any more (a remark)."""
     found = [
-        _starved(run),
         _standing(run),
         creeps(run),
         rounded_away(run),
@@ -36,27 +35,6 @@ def judge(run: Run) -> list[Finding]:
         _unreached(run),
     ]
     return [finding for finding in found if finding is not None]
-
-
-def _starved(run: Run) -> Finding | None:
-    """Not one measured step of the whole run brought any parameter a gradient other than zero."""
-    gradients = run.steps.series(Series.GRADIENT_NORM)[1]
-    measured = np.flatnonzero(np.isfinite(gradients).any(axis=1)) if gradients.size else np.empty(0, np.int64)
-    high = run.steps.scalar(Scalar.LOSS)[1]
-    losses = high[np.isfinite(high)]
-    if len(measured) < 2 * last_rows(len(measured)) or not len(losses) or np.nanmax(gradients[measured]) > 0.0:
-        return None
-    return Finding(
-        symptom=Symptom.LOSS_SATURATED,
-        cause=Cause.LOSS_FUNCTION,
-        where=("",),
-        severity=Severity.CRITICAL if np.any(losses) else Severity.WARNING,
-        message=f"In none of {len(measured)} measured steps did a parameter get any gradient: all are exactly zero, "
-        f"and the loss stands at {float(losses[-1]):.4g}. Nothing can be learnt of it.",
-        evidence=(Evidence("measured steps", len(measured), "steps"), Evidence("loss", float(losses[-1]))),
-        remedies=remedies_for(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION),
-        step=int(run.steps.first[measured[0]]),
-    )
 
 
 def _standing(run: Run) -> Finding | None:

@@ -18,7 +18,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from gradtrace.measure.keepers.containers import Entries
 from gradtrace.measure.keepers.found import ATOMIC, Budget, Found, NotKeptError, PutBack
 from gradtrace.measure.keepers.objects import Attributes
-from gradtrace.tape.private import buffers_of, version_of
+from gradtrace.tape.private import buffers_of, nbytes_of, parts_of, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +77,7 @@ def keep_tensor(tensor: Tensor, budget: Budget) -> Found:
     put_back: list[tuple[PutBack, str]] = [(Attributes(vars(tensor)), "")] if vars(tensor) else []
     if isinstance(tensor, nn.Parameter):
         return Found([(partial(_weight_back, tensor, tensor.detach(), version_of(tensor), tensor.grad), ""), *put_back])
-    if budget.take(tensor.nbytes):
+    if budget.take(nbytes_of(tensor)):
         put_back.append((partial(_content_back, *_content(tensor)), ""))
     else:
         put_back.append((partial(_too_large, tensor, tensor.detach(), version_of(tensor)), ""))
@@ -95,9 +95,9 @@ def _content(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _content_back(tensor: Tensor, memory: Tensor, content: Tensor) -> None:
     _memory_back(tensor, memory)
-    if not _same(memory, content):
+    if not _same(tensor.detach(), content):
         with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-            tensor.data.copy_(content)
+            (tensor.data if tensor.layout is torch.strided else tensor).copy_(content)  # another's indices are its own
 
 
 def _weight_back(weight: Tensor, memory: Tensor, version: int, gradient: Tensor | None) -> str | None:
@@ -121,8 +121,10 @@ def _memory_back(tensor: Tensor, memory: Tensor) -> None:
 
 def _same(now: Tensor, content: Tensor) -> bool:
     """Where a look costs nothing."""
-    plain = now.layout is torch.strided and not now.is_nested and not now.is_quantized
-    return plain and now.device.type == "cpu" and torch.equal(now, content)
+    if now.device.type != "cpu" or now.is_nested or now.is_quantized:
+        return False
+    parts = zip(parts_of(now), parts_of(content), strict=True)
+    return all(part.layout is torch.strided and torch.equal(part, other) for part, other in parts)
 
 
 def keep_array(values: np.ndarray, budget: Budget) -> Found:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gradtrace.tape.dataflow import tensors_in
-from gradtrace.tape.private import node_sequence_nr, version_of
+from gradtrace.tape.private import nbytes_of, node_sequence_nr, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +120,7 @@ class Calls:
         nbytes, versions, on_tape, device = 0, [], [], "cpu"
         for tensor in tensors:
             on_tape.append(tensor.grad_fn is not None)
-            nbytes += tensor.nbytes if tensor.layout is torch.strided else 0
+            nbytes += nbytes_of(tensor)
             versions.append(version_of(tensor))
             device = tensor.device.type if device == "cpu" else device
         if nbytes > MOST_BYTES:
@@ -162,7 +162,7 @@ class Calls:
             if node is None:  # a leaf would keep the hook for ever
                 continue
             call.last_number = max(call.last_number, node_sequence_nr(node))
-            if tensor.is_floating_point() and tensor.nbytes <= MOST_BYTES:
+            if tensor.is_floating_point() and nbytes_of(tensor) <= MOST_BYTES:
                 keep = functools.partial(_keep, call.gradients, index, tensor.output_nr)
                 call.hooks.append(node.register_prehook(keep))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
-from gradtrace.repair.copying import rebound
+from gradtrace.measure.copying import rebound, take_functions
 from gradtrace.repair.training import Plan, train
 from gradtrace.repair.twin import make_twin
 
@@ -77,3 +79,23 @@ def test_what_a_function_names_is_bound_anew_and_the_rest_is_shared():
     assert rebound(empty, {}).__closure__ == empty.__closure__
     later = 3
     assert rebound(empty, {})() == 3
+
+
+def test_a_function_of_a_module_is_about_the_copy_and_shares_what_is_not_the_models():
+    gathered: list[torch.Tensor] = []
+    model = nn.Sequential(nn.Linear(2, 2))
+
+    def call(x, again=True):
+        gathered.append(x)
+        return call(x, again=False) if again else model[0](x)
+
+    model.call, model.other, model.calls = call, len, (call, len)
+    memo: dict[int, object] = {}
+    twin = copy.deepcopy(model, memo)
+    take_functions(model, memo)
+    assert twin.call is not call
+    assert twin.other is len
+    assert twin.calls[1] is len
+    twin.calls[0](torch.ones(1, 2)).sum().backward()
+    assert len(gathered) == 2
+    assert model.call is call
