@@ -21,8 +21,8 @@ from gradtrace.repair.changes import placebo
 from gradtrace.repair.changes.table import OF_STEPS, OF_THE_NETWORK, propose_all
 from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.correction import with_shares
-from gradtrace.repair.given import DEFAULT_RATE, check_numbers, chosen_optimizers
-from gradtrace.repair.learning_rate import range_test
+from gradtrace.repair.given import check_numbers, chosen_optimizers
+from gradtrace.repair.learning_rate import RangeTest, at_rate, range_test
 from gradtrace.repair.pace import FEWEST_STEPS, USUAL_CANDIDATES, Pace, choose_pace
 from gradtrace.repair.shares import shares_of
 from gradtrace.repair.situation import Situation
@@ -63,8 +63,8 @@ def fix(
         model: any ``torch.nn.Module`` that can be deep-copied.
         loss_fn: takes (model, batch), returns a scalar tensor.
         batches: an iterable of batches; the first 64 are trained on, again and again.
-        optimizer: one or several; without any, SGD with momentum 0.9, at a learning rate that a short range test on
-            copies finds: the same for all trials, and named.
+        optimizer: one or several; without any, SGD with momentum 0.9, each network at the learning rate at which it
+            does best in a short range test on copies: the unchanged one too.
         held_out: batches on which a change must not be worse.
         steps: optimizer steps of each training; by default as many as the time allows, 200 at most.
         seeds: trainings of each trial; paired over trials. Two at least.
@@ -105,8 +105,7 @@ def fix(
         if diagnosis.healthy:
             return replace(repair, notes=("the network is well: there is nothing to prove",))
         situation = replace(situation, summed_over=summed_over(model, loss_fn, taken[0]))
-        if optimizer is None:
-            situation = replace(situation, unchanged_rate=DEFAULT_RATE)
+        situation = replace(situation, is_rate_ours=optimizer is None)
         return _proven(situation, repair, kept_out, steps, (began, time_budget_s), say)
 
 
@@ -138,12 +137,12 @@ def _proven(
     guess = choose_pace((USUAL_CANDIDATES, 1, repair.seeds), cost, _left(timing, math.inf), steps=steps)
     situation = replace(situation, steps=guess.steps)
     changes, notes = propose_all(situation, OF_THE_NETWORK)
-    if situation.unchanged_rate is not None:
+    rates: RangeTest | None = None
+    if situation.is_rate_ours:
         needed = Pace(steps or FEWEST_STEPS).cost_s((USUAL_CANDIDATES, 1, repair.seeds), cost)
-        found = range_test(situation, changes, cost, _left(timing, needed), say)
-        situation = found.into(situation)
-        repair = replace(repair, optimizer=found.optimizer)
-        notes += found.notes
+        rates = range_test(situation, cost, _left(timing, needed), say)
+        situation = at_rate(situation, rates.unchanged)
+        repair = replace(repair, optimizer=rates.told)
     of_steps, more = propose_all(situation, OF_STEPS)
     changes, notes = [*changes, *of_steps], [*notes, *more]
     if not changes:
@@ -154,6 +153,8 @@ def _proven(
         measured(Trial(change.title, Role.PLACEBO, (change,)), situation, shares)
         for change in placebo.KIND.propose(situation)
     ]
+    for trial in usable if rates is not None else ():
+        rates(trial)
     numbers = len(usable), len(placebos), repair.seeds
     left = _left(timing, Pace(steps or FEWEST_STEPS).cost_s(numbers, cost))
     pace = choose_pace(numbers, cost, left, steps=steps)
@@ -161,6 +162,7 @@ def _proven(
     notes += pace.left_out
     deadline = time.perf_counter() + left
     course = Course(situation, repair.seeds, pace.steps, held_out, first_layer_of(situation), deadline, say, notes)
+    course.rates = rates
     try:
         levels = levels_of(situation.trace, situation.paths) if shares is not None else ()
         original = Trial(ORIGINAL, Role.ORIGINAL, levels=levels)

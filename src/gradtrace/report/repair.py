@@ -118,7 +118,14 @@ def conclusion(repair: Repair) -> str:
         if best.confirmation
         else ""
     )
-    return f"Recommended: {clean(best.title)}{again}{more}"
+    return f"Recommended: {clean(best.title)}{_at_rate(best, repair.original)}{again}{more}"
+
+
+def _at_rate(best: Trial, original: Trial | None) -> str:
+    """Where the rates are ours, at which it was trained: without it the change is not what was tried."""
+    if best.rate is None or original is None or original.rate is None:
+        return ""
+    return f" Train it at a learning rate of {best.rate:g}; the network as it came did best at {original.rate:g}."
 
 
 def curves(repair: Repair) -> str:
@@ -153,7 +160,8 @@ def _row(trial: Trial, size: int, width: int, *, is_held_out: bool) -> Iterator[
     moved = decades(trial.moved_decades) if trial.moved_decades is not None else "-"
     last = trial.held_out if is_held_out else trial.first_layer_ratio
     cells = [_known(trial.start), _known(trial.end), moved, _known(last)]
-    title = wrapped(clean(trial.title), size)
+    rate = f" (learning rate {trial.rate:g})" if trial.rate is not None else ""
+    title = wrapped(clean(trial.title) + rate, size)
     told = wrapped(clean(verdict(trial)), max(16, width - 5 - size - 4 * _CELL))
     for place in range(max(len(title), len(told))):
         left = padded(title[place], size) if place < len(title) else " " * size

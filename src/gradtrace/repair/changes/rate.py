@@ -1,8 +1,7 @@
 """The learning rate: candidates from the size of the first step, each tried as it is recommended.
 
 A step of |update| / |weight| near 1e-3 to 1e-2 is usual; what replaces the weights is too long by their ratio. Where
-the rate is none of the user's, the only candidate is a lower one at which the unchanged network did best in the range
-test.
+the rate is none of the user's, each network has its own best one already.
 """
 
 from __future__ import annotations
@@ -28,11 +27,8 @@ def propose(situation: Situation) -> list[Change]:
     """Lower where steps are too long: by what the first step says, and by powers of ten."""
     found: list[Change] = []
     rate = rate_of(situation)
-    if rate is None:
+    if rate is None or situation.is_rate_ours:
         return found
-    if situation.unchanged_rate is not None:
-        own = situation.unchanged_rate
-        return [_rate_change(rate, own, "at this rate the network as it came does best")] if own < rate else []
     if _LOWER & set(situation.causes):
         factors = [0.1, 0.01, 0.001]
         ratio = evidence_of(situation, STEP_RATIO)
