@@ -18,7 +18,7 @@ from gradtrace.records.repair import Role, Trial
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.repair.changes import rate as rate_change
 from gradtrace.repair.given import DEFAULT_RATE, our_optimizer
-from gradtrace.repair.learning_rate import PART, RATES, Run, best_of, range_test
+from gradtrace.repair.learning_rate import PART, RATES, USUAL, Run, best_of, range_test
 from gradtrace.repair.situation import Situation
 from gradtrace.report.repair import to_text
 
@@ -71,26 +71,47 @@ def heavy_ball(rate, curvature, steps=20):
 def test_it_follows_the_curvature(scale):
     curvature = 2.0 * scale**2
     ends = {rate: heavy_ball(rate, curvature) for rate in RATES}
+    best = best_of(lambda rate: Run(rate, 1.0, ends[rate]))
     test, _ = found(scale)
-    place = RATES.index(test.unchanged)
-    assert ends[test.unchanged] <= 1.02 * min(ends[rate] for rate in RATES[max(place - 1, 0) : place + 2])
-    assert ends[test.unchanged] < 0.8
-    assert test.unchanged < 2 * 1.9 / curvature  # beyond it a step with momentum 0.9 is not stable
+    test.rates = RATES
+    assert test(scaled_down(1.0)) == best.rate
+    assert best.learns
+    assert best.rate < 2 * 1.9 / curvature  # beyond it a step with momentum 0.9 is not stable
 
 
 def test_each_network_has_its_own_rate_and_one_draw_of_the_same_law_that_of_the_unchanged():
+    test, _ = found(30.0)
+    test.test([scaled_down(30.0)])
+    assert test.rates == USUAL
+    assert test(scaled_down(30.0)) > test.unchanged.rate
+    for same in (Trial("", Role.ORIGINAL), Trial("", Role.PLACEBO, (Change("placebo", "", ()),))):
+        assert test(same) == test.unchanged.rate
+
+
+def test_where_no_change_learns_at_a_usual_rate_all_are_tried():
     test, _ = found(100.0)
-    assert test(scaled_down(100.0)) == found(1.0)[0].unchanged > 10.0 * test.unchanged
-    assert (
-        test(Trial("", Role.ORIGINAL)) == test(Trial("", Role.PLACEBO, (Change("placebo", "", ()),))) == test.unchanged
-    )
+    test.test([scaled_down(2.0)])
+    assert test.rates == RATES
+    assert test.unchanged.rate < min(USUAL)
+    assert test(scaled_down(2.0)) < min(USUAL)
+
+
+def test_a_rate_below_the_usual_ones_at_which_the_network_as_it_came_learns_is_told():
+    test, _ = found(100.0)
+    test.test([scaled_down(100.0)])
+    assert not test.unchanged.learns
+    (note,) = test.notes()
+    assert note == "at a learning rate of 0.0001 the network as it came learns too"
+    test, _ = found(1.0)
+    test.test([scaled_down(1.0)])
+    assert test.notes() == ()
 
 
 @pytest.mark.parametrize("kind", ["warmup", "clipping", "eps"])
 def test_what_changes_the_steps_has_the_rate_that_it_is_written_for(kind):
     test, _ = found(100.0)
     left = test.left
-    assert test(Trial("steps", Role.CANDIDATE, (Change(kind, "", ("optimizer",)),))) == test.unchanged
+    assert test(Trial("steps", Role.CANDIDATE, (Change(kind, "", ("optimizer",)),))) == test.unchanged.rate
     assert test.left == left
 
 
@@ -104,7 +125,8 @@ def test_nothing_is_tested_twice():
 
 def test_the_usual_rate_stays_where_nothing_learns():
     test, _ = found(0.0)
-    assert test.unchanged == DEFAULT_RATE
+    test.test([scaled_down(1.0)])
+    assert test.unchanged.rate == test(scaled_down(1.0)) == DEFAULT_RATE
 
 
 @pytest.mark.parametrize("broken", [math.inf, 2.0])
@@ -117,7 +139,9 @@ def test_the_same_again_and_nothing_of_the_user_is_touched():
     here = situation(100.0)
     state = torch.get_rng_state()
     first, second = (range_test(here, 0.0, 60.0, lambda _: None) for _ in range(2))
-    assert first.told == second.told
+    first.test([])
+    second.test([])
+    assert first.optimizer == second.optimizer
     assert first(scaled_down(10.0)) == second(scaled_down(10.0))
     assert torch.equal(state, torch.get_rng_state())
     assert here.model.w.item() == 0.0
@@ -128,13 +152,15 @@ def test_the_same_again_and_nothing_of_the_user_is_touched():
 @pytest.mark.parametrize("left", [60.0, 0.0, -1000.0])
 def test_where_it_costs_too_much_the_usual_rate_is_used_and_that_is_said(left):
     test, said = found(100.0, cost=1.0, left=left)
-    assert (test.unchanged, test(scaled_down(100.0))) == (DEFAULT_RATE, DEFAULT_RATE)
-    assert "untried, for 280 steps take 280 s" in test.told
+    test.test([scaled_down(100.0)])
+    assert (test.unchanged.rate, test(scaled_down(100.0))) == (DEFAULT_RATE, DEFAULT_RATE)
+    assert "no time to test any other rate" in test.optimizer
+    assert test.notes() == ()
     assert said == []
 
 
 def test_what_there_is_no_time_to_test_has_the_rate_of_its_like():
-    test, _ = found(100.0, cost=1.0, left=300.0 / PART)
+    test, _ = found(10.0, cost=1.0, left=300.0 / PART)
     tested = test(scaled_down(100.0))
     test.left = 0
     assert test(scaled_down(50.0)) == tested
@@ -142,7 +168,7 @@ def test_what_there_is_no_time_to_test_has_the_rate_of_its_like():
 
 
 def test_no_more_steps_than_a_trial_has():
-    assert "by 3 steps" in found(1.0, steps=3)[0].told
+    assert "by 3 steps" in found(1.0, steps=3)[0].optimizer
 
 
 def test_no_rate_is_proposed_where_each_network_has_its_own():

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+    from gradtrace.records.change import Change
     from gradtrace.records.finding import Diagnosis
 
 MOST_BATCHES = 64
@@ -137,24 +138,21 @@ def _proven(
     guess = choose_pace((USUAL_CANDIDATES, 1, repair.seeds), cost, _left(timing, math.inf), steps=steps)
     situation = replace(situation, steps=guess.steps)
     changes, notes = propose_all(situation, OF_THE_NETWORK)
+    candidates = _trials(changes, Role.CANDIDATE, situation, shares)
     rates: RangeTest | None = None
     if situation.is_rate_ours:
         needed = Pace(steps or FEWEST_STEPS).cost_s((USUAL_CANDIDATES, 1, repair.seeds), cost)
         rates = range_test(situation, cost, _left(timing, needed), say)
-        situation = at_rate(situation, rates.unchanged)
-        repair = replace(repair, optimizer=rates.told)
+        rates.test([trial for trial in candidates if not trial.refused])
+        situation = at_rate(situation, rates.unchanged.rate)
+        repair = replace(repair, optimizer=rates.optimizer)
+        notes += rates.notes()
     of_steps, more = propose_all(situation, OF_STEPS)
-    changes, notes = [*changes, *of_steps], [*notes, *more]
-    if not changes:
+    candidates, notes = [*candidates, *_trials(of_steps, Role.CANDIDATE, situation, shares)], [*notes, *more]
+    if not candidates:
         return replace(repair, notes=(*notes, "no change that could be tried fits these findings"))
-    candidates = [measured(Trial(change.title, Role.CANDIDATE, (change,)), situation, shares) for change in changes]
     usable = [trial for trial in candidates if not trial.refused]
-    placebos = [
-        measured(Trial(change.title, Role.PLACEBO, (change,)), situation, shares)
-        for change in placebo.KIND.propose(situation)
-    ]
-    for trial in usable if rates is not None else ():
-        rates(trial)
+    placebos = _trials(placebo.KIND.propose(situation), Role.PLACEBO, situation, shares)
     numbers = len(usable), len(placebos), repair.seeds
     left = _left(timing, Pace(steps or FEWEST_STEPS).cost_s(numbers, cost))
     pace = choose_pace(numbers, cost, left, steps=steps)
@@ -174,6 +172,10 @@ def _proven(
     ranked = judged([*trials, *(t for t in candidates if t.refused)], lambda trial: ills_of(trial, course))
     ranked = confirmed(ranked, course, pace)
     return replace(repair, trials=ranked, steps=pace.steps, notes=(*course.notes, *trend_of(ranked, pace.steps)))
+
+
+def _trials(changes: Sequence[Change], role: Role, situation: Situation, shares: Shares | None) -> list[Trial]:
+    return [measured(Trial(change.title, role, (change,)), situation, shares) for change in changes]
 
 
 def _left(timing: tuple[float, float | None], needed_s: float) -> float:

@@ -1,11 +1,14 @@
 """At which learning rate is trained where no optimizer is given? Each network at the one that suits it: a range test.
 
-    rate of a network  =  of the decades tried, the one with the lowest loss at the end of a short training
+    rate of a network  =  of the usual decades, the one with the lowest loss at the end of a short training
 
 One rate for all is fair to none: a network that is healed of exploding gradients learns at a rate at which it broke as
 it came, and inputs of one need steps that inputs in the hundreds do not survive. So a change would be held to the rate
 of an illness, or a rate would pass for the merit of a change. Here the network as it came has its own best rate, found
 over as many steps as a trial has, and what does better at its own does better by the change.
+
+Usual is what people try, a decade around 0.01. What learns at a millionth alone is what was to be healed: that the
+network as it came does is told in a note. Only where no change learns at a usual rate, all are tested at all rates.
 
 The rates are walked from the usual one outwards, each way until what has been found learns and the next is no better.
 Each training starts anew, keeps its rate and is judged by its end. So the value that is used is one that was run, and
@@ -15,7 +18,7 @@ no spike on the way is taken for it, as with a rate that grows from step to step
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Decades: a curvature of a million to that of one, the step of gradient descent being stable below two over it."""
+USUAL = (1e-3, 1e-2, 1e-1)
+"""Those that are tried first."""
 FEWEST = 20
 """Steps of each training, or as many as a trial has: twice as many as momentum of 0.9 takes to reach its speed. Where
 the short round has more, as many."""
@@ -43,75 +48,7 @@ LEARNS = 0.2
 AS_GOOD = 0.02
 """[of a loss] By no more than this two ends differ by chance alone."""
 PART = 0.3
-"""Of the time that is left, at most: a dozen networks at about four rates each take as much of a usual course."""
-
-
-@dataclass
-class RangeTest:
-    """The rate of each network, found when it is asked for first."""
-
-    situation: Situation
-    steps: int
-    """Of each training of a changed network."""
-    left: int
-    """Steps that there is time for."""
-    say: Callable[[str], None] = lambda _: None
-    unchanged: float = DEFAULT_RATE
-    """Of the network as it came."""
-    told: str = ""
-    """Which optimizer it is, in words."""
-    found: dict[str, float] = field(default_factory=dict)
-    """By a trial's title; and by a change's kind, for what there is no time to test."""
-
-    def __call__(self, trial: Trial) -> float:
-        """What is drawn anew by chance alone, and what changes the steps themselves, has the unchanged network's."""
-        if trial.role is not Role.CANDIDATE or any(change.kind in OF_STEPS for change in trial.changes):
-            return self.unchanged
-        if trial.title not in self.found:
-            self.found[trial.title] = self._found(trial)
-        return self.found[trial.title]
-
-    def _found(self, trial: Trial) -> float:
-        kind = trial.changes[-1].kind
-        if self.left < len(RATES) * self.steps:
-            return self.found.get(kind, next(reversed(self.found.values()), DEFAULT_RATE))
-        self.say(f"{trial.title} (range test of the learning rate)")
-        self.found[kind] = self.walk(trial.changes, self.steps)
-        return self.found[kind]
-
-    def walk(self, changes: tuple[Change, ...], steps: int) -> float:
-        """The rate of the lowest end."""
-
-        def run_at(rate: float) -> Run:
-            self.left -= steps
-            return _run(self.situation, changes, rate, steps)
-
-        return best_of(run_at).rate
-
-
-def range_test(situation: Situation, step_s: float, left_s: float, say: Callable[[str], None]) -> RangeTest:
-    """The network as it came is tested at once; where there is no time for two networks, none is."""
-    steps = min(max(FEWEST, situation.steps // SHORT), situation.steps)
-    room = PART * left_s / step_s if step_s > 0.0 else math.inf
-    least = 2 * len(RATES) * steps
-    if room < least:
-        told = f"{words_of_ours(DEFAULT_RATE)}: untried, for {counted(least, 'step')} take {least * step_s:.0f} s"
-        return RangeTest(situation, steps, 0, say, told=told)
-    test = RangeTest(situation, steps, int(min(room, 1e9)), say)
-    whole = situation.steps if room >= 2 * len(RATES) * situation.steps else steps
-    say("The network as it came (range test of the learning rate)")
-    test.unchanged = test.walk((), whole)
-    rates = f"{RATES[0]:g}, {RATES[1]:g} ... {RATES[-1]:g}"
-    test.told = (
-        f"SGD(momentum={DEFAULT_MOMENTUM}), since none was given, each network at its own best learning rate of "
-        f"{rates}: as it came at {test.unchanged:g} by {counted(whole, 'step')}, the others by {steps}"
-    )
-    return test
-
-
-def at_rate(situation: Situation, rate: float) -> Situation:
-    """With our own optimizer at this rate."""
-    return replace(situation, optimizers=[our_optimizer(situation.model, rate)])
+"""Of the time that is left, at most: a dozen networks at three rates each take as much of a usual course."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +72,97 @@ class Run:
         return self.end < other.end - AS_GOOD * abs(other.end)
 
 
-def best_of(run_at: Callable[[float], Run]) -> Run:
+@dataclass
+class RangeTest:
+    """The rate of each network, found when it is asked for first."""
+
+    situation: Situation
+    steps: int
+    """Of each training of a changed network."""
+    left: int
+    """Steps that there is time for."""
+    say: Callable[[str], None] = lambda _: None
+    rates: tuple[float, ...] = USUAL
+    whole: int = 0
+    """Steps of each training of the network as it came."""
+    unchanged: Run = field(default_factory=lambda: Run(DEFAULT_RATE))
+    """The network as it came, at its best."""
+    found: dict[str, Run] = field(default_factory=dict)
+    """By a trial's title; and by a change's kind, for what there is no time to test."""
+
+    def __call__(self, trial: Trial) -> float:
+        """What is drawn anew by chance alone, and what changes the steps themselves, has the unchanged network's."""
+        if trial.role is not Role.CANDIDATE or any(change.kind in OF_STEPS for change in trial.changes):
+            return self.unchanged.rate
+        if trial.title not in self.found:
+            self.found[trial.title] = self._found(trial)
+        return self.found[trial.title].rate
+
+    def test(self, trials: Sequence[Trial]) -> None:
+        """Every network, at the usual rates; where no change learns at any, at all rates."""
+        for self.rates in (USUAL, RATES):
+            self.found.clear()
+            if self.whole and self.left >= len(self.rates) * self.whole:
+                self.say("The network as it came (range test of the learning rate)")
+                self.unchanged = self._walk((), self.whole)
+            for trial in trials:
+                self(trial)
+            if any(run.learns for run in self.found.values()) or self.left < len(RATES) * self.steps:
+                return
+
+    def _found(self, trial: Trial) -> Run:
+        kind = trial.changes[-1].kind
+        if self.left < len(self.rates) * self.steps:
+            return self.found.get(kind, next(reversed(self.found.values()), Run(DEFAULT_RATE)))
+        self.say(f"{trial.title} (range test of the learning rate)")
+        self.found[kind] = self._walk(trial.changes, self.steps)
+        return self.found[kind]
+
+    def _walk(self, changes: tuple[Change, ...], steps: int) -> Run:
+        def run_at(rate: float) -> Run:
+            self.left -= steps
+            return _run(self.situation, changes, rate, steps)
+
+        return best_of(run_at, self.rates)
+
+    @property
+    def optimizer(self) -> str:
+        """Which it is, in words."""
+        if not self.whole:
+            return f"{words_of_ours(DEFAULT_RATE)}: there was no time to test any other rate"
+        return (
+            f"SGD(momentum={DEFAULT_MOMENTUM}), since none was given, each network at its own best learning rate of "
+            f"{', '.join(f'{rate:g}' for rate in self.rates)}: as it came at {self.unchanged.rate:g} by "
+            f"{counted(self.whole, 'step')}, the others by {self.steps}"
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """Of a lower rate at which the network as it came learns, where it does at no usual one."""
+        for rate in reversed(RATES[: RATES.index(min(self.rates))]):
+            if self.unchanged.learns or self.left < self.steps:
+                break
+            self.left -= self.steps
+            if _run(self.situation, (), rate, self.steps).learns:
+                return (f"at a learning rate of {rate:g} the network as it came learns too",)
+        return ()
+
+
+def range_test(situation: Situation, step_s: float, left_s: float, say: Callable[[str], None]) -> RangeTest:
+    """Where there is no time for two networks at the usual rates, none is tested."""
+    steps = min(max(FEWEST, situation.steps // SHORT), situation.steps)
+    room = int(min(PART * left_s / step_s, 1e9)) if step_s > 0.0 else 10**9
+    if room < 2 * len(USUAL) * steps:
+        return RangeTest(situation, steps, 0, say)
+    whole = situation.steps if room >= 2 * len(USUAL) * situation.steps else steps
+    return RangeTest(situation, steps, room, say, whole=whole)
+
+
+def at_rate(situation: Situation, rate: float) -> Situation:
+    """With our own optimizer at this rate."""
+    return replace(situation, optimizers=[our_optimizer(situation.model, rate)])
+
+
+def best_of(run_at: Callable[[float], Run], rates: tuple[float, ...] = RATES) -> Run:
     """From the usual rate outwards; of rates that are as good the one that is nearer to it.
 
     >>> ends = {0.001: 0.9, 0.01: 0.99, 0.1: 0.7, 1.0: 0.1}
@@ -146,9 +173,9 @@ def best_of(run_at: Callable[[float], Run]) -> Run:
     >>> best_of(lambda rate: Run(rate)).rate
     0.01
     """
-    usual = RATES.index(DEFAULT_RATE)
+    usual = rates.index(DEFAULT_RATE)
     best = run_at(DEFAULT_RATE)
-    for way in (RATES[usual + 1 :], reversed(RATES[:usual])):
+    for way in (rates[usual + 1 :], reversed(rates[:usual])):
         for rate in way:
             run = run_at(rate)
             if run.is_better(best):
