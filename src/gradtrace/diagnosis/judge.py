@@ -10,6 +10,7 @@ from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.rules import (
     attention,
     copies,
+    creep,
     decay,
     depth,
     disconnected,
@@ -31,7 +32,22 @@ if TYPE_CHECKING:
     from gradtrace.records.finding import Finding
     from gradtrace.records.trace import Trace
 
-RULES = (nonfinite, disconnected, units, gates, attention, loss, time, copies, depth, decay, formats, swallowed, steps)
+RULES = (
+    nonfinite,
+    disconnected,
+    units,
+    gates,
+    attention,
+    loss,
+    time,
+    copies,
+    depth,
+    decay,
+    formats,
+    swallowed,
+    steps,
+    creep,
+)
 """Each has a function ``judge(scene) -> list[Finding]``; they do not know of each other, the ranking does."""
 
 
