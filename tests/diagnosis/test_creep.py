@@ -85,3 +85,11 @@ def test_fix_raises_it(model):
     assert repair.best is not None
     assert repair.best.title.startswith("Raise the learning rate from 1e-07 to ")
     assert not any(trial.title.startswith("Lower") for trial in repair.trials)
+
+
+def test_an_eps_above_the_gradients_is_named_and_fix_lowers_it(model):
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=100.0)
+    (finding,) = told(model, optimizer)
+    assert "below eps (100)" in finding.message
+    repair = gradtrace.fix(model, cross_entropy, batches(), optimizer, steps=60, seeds=2, time_budget_s=3600)
+    assert any(trial.title.startswith("Lower the optimizer's eps from 100 to ") for trial in repair.trials)

@@ -115,6 +115,17 @@ def test_what_changes_the_steps_has_the_rate_that_it_is_written_for(kind):
     assert test.left == left
 
 
+def test_what_is_trained_in_full_is_tested_over_as_many_steps_as_the_network_as_it_came():
+    test, _ = found(1.0, steps=200)
+    before = test.left
+    test(scaled_down(1.0))
+    assert before - test.left == 50 * 3
+    test(scaled_down(1.0), is_final=True)
+    assert before - test.left == 50 * 3 + 200 * 3
+    test(scaled_down(1.0), is_final=True)
+    assert before - test.left == 50 * 3 + 200 * 3
+
+
 def test_nothing_is_tested_twice():
     test, _ = found(100.0)
     test(scaled_down(100.0))

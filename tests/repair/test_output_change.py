@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gradtrace
+from gradtrace.records.finding import Finding
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.repair.applying import apply_changes
 from gradtrace.repair.changes import loss, output, scale
 from gradtrace.repair.situation import Situation
@@ -42,6 +46,12 @@ def bounded(last):
 def situation(model, batches, loss_fn=squared):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     return Situation(model, loss_fn, batches, [optimizer], gradtrace.check(model, loss_fn, batches))
+
+
+def accused(here):
+    """Whatever was found, the loss function is to blame."""
+    finding = Finding(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION, (), Severity.CRITICAL, "")
+    return replace(here, diagnosis=replace(here.diagnosis, findings=(finding,)))
 
 
 def ends(here, changes):
@@ -120,3 +130,55 @@ def test_nll_loss_is_given_log_probabilities_and_scored_as_it_came(build):
     logits = model.head(torch.relu(model.inner(batches[0][0]))) if build is Probabilities else model[:3](batches[0][0])
     trained = twin.training_loss_fn(twin.model, batches[0]).item()
     assert trained == pytest.approx(F.cross_entropy(logits, batches[0][1]).item(), rel=1e-5)
+
+
+def shares(model, batch):
+    p = model(batch[0])
+    p = (p / (p.sum(1, keepdim=True) + 1e-7)).clamp(1e-7, 1 - 1e-7)
+    return -p.log().gather(1, batch[1].unsqueeze(1)).mean()
+
+
+class Positive(nn.Module):
+    """Its ReLU at the output is a call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(8, 32), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.head(torch.tanh(self.inner(x))))
+
+
+@pytest.mark.parametrize("build", [
+    Positive, lambda: nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 4), nn.ReLU()),
+])  # fmt: skip
+def test_an_output_that_is_to_be_positive_is_a_softplus(build):
+    torch.manual_seed(0)
+    batches = [(x, x[:, :4].argmax(1)) for x in torch.randn(2, 64, 8)]
+    here = accused(situation(build(), batches, shares))
+    (change,) = output.KIND.propose(here)
+    assert change.title == "Use softplus in place of relu at the output."
+    changed, unchanged = ends(here, [change])
+    assert changed < 0.5 * unchanged
+
+
+def of_one_hot(model, batch):
+    return F.mse_loss(model(batch[0]), F.one_hot(batch[1], 4).float())
+
+
+def test_a_softmax_under_squares_is_trained_on_cross_entropy():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 4), nn.Softmax(dim=1))
+    model[2].bias.data = torch.tensor([10.0, 0.0, 0.0, 0.0])  # sure of one class, whatever comes
+    batches = [(x, x[:, :4].argmax(1)) for x in torch.randn(2, 64, 8)]
+    here = accused(situation(model, batches, of_one_hot))
+    change = next(one for one in loss.KIND.propose(here) if one.word("what") == "bce")
+    assert change.title == "Train the softmax on binary cross-entropy instead of mse_loss."
+    twin = here.twin()
+    apply_changes([change], twin)
+    assert twin.score(batches[0]).item() == pytest.approx(of_one_hot(model, batches[0]).item())
+    slopes = [
+        torch.autograd.grad(of(net, batches[0]), net[2].bias)[0].norm()
+        for net, of in ((twin.model, twin.training_loss_fn), (model, of_one_hot))
+    ]
+    assert slopes[0] > 100.0 * slopes[1]

@@ -155,7 +155,7 @@ def _proven(
     placebos = _trials(placebo.KIND.propose(situation), Role.PLACEBO, situation, shares)
     numbers = len(usable), len(placebos), repair.seeds
     left = _left(timing, Pace(steps or FEWEST_STEPS).cost_s(numbers, cost))
-    pace = choose_pace(numbers, cost, left, steps=steps)
+    pace = choose_pace(numbers, cost, left - (rates.to_come * cost if rates is not None else 0.0), steps=steps)
     say(f"{len(usable)} candidates, {pace.steps} steps of about {cost:.2g} s, {repair.seeds} seeds")
     notes += pace.left_out
     deadline = time.perf_counter() + left

@@ -28,7 +28,7 @@ from gradtrace.records.shown import counted
 from gradtrace.repair.applying import apply_changes
 from gradtrace.repair.changes.table import OF_STEPS
 from gradtrace.repair.given import DEFAULT_MOMENTUM, DEFAULT_RATE, our_optimizer, words_of_ours
-from gradtrace.repair.pace import SHORT
+from gradtrace.repair.pace import FINALISTS, PAIRS, SHORT
 from gradtrace.repair.training import Plan, train
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ LEARNS = 0.2
 """[of the loss at the start] By how much it has fallen where a network learns."""
 AS_GOOD = 0.02
 """[of a loss] By no more than this two ends differ by chance alone."""
-PART = 0.3
-"""Of the time that is left, at most: a dozen networks at three rates each take as much of a usual course."""
+PART = 0.4
+"""Of the time that is left, at most: a dozen networks at three rates each, and four finalists, take as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +90,25 @@ class RangeTest:
     found: dict[str, Run] = field(default_factory=dict)
     """By a trial's title; and by a change's kind, for what there is no time to test."""
 
-    def __call__(self, trial: Trial) -> float:
+    finals: dict[str, Run] = field(default_factory=dict)
+    """Of those that are trained for all steps, over as many, as the network as it came."""
+
+    def __call__(self, trial: Trial, *, is_final: bool = False) -> float:
         """What is drawn anew by chance alone, and what changes the steps themselves, has the unchanged network's."""
         if trial.role is not Role.CANDIDATE or any(change.kind in OF_STEPS for change in trial.changes):
             return self.unchanged.rate
         if trial.title not in self.found:
             self.found[trial.title] = self._found(trial)
-        return self.found[trial.title].rate
+        if is_final and trial.title not in self.finals and self.left >= len(self.rates) * self.whole > 0:
+            self.say(f"{trial.title} (range test of the learning rate)")
+            self.finals[trial.title] = self._walk(trial.changes, self.whole)
+        best = self.finals if is_final and trial.title in self.finals else self.found
+        return best[trial.title].rate
+
+    @property
+    def to_come(self) -> int:
+        """Steps, at most, of the tests that are left for finalists and pairs."""
+        return min(self.left, len(self.rates) * (FINALISTS * self.whole + PAIRS * self.steps))
 
     def test(self, trials: Sequence[Trial]) -> None:
         """Every network, at the usual rates; where no change learns at any, at all rates."""
@@ -133,7 +145,7 @@ class RangeTest:
         return (
             f"SGD(momentum={DEFAULT_MOMENTUM}), since none was given, each network at its own best learning rate of "
             f"{', '.join(f'{rate:g}' for rate in self.rates)}: as it came at {self.unchanged.rate:g} by "
-            f"{counted(self.whole, 'step')}, the others by {self.steps}"
+            f"{counted(self.whole, 'step')}, the others by {self.steps}, and by as many where they are trained in full"
         )
 
     def notes(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from gradtrace.records.change import Change
 from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.repair.applying import apply_changes
 from gradtrace.repair.changes.table import KINDS, OF_STEPS
-from gradtrace.repair.learning_rate import at_rate
+from gradtrace.repair.learning_rate import RangeTest, at_rate
 from gradtrace.repair.pace import SHORT, Pace
 from gradtrace.repair.training import OutOfTime, Plan, train
 from gradtrace.repair.twin import Twin
@@ -56,7 +56,7 @@ class Course:
     notes: list[str] = field(default_factory=list)
     twins: dict[str, Twin] = field(default_factory=dict)
     """The copy of each trial that was trained last with the first seed."""
-    rates: Callable[[Trial], float] | None = None
+    rates: RangeTest | None = None
     """Of our own optimizer, where none was given."""
 
     def run(self, trial: Trial, *, seeds: Sequence[int], steps: int) -> Trial:
@@ -64,7 +64,7 @@ class Course:
         outcomes: list[Outcome] = []
         situation = self.situation
         if self.rates is not None:
-            rate = self.rates(trial)
+            rate = self.rates(trial, is_final=steps == self.steps)
             trial, situation = replace(trial, rate=rate), at_rate(situation, rate)
         for seed in seeds:
             self.say(f"{trial.title} ({steps} steps, seed {seed})")

@@ -14,9 +14,10 @@ import math
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.rules.loss import has_learnt, objectives
+from gradtrace.diagnosis.rules.swallowed import decades_below_eps
 from gradtrace.diagnosis.thresholds import FOLLOWED_STEPS, UPDATE_USUAL
 from gradtrace.diagnosis.trial import diverged, weights_moved
-from gradtrace.diagnosis.wording import LARGEST_RATIO
+from gradtrace.diagnosis.wording import LARGEST_RATIO, OVER_EPS, decades
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import HIGHER_RATE
@@ -39,6 +40,14 @@ def judge(scene: Scene) -> list[Finding]:
         return []
     rate = max(one.learning_rate for one in scene.exhibit.optimizers)
     factor = UPDATE_USUAL / ratio
+    fell = f"{faster.losses[0]:.4g} to {faster.losses[-1]:.4g}"
+    below, eps = _below_eps(scene)
+    why = (
+        f" The gradient lies {decades(below)} or more below eps ({eps:g}): the steps are as much shorter."
+        if eps
+        else ""
+    )
+    over = (Evidence(OVER_EPS, -below, "decades"),) if eps else ()
     return [
         Finding(
             symptom=Symptom.UNDERFLOW,
@@ -46,12 +55,21 @@ def judge(scene: Scene) -> list[Finding]:
             where=("",),
             severity=Severity.WARNING,
             message=f"Next to nothing moves: at a learning rate of {rate:g} the first step changes no weight by more "
-            f"than {ratio:.2g} of its size, where about {UPDATE_USUAL:g} is usual. On a copy {faster.num_steps} steps at "
-            f"{factor:.2g} times the rate bring the loss from {faster.losses[0]:.4g} to {faster.losses[-1]:.4g}.",
-            evidence=(Evidence(LARGEST_RATIO, ratio), Evidence("loss", faster.losses[0])),
+            f"than {ratio:.2g} of its size, where about {UPDATE_USUAL:g} is usual. On a copy {faster.num_steps} steps "
+            f"at {factor:.2g} times the rate bring the loss from {fell}.{why}",
+            evidence=(Evidence(LARGEST_RATIO, ratio), Evidence("loss", faster.losses[0]), *over),
             remedies=(HIGHER_RATE,),
         )
     ]
+
+
+def _below_eps(scene: Scene) -> tuple[float, float]:
+    """By how many decades the largest gradient lies below eps, and eps; zeros where it lies above, or there is none."""
+    optimizers = scene.exhibit.optimizers
+    if not all(one.adaptive and one.eps > 0.0 for one in optimizers):
+        return 0.0, 0.0
+    below = min(decades_below_eps(view, scene) for view in scene.views)
+    return (below, max(one.eps for one in optimizers)) if 0.0 < below < math.inf else (0.0, 0.0)
 
 
 def needs_faster(scene: Scene) -> float:

@@ -53,8 +53,8 @@ def propose(situation: Situation) -> list[Change]:
         found += [_logits(op, situation) for op in squashes]
     if functions & {"nll_loss"}:
         found += [_log(op, situation) for op in squashes if op.function == "softmax"]
-    if functions & _SQUARES and any(op.function == "sigmoid" for op in squashes):
-        found += [_cross_entropy(op) for op in behind if op.function in _SQUARES][:1]
+    if functions & _SQUARES and (squash := _of_probabilities(squashes)):
+        found += [_cross_entropy(op, squash) for op in behind if op.function in _SQUARES][:1]
     if any(op.function == "softmax" and _is_single(op) for op in squashes):
         found += [_sigmoid(op, situation) for op in squashes if op.function == "softmax"][:1]
     clips = [op for op in behind if op.function.rstrip("_") in _CLIPS]
@@ -110,11 +110,17 @@ def _log(op: Op, situation: Situation) -> Change:
     )
 
 
-def _cross_entropy(op: Op) -> Change:
+def _of_probabilities(squashes: list[Op]) -> str:
+    """The squashing function whose values lie between 0 and 1; '' without one, and for one of a single output."""
+    return next((op.function for op in squashes if op.function in ("sigmoid", "softmax") and not (
+        op.function == "softmax" and _is_single(op))), "")  # fmt: skip
+
+
+def _cross_entropy(op: Op, squash: str) -> Change:
     _, source = _place(op)
     return Change(
         kind="loss",
-        title=f"Train the sigmoid on binary cross-entropy instead of {op.function}.",
+        title=f"Train the {squash} on binary cross-entropy instead of {op.function}.",
         where=(source,),
         reason="its gradient is p - t, without the factor p (1 - p) that vanishes where the output is sure",
         words=(("what", "bce"), ("function", op.function), ("module", ""), ("source", source)),
