@@ -38,6 +38,13 @@ def test_the_best_start_goes_with_the_best_of_the_steps():
     assert titles(clipping, rate, kept, norm)[-2:] == ["clipping. norm.", "rate. norm."]
 
 
+def test_what_mends_the_ends_goes_with_its_like_and_with_the_best_change_of_the_network():
+    """Standardised inputs are of no use to weights that grew for raw ones, nor is a loss to units that are flat."""
+    ranked = trial("norm", 2.3, 1.0), trial("clipping", 2.3, 1.1), trial("scale", 2.3, 1.6), trial("loss", 2.3, 1.7)
+    found = titles(*ranked, trial("output", 2.3, 1.8))
+    assert found == ["clipping. norm.", "scale. norm.", "loss. scale.", "loss. norm."]
+
+
 def test_of_those_that_broke_the_better_start_stands_first():
     broken, begun, sound = (
         trial("formats", 1e11, math.inf),

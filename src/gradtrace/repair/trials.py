@@ -16,7 +16,7 @@ from gradtrace.errors import GradtraceError, InputError
 from gradtrace.records.change import Change
 from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.repair.applying import apply_changes
-from gradtrace.repair.changes.table import KINDS, OF_STEPS
+from gradtrace.repair.changes.table import KINDS, OF_STEPS, OF_THE_ENDS
 from gradtrace.repair.learning_rate import RangeTest, at_rate
 from gradtrace.repair.pace import SHORT, Pace
 from gradtrace.repair.training import OutOfTime, Plan, train
@@ -154,6 +154,8 @@ def standing(trial: Trial) -> tuple[float, float]:
 def _pairs(ranked: Sequence[Trial]) -> list[Trial]:
     """The best candidate with the best of another kind, and with the best of a third; the best start with other steps.
 
+    What mends the data, the output or the loss is seen where weights and layers suit what comes then: the best two of
+    these kinds go together, and each with the best change of the network. The faults of one network may be several.
     Where a change begins well and its steps do not keep it, what it lacks is said by its two ends: the lowest loss
     before the first step goes with what changes the steps alone, the best of one kind and the best of another.
     """
@@ -172,7 +174,17 @@ def _pairs(ranked: Sequence[Trial]) -> list[Trial]:
     begun = [trial for trial in ranked if trial.changes[0].kind not in OF_STEPS and _has_lost_its_start(trial)]
     if begun:
         found += [_pair(min(begun, key=_start), one) for one in sorted(steps, key=standing)[:2]]
+    found += _of_several_faults(ranked)
     return list({trial.title: trial for trial in found}.values())
+
+
+def _of_several_faults(ranked: Sequence[Trial]) -> list[Trial]:
+    first = {trial.changes[0].kind: trial for trial in reversed(ranked)}
+    roots = sorted((first[kind] for kind in OF_THE_ENDS if kind in first), key=standing)[:2]
+    inner = [trial for kind, trial in first.items() if kind not in (*OF_THE_ENDS, *OF_STEPS)]
+    partners = [*roots[1:], *sorted(inner, key=standing)[:1]]
+    pairs = [(root, partner) for root in roots for partner in partners if root is not partner]
+    return [_pair(one, other) for one, other in pairs if not _overlap(one.changes[0], other.changes[0])]
 
 
 def _has_lost_its_start(trial: Trial) -> bool:

@@ -57,6 +57,8 @@ KINDS: dict[str, Kind] = {
 }
 OF_STEPS = ("rate", "warmup", "clipping", "eps")
 """Kinds that leave the network as it is."""
+OF_THE_ENDS = ("unsafe", "connect", "loss", "output", "formats", "scale")
+"""Kinds that change what goes in, what comes out and how it is weighed, and no weight or layer between."""
 OF_THE_NETWORK = tuple(name for name in KINDS if name not in (*OF_STEPS, "placebo"))
 
 
