@@ -98,7 +98,7 @@ def test_it_is_shown_saved_and_loaded(repair, tmp_path):
     repair.show(console)
     text = console.file.getvalue()
     assert "Recommended:" in text
-    assert "on 5 seeds without a part in the choice" in " ".join(text.split())
+    assert "on 5 seeds that had no part in choosing it" in " ".join(text.split())
     assert "the activation explains" in text
     assert "Placebo" in text
     repair.save(tmp_path / "repair.json.gz")

@@ -111,10 +111,10 @@ def conclusion(repair: Repair) -> str:
     if best is None:
         return f"None of these helped ({len(tried)} tried)." if tried else "Nothing was changed."
     others = f"{proven - 1} others" if proven > 2 else "1 other"
-    more = f" {others} did better than both too, and may owe a part of it to chance." if proven > 1 else ""
+    more = f" {others} beat both too, and were not run again." if proven > 1 else ""
     again = (
-        f" Of {len(tried)} tried none is better beyond chance, and none of those as good changes less; it passed again "
-        f"on {len(best.confirmation)} seeds without a part in the choice."
+        f" It beat the unchanged network and the placebo, and did so again on {len(best.confirmation)} seeds that had "
+        f"no part in choosing it. Of {len(tried)} tried none is better beyond chance, nor as good with less change."
         if best.confirmation
         else ""
     )
