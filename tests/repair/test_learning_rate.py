@@ -14,12 +14,14 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import gradtrace
 from gradtrace.records.change import Change
 from gradtrace.records.finding import Diagnosis, Finding
-from gradtrace.records.repair import Role, Trial
+from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.repair import trials
 from gradtrace.repair.changes import rate as rate_change
 from gradtrace.repair.given import DEFAULT_RATE, our_optimizer
 from gradtrace.repair.learning_rate import PART, RATES, USUAL, Run, best_of, range_test
 from gradtrace.repair.situation import Situation
+from gradtrace.repair.trials import Course
 from gradtrace.report.repair import to_text
 
 
@@ -110,6 +112,7 @@ def test_a_rate_below_the_usual_ones_at_which_the_network_as_it_came_learns_is_t
 @pytest.mark.parametrize("kind", ["warmup", "clipping", "eps"])
 def test_what_changes_the_steps_has_the_rate_that_it_is_written_for(kind):
     test, _ = found(100.0)
+    test.test([scaled_down(100.0)])
     left = test.left
     assert test(Trial("steps", Role.CANDIDATE, (Change(kind, "", ("optimizer",)),))) == test.unchanged.rate
     assert test.left == left
@@ -124,6 +127,39 @@ def test_what_is_trained_in_full_is_tested_over_as_many_steps_as_the_network_as_
     assert before - test.left == 50 * 3 + 200 * 3
     test(scaled_down(1.0), is_final=True)
     assert before - test.left == 50 * 3 + 200 * 3
+
+
+def test_a_rate_at_which_another_seed_breaks_is_lowered_until_it_is_settled():
+    test, _ = found(1.0)
+    test.test([scaled_down(1.0)])
+    usual = test.unchanged.rate
+    original, clipped = Trial("", Role.ORIGINAL), Trial("c", Role.CANDIDATE, (Change("clipping", "", ("optimizer",)),))
+    assert test.lower(original)
+    assert test.lower(scaled_down(1.0))
+    assert test(original) == test(scaled_down(1.0), is_final=True) == pytest.approx(usual / 10)
+    assert test(clipped) == usual  # it is written for that
+    assert not test.lower(clipped)
+    test.settled.add(original.title)
+    assert not test.lower(original)
+
+
+def test_what_breaks_with_one_of_its_seeds_is_trained_at_a_lower_rate():
+    test, _ = found(1.0)
+    test.test([scaled_down(1.0)])
+    rates = []
+
+    def trained(twin, plan, seed):
+        rate = twin.optimizers[0].param_groups[0]["lr"]
+        rates.append(rate)
+        bad = int(seed == 2 and rate > min(USUAL))
+        return Outcome(seed, ((0, 1.0), (plan.steps, math.inf if bad else 0.5)), nonfinite_steps=bad)
+
+    course = Course(situation(1.0), 3, 20, [], "", math.inf, lambda _: None, rates=test)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trials, "train", trained)
+        done = course.run(scaled_down(1.0), seeds=range(3), steps=20)
+    assert done.rate == rates[-1] == min(USUAL)
+    assert [outcome.end for outcome in done.outcomes] == [0.5] * 3
 
 
 def test_nothing_is_tested_twice():

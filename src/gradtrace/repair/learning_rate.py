@@ -90,13 +90,19 @@ class RangeTest:
     found: dict[str, Run] = field(default_factory=dict)
     """By a trial's title; and by a change's kind, for what there is no time to test."""
 
+    of_steps: float = DEFAULT_RATE
+    """Of changes of the steps themselves, which are written for the rate that the network as it came has then."""
+    settled: set[str] = field(default_factory=set)
+    """Titles of those whose rate stays."""
     finals: dict[str, Run] = field(default_factory=dict)
     """Of those that are trained for all steps, over as many, as the network as it came."""
 
     def __call__(self, trial: Trial, *, is_final: bool = False) -> float:
         """What is drawn anew by chance alone, and what changes the steps themselves, has the unchanged network's."""
-        if trial.role is not Role.CANDIDATE or any(change.kind in OF_STEPS for change in trial.changes):
+        if trial.role is not Role.CANDIDATE:
             return self.unchanged.rate
+        if _is_of_steps(trial):
+            return self.of_steps
         if trial.title not in self.found:
             self.found[trial.title] = self._found(trial)
         if is_final and trial.title not in self.finals and self.left >= len(self.rates) * self.whole > 0:
@@ -119,8 +125,24 @@ class RangeTest:
                 self.unchanged = self._walk((), self.whole)
             for trial in trials:
                 self(trial)
+            self.of_steps = self.unchanged.rate
             if any(run.learns for run in self.found.values()) or self.left < len(RATES) * self.steps:
                 return
+
+    def lower(self, trial: Trial) -> bool:
+        """Whether there is a lower rate for a network that broke with one of its seeds, at a rate chosen by another.
+
+        Once it has been trained in full, its rate stays. What is drawn by chance alone follows the unchanged network.
+        """
+        now = self(trial, is_final=True)
+        less = [rate for rate in self.rates if rate < now]
+        if not less or trial.title in self.settled or trial.role is Role.PLACEBO or _is_of_steps(trial):
+            return False
+        if trial.role is Role.ORIGINAL:
+            self.unchanged = replace(self.unchanged, rate=max(less))
+        else:
+            self.finals[trial.title] = Run(max(less))
+        return True
 
     def _found(self, trial: Trial) -> Run:
         kind = trial.changes[-1].kind
@@ -157,6 +179,10 @@ class RangeTest:
             if _run(self.situation, (), rate, self.steps).learns:
                 return (f"at a learning rate of {rate:g} the network as it came learns too",)
         return ()
+
+
+def _is_of_steps(trial: Trial) -> bool:
+    return any(change.kind in OF_STEPS for change in trial.changes)
 
 
 def range_test(situation: Situation, step_s: float, left_s: float, say: Callable[[str], None]) -> RangeTest:

@@ -85,6 +85,10 @@ class Course:
                 )
             if seed == seeds[0]:
                 self.twins[trial.title] = twin
+        if self.rates is not None and steps == self.steps:
+            if any(outcome.nonfinite_steps for outcome in outcomes) and self.rates.lower(trial):
+                return self.run(trial, seeds=seeds, steps=steps)
+            self.rates.settled.add(trial.title)
         return replace(trial, outcomes=tuple(outcomes), whole=steps == self.steps and len(outcomes) == self.seeds)
 
 
