@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from gradtrace.records.change import Change, Draw
 from gradtrace.records.repair import Outcome, Role, Trial
+from gradtrace.repair.pace import Pace
 from gradtrace.repair.trend import trend_of
-from gradtrace.repair.trials import ORIGINAL, _pairs, standing
+from gradtrace.repair.trials import ORIGINAL, _finals, _pairs, standing
 
 
 def trial(kind, start, *ends, draws=(), role=Role.CANDIDATE):
@@ -54,6 +56,26 @@ def test_of_those_that_broke_the_better_start_stands_first():
     ranked = sorted([broken, begun, sound], key=standing)
     assert [one.title for one in ranked] == ["norm.", "initialisation.", "formats."]
     assert titles(begun, broken) == ["formats. initialisation."]
+
+
+class Breaks:
+    """Trainings of which those of `titles` break."""
+
+    def __init__(self, *titles):
+        self.seeds, self.steps, self.notes, self.titles, self.whole = 2, 20, [], titles, []
+
+    def run(self, one, *, seeds, steps):
+        self.whole.append(one.title)
+        bad = int(one.title in self.titles)
+        return replace(one, outcomes=tuple(Outcome(s, ((0, 2.3), (20, 1.0)), nonfinite_steps=bad) for s in seeds))
+
+
+def test_who_breaks_in_full_makes_room_for_the_next():
+    ranked = [trial(kind, 2.3, 1.0) for kind in "abcdefg"]
+    sound, broken, all_broken = Breaks(), Breaks("a.", "c."), Breaks(*(f"{kind}." for kind in "abcdefg"))
+    for course, expected in ((sound, "ab"), (broken, "abcd"), (all_broken, "abcd")):
+        assert len(_finals(ranked, course, Pace(20, finalists=2))) == 7
+        assert course.whole == [f"{kind}." for kind in expected]
 
 
 def original(start, *ends):

@@ -117,10 +117,21 @@ def run_all(
     ranked = sorted((t for t in short if t.outcomes), key=standing)
     pairs = [course.run(t, seeds=[0], steps=max(1, course.steps // SHORT)) for t in _pairs(ranked)]
     ranked = sorted([*ranked, *(t for t in pairs if t.outcomes)], key=standing)
-    finals: list[Trial] = []
-    for trial in ranked:
-        finals.append(trial if len(finals) >= pace.finalists else _whole(trial, course, every))
+    finals = _finals(ranked, course, pace)
     return [original, *done, *finals, *(t for t in short if not t.outcomes)]
+
+
+def _finals(ranked: Sequence[Trial], course: Trains, pace: Pace) -> list[Trial]:
+    """The best are trained in full; who breaks there, which is soon over, makes room for the next, as often at most."""
+    done: list[Trial] = []
+    places = pace.finalists
+    for number, trial in enumerate(ranked):
+        if number >= places:
+            return [*done, *ranked[number:]]
+        done.append(_whole(trial, course, pace.seeds(course.seeds)))
+        broke = any(outcome.nonfinite_steps for outcome in done[-1].outcomes)
+        places = min(places + broke, 2 * pace.finalists)
+    return done
 
 
 def _whole(trial: Trial, course: Trains, seeds: Sequence[int]) -> Trial:
