@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -86,6 +87,29 @@ def test_the_generator_decides() -> None:
     for model in models:
         gradtrace.init_critical_(model, x, generator=torch.Generator().manual_seed(7))
     assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
+
+
+class Matrices(nn.Module):
+    """x @ W by hand, [inputs, units]."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(torch.randn(a, b) for a, b in pairwise(sizes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for weight in self.weights:
+            x = torch.relu(x @ weight)
+        return x
+
+
+@pytest.mark.parametrize("method", ["gaussian", "orthogonal"])
+def test_bare_matrices_are_drawn_by_their_inputs(method) -> None:
+    model, x = Matrices([64, *[256] * 10, 32]), torch.randn(64, 64)
+    done, audit = flatten(model, x, method=method)
+    assert [p.rows_are_inputs for p in done.parameters] == [True] * 11
+    assert done.parameters[-1].gain == pytest.approx(math.sqrt(2))
+    assert float(model.weights[-1].detach().std()) == pytest.approx(math.sqrt(2 / 256), rel=0.05)
+    assert audit.phase == "critical"
 
 
 def test_frozen_parameters_stay() -> None:

@@ -32,9 +32,9 @@ IN_TRAINING = {Cause.LEARNING_RATE, Cause.INPUT_SCALE, Cause.REDUCTION_SCALE}
 
 
 def cases(symptom: Symptom, *causes: Cause) -> list[str]:
-    """Those whose truth is here; that of `learning` lies in what training does (`test_truth_of_learning`)."""
+    """Those whose truth is here; of some it lies in what training does (`test_truth_of_learning`)."""
     found = [n for n, case in CASES.items() if case.symptom is symptom and (not causes or case.cause in causes)]
-    return [name for name in found if name not in _FAMILIES["learning"].split()]
+    return [name for name in found if name not in f"{_FAMILIES['learning']} {_FAMILIES['symmetry']}".split()]
 
 
 # ------------------------------------------------------------------------------------------------------- vanishing

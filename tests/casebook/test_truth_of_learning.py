@@ -48,6 +48,27 @@ def test_what_is_ill_does_not_learn_and_its_twin_does(ill: str, well: str, num_s
     assert learnt(well, num_steps) < 0.9
 
 
+@pytest.mark.parametrize(("name", "weight", "gates"), [
+    ("constant_weights", "hidden.linear1.weight", 1), ("constant_weights", "hidden.linear2.weight", 1),
+    ("constant_lstm", "lstm.weight_ih_l0", 4), ("constant_lstm", "lstm.weight_hh_l0", 4),
+])  # fmt: skip
+def test_no_step_parts_copies(name: str, weight: str, gates: int) -> None:
+    setup = built(name)
+    before = setup.model.get_parameter(weight).detach().clone()
+    train(setup, 60)
+    after = setup.model.get_parameter(weight).detach()
+    assert (after - before).abs().max() > 0.01
+    assert all((gate - gate[:1]).abs().max() < 1e-3 * gate.abs().max() for gate in after.chunk(gates))
+
+
+def test_what_is_constant_apart_from_the_weights_is_parted_at_once() -> None:
+    setup = built("constant_biases")
+    assert learnt("constant_biases", 60) < 0.2
+    train(setup, 2)
+    head = setup.model.get_parameter("head.weight").detach()
+    assert (head - head[:1]).abs().max() > 0.1 * head.abs().max()
+
+
 def test_confident_and_wrong_outputs_stay_so() -> None:
     setup = built("softmax_absolute")
     pixels, labels = setup.batches[0]

@@ -14,6 +14,9 @@ from gradtrace.checkup.copies import copied_units
 from gradtrace.diagnosis.wording import COPIES
 from gradtrace.records.finding import Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.repair.applying import apply_changes
+from gradtrace.repair.changes import symmetry
+from gradtrace.repair.situation import Situation
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +115,95 @@ def test_convolutions_recurrences_and_any_constant(value: float) -> None:
     assert finding.where == ("conv",)
     assert finding.evidence[0].value == 6
     assert set(copied_units(recurrent, cross_entropy, classes(5, 4)[0])) == {"rnn.weight_ih_l0", "rnn.weight_hh_l0"}
+
+
+class Gated(nn.Module):
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell, self.head = cell, nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cell(x)[0][:, -1])
+
+
+class Stacked(nn.Module):
+    """An LSTM by hand, its four gates in one map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_input, self.of_state, self.head = nn.Linear(4, 24), nn.Linear(6, 24), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = c = x.new_zeros(len(x), 6)
+        for step in x.unbind(1):
+            i, f, g, o = (self.of_input(step) + self.of_state(h)).chunk(4, -1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+        return self.head(h)
+
+
+class Bare(nn.Module):
+    """Parameters in no layer, one row an input or one row a unit."""
+
+    def __init__(self, product: Callable[[Tensor, Tensor], Tensor], *shape: int) -> None:
+        super().__init__()
+        self.product = product
+        self.w, self.head = nn.Parameter(torch.randn(*shape) / 4), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.product(x, self.w)))
+
+
+class Upwards(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.head = nn.ConvTranspose2d(2, 6, 3, stride=2), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.up(x)).mean((2, 3)))
+
+
+LAYOUTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[str, ...]]] = {
+    "LSTM": (lambda: Gated(nn.LSTM(4, 6, batch_first=True)), (5, 4), ("cell",)),
+    "GRU": (lambda: Gated(nn.GRU(4, 6, batch_first=True)), (5, 4), ("cell",)),
+    "LSTM by hand": (Stacked, (5, 4), ("of_input", "of_state")),
+    "x @ W": (lambda: Bare(torch.matmul, 16, 6), (16,), ("w",)),
+    "addmm": (lambda: Bare(lambda x, w: torch.addmm(torch.zeros(6), x, w), 16, 6), (16,), ("w",)),
+    "F.linear of a bare parameter": (lambda: Bare(F.linear, 6, 16), (16,), ("w",)),
+    "transposed convolution": (Upwards, (2, 5, 5), ("up",)),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_units_are_found_where_the_layout_has_them(name: str) -> None:
+    build, shape, where = LAYOUTS[name]
+    model = build()
+    assert told(model, shape) == []
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.1)
+    nn.init.normal_(model.head.bias)
+    (finding,) = told(model, shape)
+    assert finding.where == where
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_draw_that_parts_them_has_unit_gain_and_so_have_its_lines(name: str) -> None:
+    build, shape, _ = LAYOUTS[name]
+    model = build()
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.1)
+    nn.init.normal_(model.head.bias)
+    batches = classes(*shape)
+    here = Situation(model, cross_entropy, batches, [], gradtrace.check(model, cross_entropy, batches))
+    change = symmetry.KIND.propose(here)[0]
+    twin = here.twin()
+    apply_changes([change], twin)
+    assert copied_units(twin.model, cross_entropy, batches[0]) == {}
+    written = here.twin().model
+    exec(change.code, {"torch": torch, "model": written})
+    for draw in change.draws:
+        tried, lines = (net.get_parameter(draw.name).square().mean().sqrt().item() for net in (twin.model, written))
+        assert lines == pytest.approx(tried, rel=0.35)
 
 
 def test_a_network_of_one_output_that_is_constant_throughout() -> None:

@@ -30,14 +30,14 @@ def game(bias: float) -> nn.ModuleDict:
         }
     )
     with torch.no_grad():
-        model["discriminator"][2].bias.fill_(bias)
+        model.get_parameter("discriminator.2.bias").fill_(bias)
     model["discriminator"].requires_grad_(False)
     return model
 
 
 def told(bias: float, of_fakes: Callable[[Tensor], Tensor], optimizer: Any = None) -> tuple[Finding, ...]:
     def loss(model: nn.Module, batch: Any) -> Tensor:
-        return of_fakes(model["discriminator"](model["generator"](batch[0])))
+        return of_fakes(model.get_submodule("discriminator")(model.get_submodule("generator")(batch[0])))
 
     model = game(bias)
     return check(model, loss, batches(), optimizer=optimizer(model) if optimizer else None).findings

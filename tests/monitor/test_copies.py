@@ -26,7 +26,7 @@ def network(*, constant: bool) -> nn.Sequential:
             nn.init.zeros_(layer.bias)
         nn.init.constant_(model[4].weight, 0.1)
         with torch.no_grad():
-            model[4].weight[1] *= 2.0  # or the classes would cancel
+            model.get_parameter("4.weight")[1] *= 2.0  # or the classes would cancel
     return model
 
 
@@ -94,10 +94,17 @@ def test_what_its_first_gradient_parts_is_not_told_later() -> None:
     assert told(model) == []
 
 
+def test_the_cells_of_an_lstm_whose_gates_differ() -> None:
+    rnn = nn.LSTM(3, 8)
+    for parameter in rnn.parameters():
+        nn.init.constant_(parameter, 0.1)
+    rnn(torch.randn(5, 2, 3))[0].square().sum().backward()
+    assert Copies().look(rnn.named_parameters()) == ("weight_ih_l0", "weight_hh_l0")
+
+
 def test_a_weight_that_is_large_is_read_by_two_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Tensor] = []
-    whole = copies_module.has_equal_rows
-    monkeypatch.setattr(copies_module, "has_equal_rows", lambda p: read.append(p) or whole(p))
+    monkeypatch.setattr(copies_module, "arrangements", read.append)
     drawn, zeros = nn.Linear(64, 512), nn.Linear(64, 512)
     nn.init.zeros_(zeros.weight)
     (torch.randn(4, 512) * (drawn(torch.randn(4, 64)) + zeros(torch.randn(4, 64)))).sum().backward()

@@ -87,6 +87,13 @@ def test_a_gain_below_a_tenth_of_the_loss_is_not_worth_an_edit():
     assert gained(trial([0.03, 0.03]), trained)
 
 
+def test_what_learns_all_there_is_has_gained():
+    """In float32 the cross entropy of a sure network is 0, exactly."""
+    stuck = trial([1.38, 1.38], start=14.7, role=Role.ORIGINAL)
+    assert gained(trial([0.0, 0.0], start=14.7), stuck)
+    assert not gained(trial([0.0, 0.0]), trial([0.0, 0.0], role=Role.ORIGINAL))
+
+
 def test_a_loss_that_only_stays_has_not_fallen():
     original = trial([20.0, 20.0], role=Role.ORIGINAL)
     assert gained(trial([2.3, 2.3]), original)

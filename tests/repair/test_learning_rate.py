@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,11 +13,16 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import gradtrace
 from gradtrace.records.change import Change
-from gradtrace.records.finding import Diagnosis
+from gradtrace.records.finding import Diagnosis, Finding
+from gradtrace.records.repair import Outcome, Role, Trial
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.repair import trials
 from gradtrace.repair.changes import rate as rate_change
 from gradtrace.repair.given import DEFAULT_RATE, our_optimizer
-from gradtrace.repair.learning_rate import RATES, FoundRate, range_test
+from gradtrace.repair.learning_rate import PART, RATES, USUAL, Run, best_of, range_test
 from gradtrace.repair.situation import Situation
+from gradtrace.repair.trials import Course
+from gradtrace.report.repair import to_text
 
 
 class Regression(nn.Module):
@@ -40,12 +46,18 @@ def situation(scale, steps=20):
     batches = [scale * x / x.square().mean().sqrt()] * 4
     model = Regression()
     ours = our_optimizer(model, DEFAULT_RATE)
-    return Situation(model, squares, batches, [ours], Diagnosis(()), steps=steps, unchanged_rate=DEFAULT_RATE)
+    return Situation(model, squares, batches, [ours], Diagnosis(()), steps=steps, is_rate_ours=True)
 
 
-def found(scale, steps=20, changes=(), cost=0.0, left=60.0):
+def found(scale, steps=20, cost=0.0, left=60.0):
     said: list[str] = []
-    return range_test(situation(scale, steps), changes, cost, left, said.append), said
+    return range_test(situation(scale, steps), cost, left, said.append), said
+
+
+def scaled_down(by):
+    """The input over `by`: what learns at a rate of one as it came then learns at one of by^2."""
+    words, numbers = (("what", "inputs"),), (("mean", 0.0), ("std", by))
+    return Trial(f"x / {by}", Role.CANDIDATE, (Change("scale", "", ("input",), words=words, numbers=numbers),))
 
 
 def heavy_ball(rate, curvature, steps=20):
@@ -61,25 +73,123 @@ def heavy_ball(rate, curvature, steps=20):
 def test_it_follows_the_curvature(scale):
     curvature = 2.0 * scale**2
     ends = {rate: heavy_ball(rate, curvature) for rate in RATES}
-    learning = [rate for rate in RATES if ends[rate] < 0.8]
-    rate, _ = found(scale)
-    assert rate.rate == min(learning, key=lambda one: abs(round(math.log10(one / DEFAULT_RATE))))
-    assert rate.rate < 2 * 1.9 / curvature  # beyond it a step with momentum 0.9 is not stable
-    assert ends[rate.unchanged] <= 1.02 * min(ends.values())
+    best = best_of(lambda rate: Run(rate, 1.0, ends[rate]))
+    test, _ = found(scale)
+    test.rates = RATES
+    assert test(scaled_down(1.0)) == best.rate
+    assert best.learns
+    assert best.rate < 2 * 1.9 / curvature  # beyond it a step with momentum 0.9 is not stable
 
 
-def test_the_usual_rate_stays_where_it_learns_and_where_nothing_does():
-    assert found(1.0)[0].rate == DEFAULT_RATE
-    still, _ = found(0.0)
-    assert still == FoundRate(DEFAULT_RATE, DEFAULT_RATE, still.told)
-    assert "nothing learns at any" in still.told
+def test_each_network_has_its_own_rate_and_one_draw_of_the_same_law_that_of_the_unchanged():
+    test, _ = found(30.0)
+    test.test([scaled_down(30.0)])
+    assert test.rates == USUAL
+    assert test(scaled_down(30.0)) > test.unchanged.rate
+    for same in (Trial("", Role.ORIGINAL), Trial("", Role.PLACEBO, (Change("placebo", "", ()),))):
+        assert test(same) == test.unchanged.rate
+
+
+def test_where_no_change_learns_at_a_usual_rate_all_are_tried():
+    test, _ = found(100.0)
+    test.test([scaled_down(2.0)])
+    assert test.rates == RATES
+    assert test.unchanged.rate < min(USUAL)
+    assert test(scaled_down(2.0)) < min(USUAL)
+
+
+def test_a_rate_below_the_usual_ones_at_which_the_network_as_it_came_learns_is_told():
+    test, _ = found(100.0)
+    test.test([scaled_down(100.0)])
+    assert not test.unchanged.learns
+    (note,) = test.notes()
+    assert note == "at a learning rate of 0.0001 the network as it came learns too"
+    test, _ = found(1.0)
+    test.test([scaled_down(1.0)])
+    assert test.notes() == ()
+
+
+@pytest.mark.parametrize("kind", ["warmup", "clipping", "eps"])
+def test_what_changes_the_steps_has_the_rate_that_it_is_written_for(kind):
+    test, _ = found(100.0)
+    test.test([scaled_down(100.0)])
+    left = test.left
+    assert test(Trial("steps", Role.CANDIDATE, (Change(kind, "", ("optimizer",)),))) == test.unchanged.rate
+    assert test.left == left
+
+
+def test_what_is_trained_in_full_is_tested_over_as_many_steps_as_the_network_as_it_came():
+    test, _ = found(1.0, steps=200)
+    before = test.left
+    test(scaled_down(1.0))
+    assert before - test.left == 50 * 3
+    test(scaled_down(1.0), is_final=True)
+    assert before - test.left == 50 * 3 + 200 * 3
+    test(scaled_down(1.0), is_final=True)
+    assert before - test.left == 50 * 3 + 200 * 3
+
+
+def test_a_rate_at_which_another_seed_breaks_is_lowered_until_it_is_settled():
+    test, _ = found(1.0)
+    test.test([scaled_down(1.0)])
+    usual = test.unchanged.rate
+    original, clipped = Trial("", Role.ORIGINAL), Trial("c", Role.CANDIDATE, (Change("clipping", "", ("optimizer",)),))
+    assert test.lower(original)
+    assert test.lower(scaled_down(1.0))
+    assert test(original) == test(scaled_down(1.0), is_final=True) == pytest.approx(usual / 10)
+    assert test(clipped) == usual  # it is written for that
+    assert not test.lower(clipped)
+    test.settled.add(original.title)
+    assert not test.lower(original)
+
+
+def test_what_breaks_with_one_of_its_seeds_is_trained_at_a_lower_rate():
+    test, _ = found(1.0)
+    test.test([scaled_down(1.0)])
+    rates = []
+
+    def trained(twin, plan, seed):
+        rate = twin.optimizers[0].param_groups[0]["lr"]
+        rates.append(rate)
+        bad = int(seed == 2 and rate > min(USUAL))
+        return Outcome(seed, ((0, 1.0), (plan.steps, math.inf if bad else 0.5)), nonfinite_steps=bad)
+
+    course = Course(situation(1.0), 3, 20, [], "", math.inf, lambda _: None, rates=test)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trials, "train", trained)
+        done = course.run(scaled_down(1.0), seeds=range(3), steps=20)
+    assert done.rate == rates[-1] == min(USUAL)
+    assert [outcome.end for outcome in done.outcomes] == [0.5] * 3
+
+
+def test_nothing_is_tested_twice():
+    test, _ = found(100.0)
+    test(scaled_down(100.0))
+    left = test.left
+    test(scaled_down(100.0))
+    assert test.left == left
+
+
+def test_the_usual_rate_stays_where_nothing_learns():
+    test, _ = found(0.0)
+    test.test([scaled_down(1.0)])
+    assert test.unchanged.rate == test(scaled_down(1.0)) == DEFAULT_RATE
+
+
+@pytest.mark.parametrize("broken", [math.inf, 2.0])
+def test_it_looks_beyond_rates_at_which_nothing_learns(broken):
+    """As ReLUs that die at every rate but the lowest ones."""
+    assert best_of(lambda rate: Run(rate, 2.0, 0.1 if rate < 1e-4 else broken)).rate == 1e-5
 
 
 def test_the_same_again_and_nothing_of_the_user_is_touched():
     here = situation(100.0)
     state = torch.get_rng_state()
-    first, second = (range_test(here, [], 0.0, 60.0, lambda _: None) for _ in range(2))
-    assert first == second
+    first, second = (range_test(here, 0.0, 60.0, lambda _: None) for _ in range(2))
+    first.test([])
+    second.test([])
+    assert first.optimizer == second.optimizer
+    assert first(scaled_down(10.0)) == second(scaled_down(10.0))
     assert torch.equal(state, torch.get_rng_state())
     assert here.model.w.item() == 0.0
     assert here.model.w.grad is None
@@ -88,47 +198,38 @@ def test_the_same_again_and_nothing_of_the_user_is_touched():
 
 @pytest.mark.parametrize("left", [60.0, 0.0, -1000.0])
 def test_where_it_costs_too_much_the_usual_rate_is_used_and_that_is_said(left):
-    rate, said = found(100.0, cost=1.0, left=left)
-    assert (rate.rate, rate.unchanged) == (DEFAULT_RATE, DEFAULT_RATE)
-    assert "untried: 140 steps take 140 s" in rate.told
+    test, said = found(100.0, cost=1.0, left=left)
+    test.test([scaled_down(100.0)])
+    assert (test.unchanged.rate, test(scaled_down(100.0))) == (DEFAULT_RATE, DEFAULT_RATE)
+    assert "no time to test any other rate" in test.optimizer
+    assert test.notes() == ()
     assert said == []
 
 
-def test_with_time_for_the_unchanged_network_alone_nothing_is_decided_where_there_are_changes():
-    unfit = Change("activation", "", ("nowhere",), words=(("target", "ReLU"), ("function", "sigmoid")))
-    alone, _ = found(100.0, cost=1.0, left=1000.0)
-    assert alone.rate < DEFAULT_RATE
-    beside, _ = found(100.0, changes=[unfit], cost=1.0, left=1000.0)
-    assert beside.rate == DEFAULT_RATE
-    assert "untried: 280 steps take 280 s" in beside.told
+def test_what_there_is_no_time_to_test_has_the_rate_of_its_like():
+    test, _ = found(10.0, cost=1.0, left=300.0 / PART)
+    tested = test(scaled_down(100.0))
+    test.left = 0
+    assert test(scaled_down(50.0)) == tested
+    assert test(Trial("other", Role.CANDIDATE, (Change("norm", "", ()),))) == tested
 
 
 def test_no_more_steps_than_a_trial_has():
-    rate, _ = found(1.0, steps=3)
-    assert "outwards for 3 steps" in rate.told
+    assert "by 3 steps" in found(1.0, steps=3)[0].optimizer
 
 
-def test_the_rate_of_the_unchanged_network_is_the_only_one_that_is_proposed():
-    here = FoundRate(0.1, 0.001, "").into(situation(1.0))
-    assert here.optimizers[0].param_groups[0]["lr"] == 0.1
-    (change,) = rate_change.KIND.propose(here)
-    assert change.title == "Lower the learning rate from 0.1 to 0.001."
-    assert change.number("factor") == pytest.approx(0.01)
-    for unchanged in (0.1, 1.0):
-        assert rate_change.KIND.propose(FoundRate(0.1, unchanged, "").into(situation(1.0))) == []
+def test_no_rate_is_proposed_where_each_network_has_its_own():
+    here = replace(
+        situation(1.0),
+        diagnosis=Diagnosis((Finding(Symptom.EXPLODING, Cause.LEARNING_RATE, (), Severity.CRITICAL, ""),)),
+    )
+    assert rate_change.KIND.propose(here) == []
+    assert rate_change.KIND.propose(replace(here, is_rate_ours=False)) != []
 
 
-def test_a_higher_rate_at_which_the_changes_may_do_better_as_well_is_told():
-    assert FoundRate(0.1, 0.1, "").notes == FoundRate(0.1, 0.001, "").notes == ()
-    (note,) = FoundRate(0.01, 0.1, "").notes
-    assert "does better at a learning rate of 0.1;" in note
-
-
-def test_a_change_that_does_not_fit_decides_nothing():
+def test_a_change_that_does_not_fit_breaks_nothing():
     unfit = Change("activation", "", ("nowhere",), words=(("target", "ReLU"), ("function", "sigmoid")))
-    rate, _ = found(100.0, changes=[unfit])
-    assert rate.rate == DEFAULT_RATE  # no change learns, and what the unchanged network does is its own matter
-    assert rate.unchanged < DEFAULT_RATE
+    assert found(100.0)[0](Trial("unfit", Role.CANDIDATE, (unfit,))) == DEFAULT_RATE
 
 
 def test_the_value_is_in_the_record_on_the_page_and_that_of_every_trial(tmp_path):
@@ -155,11 +256,14 @@ def test_the_value_is_in_the_record_on_the_page_and_that_of_every_trial(tmp_path
         handle.remove()
     assert first.optimizer == second.optimizer
     assert [t.end for t in first.trials] == [t.end for t in second.trials]
-    used = float(first.optimizer.partition("lr=")[2].partition(",")[0])
-    assert used in RATES
-    assert first.optimizer.startswith(f"SGD(lr={used:g}, momentum=0.9), since none was given: ")
+    assert first.optimizer.startswith("SGD(momentum=0.9), since none was given, each network at its own best")
+    assert all(trial.rate in RATES for trial in first.trials)
     first.save(tmp_path / "repair.json.gz")
-    assert gradtrace.load(tmp_path / "repair.json.gz").optimizer == first.optimizer
-    assert f"lr={used:g}" in first._repr_html_()
+    again = gradtrace.load(tmp_path / "repair.json.gz")
+    assert again.optimizer == first.optimizer
+    assert [t.rate for t in again.trials] == [t.rate for t in first.trials]
+    told = " ".join(to_text(first).split())
+    assert f"Train it at a learning rate of {first.best.rate:g}; the network as it came did best at " in told
+    assert "each network at its own best learning rate" in " ".join(first._repr_html_().split())
     first.report(tmp_path / "repair.html")
-    assert f"lr={used:g}" in (tmp_path / "repair.html").read_text(encoding="utf-8")
+    assert "each network at its own best learning rate" in (tmp_path / "repair.html").read_text(encoding="utf-8")

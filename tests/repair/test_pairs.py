@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from gradtrace.records.change import Change, Draw
 from gradtrace.records.repair import Outcome, Role, Trial
+from gradtrace.repair.pace import Pace
 from gradtrace.repair.trend import trend_of
-from gradtrace.repair.trials import ORIGINAL, _pairs, standing
+from gradtrace.repair.trials import ORIGINAL, _finals, _pairs, standing
 
 
 def trial(kind, start, *ends, draws=(), role=Role.CANDIDATE):
@@ -38,6 +40,13 @@ def test_the_best_start_goes_with_the_best_of_the_steps():
     assert titles(clipping, rate, kept, norm)[-2:] == ["clipping. norm.", "rate. norm."]
 
 
+def test_what_mends_the_ends_goes_with_its_like_and_with_the_best_change_of_the_network():
+    """Standardised inputs are of no use to weights that grew for raw ones, nor is a loss to units that are flat."""
+    ranked = trial("norm", 2.3, 1.0), trial("clipping", 2.3, 1.1), trial("scale", 2.3, 1.6), trial("loss", 2.3, 1.7)
+    found = titles(*ranked, trial("output", 2.3, 1.8))
+    assert found == ["clipping. norm.", "scale. norm.", "loss. scale.", "loss. norm."]
+
+
 def test_of_those_that_broke_the_better_start_stands_first():
     broken, begun, sound = (
         trial("formats", 1e11, math.inf),
@@ -47,6 +56,26 @@ def test_of_those_that_broke_the_better_start_stands_first():
     ranked = sorted([broken, begun, sound], key=standing)
     assert [one.title for one in ranked] == ["norm.", "initialisation.", "formats."]
     assert titles(begun, broken) == ["formats. initialisation."]
+
+
+class Breaks:
+    """Trainings of which those of `titles` break."""
+
+    def __init__(self, *titles):
+        self.seeds, self.steps, self.notes, self.titles, self.whole = 2, 20, [], titles, []
+
+    def run(self, one, *, seeds, steps):
+        self.whole.append(one.title)
+        bad = int(one.title in self.titles)
+        return replace(one, outcomes=tuple(Outcome(s, ((0, 2.3), (20, 1.0)), nonfinite_steps=bad) for s in seeds))
+
+
+def test_who_breaks_in_full_makes_room_for_the_next():
+    ranked = [trial(kind, 2.3, 1.0) for kind in "abcdefg"]
+    sound, broken, all_broken = Breaks(), Breaks("a.", "c."), Breaks(*(f"{kind}." for kind in "abcdefg"))
+    for course, expected in ((sound, "ab"), (broken, "abcd"), (all_broken, "abcd")):
+        assert len(_finals(ranked, course, Pace(20, finalists=2))) == 7
+        assert course.whole == [f"{kind}." for kind in expected]
 
 
 def original(start, *ends):

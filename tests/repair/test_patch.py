@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -133,3 +134,29 @@ def test_the_diff_applies_with_patch_and_with_ours(text, tmp_path, monkeypatch):
     done = subprocess.run(["patch", "-p1", "--binary"], input=diff.encode(), capture_output=True, check=False)
     assert done.returncode == 0, done.stdout
     assert path.read_bytes() == wanted.encode()
+
+
+SCALED = [
+    "def scaled_loss(model, batch, unscaled=loss_fn):",
+    "    return unscaled(model, batch) / 4.0",
+    "loss_fn = scaled_loss",
+]
+
+
+def test_a_loss_function_of_the_module_is_changed_under_another_name():
+    """What is assigned within a function is its own there, and has no value before that."""
+    namespace: dict[str, Any] = {}
+    exec(insert_lines(cst.parse_module(FILE), "build", SCALED).code, namespace)
+    _, changed, _ = namespace["build"]()
+    assert changed is not namespace["loss_fn"]
+    assert changed.__defaults__ == (namespace["loss_fn"],)
+
+
+@pytest.mark.parametrize("own", ["    loss_fn = print\n", "    def loss_fn(model, batch):\n        return 1.0\n"])
+def test_one_that_the_factory_makes_keeps_its_name(own):
+    text = FILE.replace("    return model, loss_fn", f"{own}    return model, loss_fn")
+    code = insert_lines(cst.parse_module(text), "build", SCALED).code
+    assert "changed_loss_fn" not in code
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    assert namespace["build"]()[1].__name__ == "scaled_loss"

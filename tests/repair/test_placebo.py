@@ -38,6 +38,18 @@ def test_equal_units_stay_equal_and_maps_that_are_stored_in_one_stay_apart():
     assert block_of(nn.Linear(3, 8), torch.empty(8, 3)) == 8
 
 
+def test_the_row_of_the_padding_stays_where_it_is():
+    """Elsewhere it would heal a division by its length, which no draw can."""
+    model = nn.Embedding(30, 4, padding_idx=7)
+    (change, _) = KIND.propose(SimpleNamespace(model=model))
+    for seed in range(8):
+        twin = make_twin(model, None, [], seed)
+        KIND.apply(change, twin)
+        assert not twin.model.weight[7].any()
+        assert (twin.model.weight == 0.0).all(1).sum() == 1
+        assert torch.equal(twin.model.weight.flatten().sort().values, model.weight.flatten().sort().values)
+
+
 def test_it_is_drawn_twice_and_by_the_seed():
     model = nn.Linear(8, 8)
     first, second = KIND.propose(SimpleNamespace(model=model))

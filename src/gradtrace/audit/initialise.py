@@ -22,7 +22,7 @@ from gradtrace.audit.critical_point import Point, critical_point
 from gradtrace.audit.draw import METHODS, draw_
 from gradtrace.audit.draw_recurrent import recurrent_
 from gradtrace.audit.lsuv import scale_to_unit_variance_
-from gradtrace.audit.neighbours import WEIGHTED, above, below, border, groups_of
+from gradtrace.audit.neighbours import above, below, border, groups_of, rows_are_inputs, weight_of
 from gradtrace.audit.propagate import effect_of
 from gradtrace.audit.recording import Recording, Step, record
 from gradtrace.audit.rules.table import RULES
@@ -111,8 +111,8 @@ class _Initialiser:
         left = tuple(name for name in self._parameters if name not in self.done)
         return Initialisation(tuple(self.done.values()), left, tuple(dict.fromkeys(self.notes)))
 
-    def _note(self, name: str, method: str, gain: float, reason: str) -> None:
-        self.done[name] = InitialisedParameter(name, method, gain, reason)
+    def _note(self, name: str, method: str, gain: float, reason: str, *, turned: bool = False) -> None:
+        self.done[name] = InitialisedParameter(name, method, gain, reason, turned)
 
     def module(self, path: str, module: nn.Module) -> None:
         """Attention, which is one step to the recording; norms back to gamma 1, beta 0."""
@@ -144,8 +144,8 @@ class _Initialiser:
             if isinstance(module, nn.RNNBase | nn.RNNCellBase) and step.module not in seen:
                 seen.add(step.module)
                 self._recurrent(step, module, signals, calls[step.module])
-            weight = step.argument(1, "weight")
-            if chosen.get(id(weight)) == step.index:
+            weight = weight_of(step)
+            if weight is not None and chosen.get(id(weight)) == step.index:
                 self._layer(recording, step, weight, signals, scales.get(step.index, 1.0))
             elif step.index in scales:
                 self._scale(step, scales[step.index])
@@ -159,8 +159,8 @@ class _Initialiser:
         signals = [value.measured for value in recording.values]
         chosen: dict[int, tuple[bool, int]] = {}
         for step in recording.steps:
-            weight = id(step.argument(1, "weight"))
-            if RULES.get(step.function) in WEIGHTED and weight in self._names:
+            weight = id(weight_of(step))
+            if weight in self._names:
                 ranked = (bool(step.inputs) and below(recording, step, signals)[0] is not None, step.index)
                 if weight not in chosen or (ranked[0] and not chosen[weight][0]):
                     chosen[weight] = ranked
@@ -208,13 +208,13 @@ class _Initialiser:
         else:
             sigma_w2, reason = target.q / signal.second if signal.second > 0 else 1.0, "unit variance of its output"
         met = border(recording, step) if step.inputs else 1.0
-        transposed = "transpose" in step.function
-        fan_in = weight.numel() / weight.shape[1 if transposed else 0]
+        turned = rows_are_inputs(step)
+        fan_in = weight.numel() / weight.shape[1 if turned else 0]
         method = "orthogonal" if self._method == "delta_orthogonal" and weight.dim() == 2 else self._method
         met = 1.0 if method == "delta_orthogonal" else met
         draw_(weight, sigma_w2 / met / fan_in * scale**2, method, self._generator, groups_of(step))
         scaled = f"; residual branch x {scale:.3g}" if scale != 1.0 else ""
-        self._note(name, method, math.sqrt(sigma_w2) * scale, reason + scaled)
+        self._note(name, method, math.sqrt(sigma_w2) * scale, reason + scaled, turned=turned)
         self.scales[name] = scale
         self._bias(
             step, weight, signal, (here, target), under is not None and not normed and over is not None, sigma_w2

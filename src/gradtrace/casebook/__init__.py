@@ -42,6 +42,7 @@ _FAMILIES = {
         "detach data_attribute no_grad item argmax rounding plain_list plain_tensor replaced_head partial_optimizer"
     ),
     "loss": ("sigmoid_mse softmax_twice sigmoid_twice clamped_loss clamped_probability rounded_loss single_softmax"),
+    "symmetry": "constant_weights constant_lstm",
     "numerics": "log_zero sqrt_zero self_distance zero_by_zero acos_one where_trap exp_overflow masked_row",
     "formats": (
         "half_overflow half_sum half_adam half_underflow half_conv_underflow bfloat16_steps bfloat16_adam "
@@ -72,7 +73,7 @@ _FAMILIES = {
     "healthy_learning": (
         "clamped_residual_near softmax_absolute_trained hinge_half_satisfied penalised_relu unet_with_skips "
         "default_relu_adam policy_head sigmoid_pixels raw_pixels_adam positive_output he_start wide_tanh "
-        "handwritten_lstm_short pre_norm_in_training not_saturating_game directions"
+        "handwritten_lstm_short pre_norm_in_training not_saturating_game directions constant_biases"
     ),
 }
 """Module -> names of its cases."""

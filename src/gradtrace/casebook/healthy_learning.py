@@ -92,6 +92,19 @@ def default_relu_adam() -> Setup:
 
 
 @seeded
+def constant_biases() -> Setup:
+    """Biases of 0.1 and a head of zeros on random hidden weights: what is equal there is parted by the first step."""
+    model = mlp(2, nn.ReLU)
+    scale_weights(layer(model, "hidden"), HE)
+    for part in layer(model, "hidden").children():
+        if isinstance(part, nn.Linear):
+            nn.init.constant_(part.bias, 0.1)
+    for parameter in layer(model, "head").parameters():
+        nn.init.zeros_(parameter)
+    return Setup(model, cross_entropy, digit_batches(), torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+
+
+@seeded
 def policy_head() -> Setup:
     """A last layer scaled by 0.01, as in policies: it holds the gradient back at first, and grows in a few steps."""
     model = mlp(2, nn.Tanh)
@@ -189,5 +202,6 @@ CASES = (
     healthy("handwritten_lstm_short", handwritten_lstm_short, "Gers et al. 2000"),
     healthy("pre_norm_in_training", pre_norm_in_training, "Xiong et al. 2020", steps=24),
     healthy("not_saturating_game", not_saturating_game, "Goodfellow et al. 2014, section 3"),
+    healthy("constant_biases", constant_biases, "Goodfellow et al. 2016, section 8.4"),
     healthy("directions", directions, "Salimans and Kingma 2016"),
 )

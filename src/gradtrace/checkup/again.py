@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.data_scale import is_far_off
 from gradtrace.diagnosis.moved import USUAL
 from gradtrace.diagnosis.rules import decay, time
+from gradtrace.diagnosis.rules.creep import needs_faster
 from gradtrace.diagnosis.rules.depth import needs_following
 from gradtrace.diagnosis.rules.formats import needs_base_rate
 from gradtrace.diagnosis.rules.loss import trapped_frac
@@ -48,6 +49,9 @@ def look_again(exhibit: Exhibit, run: Callable[..., Training], steps: int, say: 
     if (factor := needs_base_rate(scene)) > 1.0:
         say("trying a step at the schedule's base rate on a copy")
         exhibit = replace(exhibit, unscheduled=run(1, factor))
+    if (factor := needs_faster(scene)) > 1.0:
+        say("trying a usual learning rate on a copy")
+        exhibit = replace(exhibit, faster=run(FOLLOWED_STEPS, factor))
     if _needs_steps(scene):
         say(f"following {FOLLOWED_STEPS} steps on a copy")
         given = max(optimizer.learning_rate for optimizer in exhibit.optimizers)

@@ -10,6 +10,7 @@ from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.rules import (
     attention,
     copies,
+    creep,
     decay,
     depth,
     disconnected,
@@ -47,6 +48,7 @@ RULES = (
     formats,
     swallowed,
     steps,
+    creep,
 )
 """Each has a function ``judge(scene) -> list[Finding]``; they do not know of each other, the ranking does."""
 

@@ -40,6 +40,7 @@ OVER_EPS = "largest gradient (RMS) over eps"
 """Evidence of an optimizer."""
 
 STEP_RATIO = "update to weight ratio of the first step"
+LARGEST_RATIO = "largest update to weight ratio"
 COPIES = "units that are copies of one another"
 """Evidence of a trial."""
 

@@ -45,6 +45,8 @@ class Draw:
     """
     value: float
     """Gain sqrt(fan_in Var(w)), standard deviation, the constant, the mean, the time steps."""
+    rows_are_inputs: bool = False
+    """As of x @ W, and of transposed convolutions: the units are the second axis."""
 
 
 @dataclass(frozen=True, slots=True)

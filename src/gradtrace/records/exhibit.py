@@ -86,6 +86,8 @@ class Exhibit:
     """The same at a tenth of the learning rate, where the rate is suspected."""
     unscheduled: Training | None = None
     """One step at the rate that a schedule holds back, where steps at the present one are rounded away."""
+    faster: Training | None = None
+    """At a rate that makes the steps usual ones, where those of the given one do next to nothing."""
     unseen: Training | None = None
     """The same for as many steps on all batches but the last, on which it is traced then: learnt, and not memorised."""
     step: int = 0

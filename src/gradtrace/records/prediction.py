@@ -154,6 +154,8 @@ class InitialisedParameter:
     gain: float
     """sqrt(fan_in Var(w)); NaN for biases and gates."""
     reason: str
+    rows_are_inputs: bool = False
+    """As of x @ W, and of transposed convolutions: the units are the second axis."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -83,6 +83,8 @@ class Trial:
     """One a seed; of a trial that was given up early, the short run."""
     whole: bool = False
     """Whether it was trained for all steps with all seeds."""
+    rate: float | None = None
+    """Learning rate of our own optimizer, the best of this network; None: an optimizer was given."""
     moved_decades: float | None = None
     """By how much the gradient at the first layer moved, measured before the first step."""
     levels: tuple[tuple[str, float], ...] = ()

@@ -131,6 +131,20 @@ _UNBOUNDED = Remedy(
     "loss = loss_function(output, target)\nused = output.clamp(low, high)",
 )
 
+WITHOUT_BOUND = Remedy(
+    "Take the last non-linearity away, or scale the targets into its range.",
+    "output = self.head(x)  # no activation behind it\nloss = torch.nn.functional.mse_loss(output, target)",
+    "Bishop 2006",
+)
+SAME_SHAPE = Remedy(
+    "Give output and targets the same shape.",
+    "loss = torch.nn.functional.mse_loss(output, target.view_as(output))",
+)
+FOR_CLASSES = Remedy(
+    "Of class numbers take the cross entropy, with an output for each class; probabilities lie between 0 and 1.",
+    "loss = torch.nn.functional.cross_entropy(logits, target)  # logits [batch, classes], target [batch]",
+)
+
 REMEDIES: dict[Cause, tuple[Remedy, ...]] = {
     Cause.ACTIVATION_DERIVATIVE: (
         Remedy("Use an activation whose derivative reaches one.", "torch.nn.ReLU()", "Glorot et al. 2011"),

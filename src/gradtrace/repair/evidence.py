@@ -85,7 +85,7 @@ def gained(trial: Trial, other: Trial) -> bool:
     assert other.start is not None
     assert trial.end is not None
     assert other.end is not None
-    ratio = EFFECT_RATIO * other.end if trial.end > 0.0 else -math.inf
+    ratio = EFFECT_RATIO * other.end if trial.end >= 0.0 else -math.inf  # of a loss that is all gone, none is left
     return trial.end < max(other.end - EFFECT_FRAC * _scale(trial, other), ratio)
 
 

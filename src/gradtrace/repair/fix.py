@@ -21,8 +21,8 @@ from gradtrace.repair.changes import placebo
 from gradtrace.repair.changes.table import OF_STEPS, OF_THE_NETWORK, propose_all
 from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.correction import with_shares
-from gradtrace.repair.given import DEFAULT_RATE, check_numbers, chosen_optimizers
-from gradtrace.repair.learning_rate import range_test
+from gradtrace.repair.given import check_numbers, chosen_optimizers
+from gradtrace.repair.learning_rate import RangeTest, at_rate, range_test
 from gradtrace.repair.pace import FEWEST_STEPS, USUAL_CANDIDATES, Pace, choose_pace
 from gradtrace.repair.shares import shares_of
 from gradtrace.repair.situation import Situation
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+    from gradtrace.records.change import Change
     from gradtrace.records.finding import Diagnosis
 
 MOST_BATCHES = 64
@@ -63,8 +64,8 @@ def fix(
         model: any ``torch.nn.Module`` that can be deep-copied.
         loss_fn: takes (model, batch), returns a scalar tensor.
         batches: an iterable of batches; the first 64 are trained on, again and again.
-        optimizer: one or several; without any, SGD with momentum 0.9, at a learning rate that a short range test on
-            copies finds: the same for all trials, and named.
+        optimizer: one or several; without any, SGD with momentum 0.9, each network at the learning rate at which it
+            does best in a short range test on copies: the unchanged one too.
         held_out: batches on which a change must not be worse.
         steps: optimizer steps of each training; by default as many as the time allows, 200 at most.
         seeds: trainings of each trial; paired over trials. Two at least.
@@ -105,8 +106,7 @@ def fix(
         if diagnosis.healthy:
             return replace(repair, notes=("the network is well: there is nothing to prove",))
         situation = replace(situation, summed_over=summed_over(model, loss_fn, taken[0]))
-        if optimizer is None:
-            situation = replace(situation, unchanged_rate=DEFAULT_RATE)
+        situation = replace(situation, is_rate_ours=optimizer is None)
         return _proven(situation, repair, kept_out, steps, (began, time_budget_s), say)
 
 
@@ -138,29 +138,29 @@ def _proven(
     guess = choose_pace((USUAL_CANDIDATES, 1, repair.seeds), cost, _left(timing, math.inf), steps=steps)
     situation = replace(situation, steps=guess.steps)
     changes, notes = propose_all(situation, OF_THE_NETWORK)
-    if situation.unchanged_rate is not None:
+    candidates = _trials(changes, Role.CANDIDATE, situation, shares)
+    rates: RangeTest | None = None
+    if situation.is_rate_ours:
         needed = Pace(steps or FEWEST_STEPS).cost_s((USUAL_CANDIDATES, 1, repair.seeds), cost)
-        found = range_test(situation, changes, cost, _left(timing, needed), say)
-        situation = found.into(situation)
-        repair = replace(repair, optimizer=found.optimizer)
-        notes += found.notes
+        rates = range_test(situation, cost, _left(timing, needed), say)
+        rates.test([trial for trial in candidates if not trial.refused])
+        situation = at_rate(situation, rates.unchanged.rate)
+        repair = replace(repair, optimizer=rates.optimizer)
+        notes += rates.notes()
     of_steps, more = propose_all(situation, OF_STEPS)
-    changes, notes = [*changes, *of_steps], [*notes, *more]
-    if not changes:
+    candidates, notes = [*candidates, *_trials(of_steps, Role.CANDIDATE, situation, shares)], [*notes, *more]
+    if not candidates:
         return replace(repair, notes=(*notes, "no change that could be tried fits these findings"))
-    candidates = [measured(Trial(change.title, Role.CANDIDATE, (change,)), situation, shares) for change in changes]
     usable = [trial for trial in candidates if not trial.refused]
-    placebos = [
-        measured(Trial(change.title, Role.PLACEBO, (change,)), situation, shares)
-        for change in placebo.KIND.propose(situation)
-    ]
+    placebos = _trials(placebo.KIND.propose(situation), Role.PLACEBO, situation, shares)
     numbers = len(usable), len(placebos), repair.seeds
     left = _left(timing, Pace(steps or FEWEST_STEPS).cost_s(numbers, cost))
-    pace = choose_pace(numbers, cost, left, steps=steps)
+    pace = choose_pace(numbers, cost, left - (rates.to_come * cost if rates is not None else 0.0), steps=steps)
     say(f"{len(usable)} candidates, {pace.steps} steps of about {cost:.2g} s, {repair.seeds} seeds")
     notes += pace.left_out
     deadline = time.perf_counter() + left
     course = Course(situation, repair.seeds, pace.steps, held_out, first_layer_of(situation), deadline, say, notes)
+    course.rates = rates
     try:
         levels = levels_of(situation.trace, situation.paths) if shares is not None else ()
         original = Trial(ORIGINAL, Role.ORIGINAL, levels=levels)
@@ -172,6 +172,10 @@ def _proven(
     ranked = judged([*trials, *(t for t in candidates if t.refused)], lambda trial: ills_of(trial, course))
     ranked = confirmed(ranked, course, pace)
     return replace(repair, trials=ranked, steps=pace.steps, notes=(*course.notes, *trend_of(ranked, pace.steps)))
+
+
+def _trials(changes: Sequence[Change], role: Role, situation: Situation, shares: Shares | None) -> list[Trial]:
+    return [measured(Trial(change.title, role, (change,)), situation, shares) for change in changes]
 
 
 def _left(timing: tuple[float, float | None], needed_s: float) -> float:

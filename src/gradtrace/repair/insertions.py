@@ -44,16 +44,27 @@ def _with_lines(function: cst.FunctionDef, lines: list[str], *, knows_torch: boo
             raise NoPatchError("the factory returns no optimizer to change")
     lines = [line for line in lines if line.strip()]  # in a block, a blank line would be one of blanks
     text = "\n".join(lines)
+    given = parts.get("loss_fn")
+    names = {}
+    if "loss_fn" in text and given is not None and code_of(given) == "loss_fn" and not _is_own("loss_fn", function):
+        names["loss_fn"] = "changed_loss_fn"  # what is assigned within a function is the function's own
+        lines = ["changed_loss_fn = loss_fn", *(re.sub(r"\bloss_fn\b", "changed_loss_fn", line) for line in lines)]
     used = [name for name in PARTS if name in text and name in parts]
     if "model" in text and "model" not in parts:
         raise NoPatchError("what the factory returns does not show which part is the model")
     assigned = [f"{name} = {code_of(parts[name])}" for name in used if code_of(parts[name]) != name]
-    value = _Named({code_of(parts[name]): name for name in used})
+    value = _Named({code_of(parts[name]): names.get(name, name) for name in used})
     new_return = returned.with_changes(value=returned.value.visit(value))
     first = ["import torch"] if "torch." in text and not knows_torch else []
     inserted = cst.parse_module("\n".join([*first, *assigned, *lines]) + "\n").body
     statement = last.with_changes(body=[*last.body[:-1], new_return])
     return function.with_changes(body=body.with_changes(body=[*body.body[:-1], *inserted, statement]))
+
+
+def _is_own(name: str, function: cst.FunctionDef) -> bool:
+    """Whether a function gives the name a value: as an argument, by assignment or by definition."""
+    target = m.AssignTarget(target=m.Name(name)) | m.AnnAssign(target=m.Name(name)) | m.Param(name=m.Name(name))
+    return bool(m.findall(function, target | m.FunctionDef(name=m.Name(name))))
 
 
 def _parts(value: cst.BaseExpression) -> dict[str, cst.BaseExpression]:

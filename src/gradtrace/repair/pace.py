@@ -18,7 +18,7 @@ FRESH = 5
 """Seeds, at least, on which the winner is run again: the interval of five is half as wide as that of three."""
 SHORT = 4
 """The first round takes this part of the steps."""
-PAIRS = 4
+PAIRS = 7
 """Of candidates, at most; they are made when each has had its short training."""
 AROUND = 1.2
 """[times the steps] Scoring and copies."""
@@ -46,7 +46,7 @@ class Pace:
         return range(number, number + max(number, FRESH)) if self.confirms else range(0)
 
     def num_runs(self, num_candidates: int, num_placebos: int, seeds: int) -> int:
-        """Whole trainings; short ones are one for each candidate and four pairs."""
+        """Whole trainings; short ones are one for each candidate and each pair."""
         again = 3 * len(self.fresh(seeds))  # the winner, the unchanged network, a placebo
         return (min(self.finalists, num_candidates) + 1 + min(self.placebos, num_placebos)) * seeds + again
 

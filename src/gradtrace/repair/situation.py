@@ -42,8 +42,8 @@ class Situation:
     """What the model is called with, where `loss_fn` cannot be asked."""
     steps: int = USUAL_STEPS
     """Of a trial, about."""
-    unchanged_rate: float | None = None
-    """At which the network as it came does best, by the range test; None: the rate was given, and is the user's."""
+    is_rate_ours: bool = False
+    """No optimizer was given: the learning rate is one that a range test finds."""
 
     def twin(self, seed: int = 0) -> Twin:
         """A fresh copy."""

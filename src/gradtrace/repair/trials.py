@@ -16,7 +16,8 @@ from gradtrace.errors import GradtraceError, InputError
 from gradtrace.records.change import Change
 from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.repair.applying import apply_changes
-from gradtrace.repair.changes.table import KINDS, OF_STEPS
+from gradtrace.repair.changes.table import KINDS, OF_STEPS, OF_THE_ENDS
+from gradtrace.repair.learning_rate import RangeTest, at_rate
 from gradtrace.repair.pace import SHORT, Pace
 from gradtrace.repair.training import OutOfTime, Plan, train
 from gradtrace.repair.twin import Twin
@@ -55,15 +56,21 @@ class Course:
     notes: list[str] = field(default_factory=list)
     twins: dict[str, Twin] = field(default_factory=dict)
     """The copy of each trial that was trained last with the first seed."""
+    rates: RangeTest | None = None
+    """Of our own optimizer, where none was given."""
 
     def run(self, trial: Trial, *, seeds: Sequence[int], steps: int) -> Trial:
         """Train a fresh copy for every seed; raises `OutOfTime`, and keeps what fails as a refusal."""
         outcomes: list[Outcome] = []
+        situation = self.situation
+        if self.rates is not None:
+            rate = self.rates(trial, is_final=steps == self.steps)
+            trial, situation = replace(trial, rate=rate), at_rate(situation, rate)
         for seed in seeds:
             self.say(f"{trial.title} ({steps} steps, seed {seed})")
             plan = Plan(self.situation.batches, steps, self.held_out, self.first_layer, self.deadline)
             try:
-                twin = self.situation.twin(seed)
+                twin = situation.twin(seed)
                 apply_changes(trial.changes, twin)
                 outcomes.append(train(twin, plan, seed))
             except OutOfTime:
@@ -78,6 +85,10 @@ class Course:
                 )
             if seed == seeds[0]:
                 self.twins[trial.title] = twin
+        if self.rates is not None and steps == self.steps:
+            if any(outcome.nonfinite_steps for outcome in outcomes) and self.rates.lower(trial):
+                return self.run(trial, seeds=seeds, steps=steps)
+            self.rates.settled.add(trial.title)
         return replace(trial, outcomes=tuple(outcomes), whole=steps == self.steps and len(outcomes) == self.seeds)
 
 
@@ -106,10 +117,21 @@ def run_all(
     ranked = sorted((t for t in short if t.outcomes), key=standing)
     pairs = [course.run(t, seeds=[0], steps=max(1, course.steps // SHORT)) for t in _pairs(ranked)]
     ranked = sorted([*ranked, *(t for t in pairs if t.outcomes)], key=standing)
-    finals: list[Trial] = []
-    for trial in ranked:
-        finals.append(trial if len(finals) >= pace.finalists else _whole(trial, course, every))
+    finals = _finals(ranked, course, pace)
     return [original, *done, *finals, *(t for t in short if not t.outcomes)]
+
+
+def _finals(ranked: Sequence[Trial], course: Trains, pace: Pace) -> list[Trial]:
+    """The best are trained in full; who breaks there, which is soon over, makes room for the next, as often at most."""
+    done: list[Trial] = []
+    places = pace.finalists
+    for number, trial in enumerate(ranked):
+        if number >= places:
+            return [*done, *ranked[number:]]
+        done.append(_whole(trial, course, pace.seeds(course.seeds)))
+        broke = any(outcome.nonfinite_steps for outcome in done[-1].outcomes)
+        places = min(places + broke, 2 * pace.finalists)
+    return done
 
 
 def _whole(trial: Trial, course: Trains, seeds: Sequence[int]) -> Trial:
@@ -147,6 +169,8 @@ def standing(trial: Trial) -> tuple[float, float]:
 def _pairs(ranked: Sequence[Trial]) -> list[Trial]:
     """The best candidate with the best of another kind, and with the best of a third; the best start with other steps.
 
+    What mends the data, the output or the loss is seen where weights and layers suit what comes then: the best two of
+    these kinds go together, and each with the best change of the network. The faults of one network may be several.
     Where a change begins well and its steps do not keep it, what it lacks is said by its two ends: the lowest loss
     before the first step goes with what changes the steps alone, the best of one kind and the best of another.
     """
@@ -165,7 +189,17 @@ def _pairs(ranked: Sequence[Trial]) -> list[Trial]:
     begun = [trial for trial in ranked if trial.changes[0].kind not in OF_STEPS and _has_lost_its_start(trial)]
     if begun:
         found += [_pair(min(begun, key=_start), one) for one in sorted(steps, key=standing)[:2]]
+    found += _of_several_faults(ranked)
     return list({trial.title: trial for trial in found}.values())
+
+
+def _of_several_faults(ranked: Sequence[Trial]) -> list[Trial]:
+    first = {trial.changes[0].kind: trial for trial in reversed(ranked)}
+    roots = sorted((first[kind] for kind in OF_THE_ENDS if kind in first), key=standing)[:2]
+    inner = [trial for kind, trial in first.items() if kind not in (*OF_THE_ENDS, *OF_STEPS)]
+    partners = [*roots[1:], *sorted(inner, key=standing)[:1]]
+    pairs = [(root, partner) for root in roots for partner in partners if root is not partner]
+    return [_pair(one, other) for one, other in pairs if not _overlap(one.changes[0], other.changes[0])]
 
 
 def _has_lost_its_start(trial: Trial) -> bool:

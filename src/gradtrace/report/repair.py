@@ -111,14 +111,21 @@ def conclusion(repair: Repair) -> str:
     if best is None:
         return f"None of these helped ({len(tried)} tried)." if tried else "Nothing was changed."
     others = f"{proven - 1} others" if proven > 2 else "1 other"
-    more = f" {others} did better than both too, and may owe a part of it to chance." if proven > 1 else ""
+    more = f" {others} beat both too, and were not run again." if proven > 1 else ""
     again = (
-        f" Of {len(tried)} tried none is better beyond chance, and none of those as good changes less; it passed again "
-        f"on {len(best.confirmation)} seeds without a part in the choice."
+        f" It beat the unchanged network and the placebo, and did so again on {len(best.confirmation)} seeds that had "
+        f"no part in choosing it. Of {len(tried)} tried none is better beyond chance, nor as good with less change."
         if best.confirmation
         else ""
     )
-    return f"Recommended: {clean(best.title)}{again}{more}"
+    return f"Recommended: {clean(best.title)}{_at_rate(best, repair.original)}{again}{more}"
+
+
+def _at_rate(best: Trial, original: Trial | None) -> str:
+    """Where the rates are ours, at which it was trained: without it the change is not what was tried."""
+    if best.rate is None or original is None or original.rate is None:
+        return ""
+    return f" Train it at a learning rate of {best.rate:g}; the network as it came did best at {original.rate:g}."
 
 
 def curves(repair: Repair) -> str:
@@ -153,7 +160,8 @@ def _row(trial: Trial, size: int, width: int, *, is_held_out: bool) -> Iterator[
     moved = decades(trial.moved_decades) if trial.moved_decades is not None else "-"
     last = trial.held_out if is_held_out else trial.first_layer_ratio
     cells = [_known(trial.start), _known(trial.end), moved, _known(last)]
-    title = wrapped(clean(trial.title), size)
+    rate = f" (learning rate {trial.rate:g})" if trial.rate is not None else ""
+    title = wrapped(clean(trial.title) + rate, size)
     told = wrapped(clean(verdict(trial)), max(16, width - 5 - size - 4 * _CELL))
     for place in range(max(len(title), len(told))):
         left = padded(title[place], size) if place < len(title) else " " * size

@@ -14,11 +14,12 @@ from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.thresholds import DOMINANT_FRAC
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.remedies.catalogue import FOR_CLASSES, SAME_SHAPE, WITHOUT_BOUND, remedies_for
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import View
+    from gradtrace.records.finding import Remedy
     from gradtrace.records.trace import ObjectiveStats, Op
 
 _EXPECTS_LOGITS = {"BinaryCrossEntropyWithLogits": "Sigmoid", "LogSoftmax": "Softmax"}
@@ -91,17 +92,19 @@ def beyond(view: View) -> Finding | None:
             view,
             wrong,
             Symptom.EXPLODING,
+            FOR_CLASSES,
             f"The targets lie up to {wrong.objective.beyond:.3g} outside of [0, 1], where {wrong.function} expects "
             "probabilities: the loss has no minimum and falls for ever.",
             Evidence("targets outside of [0, 1] by", wrong.objective.beyond),
         )
     for op in found:
         objective = op.objective
-        if objective is not None and _out_of_reach(objective):
+        if objective is not None and out_of_reach(objective):
             return _unreachable(
                 view,
                 op,
                 Symptom.LOSS_SATURATED,
+                SAME_SHAPE if objective.held_against > 1.0 else WITHOUT_BOUND,
                 _floor_words(objective),
                 Evidence("loss that the range leaves at best", objective.floor),
                 Evidence("loss of the best constant", objective.constant),
@@ -109,7 +112,7 @@ def beyond(view: View) -> Finding | None:
     return None
 
 
-def _out_of_reach(objective: ObjectiveStats) -> bool:
+def out_of_reach(objective: ObjectiveStats) -> bool:
     """Whether the least that the loss can reach is most of what a constant gets.
 
     Several targets for one output may be meant (samples of a noisy one); that all outputs share them is not.
@@ -133,7 +136,7 @@ def _floor_words(objective: ObjectiveStats) -> str:
     )
 
 
-def _unreachable(view: View, op: Op, symptom: Symptom, message: str, *evidence: Evidence) -> Finding:
+def _unreachable(view: View, op: Op, symptom: Symptom, remedy: Remedy, message: str, *evidence: Evidence) -> Finding:
     below = last_layers(view)
     return Finding(
         symptom=symptom,
@@ -142,7 +145,7 @@ def _unreachable(view: View, op: Op, symptom: Symptom, message: str, *evidence: 
         severity=Severity.CRITICAL,
         message=message,
         evidence=evidence,
-        remedies=remedies_for(symptom, Cause.LOSS_FUNCTION),
+        remedies=(remedy,),
         source=op.site.source,
     )
 

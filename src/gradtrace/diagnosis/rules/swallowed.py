@@ -42,7 +42,7 @@ def _below_eps(scene: Scene) -> Finding | None:
     optimizers = scene.exhibit.optimizers
     if not optimizers or not all(one.adaptive and one.eps > 0.0 for one in optimizers):
         return None
-    below = min(_decades_below(view, scene) for view in scene.views)
+    below = min(decades_below_eps(view, scene) for view in scene.views)
     if not HEALTHY_DECADES <= below < math.inf or any(map(has_learnt, scene.views)):
         return None
     known = [objectives(view) for view in scene.views]
@@ -67,7 +67,7 @@ def _below_eps(scene: Scene) -> Finding | None:
     )
 
 
-def _decades_below(view: View, scene: Scene) -> float:
+def decades_below_eps(view: View, scene: Scene) -> float:
     """[decades] by which the largest gradient that an optimizer is given is below its eps; inf: all are zero."""
     eps = {name: one.eps for one in scene.exhibit.optimizers for name in one.parameters}
     ratios = [p.gradient.rms / eps[p.name] for p in view.trace.parameters if p.gradient is not None and p.name in eps]

@@ -18,7 +18,7 @@ import numpy as np
 from gradtrace.diagnosis.thresholds import DOMINANT_FRAC, FOLLOWED_STEPS, UPDATE_USUAL
 from gradtrace.diagnosis.timeline.before import matrices
 from gradtrace.diagnosis.timeline.losses import fell, followed
-from gradtrace.diagnosis.wording import percent
+from gradtrace.diagnosis.wording import LARGEST_RATIO, percent
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Scalar, Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -52,7 +52,7 @@ def creeps(run: Run) -> Finding | None:
         message=f"Next to nothing moves: no measured step changed a weight by more than {usual:.2g} of its size, where "
         f"about {UPDATE_USUAL:g} is usual, and in {followed(run)} steps the loss has not fallen ({loss:.4g}), although "
         f"it would follow. {why}",
-        evidence=(Evidence("largest update to weight ratio", usual), Evidence("loss", loss)),
+        evidence=(Evidence(LARGEST_RATIO, usual), Evidence("loss", loss)),
         remedies=(remedy,),
         step=int(run.steps.first[0]),
     )

@@ -13,6 +13,7 @@ from gradtrace.diagnosis.timeline.before import had_faded, matrices
 from gradtrace.diagnosis.timeline.creep import creeps
 from gradtrace.diagnosis.timeline.losses import fell, last_rows
 from gradtrace.diagnosis.timeline.rounding import overshot, rounded_away
+from gradtrace.diagnosis.wording import LARGEST_RATIO
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Scalar, Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -74,7 +75,7 @@ def _standing(run: Run) -> Finding | None:
         where=("",),
         severity=Severity.WARNING,
         message=message,
-        evidence=(Evidence("largest update to weight ratio", usual), Evidence("loss", now)),
+        evidence=(Evidence(LARGEST_RATIO, usual), Evidence("loss", now)),
         remedies=(HIGHER_RATE,),
         step=int(run.steps.first[measured[0]]),
     )

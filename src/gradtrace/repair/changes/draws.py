@@ -55,7 +55,9 @@ def critical_draws(twin: Twin, situation: Situation, method: str) -> tuple[Draw,
         value = twin.model.get_parameter(parameter.name)
         if value.dim() > 1 and not math.isnan(parameter.gain):
             measured = math.nan if method == "lsuv" else parameter.gain
-            draws.append(Draw(parameter.name, _DRAWN.get(method, method), _gain(measured, module, value)))
+            turned = parameter.rows_are_inputs
+            gain = _gain(measured, value.transpose(0, 1) if turned else value)
+            draws.append(Draw(parameter.name, _DRAWN.get(method, method), gain, turned))
         elif name.endswith("bias") and "mean" in parameter.reason:
             draws.append(Draw(parameter.name, "centred", _mean_taken_out(module)))
         elif "std" in parameter.method:
@@ -65,10 +67,10 @@ def critical_draws(twin: Twin, situation: Situation, method: str) -> tuple[Draw,
     return _alike(draws)
 
 
-def _gain(gain: float, module: nn.Module, value: torch.Tensor) -> float:
+def _gain(gain: float, units: torch.Tensor) -> float:
     """As it was told; of a convolution, and where none was told, as it was drawn. To two digits: chance has more."""
-    if value.dim() > 2 or math.isnan(gain):
-        gain = math.sqrt(float(value.detach().double().square().mean()) * _fan_in(module, value))
+    if units.dim() > 2 or math.isnan(gain):
+        gain = math.sqrt(float(units.detach().double().square().mean()) * units[0].numel())
     return float(f"{gain:.2g}")
 
 
@@ -96,11 +98,6 @@ def _alike(draws: Sequence[Draw]) -> tuple[Draw, ...]:
 def _horizon(reason: str) -> float:
     """``recurrent, 60 steps``."""
     return float(next((word for word in reason.split() if word.isdigit()), "3"))
-
-
-def _fan_in(module: nn.Module, weight: torch.Tensor) -> int:
-    axis = 1 if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d) else 0
-    return weight.numel() // weight.shape[axis]
 
 
 def _mean_taken_out(module: nn.Module) -> float:
@@ -141,30 +138,19 @@ def _draw(draw: Draw, parameter: nn.Parameter, twin: Twin) -> None:
         parameter.copy_(-draw.value * module.weight.flatten(1).sum(1))
     else:
         module = twin.model.get_submodule(draw.name.rpartition(".")[0])
-        groups = getattr(module, "groups", 1)
-        on_cpu = torch.empty(parameter.shape, dtype=torch.float32)
-        draw_(on_cpu, draw.value**2 / _fan_in(module, parameter), draw.how, twin.generator, groups)
-        parameter.copy_(on_cpu)
+        groups = getattr(module, "groups", 1) if not draw.rows_are_inputs else 1
+        units = parameter.transpose(0, 1) if draw.rows_are_inputs else parameter
+        on_cpu = torch.empty(units.shape, dtype=torch.float32)
+        draw_(on_cpu, draw.value**2 / units[0].numel(), draw.how, twin.generator, groups)
+        units.copy_(on_cpu)
 
 
 def code_of(draws: Sequence[Draw]) -> str:
     """The same in plain torch: the most common gain as the rule, the others by name."""
     weights = [draw for draw in draws if draw.how in ("gaussian", "orthogonal")]
     lines = ["with torch.no_grad():"]
-    if weights:
-        gains = [f"{draw.value:.4g}" for draw in weights]
-        usual = Counter(gains).most_common(1)[0][0]
-        named = {d.name: float(g) for d, g in zip(weights, gains, strict=True) if g != usual}
-        names = [draw.name for draw in weights]
-        lines.append(f"    gains = {named!r}" if named else "    gains = {}")
-        lines.append(f"    for name in {listed(names)}:")
-        lines.append("        weight = model.get_parameter(name)")
-        lines.append(f"        gain = gains.get(name, {usual})")
-        if weights[0].how == "gaussian":
-            lines.append("        weight.normal_(0.0, gain / weight[0].numel() ** 0.5)")
-        else:
-            lines.append("        torch.nn.init.orthogonal_(weight)")
-            lines.append("        weight.mul_(gain / weight[0].numel() ** 0.5 / weight.square().mean().sqrt())")
+    for turned in (False, True):
+        lines += _weights_code([draw for draw in weights if draw.rows_are_inputs is turned])
     for how in ("constant", "normal", "centred"):
         for value in dict.fromkeys(draw.value for draw in draws if draw.how == how):
             names = [draw.name for draw in draws if draw.how == how and draw.value == value]
@@ -177,6 +163,30 @@ def code_of(draws: Sequence[Draw]) -> str:
                 lines.append(f"        owner.bias.copy_(-{value:.6g} * owner.weight.flatten(1).sum(1))")
     lines += recurrent_code(draws)
     return "\n".join(lines) if len(lines) > 1 else ""
+
+
+def _weights_code(weights: Sequence[Draw]) -> list[str]:
+    """Of weights whose units lie along the same axis."""
+    if not weights:
+        return []
+    gains = [f"{draw.value:.4g}" for draw in weights]
+    usual = Counter(gains).most_common(1)[0][0]
+    named = {d.name: float(g) for d, g in zip(weights, gains, strict=True) if g != usual}
+    turn = ".transpose(0, 1)  # its rows are inputs" if weights[0].rows_are_inputs else ""
+    lines = [
+        f"    gains = {named!r}" if named else "    gains = {}",
+        f"    for name in {listed([draw.name for draw in weights])}:",
+        f"        weight = model.get_parameter(name){turn}",
+        f"        gain = gains.get(name, {usual})",
+    ]
+    if weights[0].how == "gaussian":
+        return [*lines, "        weight.normal_(0.0, gain / weight[0].numel() ** 0.5)"]
+    drawn = "torch.nn.init.orthogonal_(weight.new_empty(weight.shape))"
+    return [
+        *lines,
+        f"        weight.copy_({drawn})" if turn else "        torch.nn.init.orthogonal_(weight)",
+        "        weight.mul_(gain / weight[0].numel() ** 0.5 / weight.square().mean().sqrt())",
+    ]
 
 
 def listed(names: Sequence[str]) -> str:

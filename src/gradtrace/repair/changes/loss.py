@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from gradtrace.records.change import Change, Edit, SourceEdit
 from gradtrace.records.vocabulary import Cause, Factor
 from gradtrace.repair.changes.kind import Kind
+from gradtrace.repair.changes.output import is_of_torch
 from gradtrace.repair.rewriting import Rule
 from gradtrace.repair.twin import RefusalError, Twin, replace_module, take_over
 
@@ -50,8 +51,10 @@ def propose(situation: Situation) -> list[Change]:
     found: list[Change] = []
     if functions & _LOGITS:
         found += [_logits(op, situation) for op in squashes]
-    if functions & _SQUARES and any(op.function == "sigmoid" for op in squashes):
-        found += [_cross_entropy(op) for op in behind if op.function in _SQUARES][:1]
+    if functions & {"nll_loss"}:
+        found += [_log(op, situation) for op in squashes if op.function == "softmax"]
+    if functions & _SQUARES and (squash := _of_probabilities(squashes)):
+        found += [_cross_entropy(op, squash) for op in behind if op.function in _SQUARES][:1]
     if any(op.function == "softmax" and _is_single(op) for op in squashes):
         found += [_sigmoid(op, situation) for op in squashes if op.function == "softmax"][:1]
     clips = [op for op in behind if op.function.rstrip("_") in _CLIPS]
@@ -74,7 +77,7 @@ def _place(op: Op) -> tuple[str, str]:
 
 def _logits(op: Op, situation: Situation) -> Change:
     path, source = _place(op)
-    own = path and _is_module(situation.model, path)
+    own = path and is_of_torch(situation.model, path)
     return Change(
         kind="loss",
         title=f"Give the loss raw logits: no {op.function} before it.",
@@ -89,19 +92,35 @@ def _logits(op: Op, situation: Situation) -> Change:
     )
 
 
-def _is_module(model: nn.Module, path: str) -> bool:
-    try:
-        module = model.get_submodule(path)
-    except AttributeError:
-        return False
-    return not list(module.children()) and type(module).__module__.startswith("torch.nn")
+def _log(op: Op, situation: Situation) -> Change:
+    path, source = _place(op)
+    own = path and is_of_torch(situation.model, path)
+    dim = getattr(situation.model.get_submodule(path), "dim", None) if own else None
+    return Change(
+        kind="loss",
+        title="Give nll_loss log probabilities: log_softmax in place of softmax.",
+        where=(path if own else source,),
+        reason="-p is flat where the network is sure of the wrong class, -log p is steepest there",
+        words=(("what", "log"), ("function", op.function), ("module", path if own else ""), ("source", source)),
+        edits=(SourceEdit(Edit.CALL, op.function, source, "({call} + 1e-12).log()"),) if not own else (),
+        code=f"model.set_submodule({path!r}, torch.nn.LogSoftmax(dim={dim}))"
+        if own
+        else f"# {source}: log_softmax(...)",
+        source="documentation of torch.nn.NLLLoss",
+    )
 
 
-def _cross_entropy(op: Op) -> Change:
+def _of_probabilities(squashes: list[Op]) -> str:
+    """The squashing function whose values lie between 0 and 1; '' without one, and for one of a single output."""
+    return next((op.function for op in squashes if op.function in ("sigmoid", "softmax") and not (
+        op.function == "softmax" and _is_single(op))), "")  # fmt: skip
+
+
+def _cross_entropy(op: Op, squash: str) -> Change:
     _, source = _place(op)
     return Change(
         kind="loss",
-        title=f"Train the sigmoid on binary cross-entropy instead of {op.function}.",
+        title=f"Train the {squash} on binary cross-entropy instead of {op.function}.",
         where=(source,),
         reason="its gradient is p - t, without the factor p (1 - p) that vanishes where the output is sure",
         words=(("what", "bce"), ("function", op.function), ("module", ""), ("source", source)),
@@ -113,7 +132,7 @@ def _cross_entropy(op: Op) -> Change:
 
 def _sigmoid(op: Op, situation: Situation) -> Change:
     path, source = _place(op)
-    own = path and _is_module(situation.model, path)
+    own = path and is_of_torch(situation.model, path)
     return Change(
         kind="loss",
         title="Use a sigmoid: a softmax over a single output is one whatever comes in.",
@@ -169,16 +188,23 @@ def apply(change: Change, twin: Twin) -> None:
     function = change.word("function")
     if path:
         old = twin.model.get_submodule(path)
-        new = take_over(nn.Identity() if what == "drop" else nn.Sigmoid(), old)
+        new = take_over(_stand_in(what, old), old)
         replace_module(twin.model, old, new)
-        if what == "drop":
+        if what in ("drop", "log"):
             twin.scored_with.append((new, old))
         return
     if not source:
         raise RefusalError("the line of the call is not known")
     twin.rules.append(
-        Rule(frozenset({function.rstrip("_")}), source, REPLACEMENTS[what], what in ("drop", "bce", "huber"))
+        Rule(frozenset({function.rstrip("_")}), source, REPLACEMENTS[what], what in ("drop", "log", "bce", "huber"))
     )
+
+
+def _stand_in(what: str, old: nn.Module) -> nn.Module:
+    if what == "log":
+        dim: Any = getattr(old, "dim", None)
+        return nn.LogSoftmax(dim)
+    return nn.Identity() if what == "drop" else nn.Sigmoid()
 
 
 def _drop(_function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -192,6 +218,10 @@ def _bce(_function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 
 def _as_sigmoid(_function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return torch.sigmoid(args[0])
+
+
+def _log_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return (function(*args, **kwargs) + 1e-12).log()
 
 
 def _straight_through(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -210,6 +240,7 @@ def _as_huber(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     return 2 * (m * x).clamp_min(torch.finfo(x.dtype).tiny).sqrt() - m
 
 
-REPLACEMENTS = {"huber": _as_huber, "drop": _drop, "bce": _bce, "sigmoid": _as_sigmoid, "through": _straight_through}
+REPLACEMENTS = {"huber": _as_huber, "drop": _drop, "log": _log_of, "bce": _bce, "sigmoid": _as_sigmoid,
+                "through": _straight_through}  # fmt: skip
 
 KIND = Kind(propose, apply)

@@ -11,14 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradtrace.records.change import Change
 from gradtrace.repair.changes.kind import Kind
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from gradtrace.repair.situation import Situation
     from gradtrace.repair.twin import Twin
 
@@ -53,8 +51,9 @@ def apply(change: Change, twin: Twin) -> None:
     parameters = [twin.model.get_parameter(name) for name in change.where]
     with torch.no_grad():
         for name, parameter in zip(change.where, parameters, strict=True):
-            block = block_of(twin.model.get_submodule(name.rpartition(".")[0]), parameter)
-            parameter.copy_(reordered(parameter, block, twin.generator))
+            owner = twin.model.get_submodule(name.rpartition(".")[0])
+            padding = owner.padding_idx if isinstance(owner, nn.Embedding | nn.EmbeddingBag) else None
+            parameter.copy_(reordered(parameter, block_of(owner, parameter), twin.generator, padding))
     twin.forget(parameters)
 
 
@@ -64,8 +63,8 @@ def block_of(owner: nn.Module, weight: Tensor) -> int:
     return block if isinstance(block, int) and block > 0 and weight.shape[0] % block == 0 else weight.shape[0]
 
 
-def reordered(weight: Tensor, block: int, generator: torch.Generator) -> Tensor:
-    """P W Q, where P keeps every row within its block.
+def reordered(weight: Tensor, block: int, generator: torch.Generator, padding: int | None = None) -> Tensor:
+    """P W Q, where P keeps every row within its block; that of the padding is no draw, and stays where it is.
 
     >>> weight = torch.diag(torch.tensor([1.0, 2.0, 3.0]))
     >>> new = reordered(weight, 3, torch.Generator().manual_seed(1))
@@ -74,6 +73,9 @@ def reordered(weight: Tensor, block: int, generator: torch.Generator) -> Tensor:
     """
     blocks = range(0, weight.shape[0], block)
     rows = torch.cat([start + torch.randperm(block, generator=generator) for start in blocks])
+    if padding is not None:
+        rows[rows == padding] = rows[padding].clone()
+        rows[padding] = padding
     columns = torch.randperm(weight.shape[1], generator=generator)
     return weight[rows.to(weight.device)][:, columns.to(weight.device)]
 

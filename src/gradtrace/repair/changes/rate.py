@@ -1,8 +1,7 @@
-"""The learning rate: candidates from the size of the first step, each tried as it is recommended.
+"""The learning rate: candidates from the size of the steps, each tried as it is recommended.
 
 A step of |update| / |weight| near 1e-3 to 1e-2 is usual; what replaces the weights is too long by their ratio. Where
-the rate is none of the user's, the only candidate is a lower one at which the unchanged network did best in the range
-test.
+the rate is none of the user's, each network has its own best one already.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.thresholds import UPDATE_USUAL
-from gradtrace.diagnosis.wording import STEP_RATIO
+from gradtrace.diagnosis.wording import LARGEST_RATIO, STEP_RATIO
 from gradtrace.records.change import Change
 from gradtrace.records.vocabulary import Cause, Symptom
 from gradtrace.repair.changes.kind import Kind
@@ -28,12 +27,9 @@ def propose(situation: Situation) -> list[Change]:
     """Lower where steps are too long: by what the first step says, and by powers of ten."""
     found: list[Change] = []
     rate = rate_of(situation)
-    if rate is None:
+    if rate is None or situation.is_rate_ours:
         return found
-    if situation.unchanged_rate is not None:
-        own = situation.unchanged_rate
-        return [_rate_change(rate, own, "at this rate the network as it came does best")] if own < rate else []
-    if _LOWER & set(situation.causes):
+    if {finding.cause for finding in situation.findings if finding.symptom is not Symptom.UNDERFLOW} & _LOWER:
         factors = [0.1, 0.01, 0.001]
         ratio = evidence_of(situation, STEP_RATIO)
         if ratio is not None and math.isfinite(ratio) and ratio > 0.0:
@@ -44,6 +40,10 @@ def propose(situation: Situation) -> list[Change]:
     if Cause.NUMERIC_FORMAT in situation.causes and situation.has(Symptom.UNDERFLOW):
         raised = [one_digit(rate * factor) for factor in (100.0, 1000.0)]
         found += [_rate_change(rate, value, "the steps are rounded away") for value in raised]
+    small = evidence_of(situation, LARGEST_RATIO)
+    if small is not None and small > 0.0:
+        raised = [one_digit(rate * factor * UPDATE_USUAL / small) for factor in (1.0, 10.0)]
+        found += [_rate_change(rate, value, "a hundred steps do less than a usual one") for value in raised]
     return found
 
 

@@ -15,6 +15,7 @@ from gradtrace.measure.session import batch_size_of
 from gradtrace.records.change import Change
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
+from gradtrace.repair.changes.output import unreachable
 from gradtrace.repair.twin import RefusalError, Twin
 from gradtrace.tape.dataflow import tensors_in
 
@@ -32,6 +33,8 @@ def propose(situation: Situation) -> list[Change]:
                   Cause.REDUCTION_SCALE, Cause.UNSAFE_OP}  # fmt: skip
     if about_data & set(situation.causes):
         found += _inputs(situation) + _targets(situation)
+    elif unreachable(situation) is not None:
+        found += _targets(situation)
     if {Cause.REDUCTION_SCALE, Cause.LEARNING_RATE, Cause.INPUT_SCALE} & set(situation.causes):
         found += _mean(situation)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradtrace.checkup.copies import copied_units
+from gradtrace.checkup.copies import copies_and_axes
 from gradtrace.records.change import Change, Draw
 from gradtrace.repair.changes.draws import code_of, critical_draws, draw_all
 from gradtrace.repair.changes.kind import Kind
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 
 def propose(situation: Situation) -> list[Change]:
-    """These layers alone, then all: a draw at the critical gain has no two rows alike."""
-    names = copied_units(situation.model, situation.loss_fn, situation.batches[0])
-    if not names or situation.example is None:
+    """These layers alone, then all: a draw has no two units alike. At the critical gain, of what that knows to draw."""
+    names = copies_and_axes(situation.model, situation.loss_fn, situation.batches[0])
+    if not names:
         return []
-    draws = critical_draws(situation.twin(), situation, "gaussian")
+    draws = critical_draws(situation.twin(), situation, "gaussian") if situation.example is not None else ()
+    known = {draw.name for draw in draws}
+    draws += tuple(Draw(name, "gaussian", 1.0, axis == 1) for name, (_, axis) in names.items() if name not in known)
     alone = tuple(draw for draw in draws if draw.name in names)
     wholes = [alone, draws] if len(alone) < len(draws) else [draws]
     return [

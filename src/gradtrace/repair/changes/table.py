@@ -14,6 +14,7 @@ from gradtrace.repair.changes import (
     initialisation,
     loss,
     norm,
+    output,
     placebo,
     rate,
     recurrence,
@@ -37,6 +38,7 @@ KINDS: dict[str, Kind] = {
     "unsafe": unsafe.KIND,
     "connect": connect.KIND,
     "loss": loss.KIND,
+    "output": output.KIND,
     "formats": formats.KIND,
     "scale": scale.KIND,
     "transformer": transformer.KIND,
@@ -55,6 +57,8 @@ KINDS: dict[str, Kind] = {
 }
 OF_STEPS = ("rate", "warmup", "clipping", "eps")
 """Kinds that leave the network as it is."""
+OF_THE_ENDS = ("unsafe", "connect", "loss", "output", "formats", "scale")
+"""Kinds that change what goes in, what comes out and how it is weighed, and no weight or layer between."""
 OF_THE_NETWORK = tuple(name for name in KINDS if name not in (*OF_STEPS, "placebo"))
 
 
