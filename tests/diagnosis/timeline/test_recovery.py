@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,8 @@ from torch import nn
 
 import gradtrace
 from gradtrace.diagnosis.judge import judge
-from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES, SUSTAINED_ROWS
-from gradtrace.diagnosis.timeline.recovery import with_recovery
+from gradtrace.diagnosis.thresholds import CLEAR_DECADES, FOLLOWED_STEPS, HEALTHY_DECADES, SUSTAINED_ROWS
+from gradtrace.diagnosis.timeline.recovery import is_as_far_behind, with_recovery
 from gradtrace.monitor.schedule.schedule import Schedule
 from gradtrace.records.exhibit import Exhibit
 from gradtrace.records.finding import Finding
@@ -124,3 +126,40 @@ def test_a_training_that_leaves_its_small_weights_behind(recovers: bool, monkeyp
     assert watch.trace_steps == (0,)
     vanished = [f for f in watch.diagnosis.findings if f.symptom is Symptom.VANISHING]
     assert [f.severity is Severity.INFO for f in vanished] == [recovers]
+
+
+def test_what_is_clear_cut_and_as_far_behind_after_the_steps_that_were_followed() -> None:
+    flat = {"loss": np.full(NUM_STEPS, 2.3)}
+
+    def run(decades: float, loss: dict[str, Any]) -> Run:
+        def change(arrays: Arrays) -> None:
+            arrays.update(loss)
+            arrays["gradients"][:] = 1.0
+            arrays["gradients"][:, 0] *= 10 ** -extent()
+            arrays["gradients"][AT + 1 :, 0] *= 10**decades
+
+        return made(change)
+
+    assert is_as_far_behind(TRACE, run(0.0, flat), AT)
+    assert is_as_far_behind(TRACE, run(0.3 * (extent() - HEALTHY_DECADES), flat), AT)
+    assert not is_as_far_behind(TRACE, run(0.6 * (extent() - HEALTHY_DECADES), flat), AT)
+    assert not is_as_far_behind(TRACE, run(0.0, {}), AT), "the loss falls"
+
+
+@pytest.mark.parametrize("rate", [1e-6, 1e-2])
+def test_what_adam_was_expected_to_even_out(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced once, at its first step: whether it does, the norms of later steps tell."""
+    monkeypatch.setattr(Schedule, "wants_trace", lambda self, step, *, is_urgent: step == 0)
+    torch.manual_seed(0)
+    model = nn.Sequential(*(part for _ in range(6) for part in (nn.Linear(32, 32), nn.Sigmoid())), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for _ in range(2 * FOLLOWED_STEPS):
+            optimizer.zero_grad()
+            x = torch.randn(64, 32)
+            (1e4 * (model(x) - x[:, :1].sign()).square().mean()).backward()  # well above Adam's eps
+            optimizer.step()
+    assert watch.trace_steps == (0,)
+    (found,) = [f for f in watch.diagnosis.findings if f.symptom is Symptom.VANISHING]
+    is_told = found.severity is Severity.CRITICAL and "Adam has not evened this out" in found.message
+    assert is_told == (rate < 1e-3)

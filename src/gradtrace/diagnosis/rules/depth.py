@@ -209,9 +209,9 @@ def _suffices(scene: Scene, profile: Profile, rest: float) -> bool:
     found = [p for p in view.trace.parameters if p.name in early and p.gradient is not None]
     for parameter in found:
         assert parameter.gradient is not None
-        data, rest = _parts(parameter, view, scene)
+        data, penalty = _parts(parameter, view, scene)
         large = data / math.sqrt(max(parameter.numel, 1)) * freed >= EPS_MARGIN * eps
-        if not large or parameter.gradient.dtype == "float16" or data < rest * 10**-HEALTHY_DECADES:
+        if not large or parameter.gradient.dtype == "float16" or data < penalty * 10**-HEALTHY_DECADES:
             return False
     return bool(found)
 
@@ -256,10 +256,10 @@ def _not_evened_out(scene: Scene, profile: Profile, rest: float) -> str:
     view, early = scene.views[0], set(profile.first.weights)
     for parameter in view.trace.parameters:
         if parameter.name in early and parameter.gradient is not None:
-            data, rest = _parts(parameter, view, scene)
-            if data < rest * 10**-HEALTHY_DECADES:
+            data, penalty = _parts(parameter, view, scene)
+            if data < penalty * 10**-HEALTHY_DECADES:
                 return (
-                    f"Of the gradient of {parameter.name} {data:.2g} is the data's and {rest:.2g} a penalty's: "
+                    f"Of the gradient of {parameter.name} {data:.2g} is the data's and {penalty:.2g} a penalty's: "
                     f"{scene.exhibit.optimizers[0].kind} scales both alike, and the step follows the penalty."
                 )
     left = _left_after(scene)

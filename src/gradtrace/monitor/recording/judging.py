@@ -13,11 +13,13 @@ import numpy as np
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.moved import limits_of, weigh
 from gradtrace.diagnosis.ranking import rank
+from gradtrace.diagnosis.thresholds import FOLLOWED_STEPS
 from gradtrace.diagnosis.timeline.beginning import beginning, clear_before
 from gradtrace.diagnosis.timeline.distance import still_far_off
 from gradtrace.diagnosis.timeline.factors import with_factors
 from gradtrace.diagnosis.timeline.judge import judge_run
-from gradtrace.diagnosis.timeline.recovery import with_recovery
+from gradtrace.diagnosis.timeline.losses import followed
+from gradtrace.diagnosis.timeline.recovery import is_as_far_behind, is_of_depth, with_recovery
 from gradtrace.diagnosis.timeline.traces import birth_in_time, in_time, in_units_of
 from gradtrace.records.exhibit import Exhibit
 from gradtrace.records.finding import Diagnosis
@@ -162,21 +164,35 @@ class Judging:
                 self._of_trace = {kind: tuple(f for shown in self._of_trace.values() for f in shown)}
                 self._traced = {kind: sorted(step for steps in self._traced.values() for step in steps)}
                 self._latest = {}
-            before = self._of_trace.get(kind, ())
-            shown = Exhibit(
-                traces=(trace,),
-                optimizers=run.header.optimizers,
-                learning=learning,
-                step=step - self._first_step,
-                copies=self.copies,
-            )
             self._traced.setdefault(kind, []).append(step)
             self._latest[kind] = step, trace
-            seen = judge(shown, limits=self._limits).findings
-            found = [in_units_of(run, finding, trace, step) for finding in seen]
-            self._of_trace[kind] = tuple(replace(f, step=_since(f, before, step)) for f in found)
+            self._of_trace[kind] = self._judged(run, kind, step - self._first_step, learning)
             if step == 0:
                 self._of_first = self._of_trace[kind]
+        for kind in self._latest:
+            self._look_again(kind, run)
+
+    def _look_again(self, kind: Kind, run: Run) -> None:
+        """At what an optimizer was expected to even out, where the steps since have shown that it does not."""
+        step, trace = self._latest[kind]
+        expected = [f for f in self._of_trace[kind] if f.severity is Severity.INFO and is_of_depth(f)]
+        if step - self._first_step < FOLLOWED_STEPS and expected and is_as_far_behind(trace, run, step):
+            now = {key_of(f): f for f in self._judged(run, kind, followed(run), _learning(run)) if is_of_depth(f)}
+            self._of_trace[kind] = tuple(now.get(key_of(f), f) for f in self._of_trace[kind])
+
+    def _judged(self, run: Run, kind: Kind, num_steps: int, learning: tuple[str, ...]) -> tuple[Finding, ...]:
+        """What the latest trace of a kind shows, of which it is known that it was so `num_steps` into the run."""
+        step, trace = self._latest[kind]
+        before = self._of_trace.get(kind, ())
+        shown = Exhibit(
+            traces=(trace,),
+            optimizers=run.header.optimizers,
+            learning=learning,
+            step=num_steps,
+            copies=self.copies,
+        )
+        found = (in_units_of(run, finding, trace, step) for finding in judge(shown, limits=self._limits).findings)
+        return tuple(replace(f, step=_since(f, before, step)) for f in found)
 
 
 def _is_grave(finding: Finding) -> bool:
