@@ -324,6 +324,7 @@ def test_the_same_measure_is_about_one_where_the_loss_is_sound(name: str) -> Non
 UNEVEN = {
     "policy_head": "a last layer scaled by 0.01 lets little through, until its first steps",
     "default_relu_adam": "Adam evens it out",
+    "constant_biases": "a head of zeros lets nothing through, until its first step",
     "zero_head": "a last layer of zeros lets nothing through, until its first step",
     "directions": "each word is divided by its length, of about four, and by their number: Adam evens it out",
     "lora": "`up` is zero, and so is the gradient of `down` until it has moved",

@@ -87,9 +87,15 @@ def test_fix_raises_it(model):
     assert not any(trial.title.startswith("Lower") for trial in repair.trials)
 
 
-def test_an_eps_above_the_gradients_is_named_and_fix_lowers_it(model):
+def test_an_eps_above_the_gradients_is_named(model):
+    (finding,) = told(model, torch.optim.Adam(model.parameters(), lr=1e-6, eps=0.3))
+    assert "below eps (0.3)" in finding.message
+
+
+def test_an_eps_that_swallows_the_steps_is_told_as_that_alone_and_fix_lowers_it(model):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=100.0)
-    (finding,) = told(model, optimizer)
-    assert "below eps (100)" in finding.message
+    assert told(model, optimizer) == []
+    found = gradtrace.check(model, cross_entropy, batches(), optimizer=optimizer).findings
+    assert [(f.symptom, f.cause) for f in found] == [(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT)]
     repair = gradtrace.fix(model, cross_entropy, batches(), optimizer, steps=60, seeds=2, time_budget_s=3600)
     assert any(trial.title.startswith("Lower the optimizer's eps from 100 to ") for trial in repair.trials)

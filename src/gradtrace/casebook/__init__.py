@@ -73,7 +73,7 @@ _FAMILIES = {
     "healthy_learning": (
         "clamped_residual_near softmax_absolute_trained hinge_half_satisfied penalised_relu unet_with_skips "
         "default_relu_adam policy_head sigmoid_pixels raw_pixels_adam positive_output he_start wide_tanh "
-        "handwritten_lstm_short pre_norm_in_training not_saturating_game directions constant_biases"
+        "handwritten_lstm_short pre_norm_in_training not_saturating_game constant_biases directions"
     ),
 }
 """Module -> names of its cases."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.objectives import has_learnt, objectives
 from gradtrace.diagnosis.rules.swallowed import decades_below_eps
-from gradtrace.diagnosis.thresholds import FOLLOWED_STEPS, UPDATE_USUAL
+from gradtrace.diagnosis.thresholds import FOLLOWED_STEPS, HEALTHY_DECADES, UPDATE_USUAL
 from gradtrace.diagnosis.trial import diverged, weights_moved
 from gradtrace.diagnosis.wording import LARGEST_RATIO, OVER_EPS, decades
 from gradtrace.records.finding import Evidence, Finding
@@ -38,10 +38,12 @@ def judge(scene: Scene) -> list[Finding]:
     faster, ratio = scene.exhibit.faster, _ratio(scene)
     if faster is None or ratio is None or not _follows(faster):
         return []
+    below, eps = _below_eps(scene)
+    if below >= HEALTHY_DECADES:
+        return []  # eps swallows the steps, whatever the rate: `rules.swallowed` tells
     rate = max(one.learning_rate for one in scene.exhibit.optimizers)
     factor = UPDATE_USUAL / ratio
     fell = f"{faster.losses[0]:.4g} to {faster.losses[-1]:.4g}"
-    below, eps = _below_eps(scene)
     why = (
         f" The gradient lies {decades(below)} or more below eps ({eps:g}): the steps are as much shorter."
         if eps
