@@ -175,7 +175,9 @@ def test_lbfgs_calls_backward_within_its_step(discovered):
         loss.backward()
         return loss
 
-    assert discovered(lambda: optimizer.step(closure)).optimizers == (optimizer,)
+    found = discovered(lambda: optimizer.step(closure))
+    assert found.optimizers == (optimizer,)
+    assert found.stepping is optimizer
 
 
 def test_a_pass_from_an_edge_of_the_tape(discovered):

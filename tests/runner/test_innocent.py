@@ -8,7 +8,7 @@ import pytest
 from tests.runner.test_process import python, under_watch
 from tests.runner.test_training import the_run, write
 
-from gradtrace.records.run import Scalar
+from gradtrace.records.run import Scalar, Series
 from gradtrace.records.vocabulary import Severity, Symptom
 
 HEALTHY = {
@@ -180,3 +180,32 @@ def test_an_optimizer_that_holds_only_what_is_frozen_is_told(tmp_path) -> None:
     write(tmp_path, body, HEAD)
     under_watch("train.py", cwd=tmp_path)
     assert the_run(tmp_path).findings[0].symptom is Symptom.DISCONNECTED
+
+
+@pytest.mark.parametrize("kind", ["SGD(parameters, lr=0.1)", "LBFGS(parameters, lr=0.1, max_iter=3)"])
+@pytest.mark.parametrize("num_steps", [1, 4])
+def test_every_step_with_a_closure_counts_the_first_too(kind: str, num_steps: int, tmp_path) -> None:
+    """The training is found within that step: loss and gradient are those that the script prints."""
+    script = f"""
+        model = nn.Linear(4, 1)
+        parameters = model.parameters()
+        optimizer = torch.optim.{kind}
+        x = torch.randn(16, 4)
+        for number in range({num_steps}):
+            def closure():
+                optimizer.zero_grad()
+                loss = (model(x) - x[:, :1]).square().mean()
+                loss.backward()
+                return loss
+            print(optimizer.step(closure).item(), model.weight.grad.norm().item())
+    """
+    write(tmp_path, script, HEAD)
+    watched = under_watch("--budget", "10", "train.py", cwd=tmp_path)
+    printed = [[float(number) for number in line.split()] for line in watched.stdout.splitlines()]
+    run = the_run(tmp_path)
+    assert len(run.steps.first) == num_steps == len(printed)
+    if kind.startswith("SGD"):
+        losses = run.steps.scalar(Scalar.LOSS)[0]
+        assert losses == pytest.approx([loss for loss, _ in printed], rel=1e-6)
+        norms = run.steps.series(Series.GRADIENT_NORM)[0][:, 0]
+        assert norms == pytest.approx([norm for _, norm in printed], rel=1e-5)

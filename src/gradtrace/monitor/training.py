@@ -86,6 +86,10 @@ class Training:
         self.hooks.install()
         self._begin_step()
 
+    def begin_within(self, optimizer: Optimizer) -> None:
+        """The step of `optimizer` that is under way is the first: its closure has made no pass yet."""
+        self._optimizer_step.before_step(optimizer, has_closure=True)
+
     def expect_scalers(self, scalers: Sequence[GradScaler]) -> None:
         """One of them, which there were before, may scale the first loss unseen."""
         self._rooms.loss_scale.scalers_before = tuple(scalers)

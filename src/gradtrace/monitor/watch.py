@@ -174,6 +174,11 @@ class Watch:
     ) -> None:
         self.close(finished=kind is None, error=error)
 
+    def begins_within(self, optimizer: Optimizer) -> None:
+        """It was started by the closure of a step of `optimizer` that is under way, which is its first."""
+        if self._training is not None:
+            self._guard(self._training.begin_within, optimizer)
+
     def step(self) -> None:
         """The end of a step, where no optimizer of `torch.optim` steps; otherwise it is seen."""
         if self._training is not None:

@@ -12,7 +12,7 @@ calls ``torch.compile`` loses the stand-in at that moment.
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import nn
 from torch.autograd.graph import GradientEdge
 from torch.optim.optimizer import Optimizer
 
-from gradtrace.monitor.hooks.optimizer_steps import listen
+from gradtrace.monitor.hooks.optimizer_steps import listen, takes_closure
 from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.runner.anatomy import named_parameters, named_parts
 from gradtrace.runner.names import label_models, name_tensors
@@ -39,6 +39,8 @@ class Found:
     optimizers: tuple[Optimizer, ...]
     others: tuple[Optimizer, ...] = ()
     """There are these as well, and none of what they hold has been seen in use yet."""
+    stepping: Optimizer | None = None
+    """Whose closure it is that was found to train: this very step is the first."""
 
 
 class Discovery:
@@ -59,8 +61,9 @@ class Discovery:
             interpose(Optimizer, "__init__", self._at_making).remove,
             interpose(torch.autograd, "backward", self._at_backward).remove,
             interpose(torch, "compile", self._at_compile).remove,
-            listen(before=self._at_step),
+            listen(before=self._at_step, after=self._after_step),
         ]
+        self._stepping: Optimizer | None = None
         self.num_forwards = 0
         """Calls of modules in grad mode since the last backward pass."""
         self.num_backwards = 0
@@ -112,6 +115,10 @@ class Discovery:
             self.num_steps += 1
             if _is_power_of_two(self.num_steps):
                 self._look(lambda: [leaf for leaf in held_by(optimizer) if leaf.grad is not None])
+            self._stepping = optimizer if takes_closure(args, kwargs) else None
+
+    def _after_step(self, _optimizer: Optimizer) -> None:
+        self._stepping = None
 
     def _look(self, leaves: Callable[[], Sequence[torch.Tensor]], called: nn.Module | None = None) -> None:
         try:
@@ -122,7 +129,8 @@ class Discovery:
             return
         if found is not None:
             self._is_over = True
-            self._then(found)
+            self._then(replace(found, stepping=self._stepping))
+            self._stepping = None
             self.remove()  # last: a script may have imported `backward` by name, which goes on being looked at
 
 

@@ -156,6 +156,8 @@ class Watching:
                 find=self._newcomers.find,
             )
             watch.start()
+            if found.stepping is not None:
+                watch.begins_within(found.stepping)
             watch.expect_scalers(living_scalers())
             self._watch = watch
             if self._is_first:

@@ -122,11 +122,16 @@ class OptimizerSteps:
 
     @staticmethod
     def _tell(listener: StepListener, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        listener.before_step(optimizer, any(map(callable, args[1:])) or callable(kwargs.get("closure")))
+        listener.before_step(optimizer, takes_closure(args, kwargs))
 
     def _after(self, optimizer: Optimizer) -> None:
         if self._listener is not None:
             self._guard(self._listener.after_step, optimizer)
+
+
+def takes_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a step is given a function that makes its backward passes; `args` begin with the optimizer."""
+    return any(map(callable, args[1:])) or callable(kwargs.get("closure"))
 
 
 def is_stepping() -> bool:

@@ -101,6 +101,7 @@ class Following:
 
         order, discovery = self._order, self._discovery
         assert discovery is not None
+        stepping = found.stepping
         found = find_all() if found.others else found  # a GAN's second half is called, and changed, in the same step
         model = Watched(found.models, found.optimizers).whole
         if order.changes:
@@ -123,6 +124,8 @@ class Following:
             warn=_say,
         )
         watch.start()
+        if stepping is not None:
+            watch.begins_within(stepping)
         watch.expect_scalers(living_scalers())
         if self._probe is not None:
             self._probe.follow(watch)
