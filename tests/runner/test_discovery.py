@@ -180,6 +180,18 @@ def test_lbfgs_calls_backward_within_its_step(discovered):
     assert found.stepping is optimizer
 
 
+def test_a_step_whose_closure_raised_is_under_way_no_more(discovered):
+    model = mlp(2, 1)
+    optimizer = sgd(model)
+
+    def train():
+        with pytest.raises(ZeroDivisionError):
+            optimizer.step(lambda: 1 / 0)
+        model(torch.ones(3, 2)).sum().backward()
+
+    assert discovered(train).stepping is None
+
+
 def test_a_pass_from_an_edge_of_the_tape(discovered):
     model = mlp(2, 1)
     optimizer = sgd(model)

@@ -20,7 +20,7 @@ from torch import nn
 from torch.autograd.graph import GradientEdge
 from torch.optim.optimizer import Optimizer
 
-from gradtrace.monitor.hooks.optimizer_steps import listen, takes_closure
+from gradtrace.monitor.hooks.optimizer_steps import is_stepping, listen, takes_closure
 from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.runner.anatomy import named_parameters, named_parts
 from gradtrace.runner.names import label_models, name_tensors
@@ -129,7 +129,7 @@ class Discovery:
             return
         if found is not None:
             self._is_over = True
-            self._then(replace(found, stepping=self._stepping))
+            self._then(replace(found, stepping=self._stepping if is_stepping() else None))  # a closure may have raised
             self._stepping = None
             self.remove()  # last: a script may have imported `backward` by name, which goes on being looked at
 
