@@ -4,8 +4,8 @@ In one process, block by block in random order: whatever else the machine does f
 from one process to the next (where memory lies, how the kernels were built) falls on none. Three things would make
 that unfair, and are kept apart:
 
-- Standing in for functions of torch is seen by every twin of the process: what a watch puts there is taken away
-  whenever another twin has its turn (`StandIns`), so that the bare twin is bare.
+- Standing in for functions of torch is seen by every twin of the process, and so are hooks of every optimizer: what a
+  watch puts there is taken away whenever another twin has its turn (`StandIns`), so that the bare twin is bare.
 - A budget is earned by time: each watch's clock runs only while its own twin does (`ways.Clock`).
 - Garbage of one twin would be collected in the turn of another: collected between turns, outside the timing.
 
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -33,6 +34,9 @@ from benchmarks.loops import Loop, make
 from benchmarks.ways import WAYS, Clock, Watcher
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
+from torch.optim import optimizer
+
+from gradtrace.monitor.hooks import optimizer_steps
 
 WARM_UP_STEPS = 5
 
@@ -63,22 +67,40 @@ class Turns:
 Place = tuple[Any, str]
 """A module or class, and the name of a function in it."""
 
+Table = Any
+"""A dict or a list of hooks."""
+
+_TABLES: list[Table] = [
+    optimizer._global_optimizer_pre_hooks,
+    optimizer._global_optimizer_post_hooks,
+    optimizer_steps._BEFORE,
+    optimizer_steps._AFTER,
+    optimizer_steps._HANDLES,
+]
+"""Every optimizer's step of the process goes through them."""
+
 
 class StandIns:
-    """What a way put in the place of functions of torch and of `model`'s classes: there in its turn alone."""
+    """What a way put in the place of functions of torch and of `model`'s classes: there in its turn alone.
+
+    So are its entries in the tables of hooks that every optimizer's step goes through.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._owners = dict.fromkeys([*_OWNERS, *(type(module) for module in model.modules())])
         self._own = self._functions()
         self._theirs: dict[Place, Any] = {}
+        self._hooks = [copy(table) for table in _TABLES]
 
     @contextlib.contextmanager
     def there(self) -> Iterator[None]:
         for (owner, name), function in self._theirs.items():
             setattr(owner, name, function)
+        others = _exchange(self._hooks)
         try:
             yield
         finally:
+            self._hooks = _exchange(others)
             now = self._functions()
             self._theirs = {place: function for place, function in now.items() if self._own.get(place) is not function}
             for owner, name in self._theirs:
@@ -90,6 +112,18 @@ class StandIns:
     def _functions(self) -> dict[Place, Any]:
         functions = {(owner, name): one for owner in self._owners for name, one in vars(owner).items()}
         return {place: one for place, one in functions.items() if callable(one)}
+
+
+def _exchange(hooks: list[Table]) -> list[Table]:
+    """Fill the tables with these; what was in them."""
+    before = [copy(table) for table in _TABLES]
+    for table, content in zip(_TABLES, hooks, strict=True):
+        table.clear()
+        if isinstance(table, dict):
+            table.update(content)
+        else:
+            table.extend(content)
+    return before
 
 
 class Twin:

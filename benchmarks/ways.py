@@ -6,7 +6,6 @@ A way is a context around a twin of the loop; inside, `Watcher.step` is the loop
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import logging
 import math
@@ -16,17 +15,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
 from benchmarks.loops import Loop
 
 import gradtrace
 import gradtrace.monitor.watch
+from gradtrace.monitor.schedule.cost import Level
 from gradtrace.monitor.schedule.schedule import Schedule
-from gradtrace.records.run import Scalar
-from gradtrace.runs.reader import read_run
 
 
 class Clock:
@@ -88,7 +86,13 @@ def in_memory(loop: Loop, _folder: Path, clock: Clock) -> Iterator[Watcher]:
 @contextlib.contextmanager
 def _watched(loop: Loop, path: Path | None, clock: Clock, budget: float) -> Iterator[Watcher]:
     watch = gradtrace.watch(loop.models, loop.optimizers, path=path, budget=budget)
-    with patch.object(gradtrace.monitor.watch, "Schedule", functools.partial(Schedule, clock=clock)):
+    schedules: list[Schedule] = []
+
+    def schedule(*args: Any, **kwargs: Any) -> Schedule:
+        schedules.append(Schedule(*args, **kwargs, clock=clock))
+        return schedules[-1]
+
+    with patch.object(gradtrace.monitor.watch, "Schedule", schedule):
         watch.start()
     try:
         yield Watcher(loop.step, lambda: spent, lambda: measured)
@@ -96,13 +100,8 @@ def _watched(loop: Loop, path: Path | None, clock: Clock, budget: float) -> Iter
         watch.close()
         cost = watch.run.cost
         spent = cost.frac if cost is not None else None
-        measured = None if path is None else _measured_frac(path)
-
-
-def _measured_frac(path: Path) -> float:
-    """Of the steps in a run's file, the fraction whose gradients' norms were taken."""
-    norms = read_run(path).steps.scalars_high[:, list(Scalar).index(Scalar.GRADIENT_NORM)]
-    return float(np.isfinite(norms).mean())
+        rows = schedules[0].cost.rows
+        measured = rows[Level.MEASURE] / max(sum(rows.values()), 1)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,9 @@ import torch
 from benchmarks import loops, twins, ways
 from benchmarks.readings import calm_rounds, ratio, read
 from benchmarks.run_file import Spike, spikes
+from torch.optim import optimizer
 
+from gradtrace.monitor.hooks import optimizer_steps
 from gradtrace.records.run import RunSteps
 
 PLAIN_BACKWARD = torch.autograd.backward
@@ -27,32 +29,53 @@ def tiny(monkeypatch):
     return "tiny"
 
 
-def test_the_bare_twin_is_bare_while_another_is_watched_and_all_end_with_the_same_weights(tiny, monkeypatch):
-    seen: dict[str, set[bool]] = {"bare": set(), "watch, in memory": set()}
+@pytest.fixture
+def seen_at_steps(monkeypatch):
+    """What a function returns before the steps of each of these ways."""
 
-    def spying(way, plain):
-        @contextlib.contextmanager
-        def spied(*args):
-            with plain(*args) as watcher:
-                step = watcher.step
+    def spy_on(all_ways, look):
+        seen = {way: set() for way in all_ways}
 
-                def seeing():
-                    seen[way].add(is_plain())
-                    return step()
+        def spying(way, plain):
+            @contextlib.contextmanager
+            def spied(*args):
+                with plain(*args) as watcher:
+                    step = watcher.step
 
-                watcher.step = seeing
-                yield watcher
+                    def seeing():
+                        seen[way].add(look())
+                        return step()
 
-        return spied
+                    watcher.step = seeing
+                    yield watcher
 
-    for way in seen:
-        monkeypatch.setitem(ways.WAYS, way, spying(way, ways.WAYS[way]))
+            return spied
+
+        for way in seen:
+            monkeypatch.setitem(ways.WAYS, way, spying(way, ways.WAYS[way]))
+        return seen
+
+    return spy_on
+
+
+def test_the_bare_twin_is_bare_while_another_is_watched_and_all_end_with_the_same_weights(tiny, seen_at_steps):
+    seen = seen_at_steps(["bare", "watch, in memory"], is_plain)
     turns = twins.race(tiny, list(seen), 2.0, 0.5)
     assert seen["bare"] == {True}
     assert False in seen["watch, in memory"]  # at rest nobody stands in for anything
     assert is_plain()
     assert turns["watch, in memory"].same_weights
     assert len(turns["bare"].wall_s) == 4
+
+
+def test_hooks_of_optimizers_are_there_in_their_twins_turn_alone(tiny, seen_at_steps):
+    tables = optimizer_steps._BEFORE, optimizer_steps._AFTER, optimizer._global_optimizer_post_hooks
+    seen = seen_at_steps(["bare", "watch, in memory", "watch, into a file"], lambda: (*map(len, tables),))
+    twins.race(tiny, list(seen), 2.0, 0.5)
+    assert seen["bare"] == {(0, 0, 0)}
+    for way in ("watch, in memory", "watch, into a file"):
+        assert seen[way] <= {(1, 1, 1), (0, 1, 1)}  # its own; at rest none before a step
+    assert not any(tables)
 
 
 def test_every_step_is_measured_by_the_tier(tiny):
