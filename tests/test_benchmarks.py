@@ -34,7 +34,7 @@ def seen_at_steps(monkeypatch):
     """What a function returns before the steps of each of these ways."""
 
     def spy_on(all_ways, look):
-        seen = {way: set() for way in all_ways}
+        seen: dict[str, set[object]] = {way: set() for way in all_ways}
 
         def spying(way, plain):
             @contextlib.contextmanager

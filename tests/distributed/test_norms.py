@@ -30,8 +30,9 @@ def test_norms_are_those_of_one_process(alone, layout, size, tmp_path):
     first, *others = values(on_ranks(train, size, tmp_path, layout))
     run, truth = first["run"], alone["run"]
     assert [name.removeprefix("module.") for name in run["names"]] == truth["names"]
-    spread = ("parameters are spread over several ranks (DTensor): no whole traces are taken",)
-    assert run["notes"] == (() if layout == "ddp" else spread)
+    speaks = ("ops of the model speak to other ranks (DTensor): no whole traces are taken",)
+    assert run["notes"] == (speaks if "tp" in layout else ())
+    assert run["samples"][:1] == (() if "tp" in layout else (0,))
     for series in ("gradients", "weights", "updates"):
         is_known = ~np.isnan(run[series][:KNOWN])
         assert is_known.any(axis=1).tolist() == (~np.isnan(truth[series][:KNOWN])).any(axis=1).tolist()

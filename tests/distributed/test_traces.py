@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from tests.distributed.capability import skip_what_torch_cannot
 from tests.distributed.processes import on_ranks, values
-from tests.distributed.trainings import Net, batches
-from torch import nn
+from tests.distributed.trainings import Net, batches, laid_out
 
 import gradtrace
 from gradtrace.distributed.agreement import OPENING
@@ -22,11 +22,12 @@ from gradtrace.runs.reader import read_trace
 STEPS = 36
 
 
-def train(rank: int, size: int, every: int | None = None, ill: str = "", path: str | None = None) -> Any:
+def train(
+    rank: int, size: int, every: int | None = None, ill: str = "", path: str | None = None, layout: str = "ddp"
+) -> Any:
     """What the watch has of traces, and each rank's own loss of step 0."""
     torch.manual_seed(0)
-    model: Any = Net()
-    model = model if ill == "apart" else nn.parallel.DistributedDataParallel(model)
+    model, *_ = laid_out(Net(), "" if ill == "apart" else layout, size)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
     is_watched = rank == 0 or ill != "unwatched"
@@ -51,10 +52,11 @@ def train(rank: int, size: int, every: int | None = None, ill: str = "", path: s
     return watch.traces, watch.run.samples, losses, watch.run.notes
 
 
-@pytest.mark.parametrize("size", [2, 4])
-def test_the_traces_of_all_ranks_are_one(size, tmp_path):
+@pytest.mark.parametrize(("layout", "size"), [("ddp", 2), ("ddp", 4), ("fsdp", 2), ("fsdp", 4), ("hsdp", 4)])
+def test_the_traces_of_all_ranks_are_one(layout, size, tmp_path):
+    skip_what_torch_cannot(layout)
     path = tmp_path / "run.db"
-    told = values(on_ranks(train, size, _folder(tmp_path), 8, "", str(path)))
+    told = values(on_ranks(train, size, _folder(tmp_path), 8, "", str(path), layout))
     (first, *others), samples, *_ = told[0]
     assert samples[0] == 0
     assert samples == (0, 1, 2, 4, 12, 20, 28)
@@ -65,6 +67,13 @@ def test_the_traces_of_all_ranks_are_one(size, tmp_path):
     truth = gradtrace.trace(_net(), lambda model, x: model(x).square().mean(), batches()[0])
     ours, theirs = (_gains(trace) for trace in (first, truth))
     assert ours == pytest.approx(theirs, abs=1e-5)
+    weights = {p.name.removeprefix("module."): (p.shape, p.affects_loss, p.module_called) for p in first.parameters}
+    assert weights == {p.name: (p.shape, True, True) for p in truth.parameters}
+    norms = [pytest.approx(p.norm, rel=1e-6) for p in truth.parameters]  # of the whole, and not of a rank's part
+    assert [p.norm for p in first.parameters] == norms
+    assert all(p.gradient is not None for p in first.parameters)
+    assert {op.site.module_type for op in first.ops} <= {"Net", "Linear", "", "DistributedDataParallel"}
+    assert not first.coverage.unknown
     paths = Paths(first)
     assert all(abs(paths.budget(op.index).residual) < 1e-9 for op in first.ops if op.received is not None)
     assert all(traces == () for traces, *_ in told[1:])
@@ -118,10 +127,12 @@ def _net() -> Net:
 
 
 def _gains(trace: Any) -> list[float]:
-    """Decades along the way from behind the loss to the first layer."""
+    """Decades along the way from behind the loss to the first layer, without what `fully_shard` itself records."""
     paths = Paths(trace)
     target = next(op.index for op in trace.ops if any(name.endswith("first.bias") for name in op.weights))
-    return [step.gain_log10 + step.merge_log10 for step in paths.path(target) if trace.ops[step.op].received.numel > 1]
+    way = [(trace.ops[step.op], step.gain_log10 + step.merge_log10) for step in paths.path(target)]
+    assert all(gain == 0.0 for op, gain in way if "PostBackward" in op.name)
+    return [gain for op, gain in way if op.received.numel > 1 and "PostBackward" not in op.name]
 
 
 def _folder(tmp_path):

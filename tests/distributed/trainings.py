@@ -100,5 +100,6 @@ def told(run: Any) -> dict[str, Any]:
         "gradients": run.steps.series("gradient_norm")[1],
         "weights": run.steps.series("weight_norm")[1],
         "updates": run.steps.series("update_ratio")[1],
+        "samples": run.samples,
         "finished": run.finished,
     }

@@ -43,10 +43,11 @@ def assemble(
     environment: tuple[tuple[str, str], ...],
 ) -> Trace:
     """Bring the numbers to the host and build the trace."""
-    named = dict(model.named_parameters())
-    norms = {
-        name: forward.deferred.put(norm) for name, norm in zip(named, whole_norms(list(named.values())), strict=True)
-    }
+    gathered = forward.recorder.gathered
+    named = {name: parameter for name, parameter in model.named_parameters() if name not in gathered.missing}
+    own = [name for name in named if name not in gathered.norms]
+    found = dict(zip(own, whole_norms([named[name] for name in own]), strict=True)) | gathered.norms
+    norms = {name: forward.deferred.put(norm) for name, norm in found.items()}
     loss = forward.deferred.put(forward.loss.detach())
     arrays = forward.deferred.fetch()
     tap, hidden = backward.tap, backward.hidden
@@ -215,6 +216,8 @@ def _coverage(
     if passed_by:
         more = f" and {len(passed_by) - 1} more" if len(passed_by) > 1 else ""
         notes += (f"frozen, in eval mode: {passed_by[0]}{more} not looked into, so that torch takes its fast path",)
+    if missing := forward.recorder.gathered.missing:
+        notes += (f"of {len(missing)} sharded parameters no rank had the whole in this pass: {min(missing)}",)
     return Coverage(
         no_gradient=tuple(p.name for p in parameters if p.requires_grad and p.gradient is None),
         opaque=tuple(dict.fromkeys(f"{OPAQUE[base_name(op.name)]} at {op.site}" for op in ops if op.opaque)),

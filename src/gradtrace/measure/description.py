@@ -10,6 +10,7 @@ from gradtrace.measure.alike import read_alike
 from gradtrace.records.trace import Site
 from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.factors import assign, operand_parameters
+from gradtrace.tape.gathered import class_of
 from gradtrace.tape.kinds import LEAF, base_name
 from gradtrace.tape.private import input_metadata, node_sequence_nr
 from gradtrace.tape.source import defined_at
@@ -80,7 +81,8 @@ def describe(forward: Forward, model: nn.Module) -> Description:
     names = [node.name() for node in nodes]
     numbers = [node_sequence_nr(node) for node in nodes]
     places = forward.places or forward.recorder.sites(numbers)
-    registered = {id(parameter): name for name, parameter in model.named_parameters()}
+    whole = forward.recorder.gathered.tensors
+    registered = {id(parameter): name for name, parameter in [*model.named_parameters(), *whole.items()]}
     parameters: dict[int, str] = {}
     strangers: dict[int, str | None] = {}
     for index, leaf in graph.leaves().items():
@@ -142,7 +144,7 @@ def _is_scalar(node: Node) -> bool:
 
 def _leaf_site(parameter: str, model: nn.Module) -> Site:
     path, _, _ = parameter.rpartition(".")
-    return Site(path, type(model.get_submodule(path)).__name__)
+    return Site(path, class_of(model.get_submodule(path)).__name__)
 
 
 def find_unregistered(model: nn.Module, leaf: Tensor) -> str | None:

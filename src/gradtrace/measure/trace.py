@@ -19,6 +19,7 @@ from gradtrace.measure.description import Description, describe, frontier, read_
 from gradtrace.measure.origin import not_of_batch
 from gradtrace.measure.session import Forward, eager, run_backward, run_forward
 from gradtrace.measure.untouched import paused_collection, untouched
+from gradtrace.tape.gathered import is_spread
 from gradtrace.tape.graph import release, walk
 from gradtrace.tape.private import input_metadata, original_of
 
@@ -117,7 +118,7 @@ def check_model(model: Any, notes: list[str]) -> nn.Module:
     if lazy:
         raise InputError(f"parameter {lazy[0]!r} is not initialised yet; run one batch through the lazy modules first")
     parameters = list(named.values())
-    spread = next((name for name, p in named.items() if _is_spread(p)), None)
+    spread = next((name for name, p in named.items() if is_spread(p)), None)
     spread = spread if spread is not None else _flattened(model)
     if spread is not None:
         raise InputError(
@@ -145,11 +146,6 @@ def _of_this_rank(model: nn.Module, notes: list[str]) -> nn.Module:
         return model
     notes.append("the model is wrapped in DistributedDataParallel: traced on this rank alone, with its own batch")
     return model.module  # type: ignore[no-any-return]
-
-
-def _is_spread(parameter: Any) -> bool:
-    mesh = getattr(parameter, "device_mesh", None)
-    return mesh is not None and mesh.size() > 1
 
 
 def _flattened(model: nn.Module) -> str | None:

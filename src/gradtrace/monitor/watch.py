@@ -27,6 +27,7 @@ from gradtrace.monitor.watched import Watched
 from gradtrace.project import thresholds_here
 from gradtrace.records.run import RunHeader
 from gradtrace.runs.writer import warn
+from gradtrace.tape.gathered import class_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -96,7 +97,7 @@ class Watch:
             identity=uuid.uuid4().hex,
             started=time.time(),
             command=tuple(command),
-            title=title or " and ".join(type(model).__name__ for model in watched.models.values()) or "tensors",
+            title=title or " and ".join(class_of(model).__name__ for model in watched.models.values()) or "tensors",
             parameters=watched.columns(),
             optimizers=watched.described(),
             environment=environment(),

@@ -91,6 +91,10 @@ class Dataflow:
         self._index[id(tensor)] = (weakref.ref(tensor), index)
         return index
 
+    def stands_for(self, name: str, tensor: Tensor) -> None:
+        """`tensor` has the numbers of the parameter `name`."""
+        self._index[id(tensor)] = (weakref.ref(tensor), self._parameters[name])
+
     def _find(self, tensor: Tensor) -> int | None:
         known = self._index.get(id(tensor))
         return known[1] if known is not None and known[0]() is tensor else None

@@ -83,7 +83,7 @@ _NAMES: dict[Factor, str] = {
         SparseCooTensorWithDimsAndTensors SparseCompressedTensor NestedTensorFromMask NestedTensorFromTensorList
         NestedFromPadded NestedFromPaddedTensor NestedGetValues NestedViewFromBuffer NestedViewFromJagged
         ToPaddedTensor Eq Ne Lt Le Gt Ge Unique Unique2 UniqueDim UniqueConsecutive UniqueDimConsecutive Bernoulli
-        Cauchy Exponential Geometric LogNormal Normal Poisson Random Uniform""",
+        Cauchy Exponential Geometric LogNormal Normal Poisson Random Uniform RegisterPostBackwardFunction""",
     Factor.LOSS: """
         NllLoss NllLoss2D MseLoss SmoothL1Loss HuberLoss BinaryCrossEntropy BinaryCrossEntropyWithLogits
         SoftMarginLoss MultiMarginLoss MultilabelMarginLoss CtcLoss CudnnCtcLoss MiopenCtcLoss""",

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from gradtrace.records.trace import Site
 from gradtrace.tape.dataflow import Dataflow, floats_in, tensors_in
 from gradtrace.tape.fastpath import keep_unseen, may_be_fast, show
+from gradtrace.tape.gathered import Gathered, class_of
 from gradtrace.tape.private import custom_forward, lift_mode, saved_hooks_active, sequence_nr
 from gradtrace.tape.source import source_of
 
@@ -86,6 +87,7 @@ class Recorder(TorchFunctionMode):
         self.passed_by: dict[str, tuple[str, ...]] = {}
         """Modules that were called and not looked into, so that torch could take its fast path, and what is inside."""
         self.dataflow = Dataflow(model.named_parameters())
+        self.gathered = Gathered(model)
 
     def __enter__(self) -> Self:
         try:
@@ -140,7 +142,9 @@ class Recorder(TorchFunctionMode):
             if may_be_fast(module, args):
                 self._pass_by(path, module)
                 return
-            self._open.append((path, type(module).__name__, self._counts[path], sequence_nr()))
+            for name, whole in (self._guard(self.gathered.come, path, module) or {}).items():
+                self.dataflow.stands_for(name, whole)
+            self._open.append((path, class_of(module).__name__, self._counts[path], sequence_nr()))
             self._counts[path] += 1
 
         return open_visit

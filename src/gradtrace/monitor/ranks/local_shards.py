@@ -9,6 +9,7 @@ from gradtrace.distributed.bits import bit_sums
 from gradtrace.distributed.placement import NOT_KNOWN, placement_of
 from gradtrace.distributed.report.given import Shares
 from gradtrace.records.run import WatchedParameter
+from gradtrace.tape.gathered import gathers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,6 +34,7 @@ class LocalShards:
         flat = _flat_parameters(watched)
         self._placements = [NOT_KNOWN if id(p) in flat else placement_of(p) for p in watched.parameters]
         """Of weights."""
+        self._gathered = _gathered_parameters(watched)
         self.is_flat = bool(flat)
         """Whether FSDP's first version takes care of any."""
         self.num = len(self._placements)
@@ -48,14 +50,18 @@ class LocalShards:
         return any(one.is_part for one in self._placements)
 
     @property
-    def is_spread(self) -> bool:
-        """Whether ops on any parameter may speak to other ranks."""
-        return any(one.is_spread for one in self._placements)
+    def speaks(self) -> bool:
+        """Whether ops on any parameter may speak to other ranks: what `fully_shard` spreads is whole when they come."""
+        return any(
+            one.is_spread and id(parameter) not in self._gathered
+            for one, parameter in zip(self._placements, self._watched.parameters, strict=False)
+        )
 
     def join(self) -> None:
         """More is watched than before."""
         fresh = [placement_of(parameter) for parameter in self._watched.parameters[len(self._placements) :]]
         self._placements += fresh
+        self._gathered = _gathered_parameters(self._watched)
         self._of_gradients += fresh
         self.is_part = Shares.of(self._placements).is_part
 
@@ -95,6 +101,18 @@ def _buffers(watched: Watched) -> list[tuple[str, nn.Module, str]]:
                 if one is not None and one.is_floating_point() and not placement_of(one).is_spread:
                     found.append((f"{prefix}{path}{'.' if path else ''}{key}", module, key))
     return found[:MOST_BUFFERS]
+
+
+def _gathered_parameters(watched: Watched) -> set[int]:
+    """Identities of parameters in the care of `fully_shard` alone: the mesh's last axis holds parts, others copies."""
+    found = set()
+    for model in watched.models.values():
+        for module in filter(gathers, model.modules()):
+            for parameter in module.parameters():
+                *copies, parts = getattr(parameter, "placements", None) or (None,)
+                if parts is not None and parts.is_shard() and all(one.is_replicate() for one in copies):
+                    found.add(id(parameter))
+    return found
 
 
 def _flat_parameters(watched: Watched) -> set[int]:

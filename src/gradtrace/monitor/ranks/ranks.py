@@ -71,8 +71,8 @@ class Ranks:
             self._note(f"from step {recording.first_step} on {world.size} ranks train together")
         if self.shards.is_flat:
             self._note(FLAT)
-        elif self.shards.is_spread:
-            self._note("parameters are spread over several ranks (DTensor): no whole traces are taken")
+        elif self.shards.speaks:
+            self._note("ops of the model speak to other ranks (DTensor): no whole traces are taken")
         self._correspondence = Correspondence(
             world,
             watched.columns(),

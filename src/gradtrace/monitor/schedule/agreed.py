@@ -42,7 +42,7 @@ class AgreedSchedule(Schedule):
     def wants_trace(self, step: int, *, is_urgent: bool = False) -> bool:
         """On all ranks at the same steps, where nothing in it would speak to others; rank 0 alone as it is urgent."""
         reports = self._ranks.reports
-        if self._ranks.shards.is_spread:
+        if self._ranks.shards.speaks:
             return False
         if self._ranks.is_alone:
             return reports and super().wants_trace(step, is_urgent=is_urgent)
@@ -53,12 +53,12 @@ class AgreedSchedule(Schedule):
         return is_wanted or self._ranks.agreement.wants_trace(step)
 
     def _steps_to_trace(self, step: int) -> float:
-        traces = not self._ranks.shards.is_spread and (self._ranks.reports or not self._ranks.is_alone)
+        traces = not self._ranks.shards.speaks and (self._ranks.reports or not self._ranks.is_alone)
         return super()._steps_to_trace(step) if traces else math.inf
 
     def _is_trace_due(self, step: int) -> bool:
         """Rank 0: as soon as a number of steps has doubled, or a share of the allowance has room."""
-        if self._every is not None or self._ranks.shards.is_spread:
+        if self._every is not None or self._ranks.shards.speaks:
             return False
         has_doubled = step >= 2 * max(self._last["traces"], 1)
         return super().wants_trace(step) or (has_doubled and self._fits("traces", step))

@@ -25,6 +25,7 @@ from gradtrace.measure.untouched import paused_collection
 from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.monitor.traces.observer import StepObserver
 from gradtrace.recurrence.in_step import Recurrences, with_chains
+from gradtrace.tape.gathered import class_of
 from gradtrace.tape.graph import Graph, release, walk
 from gradtrace.tape.private import children_of, sink_mode
 from gradtrace.tape.recorder import Recorder
@@ -147,7 +148,7 @@ class Sample:
             notes += [_NO_LOSS.format(forward.loss.numel())] if forward.loss.numel() != 1 else []
             trace = assemble(self._model, forward, backward, tape, "loss", tuple(notes), environment())
             chains = self._recurrences.chains(forward.graph.nodes, trace.ops)
-            trace = with_chains(trace, type(self._model).__name__, chains, 1.0 if scale is None else float(scale))
+            trace = with_chains(trace, class_of(self._model).__name__, chains, 1.0 if scale is None else float(scale))
             self.remark = self._recurrences.fault
             forward.graph = Graph((), (), {})
             del forward, tap, backward, tape

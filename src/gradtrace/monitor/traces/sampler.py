@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradtrace.monitor.traces.compiled import CompiledSample
 from gradtrace.monitor.traces.sample import Sample
+from gradtrace.tape.gathered import gathers
 from gradtrace.tape.graph import reached_leaves
 from gradtrace.tape.private import anything_compiled, backward_is_compiled
 
@@ -167,6 +168,8 @@ class Sampler:
         """Why no step can be traced; empty where one can."""
         if self._is_compiled and backward_is_compiled():
             return "backward passes are compiled: norms are taken, whole traces are not"
+        if self._is_compiled and any(gathers(m) for one in self._watched.models.values() for m in one.modules()):
+            return "what fully_shard spreads is compiled, and not run again: norms are taken, whole traces are not"
         return "parts are scripted (torch.jit): no whole traces are taken" if self._watched.scripted else ""
 
     @property
