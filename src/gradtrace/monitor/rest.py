@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PASS = None
 """Stands for a backward pass among the keys of optimizers."""
 
-LOOK_EVERY, LOOK_EVERY_S, MOST_UNSEEN = 16, 0.02, 64
+LOOK_EVERY, LOOK_EVERY_S, MOST_UNSEEN = 16, 0.05, 128
 """[steps, seconds, steps] One small tensor is looked at for a NaN: so seldom, of short steps, but not more seldom."""
 
 

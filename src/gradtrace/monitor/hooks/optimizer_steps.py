@@ -66,15 +66,16 @@ def _hook() -> None:
 def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if torch.compiler.is_compiling():  # dynamo, as a script may compile its optimizer's step: it would go through us
         _UNSEEN[0](optimizer, args, kwargs)
-    else:
+    elif _BEFORE:  # nobody at a rest
         _tell_before(optimizer, args, kwargs)
 
 
 def _after(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
     if torch.compiler.is_compiling():
         _UNSEEN[1](optimizer)
-    else:
-        _tell_after(optimizer)
+    else:  # and not by `_tell_after`: a call more at every step of a rest
+        for tell in (*_AFTER,):
+            tell(optimizer)
 
 
 def _tell_before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

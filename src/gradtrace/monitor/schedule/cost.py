@@ -159,8 +159,8 @@ class Cost:
 
     def of_step(self, level: Level) -> float:
         """[seconds] What a step at this level is longer than one at rest."""
-        if level is Level.REST:
-            return self._clock_s(level)
+        if level is Level.REST:  # beside which nothing can be set that would show what hides
+            return HIDDEN * self._clock_s(level)
         steps = [(level, Level.REST)]
         if level is Level.MEASURE and self._weight(steps[0]) < self._weight((Level.MEASURE, Level.LISTEN)):
             steps = [(Level.MEASURE, Level.LISTEN), (Level.LISTEN, Level.REST)]
