@@ -179,3 +179,42 @@ def test_the_weights_of_a_norm_behind_an_input_with_a_gradient_are_none_of_a_lay
     x = torch.ones(3, 4).requires_grad_()
     trace = gradtrace.trace(model, lambda model, x: model(x).square().mean(), x)
     assert [sorted(op.weights) for op in trace.ops if op.weights] == [["1.bias", "1.weight"]]
+
+
+def test_a_network_that_the_model_does_not_know_is_none_of_its_loss() -> None:
+    """As of a decoder whose optimizer has not stepped yet, when the encoder alone is watched."""
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    decoder = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 6), nn.Sigmoid())
+    x = torch.rand(5, 6)
+    trace = gradtrace.trace(encoder, lambda model, x: F.binary_cross_entropy(decoder(model(x)), x), x)
+    outside = [op for op in trace.ops if op.site.module is None and "Accumulate" not in op.name]
+    factors = {op.name.removesuffix("Backward0"): op.factor.value for op in outside}
+    assert factors["BinaryCrossEntropy"] == "loss"
+    assert factors["Addmm"] == "weight"
+    assert factors["Relu"] == "activation"
+    assert all(op.weights == () for op in outside)
+    assert {p.name for p in trace.parameters} == {name for name, _ in encoder.named_parameters()}
+
+
+def test_a_classifier_of_bare_tensors_that_the_model_does_not_know_is_no_attention() -> None:
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Linear(4, 8), nn.Sigmoid())
+    hidden, out = (torch.randn(*shape).requires_grad_() for shape in ((8, 8), (8, 3)))
+    z, code = torch.randn(5, 4), torch.eye(3)[torch.tensor([0, 1, 2, 0, 1])]
+
+    def loss_fn(model: nn.Module, z: Tensor) -> Tensor:
+        return -(code * torch.log(F.softmax(torch.relu(model(z) @ hidden) @ out, -1) + 1e-8)).sum(1).mean()
+
+    trace = gradtrace.trace(generator, loss_fn, z)
+    assert "attention" not in {op.factor.value for op in trace.ops}
+
+
+def test_an_input_that_a_gradient_was_asked_for_is_no_weight() -> None:
+    class Attends(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.softmax(x @ x.mT, -1) @ super().forward(x)
+
+    torch.manual_seed(0)
+    trace = gradtrace.trace(Attends(4, 4), square, torch.randn(5, 7, 4, requires_grad=True))
+    assert [op.factor.value for op in trace.ops].count("attention") == 3

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from rich.cells import cell_len
 from rich.console import Console
 from tests.report.samples import SAMPLES, chain
+from torch import nn
 
+import gradtrace
 from gradtrace.records.trace import Trace
 from gradtrace.report.findings import STYLES
 from gradtrace.report.picture import LOOKS
@@ -143,3 +147,23 @@ def luminance(colour: str) -> float:
 def test_colours_are_read_on_black_and_on_white(style):
     level = luminance(style.removeprefix("bold "))
     assert min((level + 0.05) / 0.05, 1.05 / (level + 0.05)) >= 4.5
+
+
+def test_of_one_module_s_weights_each_is_told_by_its_name():
+    """As of a network of bare tensors, whose module is the model."""
+
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.Wxh, self.Why = (nn.Parameter(torch.randn(8, 8) / 8**0.5) for _ in range(2))
+
+        def forward(self, x):
+            return torch.tanh(x @ self.Wxh) @ self.Why
+
+    torch.manual_seed(0)
+    x = torch.randn(16, 8)
+    console = console_of(120)
+    show(gradtrace.check(Bare(), lambda model, x: model(x).square().mean(), [x, x]), console)
+    text = text_of(console)
+    assert "From the loss to Wxh:" in text
+    assert re.search(r"Healthy: Wxh gets \S+ times the gradient of Why", text)

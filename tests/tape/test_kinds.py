@@ -24,7 +24,7 @@ NAMES = sorted(
 )  # fmt: skip
 
 
-PYTHON_MADE = {"FlexAttentionAutogradOp"}
+PYTHON_MADE = {"FlexAttentionAutogradOp", "RegisterPostBackwardFunction"}
 NOT_IN_EVERY_TORCH = set(
     "Aminmax Cholesky CudnnAttention FusedRmsNorm GroupedMm Ldexp LinalgLuFactor LinalgMatrixSqrth LinalgPolar "
     "MiopenCtcLoss NarrowCopy SpecialBesselJ0 SpecialBesselJ1 SpecialBesselY0 SpecialBesselY1 SpecialModifiedBesselI0 "

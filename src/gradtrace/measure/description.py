@@ -90,12 +90,15 @@ def describe(forward: Forward, model: nn.Module) -> Description:
             parameters[index] = registered[id(leaf)]
         else:
             strangers[index] = find_unregistered(model, leaf)
-    weights = operand_parameters(graph, names, parameters | {i: name for i, name in strangers.items() if name})
+    leaves = parameters | {i: name for i, name in strangers.items() if name}
+    leaves |= {i: _NAMELESS for i, leaf in graph.leaves().items() if i not in leaves and _is_weight(leaf, forward)}
+    operands = operand_parameters(graph, names, leaves)
+    weights = [tuple(name for name in found if name != _NAMELESS) for found in operands]
     sites = [_leaf_site(parameters[i], model) if i in parameters else place[0] for i, place in enumerate(places)]
     sites = [site if site.source else replace(site, source=defined_at(nodes[i])) for i, site in enumerate(sites)]
     functions = [call.name if call is not None else "" for _, call in places]
     seen = _observations(forward, nodes, numbers, [call for _, call in places])
-    factors = assign(graph, names, sites, functions, weights, [_is_scalar(node) for node in nodes])
+    factors = assign(graph, names, sites, functions, operands, [_is_scalar(node) for node in nodes])
     for index, (_, call) in enumerate(places):
         activation = getattr(getattr(call, "observed", None), "activation", None)
         if activation and activation[0].elementwise and factors[index] is not Factor.LOSS:
@@ -111,9 +114,19 @@ def describe(forward: Forward, model: nn.Module) -> Description:
     return Description(infos, strangers, tuple(dict.fromkeys(unreadable)))
 
 
+_NAMELESS = "\0"
+"""Stands for a trained tensor that is no part of the model, as of a second network that another optimizer holds."""
+
 _READ = set(
     "Sigmoid Tanh Relu LeakyRelu Elu Gelu Silu Mish Hardsigmoid Hardswish Hardtanh Softplus Softmax Glu".split()
 )
+
+
+def _is_weight(leaf: Tensor, forward: Forward) -> bool:
+    """Of a leaf that the model does not know: or else it is an input that a gradient was asked for."""
+    from torch import nn
+
+    return isinstance(leaf, nn.Parameter) or forward.batch_size not in leaf.shape[:1]
 
 
 def _observations(

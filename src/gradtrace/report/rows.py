@@ -15,6 +15,8 @@ from gradtrace.records.vocabulary import Factor
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from gradtrace.measure.names import Names
+
 MAX_ROWS = 32
 """More rows than this are folded."""
 MIN_FOLDED_ROWS = 12
@@ -46,6 +48,12 @@ class Row:
     """|update| / |W| of the first optimizer step, of the same layer; NaN where none was taken."""
     labels: tuple[str, ...] = ()
     """What a single layer may be called, the most telling first: ``38 Linear 32x32``, ``38 Linear``, ``38``."""
+
+    def told_beside(self, other: Row, names: Names) -> str:
+        """Its last layer in a sentence with `other`: by its weight, where both are the same module's."""
+        if other is self or self.last != other.last or not self.labels:
+            return names.told(self.last)
+        return self.labels[1].removeprefix("model ")
 
 
 def fold(rows: Sequence[Row], max_rows: int = MAX_ROWS) -> tuple[Row, ...]:

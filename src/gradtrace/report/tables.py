@@ -60,6 +60,11 @@ class Picture:
         return tuple(factor for factor in self.factors if any(counts(row.gains.get(factor, 0.0)) for row in self.rows))
 
     @property
+    def ends(self) -> tuple[Row, Row]:
+        """The earliest layer, and the one nearest to the loss; of no layer, no row."""
+        return self.rows[-1], next((row for row in self.rows if row.first != "loss"), self.rows[-1])
+
+    @property
     def early_decades(self) -> float:
         """From the layer nearest to the loss to the earliest one, what each receives."""
         return self.rows[-1].after - self.late if self.rows else math.nan

@@ -185,7 +185,7 @@ def _picture(table: Picture, width: int, ascii_only: bool, names: Names) -> Iter
 
 
 def _budget(table: Picture, names: Names) -> Text:
-    line = Text(f"From the {table.start} to {_told(table.rows[-1], names)}: ").append(
+    line = Text(f"From the {table.start} to {_told(*table.ends, names)}: ").append(
         decades(table.rows[-1].after), "bold"
     )
     line.append(" decades = ")
@@ -220,8 +220,8 @@ def _through_time(record: ThroughTime, width: int, ascii_only: bool) -> Iterator
         yield Text(line.replace("━", "=") if ascii_only else line)
 
 
-def _told(row: Row, names: Names) -> str:
-    return shorten(clean(names.told(row.last)), MOST_NAME)
+def _told(row: Row, other: Row, names: Names) -> str:
+    return shorten(clean(row.told_beside(other, names)), MOST_NAME)
 
 
 # --------------------------------------------------------------------------------------------------------- findings
@@ -230,9 +230,9 @@ def _told(row: Row, names: Names) -> str:
 def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None, names: Names, label: str) -> Text:
     told = []
     if table is not None and table.rows:
-        late = next((row for row in table.rows if row.first != "loss"), table.rows[-1])
-        if late is not table.rows[-1] and math.isfinite(table.early_decades):  # (nothing by this one way is no measure)
-            pair = (_told(row, names) for row in (table.rows[-1], late))
+        early, late = table.ends
+        pair = _told(early, late, names), _told(late, early, names)
+        if early is not late and math.isfinite(table.early_decades):  # (nothing by this one way is no measure)
             told.append(f" gets {power(table.early_decades)} times the gradient of ".join(pair))
     if (moved := update_range(diagnosis.updates)) is not None:
         large = "; more is large, and no fault by itself" if moved[1] > UPDATE_HEALTHY else ""

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradtrace.measure.names import Names
 from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Severity
 from gradtrace.report.html.order import proofs_of
@@ -129,7 +130,7 @@ def _advice(diagnosis: Diagnosis) -> str:
 def _health(diagnosis: Diagnosis, trace: Trace | None) -> str:
     if trace is None or not (table := picture(trace)).rows or not math.isfinite(table.early_decades):
         return "No finding is above a remark."
-    told = f"{Places(trace).told(table.rows[-1].last)}, the layer furthest from the loss, gets"
+    told = f"{clean(table.ends[0].told_beside(table.ends[1], Names(trace)))}, the layer furthest from the loss, gets"
     return f"{told} {power(table.early_decades)} times the gradient of the layer nearest to it."
 
 
