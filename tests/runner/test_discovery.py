@@ -423,3 +423,57 @@ def test_all_of_a_gan_is_found_before_its_second_half_is_called():
     assert all(any(one is other for other in found.optimizers) for one in optimizers)
     assert all(any(model is other for other in found.models.values()) for model in (generator, critic))
     assert found.others == ()
+
+
+class Wrapped(nn.Module):
+    """As a solver's library puts around a model for the time of a call."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+_LIBRARY = compile("solve = lambda model, x: Wrapped(Wrapped(model))(x)", "site-packages/solver.py", "exec")
+"""Its variables are not the script's."""
+
+
+@pytest.mark.parametrize("num", [1, 2])
+def test_what_a_library_puts_around_a_model_is_not_the_model(num, discovered):
+    kept, library = [], {"Wrapped": Wrapped}
+    exec(_LIBRARY, library)
+
+    def train():
+        field, head = mlp(3, 4, 3), mlp(3, 2)
+        kept.extend([field, head])
+        optimizer = sgd(*kept[:num])
+        y = library["solve"](field, torch.ones(2, 3))
+        (head(y) if num == 2 else y).sum().backward()
+        optimizer.step()
+
+    found = discovered(train)
+    assert found.models == ({"": kept[0]} if num == 1 else {"field": kept[0], "head": kept[1]})
+
+
+def test_self_is_no_name_of_a_model(discovered):
+    class Encoder(nn.Linear):
+        def forward(self, x):
+            return super().forward(x)
+
+        def encode(self, x):
+            return self.last(self.forward(x))
+
+    kept, library = [], {"Wrapped": Wrapped}
+    exec(_LIBRARY, library)
+
+    def train():
+        encoder, decoder = Encoder(3, 3), mlp(3, 3)
+        encoder.last = nn.Linear(3, 3)
+        kept.extend([encoder, decoder])
+        optimizer = sgd(encoder, decoder)
+        decoder(encoder.encode(torch.ones(2, 3))).sum().backward()  # its own call is none of a module's
+        optimizer.step()
+
+    assert discovered(train).models == {"encoder": kept[0], "decoder": kept[1]}

@@ -204,8 +204,7 @@ def _described(
     roots = list(_distinct(owned[id(tensor)] for tensor in held if id(tensor) in owned))
     everything = roots + list(_distinct(owned[id(t)] for o in others for t in held_by(o) if id(t) in owned))
     labels = label_models([_unwrapped(root) for root in everything], is_alone=is_alone)
-    wanted = {id(_unwrapped(root)) for root in roots}
-    found: dict[str, nn.Module | torch.Tensor] = {k: m for k, m in labels.items() if id(m) in wanted}
+    found: dict[str, nn.Module | torch.Tensor] = dict([*labels.items()][: len(roots)])
     found |= name_tensors([tensor for tensor in held if id(tensor) not in owned])
     return found
 

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 from gradtrace.monitor.watched import unused_name
+from gradtrace.runner.anatomy import named_parameters
+from gradtrace.tape.private import children_of, parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,15 +29,31 @@ _PACKAGE = str(Path(__file__).resolve().parents[1]) + "/"
 
 
 def label_models(roots: Sequence[nn.Module], *, is_alone: bool) -> dict[str, nn.Module]:
-    """`roots` by label, that of a variable or else of the class; a single one, where it `is_alone`, needs none."""
-    if len(roots) == 1 and is_alone:
+    """The models of `roots` by label, that of a variable or else of the class; a single one that `is_alone` needs none.
+
+    What a library puts around a model (a solver, for the time of a call) has no name in the script: the model within.
+    """
+    candidates = [_whole_parts(root) for root in roots]
+    if len(roots) == 1 and is_alone and len(candidates[0]) == 1:
         return {"": roots[0]}
-    variables = _names_of({id(root) for root in roots})
+    variables = _names_of({id(one) for parts in candidates for one in parts})
     labelled: dict[str, nn.Module] = {}
-    for root in roots:
-        name = variables.get(id(root)) or type(root).__name__
-        labelled[unused_name(name, {*labelled})] = root
-    return labelled
+    for root, parts in zip(roots, candidates, strict=True):
+        model = next((one for one in parts if id(one) in variables), root)
+        name = variables.get(id(model)) or type(model).__name__
+        labelled[unused_name(name, {*labelled})] = model
+    return {"": next(iter(labelled.values()))} if len(roots) == 1 and is_alone else labelled
+
+
+def _whole_parts(root: nn.Module) -> list[nn.Module]:
+    """`root`, and what within it holds all its parameters, the outermost first."""
+    found = [root]
+    while not any(one is not None for one in parameters_of(found[-1]).values()):
+        inner = [one for one in children_of(found[-1]).values() if one is not None and any(named_parameters(one))]
+        if len(inner) != 1:
+            break
+        found.append(inner[0])
+    return found
 
 
 def name_tensors(leaves: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -57,7 +75,7 @@ def _names_of(wanted: set[int]) -> dict[int, str]:
     seen: set[int] = set()
     while waiting and len(found) < len(wanted) and len(seen) < MOST_OBJECTS:
         name, value, depth = waiting.popleft()
-        if id(value) in wanted:
+        if id(value) in wanted and name not in ("self", "cls"):  # which says nothing outside of its class
             found.setdefault(id(value), name)
         if id(value) in seen or depth == DEEPEST:
             continue
