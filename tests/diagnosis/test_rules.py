@@ -463,3 +463,28 @@ def test_an_exponential_that_unscaled_inputs_overflow_is_the_inputs_fault(of_inp
         [cause] if of_inputs * of_weights > 1.0 else []
     )
     assert ("The input has a root mean square" in " ".join(f.message for f in found)) is (of_inputs > 1.0)
+
+
+@pytest.mark.parametrize(("is_row", "severity"), [(False, Severity.INFO), (True, Severity.CRITICAL)])
+def test_saturated_calls_side_by_side_do_not_add_up(is_row: bool, severity: Severity) -> None:
+    """A fifth of the slope is left in each: of six behind one another nothing, of six side by side a fifth."""
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.out = nn.Linear(1, 64), nn.Linear(64, 1)
+            nn.init.normal_(self.into.weight, std=0.8)
+            nn.init.normal_(self.out.weight, std=2.0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not is_row:
+                return sum((self.out(torch.tanh(self.into(x + 0.1 * i))) for i in range(6)), torch.zeros(()))
+            for _ in range(6):
+                x = self.out(torch.tanh(self.into(x)))
+            return x
+
+    torch.manual_seed(0)
+    x = 10.0 * torch.randn(64, 1)
+    found = gradtrace.check(Shared(), lambda model, x: model(x).square().mean(), [x, x]).findings
+    (saturated,) = [finding for finding in found if finding.symptom is Symptom.SATURATED]
+    assert saturated.severity is severity

@@ -2,13 +2,12 @@
 
 ReLU's ordinary zeros (half of a centred pre-activation) are healthy, and so are gates, which multiply something and may
 close (but not so far that nothing could open them), and the output's own squashing: the rule of the loss looks at it.
-Saturation counts by what it takes: the product of the mean |a'| of all saturated layers, of their maxima. While a tenth
-is left (of a wide first layer, say) it is a remark.
+Saturation counts by what it takes: the product of the mean |a'| of the saturated layers behind one another, of their
+maxima. While a tenth is left (of a wide first layer, say) it is a remark.
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT, ROWS
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from gradtrace.records.trace import ActivationStats, Op, Trace
 
 LEFT = "mean |a'|, of its maximum"
-"""Evidence of saturated layers: what is left of their derivatives, multiplied."""
+"""Evidence of saturated layers: what is left of their derivatives, multiplied along the way."""
 
 
 def judge(scene: Scene) -> list[Finding]:
@@ -100,9 +99,9 @@ def saturated(scene: Scene) -> Finding | None:
     assert op.activation is not None
     num_alike = sum(1 for other in view.trace.ops if other.activation and other.factor is Factor.ACTIVATION)
     cause = _input_or(Cause.SATURATED_PREACTIVATION, op, view)
-    stats = [o.activation for o in ops if o.activation is not None]
-    left = math.prod(a.derivative_mean / a.derivative_max for a in stats)
-    passed = math.prod(a.derivative_rms / a.derivative_max for a in stats)
+    stats = {o.index: o.activation for o in ops if o.activation is not None}
+    left = _left_behind({i: a.derivative_mean / a.derivative_max for i, a in stats.items()}, view)
+    passed = _left_behind({i: a.derivative_rms / a.derivative_max for i, a in stats.items()}, view)
     severity, note = (
         Severity.INFO,
         f" {percent(left)} of its slope is left, and the width carries the gradient past it.",
@@ -128,6 +127,15 @@ def saturated(scene: Scene) -> Finding | None:
         remedies=remedies_for(Symptom.SATURATED, cause),
         source=op.site.source,
     )
+
+
+def _left_behind(slopes: dict[int, float], view: View) -> float:
+    """Of a gradient, behind the last of these ops by the way that leaves most of it: they may lie side by side."""
+    left = [1.0] * len(view.trace.ops)
+    for op in view.trace.ops:  # from the loss on
+        ways = [left[source] for source, _ in view.paths.arrivals[op.index]]
+        left[op.index] = max(ways, default=1.0) * slopes.get(op.index, 1.0)
+    return min(left[index] for index in slopes)
 
 
 def fed_with_nothing(op: Op, view: View) -> bool:
