@@ -91,3 +91,33 @@ def test_a_division_by_zero_in_the_loss_is_mended_at_its_divisor() -> None:
     first = watch.diagnosis.findings[0]
     assert (first.symptom, first.cause) == (Symptom.NONFINITE, Cause.UNSAFE_OP)
     assert "divisor" in first.remedies[0].title
+
+
+@pytest.mark.parametrize("scale", [1.0, 6.0])
+def test_attention_that_learns_to_look_at_one_place_and_one_that_starts_so(scale: float) -> None:
+    """Each token is that of the place before it: attention of one row in all heads is the solution."""
+    torch.manual_seed(0)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.place = nn.Embedding(12, 32), nn.Embedding(8, 32)
+            self.encoder = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+            self.head = nn.Linear(32, 12)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head(self.encoder(scale * (self.token(tokens) + self.place(torch.arange(8)))))
+
+    model = Model()
+
+    def loss(_: int) -> Tensor:
+        tokens = torch.randint(0, 12, (32, 8))
+        return nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.roll(1, 1).flatten())
+
+    watch = trained(model, torch.optim.Adam(model.parameters(), lr=5e-3), loss, 300)
+    found = [f for f in watch.diagnosis.findings if f.cause is Cause.ATTENTION_SATURATION]
+    if scale > 1.0:
+        assert found[0].severity is Severity.CRITICAL
+    else:
+        assert all(f.severity is Severity.INFO for f in found)
+        assert watch.diagnosis.healthy

@@ -1,4 +1,4 @@
-"""A layer that lost units on the way: a remark where it did no harm, a warning where the loss stands or rises."""
+"""Units that died and attention that became one-hot on the way: remarks where they did no harm to what had learnt."""
 
 from __future__ import annotations
 
@@ -20,6 +20,17 @@ def run_with(loss: np.ndarray) -> Run:
     none = np.zeros(NUM, np.int64)
     t = np.arange(NUM)
     return Run(RunHeader("0" * 32, 0.0), RunSteps(t, none + 1, 0.1 * t, scalars, scalars, series, series, none, none))
+
+
+def one_hot() -> Finding:
+    return Finding(
+        symptom=Symptom.SATURATED,
+        cause=Cause.ATTENTION_SATURATION,
+        where=("encoder",),
+        severity=Severity.CRITICAL,
+        message="Rows are one-hot.",
+        step=AT,
+    )
 
 
 def lost(dead: float) -> Finding:
@@ -50,3 +61,16 @@ RISES = np.where(np.arange(NUM) < AT, LEARNT, 0.6)
 )
 def test_by_what_the_loss_did(loss: np.ndarray, dead: float, severity: Severity) -> None:
     assert in_time(lost(dead), run_with(loss), [0, AT], []).severity is severity
+
+
+@pytest.mark.parametrize(
+    ("loss", "traced", "severity"),
+    [
+        (LEARNT, [0, AT], Severity.INFO),
+        (LEARNT, [AT], Severity.CRITICAL),  # it was there at the first trace
+        (STANDS, [0, AT], Severity.CRITICAL),
+        (RISES, [0, AT], Severity.CRITICAL),
+    ],
+)
+def test_attention_that_has_learnt_where_to_look(loss: np.ndarray, traced: list[int], severity: Severity) -> None:
+    assert in_time(one_hot(), run_with(loss), traced, []).severity is severity

@@ -52,8 +52,7 @@ def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequen
         between = [step for step in events if earlier[-1] < step < (finding.step or 0)]
         finding = replace(finding, step=min(between, default=finding.step))
         finding = _by_the_steps(finding, run)
-    if finding.step and finding.symptom is Symptom.DEAD_UNITS and _leaves_room(finding) and _did_no_harm(run, finding):
-        note = "The loss had halved by then, and is no higher since: what is left of the layer does."
+    if earlier and (note := _by_then_learnt(finding, run)):
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
     elif finding.step is not None and _leaves_room(finding) and falls_since(run, finding.step):
         note = "The loss has kept falling since."
@@ -124,13 +123,21 @@ def _is_grave_saturation(finding: Finding) -> bool:
     return known and finding.symptom is Symptom.SATURATED and finding.cause is not Cause.ATTENTION_SATURATION
 
 
-def _did_no_harm(run: Run, finding: Finding) -> bool:
-    """Whether what came to pass at a step came to a network that had learnt, and did not set it back.
+def _by_then_learnt(finding: Finding, run: Run) -> str:
+    """Why what came to pass at a step did no harm, in words; '' where it may have.
 
-    A layer that has more units than it needs loses some on the way, and is a narrower one.
+    It came to a network that had learnt, and did not set it back. A layer that has more units than it needs loses some
+    on the way; and attention that has learnt where to look looks there alone: its softmax is as flat as any that is
+    right.
     """
     step = finding.step or 0
-    return halved_before(run, step) and moved(run, step) != 1 and falls_since(run, 0)
+    if not halved_before(run, step) or moved(run, step) == 1 or not falls_since(run, 0):
+        return ""
+    if finding.symptom is Symptom.DEAD_UNITS and _leaves_room(finding):
+        return "The loss had halved by then, and is no higher since: what is left of the layer does."
+    if finding.symptom is Symptom.SATURATED and finding.cause is Cause.ATTENTION_SATURATION:
+        return "The loss had halved by then, and is no higher since: it has learnt where to look."
+    return ""
 
 
 def _leaves_room(finding: Finding) -> bool:
