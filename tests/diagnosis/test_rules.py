@@ -141,6 +141,20 @@ def test_the_pairing_of_output_and_loss(output: nn.Module, loss: Any, expected: 
     assert verdict(model, lambda m, b: loss(m(b[0]), b[1])) == expected
 
 
+@pytest.mark.parametrize(
+    ("output", "told", "severity"),
+    [
+        (nn.Identity(), "no minimum", Severity.CRITICAL),
+        (nn.ReLU(), "no minimum", Severity.CRITICAL),
+        (nn.Softmax(-1), "minus the probability", Severity.WARNING),
+    ],
+)
+def test_a_likelihood_of_what_are_no_log_probabilities(output: nn.Module, told: str, severity: Severity) -> None:
+    found = findings(nn.Sequential(nn.Linear(16, 4), output), lambda m, b: F.nll_loss(m(b[0]), b[1]))
+    paired = next(f for f in found if f.cause is Cause.LOSS_FUNCTION)
+    assert (told in paired.message, paired.severity) == (True, severity)
+
+
 @pytest.mark.parametrize("offset", [30.0, 0.0])
 def test_a_saturated_output_under_squared_error(offset: float) -> None:
     model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 1), nn.Sigmoid())

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import gradtrace
+from gradtrace.monitor.traces.sampler import Sampler
 from gradtrace.monitor.watch import Watch
 from gradtrace.records.run import EventKind
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -120,3 +121,32 @@ def test_a_nan_that_it_ends_in_hides_it_not():
     assert 30 in {event.step for event in events if event.kind is EventKind.NONFINITE}
     assert 30 in {event.step for event in events if event.kind is EventKind.SAMPLE} - uncleared(watch)
     assert any("never cleared" in finding.message for finding in watch.diagnosis.findings)
+
+
+@pytest.mark.parametrize("cleared", [False, True])
+def test_where_a_trace_is_too_dear_for_another_steps_are_looked_at(cleared, monkeypatch):
+    begin = Sampler.begin
+    monkeypatch.setattr(Sampler, "begin", lambda self, step, **options: step == 0 and begin(self, step, **options))
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with gradtrace.watch(model, optimizer, budget=1.0) as watch:
+        for _ in range(40):
+            if cleared:
+                optimizer.zero_grad()
+            loss_of(model).backward()
+            optimizer.step()
+    assert {event.step for event in watch.run.events if event.kind is EventKind.SAMPLE} == {0}
+    assert any("never cleared" in finding.message for finding in watch.diagnosis.findings) is not cleared
+
+
+def test_what_is_cleared_now_and_then_is_meant():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradtrace.watch(model, optimizer, budget=1.0) as watch:
+        for step in range(40):
+            if step % 16 == 0:
+                optimizer.zero_grad()
+            loss_of(model).backward()
+            optimizer.step()
+    assert {1, 2, 4, 8} <= uncleared(watch)
+    assert not any("never cleared" in finding.message for finding in watch.diagnosis.findings)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.thresholds import UPDATE_REPLACES
-from gradtrace.diagnosis.wording import STEP_RATIO, extent_of
+from gradtrace.diagnosis.wording import LOWEST_LOSS, STEP_RATIO, extent_of
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 if TYPE_CHECKING:
@@ -139,6 +139,9 @@ def _follows(finding: Finding, other: Finding) -> str:
         return "this follows from what is cut off above" if nothing and here else ""
     if finding.symptom is Symptom.DEAD_UNITS and other.symptom is Symptom.NONFINITE:
         return "this follows from the non-finite numbers above"
+    grows = finding.symptom is Symptom.EXPLODING and finding.cause is not Cause.LOSS_FUNCTION
+    if grows and finding.step and any(e.name == LOWEST_LOSS and math.isinf(e.value) for e in other.evidence):
+        return "this follows from the loss above: it has no minimum, and the weights grow for ever"
     if finding.cause is Cause.LOSS_FUNCTION and other.symptom is Symptom.UNDERFLOW:
         return "this follows from the underflow above"
     return ""

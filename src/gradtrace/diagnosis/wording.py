@@ -41,6 +41,8 @@ OVER_EPS = "largest gradient (RMS) over eps"
 
 STEP_RATIO = "update to weight ratio of the first step"
 LARGEST_RATIO = "largest update to weight ratio"
+LOWEST_LOSS = "lowest loss that there is"
+"""Name of an evidence; minus infinity: the weights grow for ever."""
 COPIES = "units that are copies of one another"
 """Evidence of a trial."""
 

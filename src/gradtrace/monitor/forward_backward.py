@@ -72,8 +72,8 @@ class ForwardBackward:
                 self._rooms.ranks.own.loss_is_there()
             self._rooms.loss_scale.before_first_backward()
             self._passes.begin()
-            looks = self._passes.is_first and self._sampler.is_open and self._row.count.expected > 0
-            self._rooms.uncleared.before_backward(looks=looks)
+            wanted = self._rooms.uncleared.wants(self._row.count.expected, is_traced=self._sampler.is_open)
+            self._rooms.uncleared.before_backward(looks=wanted and self._passes.is_first)
             self._detector.before_backward(roots, self._rooms.loss_scale.of_loss)
             if self._passes.is_known:
                 self._count(roots)
@@ -109,6 +109,7 @@ class ForwardBackward:
         if self._sampler.is_open:
             self._trace(step)
         with self._spending("hooks"):
+            self._rooms.uncleared.after_backward(step)
             was_explained = self._rooms.recording.judging.is_explained
             detector.judge(roots, step, norms, passes.scale, is_bad=is_bad)
             is_told = self._rooms.recording.judging.is_explained and not was_explained
@@ -155,4 +156,3 @@ class ForwardBackward:
                 keeper = self._rooms.recording if self._rooms.ranks is None else self._rooms.ranks
                 keeper.trace(step, trace, self._sampler.kind)
                 self._rooms.recording.judging.copies = self._copies.look(self._rooms.watched.whole.named_parameters())
-                self._rooms.uncleared.after_backward(step)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from gradtrace.monitor.rooms import Rooms
 
-BY_HAND = 0
-"""Stands for an optimizer where whoever wrote the loop says that a step is over."""
+BY_HAND = -1
+"""Stands for the seat of an optimizer where whoever wrote the loop says that a step is over."""
 
 
 class OptimizerStep:
@@ -33,7 +33,7 @@ class OptimizerStep:
         """Clipped and unscaled (a closure runs later); the weights are still as the gradients saw them."""
         if self._detector.is_replaying or not self._owner.holds(optimizer):
             return
-        self._step_begins(id(optimizer))
+        self._step_begins(self._owner.seat_of(optimizer))
         numbers, count = self._row.numbers, self._row.count
         with self._schedule.spending("hooks"):
             rate = learning_rate_of([optimizer])  # a scheduler may change it before the step is over
@@ -54,9 +54,9 @@ class OptimizerStep:
 
     def after_step(self, optimizer: Optimizer) -> None:
         """The weights have moved."""
-        if self._detector.is_replaying or id(optimizer) not in self._owner.num_steps or not self._owner.is_here:
+        if self._detector.is_replaying or not self._owner.has_stepped(optimizer) or not self._owner.is_here:
             return
-        self._owner.num_steps[id(optimizer)] += 1
+        self._owner.num_steps[self._owner.seat_of(optimizer)] += 1
         if self._passes.closure_of is optimizer:
             self._take_passes(optimizer)
             self._passes.end_closure()
@@ -66,7 +66,7 @@ class OptimizerStep:
     def num_steps_of(self, optimizer: Optimizer) -> int:
         """Steps that `after_step` was told of; -1: it is not watched."""
         self._rooms.rest.catch_up()
-        return self._owner.num_steps[id(optimizer)] if self._owner.holds(optimizer) else -1
+        return self._owner.num_steps[self._owner.seat_of(optimizer)] if self._owner.holds(optimizer) else -1
 
     def scaled_by(self, scaler: GradScaler, num_losses: int = 1) -> None:
         """So many losses are multiplied."""
@@ -76,9 +76,9 @@ class OptimizerStep:
     def step_left_out(self, optimizer: Optimizer) -> None:
         """By a scaler, for an overflow."""
         if self._rooms.rest.is_on:
-            self._rooms.rest.note(id(optimizer))
+            self._rooms.rest.note(self._owner.seat_of(optimizer))
             return
-        self._step_begins(id(optimizer))
+        self._step_begins(self._owner.seat_of(optimizer))
         self._leave_out(self._watched.told_by(optimizer))
         self._step_ends()
 

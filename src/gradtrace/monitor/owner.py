@@ -21,7 +21,7 @@ class Owner:
 
     def __init__(self, watched: Watched, joins: Callable[[Optimizer], bool]) -> None:
         self.num_steps: dict[int, int] = {}
-        """By optimizer, of those that have stepped."""
+        """By the seat of an optimizer (`monitor.seats`), of those that have stepped."""
         self.num_others = 0
         """Backward passes in other threads, and of what is not watched."""
         self._watched, self._joins = watched, joins
@@ -63,16 +63,28 @@ class Owner:
 
     def holds(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer is watched; one that nobody has seen yet may be from now on."""
-        key = id(optimizer)
-        if key in self.num_steps:
+        if self.has_stepped(optimizer):
             return self.is_here
-        if key in self._foreign or not self.is_here:
+        if id(optimizer) in self._foreign or not self.is_here:
             return False
-        if not any(optimizer is one for one in self._watched.optimizers) and not self._joins(optimizer):
-            self._foreign.add(key)
+        if not self._watched.seat(optimizer) and not self._joins(optimizer):
+            self._foreign.add(id(optimizer))
             return False
-        self.num_steps[key] = 0
+        self.num_steps.setdefault(self.seat_of(optimizer), 0)
         return True
+
+    @property
+    def places(self) -> dict[int, int]:
+        """Seats by the identity of the optimizers that are watched."""
+        return self._watched.seats.places
+
+    def has_stepped(self, optimizer: Optimizer) -> bool:
+        """Whether it is watched, and has stepped before."""
+        return self.places.get(id(optimizer)) in self.num_steps
+
+    def seat_of(self, optimizer: Optimizer) -> int:
+        """What its steps are counted under, and those of whoever had its seat before; a stranger's identity."""
+        return self.places.get(id(optimizer), id(optimizer))
 
     def forget_others(self) -> None:
         """More is watched than before: what was nobody's may be ours."""

@@ -14,7 +14,7 @@ from gradtrace.monitor.schedule.cost import Level
 from gradtrace.monitor.schedule.schedule import SHORTEST_REST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable
 
     from torch.optim import Optimizer
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gradtrace.monitor.step import Rows
 
 PASS = None
-"""Stands for a backward pass among the keys of optimizers."""
+"""Stands for a backward pass among the seats of optimizers."""
 
 LOOK_EVERY, LOOK_EVERY_S, MOST_UNSEEN = 16, 0.05, 128
 """[steps, seconds, steps] One small tensor is looked at for a NaN: so seldom, of short steps, but not more seldom."""
@@ -59,7 +59,7 @@ class Rest:
         """The row `step` was the last before it; whatever steps next begins another."""
         self._first_step = step - self._rows.number
         self._notes = notes = Notes(
-            self._owner.num_steps,
+            self._owner,
             lambda: self._guard(self._look),
             lambda optimizer: self._guard(self._of_stranger, optimizer),
             notes_passes=not self._rows.is_single,
@@ -101,11 +101,12 @@ class Rest:
 
     def _of_stranger(self, optimizer: Optimizer) -> None:
         """A step of an optimizer that is new, or in another thread, where a training may go on: looked at afresh."""
-        key = id(optimizer)
-        goes_on = self._owner.is_gone and key in self._owner.num_steps
+        goes_on = self._owner.is_gone and self._owner.has_stepped(optimizer)
+        num = len(self._owner.num_steps)
         if goes_on or self._owner.holds(optimizer):
-            self.note(key)
-            if self.is_on:
+            self.note(self._owner.seat_of(optimizer))
+            is_made_anew = not goes_on and len(self._owner.num_steps) == num
+            if self.is_on and not is_made_anew:
                 self._wake(is_urgent=True)
 
     def _look(self) -> None:
@@ -141,7 +142,7 @@ class Notes:
     """Of one rest, in the thread that it begins in.
 
     Args:
-        known: keys (`id`) of the optimizers whose steps count.
+        owner: whose optimizers' steps count.
         look: called after so many steps as `look_after` says.
         of_stranger: called with an optimizer that is not known, or steps in another thread.
         notes_passes: whether `Rows` must be told of backward passes to know the steps.
@@ -149,14 +150,15 @@ class Notes:
 
     def __init__(
         self,
-        known: Container[int],
+        owner: Owner,
         look: Callable[[], None],
         of_stranger: Callable[[Optimizer], None],
         *,
         notes_passes: bool,
     ) -> None:
         self.notes_passes = notes_passes
-        self._known, self._look, self._of_stranger = known, look, of_stranger
+        self._places, self._known = owner.places, owner.num_steps
+        self._look, self._of_stranger = look, of_stranger
         self.until = math.inf
         """[seconds] By `time.perf_counter`: the rest is over in any case."""
         self._thread = get_ident()
@@ -173,7 +175,7 @@ class Notes:
 
     def step(self, optimizer: Optimizer) -> None:
         """An optimizer has stepped."""
-        key = id(optimizer)
+        key = self._places.get(id(optimizer))
         if key not in self._known or get_ident() != self._thread:
             self._of_stranger(optimizer)
             return

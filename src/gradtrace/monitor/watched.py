@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from gradtrace.checkup.trial import describe_optimizer
 from gradtrace.errors import InputError
 from gradtrace.measure.trace import check_is_module
+from gradtrace.monitor.seats import Seats, as_optimizers
 from gradtrace.monitor.statistics.norms import norms, plain
 from gradtrace.records.run import WatchedParameter
 from gradtrace.tape.private import compiled_call, original_of, put_child, put_tensors, version_of
@@ -51,7 +51,8 @@ class Watched:
 
     def __init__(self, models: Any, optimizers: Any) -> None:
         self.models, self.tensors = _labelled(models)
-        self.optimizers = _as_optimizers(optimizers)
+        self.seats = Seats(as_optimizers(optimizers))
+        self.optimizers = self.seats.optimizers
         self.roots: dict[str, nn.Module] = {}
         """Modules whose calls are looked at, under the paths that the whole has them by."""
         self.names: list[str] = []
@@ -77,7 +78,7 @@ class Watched:
         named = {unused_name(name, taken): t for name, t in tensors.items() if id(t) not in self._index}
         self.models |= fresh
         self.tensors |= named
-        self.optimizers += [one for one in optimizers if all(one is not known for known in self.optimizers)]
+        self.seats.add(optimizers)
         self._take(fresh, named)
         self.num_changes += 1
 
@@ -106,6 +107,25 @@ class Watched:
     def holds(self, optimizer: Optimizer) -> bool:
         """Whether `optimizer` holds any of the parameters."""
         return any(id(parameter) in self._index for group in optimizer.param_groups for parameter in group["params"])
+
+    def seat(self, optimizer: Optimizer) -> bool:
+        """Whether it is one of ours, or one of ours made anew."""
+        if id(optimizer) in self.seats.places:
+            return True
+        before = self.seats.give(optimizer, self._holds)
+        if before is None:
+            return False
+        self._held[id(optimizer)] = self._held.pop(id(before))
+        self._told.clear()
+        if describe_optimizer(before, self.whole) != describe_optimizer(optimizer, self.whole):
+            self.num_changes += 1
+        return True
+
+    def _holds(self, optimizer: Optimizer) -> set[int | None]:
+        """Columns, and None for what is not watched."""
+        if id(optimizer) in self.seats.places:
+            return {*self.held_by(optimizer)}
+        return {self._index.get(id(parameter)) for group in optimizer.param_groups for parameter in group["params"]}
 
     @property
     def compiled(self) -> bool:
@@ -225,23 +245,6 @@ def _labelled(models: Any) -> tuple[dict[str, nn.Module], dict[str, Tensor]]:
         raise InputError("no model was given to watch")
     tensors = {label: one for label, one in named.items() if isinstance(one, Tensor)}
     return {label: one for label, one in named.items() if isinstance(one, nn.Module)}, tensors
-
-
-def _as_optimizers(optimizers: Any) -> list[Optimizer]:
-    single = isinstance(_own(optimizers), torch.optim.Optimizer)
-    alone = single or not hasattr(optimizers, "__iter__")
-    found = [_own(one) for one in ([optimizers] if alone and optimizers is not None else optimizers or ())]
-    for one in found:
-        if not isinstance(one, torch.optim.Optimizer):
-            hint = ": the loss stays in the loop that is watched" if inspect.isroutine(one) else ""
-            raise InputError(f"optimizer must be a torch.optim.Optimizer, but it is {type(one).__name__}{hint}")
-    return found
-
-
-def _own(optimizer: Any) -> Any:
-    """The optimizer inside of a wrapper that hands on to it (accelerate's, Lightning's): it alone fires hooks."""
-    inner = getattr(optimizer, "optimizer", None)
-    return _own(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
 
 
 def _together(models: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -7,11 +7,13 @@ held against each output, leave a floor under the loss that no weights lower. Fo
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.layer import is_layer, place
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.thresholds import DOMINANT_FRAC
+from gradtrace.diagnosis.wording import LOWEST_LOSS
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import FOR_CLASSES, SAME_SHAPE, WITHOUT_BOUND, remedies_for
@@ -44,12 +46,23 @@ def pairing(view: View) -> Finding | None:
                 f"{name} applies its own {fed.lower()}, but the output at {told} went through {fed.lower()} "
                 "already: squashed twice, the loss cannot come near zero and its gradient is throttled.",
             )
-        if kind.startswith("NllLoss") and (below.weights or fed in ("Softmax", "Relu", "Sigmoid")):
+        if kind.startswith("NllLoss") and fed in ("Softmax", "Sigmoid"):
             return _mismatch(
                 view,
                 below,
-                f"nll_loss expects log-probabilities, but it is given the output of {told}: the "
-                "loss is then linear in it and has no minimum.",
+                f"nll_loss expects log-probabilities, but it is given the output of {told}: the loss is then minus the "
+                "probability, and next to flat where that is small, which is where it matters.",
+            )
+        if kind.startswith("NllLoss") and (below.weights or fed == "Relu"):
+            return replace(
+                _mismatch(
+                    view,
+                    below,
+                    f"nll_loss expects log-probabilities, but it is given the output of {told}: the "
+                    "loss is then linear in it and has no minimum: it falls for ever, whatever is learnt.",
+                ),
+                severity=Severity.CRITICAL,
+                evidence=(Evidence(LOWEST_LOSS, -math.inf),),
             )
     return None
 

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradtrace.diagnosis.data_scale import input_rms, large_inputs
-from gradtrace.diagnosis.layer import is_layer, place
+from gradtrace.diagnosis.layer import is_layer, owner, place
 from gradtrace.diagnosis.ranking import GROWTH
 from gradtrace.diagnosis.scene import is_finite, make_scene
 from gradtrace.diagnosis.step_cause import cause_of_steps
-from gradtrace.diagnosis.thresholds import SPIKE_WINDOW, UPDATE_REPLACES
+from gradtrace.diagnosis.thresholds import LARGEST_SQUARED, SPIKE_WINDOW, UPDATE_REPLACES
 from gradtrace.diagnosis.timeline.before import ratios_of_matrices
 from gradtrace.diagnosis.timeline.losses import falls_since
 from gradtrace.diagnosis.wording import CAUSES, extent_of
 from gradtrace.records.exhibit import Exhibit, Training
-from gradtrace.records.finding import Evidence
+from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gradtrace.diagnosis.scene import View
-    from gradtrace.records.finding import Finding
     from gradtrace.records.run import Run
     from gradtrace.records.trace import Trace
 
@@ -103,6 +103,52 @@ def beginning(trace: Trace, found: Sequence[Finding], run: Run) -> Beginning | N
         where = tuple(place(op, view.paths) for op in inputs) or ("targets",)
         return Beginning(Cause.INPUT_SCALE, where, f"{what}, where about 1 is expected: the gradient grows with it.")
     return None
+
+
+def squared_away(trace: Trace, found: Sequence[Finding], run: Run) -> list[Finding]:
+    """Weights whose first gradient has no square in float32; `trace` and `found` are the first step's.
+
+    An adaptive step is as long for any gradient, as long as the mean of squares that it divides by is a number: once
+    infinite it stays so, as b inf + (1 - b) g^2 is, and what it belongs to never moves again.
+    """
+    held = {name for one in run.header.optimizers if one.adaptive and one.eps > 0.0 for name in one.parameters}
+    sizes = {
+        p.name: p.gradient.max_abs
+        for p in trace.parameters
+        if p.gradient is not None and p.name in held and p.gradient.dtype == "float32"
+    }
+    lost = [name for name, size in sizes.items() if LARGEST_SQUARED < size < math.inf]
+    if not lost or not is_finite(trace):
+        return []
+    worst = max(lost, key=lambda name: sizes[name])
+    told = (
+        f"At the first step the gradient of {worst} was as large as {sizes[worst]:.2g}, which has no square in "
+        f"float32: the mean of squares that {run.header.optimizers[0].kind} divides by is infinite from then on, "
+        f"and what it belongs to never moves again ({counted(len(lost), 'parameter')})."
+    )
+    evidence = (Evidence("largest entry of the gradient", sizes[worst]),)
+    growth = next((f for f in found if f.symptom is Symptom.EXPLODING), None)
+    if growth is not None:
+        return [
+            replace(
+                growth,
+                severity=Severity.CRITICAL,
+                message=f"{growth.message} {told}",
+                evidence=(*growth.evidence, *evidence),
+            )
+        ]
+    return [
+        Finding(
+            symptom=Symptom.EXPLODING,
+            cause=Cause.NUMERIC_FORMAT,
+            where=tuple(dict.fromkeys(map(owner, lost))),
+            severity=Severity.CRITICAL,
+            message=f"{told} What makes the gradient that large is to be mended.",
+            evidence=evidence,
+            remedies=remedies_for(Symptom.EXPLODING, Cause.NUMERIC_FORMAT),
+            step=0,
+        )
+    ]
 
 
 def clear_before(found: Sequence[Finding], run: Run, onset: int) -> list[Finding]:

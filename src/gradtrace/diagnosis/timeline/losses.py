@@ -100,6 +100,16 @@ def falls_since(run: Run, step: int) -> bool:
     return bool(smooth[-1] <= np.median(before) / FALLEN_FACTOR and smooth[-1] <= FALLEN_FACTOR * smooth.min())
 
 
+def halved_before(run: Run, step: int) -> bool:
+    """Whether the losses that led up to `step` were at most half of the first ones."""
+    steps, _, high = _finite_losses(run)
+    led_up = high[steps < step]
+    width = last_rows(len(led_up))
+    if len(led_up) < 2 * width:
+        return False
+    return bool(np.median(led_up[-width:]) <= np.median(led_up[:width]) / FALLEN_FACTOR)
+
+
 def latest(run: Run) -> float:
     """The median of the latest losses (the larger one of each row); NaN where too few are known."""
     high = _finite_losses(run)[2]

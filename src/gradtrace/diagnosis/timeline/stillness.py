@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,13 +10,13 @@ from gradtrace.diagnosis.layer import owner
 from gradtrace.diagnosis.thresholds import HALF_FORMATS, HEALTHY_DECADES
 from gradtrace.diagnosis.timeline.before import had_faded, matrices
 from gradtrace.diagnosis.timeline.creep import creeps
-from gradtrace.diagnosis.timeline.losses import fell, last_rows
+from gradtrace.diagnosis.timeline.losses import last_rows
+from gradtrace.diagnosis.timeline.rate import comes_to_rest, standing_still
 from gradtrace.diagnosis.timeline.rounding import overshot, rounded_away
-from gradtrace.diagnosis.wording import LARGEST_RATIO
 from gradtrace.records.finding import Evidence, Finding
-from gradtrace.records.run import Scalar, Series
+from gradtrace.records.run import Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.remedies.catalogue import HIGHER_RATE, remedies_for
+from gradtrace.remedies.catalogue import remedies_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
 def judge(run: Run) -> list[Finding]:
     """Weights that get a gradient and stay where they are; weights that no gradient comes to any more (a remark)."""
     found = [
-        _standing(run),
+        standing_still(run),
+        comes_to_rest(run),
         creeps(run),
         rounded_away(run),
         overshot(run),
@@ -36,49 +36,6 @@ def judge(run: Run) -> list[Finding]:
         _unreached(run),
     ]
     return [finding for finding in found if finding is not None]
-
-
-def _standing(run: Run) -> Finding | None:
-    """No step of the whole run moved a weight by what its format resolves, and the loss did not fall.
-
-    An update below half a unit in the last place, 2^-24 of the weight, is rounded away in most entries. Converged
-    networks took larger steps before, and a warm-up takes them later. A rate of exactly zero is a schedule's, which may
-    stand at it for some steps, but not for all.
-    """
-    ratios, gradients = run.steps.series(Series.UPDATE_RATIO)[1], run.steps.series(Series.GRADIENT_NORM)[1]
-    held = [i for i in matrices(run) if run.header.parameters[i].optimizer is not None]
-    columns = [i for i in held if np.any(gradients[:, i] > 0.0)]
-    measured = np.flatnonzero(np.isfinite(ratios[:, columns]).any(axis=1)) if columns else np.empty(0, np.int64)
-    high = run.steps.scalar(Scalar.LOSS)[1]
-    losses = high[np.isfinite(high)]
-    width = last_rows(len(measured))
-    if len(measured) < 2 * width or len(losses) < 2 * width:
-        return None
-    usual, now = float(np.nanmax(ratios[measured][:, columns])), float(np.median(losses[-width:]))
-    rates = run.steps.scalar(Scalar.LEARNING_RATE)[1]
-    rate = float(np.nanmax(rates)) if np.isfinite(rates).any() else math.nan
-    if fell(run) or not usual < float(np.finfo(np.float32).eps) / 2 or (usual == 0.0 and math.isnan(rate)):
-        return None
-    told = "" if math.isnan(rate) else f" (learning rate {rate:g})"
-    message = (
-        f"Nothing moves: no measured step changed a weight by more than {usual:.2g} of its size{told}, where "
-        f"about 1e-3 is usual and float32 resolves 6e-8, and the loss stands at {now:.4g}. The steps are too small."
-    )
-    if rate == 0.0:
-        message = (
-            f"Nothing moves: the learning rate was zero at all {len(measured)} measured steps, and the loss stands at "
-            f"{now:.4g}. Look at the schedule: a warm-up that divides whole numbers (step // warmup) stays at zero."
-        )
-    return Finding(
-        symptom=Symptom.UNDERFLOW,
-        cause=Cause.LEARNING_RATE if rate == 0.0 else Cause.NUMERIC_FORMAT,
-        where=("",),
-        severity=Severity.WARNING,
-        message=message,
-        evidence=(Evidence(LARGEST_RATIO, usual), Evidence("loss", now)),
-        remedies=(HIGHER_RATE,),
-        step=int(run.steps.first[measured[0]]),
-    )
 
 
 def _unmoved(run: Run) -> Finding | None:

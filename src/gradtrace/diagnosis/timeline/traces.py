@@ -25,6 +25,7 @@ from gradtrace.diagnosis.timeline.losses import (
     came_before,
     falls_since,
     followed,
+    halved_before,
     latest,
     middle,
     moved,
@@ -51,7 +52,9 @@ def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequen
         between = [step for step in events if earlier[-1] < step < (finding.step or 0)]
         finding = replace(finding, step=min(between, default=finding.step))
         finding = _by_the_steps(finding, run)
-    if finding.step is not None and _leaves_room(finding) and falls_since(run, finding.step):
+    if earlier and (note := _by_then_learnt(finding, run)):
+        finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
+    elif finding.step is not None and _leaves_room(finding) and falls_since(run, finding.step):
         note = "The loss has kept falling since."
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
     elif _is_grave_saturation(finding) and falls_since(run, finding.step or 0):
@@ -118,6 +121,23 @@ def _is_grave_saturation(finding: Finding) -> bool:
     """Of hidden units: fixed features that others can learn from, where a network that is dead passes nothing on."""
     known = finding.step is not None and finding.severity is Severity.CRITICAL
     return known and finding.symptom is Symptom.SATURATED and finding.cause is not Cause.ATTENTION_SATURATION
+
+
+def _by_then_learnt(finding: Finding, run: Run) -> str:
+    """Why what came to pass at a step did no harm, in words; '' where it may have.
+
+    It came to a network that had learnt, and did not set it back. A layer that has more units than it needs loses some
+    on the way; and attention that has learnt where to look looks there alone: its softmax is as flat as any that is
+    right.
+    """
+    step = finding.step or 0
+    if not halved_before(run, step) or moved(run, step) == 1 or not falls_since(run, 0):
+        return ""
+    if finding.symptom is Symptom.DEAD_UNITS and _leaves_room(finding):
+        return "The loss had halved by then, and is no higher since: what is left of the layer does."
+    if finding.symptom is Symptom.SATURATED and finding.cause is Cause.ATTENTION_SATURATION:
+        return "The loss had halved by then, and is no higher since: it has learnt where to look."
+    return ""
 
 
 def _leaves_room(finding: Finding) -> bool:

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 def judge(run: Run) -> list[Finding]:
-    """Seen at every traced step since the first one: exact, for a cleared gradient is None or zero."""
+    """Seen at every step since the first one that was looked at: exact, for a cleared gradient is None or zero."""
     uncleared = {event.step for event in run.events if event.kind is EventKind.UNCLEARED}
     if len(uncleared) < UNCLEARED_STEPS:
         return []
     onset = min(uncleared)
     # what is traced again to explain a NaN is no first pass of a step, and nobody looks then
     end = min((event.step for event in run.events if event.kind is EventKind.NONFINITE), default=math.inf)
-    later = {event.step for event in run.events if event.kind is EventKind.SAMPLE and onset <= event.step < end}
-    if later - uncleared:
+    looked = {event.step for event in run.events if event.kind in (EventKind.SAMPLE, EventKind.CLEARED)}
+    if {step for step in looked if onset <= step < end} - uncleared:
         return []
     grows = _loss_grows(run)
     told = "The loss has grown with it." if grows else "The loss has not grown yet."
@@ -41,10 +41,11 @@ def judge(run: Run) -> list[Finding]:
             cause=Cause.LEARNING_RATE,
             where=("",),
             severity=Severity.CRITICAL if grows else Severity.WARNING,
-            message=f"The gradients are never cleared: from step {onset} on, at each of the {len(later)} traced steps, "
-            f"the backward pass added to those of the steps before. Every step applies the sum of all gradients so "
-            f"far, and is larger than its own gradient and the learning rate make it. {told}",
-            evidence=(Evidence("traced steps whose gradients were not cleared", float(len(uncleared))),),
+            message=f"The gradients are never cleared: from step {onset} on, at each of the {len(uncleared)} "
+            "steps that were looked at, the backward pass added to those of the steps before. Every step applies the "
+            "sum of all gradients so far, and is larger than its own gradient and the learning rate make it. "
+            f"{told}",
+            evidence=(Evidence("steps whose gradients were not cleared", float(len(uncleared))),),
             remedies=(CLEAR_GRADIENTS,),
             step=onset,
         )

@@ -27,6 +27,7 @@ from gradtrace.records.shown import loss_told
 from gradtrace.records.trace import Site
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.remedies.unsafe import remedy_of
 from gradtrace.tape.private import node_sequence_nr
 from gradtrace.tape.source import source_of
 
@@ -159,7 +160,7 @@ def explain(
             if replayed is None:
                 why = "the model could not be run again"
             elif (replayed[0].nonfinite is not None) if is_seeded else replayed[1]:
-                found = _labelled(finding_of(replayed[0], step), call.label, step)
+                found = _labelled(finding_of(replayed[0], step), call.label, passage)
                 return (found if is_seeded or not passage.is_finite else _left_out(found)), replayed[0]
     if since is not None and num_replayed:
         return born_unseen(step, since, passage.value, ops), None
@@ -193,8 +194,10 @@ def _in_the_loss(passage: Passage, ops: Sequence[Op], why: str, between: str) ->
         fed_by = feeder_of(op, ops)
     if why and site.module is None and not site.source and passage.calls:
         return _unexplained(passage, why)
-    words = f"{suspect.function}, {guilt.words}"
-    return _of_the_loss(passage, words, site, guilt.cause, is_behind=not why, fed_by=fed_by)
+    found = _of_the_loss(
+        passage, f"{suspect.function}, {guilt.words}", site, guilt.cause, is_behind=not why, fed_by=fed_by
+    )
+    return replace(found, remedies=(remedy_of(suspect.function),)) if guilt.cause is Cause.UNSAFE_OP else found
 
 
 def _replayed(call: Call, *, seeds: bool, weights: Mapping[int, Tensor]) -> tuple[Trace, bool] | None:
@@ -225,13 +228,14 @@ def _is_number(tensor: Tensor) -> bool:
     return is_all_finite(tensor) or bool((tensor[~torch.isfinite(tensor)] == -math.inf).all())
 
 
-def _labelled(finding: Finding, label: str, step: int) -> Finding:
-    """Module paths as the whole watch has them."""
+def _labelled(finding: Finding, label: str, passage: Passage) -> Finding:
+    """Module paths as the whole watch has them, and the loss as the user has it: a replay's is a sum of the outputs."""
     where = finding.where
     if label:
         where = tuple(path if path == "loss" else f"{label}.{path}" if path else label for path in where)
     among = f" (in {label})" if label else ""
-    return replace(finding, where=where, message=f"At step {step}{among}: {finding.message}")
+    evidence = tuple(replace(e, value=passage.value) if e.name == "loss" else e for e in finding.evidence)
+    return replace(finding, where=where, evidence=evidence, message=f"At step {passage.step}{among}: {finding.message}")
 
 
 def _left_out(finding: Finding) -> Finding:

@@ -14,7 +14,7 @@ from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.moved import limits_of, weigh
 from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.thresholds import FOLLOWED_STEPS
-from gradtrace.diagnosis.timeline.beginning import beginning, clear_before
+from gradtrace.diagnosis.timeline.beginning import beginning, clear_before, squared_away
 from gradtrace.diagnosis.timeline.distance import still_far_off
 from gradtrace.diagnosis.timeline.factors import with_factors
 from gradtrace.diagnosis.timeline.judge import judge_run
@@ -120,6 +120,9 @@ class Judging:
             found = [start.instead(f) if start.explains(run, f) else f for f in found]
             root = start.growth if self._nonfinite is not None else start.scar(run)
             found += [root] if root is not None and root not in found else []
+        if self._of_first is not None:
+            away = squared_away(self.traces[0], self._of_first, run)
+            found = [*away, *(f for f in found if key_of(f) not in {*map(key_of, away)})]
         if self._nonfinite is not None and self._of_first is not None:
             found += clear_before(self._of_first, run, self._nonfinite.step or 0)
         return weigh(rank(found), self._moved)

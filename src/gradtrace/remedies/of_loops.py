@@ -1,0 +1,16 @@
+"""What to change in the loop around a network: when gradients are cleared, and when a schedule is stepped."""
+
+from __future__ import annotations
+
+from gradtrace.records.finding import Remedy
+
+KEEP_GRADIENTS = Remedy(
+    "Clear the gradients before the backward pass, not between it and the step.",
+    "optimizer.zero_grad()\nloss.backward()\noptimizer.step()",
+)
+
+STEP_BY_EPOCH = Remedy(
+    "Step the schedule once an epoch, or tell it how many batches there are.",
+    "for epoch in range(num_epochs):\n    for batch in batches: ...\n    scheduler.step()  # once an epoch",
+    "torch.optim: how to adjust learning rate",
+)

@@ -1,0 +1,76 @@
+"""Units that died and attention that became one-hot on the way: remarks where they did no harm to what had learnt."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gradtrace.diagnosis.timeline.traces import in_time
+from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.run import Run, RunHeader, RunSteps, Scalar, Series
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+
+NUM, AT = 400, 200
+
+
+def run_with(loss: np.ndarray) -> Run:
+    scalars = np.full((NUM, len(Scalar)), np.nan)
+    scalars[:, 0] = loss
+    series = np.ones((NUM, len(Series), 0), np.float32)
+    none = np.zeros(NUM, np.int64)
+    t = np.arange(NUM)
+    return Run(RunHeader("0" * 32, 0.0), RunSteps(t, none + 1, 0.1 * t, scalars, scalars, series, series, none, none))
+
+
+def one_hot() -> Finding:
+    return Finding(
+        symptom=Symptom.SATURATED,
+        cause=Cause.ATTENTION_SATURATION,
+        where=("encoder",),
+        severity=Severity.CRITICAL,
+        message="Rows are one-hot.",
+        step=AT,
+    )
+
+
+def lost(dead: float) -> Finding:
+    return Finding(
+        symptom=Symptom.DEAD_UNITS,
+        cause=Cause.SATURATED_PREACTIVATION,
+        where=("encoder",),
+        severity=Severity.WARNING,
+        message="Units are zero on every sample.",
+        evidence=(Evidence("dead units", dead, "fraction"),),
+        step=AT,
+    )
+
+
+LEARNT = 2.0 * np.exp(-np.arange(NUM) / 40.0) + 0.2
+STANDS = np.full(NUM, 2.0)
+RISES = np.where(np.arange(NUM) < AT, LEARNT, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "dead", "severity"),
+    [
+        (LEARNT, 0.77, Severity.INFO),
+        (LEARNT, 1.0, Severity.WARNING),
+        (STANDS, 0.77, Severity.WARNING),
+        (RISES, 0.77, Severity.WARNING),
+    ],
+)
+def test_by_what_the_loss_did(loss: np.ndarray, dead: float, severity: Severity) -> None:
+    assert in_time(lost(dead), run_with(loss), [0, AT], []).severity is severity
+
+
+@pytest.mark.parametrize(
+    ("loss", "traced", "severity"),
+    [
+        (LEARNT, [0, AT], Severity.INFO),
+        (LEARNT, [AT], Severity.CRITICAL),  # it was there at the first trace
+        (STANDS, [0, AT], Severity.CRITICAL),
+        (RISES, [0, AT], Severity.CRITICAL),
+    ],
+)
+def test_attention_that_has_learnt_where_to_look(loss: np.ndarray, traced: list[int], severity: Severity) -> None:
+    assert in_time(one_hot(), run_with(loss), traced, []).severity is severity
