@@ -127,7 +127,7 @@ def test_the_opening_is_measured_step_by_step() -> None:
 
 @pytest.mark.parametrize("num_steps", [300, 1_000, 4_000])
 def test_a_run_that_is_over_at_any_time_has_a_late_trace_of_each_kind(num_steps: int) -> None:
-    """Of a GAN's two, by turns. Steps are those of small networks: hooks and norms alone would take all that is lent."""
+    """Of a GAN's two, by turns. Steps are short: hooks and norms alone would take all that is lent."""
     training = Training(0.004, 1e-3, 1e-3, 5e-4, 0.015, num_kinds=2)
     training.run(num_steps)
     assert training.traced[:5] == [0, 1, 2, 4, 8]
