@@ -88,7 +88,11 @@ def why_nothing(script: Watchable, discovery: Discovery | None, *, failed: bool)
             f"{script.name} called backward() {discovery.num_backwards} times, "
             "but no optimizer of torch.optim ever made a step"
         )
-    return f"no torch.nn.Module was found that holds what the optimizers of {script.name} train"
+    replaced = "; those that are called hold other weights: were they replaced after the optimizers were made?"
+    return (
+        f"no torch.nn.Module was found that holds what the optimizers of {script.name} train"
+        f"{replaced if discovery.has_called_others else ''}"
+    )
 
 
 def _short(path: Path) -> str:
