@@ -41,6 +41,8 @@ ILL: dict[str, Loss] = {
     "squared error": lambda o: -F.mse_loss(o, TARGETS),
     "absolute error, summed": lambda o: -F.l1_loss(o, TARGETS, reduction="sum") / 64,
     "of each example": lambda o: (-F.cross_entropy(o, LABELS, reduction="none")).mean(),
+    "a likelihood without its minus": lambda o: torch.log_softmax(o, 1)[range(64), LABELS].mean(),
+    "of gathered": lambda o: F.log_softmax(o, 1).gather(1, LABELS[:, None]).squeeze(1).mean(),
     "for accumulation": lambda o: -F.cross_entropy(o, LABELS) / 4,
 }
 
@@ -60,6 +62,9 @@ WELL: dict[str, Loss] = {
     "times one reward": lambda o: F.cross_entropy(o, LABELS) * -1.0,
     "beside another": lambda o: o.square().mean() - F.cross_entropy(o, LABELS),
     "an error less a constant": lambda o: F.mse_loss(o, TARGETS) - 100.0,
+    "a written likelihood": lambda o: -torch.log_softmax(o, 1)[range(64), LABELS].mean(),
+    "what was paid for each": lambda o: (-EARNED * torch.log_softmax(o, 1)[range(64), LABELS]).mean(),
+    "log probabilities of all": lambda o: torch.log_softmax(o, 1).mean(),
     "a likelihood": lambda o: -torch.distributions.Normal(o, 1e-3).log_prob(o.detach()).mean(),
 }
 
