@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -82,13 +83,23 @@ def test_one_small_and_one_large_layer_are_the_only_ones() -> None:
 # ------------------------------------------------------------------------------------------------------- exploding
 
 
-@pytest.mark.parametrize("name", [n for n in cases(Symptom.EXPLODING) if CASES[n].cause not in IN_TRAINING])
+@pytest.mark.parametrize(
+    "name", [n for n in cases(Symptom.EXPLODING) if CASES[n].cause not in {*IN_TRAINING, Cause.LOSS_FUNCTION}]
+)
 def test_exploding_by_three_decades(name: str) -> None:
     setup = CASES[name].build()
     if name in IN_TIME:
         assert first_over_last_step(setup) >= CLEAR
     else:
         assert min(early_over_late(setup)) >= CLEAR
+
+
+def test_the_error_of_which_the_negative_is_minimised_grows_for_ever_and_falls_without_the_minus() -> None:
+    errors = [-loss for loss in train(CASES["negated_loss"].build(), 200)]
+    assert errors[-1] > 10 * errors[100] > 100 * errors[0]
+    setup = CASES["negated_loss"].build()
+    losses = train(replace(setup, loss_fn=lambda model, batch: -setup.loss_fn(model, batch)), 200)
+    assert losses[-1] < 0.1 * losses[0]
 
 
 def diverged(losses: list[float]) -> bool:

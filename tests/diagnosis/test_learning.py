@@ -46,7 +46,11 @@ def test_what_the_best_constant_gets() -> None:
     assert absolute is not None
     assert squared[0].item() == pytest.approx(float(t.var(correction=0)))
     assert absolute[0].item() == pytest.approx(5.0 / 3)
-    assert reach("cross_entropy", (torch.zeros(5, 3), labels), {"weight": torch.ones(3)}) is None
+    weighted = reach("cross_entropy", (torch.zeros(5, 3), labels), {"weight": torch.tensor([3.0, 1.0, 1.0])})
+    assert weighted is not None
+    assert weighted[0].item() == pytest.approx(torch.distributions.Bernoulli(0.75).entropy().item())
+    one_number = {"weight": torch.ones(3), "reduction": "sum"}  # (of how many rows it is the sum, the weights tell)
+    assert reach("cross_entropy", (torch.zeros(5, 3), labels), one_number) is None
     assert reach("mse_loss", (t, torch.zeros(0)), {}) is None
 
 

@@ -126,6 +126,28 @@ def test_an_optimizer_that_holds_other_parameters() -> None:
     assert "2 that are not the model's" in found[0].message
 
 
+@pytest.mark.parametrize(("is_used", "severity"), [(False, Severity.CRITICAL), (True, Severity.WARNING)])
+def test_what_a_run_finds_in_the_optimizer_alone_is_foreign_to_the_model_where_no_pass_reaches_it(
+    is_used: bool, severity: Severity
+) -> None:
+    """A run finds the weights of the layer that was replaced beside the model; a scale of the user's own is in use."""
+    model, scale = mlp(2, nn.ReLU), nn.Parameter(torch.ones(()))
+    held = [*model.parameters(), scale] if is_used else list(model.parameters())
+    optimizer = torch.optim.SGD(held, lr=0.01)
+    old = model[0]
+    model[0] = nn.Linear(16, 32)
+    beside = {"scale": scale} if is_used else {"tensor_0": old.weight, "tensor_1": old.bias}
+    if is_used:
+        optimizer.param_groups[0]["params"] = held[2:]
+    with gradtrace.watch({"model": model} | beside, optimizer) as watch:
+        for x, y in batches()[:3]:
+            optimizer.zero_grad()
+            F.cross_entropy(scale * model(x), y).backward()
+            optimizer.step()
+    (found,) = (f for f in watch.diagnosis.findings if f.symptom is Symptom.DISCONNECTED)
+    assert (found.severity, found.where[0]) == (severity, "model.0")
+
+
 @pytest.mark.parametrize(
     ("output", "loss", "expected"),
     [

@@ -52,6 +52,9 @@ SQUARED: dict[str, Callable[[Tensor], Tensor]] = {
     "sum of features": lambda o: ((o - Y) ** 2).sum(1).mean(),
     "twice reduced": lambda o: ((o - Y) ** 2).mean(-1, keepdim=True).sum(dim=0)[0] * 0.1,
     "product": lambda o: (lambda d: (d * d).mean())(o - Y),
+    "one difference times another": lambda o: ((o - Y) * (o - Y)).mean(),
+    "times the one turned round": lambda o: -((o - Y) * (Y - o)).mean(),
+    "times a scaled one": lambda o: ((o - Y) * (0.5 * (o - Y))).sum(1).mean(),
     "flattened": lambda o: (o - Y).view(-1).pow(2).mean(),
     "scaled error": lambda o: ((o - Y) / 2).pow(2).mean(),
     "a constant beside": lambda o: ((o - Y) ** 2).mean() + 3.0,
@@ -86,6 +89,8 @@ LIKELIHOODS: dict[str, Callable[[Tensor], Tensor]] = {
     "one-hot, all at once": lambda o: -(log_softmax(o) * ONE_HOT).sum() / N,
     "one-hot integers": lambda o: -(F.one_hot(LABELS, 4) * log_softmax(o)).sum(1).mean(),
     "a little added": lambda o: -(ONE_HOT * torch.log(torch.softmax(o, 1) + 1e-9)).sum(1).mean(),
+    "negative logarithms picked": lambda o: (-log_softmax(o))[range(N), LABELS].mean(),
+    "negative logarithms gathered": lambda o: (-log_softmax(o)).gather(1, LABELS[:, None]).mean(),
     "mean of all entries": lambda o: -(ONE_HOT * log_softmax(o)).mean(),
 }
 
@@ -115,6 +120,16 @@ BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "log sigmoid": lambda o, p: -(BITS * F.logsigmoid(o) + (1 - BITS) * F.logsigmoid(-o)).mean(),
     "a little added": lambda o, p: -torch.mean(BITS * torch.log(p + 1e-8) + (1 - BITS) * torch.log(1 - p + 1e-8)),
     "clamped": lambda o, p: -(lambda p: BITS * p.log() + (1 - BITS) * torch.log1p(-p))(p.clamp(1e-6, 1 - 1e-6)).mean(),
+    "negative logarithms": lambda o, p: (BITS * -F.logsigmoid(o) + (1 - BITS) * -F.logsigmoid(-o)).mean(),
+    "softplus": lambda o, p: (F.softplus(o) - BITS * o).mean(),
+    "softplus, product first": lambda o, p: -(o * BITS - F.softplus(o)).mean(),
+    "softplus, added": lambda o, p: (-BITS * o + F.softplus(o)).sum(1).mean(),
+    "softplus of the negative": lambda o, p: (F.softplus(-o) + (1 - BITS) * o).mean(),
+    "softplus of both": lambda o, p: (BITS * F.softplus(-o) + (1 - BITS) * F.softplus(o)).mean(),
+    "log sigmoid of the negative": lambda o, p: -(F.logsigmoid(-o) + BITS * o).mean(),
+    "logarithm of one more": lambda o, p: (torch.log1p(o.exp()) - BITS * o).mean(),
+    "stable": lambda o, p: (o.clamp(min=0) - o * BITS + torch.log1p(torch.exp(-o.abs()))).mean(),
+    "stable, logarithm first": lambda o, p: (torch.log(1 + torch.exp(-o.abs())) + F.relu(o) - BITS * o).mean(),
     "summed": lambda o, p: -(BITS * p.log() + (1 - BITS) * torch.log1p(-p)).sum(1).mean(),
 }
 
@@ -123,7 +138,7 @@ BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def test_binary_cross_entropies(name: str) -> None:
     found = known(lambda o: BINARY[name](o, torch.sigmoid(o)))
     assert same(found, known(lambda o: F.binary_cross_entropy_with_logits(o, BITS)))
-    assert found[0].function == "binary_cross_entropy"
+    assert found[0].function.startswith("binary_cross_entropy")
 
 
 def test_weights_are_those_of_the_weighted_variance() -> None:
@@ -160,6 +175,57 @@ def test_a_mask_leaves_out_what_it_masks() -> None:
             assert found[0].constant == pytest.approx(expected[0].constant, rel=1e-4)
 
 
+ROWS = torch.rand(N, generator=_G) > 0.4
+ENTRIES = MASK > 0
+ORDER = torch.tensor([3, 0, 7, 5])
+CHOSEN: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "entries": (lambda o: ((o - Y) ** 2)[ENTRIES].mean(), lambda o: (MASK * (o - Y) ** 2).sum()),
+    "entries, before the square": (lambda o: (o - Y)[ENTRIES].pow(2).mean(), lambda o: (MASK * (o - Y) ** 2).sum()),
+    "rows": (lambda o: ((o - Y) ** 2)[ROWS].sum(), lambda o: F.mse_loss(o[ROWS], Y[ROWS])),
+    "rows of sums": (lambda o: ((o - Y) ** 2).sum(1)[ROWS].mean(), lambda o: F.mse_loss(o[ROWS], Y[ROWS])),
+    "rows by number": (lambda o: ((o - Y) ** 2)[ORDER].mean(), lambda o: F.mse_loss(o[ORDER], Y[ORDER])),
+    "a slice": (lambda o: ((o - Y) ** 2)[:5, 1:].mean(), lambda o: F.mse_loss(o[:5, 1:], Y[:5, 1:])),
+    "masked_select": (
+        lambda o: torch.masked_select((o - Y) ** 2, ENTRIES).mean(), lambda o: (MASK * (o - Y) ** 2).sum(),
+    ),
+    "masked_fill": (
+        lambda o: ((o - Y) ** 2).masked_fill(~ENTRIES, 0.0).sum(), lambda o: (MASK * (o - Y) ** 2).sum(),
+    ),
+    "where": (lambda o: torch.where(ENTRIES, (o - Y) ** 2, 0.0).sum(), lambda o: (MASK * (o - Y) ** 2).sum()),
+    "likelihoods": (
+        lambda o: (-log_softmax(o)[range(N), LABELS % 3])[ROWS].mean(),
+        lambda o: F.cross_entropy(o[ROWS], LABELS[ROWS] % 3),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_errors_of_which_some_are_picked(name: str) -> None:
+    """As if the others were weighed with nothing."""
+    loss, alone = CHOSEN[name]
+    assert same(known(loss), known(alone))
+
+
+CLASS_WEIGHTS = torch.tensor([0.2, 1.0, 3.0, 0.5])
+
+
+@pytest.mark.parametrize("loss", [
+    lambda o: -(CLASS_WEIGHTS[LABELS] * log_softmax(o)[range(N), LABELS]).mean(),
+    lambda o: -(log_softmax(o).gather(1, LABELS[:, None]).squeeze(1) * CLASS_WEIGHTS[LABELS]).sum(),
+    lambda o: F.cross_entropy(o, LABELS, weight=CLASS_WEIGHTS),
+    lambda o: F.nll_loss(log_softmax(o), LABELS, CLASS_WEIGHTS),
+])  # fmt: skip
+def test_class_weights_are_those_of_the_counts(loss: Callable[[Tensor], Tensor]) -> None:
+    """No constant is better than the weighted shares of the classes."""
+    torch.manual_seed(0)
+    output = nn.Linear(5, 4)(X).detach()
+    shares = torch.bincount(LABELS, CLASS_WEIGHTS[LABELS], 4)
+    constant = (shares / shares.sum()).log().expand(N, 4)
+    expected = [F.cross_entropy(o, LABELS, weight=CLASS_WEIGHTS).item() for o in (output, constant)]
+    (one,) = known(loss, 4)
+    assert [one.value, one.constant] == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_column_against_a_row() -> None:
     found = known(lambda o: ((o - Y[:, 0]) ** 2).mean(), 1)
     assert found[0].held_against == N
@@ -181,6 +247,17 @@ UNKNOWN: dict[str, Callable[[Tensor], Tensor]] = {
     "rows out of order": lambda o: -log_softmax(o)[torch.arange(N).flip(0), LABELS % 3].mean(),
     "no probabilities": lambda o: -torch.log(o.abs() + 1.0)[range(N), LABELS % 3].mean(),
     "a policy's advantages": lambda o: -(log_softmax(o)[range(N), LABELS % 3] * WEIGHTS[:, 0]).mean(),
+    "weights of which one row has another": lambda o: (
+        -(log_softmax(o)[range(N), LABELS % 3] * (CLASS_WEIGHTS[LABELS % 3] + (torch.arange(N) == 3))).mean()
+    ),
+    "rewards of actions of which each came once": lambda o: (
+        -(log_softmax(o)[:3][range(3), torch.arange(3)] * torch.tensor([0.5, 2.0, 1.0])).mean()
+    ),
+    "one difference times that of other outputs": lambda o: ((o - Y) * (o.roll(1, 0) - Y)).mean(),
+    "softplus less something else": lambda o: (F.softplus(o) - BITS * o.roll(1, 0)).mean(),
+    "softplus less no probabilities": lambda o: (F.softplus(o) - 3 * WEIGHTS * o).mean(),
+    "a hinge and a product": lambda o: (F.relu(o) - BITS * o).mean(),
+    "twice of a softplus": lambda o: (2 * F.softplus(o) - BITS * o).mean(),
     "one number as the target": lambda o: ((o - 1.0) ** 2).mean(),
     "two sides that learn": lambda o: ((o - o.roll(1, 0)) ** 2).mean(),
     "a ratio of likelihoods": lambda o: (

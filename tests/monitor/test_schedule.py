@@ -29,6 +29,7 @@ class Training:
         seen: float = 1.0,
         drift: float = 0.0,
         noise: float = 0.0,
+        num_kinds: int = 1,
         **options,
     ) -> None:
         self.now = self.watching_s = self.training_s = 0.0
@@ -40,6 +41,7 @@ class Training:
         self.dearest = {"traces": 0.0, "updates": 0.0, "every step": 0.0}
         self._costs = {"hooks": hooks_s, "norms": norms_s, "updates": updates_s, "traces": trace_s}
         self._step_s, self._seen, self._drift, self._noise = step_s, seen, drift, noise
+        self.schedule.num_kinds = num_kinds
         self._random = random.Random(0)
 
     def run(self, num_steps: int) -> None:
@@ -121,6 +123,22 @@ def test_the_opening_is_measured_step_by_step() -> None:
     assert set(training.levels[:OPENING]) == {Level.MEASURE}
     assert training.traced[:4] == [0, 1, 2, 4]
     assert Level.REST in training.levels
+
+
+@pytest.mark.parametrize("num_steps", [300, 1_000, 4_000])
+def test_a_run_that_is_over_at_any_time_has_a_late_trace_of_each_kind(num_steps: int) -> None:
+    """Of a GAN's two, by turns. Steps are short: hooks and norms alone would take all that is lent."""
+    training = Training(0.004, 1e-3, 1e-3, 5e-4, 0.015, num_kinds=2)
+    training.run(num_steps)
+    assert training.traced[:5] == [0, 1, 2, 4, 8]
+    assert {i % 2 for i, step in enumerate(training.traced) if step >= num_steps / 4} == {0, 1}
+    assert training.traced[-1] >= num_steps / 2
+
+
+def test_the_next_trace_is_left_its_room() -> None:
+    training = Training(0.004, 1e-3, 1e-3, 5e-4, 0.02)
+    training.run(400)
+    assert training.traced[-1] >= 200
 
 
 def test_what_fits_is_measured_at_nearly_every_step() -> None:

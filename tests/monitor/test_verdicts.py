@@ -108,7 +108,7 @@ def test_a_layer_that_falls_far_behind_is_traced_soon_whatever_that_costs(
 ) -> None:
     """The first trace was well, and no later one would have been affordable."""
     monkeypatch.setattr(Schedule, "_next", lambda self, step: (Level.MEASURE, 8))
-    monkeypatch.setattr(Schedule, "_must_stop", lambda self: False)
+    monkeypatch.setattr(Schedule, "_must_stop", lambda self, step: False)
     monkeypatch.setattr(Schedule, "_fits", lambda self, part, step: step == 0)
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-7)  # or it would recover

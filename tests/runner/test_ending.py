@@ -57,3 +57,27 @@ def test_the_picture_says_of_which_step_it_is(capfd):
     first = watch.run.samples[0]
     assert len(watch.run.samples) > 1
     assert f"{watch.run.header.title}, whole trace of step {first}   loss " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("has_masters", [True, False])
+def test_what_was_not_looked_at_is_said_where_gradients_are_set_by_hand(has_masters, capfd):
+    """Float32 masters of a model in bfloat16: the optimizer holds them alone, and no backward pass comes to them."""
+    torch.manual_seed(0)
+    model = nn.Linear(16, 2).to(torch.bfloat16)
+    masters = [nn.Parameter(p.detach().float()) for p in model.parameters()]
+    optimizer = torch.optim.SGD(masters if has_masters else model.parameters(), lr=0.05)
+    watched = {f"masters[{i}]": master for i, master in enumerate(masters)} if has_masters else model
+    with gradtrace.watch(watched, optimizer) as watch:
+        for _ in range(12):
+            x = torch.randn(64, 16)
+            model.zero_grad()
+            nn.functional.cross_entropy(model(x.bfloat16()).float(), (x[:, 0] > 0).long()).backward()
+            if has_masters:
+                for master, p in zip(masters, model.parameters(), strict=True):
+                    master.grad = p.grad.float()
+            optimizer.step()
+            if has_masters:
+                for master, p in zip(masters, model.parameters(), strict=True):
+                    p.data.copy_(master.data)
+    tell(watch, SCRIPT, Path("no-such-run.db"), None)
+    assert ("gradients are set by hand" in capfd.readouterr().err) == has_masters

@@ -221,6 +221,15 @@ def test_sigterm_ends_it_at_once_and_the_run_can_be_read(tmp_path):
             "import torch\nmodel = torch.nn.Linear(2, 1)\nfor _ in range(3): model(torch.ones(1, 2)).sum().backward()",
             "train.py called backward() 3 times, but no optimizer of torch.optim ever made a step",
         ),
+        (
+            """import torch
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+model = torch.nn.Linear(2, 1)
+model(torch.ones(1, 2)).sum().backward()
+optimizer.step()""",
+            "no torch.nn.Module was found that holds what the optimizers of train.py train; those that are called hold",
+        ),
     ],
 )
 def test_why_nothing_was_watched(body, sentence, tmp_path):

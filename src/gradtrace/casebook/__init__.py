@@ -28,7 +28,7 @@ _FAMILIES = {
     "exploding": (
         "twice_he randn_weights large_conv one_large_layer batchnorm_mlp batchnorm_conv residual_growth "
         "residual_growth_conv rate_regression rate_conv rate_adam large_targets raw_features summed_loss "
-        "summed_tokens_loss"
+        "summed_tokens_loss negated_loss"
     ),
     "saturation": (
         "tanh_large_weights sigmoid_bias hardtanh_conv tanh_vanishing raw_pixels_tanh raw_measurements dead_layer "
@@ -68,7 +68,8 @@ _FAMILIES = {
         "dropout byol straight_through actor_critic lora ignored_labels causal_mask autocast weight_norm spectral_norm"
     ),
     "healthy_objectives": (
-        "physics_informed variational_autoencoder contrastive_views truncated_time fourier_operator graph_network"
+        "physics_informed variational_autoencoder contrastive_views truncated_time fourier_operator graph_network "
+        "universal_perturbation"
     ),
     "healthy_learning": (
         "clamped_residual_near softmax_absolute_trained hinge_half_satisfied penalised_relu unet_with_skips "

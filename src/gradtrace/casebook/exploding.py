@@ -191,6 +191,18 @@ def summed_tokens_loss() -> Setup:
     return Setup(model, summed_tokens, token_batches(32), torch.optim.SGD(model.parameters(), lr=0.1))
 
 
+def negated(model: nn.Module, batch: Any) -> Tensor:
+    """A likelihood to be raised, as one may think: cross entropy is a negative one already."""
+    return -cross_entropy(model, batch)
+
+
+@seeded
+def negated_loss() -> Setup:
+    """The minus once more before the cross entropy: every step makes the error larger, and nothing bounds it."""
+    model = mlp(2, nn.ReLU)
+    return Setup(model, negated, digit_batches(), torch.optim.Adam(model.parameters(), lr=1e-3))
+
+
 _E = Symptom.EXPLODING
 
 
@@ -222,4 +234,5 @@ CASES = (
     _diverges("raw_features", raw_features, Cause.INPUT_SCALE, "LeCun et al. 1998, section 4.3"),
     _diverges("summed_loss", summed_loss, Cause.REDUCTION_SCALE, "Goyal et al. 2017, section 3"),
     _diverges("summed_tokens_loss", summed_tokens_loss, Cause.REDUCTION_SCALE, "Goyal et al. 2017, section 3"),
+    Case("negated_loss", negated_loss, _E, Cause.LOSS_FUNCTION, ("head",), "Goodfellow et al. 2016, section 6.2.1"),
 )

@@ -177,6 +177,33 @@ def graph_network() -> Setup:
     return Setup(model, labelled_nodes, batches, torch.optim.Adam(model.parameters(), lr=1e-3))
 
 
+class Perturbed(nn.Module):
+    """A classifier, and one picture that is added to all others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = mlp(2, nn.ReLU).requires_grad_(False)
+        self.added = nn.Parameter(0.01 * torch.randn(64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, 64] -> [batch, 10]."""
+        out: Tensor = self.classifier(x + self.added)
+        return out
+
+
+def fooled(model: nn.Module, batch: Any) -> Tensor:
+    """The classifier's error, to be raised."""
+    pixels, labels = batch
+    return -F.cross_entropy(model(pixels), labels)
+
+
+@seeded
+def universal_perturbation() -> Setup:
+    """An error that is raised on purpose: what is added to the pictures is to fool a frozen classifier."""
+    model = Perturbed()
+    return Setup(model, fooled, digit_batches(), torch.optim.Adam([model.added], lr=1e-3))
+
+
 CASES = (
     healthy("physics_informed", physics_informed, "Raissi et al. 2019"),
     healthy("variational_autoencoder", variational_autoencoder, "Kingma and Welling 2014"),
@@ -184,4 +211,5 @@ CASES = (
     healthy("truncated_time", truncated_time, "Williams and Peng 1990"),
     healthy("fourier_operator", fourier_operator, "Li et al. 2021"),
     healthy("graph_network", graph_network, "Kipf and Welling 2017"),
+    healthy("universal_perturbation", universal_perturbation, "Moosavi-Dezfooli et al. 2017"),
 )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from gradtrace.errors import InputError
 from gradtrace.measure.copying import take_functions
@@ -20,9 +21,9 @@ from gradtrace.measure.untouched import fixed_random_state, random_state, untouc
 from gradtrace.records.exhibit import OptimizerStats, Training, UpdateStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.optim import Optimizer
 
     from gradtrace.records.trace import Trace
@@ -33,8 +34,10 @@ TRIAL_STEPS = 5
 """Steps that our own trial takes: a step that overshoots grows the loss by a factor each time, and five show it."""
 
 
-def describe_optimizer(optimizer: Optimizer, model: nn.Module) -> OptimizerStats:
-    """Kind, eps, learning rate, and which of the model's parameters it holds."""
+def describe_optimizer(
+    optimizer: Optimizer, model: nn.Module, unowned: Collection[int] = frozenset()
+) -> OptimizerStats:
+    """Kind, eps, learning rate, and which of the model's parameters it holds; `unowned`: ids of what no module has."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     kind = type(optimizer).__name__
@@ -47,6 +50,7 @@ def describe_optimizer(optimizer: Optimizer, model: nn.Module) -> OptimizerStats
         held_back=_held_back(optimizer),
         parameters=tuple(names[id(parameter)] for parameter in held if id(parameter) in names),
         num_foreign=sum(id(parameter) not in names for parameter in held),
+        unowned=tuple(names[id(p)] for p in held if id(p) in unowned and isinstance(p, nn.Parameter)),
     )
 
 

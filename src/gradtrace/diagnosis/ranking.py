@@ -144,4 +144,9 @@ def _follows(finding: Finding, other: Finding) -> str:
         return "this follows from the loss above: it has no minimum, and the weights grow for ever"
     if finding.cause is Cause.LOSS_FUNCTION and other.symptom is Symptom.UNDERFLOW:
         return "this follows from the underflow above"
+    if finding.cause is Cause.LEARNING_RATE and (other.symptom, other.cause) == (
+        Symptom.EXPLODING,
+        Cause.LOSS_FUNCTION,
+    ):
+        return "this follows from the loss above, which has no minimum" if _was_there(other) else ""
     return ""

@@ -54,13 +54,17 @@ def reach(name: str, args: Any, kwargs: Any) -> Tensor | None:
     output, target = (kwargs.get(key, args[i] if len(args) > i else None) for i, key in enumerate(("input", "target")))
     if not isinstance(output, Tensor) or not isinstance(target, Tensor) or not output.numel() or not target.numel():
         return None
-    if any(kwargs.get(key) is not None for key in ("weight", "pos_weight")) or kwargs.get("label_smoothing"):
-        return None  # (positional weights come third: they are no target)
-    if any(isinstance(extra, Tensor) for extra in args[2:]) or target.is_complex() or target.requires_grad:
+    of_classes = name in ("cross_entropy", "nll_loss")
+    weight = kwargs.get("weight", args[2] if len(args) == 3 else None)  # (positional weights come third)
+    if weight is not None and not (of_classes and kwargs.get("reduction", "mean") == "mean"):
+        return None
+    if kwargs.get("pos_weight") is not None or kwargs.get("label_smoothing") or target.is_complex():
+        return None
+    if any(isinstance(extra, Tensor) for extra in args[3:]) or target.requires_grad:
         return None
     with torch.no_grad():
-        if name in ("cross_entropy", "nll_loss"):
-            found = _classes(output, target, kwargs.get("ignore_index", -100))
+        if of_classes:
+            found = _classes(output, target, kwargs.get("ignore_index", -100), weight)
             return found if found is None or name == "cross_entropy" else found * are_log_probabilities(output)
         t = target.detach().float()
         if name in _POWERS:
@@ -118,8 +122,11 @@ def _spread(t: Tensor, dims: list[int], power: int) -> Tensor:
     return (rows - centre).abs().pow(power).mean()
 
 
-def _classes(output: Tensor, target: Tensor, ignored: int) -> Tensor | None:
+def _classes(output: Tensor, target: Tensor, ignored: int, weight: Tensor | None) -> Tensor | None:
+    """The entropy of the mean target; with a weight for each class, of the weighted counts."""
     if target.is_floating_point():
+        if weight is not None:
+            return None
         axis = 1 if output.dim() > 1 else 0
         mean = target.float().movedim(axis, -1).flatten(0, -2).mean(0) if target.dim() > 1 else target.float()
         return four(_entropy(mean))
@@ -129,7 +136,8 @@ def _classes(output: Tensor, target: Tensor, ignored: int) -> Tensor | None:
     counts = torch.zeros(output.shape[1], device=output.device)
     used = ((labels != ignored) & (labels >= 0) & (labels < output.shape[1])).float()
     counts.index_add_(0, labels.clamp(0, output.shape[1] - 1), used)
-    return four(_entropy(counts / counts.sum().clamp(min=1.0)))
+    counts = counts if weight is None else counts * weight.detach().float()
+    return four(_entropy(counts / counts.sum().clamp(min=1e-30)))
 
 
 def are_log_probabilities(output: Tensor, axis: int = 1) -> Tensor:

@@ -171,7 +171,8 @@ class Watched:
 
     def described(self) -> tuple[OptimizerStats, ...]:
         """The optimizers as records."""
-        return tuple(describe_optimizer(one, self.whole) for one in self.optimizers)
+        unowned = {id(tensor) for tensor in self.tensors.values()}
+        return tuple(describe_optimizer(one, self.whole, unowned) for one in self.optimizers)
 
     def arrivals(self) -> list[tuple[int, int]]:
         """What differs after a backward pass that brought the parameters gradients; of a few, spread over all."""

@@ -140,6 +140,10 @@ SAME_SHAPE = Remedy(
     "Give output and targets the same shape.",
     "loss = torch.nn.functional.mse_loss(output, target.view_as(output))",
 )
+NO_MINUS = Remedy(
+    "Minimise the error itself: take the minus away.",
+    "loss = torch.nn.functional.cross_entropy(logits, target)  # which is a negative log likelihood already",
+)
 FOR_CLASSES = Remedy(
     "Of class numbers take the cross entropy, with an output for each class; probabilities lie between 0 and 1.",
     "loss = torch.nn.functional.cross_entropy(logits, target)  # logits [batch, classes], target [batch]",

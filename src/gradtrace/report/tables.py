@@ -1,6 +1,6 @@
 """Which rows and numbers does every renderer show? Neutral tables, made from a trace, without any formatting.
 
-A picture has one row per layer of the ledger, from the loss to the input (`report.rows`).
+A picture has one row per layer of the ledger, from the loss to the input (`report.rows`), and one for each recurrence.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from gradtrace.measure.ledger import LedgerRow, ledger
 from gradtrace.measure.names import Names
 from gradtrace.measure.path import Paths, decades_between, norm_of
 from gradtrace.records.vocabulary import Factor
+from gradtrace.report.recurrences import merged
 from gradtrace.report.rows import MAX_ROWS, Row, fold
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def picture(trace: Trace, max_rows: int = MAX_ROWS, updates: Sequence[UpdateStat
     num_loss_rows = sum(entry.module == "loss" for entry in book)
     bounded = [entry for entry in book if entry.function]
     return Picture(
-        rows=fold(rows, max_rows),
+        rows=fold(merged(rows, book, trace), max_rows),
         num_layers=len(book) - num_loss_rows,
         factors=tuple(factor for factor in Factor if factor in totals),
         totals=totals,

@@ -69,6 +69,11 @@ class Discovery:
         self.num_backwards = 0
         self.num_steps = 0
 
+    @property
+    def has_called_others(self) -> bool:
+        """Whether modules were called, in grad mode, of which no optimizer holds anything."""
+        return bool(self._looked)
+
     def remove(self) -> None:
         """Take every hook away; more than once does no harm."""
         self._is_over = True

@@ -34,6 +34,11 @@ def tell(watch: Watch, script: Watchable, path: Path | None, report: Path | None
     for name, value in facts(watch.run):
         console.print(f"{name:<20}  {value}", highlight=False, markup=False, soft_wrap=True)
     show(_of_step(watch), console)
+    if _has_gradients_by_hand(watch):
+        say(
+            "no backward pass came to what the optimizers hold, whose gradients are set by hand: norms and steps were "
+            "judged, layers and the loss were not (gradtrace.check takes the model itself)"
+        )
     if script.command and not watch.diagnosis.healthy and _may_be_run_again():
         say(f"prove it: gradtrace fix {shlex.join(script.command)}")
     if any(IN_MEMORY in note for note in watch.run.notes):
@@ -42,6 +47,15 @@ def tell(watch: Watch, script: Watchable, path: Path | None, report: Path | None
         say(f"the run: gradtrace show {_short(path)}")
     if report is not None:
         say(write_report(watch, report))
+
+
+def _has_gradients_by_hand(watch: Watch) -> bool:
+    """Whether no loss was seen, and no step could be traced: as of float32 masters, or of `autograd.grad`."""
+    import numpy as np  # by now the script has set the environment for it
+
+    from gradtrace.records.run import Scalar
+
+    return not watch.traces and not np.isfinite(watch.run.steps.scalar(Scalar.LOSS)[1]).any()
 
 
 def _of_step(watch: Watch) -> Diagnosis:
@@ -88,7 +102,11 @@ def why_nothing(script: Watchable, discovery: Discovery | None, *, failed: bool)
             f"{script.name} called backward() {discovery.num_backwards} times, "
             "but no optimizer of torch.optim ever made a step"
         )
-    return f"no torch.nn.Module was found that holds what the optimizers of {script.name} train"
+    replaced = "; those that are called hold other weights: were they replaced after the optimizers were made?"
+    return (
+        f"no torch.nn.Module was found that holds what the optimizers of {script.name} train"
+        f"{replaced if discovery.has_called_others else ''}"
+    )
 
 
 def _short(path: Path) -> str:

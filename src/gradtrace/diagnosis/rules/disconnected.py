@@ -39,7 +39,8 @@ def _cut(scene: Scene) -> list[Finding]:
     missing = [p for p in traces[0].parameters if p.requires_grad and p.name not in learned]
     used = {p.name for trace in traces for p in trace.parameters if p.affects_loss}
     cut = [p.name for p in missing if p.name in used]
-    idle = [p.name for p in missing if p.name not in used]
+    stale = set(_stale(scene)) if _orphans(scene) else set()
+    idle = [p.name for p in missing if p.name not in used and p.name not in stale]
     findings = []
     twin = _taught_by(cut, traces[0])
     if cut and scene.exhibit.optimizers and not set(cut) & held_by_optimizers(scene):
@@ -164,13 +165,10 @@ def _without_optimizer(scene: Scene) -> list[Finding]:
     optimizers = scene.exhibit.optimizers
     if not optimizers:
         return []
-    held = held_by_optimizers(scene)
-    trace = scene.exhibit.traces[0]
-    orphans = [p.name for p in trace.parameters if p.requires_grad and p.in_model and p.name not in held]
-    orphans = [name for name in orphans if any(p.name == name and p.gradient is not None for p in trace.parameters)]
+    held, orphans, trace = held_by_optimizers(scene), _orphans(scene), scene.exhibit.traces[0]
     if not orphans:
         return []
-    foreign = sum(optimizer.num_foreign for optimizer in optimizers)
+    foreign = sum(optimizer.num_foreign for optimizer in optimizers) + len(_stale(scene))
     stale = f" It holds {foreign} that are not the model's: was it built before they were replaced?" if foreign else ""
     learning = {p.name for p in trace.parameters if p.requires_grad and p.gradient is not None}
     idle = not held & learning
@@ -182,6 +180,26 @@ def _without_optimizer(scene: Scene) -> list[Finding]:
     ]
     severity = Severity.CRITICAL if foreign or idle else Severity.WARNING
     return [_finding(_modules(orphans), severity, f"{message}{stale}{nothing}", evidence)]
+
+
+def _orphans(scene: Scene) -> list[str]:
+    """Parameters of the model that ask for a gradient and get one, and that no optimizer holds."""
+    if not scene.exhibit.optimizers:
+        return []
+    held = held_by_optimizers(scene)
+    parameters = [p for p in scene.exhibit.traces[0].parameters if p.requires_grad and p.in_model]
+    return [p.name for p in parameters if p.gradient is not None and p.name not in held]
+
+
+def _stale(scene: Scene) -> list[str]:
+    """What an optimizer holds, no module owns and no pass reaches: weights of layers that were replaced, as it seems.
+
+    In a run they are found by the optimizer, beside the model; whom `check` is given a model, they are foreign to it.
+    """
+    traces = scene.exhibit.traces
+    reached = {p.name for trace in traces for p in trace.parameters if p.gradient is not None or p.affects_loss}
+    reached |= set(scene.exhibit.learning)
+    return [name for one in scene.exhibit.optimizers for name in one.unowned if name not in reached]
 
 
 def frozen(names: Sequence[str], optimizer: str) -> Finding:

@@ -154,13 +154,15 @@ def squared_away(trace: Trace, found: Sequence[Finding], run: Run) -> list[Findi
 def clear_before(found: Sequence[Finding], run: Run, onset: int) -> list[Finding]:
     """What was clear-cut in the first trace, `found`, where a NaN follows soon, at step `onset`: it was there before.
 
-    A gradient that grows by three decades and more is the first thing to mend; what else there was is told behind.
+    A gradient that grows by three decades and more, or a loss without a minimum, is the first thing to mend; what else
+    there was is told behind.
     """
     if int(np.searchsorted(run.steps.first, onset)) > SPIKE_WINDOW:
         return []
     clear = [f for f in found if f.severity is Severity.CRITICAL and f.symptom is not Symptom.NONFINITE]
+    first = {*GROWTH, Cause.LOSS_FUNCTION}
     return [
-        f if f.symptom is Symptom.EXPLODING and f.cause in GROWTH else replace(f, severity=Severity.WARNING)
+        f if f.symptom is Symptom.EXPLODING and f.cause in first else replace(f, severity=Severity.WARNING)
         for f in clear
     ]
 

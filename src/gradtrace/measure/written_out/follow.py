@@ -5,10 +5,12 @@ What is made of an output o and of targets t is followed from function to functi
     a (o - t)  ->  a^p |o - t|^p                    squared and absolute errors; factors a that are given
     log p      ->  (log p)[i, t_i]                  likelihood of labels
     log p      ->  y log p, + (1 - y) log(1 - p)    of probabilities y, of classes or of each output
+    z          ->  softplus(z) - y z                the same of logits
 
-Sums, means, signs and weights w that are given lead from there to one number, loss = c sum(w e): as c and w are known,
-so is the mean error, loss / (c sum(w)), whatever the reduction. What is true of the right numbers only (the p of a row
-add up to one, rows are picked in their order, c is positive) is computed, and where it does not hold nothing is known.
+Sums, means, signs, masks and weights w that are given lead from there to one number, loss = c sum(w e): as c and w are
+known, so is the mean error, loss / (c sum(w)), whatever the reduction. What is true of the right numbers only (the p
+of a row add up to one, rows are picked in their order, c is positive) is computed, and where it does not hold nothing
+is known.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gradtrace.measure.written_out.choice import masked_fill, masked_select, where
 from gradtrace.measure.written_out.errors import absolute, raised, square
 from gradtrace.measure.written_out.forms import Form, Forms, Mixed, Written
-from gradtrace.measure.written_out.likelihoods import gather, log_softmax, logarithm, pick, sum_of_exp
+from gradtrace.measure.written_out.likelihoods import gather, log_softmax, logarithm, pick, soft_plus, sum_of_exp
 from gradtrace.measure.written_out.linear import average, cast, divide, negate, total, view
 from gradtrace.measure.written_out.pairs import add, multiply, subtract
 from gradtrace.tape.private import version_of
@@ -90,7 +93,10 @@ class WrittenOut:
         return known[2] if known is not None and known[0]() is tensor and known[1] == version_of(tensor) else None
 
 
-_STARTS = set("sub subtract __sub__ log log1p log_softmax logsigmoid log_sigmoid logsumexp __getitem__ gather".split())
+_STARTS = {
+    *"sub subtract __sub__ mul multiply __mul__ __rmul__ __getitem__ gather".split(),
+    *"log log1p log_softmax logsigmoid log_sigmoid softplus logsumexp".split(),
+}
 """Functions that may begin a loss; all others go on with one."""
 
 _MAKERS: dict[str, Callable[[Forms, Any, Any, Tensor], Form | None]] = {
@@ -104,9 +110,13 @@ _MAKERS: dict[str, Callable[[Forms, Any, Any, Tensor], Form | None]] = {
     **dict.fromkeys("abs absolute __abs__".split(), absolute),
     **dict.fromkeys("log log1p logsigmoid log_sigmoid".split(), logarithm),
     "log_softmax": log_softmax,
+    "softplus": soft_plus,
     "logsumexp": sum_of_exp,
     "__getitem__": pick,
     "gather": gather,
+    "masked_select": masked_select,
+    "masked_fill": masked_fill,
+    "where": where,
     **dict.fromkeys("view reshape flatten squeeze unsqueeze contiguous".split(), view),
     **dict.fromkeys("float double to".split(), cast),
     "sum": total,

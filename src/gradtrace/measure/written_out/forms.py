@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,9 +31,18 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Logs:
-    """Logarithms, of probabilities perhaps; `axis`: along it they surely add up to one."""
+    """scale log p, of probabilities perhaps; `axis`: along it they surely add up to one."""
 
     axis: int | None = None
+    scale: Scale = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """g z of a value z, which lives elsewhere, and of a number g that is given for each element."""
+
+    given: Tensor
+    value: weakref.ref[Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,8 @@ class Written:
     """(y, log p) where it is y log p, neither weighed nor summed."""
     total: Tensor | None = None
     """Its sum, once other terms came to it, over its scale."""
+    in_order: bool = True
+    """Whether what there is now are the elements one by one, and none left out."""
     origin: list[Seen] = field(default_factory=list)
     """The call that made the elements."""
     holders: list[Seen] = field(default_factory=list)
@@ -90,7 +102,7 @@ class Mixed:
     parts: tuple[Written, ...]
 
 
-Form = Difference | Logs | SumOfExp | Picked | Written | Mixed
+Form = Difference | Logs | Product | SumOfExp | Picked | Written | Mixed
 
 Forms = list[Form | None]
 

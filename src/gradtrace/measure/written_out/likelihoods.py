@@ -8,9 +8,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from gradtrace.measure.objective import AS_GOOD_AS_ONE, are_log_probabilities
-from gradtrace.measure.written_out.forms import Form, Forms, Logs, Picked, SumOfExp, Written, new
+from gradtrace.measure.written_out.choice import chosen
+from gradtrace.measure.written_out.errors import SAME_ROUNDED
+from gradtrace.measure.written_out.forms import (
+    Difference,
+    Form,
+    Forms,
+    Logs,
+    Picked,
+    Product,
+    Scale,
+    SumOfExp,
+    Written,
+    new,
+)
 from gradtrace.measure.written_out.linear import view
 from gradtrace.measure.written_out.weighted import Terms, of_labels, of_outputs, of_probabilities
 
@@ -29,6 +43,11 @@ def log_softmax(_forms: Forms, args: Any, kwargs: Any, result: Tensor) -> Form |
     return Logs(axis % result.dim() if isinstance(axis, int) and result.dim() else None)
 
 
+def soft_plus(_forms: Forms, _args: Any, _kwargs: Any, _result: Tensor) -> Form | None:
+    """Softplus(z) = -log(1 - sigmoid(z))."""
+    return Logs(scale=-1.0)
+
+
 def sum_of_exp(_forms: Forms, _args: Any, _kwargs: Any, _result: Tensor) -> Form | None:
     """Log sum exp."""
     return SumOfExp()
@@ -36,7 +55,7 @@ def sum_of_exp(_forms: Forms, _args: Any, _kwargs: Any, _result: Tensor) -> Form
 
 def likelihood(form: Logs, given: Tensor, value: Tensor, result: Tensor) -> Form | None:
     """Likelihoods y log p, of classes as it seems."""
-    logs, y = value.detach(), given.detach().float()
+    logs, y = value.detach() / form.scale, given.detach().float()
     sign = torch.where(y.sum() < 0.0, -1.0, 1.0)
     y = y * sign
     if result.shape != logs.shape or not result.dim():
@@ -49,7 +68,7 @@ def likelihood(form: Logs, given: Tensor, value: Tensor, result: Tensor) -> Form
             return found
         return found._replace(valid=found.valid & are_log_probabilities(logs, axis))
 
-    return replace(new("cross_entropy", terms, result.shape, -sign), pair=(y, logs))
+    return replace(new("cross_entropy", terms, result.shape, -sign * form.scale), pair=(y, logs))
 
 
 def of_pairs(one: Written, other: Written, sign: float) -> Written:
@@ -71,13 +90,40 @@ def of_pairs(one: Written, other: Written, sign: float) -> Written:
     return new("binary_cross_entropy", terms, shape, whole)
 
 
+def logistic(logit: Product, result: Tensor) -> Form | None:
+    """Softplus(z) - y z: binary cross entropy of logits z.
+
+    So are softplus(-z) + (1 - y) z and max(z, 0) - y z + log(1 + exp(-|z|)): whether all but the product is
+    softplus(z), or that of -z, its numbers show.
+    """
+    z = logit.value()
+    if z is None or z.shape != result.shape:
+        return None
+    z, g = z.detach().float(), logit.given.float().expand(z.shape)
+    rest = result.detach().float() - g * z
+    sign = torch.where(rest.sum() < 0.0, -1.0, 1.0)
+    off, off_turned = ((sign * rest - softplus(side)).abs() for side in (z, -z))
+    turned = off_turned.sum() < off.sum()
+    y = torch.where(turned, 1.0 + sign * -g, sign * -g)
+    rounded = AS_GOOD_AS_ONE + SAME_ROUNDED * torch.finfo(result.dtype).eps * z.abs()
+    fits = (torch.where(turned, off_turned, off) < rounded).all() & ((y >= 0.0) & (y <= 1.0)).all()
+
+    def terms(weight: Tensor | None) -> Terms:
+        found = of_outputs(y, weight)
+        return found._replace(valid=found.valid & fits)
+
+    return new("binary_cross_entropy_with_logits", terms, result.shape, sign)
+
+
 def pick(forms: Forms, args: Any, _kwargs: Any, result: Tensor) -> Form | None:
     """[i, labels] of rows in their order: the likelihood of each row's label. What only drops axes of one is a view."""
     value, index = args
+    if isinstance(forms[0], (Written, Difference)):
+        return chosen(forms[0], value, index, result)
     rows, labels = index if isinstance(index, tuple) and len(index) == 2 else (None, None)
     if not isinstance(labels, Tensor) or labels.dtype is not torch.int64 or labels.shape != value.shape[:1]:
         return view(forms, args, {}, result)
-    if value.dim() != 2 or not isinstance(forms[0], (Logs, type(None))):
+    if value.dim() != 2:
         return None
     in_order = None
     if isinstance(rows, Tensor) and rows.shape == (len(value),) and rows.dtype is torch.int64:
@@ -102,15 +148,16 @@ def gather(forms: Forms, args: Any, kwargs: Any, result: Tensor) -> Form | None:
 
 def pick_of(form: Form | None, picked: Picked) -> Form | None:
     """Of logarithms, or of what may be probabilities."""
-    if form is None:
+    if form is None or isinstance(form, Product):
         return picked
     if not isinstance(form, Logs):
         return None
+    logs = replace(picked, rows=picked.rows / form.scale)
     known = form.axis == picked.axis
-    return of_picked(picked, None if known else lambda: are_log_probabilities(picked.rows, picked.axis))
+    return of_picked(logs, None if known else lambda: are_log_probabilities(logs.rows, logs.axis), form.scale)
 
 
-def of_picked(picked: Picked, fits: Callable[[], Tensor] | None) -> Form:
+def of_picked(picked: Picked, fits: Callable[[], Tensor] | None, scale: Scale = 1.0) -> Form:
     """The negative log likelihood of labels; `fits`: what must be true for that."""
 
     def terms(weight: Tensor | None) -> Terms:
@@ -119,4 +166,4 @@ def of_picked(picked: Picked, fits: Callable[[], Tensor] | None) -> Form:
             found = found if condition is None else found._replace(valid=found.valid & condition)
         return found
 
-    return new("cross_entropy", terms, picked.labels.shape, -1.0)
+    return new("cross_entropy", terms, picked.labels.shape, -scale)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradtrace.measure.written_out.forms import Difference, Form, Forms, Logs, Mixed, Picked, Written, is_given
+from gradtrace.measure.written_out.forms import Difference, Form, Forms, Logs, Mixed, Picked, Product, Written, is_given
 
 
 def negate(forms: Forms, _args: Any, _kwargs: Any, result: Tensor) -> Form | None:
@@ -26,13 +26,15 @@ def divide(forms: Forms, args: Any, kwargs: Any, result: Tensor) -> Form | None:
 
 def scaled(form: Form | None, given: Any, result: Tensor) -> Form | None:
     """Multiplied by one number, or by one for each element."""
-    if not isinstance(form, (Difference, Written, Mixed)):
+    if not isinstance(form, (Difference, Written, Mixed, Logs, Product)):
         return None
     if isinstance(given, Tensor) and given.numel() > 1:
-        return weighed(form, given.detach().float(), result)
+        return None if isinstance(form, (Logs, Product)) else weighed(form, given.detach().float(), result)
     number = given.detach().float().reshape(()) if isinstance(given, Tensor) else given
     if isinstance(form, Mixed):
         return Mixed(tuple(replace(part, scale=part.scale * number) for part in form.parts))
+    if isinstance(form, Product):
+        return replace(form, given=form.given * number)
     return replace(form, scale=form.scale * number)
 
 
@@ -44,7 +46,7 @@ def weighed(form: Difference | Written | Mixed, given: Tensor, result: Tensor) -
         if result.shape != torch.broadcast_shapes(form.output, form.target.shape):
             return None
         return replace(form, factor=given if form.factor is None else form.factor * given)
-    if result.numel() != math.prod(form.shape):
+    if not form.in_order or result.numel() != math.prod(form.shape):
         return None
     weight = given.expand(result.shape).reshape(form.shape)
     return replace(form, weight=weight if form.weight is None else form.weight * weight, pair=None)
@@ -57,7 +59,7 @@ def view(forms: Forms, args: Any, _kwargs: Any, result: Tensor) -> Form | None:
         return replace(form, axes=form.axes if result.shape == args[0].shape else None, pair=None)
     if isinstance(form, (Difference, Picked, Mixed)) and result.numel() == args[0].numel():
         return form
-    return Logs() if isinstance(form, Logs) else None
+    return replace(form, axis=None) if isinstance(form, Logs) else None
 
 
 def cast(forms: Forms, _args: Any, _kwargs: Any, _result: Tensor) -> Form | None:

@@ -3,8 +3,9 @@
     loss = sum(w e) / sum(w):    squared error: the weighted variance    absolute error: about the weighted median
                                  cross entropy: the entropy of the weighted mean target
 
-A weight of zero leaves an element out. Likelihoods are known with weights of zero and one other value alone: with
-others (advantages, class weights) they are no likelihood of what was observed.
+A weight of zero leaves an element out. Likelihoods of labels are known where all others of one label weigh the same, as
+class weights do, seen on twice as many rows as labels: with others (a policy's advantages) they are no likelihood of
+what was observed. Likelihoods of probabilities are known with weights of zero and one other value alone.
 """
 
 from __future__ import annotations
@@ -62,9 +63,10 @@ def of_labels(labels: Tensor, num_classes: int, weight: Tensor | None) -> Terms:
     w = torch.ones_like(labels, dtype=torch.float32) if weight is None else weight
     w = w.expand(labels.shape).flatten()
     counts = torch.zeros(num_classes, device=labels.device)
-    counts.index_add_(0, labels.flatten().clamp(0, num_classes - 1), w)
+    t = labels.flatten().clamp(0, num_classes - 1)
+    counts.index_add_(0, t, w)
     inside = (labels >= 0).all() & (labels < num_classes).all()
-    return Terms(four(_entropy(counts, 0)), w.sum(), inside & _is_mask(w))
+    return Terms(four(_entropy(counts, 0)), w.sum(), inside & (_is_mask(w) | _are_of_classes(w, t, num_classes)))
 
 
 def of_probabilities(target: Tensor, axis: int, weight: Tensor | None) -> Terms | None:
@@ -97,6 +99,15 @@ def of_outputs(target: Tensor, weight: Tensor | None) -> Terms:
 def _is_mask(w: Tensor) -> Tensor:
     largest = w.max()
     return ((w == 0.0) | (w == largest)).all() & (largest > 0.0)
+
+
+def _are_of_classes(w: Tensor, t: Tensor, num_classes: int) -> Tensor:
+    """Whether weights other than 0 depend on the label alone, and that not because each label came but once."""
+    counted = w > 0.0
+    largest = w.new_zeros(num_classes).scatter_reduce_(0, t, w, "amax")
+    num_rows = w.new_zeros(num_classes).index_add_(0, t, counted.to(w.dtype))
+    alike = ((w == largest[t]) | ~counted).all() & (w >= 0.0).all()
+    return alike & (num_rows.sum() >= 2 * (num_rows > 0.0).sum()) & counted.any()
 
 
 def _true(like: Tensor) -> Tensor:

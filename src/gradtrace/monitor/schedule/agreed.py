@@ -60,15 +60,14 @@ class AgreedSchedule(Schedule):
         """Rank 0: as soon as a number of steps has doubled, or a share of the allowance has room."""
         if self._every is not None or self._ranks.shards.speaks:
             return False
-        has_doubled = step >= 2 * max(self._last["traces"], 1)
-        return super().wants_trace(step) or (has_doubled and self._fits("traces", step))
+        return super().wants_trace(step)
 
     def wants_findings(self) -> bool:
         """Rank 0 alone looks for any."""
         return self._ranks.reports and super().wants_findings()
 
-    def _must_stop(self) -> bool:
-        return self._ranks.is_alone and super()._must_stop()
+    def _must_stop(self, step: int) -> bool:
+        return self._ranks.is_alone and super()._must_stop(step)
 
     def _next(self, step: int) -> tuple[Level, int]:
         ranks = self._ranks
@@ -100,7 +99,8 @@ class AgreedSchedule(Schedule):
         at = self._next_step()
         level, num = super()._next(at)
         if level is Level.MEASURE:
-            first, num = at, min(num, max(SHORTEST, int(self._room_s() / max(self.cost.of_step(level), 1e-12))))
+            affordable = int(self._room_for_steps_s(at) / max(self.cost.of_step(level), 1e-12))
+            first, num = at, min(num, max(SHORTEST, affordable))
         else:
             first, num = at + num, self._length(at + num)
         if self._never_rests:

@@ -7,8 +7,10 @@ else does harm. A short rest comes now and then in any case: without steps to co
 watching costs. Stretches grow with the number of steps, so that a step is known to a few percent of its number however
 long the run is.
 
-Whole traces are wanted at steps 0, 1, 2, 4, 8, ... and then whenever a share of the allowance has room for one; weights
-and updates at steps 0, 1, 2, 4, 8, ... and then at every tenth.
+Whole traces are wanted at step 0, as soon as the number of steps has doubled, and whenever a share of the allowance has
+earned one: the latest is of the second half of a run, however short it is, where that share has room. What every step
+takes leaves it. Where passes of k kinds are traced by turns, 2^(1/k) is enough once the opening is over: each kind has
+its latest there. Weights and updates are wanted at steps 0, 1, 2, 4, 8, ... and then at every tenth.
 """
 
 from __future__ import annotations
@@ -85,6 +87,8 @@ class Schedule:
         """Of the step at hand."""
         self.num_left = OPENING
         """Steps until another level may begin."""
+        self.num_kinds = 1
+        """Of passes that are traced by turns."""
         self._budget, self._every, self._clock = budget, every, clock
         self._never_rests = measures_always or budget >= UNCURBED
         self._is_mixed = False
@@ -123,7 +127,7 @@ class Schedule:
         self.cost.step_ended(now - self._ended, self.level, is_mixed=self._is_mixed)
         self._ended, self._is_mixed = now, False
         self.num_left -= 1
-        if self.num_left <= 0 or (self.level is Level.MEASURE and self._must_stop()):
+        if self.num_left <= 0 or (self.level is Level.MEASURE and self._must_stop(step)):
             self._begin_stretch(step + 1)
 
     def rested(self, ended: Sequence[float]) -> bool:
@@ -161,9 +165,9 @@ class Schedule:
         self.level, self.num_left = level, num
         self.rest_until = self._ended + REST_STRETCHED * num * self.cost.usual_s
 
-    def _must_stop(self) -> bool:
+    def _must_stop(self, step: int) -> bool:
         """Whether the stretch at hand, which is measured, has become too dear."""
-        return not self._never_rests and self._room_s() < 0.0
+        return not self._never_rests and self._room_for_steps_s(step) < 0.0
 
     @staticmethod
     def _length(step: int) -> int:
@@ -174,11 +178,13 @@ class Schedule:
         length = self._length(step)
         if self._never_rests:
             return Level.MEASURE, length
-        room, of_step = self._room_s(), cost.of_step(Level.MEASURE)
+        room, of_step = self._room_for_steps_s(step), cost.of_step(Level.MEASURE)
         if step < OPENING and room >= of_step:
             return Level.MEASURE, OPENING - step
         if step - self._compared_at >= max(COMPARED_EVERY, step * COMPARED_GROWTH):
             return Level.REST, COMPARED
+        if self.level is Level.REST and self._every is None and self._has_doubled(step) and self._fits("traces", step):
+            return Level.LISTEN, 1
         earned = self._budget * cost.usual_s  # by a step
         affordable = int(min(length, room / max(of_step, 1e-12)))
         if affordable >= SHORTEST and (self.level is not Level.MEASURE or of_step <= FITS * earned):
@@ -196,6 +202,12 @@ class Schedule:
         spent_s = self.cost.spent_s - sum(self.cost.first.values())
         return allowance_s(self.cost.training_s, self._budget) - spent_s
 
+    def _room_for_steps_s(self, step: int) -> float:
+        """Less what a trace takes that is wanted or soon will be, as far as its share has that."""
+        if self._every is not None or not (step < OPENING or self._has_doubled(step)):
+            return self._room_s()
+        return self._room_s() - min(max(self._left_s("traces"), 0.0), self.cost.last["traces"])
+
     # ------------------------------------------------------------------------------------- what not every step has
 
     def wants_updates(self, step: int) -> bool:
@@ -211,7 +223,12 @@ class Schedule:
         if step == 0 or (is_urgent and step >= URGENT_TRACES_APART * max(last, 1)):
             return True
         saved_up = self.cost.training_s - self._traced_s >= self.cost.last["traces"] / (SHARES["traces"] * self._budget)
-        return (is_early(step) or saved_up) and self._fits("traces", step)
+        return (self._has_doubled(step) or saved_up) and self._fits("traces", step)
+
+    def _has_doubled(self, step: int) -> bool:
+        """The number of steps, since the latest trace of each kind."""
+        last = self._last["traces"]
+        return step > last and step >= last * 2.0 ** (1.0 / self.num_kinds if step >= OPENING else 1.0)
 
     def _steps_to_trace(self, step: int) -> float:
         """So many may be rested through: where traces were asked for, none is missed."""
@@ -225,10 +242,12 @@ class Schedule:
         """Within its share and within the whole; of what was never done nobody knows the cost."""
         if self._never_rests or step == 0:
             return True
-        cost = self.cost.last[part]
+        return self.cost.last[part] <= min(self._left_s(part), self._room_s())
+
+    def _left_s(self, part: str) -> float:
+        """Of its share."""
         spent_s = self.cost.account[part] - self.cost.first[part]
-        within = spent_s + cost <= SHARES[part] * allowance_s(self.cost.training_s, self._budget)
-        return within and cost <= self._room_s()
+        return SHARES[part] * allowance_s(self.cost.training_s, self._budget) - spent_s
 
 
 def is_early(step: int) -> bool:

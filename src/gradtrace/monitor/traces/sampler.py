@@ -60,6 +60,7 @@ class Sampler:
 
     def begin(self, step: int, *, is_urgent: bool, num_blocks: int) -> bool:
         """A step begins; it is traced where the schedule and the model allow: did the schedule?"""
+        self._schedule.num_kinds = num_blocks
         if self._sample is not None or not self._schedule.wants_trace(step, is_urgent=is_urgent):
             return False
         begun = time.perf_counter()
