@@ -29,7 +29,7 @@ def test_a_variance_whose_gradient_has_no_square(scale: float) -> None:
     x = scale * torch.rand(6, 64)[torch.randint(0, 6, (128,))]
     encoder, decoder = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 8)), nn.Linear(4, 64)
     if scale > 1.0:
-        nn.init.constant_(encoder[2].bias[4:], 50.0)  # type: ignore[arg-type]
+        nn.init.constant_(encoder[2].bias[4:], 50.0)  # type: ignore[arg-type, index]
     model = nn.ModuleList([encoder, decoder])
 
     def loss(_: int) -> Tensor:
