@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
+from gradtrace.diagnosis.wording import EXTENT
 from gradtrace.records.change import Change
+from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.repair import Outcome, Role, Trial
-from gradtrace.repair.verdicts import judged
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.repair.verdicts import judged, prices
 
 
 def trial(title, ends, *changes, role=Role.CANDIDATE):
@@ -43,3 +48,26 @@ def test_what_is_bought_by_another_ill_is_not_proven():
     told = judged([trial("small", [0.5, 0.4, 0.6], SMALL), ORIGINAL, PLACEBO], lambda _: ("exploding",))
     assert not any(one.proven for one in told)
     assert told[0].verdict == "bought by another ill: exploding"
+
+
+def ill(symptom, decades=None, severity=Severity.CRITICAL):
+    evidence = (Evidence(EXTENT, decades, "decades"),) if decades is not None else ()
+    return Finding(symptom, Cause.LARGE_WEIGHTS, ("a",), severity, "ill", evidence)
+
+
+EXPLODING = ill(Symptom.EXPLODING, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "paid"),
+    [
+        (ill(Symptom.VANISHING, -4.0), False),
+        (ill(Symptom.VANISHING, -6.5), True),
+        (ill(Symptom.VANISHING, -6.5, Severity.WARNING), False),
+        (ill(Symptom.EXPLODING, 6.5), False),
+        (ill(Symptom.DEAD_UNITS), True),
+    ],
+)
+def test_a_price_is_an_ill_that_was_not_there_and_is_no_smaller_than_what_was_healed(found, paid):
+    assert bool(prices([found], [EXPLODING], [])) is paid
+    assert not prices([found], [EXPLODING], [found])

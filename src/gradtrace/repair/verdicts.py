@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.wording import extent_of
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Difference, Role, Trial
 from gradtrace.records.vocabulary import Severity
@@ -13,8 +14,9 @@ from gradtrace.repair.evidence import against, difference, fell, gained, told_ap
 from gradtrace.repair.trials import ORIGINAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from gradtrace.records.finding import Finding
     from gradtrace.repair.trials import Course
 
 
@@ -126,24 +128,32 @@ def _held_out_worse(trial: Trial, original: Trial) -> bool:
 
 
 def ills_of(trial: Trial, course: Course) -> tuple[str, ...]:
-    """Critical findings of the trained copy that the unchanged network, before or after training, does not have."""
+    """What the trained copy has to pay for its loss, as of `prices`."""
     from gradtrace.checkup.check import check
 
     twin = course.twins.get(trial.title)
     if twin is None:
         return ()
-    known = {finding.symptom for finding in course.situation.diagnosis.findings}
+    healed = course.situation.diagnosis.findings
     unchanged = course.twins.get(ORIGINAL)
+    batches = course.situation.batches[:1]
     try:
-        found = check(twin.model, twin.training_loss_fn, course.situation.batches[:1]).findings
-        if unchanged is not None:
-            known |= {
-                f.symptom for f in check(unchanged.model, unchanged.loss_fn, course.situation.batches[:1]).findings
-            }
+        found = check(twin.model, twin.training_loss_fn, batches).findings
+        trained = check(unchanged.model, unchanged.loss_fn, batches).findings if unchanged is not None else ()
     except InputError:
         return ()
+    return prices(found, healed, trained)
+
+
+def prices(found: Iterable[Finding], healed: Sequence[Finding], trained: Iterable[Finding]) -> tuple[str, ...]:
+    """Critical findings after a change that the unchanged network does not have, before (`healed`) or after training.
+
+    Of two ills that are both decades between the ends of a path, the smaller one is no price for the larger.
+    """
+    known = {finding.symptom for finding in (*healed, *trained)}
+    most = max((abs(extent_of(finding)) for finding in healed), default=0.0)
     return tuple(
         f"{f.symptom.value}, because of {f.cause.value}"
         for f in found
-        if f.severity is Severity.CRITICAL and f.symptom not in known
+        if f.severity is Severity.CRITICAL and f.symptom not in known and not 0.0 < abs(extent_of(f)) < most
     )

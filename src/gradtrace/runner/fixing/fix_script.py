@@ -145,7 +145,7 @@ def _course(
         deadline,
         progress,
         probed.shares.deficit if probed.shares is not None else None,
-        frozenset(finding.symptom for finding in probed.diagnosis.findings),
+        probed.diagnosis.findings,
         list(probed.notes),
     )
     course.run(Trial(ORIGINAL, Role.ORIGINAL), seeds=[0], steps=course.steps)
