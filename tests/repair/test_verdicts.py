@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from gradtrace.diagnosis.wording import EXTENT
@@ -23,8 +26,8 @@ ORIGINAL = trial("as it came", [2.3, 2.31, 2.29], role=Role.ORIGINAL)
 PLACEBO = trial("placebo", [2.3, 2.28, 2.31], role=Role.PLACEBO)
 
 
-def ranked(*trials, ills_of=lambda _: ()):
-    return [one.title for one in judged([*trials, ORIGINAL, PLACEBO], ills_of)]
+def ranked(*trials, root=None):
+    return [one.title for one in judged([*trials, ORIGINAL, PLACEBO], lambda _: (), root)]
 
 
 def test_of_two_that_cannot_be_told_apart_the_smaller_comes_first():
@@ -42,6 +45,29 @@ def test_one_change_comes_before_two_and_few_places_before_many():
     one, two = trial("one", ends, SMALL), trial("two", ends, SMALL, SMALL)
     fewer = trial("fewer", ends, Change("activation", "Replace.", ("a",)))
     assert ranked(two, one, fewer)[:3] == ["fewer", "one", "two"]
+
+
+def test_nine_tenths_of_the_gain_by_a_smaller_change_are_as_good_and_eight_are_not():
+    small, large = trial("small", [0.02, 0.021, 0.02], SMALL), trial("large", [0.001, 0.0011, 0.001], SMALL, LARGE)
+    assert ranked(small, large)[:2] == ["small", "large"]
+    barely = trial("barely", [0.45, 0.46, 0.45], SMALL)
+    assert ranked(barely, large)[:2] == ["large", "barely"]
+
+
+def test_of_what_is_as_good_the_change_that_takes_the_cause_away_comes_first():
+    clip = trial("clip", [0.01, 0.011, 0.01], Change("clipping", "Clip.", ("optimizer",)))
+    draw = trial("draw", [0.02, 0.021, 0.02], Change("initialisation", "Draw.", ("a", "b"), loses_weights=True))
+    assert ranked(draw, clip)[:2] == ["clip", "draw"]
+    assert ranked(draw, clip, root=Cause.LARGE_WEIGHTS)[:2] == ["draw", "clip"]
+    both = trial("both", [0.01, 0.011, 0.01], *clip.changes, *draw.changes)
+    assert ranked(both, clip, root=Cause.LARGE_WEIGHTS)[:2] == ["clip", "both"]
+
+
+def test_of_a_network_that_breaks_the_gain_is_counted_from_where_the_changed_ones_begin():
+    broken = replace(ORIGINAL, outcomes=tuple(Outcome(i, ((0, 1e6), (9, math.inf))) for i in range(3)))
+    barely, much = trial("barely", [1.1, 1.2, 1.1], SMALL), trial("much", [0.01, 0.011, 0.01], SMALL, LARGE)
+    told = judged([barely, much, broken], lambda _: ())
+    assert [one.title for one in told if one.proven] == ["much", "barely"]
 
 
 def test_what_is_bought_by_another_ill_is_not_proven():

@@ -89,6 +89,18 @@ def gained(trial: Trial, other: Trial) -> bool:
     return trial.end < max(other.end - EFFECT_FRAC * _scale(trial, other), ratio)
 
 
+def nearly_all_of(trial: Trial, best: Trial, original: Trial) -> bool:
+    """Whether `trial` gains what `best` does over the unchanged network, but for a part that is not worth an edit.
+
+    Of a network that grows worse, the gain is counted from the lowest loss that any of the three begins with.
+    """
+    known = [one for one in (original.start, original.end, trial.start, best.start) if one is not None]
+    assert trial.end is not None
+    assert best.end is not None
+    begun = min((one for one in known if math.isfinite(one)), default=math.inf)
+    return math.isfinite(begun) and begun - trial.end >= (1.0 - EFFECT_FRAC) * (begun - best.end)
+
+
 def fell(trial: Trial, original: Trial) -> bool:
     """Whether its own loss fell, from where the unchanged network's began (or its own, where that is not finite).
 

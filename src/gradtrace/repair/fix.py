@@ -169,7 +169,8 @@ def _proven(
         needed = _spent(timing) + pace.cost_s(numbers, cost)
         told = f"the time did not suffice for the unchanged network and the placebo; about {needed:.0f} s would"
         return replace(repair, trials=tuple(candidates), steps=pace.steps, notes=(*notes, told))
-    ranked = judged([*trials, *(t for t in candidates if t.refused)], lambda trial: ills_of(trial, course))
+    refused = [trial for trial in candidates if trial.refused]
+    ranked = judged([*trials, *refused], lambda trial: ills_of(trial, course), course.root)
     ranked = confirmed(ranked, course, pace)
     return replace(repair, trials=ranked, steps=pace.steps, notes=(*course.notes, *trend_of(ranked, pace.steps)))
 

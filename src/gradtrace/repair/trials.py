@@ -16,13 +16,14 @@ from gradtrace.errors import GradtraceError, InputError
 from gradtrace.records.change import Change
 from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.repair.applying import apply_changes
-from gradtrace.repair.changes.table import KINDS, OF_STEPS, OF_THE_ENDS
+from gradtrace.repair.changes.table import KINDS, OF_STEPS, OF_THE_ENDS, mends
 from gradtrace.repair.learning_rate import RangeTest, at_rate
 from gradtrace.repair.pace import SHORT, Pace
 from gradtrace.repair.training import OutOfTime, Plan, train
 from gradtrace.repair.twin import Twin
 
 if TYPE_CHECKING:
+    from gradtrace.records.vocabulary import Cause
     from gradtrace.repair.situation import Situation
 
 ORIGINAL = "The network as it came"
@@ -36,6 +37,11 @@ class Trains(Protocol):
     seeds: int
     steps: int
     notes: list[str]
+
+    @property
+    def root(self) -> Cause | None:
+        """The cause that was found first."""
+        ...
 
     def run(self, trial: Trial, *, seeds: Sequence[int], steps: int) -> Trial:
         """The trial with its outcomes; raises `OutOfTime`, and tells of what fails as a refusal."""
@@ -58,6 +64,11 @@ class Course:
     """The copy of each trial that was trained last with the first seed."""
     rates: RangeTest | None = None
     """Of our own optimizer, where none was given."""
+
+    @property
+    def root(self) -> Cause | None:
+        """The cause that was found first."""
+        return next(iter(self.situation.causes), None)
 
     def run(self, trial: Trial, *, seeds: Sequence[int], steps: int) -> Trial:
         """Train a fresh copy for every seed; raises `OutOfTime`, and keeps what fails as a refusal."""
@@ -117,8 +128,17 @@ def run_all(
     ranked = sorted((t for t in short if t.outcomes), key=standing)
     pairs = [course.run(t, seeds=[0], steps=max(1, course.steps // SHORT)) for t in _pairs(ranked)]
     ranked = sorted([*ranked, *(t for t in pairs if t.outcomes)], key=standing)
+    ranked = _with_the_root(ranked, course.root, pace.finalists)
     finals = _finals(ranked, course, pace)
     return [original, *done, *finals, *(t for t in short if not t.outcomes)]
+
+
+def _with_the_root(ranked: list[Trial], root: Cause | None, places: int) -> list[Trial]:
+    """The best of those that take the root away has a place among the finalists, where there are several."""
+    first = next((place for place, trial in enumerate(ranked) if mends(trial.changes, root)), 0)
+    if first < places or places < 2 or math.isinf(_end(ranked[first])):
+        return ranked
+    return [*ranked[: places - 1], ranked[first], *ranked[places - 1 : first], *ranked[first + 1 :]]
 
 
 def _finals(ranked: Sequence[Trial], course: Trains, pace: Pace) -> list[Trial]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.wording import extent_of
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Difference, Role, Trial
-from gradtrace.records.vocabulary import Severity
-from gradtrace.repair.evidence import against, difference, fell, gained, told_apart
+from gradtrace.records.vocabulary import Cause, Severity
+from gradtrace.repair.changes.table import mends
+from gradtrace.repair.evidence import against, difference, fell, gained, nearly_all_of, told_apart
 from gradtrace.repair.trials import ORIGINAL
 
 if TYPE_CHECKING:
@@ -23,17 +24,19 @@ if TYPE_CHECKING:
 NO_BETTER = "no better than the placebo"
 
 
-def judged(trials: Sequence[Trial], ills_of: Callable[[Trial], tuple[str, ...]]) -> tuple[Trial, ...]:
-    """The trials with their verdicts; proven ones first, the smaller change before what is no better; then by loss.
+def judged(
+    trials: Sequence[Trial], ills_of: Callable[[Trial], tuple[str, ...]], root: Cause | None = None
+) -> tuple[Trial, ...]:
+    """The trials with their verdicts; proven ones first, by what `_ranked` says; the others by loss.
 
-    `ills_of` names what ails a trained copy and not the unchanged network.
+    `ills_of` names what ails a trained copy and not the unchanged network; `root` is the cause that was found first.
     """
     original = next(trial for trial in trials if trial.role is Role.ORIGINAL)
     placebos = [trial for trial in trials if trial.role is Role.PLACEBO and trial.outcomes]
     told = [_judged(trial, original, placebos, ills_of) for trial in trials]
     told.sort(key=lambda trial: (bool(trial.refused), _loss(trial)))
     proven = [trial for trial in told if trial.proven]
-    return (*_ranked(proven), *(trial for trial in told if not trial.proven))
+    return (*_ranked(proven, original, root), *(trial for trial in told if not trial.proven))
 
 
 def judged_one(trial: Trial, original: Trial, placebos: Sequence[Trial]) -> Trial:
@@ -41,12 +44,16 @@ def judged_one(trial: Trial, original: Trial, placebos: Sequence[Trial]) -> Tria
     return _judged(trial, original, placebos, lambda _: ())
 
 
-def _ranked(proven: list[Trial]) -> list[Trial]:
-    """Again and again the smallest change of those that the best is not better than, beyond chance."""
+def _ranked(proven: list[Trial], original: Trial, root: Cause | None) -> list[Trial]:
+    """Again and again, of those that are as good as the best: what takes the root away, then the smallest change.
+
+    As good is what the best is not better than beyond chance, and what gains nearly as much over the unchanged network.
+    """
     left, ranked = list(proven), list[Trial]()
     while left:
         best = left[0]
-        chosen = min((trial for trial in left if not told_apart(best, trial)), key=_size)
+        level = [trial for trial in left if not told_apart(best, trial) or nearly_all_of(trial, best, original)]
+        chosen = min(level, key=lambda trial: (not mends(trial.changes, root), *_size(trial)))
         ranked.append(chosen)
         left = [trial for trial in left if trial is not chosen]
     return ranked

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Outcome, Role, Trial
+from gradtrace.records.vocabulary import Severity
 from gradtrace.repair.training import NUM_POINTS, OutOfTime
 from gradtrace.repair.trials import ORIGINAL
 from gradtrace.repair.verdicts import prices
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gradtrace.records.finding import Finding
+    from gradtrace.records.vocabulary import Cause
     from gradtrace.runner.script import Script
 
 PATIENCE = 5.0
@@ -49,6 +51,11 @@ class ScriptCourse:
     notes: list[str] = field(default_factory=list)
     answers: dict[tuple[str, int], Answer] = field(default_factory=dict)
     """By title and seed."""
+
+    @property
+    def root(self) -> Cause | None:
+        """The cause that was found first."""
+        return next((finding.cause for finding in self.healed if finding.severity is not Severity.INFO), None)
 
     def run(self, trial: Trial, *, seeds: Sequence[int], steps: int) -> Trial:
         """Run the script with the changes in, once for every seed; raises `OutOfTime` where there was none."""
