@@ -76,6 +76,13 @@ def test_what_is_bought_by_another_ill_is_not_proven():
     assert told[0].verdict == "bought by another ill: exploding"
 
 
+def test_what_has_learnt_all_has_paid_nothing():
+    told = judged([trial("small", [0.2, 0.21, 0.2], SMALL), ORIGINAL, PLACEBO], lambda _: ("saturated",))
+    assert [one.title for one in told if one.proven] == ["small"]
+    told = judged([trial("small", [0.3, 0.31, 0.3], SMALL), ORIGINAL, PLACEBO], lambda _: ("saturated",))
+    assert not any(one.proven for one in told)
+
+
 def ill(symptom, decades=None, severity=Severity.CRITICAL):
     evidence = (Evidence(EXTENT, decades, "decades"),) if decades is not None else ()
     return Finding(symptom, Cause.LARGE_WEIGHTS, ("a",), severity, "ill", evidence)

@@ -101,6 +101,15 @@ def nearly_all_of(trial: Trial, best: Trial, original: Trial) -> bool:
     return math.isfinite(begun) and begun - trial.end >= (1.0 - EFFECT_FRAC) * (begun - best.end)
 
 
+def has_learnt(trial: Trial, original: Trial) -> bool:
+    """Whether less is left of its loss than is worth an edit: what ails it now has kept it from nothing.
+
+    Units that are sure of every example are flat, and pass little on.
+    """
+    starts = [one for one in (trial.start, original.start) if one is not None and math.isfinite(one)]
+    return trial.end is not None and bool(starts) and trial.end <= EFFECT_FRAC * min(starts)
+
+
 def fell(trial: Trial, original: Trial) -> bool:
     """Whether its own loss fell, from where the unchanged network's began (or its own, where that is not finite).
 

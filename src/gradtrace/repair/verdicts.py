@@ -11,7 +11,7 @@ from gradtrace.errors import InputError
 from gradtrace.records.repair import Difference, Role, Trial
 from gradtrace.records.vocabulary import Cause, Severity
 from gradtrace.repair.changes.table import mends
-from gradtrace.repair.evidence import against, difference, fell, gained, nearly_all_of, told_apart
+from gradtrace.repair.evidence import against, difference, fell, gained, has_learnt, nearly_all_of, told_apart
 from gradtrace.repair.trials import ORIGINAL
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _judged(
         return replace(trial, verdict=_of_a_placebo(reason, is_controlled=bool(others)))
     if reason:
         return replace(trial, verdict=reason)
-    ills = ills_of(trial)
+    ills = () if has_learnt(trial, original) else ills_of(trial)
     if ills:
         return replace(trial, ills=ills, verdict=f"bought by another ill: {ills[0]}")
     return replace(trial, proven=True, verdict="proven: better than the unchanged network and the placebo")
