@@ -8,9 +8,9 @@ of an illness, or a rate would pass for the merit of a change. Here the network 
 over as many steps as a trial has, and what does better at its own does better by the change.
 
 Usual is what people try, a decade around 0.01. What learns at a millionth alone is what was to be healed: that the
-network as it came does is told in a note. Only where no change learns at a usual rate, all are tested at all rates. Where none
-learns at these either, the loss may be in small units: of c L the steps are those of L at c times the rate, and as the
-findings do not change with c, the rates go on as many decades above one as they do below.
+network as it came does is told in a note. Only where no change learns at a usual rate, all are tested at all rates.
+Where none learns at these either, the loss may be in small units: L at a rate makes the steps of c L at that rate over
+c. As the findings do not change with c, the rates then go on as many decades above one as they do below.
 
 The rates are walked from the usual one outwards, each way until what has been found learns and the next is no better.
 Each training starts anew, keeps its rate and is judged by its end. So the value that is used is one that was run, and
