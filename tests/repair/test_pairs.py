@@ -13,9 +13,10 @@ from gradtrace.repair.trend import trend_of
 from gradtrace.repair.trials import ORIGINAL, _finals, _pairs, _with_the_root, standing
 
 
-def trial(kind, start, *ends, draws=(), role=Role.CANDIDATE):
+def trial(kind, start, *ends, draws=(), role=Role.CANDIDATE, factor=0.1):
     outcomes = tuple(Outcome(i, ((0, start), (9, end))) for i, end in enumerate(ends))
-    return Trial(f"{kind}.", role, (Change(kind, f"{kind}.", ("a",), draws=draws),), outcomes)
+    change = Change(kind, f"{kind}.", ("a",), draws=draws, numbers=(("factor", factor),))
+    return Trial(f"{kind}.", role, (change,), outcomes)
 
 
 def titles(*trials):
@@ -39,6 +40,15 @@ def test_the_best_start_goes_with_the_best_of_the_steps():
     assert titles(clipping, rate, draw, norm)[-2:] == ["initialisation. clipping.", "initialisation. rate."]
     kept = trial("initialisation", 2.7, 1.0)
     assert titles(clipping, rate, kept, norm)[-2:] == ["clipping. norm.", "rate. norm."]
+
+
+def test_a_start_that_is_mended_goes_with_the_rates_that_are_lowered_least():
+    """As it came the network survives a rate of 1e-9 alone."""
+    rates = [replace(trial("rate", 7e5, end, factor=factor), title=f"{factor:g}.") for factor, end in
+             ((1e-9, 7e4), (0.1, math.inf), (0.001, math.inf), (0.01, math.inf))]  # fmt: skip
+    rates = [replace(t, changes=(replace(t.changes[0], title=t.title),)) for t in rates]
+    found = titles(trial("clipping", 7e5, 80.0), *rates, trial("initialisation", 2.2, math.inf))
+    assert found[-3:] == ["initialisation. clipping.", "initialisation. 0.1.", "initialisation. 0.01."]
 
 
 def test_what_mends_the_ends_goes_with_its_like_and_with_the_best_change_of_the_network():

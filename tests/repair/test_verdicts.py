@@ -54,6 +54,11 @@ def test_nine_tenths_of_the_gain_by_a_smaller_change_are_as_good_and_eight_are_n
     assert ranked(barely, large)[:2] == ["large", "barely"]
 
 
+def test_what_scatters_is_not_as_good_for_not_being_told_apart():
+    lottery, large = trial("lottery", [0.1, 2.1, 2.1], SMALL), trial("large", [0.4, 0.41, 0.4], SMALL, LARGE)
+    assert ranked(lottery, large)[0] == "large"
+
+
 def test_of_what_is_as_good_the_change_that_takes_the_cause_away_comes_first():
     clip = trial("clip", [0.01, 0.011, 0.01], Change("clipping", "Clip.", ("optimizer",)))
     draw = trial("draw", [0.02, 0.021, 0.02], Change("initialisation", "Draw.", ("a", "b"), loses_weights=True))

@@ -14,7 +14,7 @@ import math
 import statistics
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR, EFFECT_FRAC, EFFECT_RATIO
+from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR, DOMINANT_FRAC, EFFECT_FRAC, EFFECT_RATIO
 from gradtrace.records.repair import Difference
 
 if TYPE_CHECKING:
@@ -89,16 +89,24 @@ def gained(trial: Trial, other: Trial) -> bool:
     return trial.end < max(other.end - EFFECT_FRAC * _scale(trial, other), ratio)
 
 
-def nearly_all_of(trial: Trial, best: Trial, original: Trial) -> bool:
-    """Whether `trial` gains what `best` does over the unchanged network, but for a part that is not worth an edit.
+def as_good(trial: Trial, best: Trial, original: Trial) -> bool:
+    """Whether `trial` gains nearly what `best` does over the unchanged network; or half of it, within chance.
 
-    Of a network that grows worse, the gain is counted from the lowest loss that any of the three begins with.
+    Where trainings scatter, few seeds tell nothing apart: that alone makes no change as good as another.
     """
+    part = _part_of_gain(trial, best, original)
+    return part >= 1.0 - EFFECT_FRAC or (part >= DOMINANT_FRAC and not told_apart(best, trial))
+
+
+def _part_of_gain(trial: Trial, best: Trial, original: Trial) -> float:
+    """Counted from the unchanged network's end; of one that grows worse, from the lowest loss that one begins with."""
     known = [one for one in (original.start, original.end, trial.start, best.start) if one is not None]
     assert trial.end is not None
     assert best.end is not None
     begun = min((one for one in known if math.isfinite(one)), default=math.inf)
-    return math.isfinite(begun) and begun - trial.end >= (1.0 - EFFECT_FRAC) * (begun - best.end)
+    if math.isinf(begun) or begun <= best.end:
+        return float(trial.end <= best.end)
+    return (begun - trial.end) / (begun - best.end)
 
 
 def has_learnt(trial: Trial, original: Trial) -> bool:

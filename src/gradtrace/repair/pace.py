@@ -21,7 +21,7 @@ FRESH = 5
 """Seeds, at least, on which the winner is run again: the interval of five is half as wide as that of three."""
 SHORT = 4
 """The first round takes this part of the steps."""
-PAIRS = 7
+PAIRS = 8
 """Of candidates, at most; they are made when each has had its short training."""
 AROUND = 1.2
 """[times the steps] Scoring and copies."""

@@ -192,7 +192,7 @@ def _pairs(ranked: Sequence[Trial]) -> list[Trial]:
     What mends the data, the output or the loss is seen where weights and layers suit what comes then: the best two of
     these kinds go together, and each with the best change of the network. The faults of one network may be several.
     Where a change begins well and its steps do not keep it, what it lacks is said by its two ends: the lowest loss
-    before the first step goes with what changes the steps alone, the best of one kind and the best of another.
+    before the first step goes with what changes the steps alone.
     """
     if not ranked or not ranked[0].changes:
         return []
@@ -205,12 +205,23 @@ def _pairs(ranked: Sequence[Trial]) -> list[Trial]:
         found.append(_pair(best, other))
         if len(found) == 2:
             break
-    steps = {t.changes[0].kind: t for t in reversed(ranked) if t.changes[0].kind in OF_STEPS}.values()
     begun = [trial for trial in ranked if trial.changes[0].kind not in OF_STEPS and _has_lost_its_start(trial)]
     if begun:
-        found += [_pair(min(begun, key=_start), one) for one in sorted(steps, key=standing)[:2]]
+        found += [_pair(min(begun, key=_start), one) for one in _of_steps(ranked)]
     found += _of_several_faults(ranked)
     return list({trial.title: trial for trial in found}.values())
+
+
+def _of_steps(ranked: Sequence[Trial]) -> list[Trial]:
+    """For a start that is mended: the best of two kinds; of lower rates those that lower it least.
+
+    Which rate is best was found with the start as it came, and what that survives is for no other.
+    """
+    lower = [t for t in ranked if t.changes[0].kind == "rate" and t.changes[0].number("factor") < 1.0]
+    lower.sort(key=lambda trial: -trial.changes[0].number("factor"))
+    others = [t for t in ranked if t.changes[0].kind in OF_STEPS and t not in lower]
+    best = {t.changes[0].kind: t for t in reversed(others)}.values()
+    return [*sorted(best, key=standing)[: 1 if lower else 2], *lower[:2]]
 
 
 def _of_several_faults(ranked: Sequence[Trial]) -> list[Trial]:

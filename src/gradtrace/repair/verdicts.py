@@ -11,7 +11,7 @@ from gradtrace.errors import InputError
 from gradtrace.records.repair import Difference, Role, Trial
 from gradtrace.records.vocabulary import Cause, Severity
 from gradtrace.repair.changes.table import mends
-from gradtrace.repair.evidence import against, difference, fell, gained, has_learnt, nearly_all_of, told_apart
+from gradtrace.repair.evidence import against, as_good, difference, fell, gained, has_learnt
 from gradtrace.repair.trials import ORIGINAL
 
 if TYPE_CHECKING:
@@ -45,14 +45,11 @@ def judged_one(trial: Trial, original: Trial, placebos: Sequence[Trial]) -> Tria
 
 
 def _ranked(proven: list[Trial], original: Trial, root: Cause | None) -> list[Trial]:
-    """Again and again, of those that are as good as the best: what takes the root away, then the smallest change.
-
-    As good is what the best is not better than beyond chance, and what gains nearly as much over the unchanged network.
-    """
+    """Again and again, of those that are as good as the best: what takes the root away, then the smallest change."""
     left, ranked = list(proven), list[Trial]()
     while left:
         best = left[0]
-        level = [trial for trial in left if not told_apart(best, trial) or nearly_all_of(trial, best, original)]
+        level = [trial for trial in left if as_good(trial, best, original)]
         chosen = min(level, key=lambda trial: (not mends(trial.changes, root), *_size(trial)))
         ranked.append(chosen)
         left = [trial for trial in left if trial is not chosen]

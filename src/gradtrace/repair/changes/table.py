@@ -10,6 +10,7 @@ from gradtrace.repair.changes import (
     activation,
     clipping,
     connect,
+    embedding,
     eps,
     formats,
     initialisation,
@@ -42,6 +43,7 @@ KINDS: dict[str, Kind] = {
     "output": output.KIND,
     "formats": formats.KIND,
     "scale": scale.KIND,
+    "embedding": embedding.KIND,
     "transformer": transformer.KIND,
     "recurrence": recurrence.KIND,
     "activation": activation.KIND,
@@ -58,13 +60,13 @@ KINDS: dict[str, Kind] = {
 }
 OF_STEPS = ("rate", "warmup", "clipping", "eps")
 """Kinds that leave the network as it is."""
-OF_THE_ENDS = ("unsafe", "connect", "loss", "output", "formats", "scale")
+OF_THE_ENDS = ("unsafe", "connect", "loss", "output", "formats", "scale", "embedding")
 """Kinds that change what goes in, what comes out and how it is weighed, and no weight or layer between."""
 MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.ACTIVATION_DERIVATIVE: ("activation",),
-    Cause.SATURATED_PREACTIVATION: ("initialisation", "norm"),
+    Cause.SATURATED_PREACTIVATION: ("initialisation", "norm", "scale", "embedding"),
     Cause.SMALL_WEIGHTS: ("symmetry", "initialisation"),
-    Cause.LARGE_WEIGHTS: ("initialisation",),
+    Cause.LARGE_WEIGHTS: ("initialisation", "embedding"),
     Cause.DEPTH_WITHOUT_SKIP: ("skip", "initialisation"),
     Cause.RECURRENT_CONTRACTION: ("recurrence",),
     Cause.RECURRENT_EXPANSION: ("recurrence",),
@@ -73,7 +75,7 @@ MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.ATTENTION_SATURATION: ("transformer",),
     Cause.POST_NORM: ("transformer",),
     Cause.LEARNING_RATE: ("rate", "warmup"),
-    Cause.INPUT_SCALE: ("scale",),
+    Cause.INPUT_SCALE: ("scale", "embedding"),
     Cause.NUMERIC_FORMAT: ("formats",),
     Cause.DETACHED_GRAPH: ("connect",),
     Cause.LOSS_FUNCTION: ("loss", "output"),
