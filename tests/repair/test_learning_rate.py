@@ -19,7 +19,7 @@ from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.repair import trials
 from gradtrace.repair.changes import rate as rate_change
 from gradtrace.repair.given import DEFAULT_RATE, our_optimizer
-from gradtrace.repair.learning_rate import PART, RATES, USUAL, Run, best_of, range_test
+from gradtrace.repair.learning_rate import HIGHER, PART, RATES, USUAL, Run, best_of, range_test
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.trials import Course
 from gradtrace.report.repair import to_text
@@ -96,6 +96,14 @@ def test_where_no_change_learns_at_a_usual_rate_all_are_tried():
     assert test.rates == RATES
     assert test.unchanged.rate < min(USUAL)
     assert test(scaled_down(2.0)) < min(USUAL)
+
+
+def test_of_a_loss_in_small_units_higher_rates_are_tried():
+    test, _ = found(1e-3)
+    test.test([scaled_down(1.0)])
+    assert test.rates == HIGHER
+    assert test(scaled_down(1.0)) > max(RATES)
+    assert test.found["x / 1.0"].learns
 
 
 def test_a_rate_below_the_usual_ones_at_which_the_network_as_it_came_learns_is_told():

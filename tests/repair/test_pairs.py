@@ -7,14 +7,16 @@ from dataclasses import replace
 
 from gradtrace.records.change import Change, Draw
 from gradtrace.records.repair import Outcome, Role, Trial
+from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.pace import Pace
 from gradtrace.repair.trend import trend_of
-from gradtrace.repair.trials import ORIGINAL, _finals, _pairs, standing
+from gradtrace.repair.trials import ORIGINAL, _finals, _pairs, _with_the_root, standing
 
 
-def trial(kind, start, *ends, draws=(), role=Role.CANDIDATE):
+def trial(kind, start, *ends, draws=(), role=Role.CANDIDATE, factor=0.1):
     outcomes = tuple(Outcome(i, ((0, start), (9, end))) for i, end in enumerate(ends))
-    return Trial(f"{kind}.", role, (Change(kind, f"{kind}.", ("a",), draws=draws),), outcomes)
+    change = Change(kind, f"{kind}.", ("a",), draws=draws, numbers=(("factor", factor),))
+    return Trial(f"{kind}.", role, (change,), outcomes)
 
 
 def titles(*trials):
@@ -40,11 +42,33 @@ def test_the_best_start_goes_with_the_best_of_the_steps():
     assert titles(clipping, rate, kept, norm)[-2:] == ["clipping. norm.", "rate. norm."]
 
 
+def test_a_start_that_is_mended_goes_with_the_rates_that_are_lowered_least():
+    """As it came the network survives a rate of 1e-9 alone."""
+    rates = [replace(trial("rate", 7e5, end, factor=factor), title=f"{factor:g}.") for factor, end in
+             ((1e-9, 7e4), (0.1, math.inf), (0.001, math.inf), (0.01, math.inf))]  # fmt: skip
+    rates = [replace(t, changes=(replace(t.changes[0], title=t.title),)) for t in rates]
+    found = titles(trial("clipping", 7e5, 80.0), *rates, trial("initialisation", 2.2, math.inf))
+    assert found[-3:] == ["initialisation. clipping.", "initialisation. 0.1.", "initialisation. 0.01."]
+
+
 def test_what_mends_the_ends_goes_with_its_like_and_with_the_best_change_of_the_network():
     """Standardised inputs are of no use to weights that grew for raw ones, nor is a loss to units that are flat."""
     ranked = trial("norm", 2.3, 1.0), trial("clipping", 2.3, 1.1), trial("scale", 2.3, 1.6), trial("loss", 2.3, 1.7)
     found = titles(*ranked, trial("output", 2.3, 1.8))
     assert found == ["clipping. norm.", "scale. norm.", "loss. scale.", "loss. norm."]
+
+
+def test_what_takes_the_cause_away_has_a_place_among_the_finalists():
+    ranked = [trial("clipping", 2.3, 0.1), trial("norm", 2.3, 0.2), trial("skip", 2.3, 0.3), trial("rate", 2.3, 0.4)]
+
+    def order(root, places):
+        return [one.title for one in _with_the_root(ranked, root, places)]
+
+    assert order(Cause.LEARNING_RATE, 2) == ["clipping.", "rate.", "norm.", "skip."]
+    for root, places in ((Cause.LEARNING_RATE, 1), (Cause.LEARNING_RATE, 4), (Cause.UNSAFE_OP, 2), (None, 2)):
+        assert order(root, places) == ["clipping.", "norm.", "skip.", "rate."]
+    broken = [*ranked[:3], trial("rate", 2.3, math.inf)]
+    assert _with_the_root(broken, Cause.LEARNING_RATE, 2) == broken
 
 
 def test_of_those_that_broke_the_better_start_stands_first():

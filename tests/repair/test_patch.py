@@ -71,6 +71,36 @@ def test_a_class_is_renamed_wherever_a_module_is_asked_for_it():
     assert lines_changed(edited(names={"Sigmoid": "ReLU"})) == [(14, "                          nn.ReLU())")]
 
 
+def test_a_block_gives_way_to_what_was_within():
+    source = """def forward(x):
+    # half of it
+    with torch.no_grad():
+        # the first half
+        h = first(x)
+
+        for _ in range(2):
+            h = second(h)
+    with torch.no_grad(), other():
+        return h
+"""
+    at = [(3, SourceEdit(Edit.UNWRAP, "no_grad", "net.py:3"))]
+    assert (
+        edit_calls(cst.parse_module(source), at, {}).code
+        == """def forward(x):
+    # half of it
+    # the first half
+    h = first(x)
+
+    for _ in range(2):
+        h = second(h)
+    with torch.no_grad(), other():
+        return h
+"""
+    )
+    with pytest.raises(NoPatchError, match="no call of no_grad was found at line 9"):
+        edit_calls(cst.parse_module(source), [(9, SourceEdit(Edit.UNWRAP, "no_grad", "net.py:9"))], {})
+
+
 def test_what_is_not_there_is_said():
     with pytest.raises(NoPatchError, match="no call of log was found at line 8"):
         edited(SourceEdit(Edit.CALL, "log", "net.py:8", "{x}"))

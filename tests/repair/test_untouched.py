@@ -33,7 +33,7 @@ CASE_OF = {
     "activation": "functional_sigmoid", "initialisation": "small_std", "norm": "small_std", "skip": "small_std",
     "rate": "rate_regression", "warmup": "rate_regression", "clipping": "rate_regression", "eps": "he_start",
     "placebo": "small_std", "residual": "residual_growth", "symmetry": "he_start",
-    "output": "targets_out_of_range",
+    "output": "targets_out_of_range", "embedding": "unscaled_attention",
 }  # fmt: skip
 """Kind -> a case for which it proposes itself."""
 
@@ -57,6 +57,9 @@ def _proposed(case_name):
     if case_name == CASE_OF["symmetry"]:
         for parameter in setup.model.parameters():
             torch.nn.init.constant_(parameter, 0.05)
+    if case_name == CASE_OF["embedding"]:
+        with torch.no_grad():
+            setup.model.embedding.weight.mul_(30.0)
     optimizer: torch.optim.Optimizer = setup.optimizer or torch.optim.Adam(setup.model.parameters(), lr=1e-4)
     setup = replace(setup, optimizer=optimizer)
     diagnosis = gradtrace.check(setup.model, setup.loss_fn, setup.batches, optimizer=optimizer)

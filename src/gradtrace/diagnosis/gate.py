@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from gradtrace.diagnosis.scene import View
-    from gradtrace.measure.path import Step
+    from gradtrace.measure.path import Paths, Step
     from gradtrace.records.trace import Op, Trace
 
 BOUNDED = {"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign", "erf"}
 """Non-linearities that are flat on both sides."""
+
+_PRODUCTS = ("Mul", "Bmm", "Mm")
+"""Nodes that multiply two values, element by element or as matrices."""
 
 
 def gate_sites(view: View) -> set[tuple[str, str | None, str]]:
@@ -34,12 +37,41 @@ def site_of(op: Op) -> tuple[str, str | None, str]:
 
 
 def is_gate(op: Op, view: View) -> bool:
-    """Whether an activation's value multiplies another computed value."""
-    for source, _ in view.paths.arrivals[op.index]:
-        other = view.trace.ops[source]
-        if other.name.startswith("Mul") and sum(target is not None for target in other.targets) > 1:
-            return True
+    """Whether an activation's value multiplies another computed value, itself or as 1 - z, in whatever shape."""
+    return multiplies(op, view.paths)
+
+
+def multiplies(op: Op, paths: Paths) -> bool:
+    """Whether what an op makes is a factor of a product with another value that the network computes.
+
+    A parameter is none: in gamma f(x) it scales a layer's units, which are no gate for that. Nor is what the value
+    itself becomes, as in h / rms(h). What an op with one input makes of the value, but for a layer or another
+    non-linearity, is followed: a view, 1 - z, a constant times z.
+    """
+    ahead, seen = [op.index], {op.index}
+    while ahead:
+        for source, _ in paths.arrivals[ahead.pop()]:
+            other = paths.ops[source]
+            if other.weights or other.activation is not None or source in seen:
+                continue
+            seen.add(source)
+            inputs = [target[0] for target in other.targets if target is not None]
+            if len(inputs) > 1 and other.name.startswith(_PRODUCTS):
+                if not all(_is_made_of(index, op, paths) for index in inputs):
+                    return True
+            elif len(inputs) == 1 and other.factor is not Factor.LOSS:
+                ahead.append(source)
     return False
+
+
+def _is_made_of(index: int, op: Op, paths: Paths) -> bool:
+    """Whether a value comes from that of `op` alone, or from a parameter."""
+    while index != op.index and paths.ops[index].parameter is None:
+        inputs = [target[0] for target in paths.ops[index].targets if target is not None]
+        if len(inputs) != 1:
+            return False
+        index = inputs[0]
+    return True
 
 
 def gate_decades(trace: Trace, steps: Iterable[Step]) -> float:

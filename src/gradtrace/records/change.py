@@ -18,6 +18,8 @@ class Edit(StrEnum):
     """Its first argument alone; in the text ``{x}`` is what it was."""
     FIRST_TWO = "first_two"
     """Its first two arguments, each as the first of `ARGUMENT`."""
+    UNWRAP = "unwrap"
+    """The ``with`` statement that it stands in is gone, and what was within stands in its place."""
 
 
 @dataclass(frozen=True, slots=True)

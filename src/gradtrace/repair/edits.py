@@ -49,10 +49,22 @@ class _Editor(cst.CSTTransformer):  # type: ignore[misc]
     def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> cst.BaseExpression:
         name = _called(original_node)
         found = self._edit_at(original_node, name) if name else None
-        if found is None:
+        if found is None or found[1].edit is Edit.UNWRAP:
             return updated_node
         self.done.add(found)
         return _edit(found[1], updated_node)
+
+    def leave_With(self, original_node: cst.With, updated_node: cst.With) -> Any:
+        """Of a single block alone: what else it enters is not looked at."""
+        call = original_node.items[0].item if len(original_node.items) == 1 else None
+        found = self._edit_at(call, _called(call)) if isinstance(call, cst.Call) else None
+        if found is None or found[1].edit is not Edit.UNWRAP:
+            return updated_node
+        self.done.add(found)
+        first, *others = updated_node.body.body
+        if hasattr(first, "leading_lines"):
+            first = first.with_changes(leading_lines=[*updated_node.leading_lines, *first.leading_lines])
+        return cst.FlattenSentinel([first, *others])
 
     def leave_Assign(self, original_node: cst.Assign, updated_node: cst.Assign) -> Any:
         """``h = h`` is left out, where an edit has made it so."""

@@ -14,7 +14,7 @@ import math
 import statistics
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR, EFFECT_FRAC, EFFECT_RATIO
+from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR, DOMINANT_FRAC, EFFECT_FRAC, EFFECT_RATIO
 from gradtrace.records.repair import Difference
 
 if TYPE_CHECKING:
@@ -87,6 +87,35 @@ def gained(trial: Trial, other: Trial) -> bool:
     assert other.end is not None
     ratio = EFFECT_RATIO * other.end if trial.end >= 0.0 else -math.inf  # of a loss that is all gone, none is left
     return trial.end < max(other.end - EFFECT_FRAC * _scale(trial, other), ratio)
+
+
+def as_good(trial: Trial, best: Trial, original: Trial) -> bool:
+    """Whether `trial` gains nearly what `best` does over the unchanged network; or half of it, within chance.
+
+    Where trainings scatter, few seeds tell nothing apart: that alone makes no change as good as another.
+    """
+    part = _part_of_gain(trial, best, original)
+    return part >= 1.0 - EFFECT_FRAC or (part >= DOMINANT_FRAC and not told_apart(best, trial))
+
+
+def _part_of_gain(trial: Trial, best: Trial, original: Trial) -> float:
+    """Counted from the unchanged network's end; of one that grows worse, from the lowest loss that one begins with."""
+    known = [one for one in (original.start, original.end, trial.start, best.start) if one is not None]
+    assert trial.end is not None
+    assert best.end is not None
+    begun = min((one for one in known if math.isfinite(one)), default=math.inf)
+    if math.isinf(begun) or begun <= best.end:
+        return float(trial.end <= best.end)
+    return (begun - trial.end) / (begun - best.end)
+
+
+def has_learnt(trial: Trial, original: Trial) -> bool:
+    """Whether less is left of its loss than is worth an edit: what ails it now has kept it from nothing.
+
+    Units that are sure of every example are flat, and pass little on.
+    """
+    starts = [one for one in (trial.start, original.start) if one is not None and math.isfinite(one)]
+    return trial.end is not None and bool(starts) and trial.end <= EFFECT_FRAC * min(starts)
 
 
 def fell(trial: Trial, original: Trial) -> bool:

@@ -23,7 +23,7 @@ from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.correction import with_shares
 from gradtrace.repair.given import check_numbers, chosen_optimizers
 from gradtrace.repair.learning_rate import RangeTest, at_rate, range_test
-from gradtrace.repair.pace import FEWEST_STEPS, USUAL_CANDIDATES, Pace, choose_pace
+from gradtrace.repair.pace import ENOUGH_STEPS, USUAL_CANDIDATES, Pace, choose_pace
 from gradtrace.repair.shares import shares_of
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.training import OutOfTime
@@ -141,7 +141,7 @@ def _proven(
     candidates = _trials(changes, Role.CANDIDATE, situation, shares)
     rates: RangeTest | None = None
     if situation.is_rate_ours:
-        needed = Pace(steps or FEWEST_STEPS).cost_s((USUAL_CANDIDATES, 1, repair.seeds), cost)
+        needed = Pace(steps or ENOUGH_STEPS).cost_s((USUAL_CANDIDATES, 1, repair.seeds), cost)
         rates = range_test(situation, cost, _left(timing, needed), say)
         rates.test([trial for trial in candidates if not trial.refused])
         situation = at_rate(situation, rates.unchanged.rate)
@@ -154,7 +154,7 @@ def _proven(
     usable = [trial for trial in candidates if not trial.refused]
     placebos = _trials(placebo.KIND.propose(situation), Role.PLACEBO, situation, shares)
     numbers = len(usable), len(placebos), repair.seeds
-    left = _left(timing, Pace(steps or FEWEST_STEPS).cost_s(numbers, cost))
+    left = _left(timing, Pace(steps or ENOUGH_STEPS).cost_s(numbers, cost))
     pace = choose_pace(numbers, cost, left - (rates.to_come * cost if rates is not None else 0.0), steps=steps)
     say(f"{len(usable)} candidates, {pace.steps} steps of about {cost:.2g} s, {repair.seeds} seeds")
     notes += pace.left_out
@@ -169,7 +169,8 @@ def _proven(
         needed = _spent(timing) + pace.cost_s(numbers, cost)
         told = f"the time did not suffice for the unchanged network and the placebo; about {needed:.0f} s would"
         return replace(repair, trials=tuple(candidates), steps=pace.steps, notes=(*notes, told))
-    ranked = judged([*trials, *(t for t in candidates if t.refused)], lambda trial: ills_of(trial, course))
+    refused = [trial for trial in candidates if trial.refused]
+    ranked = judged([*trials, *refused], lambda trial: ills_of(trial, course), course.root)
     ranked = confirmed(ranked, course, pace)
     return replace(repair, trials=ranked, steps=pace.steps, notes=(*course.notes, *trend_of(ranked, pace.steps)))
 

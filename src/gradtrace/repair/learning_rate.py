@@ -9,6 +9,8 @@ over as many steps as a trial has, and what does better at its own does better b
 
 Usual is what people try, a decade around 0.01. What learns at a millionth alone is what was to be healed: that the
 network as it came does is told in a note. Only where no change learns at a usual rate, all are tested at all rates.
+Where none learns at these either, the loss may be in small units: L at a rate makes the steps of c L at that rate over
+c. As the findings do not change with c, the rates then go on as many decades above one as they do below.
 
 The rates are walked from the usual one outwards, each way until what has been found learns and the next is no better.
 Each training starts anew, keeps its rate and is judged by its end. So the value that is used is one that was run, and
@@ -40,6 +42,8 @@ RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Decades: a curvature of a million to that of one, the step of gradient descent being stable below two over it."""
 USUAL = (1e-3, 1e-2, 1e-1)
 """Those that are tried first."""
+HIGHER = (DEFAULT_RATE, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
+"""For a loss in small units: the mirror image of the lower ones."""
 FEWEST = 20
 """Steps of each training, or as many as a trial has: twice as many as momentum of 0.9 takes to reach its speed. Where
 the short round has more, as many."""
@@ -117,8 +121,9 @@ class RangeTest:
         return min(self.left, len(self.rates) * (FINALISTS * self.whole + PAIRS * self.steps))
 
     def test(self, trials: Sequence[Trial]) -> None:
-        """Every network, at the usual rates; where no change learns at any, at all rates."""
-        for self.rates in (USUAL, RATES):
+        """Every network, at the usual rates; where no change learns at any, at all rates, and then at higher ones."""
+        tiers = (USUAL, RATES, HIGHER)
+        for self.rates, following in zip(tiers, (*tiers[1:], ()), strict=True):
             self.found.clear()
             if self.whole and self.left >= len(self.rates) * self.whole:
                 self.say("The network as it came (range test of the learning rate)")
@@ -126,7 +131,7 @@ class RangeTest:
             for trial in trials:
                 self(trial)
             self.of_steps = self.unchanged.rate
-            if any(run.learns for run in self.found.values()) or self.left < len(RATES) * self.steps:
+            if any(run.learns for run in self.found.values()) or self.left < len(following) * self.steps:
                 return
 
     def lower(self, trial: Trial) -> bool:

@@ -14,11 +14,14 @@ FINALISTS = 4
 """Candidates that are trained with all seeds."""
 FEWEST_STEPS, MOST_STEPS = 20, 200
 """Bounds of the steps that are chosen where none are given: fewer say nothing, more add little to a comparison."""
+ENOUGH_STEPS = 80
+"""[steps] More time than usual is taken for these: the short round, a quarter, then has 20, which are twice as many as
+momentum of 0.9 takes to reach its speed. What has not begun to train is known by none of its trials."""
 FRESH = 5
 """Seeds, at least, on which the winner is run again: the interval of five is half as wide as that of three."""
 SHORT = 4
 """The first round takes this part of the steps."""
-PAIRS = 7
+PAIRS = 8
 """Of candidates, at most; they are made when each has had its short training."""
 AROUND = 1.2
 """[times the steps] Scoring and copies."""

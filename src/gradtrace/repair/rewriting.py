@@ -41,7 +41,7 @@ class Rewriting(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The edited call where a rule knows this one, else the call."""
-        name = _name_of(func)
+        name = name_of(func)
         rule = next((one for one in self._rules if name in one.functions), None)
         if rule is None:
             return func(*args, **(kwargs or {}))
@@ -75,7 +75,8 @@ def rewritten(model: Any, rules: tuple[Rule, ...]) -> Iterator[None]:
             model.forward = before
 
 
-def _name_of(function: Any) -> str:
+def name_of(function: Any) -> str:
+    """Of a torch function, or of the property behind a getter, without underscores."""
     name = getattr(function, "__name__", "")
     if name in ("__get__", "__set__"):
         return str(getattr(getattr(function, "__self__", None), "__name__", name))

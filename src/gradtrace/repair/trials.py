@@ -16,13 +16,14 @@ from gradtrace.errors import GradtraceError, InputError
 from gradtrace.records.change import Change
 from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.repair.applying import apply_changes
-from gradtrace.repair.changes.table import KINDS, OF_STEPS, OF_THE_ENDS
+from gradtrace.repair.changes.table import KINDS, OF_STEPS, OF_THE_ENDS, mends
 from gradtrace.repair.learning_rate import RangeTest, at_rate
 from gradtrace.repair.pace import SHORT, Pace
 from gradtrace.repair.training import OutOfTime, Plan, train
 from gradtrace.repair.twin import Twin
 
 if TYPE_CHECKING:
+    from gradtrace.records.vocabulary import Cause
     from gradtrace.repair.situation import Situation
 
 ORIGINAL = "The network as it came"
@@ -36,6 +37,11 @@ class Trains(Protocol):
     seeds: int
     steps: int
     notes: list[str]
+
+    @property
+    def root(self) -> Cause | None:
+        """The cause that was found first."""
+        ...
 
     def run(self, trial: Trial, *, seeds: Sequence[int], steps: int) -> Trial:
         """The trial with its outcomes; raises `OutOfTime`, and tells of what fails as a refusal."""
@@ -58,6 +64,11 @@ class Course:
     """The copy of each trial that was trained last with the first seed."""
     rates: RangeTest | None = None
     """Of our own optimizer, where none was given."""
+
+    @property
+    def root(self) -> Cause | None:
+        """The cause that was found first."""
+        return next(iter(self.situation.causes), None)
 
     def run(self, trial: Trial, *, seeds: Sequence[int], steps: int) -> Trial:
         """Train a fresh copy for every seed; raises `OutOfTime`, and keeps what fails as a refusal."""
@@ -117,8 +128,17 @@ def run_all(
     ranked = sorted((t for t in short if t.outcomes), key=standing)
     pairs = [course.run(t, seeds=[0], steps=max(1, course.steps // SHORT)) for t in _pairs(ranked)]
     ranked = sorted([*ranked, *(t for t in pairs if t.outcomes)], key=standing)
+    ranked = _with_the_root(ranked, course.root, pace.finalists)
     finals = _finals(ranked, course, pace)
     return [original, *done, *finals, *(t for t in short if not t.outcomes)]
+
+
+def _with_the_root(ranked: list[Trial], root: Cause | None, places: int) -> list[Trial]:
+    """The best of those that take the root away has a place among the finalists, where there are several."""
+    first = next((place for place, trial in enumerate(ranked) if mends(trial.changes, root)), 0)
+    if first < places or places < 2 or math.isinf(_end(ranked[first])):
+        return ranked
+    return [*ranked[: places - 1], ranked[first], *ranked[places - 1 : first], *ranked[first + 1 :]]
 
 
 def _finals(ranked: Sequence[Trial], course: Trains, pace: Pace) -> list[Trial]:
@@ -172,7 +192,7 @@ def _pairs(ranked: Sequence[Trial]) -> list[Trial]:
     What mends the data, the output or the loss is seen where weights and layers suit what comes then: the best two of
     these kinds go together, and each with the best change of the network. The faults of one network may be several.
     Where a change begins well and its steps do not keep it, what it lacks is said by its two ends: the lowest loss
-    before the first step goes with what changes the steps alone, the best of one kind and the best of another.
+    before the first step goes with what changes the steps alone.
     """
     if not ranked or not ranked[0].changes:
         return []
@@ -185,12 +205,23 @@ def _pairs(ranked: Sequence[Trial]) -> list[Trial]:
         found.append(_pair(best, other))
         if len(found) == 2:
             break
-    steps = {t.changes[0].kind: t for t in reversed(ranked) if t.changes[0].kind in OF_STEPS}.values()
     begun = [trial for trial in ranked if trial.changes[0].kind not in OF_STEPS and _has_lost_its_start(trial)]
     if begun:
-        found += [_pair(min(begun, key=_start), one) for one in sorted(steps, key=standing)[:2]]
+        found += [_pair(min(begun, key=_start), one) for one in _of_steps(ranked)]
     found += _of_several_faults(ranked)
     return list({trial.title: trial for trial in found}.values())
+
+
+def _of_steps(ranked: Sequence[Trial]) -> list[Trial]:
+    """For a start that is mended: the best of two kinds; of lower rates those that lower it least.
+
+    Which rate is best was found with the start as it came, and what that survives is for no other.
+    """
+    lower = [t for t in ranked if t.changes[0].kind == "rate" and t.changes[0].number("factor") < 1.0]
+    lower.sort(key=lambda trial: -trial.changes[0].number("factor"))
+    others = [t for t in ranked if t.changes[0].kind in OF_STEPS and t not in lower]
+    best = {t.changes[0].kind: t for t in reversed(others)}.values()
+    return [*sorted(best, key=standing)[: 1 if lower else 2], *lower[:2]]
 
 
 def _of_several_faults(ranked: Sequence[Trial]) -> list[Trial]:

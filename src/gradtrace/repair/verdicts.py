@@ -6,32 +6,37 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.wording import extent_of
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Difference, Role, Trial
-from gradtrace.records.vocabulary import Severity
-from gradtrace.repair.evidence import against, difference, fell, gained, told_apart
+from gradtrace.records.vocabulary import Cause, Severity
+from gradtrace.repair.changes.table import mends
+from gradtrace.repair.evidence import against, as_good, difference, fell, gained, has_learnt
 from gradtrace.repair.trials import ORIGINAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from gradtrace.records.finding import Finding
     from gradtrace.repair.trials import Course
 
 
 NO_BETTER = "no better than the placebo"
 
 
-def judged(trials: Sequence[Trial], ills_of: Callable[[Trial], tuple[str, ...]]) -> tuple[Trial, ...]:
-    """The trials with their verdicts; proven ones first, the smaller change before what is no better; then by loss.
+def judged(
+    trials: Sequence[Trial], ills_of: Callable[[Trial], tuple[str, ...]], root: Cause | None = None
+) -> tuple[Trial, ...]:
+    """The trials with their verdicts; proven ones first, by what `_ranked` says; the others by loss.
 
-    `ills_of` names what ails a trained copy and not the unchanged network.
+    `ills_of` names what ails a trained copy and not the unchanged network; `root` is the cause that was found first.
     """
     original = next(trial for trial in trials if trial.role is Role.ORIGINAL)
     placebos = [trial for trial in trials if trial.role is Role.PLACEBO and trial.outcomes]
     told = [_judged(trial, original, placebos, ills_of) for trial in trials]
     told.sort(key=lambda trial: (bool(trial.refused), _loss(trial)))
     proven = [trial for trial in told if trial.proven]
-    return (*_ranked(proven), *(trial for trial in told if not trial.proven))
+    return (*_ranked(proven, original, root), *(trial for trial in told if not trial.proven))
 
 
 def judged_one(trial: Trial, original: Trial, placebos: Sequence[Trial]) -> Trial:
@@ -39,12 +44,13 @@ def judged_one(trial: Trial, original: Trial, placebos: Sequence[Trial]) -> Tria
     return _judged(trial, original, placebos, lambda _: ())
 
 
-def _ranked(proven: list[Trial]) -> list[Trial]:
-    """Again and again the smallest change of those that the best is not better than, beyond chance."""
+def _ranked(proven: list[Trial], original: Trial, root: Cause | None) -> list[Trial]:
+    """Again and again, of those that are as good as the best: what takes the root away, then the smallest change."""
     left, ranked = list(proven), list[Trial]()
     while left:
         best = left[0]
-        chosen = min((trial for trial in left if not told_apart(best, trial)), key=_size)
+        level = [trial for trial in left if as_good(trial, best, original)]
+        chosen = min(level, key=lambda trial: (not mends(trial.changes, root), *_size(trial)))
         ranked.append(chosen)
         left = [trial for trial in left if trial is not chosen]
     return ranked
@@ -71,13 +77,14 @@ def _judged(
         return replace(trial, verdict=f"could not be tried: {trial.refused}" if trial.refused else "")
     others = [placebo for placebo in placebos if placebo is not trial]
     trial = replace(trial, against_original=against(trial, original))
-    trial = replace(trial, against_placebo=_worst([against(trial, placebo) for placebo in others]))
-    reason = _why_not(trial, original, is_controlled=bool(others))
+    controls = [against(trial, placebo) for placebo in others]
+    trial = replace(trial, against_placebo=_worst(controls))
+    reason = _why_not(trial, original, controls)
     if trial.role is Role.PLACEBO:
         return replace(trial, verdict=_of_a_placebo(reason, is_controlled=bool(others)))
     if reason:
         return replace(trial, verdict=reason)
-    ills = ills_of(trial)
+    ills = () if has_learnt(trial, original) else ills_of(trial)
     if ills:
         return replace(trial, ills=ills, verdict=f"bought by another ill: {ills[0]}")
     return replace(trial, proven=True, verdict="proven: better than the unchanged network and the placebo")
@@ -95,7 +102,7 @@ def _of_a_placebo(reason: str, *, is_controlled: bool) -> str:
     return "helps no more than chance" if reason else "would have passed for a remedy"
 
 
-def _why_not(trial: Trial, original: Trial, *, is_controlled: bool) -> str:
+def _why_not(trial: Trial, original: Trial, controls: Sequence[Difference | None]) -> str:
     """'' where nothing speaks against it."""
     if not trial.whole:
         return "left behind after the short round" if len(trial.outcomes) == 1 else "time was up"
@@ -108,12 +115,21 @@ def _why_not(trial: Trial, original: Trial, *, is_controlled: bool) -> str:
         return "better than the unchanged network, but not beyond chance"
     if not fell(trial, original):
         return "its loss does not fall"
-    placebo = trial.against_placebo
-    if is_controlled and (placebo is None or not placebo.better):
+    if not all(_beats(trial, found) for found in controls):
         return NO_BETTER
     if _held_out_worse(trial, original):
         return "the held-out loss is worse"
     return ""
+
+
+def _beats(trial: Trial, placebo: Difference | None) -> bool:
+    """Beyond chance, where the change draws weights itself.
+
+    What draws none has those of the unchanged network, and what chance does is seen beside that; how far two draws lie
+    apart is no part of its merit. On average it must end lower than another draw all the same.
+    """
+    draws = trial.role is Role.PLACEBO or any(change.draws or change.loses_weights for change in trial.changes)
+    return placebo is not None and (placebo.better or (not draws and placebo.mean < 0.0))
 
 
 def _held_out_worse(trial: Trial, original: Trial) -> bool:
@@ -126,24 +142,32 @@ def _held_out_worse(trial: Trial, original: Trial) -> bool:
 
 
 def ills_of(trial: Trial, course: Course) -> tuple[str, ...]:
-    """Critical findings of the trained copy that the unchanged network, before or after training, does not have."""
+    """What the trained copy has to pay for its loss, as of `prices`."""
     from gradtrace.checkup.check import check
 
     twin = course.twins.get(trial.title)
     if twin is None:
         return ()
-    known = {finding.symptom for finding in course.situation.diagnosis.findings}
+    healed = course.situation.diagnosis.findings
     unchanged = course.twins.get(ORIGINAL)
+    batches = course.situation.batches[:1]
     try:
-        found = check(twin.model, twin.training_loss_fn, course.situation.batches[:1]).findings
-        if unchanged is not None:
-            known |= {
-                f.symptom for f in check(unchanged.model, unchanged.loss_fn, course.situation.batches[:1]).findings
-            }
+        found = check(twin.model, twin.training_loss_fn, batches).findings
+        trained = check(unchanged.model, unchanged.loss_fn, batches).findings if unchanged is not None else ()
     except InputError:
         return ()
+    return prices(found, healed, trained)
+
+
+def prices(found: Iterable[Finding], healed: Sequence[Finding], trained: Iterable[Finding]) -> tuple[str, ...]:
+    """Critical findings after a change that the unchanged network does not have, before (`healed`) or after training.
+
+    Of two ills that are both decades between the ends of a path, the smaller one is no price for the larger.
+    """
+    known = {finding.symptom for finding in (*healed, *trained)}
+    most = max((abs(extent_of(finding)) for finding in healed), default=0.0)
     return tuple(
         f"{f.symptom.value}, because of {f.cause.value}"
         for f in found
-        if f.severity is Severity.CRITICAL and f.symptom not in known
+        if f.severity is Severity.CRITICAL and f.symptom not in known and not 0.0 < abs(extent_of(f)) < most
     )

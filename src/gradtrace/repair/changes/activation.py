@@ -1,4 +1,4 @@
-"""Another activation, with the initialisation that it needs; the output's own non-linearity stays.
+"""Another activation, with the initialisation that it needs; the output's own non-linearity stays, and gates do.
 
 Glorot et al. (2011) for ReLU; Maas et al. (2013) for leaky ReLU; Hendrycks & Gimpel (2016) for GELU; Klambauer et al.
 (2017) for SELU.
@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gradtrace.diagnosis.attribution import is_bounded, is_flat
+from gradtrace.diagnosis.gate import multiplies, site_of
 from gradtrace.errors import InputError
 from gradtrace.records.change import Change, Draw, Edit, SourceEdit
 from gradtrace.records.vocabulary import Cause, Symptom
@@ -69,7 +70,7 @@ def propose(situation: Situation) -> list[Change]:
         return []
     found = []
     dead = situation.has(Symptom.DEAD_UNITS)
-    ops = [op for op in situation.activations() if _is_guilty(op, dead=dead)]
+    ops = [op for op in _without_gates(situation) if _is_guilty(op, dead=dead)]
     functions = dict.fromkeys(op.activation.function for op in ops if op.activation)
     for function in functions:
         alike = [op for op in ops if op.activation and op.activation.function == function]
@@ -79,6 +80,22 @@ def propose(situation: Situation) -> list[Change]:
             except InputError:
                 continue
     return found
+
+
+def _without_gates(situation: Situation) -> list[Op]:
+    """What multiplies another value is a gate or what it lets through: how much of that is kept, or a cell's state.
+
+    Another function there is another cell. A module, or a line, that is a gate in one of its calls is one.
+    """
+    ops = situation.activations()
+    gates = {site_of(op) for op in ops if multiplies(op, situation.paths)}
+    modules = {op.site.module for op in ops if site_of(op) in gates and _is_of_torch(op, situation.model)}
+    return [op for op in ops if site_of(op) not in gates and op.site.module not in modules]
+
+
+def _is_of_torch(op: Op, model: nn.Module) -> bool:
+    """Whether a module of torch's is what is swapped there, with all of its calls."""
+    return type(model.get_submodule(op.site.module or "")).__module__.startswith("torch.nn")
 
 
 def _is_guilty(op: Op, *, dead: bool) -> bool:
@@ -129,10 +146,10 @@ def _sites(model: nn.Module, ops: list[Op], target: str) -> tuple[list[str], tup
     for op in ops:
         path = op.site.module or ""
         module = model.get_submodule(path)
-        if path and not list(module.children()) and type(module).__module__.startswith("torch.nn"):
+        if path and not list(module.children()) and _is_of_torch(op, model):
             paths.append(path)
             edits[SourceEdit(Edit.RENAME, type(module).__name__, "", target)] = None
-        elif op.site.source and not type(module).__module__.startswith("torch.nn"):
+        elif op.site.source and not _is_of_torch(op, model):
             edits[SourceEdit(Edit.RENAME, op.function, op.site.source, FUNCTIONS[target][0])] = None
     if not edits:
         raise RefusalError("the activation is hidden within a module of torch.nn that does not take another one")

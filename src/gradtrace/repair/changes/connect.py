@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gradtrace.records.change import Change, Edit, SourceEdit
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
+from gradtrace.repair.changes.no_grad import SWITCH, blocks_around, stay_on
 from gradtrace.repair.rewriting import Rule
 from gradtrace.repair.twin import RefusalError, Twin
 
@@ -20,15 +21,18 @@ if TYPE_CHECKING:
 
     from gradtrace.repair.situation import Situation
 
-_CUTS = {"detach": "detach", "data": "data", "detach_": "detach"}
+_CUTS = {"detach": "detach", "data": "data", "detach_": "detach", "no_grad": SWITCH}
+"""Function in the user's line -> the one that is called."""
 
 
 def propose(situation: Situation) -> list[Change]:
     """Cuts in the graph first, then registration, then the optimizer's list."""
     if Cause.DETACHED_GRAPH not in situation.causes:
         return []
-    found = [_uncut(text) for trace in situation.diagnosis.traces[:1] for text in trace.severed]
-    changes = [change for change in found if change is not None]
+    severed = [_parts(text) for trace in situation.diagnosis.traces[:1] for text in trace.severed]
+    changes = [_uncut(name, source) for name, source in severed if name in _CUTS and source]
+    lines = {source for _, source in severed if source}
+    changes += [_uncut("no_grad", block) for block in (blocks_around(lines, situation) if lines else [])]
     loose = unregistered(situation.model)
     if loose:
         changes.append(
@@ -63,21 +67,24 @@ def propose(situation: Situation) -> list[Change]:
     return changes
 
 
-def _uncut(text: str) -> Change | None:
-    """From ``detach (net.py:12)``."""
+def _parts(text: str) -> tuple[str, str]:
+    """Of ``detach (net.py:12)``."""
     name, _, rest = text.partition(" (")
-    source = rest.removesuffix(")")
-    if name not in _CUTS or not source:
-        return None
+    return name, rest.removesuffix(")")
+
+
+def _uncut(name: str, source: str) -> Change:
     return Change(
         kind="connect",
         title=f"Keep the computation on the tape: no {name} at {source}.",
         where=(source,),
         reason="what lies before it gets no gradient",
         words=(("what", "uncut"), ("function", _CUTS[name]), ("source", source)),
-        edits=(SourceEdit(Edit.CALL, name, source, "{x}"),),
-        code=f"# {source}: without .{name}" + ("" if name == "data" else "()"),
-        source="documentation of torch.Tensor.detach",
+        edits=(
+            SourceEdit(Edit.UNWRAP, name, source) if name == "no_grad" else SourceEdit(Edit.CALL, name, source, "{x}"),
+        ),
+        code=f"# {source}: without {'' if name == 'no_grad' else '.'}{name}" + ("" if name == "data" else "()"),
+        source="documentation of torch.no_grad" if name == "no_grad" else "documentation of torch.Tensor.detach",
     )
 
 
@@ -124,7 +131,8 @@ def apply(change: Change, twin: Twin) -> None:
     """On the copy."""
     what = change.word("what")
     if what == "uncut":
-        twin.rules.append(Rule(frozenset({change.word("function")}), change.word("source"), _first))
+        function = change.word("function")
+        twin.rules.append(Rule(frozenset({function}), change.word("source"), stay_on if function == SWITCH else _first))
         return
     if what == "register":
         loose = dict(unregistered(twin.model))

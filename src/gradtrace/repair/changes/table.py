@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradtrace.errors import InputError
+from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes import (
     activation,
     clipping,
     connect,
+    embedding,
     eps,
     formats,
     initialisation,
@@ -41,6 +43,7 @@ KINDS: dict[str, Kind] = {
     "output": output.KIND,
     "formats": formats.KIND,
     "scale": scale.KIND,
+    "embedding": embedding.KIND,
     "transformer": transformer.KIND,
     "recurrence": recurrence.KIND,
     "activation": activation.KIND,
@@ -57,9 +60,36 @@ KINDS: dict[str, Kind] = {
 }
 OF_STEPS = ("rate", "warmup", "clipping", "eps")
 """Kinds that leave the network as it is."""
-OF_THE_ENDS = ("unsafe", "connect", "loss", "output", "formats", "scale")
+OF_THE_ENDS = ("unsafe", "connect", "loss", "output", "formats", "scale", "embedding")
 """Kinds that change what goes in, what comes out and how it is weighed, and no weight or layer between."""
+MENDS: dict[Cause, tuple[str, ...]] = {
+    Cause.ACTIVATION_DERIVATIVE: ("activation",),
+    Cause.SATURATED_PREACTIVATION: ("initialisation", "norm", "scale", "embedding"),
+    Cause.SMALL_WEIGHTS: ("symmetry", "initialisation"),
+    Cause.LARGE_WEIGHTS: ("initialisation", "embedding"),
+    Cause.DEPTH_WITHOUT_SKIP: ("skip", "initialisation"),
+    Cause.RECURRENT_CONTRACTION: ("recurrence",),
+    Cause.RECURRENT_EXPANSION: ("recurrence",),
+    Cause.BATCHNORM_EXPLOSION: ("skip", "norm"),
+    Cause.RESIDUAL_GROWTH: ("residual",),
+    Cause.ATTENTION_SATURATION: ("transformer",),
+    Cause.POST_NORM: ("transformer",),
+    Cause.LEARNING_RATE: ("rate", "warmup"),
+    Cause.INPUT_SCALE: ("scale", "embedding"),
+    Cause.NUMERIC_FORMAT: ("formats",),
+    Cause.DETACHED_GRAPH: ("connect",),
+    Cause.LOSS_FUNCTION: ("loss", "output"),
+    Cause.UNSAFE_OP: ("unsafe",),
+    Cause.REDUCTION_SCALE: ("scale", "rate"),
+}
+"""Kinds that take a cause away, as `gradtrace.remedies` has them, and not what it leads to alone."""
 OF_THE_NETWORK = tuple(name for name in KINDS if name not in (*OF_STEPS, "placebo"))
+
+
+def mends(changes: Sequence[Change], cause: Cause | None) -> bool:
+    """Whether all of these, and there are some, take `cause` away."""
+    kinds = MENDS.get(cause, ()) if cause is not None else ()
+    return bool(changes) and all(change.kind in kinds for change in changes)
 
 
 def propose_all(

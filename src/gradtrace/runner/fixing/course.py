@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Outcome, Role, Trial
-from gradtrace.records.vocabulary import Severity, Symptom
+from gradtrace.records.vocabulary import Severity
 from gradtrace.repair.training import NUM_POINTS, OutOfTime
 from gradtrace.repair.trials import ORIGINAL
+from gradtrace.repair.verdicts import prices
 from gradtrace.runner.fixing.exchange import Answer, Order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gradtrace.records.finding import Finding
+    from gradtrace.records.vocabulary import Cause
     from gradtrace.runner.script import Script
 
 PATIENCE = 5.0
@@ -44,11 +46,16 @@ class ScriptCourse:
     deadline: float
     say: Callable[[str], None]
     deficit: float | None = None
-    known_ills: frozenset[Symptom] = frozenset()
-    """Of the unchanged script."""
+    healed: tuple[Finding, ...] = ()
+    """Of the unchanged script, before it is trained."""
     notes: list[str] = field(default_factory=list)
     answers: dict[tuple[str, int], Answer] = field(default_factory=dict)
     """By title and seed."""
+
+    @property
+    def root(self) -> Cause | None:
+        """The cause that was found first."""
+        return next((finding.cause for finding in self.healed if finding.severity is not Severity.INFO), None)
 
     def run(self, trial: Trial, *, seeds: Sequence[int], steps: int) -> Trial:
         """Run the script with the changes in, once for every seed; raises `OutOfTime` where there was none."""
@@ -104,12 +111,7 @@ class ScriptCourse:
 
     def ills_of(self, trial: Trial) -> tuple[str, ...]:
         """Critical findings of the changed training that the unchanged one does not have."""
-        known = self.known_ills | {finding.symptom for finding in self._findings(ORIGINAL)}
-        return tuple(
-            f"{f.symptom.value}, because of {f.cause.value}"
-            for f in self._findings(trial.title)
-            if f.severity is Severity.CRITICAL and f.symptom not in known
-        )
+        return prices(self._findings(trial.title), self.healed, self._findings(ORIGINAL))
 
     def _findings(self, title: str) -> tuple[Finding, ...]:
         """Of the longest training, the first of these."""

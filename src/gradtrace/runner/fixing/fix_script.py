@@ -97,7 +97,7 @@ def _repaired(
         needed = time_budget_s + Pace(FEWEST_STEPS).cost_s(numbers, course.step_s, course.start_s)
         told = f"the time did not suffice for the unchanged script and the placebo; about {needed:.0f} s would"
         return replace(repair, steps=course.steps, notes=(*course.notes, told))
-    ranked = confirmed(judged(trials, course.ills_of), course, pace)
+    ranked = confirmed(judged(trials, course.ills_of, course.root), course, pace)
     notes = (*course.notes, *_notes(prepared, course, answer), *trend_of(ranked, course.steps))
     repair = replace(repair, trials=ranked, steps=course.steps, seeds=course.seeds, notes=notes)
     return with_script_diffs(repair, prepared.given.name, course, probed, processes)
@@ -145,7 +145,7 @@ def _course(
         deadline,
         progress,
         probed.shares.deficit if probed.shares is not None else None,
-        frozenset(finding.symptom for finding in probed.diagnosis.findings),
+        probed.diagnosis.findings,
         list(probed.notes),
     )
     course.run(Trial(ORIGINAL, Role.ORIGINAL), seeds=[0], steps=course.steps)
