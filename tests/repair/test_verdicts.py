@@ -81,18 +81,6 @@ def test_what_is_bought_by_another_ill_is_not_proven():
     assert told[0].verdict == "bought by another ill: exploding"
 
 
-def test_what_draws_no_weights_need_not_lie_further_from_the_placebo_than_two_draws_do():
-    placebo = trial("placebo", [0.6, 1.5, 2.0], role=Role.PLACEBO)
-    drawn = Change("initialisation", "Draw.", ("a",), loses_weights=True)
-    for ends, change, proven in (
-        ([0.5, 0.51, 0.5], SMALL, True),
-        ([0.5, 0.51, 0.5], drawn, False),
-        ([1.4, 1.41, 1.4], SMALL, False),
-    ):
-        told = judged([trial("one", ends, change), ORIGINAL, placebo], lambda _: ())
-        assert [one.title for one in told if one.proven] == ["one"] * proven
-
-
 def test_what_has_learnt_all_has_paid_nothing():
     told = judged([trial("small", [0.2, 0.21, 0.2], SMALL), ORIGINAL, PLACEBO], lambda _: ("saturated",))
     assert [one.title for one in told if one.proven] == ["small"]

@@ -77,9 +77,8 @@ def _judged(
         return replace(trial, verdict=f"could not be tried: {trial.refused}" if trial.refused else "")
     others = [placebo for placebo in placebos if placebo is not trial]
     trial = replace(trial, against_original=against(trial, original))
-    controls = [against(trial, placebo) for placebo in others]
-    trial = replace(trial, against_placebo=_worst(controls))
-    reason = _why_not(trial, original, controls)
+    trial = replace(trial, against_placebo=_worst([against(trial, placebo) for placebo in others]))
+    reason = _why_not(trial, original, is_controlled=bool(others))
     if trial.role is Role.PLACEBO:
         return replace(trial, verdict=_of_a_placebo(reason, is_controlled=bool(others)))
     if reason:
@@ -102,7 +101,7 @@ def _of_a_placebo(reason: str, *, is_controlled: bool) -> str:
     return "helps no more than chance" if reason else "would have passed for a remedy"
 
 
-def _why_not(trial: Trial, original: Trial, controls: Sequence[Difference | None]) -> str:
+def _why_not(trial: Trial, original: Trial, *, is_controlled: bool) -> str:
     """'' where nothing speaks against it."""
     if not trial.whole:
         return "left behind after the short round" if len(trial.outcomes) == 1 else "time was up"
@@ -115,21 +114,12 @@ def _why_not(trial: Trial, original: Trial, controls: Sequence[Difference | None
         return "better than the unchanged network, but not beyond chance"
     if not fell(trial, original):
         return "its loss does not fall"
-    if not all(_beats(trial, found) for found in controls):
+    placebo = trial.against_placebo
+    if is_controlled and (placebo is None or not placebo.better):
         return NO_BETTER
     if _held_out_worse(trial, original):
         return "the held-out loss is worse"
     return ""
-
-
-def _beats(trial: Trial, placebo: Difference | None) -> bool:
-    """Beyond chance, where the change draws weights itself.
-
-    What draws none has those of the unchanged network, and what chance does is seen beside that; how far two draws lie
-    apart is no part of its merit. On average it must end lower than another draw all the same.
-    """
-    draws = trial.role is Role.PLACEBO or any(change.draws or change.loses_weights for change in trial.changes)
-    return placebo is not None and (placebo.better or (not draws and placebo.mean < 0.0))
 
 
 def _held_out_worse(trial: Trial, original: Trial) -> bool:
