@@ -1,12 +1,14 @@
 """Has anybody cleared the gradients before a step? A look at all of them is cheap beside a trace, and else a rare one.
 
-Traces may be few, where one is dear: so steps whose number is a power of two are looked at as well.
+Traces may be few, where one is dear: so steps whose number is a power of two are looked at as well, unless the host
+would have to wait for a device.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gradtrace.monitor.nonfinite.delayed import is_ahead
 from gradtrace.records.run import EventKind
 
 if TYPE_CHECKING:
@@ -28,7 +30,11 @@ class Uncleared:
 
     def wants(self, step: int, *, is_traced: bool) -> bool:
         """Whether to look at a step; there is nothing before the run's first."""
-        return step > 0 and (is_traced or step & (step - 1) == 0)
+        return step > 0 and (is_traced or (step & (step - 1) == 0 and not self._would_wait))
+
+    @property
+    def _would_wait(self) -> bool:
+        return any(is_ahead(parameter.device) for parameter in self._watched.parameters)
 
     def before_backward(self, *, looks: bool) -> None:
         """A pass begins; `looks`: it is the first of a step that is wanted."""
