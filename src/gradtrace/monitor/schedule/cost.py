@@ -92,6 +92,8 @@ class Cost:
         self._of_level = {level: dict.fromkeys(EVERY_STEP, 0.0) for level in Level}
         self._of_row = dict.fromkeys(PARTS, 0.0)
         self._num_rows = 0
+        self._switched_s = 0.0
+        """By how much the steps in which the level changed were longer than usual, and no clock of ours saw it."""
         self._slow: list[float] = []
         """The latest steps, if they were all far longer than usual."""
         self._durations: deque[float] = deque(maxlen=MOST_COMPARED)
@@ -111,6 +113,9 @@ class Cost:
             own["traces"] = min(max(own["traces"], seconds - self.usual_s - every_step), 4.0 * own["traces"])
         seldom = own["updates"] + own["traces"] + own["findings"]
         bare = max(seconds - every_step - seldom, 0.0)
+        if is_mixed and self.usual_s:
+            self._switched_s += min(bare, PAUSE * self.usual_s) - self.usual_s
+            bare = min(bare, self.usual_s)
         if not own["traces"]:
             self._learn(bare)
         self.training_s += min(bare, PAUSE * self.usual_s) if self.usual_s else bare
@@ -161,10 +166,11 @@ class Cost:
         """[seconds] What a step at this level is longer than one at rest."""
         if level is Level.REST:  # beside which nothing can be set that would show what hides
             return HIDDEN * self._clock_s(level)
+        switching = self._switching_s / max(self.rows[Level.LISTEN] + self.rows[Level.MEASURE], 1)
         steps = [(level, Level.REST)]
         if level is Level.MEASURE and self._weight(steps[0]) < self._weight((Level.MEASURE, Level.LISTEN)):
             steps = [(Level.MEASURE, Level.LISTEN), (Level.LISTEN, Level.REST)]
-        return sum(self._added_s(*pair) for pair in steps)
+        return switching + sum(self._added_s(*pair) for pair in steps)
 
     @property
     def num_compared(self) -> int:
@@ -180,6 +186,11 @@ class Cost:
     def seldom_s(self) -> float:
         """Of that, what not every step has."""
         return self.account["updates"] + self.account["traces"] + self.account["findings"]
+
+    @property
+    def _switching_s(self) -> float:
+        """What it has taken to change the level: a rest has no part in it."""
+        return max(self._switched_s, 0.0)
 
     def record(self) -> WatchCost:
         """The whole, and its split: what every step has in the proportions of our own clock."""
