@@ -121,3 +121,21 @@ def test_attention_that_learns_to_look_at_one_place_and_one_that_starts_so(scale
     else:
         assert all(f.severity is Severity.INFO for f in found)
         assert watch.diagnosis.healthy
+
+
+@pytest.mark.parametrize("rate", [1e-3, 1.0])
+def test_prices_are_far_off_although_the_output_has_grown(rate: float) -> None:
+    """By the latest trace the output is within two orders of magnitude of them; a constant still does better."""
+    torch.manual_seed(0)
+    features = torch.rand(64, 3) * torch.tensor([200.0, 6.0, 1.0]) + torch.tensor([40.0, 1.0, 2000.0])
+    price = 2000.0 * features[:, :1] + 1e4 * features[:, 1:2]
+    model = nn.Sequential(nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    watch = trained(model, optimizer, lambda _: nn.functional.mse_loss(model(features), price), 400)
+    left = nn.functional.mse_loss(model(features), price).item() / price.var().item()
+    of_targets = [f for f in watch.diagnosis.findings if "targets" in f.where]
+    assert (left > 2.0) is (rate < 1.0)
+    assert [(f.cause, f.severity, f.step) for f in of_targets] == (
+        [(Cause.INPUT_SCALE, Severity.WARNING, 0)] if rate < 1.0 else []
+    )
+    assert all("After 399 steps the loss is" in f.message for f in of_targets)

@@ -17,7 +17,10 @@ from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gradtrace.diagnosis.scene import Scene, View
+    from gradtrace.records.exhibit import OptimizerStats
     from gradtrace.records.trace import Op
 
 
@@ -85,7 +88,8 @@ def targets(scene: Scene) -> list[Finding]:
     distances = [target_distance(view) for view in scene.views]
     if min(distances) <= TARGET_RATIO:
         return []
-    needed = _steps_to_targets(scene)
+    training = scene.exhibit.training
+    needed = steps_to_targets(training.losses, scene.exhibit.optimizers) if training is not None else math.inf
     covered = "" if needed > FOLLOWED_STEPS else f" At the pace of the steps on a copy {steps(needed)} get there."
     view = scene.views[0]
     layer = next(op for op in view.trace.ops if is_layer(op))
@@ -103,14 +107,13 @@ def targets(scene: Scene) -> list[Finding]:
     ]
 
 
-def _steps_to_targets(scene: Scene) -> float:
+def steps_to_targets(losses: Sequence[float], optimizers: Sequence[OptimizerStats]) -> float:
     """How many adaptive steps the distance takes, each as long for any gradient; inf where none was seen to shorten it.
 
     The root of a squared error is the distance: K steps that leave sqrt(L_K / L_0) of it cover the rest at that pace.
     """
-    training = scene.exhibit.training
-    losses = [loss for loss in training.losses if math.isfinite(loss)] if training is not None else []
-    adaptive = bool(scene.exhibit.optimizers) and all(optimizer.adaptive for optimizer in scene.exhibit.optimizers)
+    losses = [loss for loss in losses if math.isfinite(loss)]
+    adaptive = bool(optimizers) and all(optimizer.adaptive for optimizer in optimizers)
     if not adaptive or len(losses) < 2 or not losses[0] > 0.0:
         return math.inf
     left = math.sqrt(max(statistics.median(losses[-TAIL:]), 0.0) / losses[0])

@@ -115,14 +115,13 @@ class Judging:
         else:
             found += self._shown_by_traces(run, list(found))
         if self._of_first is not None and not any(f.cause is Cause.LEARNING_RATE for f in found if _is_grave(f)):
-            found = [*still_far_off(self.traces[0], run), *found]
+            found = _instead(still_far_off(self.traces[0], run), found)
         if start is not None:
             found = [start.instead(f) if start.explains(run, f) else f for f in found]
             root = start.growth if self._nonfinite is not None else start.scar(run)
             found += [root] if root is not None and root not in found else []
         if self._of_first is not None:
-            away = squared_away(self.traces[0], self._of_first, run)
-            found = [*away, *(f for f in found if key_of(f) not in {*map(key_of, away)})]
+            found = _instead(squared_away(self.traces[0], self._of_first, run), found)
         if self._nonfinite is not None and self._of_first is not None:
             found += clear_before(self._of_first, run, self._nonfinite.step or 0)
         return weigh(rank(found), self._moved)
@@ -196,6 +195,11 @@ class Judging:
         )
         found = (in_units_of(run, finding, trace, step) for finding in judge(shown, limits=self._limits).findings)
         return tuple(replace(f, step=_since(f, before, step)) for f in found)
+
+
+def _instead(known: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
+    """`known`, and what of `found` is something else."""
+    return [*known, *(finding for finding in found if key_of(finding) not in {*map(key_of, known)})]
 
 
 def _is_grave(finding: Finding) -> bool:
