@@ -22,6 +22,15 @@ def trained(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[
     return watch
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.Adamax])
+def test_what_divides_by_a_maximum_has_squared_nothing(kind: Callable[..., torch.optim.Optimizer]) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 1, bias=False), torch.randn(16, 4)
+    watch = trained(model, kind(model.parameters(), lr=1e-3), lambda _: 1e22 * model(x).square().mean())
+    told = [f for f in watch.diagnosis.findings if "no square in float32" in f.message]
+    assert len(told) == (kind is torch.optim.Adam)
+
+
 @pytest.mark.parametrize("scale", [255.0, 1.0])
 def test_a_variance_whose_gradient_has_no_square(scale: float) -> None:
     """exp(log variance) of raw pixels: Adam divides by an infinite mean of squares for ever."""

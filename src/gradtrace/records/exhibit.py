@@ -49,6 +49,11 @@ class OptimizerStats:
     unowned: tuple[str, ...] = ()
     """Of `parameters`, each an ``nn.Parameter``, those that no module owns any longer, or ever did."""
 
+    @property
+    def divides_by_squares(self) -> bool:
+        """Whether it divides by the root of a mean of squares, as Adam does: not by a maximum, and not by itself."""
+        return self.adaptive and self.eps > 0.0 and self.kind.lower() not in ("adamax", "muon")
+
 
 @dataclass(frozen=True, slots=True)
 class Training:

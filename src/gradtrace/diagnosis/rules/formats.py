@@ -193,9 +193,9 @@ def _unchanged(scene: Scene) -> Finding | None:
 
 def _squares_overflow(name: str, scene: Scene) -> bool:
     """Whether an adaptive optimizer squares a gradient that has no square in float32: it divides by infinity then."""
-    adaptive = any(one.adaptive and name in one.parameters for one in scene.exhibit.optimizers)
+    divides = any(one.divides_by_squares and name in one.parameters for one in scene.exhibit.optimizers)
     stats = next((p.gradient for p in scene.exhibit.traces[0].parameters if p.name == name), None)
-    return adaptive and stats is not None and stats.dtype == "float32" and stats.max_abs > LARGEST_SQUARED
+    return divides and stats is not None and stats.dtype == "float32" and stats.max_abs > LARGEST_SQUARED
 
 
 def _squared_away(stuck: list[UpdateStats], scene: Scene) -> Finding:

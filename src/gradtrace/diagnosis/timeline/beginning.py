@@ -111,7 +111,7 @@ def squared_away(trace: Trace, found: Sequence[Finding], run: Run) -> list[Findi
     An adaptive step is as long for any gradient, as long as the mean of squares that it divides by is a number: once
     infinite it stays so, as b inf + (1 - b) g^2 is, and what it belongs to never moves again.
     """
-    held = {name for one in run.header.optimizers if one.adaptive and one.eps > 0.0 for name in one.parameters}
+    held = {name for one in run.header.optimizers if one.divides_by_squares for name in one.parameters}
     sizes = {
         p.name: p.gradient.max_abs
         for p in trace.parameters
