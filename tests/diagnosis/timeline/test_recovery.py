@@ -114,18 +114,37 @@ def test_a_training_that_leaves_its_small_weights_behind(recovers: bool, monkeyp
     for layer in layers:
         nn.init.normal_(layer.weight, 0, 0.03)
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    monkeypatch.setattr("gradtrace.monitor.training.JUDGE_EVERY_S", 0.0)
+    told: list[list[Severity]] = []
     with gradtrace.watch(model, optimizer, budget=10.0) as watch:
         for step in range(20):
             optimizer.zero_grad()
             (model(torch.randn(64, 32)) - torch.randn(64, 1)).square().mean().backward()
             optimizer.step()
-            if recovers and step == 4:
+            if recovers and step == 0:
                 with torch.no_grad():
                     for layer in layers:
                         layer.weight.mul_(6.0)
+            told.append([f.severity for f in watch.run.findings if f.symptom is Symptom.VANISHING])
     assert watch.trace_steps == (0,)
     vanished = [f for f in watch.diagnosis.findings if f.symptom is Symptom.VANISHING]
     assert [f.severity is Severity.INFO for f in vanished] == [recovers]
+    assert not any(told[:SUSTAINED_ROWS])
+    assert ([Severity.CRITICAL] in told) == (not recovers)  # nobody is told in between what the end takes back
+
+
+@pytest.mark.parametrize("num_steps", [2, SUSTAINED_ROWS, 12])
+def test_who_ends_before_anything_could_come_back_is_told_all_the_same(num_steps: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(part for _ in range(12) for part in (nn.Linear(32, 32), nn.Sigmoid())), nn.Linear(32, 1))
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for _ in range(num_steps):
+            optimizer.zero_grad()
+            (model(torch.randn(64, 32)) - torch.randn(64, 1)).square().mean().backward()
+            optimizer.step()
+    assert [f.severity for f in watch.diagnosis.findings if f.symptom is Symptom.VANISHING] == [Severity.CRITICAL]
+    assert [f.severity for f in watch.run.findings if f.symptom is Symptom.VANISHING] == [Severity.CRITICAL]
 
 
 def test_what_is_clear_cut_and_as_far_behind_after_the_steps_that_were_followed() -> None:

@@ -15,7 +15,13 @@ import numpy as np
 
 from gradtrace.diagnosis.layer import owner
 from gradtrace.diagnosis.profile import profiles
-from gradtrace.diagnosis.thresholds import CLEAR_DECADES, EVENED_OUT, FOLLOWED_STEPS, HEALTHY_DECADES
+from gradtrace.diagnosis.thresholds import (
+    CLEAR_DECADES,
+    EVENED_OUT,
+    FOLLOWED_STEPS,
+    HEALTHY_DECADES,
+    SUSTAINED_ROWS,
+)
 from gradtrace.diagnosis.timeline.losses import falls_since, followed, last_rows
 from gradtrace.diagnosis.wording import EXTENT, EXTENT_PER_UNIT, decades
 from gradtrace.measure.names import Names
@@ -55,6 +61,16 @@ def with_recovery(finding: Finding, trace: Trace, run: Run, step: int, limit: fl
 def is_of_depth(finding: Finding) -> bool:
     """Whether it tells of a gradient that vanishes on its way from a late layer to an early one."""
     return finding.symptom is Symptom.VANISHING and any(e.name == EXTENT for e in finding.evidence)
+
+
+def may_pass(finding: Finding, run: Run) -> bool:
+    """Whether too few steps have come since for `with_recovery` to take it back: who tells of it now may be wrong soon.
+
+    As in a game of two players whose first steps are not like those to come.
+    """
+    if not is_of_depth(finding) or finding.severity is Severity.INFO or finding.step is None:
+        return False
+    return int(np.count_nonzero(run.steps.first > finding.step)) < SUSTAINED_ROWS
 
 
 def is_as_far_behind(trace: Trace, run: Run, step: int) -> bool:

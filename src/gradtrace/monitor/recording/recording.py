@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradtrace.diagnosis.timeline.recovery import may_pass
 from gradtrace.monitor.recording.judging import Judging, key_of
 from gradtrace.monitor.recording.sinks.choice import as_sink
 from gradtrace.monitor.recording.sinks.feed import Feed
@@ -180,9 +181,10 @@ class Recording:
         """What watching has taken so far."""
         self._writer.cost(cost)
 
-    def judge(self, step: int) -> tuple[Finding, ...]:
-        """What is wrong by now; it goes to the file, and what is new to the sinks."""
-        found = self.findings()
+    def judge(self, step: int, *, is_last: bool = False) -> tuple[Finding, ...]:
+        """What is wrong, and may not pass with the next steps; it goes to the file, and what is new to the sinks."""
+        run = self.run
+        found = tuple(f for f in self.judging.findings(run) if is_last or not may_pass(f, run))
         self._writer.findings(found)
         for finding in found:
             if key_of(finding) not in self._told:
@@ -201,7 +203,7 @@ class Recording:
     def close(self, step: int, *, finished: bool) -> None:
         """Judge a last time, write the rest and let go of file and sinks."""
         try:
-            self.judge(step)
+            self.judge(step, is_last=True)
         finally:
             self._writer.close(finished=finished)
             self._feed.close()
