@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import pytest
 import torch
@@ -10,16 +12,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gradtrace
-from gradtrace.measure.attention import attention_stats, heads
+from gradtrace.measure.attention import attention_stats, fused_logits, heads, without_masked
 from gradtrace.records.finding import Finding
 from gradtrace.records.vocabulary import Cause, Symptom
+
+Mask: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+EARLIER = torch.zeros(12, 12, dtype=torch.bool)
+"""Which key a query sees: seven of twelve queries see themselves alone, the others all keys."""
+EARLIER[torch.arange(7), torch.arange(7)] = EARLIER[7:] = True
+
+MASKS: dict[str, Mask] = {
+    "-inf": lambda z, mask: z.masked_fill(~mask, -math.inf),
+    "-1e9 in place": lambda z, mask: z.masked_fill_(~mask, -1e9),
+    "-1e4 added": lambda z, mask: z + (~mask) * -1e4,
+    "lowest": lambda z, mask: torch.where(mask, z, torch.finfo(z.dtype).min),
+    "-1e9 added": lambda z, mask: z + (~mask) * -1e9,
+}
 
 
 class Net(nn.Module):
     """Two heads of 16, written out or fused; the embedding and its positions have unit scale."""
 
-    def __init__(self, *, fused: bool, scale: float = 0.25) -> None:
+    def __init__(self, *, fused: bool, scale: float = 0.25, masked: Mask | None = None) -> None:
         super().__init__()
+        self.masked = masked
         self.q, self.k, self.v, self.out = (nn.Linear(32, 32, bias=False) for _ in range(4))
         self.fused, self.scale = fused, scale
         for one in (self.q, self.k):
@@ -27,7 +44,9 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (f(x).unflatten(-1, (2, 16)).transpose(1, 2) for f in (self.q, self.k, self.v))
-        if self.fused:
+        if self.masked is not None:
+            mixed = torch.softmax(self.masked(q @ k.mT * self.scale, EARLIER), -1) @ v
+        elif self.fused:
             mixed = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
         else:
             mixed = torch.softmax(q @ k.mT * self.scale, -1) @ v
@@ -65,6 +84,37 @@ def test_what_makes_the_logits_large_is_named(fused: bool) -> None:
     found = finding(Net(fused=fused, scale=16.0))
     assert found is not None
     assert "The scale makes it: 1 / sqrt(d) is usual" in found.message
+
+
+@pytest.mark.parametrize("mask", list(MASKS))
+def test_keys_that_a_constant_masks_are_none(mask: str) -> None:
+    """A query that sees one key alone is one-hot by construction; and no mask makes the logits large."""
+    assert finding(Net(fused=False, masked=MASKS[mask])) is None
+    told = []
+    for one in (MASKS[mask], MASKS["-inf"]):
+        torch.manual_seed(0)
+        model = Net(fused=False, masked=one)
+        with torch.no_grad():
+            model.q.weight *= 60.0
+        found = finding(model)
+        assert found is not None
+        told.append(found)
+    assert "The queries make it" in told[0].message
+    assert told[0].message == told[1].message
+
+
+@pytest.mark.parametrize("as_bias", [False, True])
+def test_a_fused_mask_of_large_numbers_is_as_one_of_bits(as_bias: bool) -> None:
+    q, k, v = (torch.randn(2, 2, 12, 16, requires_grad=True) for _ in range(3))
+    mask = torch.where(EARLIER, 0.0, -1e9) if as_bias else EARLIER
+    found = fused_logits(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).grad_fn)  # type: ignore[arg-type]
+    assert found is not None
+    assert torch.equal(torch.isfinite(found[0]), EARLIER.expand_as(found[0]))
+
+
+def test_logits_that_are_large_by_themselves_are_not_masked() -> None:
+    z = 300.0 * torch.randn(4, 2, 64, 64)
+    assert torch.isfinite(without_masked(z, -1)).float().mean() > 0.999
 
 
 @pytest.mark.parametrize("fused", [True, False])

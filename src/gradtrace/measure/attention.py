@@ -26,6 +26,12 @@ QUERIES = 32
 
 _NUM_SCALES = 3
 
+_UNDERFLOWS = 104.0
+"""exp of less is zero in float32, whose smallest number is 2^-149 = exp(-103.3)."""
+
+_AT_THE_BOTTOM, _FAR_ABOVE = 0.9, 0.5
+"""[of the lowest logit] A constant that masks is told by the gap above it, where queries and keys make none."""
+
 
 def fused_logits(node: Node) -> tuple[Tensor, Tensor] | None:
     """Logits [*, heads, queries, keys] of a sample of the queries of a fused op, and [rms(q), rms(k), s sqrt(d)]."""
@@ -41,6 +47,7 @@ def fused_logits(node: Node) -> tuple[Tensor, Tensor] | None:
     if mask is not None:
         mask = mask.expand(*query.shape[:-1], key.shape[-2])[..., ::step, :]
         logits = logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
+    logits = without_masked(logits, -1)
     if saved(node, "is_causal", False):
         positions = torch.arange(0, query.shape[-2], step, device=logits.device)
         later = torch.arange(key.shape[-2], device=logits.device) > positions[:, None]
@@ -48,6 +55,21 @@ def fused_logits(node: Node) -> tuple[Tensor, Tensor] | None:
     sizes = [part.float().square().mean().sqrt() for part in (query, key)]
     temperature = torch.full_like(sizes[0], scale * math.sqrt(query.shape[-1]))
     return logits, torch.stack((*sizes, temperature))
+
+
+def without_masked(logits: Tensor, dim: int) -> Tensor:
+    """`logits`, with -inf where a large negative constant (-1e4, -1e9, the lowest number) stands for it.
+
+    >>> without_masked(torch.tensor([[1.0, 2.0, -1e9], [0.0, 3.0, 1.0]]), -1)
+    tensor([[1., 2., -inf],
+            [0., 3., 1.]])
+    """
+    finite = logits.masked_fill(~torch.isfinite(logits), 0.0)
+    lowest = finite.amin()
+    at_bottom = logits <= _AT_THE_BOTTOM * lowest
+    between = ((logits <= _FAR_ABOVE * lowest) & ~at_bottom).any()
+    masked = at_bottom & ~between & (logits <= logits.amax(dim, keepdim=True) - _UNDERFLOWS)
+    return logits.masked_fill(masked, -math.inf)
 
 
 def attention_rows(logits: Tensor) -> Tensor:

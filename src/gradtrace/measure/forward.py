@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradtrace.measure.attention import attention_rows, fused_logits, heads
+from gradtrace.measure.attention import attention_rows, fused_logits, heads, without_masked
 from gradtrace.measure.objective import KNOWN, num_elements, reach
 from gradtrace.measure.reduction import count, in_memory_order, put_sample, whole_norm
 from gradtrace.measure.seen import MOMENTS, SATURATED_FRAC, Seen
@@ -65,10 +65,13 @@ class ForwardObserver:
             return None
         activation = activation_of(function, args, kwargs)
         if activation is not None and first.is_floating_point() and first.numel():
-            seen.activation = self.measure_activation(activation, first.detach())
-            if activation.name == "softmax" and activation.dim in (-1, first.dim() - 1):
+            x = first.detach()
+            if activation.name == "softmax" and activation.dim is not None and x.dim() in (3, 4):  # perhaps attention's
+                x = without_masked(x, activation.dim)
+            seen.activation = self.measure_activation(activation, x)
+            if activation.name == "softmax" and activation.dim in (-1, x.dim() - 1):
                 with torch.no_grad():
-                    seen.heads = self._heads(first, None)
+                    seen.heads = self._heads(x, None)
         if call.name in _SCALED:
             wide = next((tensor for tensor in operands if tensor.is_floating_point()), None)
             if wide is not None and wide.numel():
