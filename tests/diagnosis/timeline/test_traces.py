@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gradtrace.diagnosis.rules.loss import OF_CONSTANT
 from gradtrace.diagnosis.timeline.traces import in_time
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Run, RunHeader, RunSteps, Scalar, Series
@@ -13,12 +14,13 @@ from gradtrace.records.vocabulary import Cause, Severity, Symptom
 NUM, AT = 400, 200
 
 
-def run_with(loss: np.ndarray) -> Run:
-    scalars = np.full((NUM, len(Scalar)), np.nan)
-    scalars[:, 0] = loss
-    series = np.ones((NUM, len(Series), 0), np.float32)
-    none = np.zeros(NUM, np.int64)
-    t = np.arange(NUM)
+def run_with(loss: np.ndarray, rows: np.ndarray | None = None) -> Run:
+    """`loss` by step, known in `rows` alone."""
+    t = np.arange(NUM) if rows is None else rows
+    scalars = np.full((len(t), len(Scalar)), np.nan)
+    scalars[:, 0] = loss[t]
+    series = np.ones((len(t), len(Series), 0), np.float32)
+    none = np.zeros(len(t), np.int64)
     return Run(RunHeader("0" * 32, 0.0), RunSteps(t, none + 1, 0.1 * t, scalars, scalars, series, series, none, none))
 
 
@@ -74,3 +76,35 @@ def test_by_what_the_loss_did(loss: np.ndarray, dead: float, severity: Severity)
 )
 def test_attention_that_has_learnt_where_to_look(loss: np.ndarray, traced: list[int], severity: Severity) -> None:
     assert in_time(one_hot(), run_with(loss), traced, []).severity is severity
+
+
+SOLVED = 2.0 * np.exp(-np.arange(NUM) / 20.0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "severity"), [(SOLVED, Severity.INFO), (LEARNT, Severity.WARNING), (STANDS, Severity.WARNING)]
+)
+def test_units_that_saturate_once_all_is_learnt(loss: np.ndarray, severity: Severity) -> None:
+    """A loss at a hundredth asks for outputs that are certain; one at a half may stand there for their flat curve."""
+    found = Finding(Symptom.SATURATED, Cause.SATURATED_PREACTIVATION, ("rnn",), Severity.WARNING, "Flat.", step=AT)
+    assert in_time(found, run_with(loss), [0, AT], []).severity is severity
+
+
+@pytest.mark.parametrize(
+    ("end", "severity"),
+    [(2.6, Severity.INFO), (1.2, Severity.INFO), (3.3, Severity.CRITICAL)],
+)
+def test_what_a_recurrence_forgets_beside_a_loss_that_is_seldom_read(end: float, severity: Severity) -> None:
+    """Rows lie close at the beginning, and then apart: the latest five are not all of the run's end."""
+    loss = np.linspace(3.3, end, NUM)
+    found = Finding(
+        Symptom.VANISHING,
+        Cause.RECURRENT_CONTRACTION,
+        ("lstm",),
+        Severity.CRITICAL,
+        "Forgets.",
+        evidence=(Evidence(OF_CONSTANT, 3.26),),
+        step=0,
+    )
+    rows = np.array([*range(34), 309])
+    assert in_time(found, run_with(loss, rows), [0], []).severity is severity

@@ -100,21 +100,26 @@ def falls_since(run: Run, step: int) -> bool:
     return bool(smooth[-1] <= np.median(before) / FALLEN_FACTOR and smooth[-1] <= FALLEN_FACTOR * smooth.min())
 
 
-def halved_before(run: Run, step: int) -> bool:
-    """Whether the losses that led up to `step` were at most half of the first ones."""
+def fallen_before(run: Run, step: int, factor: float = FALLEN_FACTOR) -> bool:
+    """Whether the losses that led up to `step` were below the first ones by `factor` at least."""
     steps, _, high = _finite_losses(run)
     led_up = high[steps < step]
     width = last_rows(len(led_up))
     if len(led_up) < 2 * width:
         return False
-    return bool(np.median(led_up[-width:]) <= np.median(led_up[:width]) / FALLEN_FACTOR)
+    return bool(np.median(led_up[-width:]) <= np.median(led_up[:width]) / factor)
 
 
 def latest(run: Run) -> float:
     """The median of the latest losses (the larger one of each row); NaN where too few are known."""
-    high = _finite_losses(run)[2]
+    steps, _, high = _finite_losses(run)
     width = last_rows(len(high))
-    return float(np.median(high[-width:])) if len(high) >= 2 * width else math.nan
+    return float(np.median(_late(steps, high, width))) if len(high) >= 2 * width else math.nan
+
+
+def _late(steps: NDArray[np.int64], values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """The last `width` at most, of the later half of the steps: rows lie close at a run's beginning, and then apart."""
+    return values[-width:][steps[-width:] >= (steps[0] + steps[-1]) / 2.0]
 
 
 def middle(run: Run) -> int:
@@ -140,22 +145,23 @@ def moved(run: Run, since: int) -> int | None:
     0 where they lie neither above nor below; None: no loss is known.
     """
     steps, _, high = _finite_losses(run)
-    high = high[steps >= since]
+    steps, high = steps[steps >= since], high[steps >= since]
     width = min(last_rows(len(high)), len(high))
     if not width:
         return None
-    start, now = float(np.median(high[:width])), float(np.median(high[-width:]))
-    margin = max(UPDATE_USUAL * abs(start), _by_chance(high, width))
+    late = _late(steps, high, width)
+    start, now = float(np.median(high[:width])), float(np.median(late))
+    margin = max(UPDATE_USUAL * abs(start), _by_chance(high, width, len(late)))
     return (now > start + margin) - (now < start - margin)
 
 
-def _by_chance(losses: NDArray[np.float64], width: int) -> float:
-    """By how much the medians of two stretches of `width` losses differ by chance alone: batches are not alike.
+def _by_chance(losses: NDArray[np.float64], *widths: int) -> float:
+    """By how much the medians of two stretches of so many losses differ by chance alone: batches are not alike.
 
     A median's standard error is 1.25 sigma / sqrt(width); sigma is taken from row to row, which no trend adds to.
     """
     sigma = float(np.std(np.diff(losses))) / math.sqrt(2.0) if len(losses) > 1 else 0.0
-    return DEAD_SIGMAS * 1.25 * sigma * math.sqrt(2.0 / width)
+    return DEAD_SIGMAS * 1.25 * sigma * math.sqrt(sum(1.0 / width for width in widths))
 
 
 def _first_above(above: NDArray[np.bool_], width: int) -> int:

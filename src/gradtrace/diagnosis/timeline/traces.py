@@ -18,14 +18,14 @@ import numpy as np
 
 from gradtrace.diagnosis.rules.loss import OF_CONSTANT
 from gradtrace.diagnosis.rules.units import LEFT
-from gradtrace.diagnosis.thresholds import FALLEN_FACTOR, FOLLOWED_STEPS, LETS_THROUGH
+from gradtrace.diagnosis.thresholds import FALLEN_FACTOR, FOLLOWED_STEPS, HEALTHY_DECADES, LETS_THROUGH
 from gradtrace.diagnosis.timeline.before import before
 from gradtrace.diagnosis.timeline.growth import growth_of
 from gradtrace.diagnosis.timeline.losses import (
     came_before,
+    fallen_before,
     falls_since,
     followed,
-    halved_before,
     latest,
     middle,
     moved,
@@ -127,16 +127,18 @@ def _by_then_learnt(finding: Finding, run: Run) -> str:
     """Why what came to pass at a step did no harm, in words; '' where it may have.
 
     It came to a network that had learnt, and did not set it back. A layer that has more units than it needs loses some
-    on the way; and attention that has learnt where to look looks there alone: its softmax is as flat as any that is
-    right.
+    on the way; attention that has learnt where to look looks there alone: its softmax is as flat as any that is
+    right; and units whose output must be certain saturate, once the loss is a hundredth of what it was.
     """
     step = finding.step or 0
-    if not halved_before(run, step) or moved(run, step) == 1 or not falls_since(run, 0):
+    if not fallen_before(run, step) or moved(run, step) == 1 or not falls_since(run, 0):
         return ""
     if finding.symptom is Symptom.DEAD_UNITS and _leaves_room(finding):
         return "The loss had halved by then, and is no higher since: what is left of the layer does."
     if finding.symptom is Symptom.SATURATED and finding.cause is Cause.ATTENTION_SATURATION:
         return "The loss had halved by then, and is no higher since: it has learnt where to look."
+    if finding.symptom is Symptom.SATURATED and fallen_before(run, step, 10**HEALTHY_DECADES):
+        return "The loss had fallen by two decades by then, and is no higher since: it has learnt."
     return ""
 
 

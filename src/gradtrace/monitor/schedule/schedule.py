@@ -2,10 +2,10 @@
 
 Steps come in stretches. In the opening all are measured. After it a stretch is measured as soon as the allowance has
 room for it; until then the watch listens, where that is cheap beside the step, and rests where it is not. Between two
-rests in a row it listens to one step, as a small part of the budget has room: how the loss fares decides whether much
-else does harm. A short rest comes now and then in any case: without steps to compare with nobody would know what
-watching costs. Stretches grow with the number of steps, so that a step is known to a few percent of its number however
-long the run is.
+rests in a row it listens to one step, as far as a small part that is kept for it has room: how the loss fares decides
+whether much else does harm. A short rest comes now and then in any case: without steps to compare with nobody would
+know what watching costs. Stretches grow with the number of steps, so that a step is known to a few percent of its
+number however long the run is.
 
 Whole traces are wanted at step 0, as soon as the number of steps has doubled, and whenever a share of the allowance has
 earned one: the latest is of the second half of a run, however short it is, where that share has room. What every step
@@ -42,7 +42,7 @@ LISTENING = 0.35
 """[fraction of the budget] What listening may take, or else the watch rests."""
 
 HEARD = 0.1
-"""[fraction of the budget] What listening to a step between two rests may take, also where too much was spent."""
+"""[fraction of the allowance] Kept for listening to a step between two rests: how a run fares that rests is known."""
 
 FITS = 0.7
 """[fraction of the budget] Where measuring every step takes less, every step is measured."""
@@ -98,6 +98,8 @@ class Schedule:
         self._compared_at = 0
         self._heard_at = 0
         """[step] When the latest step that was no rest's was over."""
+        self._heard_s = 0.0
+        """[seconds] What listening between two rests has taken."""
         self._times: list[float] = []
         """[seconds] Ends of the steps of the rest at hand."""
         self.rest_until = math.inf
@@ -189,24 +191,36 @@ class Schedule:
         affordable = int(min(length, room / max(of_step, 1e-12)))
         if affordable >= SHORTEST and (self.level is not Level.MEASURE or of_step <= FITS * earned):
             return Level.MEASURE, affordable
-        of_listening = cost.of_step(Level.LISTEN)
-        idle = Level.LISTEN if of_listening <= LISTENING * earned else Level.REST
+        of_listening, idle = cost.of_step(Level.LISTEN), self._idle()
         if self.level is idle is Level.REST:
             unheard = step - self._heard_at
-            if unheard >= max(SHORTEST_REST, step * IDLE_GROWTH) and of_listening <= HEARD * earned * unheard:
+            if unheard >= max(SHORTEST_REST, step * IDLE_GROWTH) and of_listening <= self._left_to_hear_s():
+                self._heard_s += of_listening
                 return Level.LISTEN, 1
         wanted = (of_step * length - room) / max(earned - cost.of_step(idle), 0.1 * earned, 1e-12)
         return idle, int(min(max(SHORTEST, wanted), max(SHORTEST_REST, step * IDLE_GROWTH)))
+
+    def _idle(self) -> Level:
+        """Of steps that are not measured."""
+        of_listening = self.cost.of_step(Level.LISTEN)
+        return Level.LISTEN if of_listening <= LISTENING * self._budget * self.cost.usual_s else Level.REST
 
     def _room_s(self) -> float:
         spent_s = self.cost.spent_s - sum(self.cost.first.values())
         return allowance_s(self.cost.training_s, self._budget) - spent_s
 
     def _room_for_steps_s(self, step: int) -> float:
-        """Less what a trace takes that is wanted or soon will be, as far as its share has that."""
+        """Less what is kept to listen, and what a trace takes that is wanted or soon will be, as its share has that."""
+        room_s = self._room_s() - self._left_to_hear_s()
         if self._every is not None or not (step < OPENING or self._has_doubled(step)):
-            return self._room_s()
-        return self._room_s() - min(max(self._left_s("traces"), 0.0), self.cost.last["traces"])
+            return room_s
+        return room_s - min(max(self._left_s("traces"), 0.0), self.cost.last["traces"])
+
+    def _left_to_hear_s(self) -> float:
+        """Nothing where there is no rest to keep it for."""
+        if self._idle() is not Level.REST:
+            return 0.0
+        return max(HEARD * allowance_s(self.cost.training_s, self._budget) - self._heard_s, 0.0)
 
     # ------------------------------------------------------------------------------------- what not every step has
 
