@@ -228,3 +228,23 @@ def test_a_generator_s_loss_that_saturates_is_named(loop: Loop, ill: bool) -> No
     assert watch is not None
     found = {(f.symptom, f.cause) for f in watch.diagnosis.findings if f.severity is not Severity.INFO}
     assert ((Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION) in found) is ill
+
+
+def test_where_all_is_well_the_picture_is_of_the_pass_that_reaches_most() -> None:
+    """A temperature has a pass and an optimizer of its own, as in SAC: there are no layers in it to show."""
+    torch.manual_seed(0)
+    model, log_alpha = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 4)), nn.Parameter(torch.zeros(()))
+    temperature, actor = torch.optim.Adam([log_alpha], 1e-3), torch.optim.Adam(model.parameters(), 1e-3)
+    with gradtrace.watch({"log_alpha": log_alpha, "pi": model}, [temperature, actor], budget=10.0) as watch:
+        for _ in range(20):
+            out = model(torch.randn(32, 4))
+            for optimizer, loss in (
+                (temperature, (log_alpha.exp() * out.detach().square()).mean()),
+                (actor, (out - 1.0).square().mean()),
+            ):
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    assert watch.diagnosis.healthy
+    reached = [{p.name for p in trace.parameters if p.gradient is not None} for trace in watch.diagnosis.traces]
+    assert all(names >= {"pi.0.weight", "pi.2.weight"} for names in reached)

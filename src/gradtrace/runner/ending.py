@@ -75,8 +75,8 @@ def write_report(watch: Watch, path: Path) -> str:
 
 
 def why_not_judged(script: Watchable) -> str:
-    """Where a training was found, and no step of it."""
-    return f"{script.name} called backward(), but its optimizers never made a step: nothing is judged"
+    """Where a model and its optimizer were found, and no step."""
+    return f"in {script.name} no step of an optimizer came after a backward pass: nothing is judged"
 
 
 def _may_be_run_again() -> bool:

@@ -119,7 +119,8 @@ def latest(run: Run) -> float:
 
 def _late(steps: NDArray[np.int64], values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     """The last `width` at most, of the later half of the steps: rows lie close at a run's beginning, and then apart."""
-    return values[-width:][steps[-width:] >= (steps[0] + steps[-1]) / 2.0]
+    late: NDArray[np.float64] = values[-width:][steps[-width:] >= (steps[0] + steps[-1]) / 2.0]
+    return late
 
 
 def middle(run: Run) -> int:

@@ -55,6 +55,8 @@ class Judging:
         self.traces: list[Trace] = []
         self._places: list[tuple[int, Kind]] = []
         """Step and kind of `traces`."""
+        self._num_reached: dict[Kind, int] = {}
+        """By kind: parameters with a gradient."""
         self._unjudged: list[tuple[int, Trace, Kind]] = []
         self._traced: dict[Kind, list[int]] = {}
         """By kind, the steps of the whole traces that were judged."""
@@ -83,6 +85,8 @@ class Judging:
     def trace(self, step: int, trace: Trace, kind: Kind) -> None:
         """A whole trace, and of which kind of pass, where a training has several."""
         self._unjudged.append((step, trace, kind))
+        reached = sum(parameter.gradient is not None for parameter in trace.parameters)
+        self._num_reached[kind] = max(self._num_reached.get(kind, 0), reached)
         self._places.append((step, kind))
         self.traces.append(trace)
         if len(self.traces) > MOST_TRACES:
@@ -127,12 +131,15 @@ class Judging:
         return weigh(rank(found), self._moved)
 
     def diagnosis(self, run: Run) -> Diagnosis:
-        """The findings, with the first and the latest whole trace: of the kind that the first of them was seen in."""
+        """The findings, with the first and the latest whole trace of the kind that the first of them was seen in.
+
+        Or of that which reaches most parameters: a pass of a single temperature has no layers to show.
+        """
         findings = self.findings(run)
         found = {key_of(finding) for finding in findings[:1]}
         guilty = [kind for kind, shown in self._of_trace.items() if found & {*map(key_of, shown)}]
-        traces = [trace for _, trace in self._kept(guilty[0])] if guilty else []
-        traces = traces or self.traces
+        widest = max(self._places, key=lambda place: self._num_reached.get(place[1], 0), default=(0, frozenset()))[1]
+        traces = [trace for _, trace in self._kept(guilty[0] if guilty else widest)] or self.traces
         kept = tuple(traces[:1] + traces[1:][-1:])
         return Diagnosis(findings, kept, title=run.header.title, moved=tuple(map(str, self._moved)))
 
