@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import random
 import time
 import weakref
 from dataclasses import dataclass, replace
@@ -81,9 +82,14 @@ def _say_nothing(_sentence: str) -> None:
 
 
 def _import_what_draws() -> None:
-    """Before the script's first line: rich takes numbers from Python's own `random` while it is imported."""
+    """Before the script's first line: rich takes numbers from Python's own `random` while it is imported.
+
+    They are put back, for a ``sitecustomize`` may have seeded it.
+    """
+    state = random.getstate()
     for name in ("console", "live", "markup", "panel", "progress", "style", "syntax", "table", "text"):
         importlib.import_module(f"rich.{name}")
+    random.setstate(state)
 
 
 class Watching:

@@ -314,6 +314,13 @@ def compiled_call(module: nn.Module) -> Any:
     return getattr(module, "_compiled_call_impl", None)
 
 
+def lives_with(node: Node, thing: object) -> None:
+    """`thing` is held for as long as the tape holds `node`; not at all where torch has no place for it."""
+    metadata = getattr(node, "metadata", None)
+    if isinstance(metadata, dict):
+        metadata["gradtrace"] = thing
+
+
 # ------------------------------------------------------------------------------------- tensors, buffers and scalers
 
 

@@ -51,6 +51,8 @@ class Sampler:
         """Steps in a row that had none; after `MOST_MISSED` nobody waits until one has come by chance."""
         self.kind: Kind = frozenset()
         """Of the pass that is being traced."""
+        self._sees_all = False
+        """Whether a step was missed whose calls were like others that had been dropped."""
         self._told: set[str] = set()
 
     @property
@@ -69,9 +71,9 @@ class Sampler:
             self._recording.note(self._recording.first_step + step, why_not)
             self._schedule.done("traces", step)
         else:
-            kind = CompiledSample if self._is_compiled else Sample
-            self._sample, self._step = kind(self._watched.whole), step
-            self._are_several = num_blocks > 1 and not self._is_compiled
+            whole, is_compiled, self._step = self._watched.whole, self._is_compiled, step
+            self._sample = CompiledSample(whole) if is_compiled else Sample(whole, sees_all=self._sees_all)
+            self._are_several = num_blocks > 1 and not is_compiled
             self._waits = self._are_several and self._num_missed < MOST_MISSED
             if not self._watched.models:
                 self._sample.enter()
@@ -154,6 +156,7 @@ class Sampler:
             why = self._sample.why_not
             self._tell(f"a step was not traced: {why}" if why else "", once_for=why)
             self._tell(self._sample.remark, once_for="remark")
+            self._sees_all |= isinstance(self._sample, Sample) and self._sample.is_missed
             self._sample.close()
             self._schedule.spend("traces", self._sample.seconds)
             self._schedule.done("traces", self._step)

@@ -1,0 +1,118 @@
+"""Calls between two steps of which nothing is learnt: an agent plays, an evaluation runs in grad mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradtrace
+from gradtrace.monitor.traces.dropped import MOST_DROPPED
+from gradtrace.tape.recorder import Recorder
+
+NUM_PLAYS = 30
+
+
+class Agent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 16), nn.Linear(16, 2)
+
+    def act(self, x: Tensor) -> int:
+        """Not through `forward`: its parts are called one by one."""
+        return int(self.head(torch.tanh(self.body(x))).argmax())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.body(x)))  # type: ignore[no-any-return]
+
+
+def trained(
+    play: Any, *, watched: bool = True, num_steps: int = 5, batch: int = 16
+) -> tuple[Any, dict[str, Tensor], list[Any]]:
+    torch.manual_seed(0)
+    model = Agent()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = gradtrace.watch(model, optimizer, budget=10.0) if watched else None
+    played = []
+    with watch if watch is not None else torch.enable_grad():
+        for _ in range(num_steps):
+            played += [play(model, torch.randn(4)) for _ in range(NUM_PLAYS)]
+            optimizer.zero_grad()
+            x = torch.randn(batch, 4) if batch else torch.randn(4)
+            model(x).square().mean().backward()
+            optimizer.step()
+    return watch, model.state_dict(), played
+
+
+def act(model: Agent, x: Tensor) -> int:
+    return model.act(x)
+
+
+def call(model: Agent, x: Tensor) -> int:
+    return int(model(x).argmax())
+
+
+@pytest.mark.parametrize("play", [act, call])
+def test_they_are_not_looked_at_and_the_step_is_traced(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    own = Recorder.__torch_function__
+
+    def count(self: Recorder, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        looked.append(func)
+        return own(self, func, types, args, kwargs)
+
+    monkeypatch.setattr(Recorder, "__torch_function__", count)
+    watch, weights, played = trained(play)
+    traces = watch.traces
+    assert len(traces) == 5  # at every step
+    assert all(trace.batch_size == 16 for trace in traces)
+    assert looked.count(torch.tanh) <= len(traces) * (2 * MOST_DROPPED + 2)
+    assert all(op.site.source for op in traces[0].ops if op.name != "torch::autograd::AccumulateGrad")
+    _, bare_weights, bare_played = trained(play, watched=False)
+    assert played == bare_played
+    assert all(torch.equal(weights[name], bare_weights[name]) for name in weights)
+
+
+def test_a_step_whose_calls_are_like_them_is_missed_once() -> None:
+    watch, _, _ = trained(call, batch=0)
+    assert watch.trace_steps == (1, 2, 3, 4)
+    modules = {op.site.module for op in watch.traces[0].ops}
+    assert modules >= {"body", "head"}
+
+
+@pytest.mark.parametrize("thrown_away", [False, True])
+def test_what_is_unrolled_is_seen_from_its_first_call_to_its_last(thrown_away: bool) -> None:
+    """Where outputs are read and thrown away, at the second step."""
+    torch.manual_seed(0)
+    cell, head = nn.RNNCell(3, 8), nn.Linear(8, 1)
+    optimizer = torch.optim.SGD([*cell.parameters(), *head.parameters()], lr=0.1)
+    with gradtrace.watch({"cell": cell, "head": head}, optimizer, budget=10.0) as watch:
+        for _ in range(2):
+            hidden = torch.zeros(4, 8)
+            for _ in range(NUM_PLAYS):
+                hidden = cell(torch.randn(4, 3), hidden)
+                if thrown_away:
+                    head(hidden)
+            head(hidden).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert watch.trace_steps == ((1,) if thrown_away else (0, 1))
+    assert all(sum(op.name == "TanhBackward0" for op in trace.ops) == NUM_PLAYS for trace in watch.traces)
+
+
+def test_a_pass_that_goes_through_a_call_that_was_not_looked_at_is_no_half_trace() -> None:
+    """Its last call has shapes of its own, and is seen."""
+    torch.manual_seed(0)
+    body, head = nn.Linear(4, 8), nn.Linear(8, 1)
+    optimizer = torch.optim.SGD([*body.parameters(), *head.parameters()], lr=0.1)
+    with gradtrace.watch({"body": body, "head": head}, optimizer, budget=10.0) as watch:
+        for _ in range(2):
+            for _ in range(NUM_PLAYS):
+                body(torch.randn(16, 4))
+            head(body(torch.randn(16, 4))).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert watch.trace_steps == (1,)
+    assert {op.site.module for op in watch.traces[0].ops} >= {"body", "head"}
