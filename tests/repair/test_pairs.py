@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from gradtrace.records.change import Change, Draw
+from gradtrace.records.change import Change, Draw, Edit, SourceEdit
 from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.pace import Pace
@@ -31,6 +31,20 @@ def test_the_best_goes_with_the_best_of_two_other_kinds():
 def test_two_draws_of_the_same_weights_are_no_pair():
     draws = (Draw("a", "gaussian", 1.0),)
     assert titles(trial("activation", 2.3, 1.0, draws=draws), trial("initialisation", 2.3, 1.1, draws=draws)) == []
+
+
+def test_two_edits_of_one_call_are_no_pair():
+    """The logarithm that is gone has no operand to be guarded."""
+    guarded, gone, beside = (
+        replace(one, changes=(replace(one.changes[0], edits=(SourceEdit(edit, "log", line, "{x}"),)),))
+        for one, edit, line in (
+            (trial("unsafe", 2.3, 1.1), Edit.ARGUMENT, "net.py:3"),
+            (trial("log_space", 2.3, 1.0), Edit.CALL, "net.py:3"),
+            (trial("log_space", 2.3, 1.0), Edit.CALL, "net.py:9"),
+        )
+    )
+    assert titles(gone, guarded) == []
+    assert titles(beside, guarded) == ["unsafe. log_space."]
 
 
 def test_the_best_start_goes_with_the_best_of_the_steps():

@@ -33,7 +33,7 @@ CASE_OF = {
     "activation": "functional_sigmoid", "initialisation": "small_std", "norm": "small_std", "skip": "small_std",
     "rate": "rate_regression", "warmup": "rate_regression", "clipping": "rate_regression", "eps": "he_start",
     "placebo": "small_std", "residual": "residual_growth", "symmetry": "he_start",
-    "output": "targets_out_of_range", "embedding": "unscaled_attention",
+    "output": "targets_out_of_range", "embedding": "unscaled_attention", "log_space": "log_zero",
 }  # fmt: skip
 """Kind -> a case for which it proposes itself."""
 

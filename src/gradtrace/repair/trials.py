@@ -247,8 +247,9 @@ def _pair(one: Trial, other: Trial) -> Trial:
 
 
 def _overlap(one: Change, other: Change) -> bool:
-    """Both draw weights: the second would undo the first."""
-    return bool({d.name for d in one.draws} & {d.name for d in other.draws})
+    """Both draw the same weights, or edit the same call: the second would undo the first."""
+    calls = [{(edit.function, edit.source) for edit in change.edits if edit.source} for change in (one, other)]
+    return bool({d.name for d in one.draws} & {d.name for d in other.draws} or calls[0] & calls[1])
 
 
 def _order(change: Change) -> int:

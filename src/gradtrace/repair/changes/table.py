@@ -14,6 +14,7 @@ from gradtrace.repair.changes import (
     eps,
     formats,
     initialisation,
+    log_space,
     loss,
     norm,
     output,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 KINDS: dict[str, Kind] = {
     "unsafe": unsafe.KIND,
     "connect": connect.KIND,
+    "log_space": log_space.KIND,
     "loss": loss.KIND,
     "output": output.KIND,
     "formats": formats.KIND,
@@ -60,7 +62,7 @@ KINDS: dict[str, Kind] = {
 }
 OF_STEPS = ("rate", "warmup", "clipping", "eps")
 """Kinds that leave the network as it is."""
-OF_THE_ENDS = ("unsafe", "connect", "loss", "output", "formats", "scale", "embedding")
+OF_THE_ENDS = ("unsafe", "connect", "log_space", "loss", "output", "formats", "scale", "embedding")
 """Kinds that change what goes in, what comes out and how it is weighed, and no weight or layer between."""
 MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.ACTIVATION_DERIVATIVE: ("activation",),
@@ -78,8 +80,8 @@ MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.INPUT_SCALE: ("scale", "embedding"),
     Cause.NUMERIC_FORMAT: ("formats",),
     Cause.DETACHED_GRAPH: ("connect",),
-    Cause.LOSS_FUNCTION: ("loss", "output"),
-    Cause.UNSAFE_OP: ("unsafe",),
+    Cause.LOSS_FUNCTION: ("log_space", "loss", "output"),
+    Cause.UNSAFE_OP: ("unsafe", "log_space"),
     Cause.REDUCTION_SCALE: ("scale", "rate"),
 }
 """Kinds that take a cause away, as `gradtrace.remedies` has them, and not what it leads to alone."""
