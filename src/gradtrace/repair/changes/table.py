@@ -16,6 +16,7 @@ from gradtrace.repair.changes import (
     initialisation,
     log_space,
     loss,
+    neighbours,
     norm,
     output,
     placebo,
@@ -46,6 +47,7 @@ KINDS: dict[str, Kind] = {
     "formats": formats.KIND,
     "scale": scale.KIND,
     "embedding": embedding.KIND,
+    "neighbours": neighbours.KIND,
     "transformer": transformer.KIND,
     "recurrence": recurrence.KIND,
     "activation": activation.KIND,
@@ -82,7 +84,7 @@ MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.DETACHED_GRAPH: ("connect",),
     Cause.LOSS_FUNCTION: ("log_space", "loss", "output"),
     Cause.UNSAFE_OP: ("unsafe", "log_space"),
-    Cause.REDUCTION_SCALE: ("scale", "rate"),
+    Cause.REDUCTION_SCALE: ("scale", "neighbours", "rate"),
 }
 """Kinds that take a cause away, as `gradtrace.remedies` has them, and not what it leads to alone."""
 OF_THE_NETWORK = tuple(name for name in KINDS if name not in (*OF_STEPS, "placebo"))
