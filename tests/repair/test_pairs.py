@@ -8,6 +8,7 @@ from dataclasses import replace
 from gradtrace.records.change import Change, Draw, Edit, SourceEdit
 from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.records.vocabulary import Cause
+from gradtrace.repair.changes.table import mends
 from gradtrace.repair.pace import Pace
 from gradtrace.repair.trend import trend_of
 from gradtrace.repair.trials import ORIGINAL, _finals, _pairs, _with_the_root, standing
@@ -45,6 +46,13 @@ def test_two_edits_of_one_call_are_no_pair():
     )
     assert titles(gone, guarded) == []
     assert titles(beside, guarded) == ["unsafe. log_space."]
+
+
+def test_who_draws_all_weights_draws_those_of_a_recurrence_too():
+    time, root = (Draw("rnn.bias", "chrono", 60.0), Draw("head.weight", "gaussian", 1.0)), Cause.RECURRENT_CONTRACTION
+    drawn = [trial("initialisation", 2.3, 1.0, draws=draws).changes for draws in (time, time[1:])]
+    assert [mends(changes, root) for changes in drawn] == [True, False]
+    assert not mends(drawn[0], Cause.INPUT_SCALE)
 
 
 def test_the_best_start_goes_with_the_best_of_the_steps():

@@ -31,6 +31,7 @@ from gradtrace.repair.changes import (
     warmup,
 )
 from gradtrace.repair.changes.kind import Kind
+from gradtrace.repair.changes.recurrent_draws import CHRONO, GATES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,8 +93,15 @@ OF_THE_NETWORK = tuple(name for name in KINDS if name not in (*OF_STEPS, "placeb
 
 def mends(changes: Sequence[Change], cause: Cause | None) -> bool:
     """Whether all of these, and there are some, take `cause` away."""
-    kinds = MENDS.get(cause, ()) if cause is not None else ()
-    return bool(changes) and all(change.kind in kinds for change in changes)
+    return cause is not None and bool(changes) and all(_mends(change, cause) for change in changes)
+
+
+def _mends(change: Change, cause: Cause) -> bool:
+    """Whoever draws all weights draws those of a recurrence as `recurrence` does."""
+    is_in_time = cause in (Cause.RECURRENT_CONTRACTION, Cause.RECURRENT_EXPANSION)
+    return change.kind in MENDS.get(cause, ()) or (
+        is_in_time and any(draw.how in (GATES, CHRONO) for draw in change.draws)
+    )
 
 
 def propose_all(
