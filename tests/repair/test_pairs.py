@@ -10,8 +10,9 @@ from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.table import mends
 from gradtrace.repair.pace import Pace
+from gradtrace.repair.pairs import pairs_of, standing
 from gradtrace.repair.trend import trend_of
-from gradtrace.repair.trials import ORIGINAL, _finals, _pairs, _with_the_root, standing
+from gradtrace.repair.trials import ORIGINAL, _finals, _with_the_root
 
 
 def trial(kind, start, *ends, draws=(), role=Role.CANDIDATE, factor=0.1):
@@ -21,7 +22,7 @@ def trial(kind, start, *ends, draws=(), role=Role.CANDIDATE, factor=0.1):
 
 
 def titles(*trials):
-    return [pair.title for pair in _pairs(trials)]
+    return [pair.title for pair in pairs_of(trials)]
 
 
 def test_the_best_goes_with_the_best_of_two_other_kinds():

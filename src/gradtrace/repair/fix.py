@@ -28,7 +28,7 @@ from gradtrace.repair.shares import shares_of
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.training import OutOfTime
 from gradtrace.repair.trend import trend_of
-from gradtrace.repair.trials import ORIGINAL, Course, cost_of_a_step, run_all
+from gradtrace.repair.trials import ORIGINAL, TIME_WAS_UP, Course, cost_of_a_step, run_all
 from gradtrace.repair.verdicts import ills_of, judged
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _proven(
         repair = replace(repair, optimizer=rates.optimizer)
         notes += rates.notes()
     of_steps, more = propose_all(situation, OF_STEPS)
-    candidates, notes = [*candidates, *_trials(of_steps, Role.CANDIDATE, situation, shares)], [*notes, *more]
+    candidates, notes = [*candidates, *_that_move_nothing(of_steps, situation, shares)], [*notes, *more]
     if not candidates:
         return replace(repair, notes=(*notes, "no change that could be tried fits these findings"))
     usable = [trial for trial in candidates if not trial.refused]
@@ -169,6 +169,8 @@ def _proven(
         needed = _spent(timing) + pace.cost_s(numbers, cost)
         told = f"the time did not suffice for the unchanged network and the placebo; about {needed:.0f} s would"
         return replace(repair, trials=tuple(candidates), steps=pace.steps, notes=(*notes, told))
+    if any(note.startswith(TIME_WAS_UP) for note in notes):
+        notes.append(f"for all of it, about {_spent(timing) - left + pace.cost_s(numbers, cost):.0f} s are needed")
     refused = [trial for trial in candidates if trial.refused]
     ranked = judged([*trials, *refused], lambda trial: ills_of(trial, course), course.root)
     ranked = confirmed(ranked, course, pace)
@@ -177,6 +179,15 @@ def _proven(
 
 def _trials(changes: Sequence[Change], role: Role, situation: Situation, shares: Shares | None) -> list[Trial]:
     return [measured(Trial(change.title, role, (change,)), situation, shares) for change in changes]
+
+
+def _that_move_nothing(changes: Sequence[Change], situation: Situation, shares: Shares | None) -> list[Trial]:
+    """What leaves the network as it is: its first gradient is the unchanged one's, and not traced again."""
+    trials = _trials(changes, Role.CANDIDATE, situation, None)
+    if shares is None:
+        return trials
+    levels = levels_of(situation.trace, situation.paths)
+    return [t if t.refused else replace(t, levels=levels, moved_decades=0.0) for t in trials]
 
 
 def _left(timing: tuple[float, float | None], needed_s: float) -> float:
