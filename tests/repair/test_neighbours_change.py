@@ -91,7 +91,7 @@ def averaged(x, sources, targets, _):
 def test_every_way_to_sum_becomes_a_mean_and_the_gradient_grows_no_more(name):
     here = situation(WAYS[name])
     assert here.has(Symptom.EXPLODING)
-    (change,) = neighbours.KIND.propose(here)
+    change = neighbours.KIND.propose(here)[0]
     twin = here.twin()
     apply_changes([change], twin)
     found = twin.training_loss_fn(twin.model, here.batches[0])
@@ -106,7 +106,7 @@ def test_the_patch_is_what_was_tried(name):
     from gradtrace.repair.edits import edit_calls
 
     here = situation(WAYS[name])
-    (change,) = neighbours.KIND.propose(here)
+    change = neighbours.KIND.propose(here)[0]
     tree = cst.parse_module(Path(__file__).read_text(encoding="utf-8"))
     at_lines = [(int(edit.source.rpartition(":")[2]), edit) for edit in change.edits]
     names = {"__name__": "edited"}
@@ -118,13 +118,27 @@ def test_the_patch_is_what_was_tried(name):
     torch.testing.assert_close(found, twin.training_loss_fn(twin.model, here.batches[0]))
 
 
+def test_weights_are_drawn_for_the_means():
+    """As they came, means pass a sixth of the gradient's square on, layer by layer."""
+    here = situation(added)
+    plain, drawn = neighbours.KIND.propose(here)
+    assert drawn.title.endswith("and draw the weights for them.")
+    twins = [here.twin(), here.twin()]
+    for change, twin in zip((plain, drawn), twins, strict=True):
+        apply_changes([change], twin)
+        twin.training_loss_fn(twin.model, here.batches[0]).backward()
+    first, last = ([float(twin.model.layers[i].weight.grad.norm()) for twin in twins] for i in (0, 5))
+    assert first[0] < 0.1 * last[0]
+    assert first[1] > 0.1 * last[1]
+
+
 def test_a_sum_that_is_a_mean_already_is_left_alone():
     assert neighbours.KIND.propose(situation(averaged)) == []
 
 
 def test_a_matrix_with_negative_entries_is_none_of_neighbours():
     here = situation(multiplied, matrix() * torch.randn(NODES, NODES).sign() * 8)
-    (change,) = neighbours.KIND.propose(here)
+    change = neighbours.KIND.propose(here)[0]
     twin = here.twin()
     apply_changes([change], twin)
     with pytest.raises(InputError, match="weights between neighbours"):
@@ -133,7 +147,7 @@ def test_a_matrix_with_negative_entries_is_none_of_neighbours():
 
 def test_arguments_that_are_given_by_name_are_refused():
     here = situation(lambda x, sources, targets, _: torch.zeros_like(x).index_add(0, targets, source=x[sources]))
-    (change,) = neighbours.KIND.propose(here)
+    change = neighbours.KIND.propose(here)[0]
     twin = here.twin()
     apply_changes([change], twin)
     with pytest.raises(InputError, match="in their places"):

@@ -8,13 +8,16 @@ divided is each message and not the sum, so that whatever the sum is added to st
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from gradtrace.errors import InputError
 from gradtrace.records.change import Change, Edit, SourceEdit
 from gradtrace.records.vocabulary import Cause, Symptom
+from gradtrace.repair.changes.draws import code_of, critical_draws, draw_all
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.rewriting import Rule, name_of
 from gradtrace.repair.twin import RefusalError, Twin
@@ -36,22 +39,33 @@ def propose(situation: Situation) -> list[Change]:
     about = {Cause.REDUCTION_SCALE, Cause.LARGE_WEIGHTS}
     if not situation.has(Symptom.EXPLODING) or not about & set(situation.causes):
         return []
-    sums = [(op.function.rstrip("_"), op.site.source) for op in situation.trace.ops if _is_sum(op)]
-    edits = tuple(SourceEdit(*_edit_of(name), source, _text(name)) for name, source in dict.fromkeys(sums))
+    edits = tuple(dict.fromkeys(_edit_of(op) for op in situation.trace.ops if _is_sum(op)))
     if not edits:
         return []
     lines = tuple(dict.fromkeys(edit.source for edit in edits))
-    return [
-        Change(
-            kind="neighbours",
-            title=f"Take means over neighbours instead of sums, at {', '.join(lines)}.",
-            where=lines,
-            reason="a sum makes the gradient as many times larger as it has members, in every layer",
-            edits=edits,
-            code=f"# {lines[0]}: divide by how many there are, as total / count.clamp_min(1).unsqueeze(-1)",
-            source="Kipf & Welling 2017",
-        )
-    ]
+    change = Change(
+        kind="neighbours",
+        title=f"Take means over neighbours instead of sums, at {', '.join(lines)}.",
+        where=lines,
+        reason="a sum makes the gradient as many times larger as it has members, in every layer",
+        edits=edits,
+        code=f"# {lines[0]}: divide by how many there are, as total / count.clamp_min(1).unsqueeze(-1)",
+        source="Kipf & Welling 2017",
+    )
+    return [change, *_with_draws(change, situation)]
+
+
+def _with_draws(change: Change, situation: Situation) -> list[Change]:
+    """What the sums made up for: weights that pass too little on are drawn for the means."""
+    twin = situation.twin()
+    _rewrite(change, twin)
+    try:
+        draws = critical_draws(twin, situation, "gaussian")
+    except InputError:
+        return []
+    title = f"{change.title.removesuffix('.')}, and draw the weights for them."
+    code = f"{code_of(draws)}\n{change.code}"
+    return [replace(change, title=title, draws=draws, code=code, loses_weights=True)] if draws else []
 
 
 def _is_sum(op: Op) -> bool:
@@ -62,20 +76,32 @@ def _is_sum(op: Op) -> bool:
     return name in _BACK or is_product
 
 
-def _edit_of(name: str) -> tuple[Edit, str]:
-    return (Edit.LAST if name in _BACK else Edit.CALL), name
-
-
-def _text(name: str) -> str:
-    if name in _BACK:
+def _edit_of(op: Op) -> SourceEdit:
+    name = op.function.rstrip("_")
+    if name not in _BACK:
+        text = "({call}) / ({x} @ torch.ones_like(({1})[..., :1])).clamp_min(1)"
+        return SourceEdit(Edit.CALL, name, op.site.source, text)
+    if name == "index_add" and (num_axes := _axes_of_rows(op)):
+        text = f"({{3}}) / torch.bincount({{2}})[{{2}}][{', '.join([':', *['None'] * (num_axes - 1)])}]"
+    else:
         count = f"torch.zeros_like({{x}}).{name}({{1}}, {{2}}, torch.ones_like({{3}}))"
-        return f"({{3}}) / {count}.{_BACK[name]}({{1}}, {{2}})"
-    degree = "{x} @ torch.ones_like(({1})[..., :1])"
-    return f"({{call}}) / ({degree}).clamp_min(1)"
+        text = f"({{3}}) / {count}.{_BACK[name]}({{1}}, {{2}})"
+    return SourceEdit(Edit.LAST, name, op.site.source, text)
+
+
+def _axes_of_rows(op: Op) -> int:
+    """How many axes there are, where it is seen that rows are added; else 0."""
+    shapes = [stats.shape for stats in (op.received, *op.passed) if stats is not None]
+    return len(shapes[0]) if len({shape[:1] for shape in shapes}) > 1 else 0
 
 
 def apply(change: Change, twin: Twin) -> None:
-    """The calls of these lines rewritten."""
+    """The calls of these lines rewritten, and weights drawn."""
+    _rewrite(change, twin)
+    draw_all(change.draws, twin)
+
+
+def _rewrite(change: Change, twin: Twin) -> None:
     for edit in change.edits:
         replacement = _of_messages if edit.function in _BACK else _of_product
         twin.rules.append(Rule(frozenset({edit.function}), edit.source, replacement))

@@ -85,7 +85,7 @@ MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.DETACHED_GRAPH: ("connect",),
     Cause.LOSS_FUNCTION: ("log_space", "loss", "output"),
     Cause.UNSAFE_OP: ("unsafe", "log_space"),
-    Cause.REDUCTION_SCALE: ("scale", "neighbours", "rate"),
+    Cause.REDUCTION_SCALE: ("scale", "neighbours"),
 }
 """Kinds that take a cause away, as `gradtrace.remedies` has them, and not what it leads to alone."""
 OF_THE_NETWORK = tuple(name for name in KINDS if name not in (*OF_STEPS, "placebo"))
