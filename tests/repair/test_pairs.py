@@ -81,6 +81,13 @@ def test_what_mends_the_ends_goes_with_its_like_and_with_the_best_change_of_the_
     assert found == ["clipping. norm.", "scale. norm.", "loss. scale.", "loss. norm."]
 
 
+def test_inputs_and_targets_are_tried_together():
+    """Targets in units of their spread are of no use to an output that raw inputs have made large."""
+    inputs, targets = trial("scale", 2.3, 1.0), trial("scale", 2.3, math.inf)
+    targets = replace(targets, changes=(replace(targets.changes[0], title="targets.", where=("output",)),))
+    assert titles(inputs, trial("norm", 2.3, 1.1), targets) == ["scale. norm.", "scale. targets."]
+
+
 def test_what_takes_the_cause_away_has_a_place_among_the_finalists():
     ranked = [trial("clipping", 2.3, 0.1), trial("norm", 2.3, 0.2), trial("skip", 2.3, 0.3), trial("rate", 2.3, 0.4)]
 

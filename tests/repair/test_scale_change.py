@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import gradtrace
+from gradtrace.audit.arguments import Arguments
 from gradtrace.repair.applying import apply_changes
 from gradtrace.repair.changes import scale
 from gradtrace.repair.situation import Situation
+from gradtrace.runner.fixing.living import no_loss
 
 UNITS = torch.tensor([100.0, 3.0, 20000.0, 0.0])
 """Square metres, rooms, metres to the station, and a column that never changes."""
@@ -64,6 +68,26 @@ def test_it_trains_where_one_scale_for_all_does_not():
     repair = gradtrace.fix(here.model, loss_fn, here.batches, here.optimizers[0], steps=40, time_budget_s=3600)
     assert repair.best is not None
     assert "each of the 4 features" in repair.best.title
+
+
+def test_of_a_script_targets_are_taken_in_units_of_what_a_constant_misses_them_by():
+    here = situation(UNITS)
+    called = Arguments((here.batches[0][0],), {})
+    batches = [(x, 5e4 * y) for x, y in here.batches]
+    diagnosis = gradtrace.check(here.model, loss_fn, batches, optimizer=here.optimizers)
+    here = replace(here, diagnosis=diagnosis, batches=[called.args], loss_fn=no_loss, called_with=called)
+    assert len(each(here)) == 1
+    change = next(change for change in scale.KIND.propose(here) if "targets" in change.title)
+    std = batches[0][1].std(correction=0).item()
+    assert change.number("std") == pytest.approx(std, rel=1e-3)
+    assert change.number("mean") == 0.0
+    twin, written = here.twin(), here.twin().model
+    apply_changes([change], twin)
+    exec(change.code, {"torch": torch, "model": written})
+    (loss_fn(twin.model, batches[0]) / twin.divisor).backward()
+    loss_fn(written, batches[0]).backward()
+    for tried, told in zip(twin.model.parameters(), written.parameters(), strict=True):
+        torch.testing.assert_close(told.grad, tried.grad, rtol=1e-4, atol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,16 @@ def _of_several_faults(ranked: Sequence[Trial]) -> list[Trial]:
     first = {trial.changes[0].kind: trial for trial in reversed(ranked)}
     roots = sorted((first[kind] for kind in OF_THE_ENDS if kind in first), key=standing)[:2]
     inner = [trial for kind, trial in first.items() if kind not in (*OF_THE_ENDS, *OF_STEPS)]
-    partners = [*roots[1:], *sorted(inner, key=standing)[:1]]
+    partners = [*roots[1:], *_elsewhere(roots[:1], ranked), *sorted(inner, key=standing)[:1]]
     pairs = [(root, partner) for root in roots for partner in partners if root is not partner]
     return [_pair(one, other) for one, other in pairs if not _overlap(one.changes[0], other.changes[0])]
+
+
+def _elsewhere(roots: Sequence[Trial], ranked: Sequence[Trial]) -> list[Trial]:
+    """The best of the same kind at another place: inputs and targets are both in the data's units."""
+    changes = [(trial, trial.changes[0]) for trial in ranked]
+    found = [[t for t, c in changes if c.kind == r.changes[0].kind and c.where != r.changes[0].where] for r in roots]
+    return [each[0] for each in found if each]
 
 
 def _has_lost_its_start(trial: Trial) -> bool:

@@ -7,6 +7,7 @@ units of the targets' spread, so that the network still predicts in the user's u
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -102,9 +103,10 @@ def _each_feature(situation: Situation) -> Change | None:
         words=(("what", "features"),),
         numbers=tuple((f"{name}{i}", x) for name, each in (("mean", mean), ("std", std)) for i, x in enumerate(each)),
         code=(
-            f"mean, std = torch.tensor({mean}), torch.tensor({std})\n"
             "model.register_forward_pre_hook(\n"
-            "    lambda module, args: ((args[0] - mean.to(args[0])) / std.to(args[0]), *args[1:]))"
+            f"    lambda module, args, mean=torch.tensor({mean}), std=torch.tensor({std}):\n"
+            "    ((args[0] - mean.to(args[0])) / std.to(args[0]), *args[1:])\n"
+            ")"
         ),
         source="LeCun et al. 1998",
     )
@@ -114,7 +116,7 @@ def _table(batch: Any, situation: Situation) -> Tensor | None:
     """[examples, features], of at most `MOST_FEATURES`: what the model is called with first on this batch."""
     try:
         with untouched(situation.model):
-            called = captured_input(situation.model, situation.loss_fn, batch)
+            called = situation.called_with or captured_input(situation.model, situation.loss_fn, batch)
     except InputError:
         return None
     first = called.args[0] if called.args else None
@@ -125,6 +127,8 @@ def _table(batch: Any, situation: Situation) -> Tensor | None:
 
 def _targets(situation: Situation) -> list[Change]:
     """For a loss whose value is off scale: a batch's last floating tensor that no input is."""
+    if situation.called_with is not None:
+        return _targets_of_the_trace(situation)
     batch = situation.batches[0]
     if not isinstance(batch, tuple | list) or len(batch) < 2 or not isinstance(batch[-1], Tensor):
         return []
@@ -135,23 +139,43 @@ def _targets(situation: Situation) -> list[Change]:
     rms = math.hypot(mean, std)
     if not math.isfinite(rms) or not std or rms <= _SPREAD or not _is_squared(situation):
         return []
-    return [
-        Change(
-            kind="scale",
-            title=f"Let the network predict in units of the targets' spread: y = {mean:.4g} + {std:.4g} f(x).",
-            where=("output",),
-            reason=f"targets of {rms:.3g} make a gradient {rms:.3g} times as large as the weights are made for",
-            words=(("what", "targets"),),
-            numbers=(("mean", mean), ("std", std)),
-            code=(
-                f"model.register_forward_hook(lambda module, args, y: {mean:.6g} + {std:.6g} * y)\n"
-                "def scaled_loss(model, batch, unscaled=loss_fn):\n"
-                f"    return unscaled(model, batch) / {std:.6g} ** 2\n"
-                "loss_fn = scaled_loss"
-            ),
-            source="LeCun et al. 1998",
-        )
-    ]
+    return [_in_units(mean, std, rms)]
+
+
+def _targets_of_the_trace(situation: Situation) -> list[Change]:
+    """Of a script no more is known than how well a constant would do: Var(t), of a squared error.
+
+    Its loss is computed by its own lines, so that the lines of the change divide the gradients.
+    """
+    known = [op.objective for op in situation.trace.ops if op.objective is not None]
+    std = max((math.sqrt(one.constant) for one in known if one.function == "mse_loss"), default=0.0)
+    if not _SPREAD < std < math.inf:
+        return []
+    code = (
+        f"model.register_forward_hook(lambda module, args, y: {std:.6g} * y)\n"
+        "for parameter in model.parameters():  # as if the loss were divided by it\n"
+        f"    parameter.register_hook(lambda gradient: gradient / {std:.6g} ** 2)"
+    )
+    return [replace(_in_units(0.0, std, std), code=code)]
+
+
+def _in_units(mean: float, std: float, rms: float) -> Change:
+    offset = f"{mean:.4g} + " if mean else ""
+    return Change(
+        kind="scale",
+        title=f"Let the network predict in units of the targets' spread: y = {offset}{std:.4g} f(x).",
+        where=("output",),
+        reason=f"targets of {rms:.3g} make a gradient {rms:.3g} times as large as the weights are made for",
+        words=(("what", "targets"),),
+        numbers=(("mean", mean), ("std", std)),
+        code=(
+            f"model.register_forward_hook(lambda module, args, y: {mean:.6g} + {std:.6g} * y)\n"
+            "def scaled_loss(model, batch, unscaled=loss_fn):\n"
+            f"    return unscaled(model, batch) / {std:.6g} ** 2\n"
+            "loss_fn = scaled_loss"
+        ),
+        source="LeCun et al. 1998",
+    )
 
 
 def _is_squared(situation: Situation) -> bool:
