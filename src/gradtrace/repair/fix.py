@@ -28,7 +28,7 @@ from gradtrace.repair.shares import shares_of
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.training import OutOfTime
 from gradtrace.repair.trend import trend_of
-from gradtrace.repair.trials import ORIGINAL, TIME_WAS_UP, Course, cost_of_a_step, run_all
+from gradtrace.repair.trials import ORIGINAL, Course, cost_of_a_step, run_all, tell_how_long
 from gradtrace.repair.verdicts import ills_of, judged
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _proven(
     pace = choose_pace(numbers, cost, left - (rates.to_come * cost if rates is not None else 0.0), steps=steps)
     say(f"{len(usable)} candidates, {pace.steps} steps of about {cost:.2g} s, {repair.seeds} seeds")
     notes += pace.left_out
-    deadline = time.perf_counter() + left
+    before_s, deadline = _spent(timing), time.perf_counter() + left
     course = Course(situation, repair.seeds, pace.steps, held_out, first_layer_of(situation), deadline, say, notes)
     course.rates = rates
     try:
@@ -169,8 +169,7 @@ def _proven(
         needed = _spent(timing) + pace.cost_s(numbers, cost)
         told = f"the time did not suffice for the unchanged network and the placebo; about {needed:.0f} s would"
         return replace(repair, trials=tuple(candidates), steps=pace.steps, notes=(*notes, told))
-    if any(note.startswith(TIME_WAS_UP) for note in notes):
-        notes.append(f"for all of it, about {_spent(timing) - left + pace.cost_s(numbers, cost):.0f} s are needed")
+    tell_how_long(course.notes, before_s + pace.cost_s(numbers, cost))
     refused = [trial for trial in candidates if trial.refused]
     ranked = judged([*trials, *refused], lambda trial: ills_of(trial, course), course.root)
     ranked = confirmed(ranked, course, pace)

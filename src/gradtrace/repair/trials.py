@@ -156,6 +156,18 @@ def run_all(
     return [*done, *finals, *(t for t in short if not t.outcomes)]
 
 
+def tell_how_long(notes: list[str], all_s: float) -> None:
+    """What all of it takes, where something was left out.
+
+    >>> notes = ["time was up: 2 of 14 candidates were not tried"]
+    >>> tell_how_long(notes, 626.4)
+    >>> notes[-1]
+    'for all of it, about 626 s are needed'
+    """
+    if any(note.startswith(TIME_WAS_UP) for note in notes):
+        notes.append(f"for all of it, about {all_s:.0f} s are needed")
+
+
 def _until(deadline: float, to_come_s: float, short_s: float) -> float:
     """When the last short training may begin: without whole ones nothing is proven, and of one alone none is chosen.
 
