@@ -64,15 +64,22 @@ def test_with_time_enough_all_are_tried_and_the_best_is_trained_in_full(monkeypa
 
 def test_what_a_whole_training_takes_is_kept_for_it(monkeypatch):
     """Room for four short trainings, and for three whole ones."""
-    found, course = trials(BEFORE + WHOLE_S + 3 * WHOLE_S, monkeypatch)
+    found, course = trials(BEFORE + 1.2 * WHOLE_S + 3 * WHOLE_S, monkeypatch)
     assert course.notes == ["time was up: 2 of 6 candidates were not tried", "time was up: 2 of 2 pairs were not tried"]
     assert titles(found, lambda t: t.whole) == ["transformer."]
     assert titles(found, lambda t: t.refused == "time was up") == ["skip.", "clipping."]
 
 
 def test_what_takes_the_root_away_is_tried_first(monkeypatch):
-    found, _ = trials(BEFORE + WHOLE_S / 2 + 3 * WHOLE_S, monkeypatch)
-    assert sorted(titles(found, lambda t: t.outcomes)) == ["residual.", "transformer."]
+    found, _ = trials(BEFORE + WHOLE_S + 3 * WHOLE_S, monkeypatch)
+    assert sorted(titles(found, lambda t: t.outcomes)) == ["initialisation.", "residual.", "transformer."]
+
+
+def test_where_whole_ones_leave_no_room_for_a_choice_each_has_half_of_the_time(monkeypatch):
+    found, course = trials(BEFORE + 2 * WHOLE_S, monkeypatch)
+    assert len(titles(found, lambda t: t.outcomes)) == 3
+    assert titles(found, lambda t: t.whole) == []
+    assert course.notes[0] == "time was up: 3 of 6 candidates were not tried"
 
 
 @pytest.mark.parametrize("more", [0.0, WHOLE_S, 2 * WHOLE_S])

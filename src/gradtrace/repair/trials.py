@@ -17,7 +17,7 @@ from gradtrace.records.repair import Outcome, Trial
 from gradtrace.repair.applying import apply_changes
 from gradtrace.repair.changes.table import mends
 from gradtrace.repair.learning_rate import RangeTest, at_rate
-from gradtrace.repair.pace import SHORT, Pace
+from gradtrace.repair.pace import AROUND, SHORT, Pace
 from gradtrace.repair.pairs import end_of, pairs_of, standing
 from gradtrace.repair.training import OutOfTime, Plan, train
 from gradtrace.repair.twin import Twin
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 ORIGINAL = "The network as it came"
 TIME_WAS_UP = "time was up"
 """How a note begins that tells of what was left out."""
+FEWEST_TRIED = 3
+"""Candidates to choose from: the best of two is the better half of them."""
 CALIBRATION_STEPS = 3
 """Steps by which the cost of one is measured."""
 
@@ -145,7 +147,7 @@ def run_all(
         done.append(course.run(trial, seeds=every, steps=course.steps))
         whole_s = max(whole_s, (time.perf_counter() - began) / len(every))
     to_come = pace.finalists * len(every) + 3 * len(pace.fresh(course.seeds))
-    until = _until(course.deadline, to_come * whole_s, whole_s / SHORT)
+    until = _until(course.deadline, to_come * whole_s, AROUND * whole_s / SHORT)
     candidates = sorted(candidates, key=lambda trial: not mends(trial.changes, course.root))
     short = _first_round(candidates, course, until, "candidates")
     ranked = sorted((t for t in short if t.outcomes), key=standing)
@@ -169,12 +171,12 @@ def tell_how_long(notes: list[str], all_s: float) -> None:
 
 
 def _until(deadline: float, to_come_s: float, short_s: float) -> float:
-    """When the last short training may begin: without whole ones nothing is proven, and of one alone none is chosen.
+    """When the last short training may begin: without whole ones nothing is proven, and of one or two none is chosen.
 
-    Where whole ones and two short ones do not fit, each has half of what is left, and what was tried is told.
+    Where whole ones and a few short ones do not fit, each has half of what is left, and what was tried is told.
     """
     left = deadline - time.perf_counter()
-    return deadline - (to_come_s if left - to_come_s >= 2 * short_s else left / 2) - short_s
+    return deadline - (to_come_s if left - to_come_s >= FEWEST_TRIED * short_s else left / 2) - short_s
 
 
 def _with_the_root(ranked: list[Trial], root: Cause | None, places: int) -> list[Trial]:
