@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from gradtrace.records.change import Change, Draw
+from gradtrace.records.change import Change, Draw, Edit, SourceEdit
 from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.records.vocabulary import Cause
+from gradtrace.repair.changes.table import mends
 from gradtrace.repair.pace import Pace
+from gradtrace.repair.pairs import pairs_of, standing
 from gradtrace.repair.trend import trend_of
-from gradtrace.repair.trials import ORIGINAL, _finals, _pairs, _with_the_root, standing
+from gradtrace.repair.trials import ORIGINAL, _finals, _with_the_root
 
 
 def trial(kind, start, *ends, draws=(), role=Role.CANDIDATE, factor=0.1):
@@ -20,7 +22,7 @@ def trial(kind, start, *ends, draws=(), role=Role.CANDIDATE, factor=0.1):
 
 
 def titles(*trials):
-    return [pair.title for pair in _pairs(trials)]
+    return [pair.title for pair in pairs_of(trials)]
 
 
 def test_the_best_goes_with_the_best_of_two_other_kinds():
@@ -31,6 +33,27 @@ def test_the_best_goes_with_the_best_of_two_other_kinds():
 def test_two_draws_of_the_same_weights_are_no_pair():
     draws = (Draw("a", "gaussian", 1.0),)
     assert titles(trial("activation", 2.3, 1.0, draws=draws), trial("initialisation", 2.3, 1.1, draws=draws)) == []
+
+
+def test_two_edits_of_one_call_are_no_pair():
+    """The logarithm that is gone has no operand to be guarded."""
+    guarded, gone, beside = (
+        replace(one, changes=(replace(one.changes[0], edits=(SourceEdit(edit, "log", line, "{x}"),)),))
+        for one, edit, line in (
+            (trial("unsafe", 2.3, 1.1), Edit.ARGUMENT, "net.py:3"),
+            (trial("log_space", 2.3, 1.0), Edit.CALL, "net.py:3"),
+            (trial("log_space", 2.3, 1.0), Edit.CALL, "net.py:9"),
+        )
+    )
+    assert titles(gone, guarded) == []
+    assert titles(beside, guarded) == ["unsafe. log_space."]
+
+
+def test_who_draws_all_weights_draws_those_of_a_recurrence_too():
+    time, root = (Draw("rnn.bias", "chrono", 60.0), Draw("head.weight", "gaussian", 1.0)), Cause.RECURRENT_CONTRACTION
+    drawn = [trial("initialisation", 2.3, 1.0, draws=draws).changes for draws in (time, time[1:])]
+    assert [mends(changes, root) for changes in drawn] == [True, False]
+    assert not mends(drawn[0], Cause.INPUT_SCALE)
 
 
 def test_the_best_start_goes_with_the_best_of_the_steps():
@@ -56,6 +79,13 @@ def test_what_mends_the_ends_goes_with_its_like_and_with_the_best_change_of_the_
     ranked = trial("norm", 2.3, 1.0), trial("clipping", 2.3, 1.1), trial("scale", 2.3, 1.6), trial("loss", 2.3, 1.7)
     found = titles(*ranked, trial("output", 2.3, 1.8))
     assert found == ["clipping. norm.", "scale. norm.", "loss. scale.", "loss. norm."]
+
+
+def test_inputs_and_targets_are_tried_together():
+    """Targets in units of their spread are of no use to an output that raw inputs have made large."""
+    inputs, targets = trial("scale", 2.3, 1.0), trial("scale", 2.3, math.inf)
+    targets = replace(targets, changes=(replace(targets.changes[0], title="targets.", where=("output",)),))
+    assert titles(inputs, trial("norm", 2.3, 1.1), targets) == ["scale. norm.", "scale. targets."]
 
 
 def test_what_takes_the_cause_away_has_a_place_among_the_finalists():

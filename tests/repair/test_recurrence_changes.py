@@ -15,7 +15,7 @@ from gradtrace.errors import InputError
 from gradtrace.records.finding import Diagnosis, Finding
 from gradtrace.records.repair import Role, Trial
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.repair.changes import recurrence
+from gradtrace.repair.changes import initialisation, recurrence
 from gradtrace.repair.changes.recurrent_draws import recurrent_draws
 from gradtrace.repair.situation import Situation
 
@@ -133,6 +133,16 @@ def test_the_smallest_change_of_gates_is_their_biases_alone(gated):
     assert (memory <= STEPS + 1e-3).all()
     if gated is nn.LSTM:
         assert torch.equal(bias[:8], -bias[8:16])
+
+
+def test_a_draw_of_all_weights_says_that_gates_stay_open():
+    torch.manual_seed(0)
+    titles = [
+        change.title for change in initialisation.KIND.propose(situation(LastGated(nn.LSTM(4, 8, batch_first=True))))
+    ]
+    assert titles[0].endswith(f"let gates stay open for up to {STEPS:.0f} steps (chrono).")
+    plain = initialisation.KIND.propose(situation(LastState(nn.RNN(4, 8, batch_first=True))))
+    assert not any("gates" in change.title for change in plain)
 
 
 class LastGated(nn.Module):

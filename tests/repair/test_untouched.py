@@ -12,6 +12,8 @@ import torch
 
 import gradtrace
 from gradtrace.casebook import CASES
+from gradtrace.casebook.case import Setup
+from gradtrace.casebook.tasks import cross_entropy
 from gradtrace.checkup.batches import summed_over
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Role, Trial
@@ -33,9 +35,30 @@ CASE_OF = {
     "activation": "functional_sigmoid", "initialisation": "small_std", "norm": "small_std", "skip": "small_std",
     "rate": "rate_regression", "warmup": "rate_regression", "clipping": "rate_regression", "eps": "he_start",
     "placebo": "small_std", "residual": "residual_growth", "symmetry": "he_start",
-    "output": "targets_out_of_range", "embedding": "unscaled_attention",
+    "output": "targets_out_of_range", "embedding": "unscaled_attention", "log_space": "log_zero",
+    "neighbours": "neighbours",
 }  # fmt: skip
 """Kind -> a case for which it proposes itself."""
+
+
+def graph():
+    """Sums over 40 neighbours, in six layers."""
+    torch.manual_seed(0)
+    sources = torch.randint(0, 64, (64 * 40,))
+    model = torch.nn.Sequential(*(Sums(sources) for _ in range(6)), torch.nn.Linear(16, 4))
+    return Setup(model, cross_entropy, [(torch.randn(64, 16), torch.randint(4, (64,)))])
+
+
+class Sums(torch.nn.Linear):
+    """One of them."""
+
+    def __init__(self, sources):
+        super().__init__(16, 16)
+        self.sources, self.targets = sources, torch.arange(64).repeat_interleave(40)
+
+    def forward(self, x):
+        h = super().forward(x)
+        return torch.relu(torch.zeros_like(h).index_add(0, self.targets, h[self.sources]))
 
 
 class Divided:
@@ -51,7 +74,7 @@ class Divided:
 @cache
 def _proposed(case_name):
     """A set-up that has been trained for a step, with gradients, hooks and an optimizer's state; and its situation."""
-    setup = CASES[case_name].build()
+    setup = graph() if case_name == CASE_OF["neighbours"] else CASES[case_name].build()
     if case_name == CASE_OF["eps"]:
         setup = replace(setup, loss_fn=Divided(setup.loss_fn), optimizer=None)
     if case_name == CASE_OF["symmetry"]:

@@ -5,6 +5,7 @@ The tree is libcst's; nothing here knows of torch or of changes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from gradtrace.repair.no_patch import NoPatchError
 
 _MODULES = {"torch", "F", "nn", "np", "math", "functional"}
 """Names that are modules: what hangs on them is a function, and no method of a tensor."""
+_OPERATORS: dict[type[cst.BaseBinaryOp], str] = {cst.MatrixMultiply: "matmul", cst.Add: "add"}
+"""What torch calls them."""
 
 
 def edit_calls(tree: cst.Module, at_lines: Sequence[tuple[int, SourceEdit]], names: dict[str, str]) -> cst.Module:
@@ -53,6 +56,17 @@ class _Editor(cst.CSTTransformer):  # type: ignore[misc]
             return updated_node
         self.done.add(found)
         return _edit(found[1], updated_node)
+
+    def leave_BinaryOperation(
+        self, original_node: cst.BinaryOperation, updated_node: cst.BinaryOperation
+    ) -> cst.BaseExpression:
+        name = _OPERATORS.get(type(original_node.operator), "")
+        found = self._edit_at(original_node, name) if name else None
+        operands = _operands(updated_node)
+        if found is None or found[1].edit is not Edit.CALL or not operands:
+            return updated_node
+        self.done.add(found)
+        return cst.parse_expression(_filled(found[1].text, updated_node, operands))
 
     def leave_With(self, original_node: cst.With, updated_node: cst.With) -> Any:
         """Of a single block alone: what else it enters is not looked at."""
@@ -108,10 +122,10 @@ def _edit(edit: SourceEdit, call: cst.Call) -> cst.BaseExpression:
         argument = call.args[0].value
     else:
         raise NoPatchError(f"{edit.function} is called without an argument")
-    module = cst.Module([])
-    x, whole = module.code_for_node(argument), module.code_for_node(call)
-    if edit.edit is Edit.CALL:
-        return cst.parse_expression(edit.text.replace("{x}", x).replace("{call}", whole))
+    x = code_of(argument)
+    if edit.edit in (Edit.CALL, Edit.LAST):
+        behind = call.args if method else call.args[1:]
+        return _called_with(edit, call, [argument, *(arg.value for arg in behind)], behind)
     if edit.edit is Edit.FIRST_TWO:
         return _first_two(edit, call)
     if edit.edit is Edit.ARGUMENT:
@@ -129,6 +143,36 @@ def _edit(edit: SourceEdit, call: cst.Call) -> cst.BaseExpression:
     return call.with_changes(func=function)
 
 
+def _called_with(
+    edit: SourceEdit, call: cst.Call, operands: Sequence[cst.BaseExpression], behind: Sequence[cst.Arg]
+) -> cst.BaseExpression:
+    """The whole call, or its last argument, as the text has it."""
+    if re.search(r"\{\d\}", edit.text) and any(arg.keyword is not None or arg.star for arg in behind):
+        raise NoPatchError(f"the arguments of {edit.function} are not written out in their places")
+    rest = "".join(f", {code_of(arg.with_changes(comma=cst.MaybeSentinel.DEFAULT))}" for arg in behind)
+    new = cst.parse_expression(_filled(edit.text, call, operands, rest))
+    if edit.edit is Edit.CALL:
+        return new
+    return call.with_changes(args=[*call.args[:-1], call.args[-1].with_changes(value=new)])
+
+
+def _filled(text: str, whole: cst.BaseExpression, operands: Sequence[cst.BaseExpression], rest: str = "") -> str:
+    known = {"{x}": code_of(operands[0]), "{rest}": rest, "{call}": code_of(whole)}
+    known |= {f"{{{place}}}": code_of(operand) for place, operand in enumerate(operands)}
+    missing = set(re.findall(r"\{\w+\}", text)).difference(known)
+    if missing:
+        raise NoPatchError(f"{code_of(whole)} has no {', '.join(sorted(missing))}")
+    return re.sub(r"\{\w+\}", lambda match: known[match[0]], text)
+
+
+def _operands(node: cst.BinaryOperation) -> list[cst.BaseExpression]:
+    """Both; of a sum the number last, and none where neither is one."""
+    if not isinstance(node.operator, cst.Add):
+        return [node.left, node.right]
+    numbers = [one for one in (node.left, node.right) if isinstance(one, cst.Float | cst.Integer)]
+    return [node.right if numbers[0] is node.left else node.left, numbers[0]] if numbers else []
+
+
 def _first_two(edit: SourceEdit, call: cst.Call) -> cst.Call:
     if len(call.args) < 2 or any(arg.keyword is not None or arg.star for arg in call.args[:2]):
         raise NoPatchError(f"the first two arguments of {edit.function} are not written out in their places")
@@ -137,6 +181,6 @@ def _first_two(edit: SourceEdit, call: cst.Call) -> cst.Call:
     return call.with_changes(args=[*new, *call.args[2:]])
 
 
-def code_of(node: cst.BaseExpression) -> str:
+def code_of(node: cst.CSTNode) -> str:
     """As it is written."""
     return str(cst.Module([]).code_for_node(node))

@@ -28,7 +28,7 @@ from gradtrace.repair.shares import shares_of
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.training import OutOfTime
 from gradtrace.repair.trend import trend_of
-from gradtrace.repair.trials import ORIGINAL, Course, cost_of_a_step, run_all
+from gradtrace.repair.trials import ORIGINAL, Course, cost_of_a_step, run_all, tell_how_long
 from gradtrace.repair.verdicts import ills_of, judged
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _proven(
         repair = replace(repair, optimizer=rates.optimizer)
         notes += rates.notes()
     of_steps, more = propose_all(situation, OF_STEPS)
-    candidates, notes = [*candidates, *_trials(of_steps, Role.CANDIDATE, situation, shares)], [*notes, *more]
+    candidates, notes = [*candidates, *_that_move_nothing(of_steps, situation, shares)], [*notes, *more]
     if not candidates:
         return replace(repair, notes=(*notes, "no change that could be tried fits these findings"))
     usable = [trial for trial in candidates if not trial.refused]
@@ -158,7 +158,7 @@ def _proven(
     pace = choose_pace(numbers, cost, left - (rates.to_come * cost if rates is not None else 0.0), steps=steps)
     say(f"{len(usable)} candidates, {pace.steps} steps of about {cost:.2g} s, {repair.seeds} seeds")
     notes += pace.left_out
-    deadline = time.perf_counter() + left
+    before_s, deadline = _spent(timing), time.perf_counter() + left
     course = Course(situation, repair.seeds, pace.steps, held_out, first_layer_of(situation), deadline, say, notes)
     course.rates = rates
     try:
@@ -169,6 +169,7 @@ def _proven(
         needed = _spent(timing) + pace.cost_s(numbers, cost)
         told = f"the time did not suffice for the unchanged network and the placebo; about {needed:.0f} s would"
         return replace(repair, trials=tuple(candidates), steps=pace.steps, notes=(*notes, told))
+    tell_how_long(course.notes, before_s + pace.cost_s(numbers, cost))
     refused = [trial for trial in candidates if trial.refused]
     ranked = judged([*trials, *refused], lambda trial: ills_of(trial, course), course.root)
     ranked = confirmed(ranked, course, pace)
@@ -177,6 +178,15 @@ def _proven(
 
 def _trials(changes: Sequence[Change], role: Role, situation: Situation, shares: Shares | None) -> list[Trial]:
     return [measured(Trial(change.title, role, (change,)), situation, shares) for change in changes]
+
+
+def _that_move_nothing(changes: Sequence[Change], situation: Situation, shares: Shares | None) -> list[Trial]:
+    """What leaves the network as it is: its first gradient is the unchanged one's, and not traced again."""
+    trials = _trials(changes, Role.CANDIDATE, situation, None)
+    if shares is None:
+        return trials
+    levels = levels_of(situation.trace, situation.paths)
+    return [t if t.refused else replace(t, levels=levels, moved_decades=0.0) for t in trials]
 
 
 def _left(timing: tuple[float, float | None], needed_s: float) -> float:

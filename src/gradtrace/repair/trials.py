@@ -13,20 +13,25 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gradtrace.errors import GradtraceError, InputError
-from gradtrace.records.change import Change
-from gradtrace.records.repair import Outcome, Role, Trial
+from gradtrace.records.repair import Outcome, Trial
 from gradtrace.repair.applying import apply_changes
-from gradtrace.repair.changes.table import KINDS, OF_STEPS, OF_THE_ENDS, mends
+from gradtrace.repair.changes.table import mends
 from gradtrace.repair.learning_rate import RangeTest, at_rate
-from gradtrace.repair.pace import SHORT, Pace
+from gradtrace.repair.pace import AROUND, SHORT, Pace
+from gradtrace.repair.pairs import end_of, pairs_of, standing
 from gradtrace.repair.training import OutOfTime, Plan, train
 from gradtrace.repair.twin import Twin
 
 if TYPE_CHECKING:
+    from gradtrace.records.finding import Finding
     from gradtrace.records.vocabulary import Cause
     from gradtrace.repair.situation import Situation
 
 ORIGINAL = "The network as it came"
+TIME_WAS_UP = "time was up"
+"""How a note begins that tells of what was left out."""
+FEWEST_TRIED = 3
+"""Candidates to choose from: the best of two is the better half of them."""
 CALIBRATION_STEPS = 3
 """Steps by which the cost of one is measured."""
 
@@ -37,6 +42,8 @@ class Trains(Protocol):
     seeds: int
     steps: int
     notes: list[str]
+    deadline: float
+    """On `time.perf_counter`'s clock."""
 
     @property
     def root(self) -> Cause | None:
@@ -64,11 +71,21 @@ class Course:
     """The copy of each trial that was trained last with the first seed."""
     rates: RangeTest | None = None
     """Of our own optimizer, where none was given."""
+    trained_findings: tuple[Finding, ...] | None = None
 
     @property
     def root(self) -> Cause | None:
         """The cause that was found first."""
         return next(iter(self.situation.causes), None)
+
+    def findings_once_trained(self) -> tuple[Finding, ...]:
+        """Of the unchanged network; looked at once for all that are held against it."""
+        twin = self.twins.get(ORIGINAL)
+        if self.trained_findings is None and twin is not None:
+            from gradtrace.checkup.check import check
+
+            self.trained_findings = check(twin.model, twin.loss_fn, self.situation.batches[:1]).findings
+        return self.trained_findings or ()
 
     def run(self, trial: Trial, *, seeds: Sequence[int], steps: int) -> Trial:
         """Train a fresh copy for every seed; raises `OutOfTime`, and keeps what fails as a refusal."""
@@ -87,7 +104,7 @@ class Course:
             except OutOfTime:
                 if not outcomes:
                     raise
-                self.notes.append(f"time was up while training: {trial.title}")
+                self.notes.append(f"{TIME_WAS_UP} while training: {trial.title}")
                 break
             except (GradtraceError, ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
                 told = str(error).strip().split("\n")[0]
@@ -120,23 +137,52 @@ def cost_of_a_step(situation: Situation) -> float:
 def run_all(
     original: Trial, candidates: Sequence[Trial], placebos: Sequence[Trial], course: Trains, pace: Pace
 ) -> list[Trial]:
-    """Every trial with what became of it; those given up early keep their short run."""
-    every = pace.seeds(course.seeds)
-    original = course.run(original, seeds=every, steps=course.steps)
-    done = [course.run(placebo, seeds=every, steps=course.steps) for placebo in placebos[: pace.placebos]]
-    short = _first_round(candidates, course)
+    """Every trial with what became of it; those given up early keep their short run.
+
+    What takes the root away is tried first: where time is short, it is the rest that is left out.
+    """
+    every, whole_s, done = pace.seeds(course.seeds), 0.0, list[Trial]()
+    for trial in [original, *placebos[: pace.placebos]]:
+        began = time.perf_counter()
+        done.append(course.run(trial, seeds=every, steps=course.steps))
+        whole_s = max(whole_s, (time.perf_counter() - began) / len(every))
+    to_come = pace.finalists * len(every) + 3 * len(pace.fresh(course.seeds))
+    until = _until(course.deadline, to_come * whole_s, AROUND * whole_s / SHORT)
+    candidates = sorted(candidates, key=lambda trial: not mends(trial.changes, course.root))
+    short = _first_round(candidates, course, until, "candidates")
     ranked = sorted((t for t in short if t.outcomes), key=standing)
-    pairs = [course.run(t, seeds=[0], steps=max(1, course.steps // SHORT)) for t in _pairs(ranked)]
+    pairs = _first_round(pairs_of(ranked), course, until, "pairs")
     ranked = sorted([*ranked, *(t for t in pairs if t.outcomes)], key=standing)
     ranked = _with_the_root(ranked, course.root, pace.finalists)
     finals = _finals(ranked, course, pace)
-    return [original, *done, *finals, *(t for t in short if not t.outcomes)]
+    return [*done, *finals, *(t for t in short if not t.outcomes)]
+
+
+def tell_how_long(notes: list[str], all_s: float) -> None:
+    """What all of it takes, where something was left out.
+
+    >>> notes = ["time was up: 2 of 14 candidates were not tried"]
+    >>> tell_how_long(notes, 626.4)
+    >>> notes[-1]
+    'for all of it, about 626 s are needed'
+    """
+    if any(note.startswith(TIME_WAS_UP) for note in notes):
+        notes.append(f"for all of it, about {all_s:.0f} s are needed")
+
+
+def _until(deadline: float, to_come_s: float, short_s: float) -> float:
+    """When the last short training may begin: without whole ones nothing is proven, and of one or two none is chosen.
+
+    Where whole ones and a few short ones do not fit, each has half of what is left, and what was tried is told.
+    """
+    left = deadline - time.perf_counter()
+    return deadline - (to_come_s if left - to_come_s >= FEWEST_TRIED * short_s else left / 2) - short_s
 
 
 def _with_the_root(ranked: list[Trial], root: Cause | None, places: int) -> list[Trial]:
     """The best of those that take the root away has a place among the finalists, where there are several."""
     first = next((place for place, trial in enumerate(ranked) if mends(trial.changes, root)), 0)
-    if first < places or places < 2 or math.isinf(_end(ranked[first])):
+    if first < places or places < 2 or math.isinf(end_of(ranked[first])):
         return ranked
     return [*ranked[: places - 1], ranked[first], *ranked[places - 1 : first], *ranked[first + 1 :]]
 
@@ -158,99 +204,22 @@ def _whole(trial: Trial, course: Trains, seeds: Sequence[int]) -> Trial:
     try:
         return course.run(trial, seeds=seeds, steps=course.steps)
     except OutOfTime:
-        course.notes.append(f"time was up before the full training of: {trial.title}")
+        course.notes.append(f"{TIME_WAS_UP} before the full training of: {trial.title}")
         return trial
 
 
-def _first_round(candidates: Sequence[Trial], course: Trains) -> list[Trial]:
+def _first_round(candidates: Sequence[Trial], course: Trains, until: float, what: str) -> list[Trial]:
+    """The short trainings that begin before `until`."""
     steps = max(1, course.steps // SHORT)
     done: list[Trial] = []
     for place, trial in enumerate(candidates):
         try:
+            if time.perf_counter() > until:
+                raise OutOfTime
             done.append(course.run(trial, seeds=[0], steps=steps))
         except OutOfTime:
             left = len(candidates) - place
-            course.notes.append(f"time was up: {left} of {len(candidates)} candidates were not tried")
-            done += [replace(t, refused="not tried: time was up") for t in candidates[place:]]
+            course.notes.append(f"{TIME_WAS_UP}: {left} of {len(candidates)} {what} were not tried")
+            done += [replace(t, refused=TIME_WAS_UP) for t in candidates[place:]]
             break
     return done
-
-
-def _end(trial: Trial) -> float:
-    end = trial.end
-    return end if end is not None and not math.isnan(end) else math.inf
-
-
-def standing(trial: Trial) -> tuple[float, float]:
-    """The loss at the end; of those that broke, the loss before the first step."""
-    return _end(trial), _start(trial)
-
-
-def _pairs(ranked: Sequence[Trial]) -> list[Trial]:
-    """The best candidate with the best of another kind, and with the best of a third; the best start with other steps.
-
-    What mends the data, the output or the loss is seen where weights and layers suit what comes then: the best two of
-    these kinds go together, and each with the best change of the network. The faults of one network may be several.
-    Where a change begins well and its steps do not keep it, what it lacks is said by its two ends: the lowest loss
-    before the first step goes with what changes the steps alone.
-    """
-    if not ranked or not ranked[0].changes:
-        return []
-    best, found, kinds = ranked[0], list[Trial](), {ranked[0].changes[0].kind}
-    for other in ranked[1:]:
-        kind = other.changes[0].kind
-        if kind in kinds or _overlap(best.changes[0], other.changes[0]):
-            continue
-        kinds.add(kind)
-        found.append(_pair(best, other))
-        if len(found) == 2:
-            break
-    begun = [trial for trial in ranked if trial.changes[0].kind not in OF_STEPS and _has_lost_its_start(trial)]
-    if begun:
-        found += [_pair(min(begun, key=_start), one) for one in _of_steps(ranked)]
-    found += _of_several_faults(ranked)
-    return list({trial.title: trial for trial in found}.values())
-
-
-def _of_steps(ranked: Sequence[Trial]) -> list[Trial]:
-    """For a start that is mended: the best of two kinds; of lower rates those that lower it least.
-
-    Which rate is best was found with the start as it came, and what that survives is for no other.
-    """
-    lower = [t for t in ranked if t.changes[0].kind == "rate" and t.changes[0].number("factor") < 1.0]
-    lower.sort(key=lambda trial: -trial.changes[0].number("factor"))
-    others = [t for t in ranked if t.changes[0].kind in OF_STEPS and t not in lower]
-    best = {t.changes[0].kind: t for t in reversed(others)}.values()
-    return [*sorted(best, key=standing)[: 1 if lower else 2], *lower[:2]]
-
-
-def _of_several_faults(ranked: Sequence[Trial]) -> list[Trial]:
-    first = {trial.changes[0].kind: trial for trial in reversed(ranked)}
-    roots = sorted((first[kind] for kind in OF_THE_ENDS if kind in first), key=standing)[:2]
-    inner = [trial for kind, trial in first.items() if kind not in (*OF_THE_ENDS, *OF_STEPS)]
-    partners = [*roots[1:], *sorted(inner, key=standing)[:1]]
-    pairs = [(root, partner) for root in roots for partner in partners if root is not partner]
-    return [_pair(one, other) for one, other in pairs if not _overlap(one.changes[0], other.changes[0])]
-
-
-def _has_lost_its_start(trial: Trial) -> bool:
-    return _start(trial) < _end(trial)
-
-
-def _start(trial: Trial) -> float:
-    return trial.start if trial.start is not None and not math.isnan(trial.start) else math.inf
-
-
-def _pair(one: Trial, other: Trial) -> Trial:
-    ordered = sorted((one.changes[0], other.changes[0]), key=_order)
-    return Trial(" ".join(change.title for change in ordered), Role.CANDIDATE, tuple(ordered))
-
-
-def _overlap(one: Change, other: Change) -> bool:
-    """Both draw weights: the second would undo the first."""
-    return bool({d.name for d in one.draws} & {d.name for d in other.draws})
-
-
-def _order(change: Change) -> int:
-    # what wraps layers comes last: draws name the layers as they were
-    return list(KINDS).index(change.kind) + (100 if change.kind in ("norm", "skip") else 0)

@@ -12,7 +12,6 @@ from gradtrace.records.repair import Difference, Role, Trial
 from gradtrace.records.vocabulary import Cause, Severity
 from gradtrace.repair.changes.table import mends
 from gradtrace.repair.evidence import against, as_good, difference, fell, gained, has_learnt
-from gradtrace.repair.trials import ORIGINAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -138,15 +137,13 @@ def ills_of(trial: Trial, course: Course) -> tuple[str, ...]:
     twin = course.twins.get(trial.title)
     if twin is None:
         return ()
-    healed = course.situation.diagnosis.findings
-    unchanged = course.twins.get(ORIGINAL)
     batches = course.situation.batches[:1]
     try:
         found = check(twin.model, twin.training_loss_fn, batches).findings
-        trained = check(unchanged.model, unchanged.loss_fn, batches).findings if unchanged is not None else ()
+        trained = course.findings_once_trained()
     except InputError:
         return ()
-    return prices(found, healed, trained)
+    return prices(found, course.situation.diagnosis.findings, trained)
 
 
 def prices(found: Iterable[Finding], healed: Sequence[Finding], trained: Iterable[Finding]) -> tuple[str, ...]:

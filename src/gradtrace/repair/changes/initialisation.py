@@ -15,7 +15,7 @@ from gradtrace.records.change import Change, Draw
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.draws import NEAR, code_of, critical_draws, draw_all, guilty_draws
 from gradtrace.repair.changes.kind import Kind
-from gradtrace.repair.changes.recurrent_draws import GATES
+from gradtrace.repair.changes.recurrent_draws import CHRONO, GATES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +63,9 @@ def _change(draws: Sequence[Draw], method: str, situation: Situation, *, alone: 
     lost = situation.deficit
     how = "at the scale that gives unit variance on the batch (LSUV)" if method == "lsuv" else ""
     how = how or f"at the critical gain of the activation ({method})"
+    memory = next((draw.value for draw in draws if draw.how == CHRONO), None)
+    if memory is not None:
+        how += f", and let gates stay open for up to {memory:.0f} steps (chrono)"
     return Change(
         kind="initialisation",
         title=f"Draw {what} anew {how}.",

@@ -14,7 +14,9 @@ from gradtrace.repair.changes import (
     eps,
     formats,
     initialisation,
+    log_space,
     loss,
+    neighbours,
     norm,
     output,
     placebo,
@@ -29,6 +31,7 @@ from gradtrace.repair.changes import (
     warmup,
 )
 from gradtrace.repair.changes.kind import Kind
+from gradtrace.repair.changes.recurrent_draws import CHRONO, GATES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,11 +42,13 @@ if TYPE_CHECKING:
 KINDS: dict[str, Kind] = {
     "unsafe": unsafe.KIND,
     "connect": connect.KIND,
+    "log_space": log_space.KIND,
     "loss": loss.KIND,
     "output": output.KIND,
     "formats": formats.KIND,
     "scale": scale.KIND,
     "embedding": embedding.KIND,
+    "neighbours": neighbours.KIND,
     "transformer": transformer.KIND,
     "recurrence": recurrence.KIND,
     "activation": activation.KIND,
@@ -60,7 +65,7 @@ KINDS: dict[str, Kind] = {
 }
 OF_STEPS = ("rate", "warmup", "clipping", "eps")
 """Kinds that leave the network as it is."""
-OF_THE_ENDS = ("unsafe", "connect", "loss", "output", "formats", "scale", "embedding")
+OF_THE_ENDS = ("unsafe", "connect", "log_space", "loss", "output", "formats", "scale", "embedding")
 """Kinds that change what goes in, what comes out and how it is weighed, and no weight or layer between."""
 MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.ACTIVATION_DERIVATIVE: ("activation",),
@@ -78,9 +83,9 @@ MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.INPUT_SCALE: ("scale", "embedding"),
     Cause.NUMERIC_FORMAT: ("formats",),
     Cause.DETACHED_GRAPH: ("connect",),
-    Cause.LOSS_FUNCTION: ("loss", "output"),
-    Cause.UNSAFE_OP: ("unsafe",),
-    Cause.REDUCTION_SCALE: ("scale", "rate"),
+    Cause.LOSS_FUNCTION: ("log_space", "loss", "output"),
+    Cause.UNSAFE_OP: ("unsafe", "log_space"),
+    Cause.REDUCTION_SCALE: ("scale", "neighbours"),
 }
 """Kinds that take a cause away, as `gradtrace.remedies` has them, and not what it leads to alone."""
 OF_THE_NETWORK = tuple(name for name in KINDS if name not in (*OF_STEPS, "placebo"))
@@ -88,8 +93,15 @@ OF_THE_NETWORK = tuple(name for name in KINDS if name not in (*OF_STEPS, "placeb
 
 def mends(changes: Sequence[Change], cause: Cause | None) -> bool:
     """Whether all of these, and there are some, take `cause` away."""
-    kinds = MENDS.get(cause, ()) if cause is not None else ()
-    return bool(changes) and all(change.kind in kinds for change in changes)
+    return cause is not None and bool(changes) and all(_mends(change, cause) for change in changes)
+
+
+def _mends(change: Change, cause: Cause) -> bool:
+    """Whoever draws all weights draws those of a recurrence as `recurrence` does."""
+    is_in_time = cause in (Cause.RECURRENT_CONTRACTION, Cause.RECURRENT_EXPANSION)
+    return change.kind in MENDS.get(cause, ()) or (
+        is_in_time and any(draw.how in (GATES, CHRONO) for draw in change.draws)
+    )
 
 
 def propose_all(

@@ -14,7 +14,7 @@ from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.pace import FEWEST_STEPS, Pace, choose_pace
 from gradtrace.repair.training import NUM_POINTS, OutOfTime
 from gradtrace.repair.trend import trend_of
-from gradtrace.repair.trials import ORIGINAL, run_all
+from gradtrace.repair.trials import ORIGINAL, run_all, tell_how_long
 from gradtrace.repair.verdicts import judged
 from gradtrace.runner.fixing.course import ScriptCourse
 from gradtrace.runner.fixing.exchange import Answer, Order
@@ -90,10 +90,12 @@ def _repaired(
         course, pace = _course(prepared, processes, probed, answer, seeds, steps, deadline, progress)
     except OutOfTime:
         return replace(repair, notes=(*probed.notes, "the time did not suffice to run the script a second time"))
+    before_s = time_budget_s - (deadline - time.perf_counter())
+    numbers = len(probed.candidates), len(probed.placebos), course.seeds
     try:
         trials = _trained(course, probed, pace)
+        tell_how_long(course.notes, before_s + pace.cost_s(numbers, course.step_s, course.start_s))
     except OutOfTime:
-        numbers = len(probed.candidates), len(probed.placebos), course.seeds
         needed = time_budget_s + Pace(FEWEST_STEPS).cost_s(numbers, course.step_s, course.start_s)
         told = f"the time did not suffice for the unchanged script and the placebo; about {needed:.0f} s would"
         return replace(repair, steps=course.steps, notes=(*course.notes, told))
