@@ -19,6 +19,7 @@ from gradtrace.diagnosis.gate import is_output
 from gradtrace.diagnosis.layer import layer_below, places
 from gradtrace.diagnosis.naming import function_of, told_op
 from gradtrace.diagnosis.objectives import has_learnt, objectives
+from gradtrace.diagnosis.rules.cancelled import cancelled
 from gradtrace.diagnosis.rules.pairing import beyond, last_layers, pairing
 from gradtrace.diagnosis.rules.plateau import uncompensated
 from gradtrace.diagnosis.thresholds import (
@@ -51,7 +52,7 @@ def judge(scene: Scene) -> list[Finding]:
         return []
     if (alone := _alone(scene)) is not None:
         return [alone]
-    for find in (pairing, _nothing, beyond, _flat, _stuck):
+    for find in (pairing, cancelled, _nothing, beyond, _flat, _stuck):
         findings = [find(view) for view in scene.views]
         if all(findings):
             return [finding for finding in findings[:1] if finding is not None]
@@ -294,6 +295,5 @@ def _passes_nothing(op: Op) -> bool:
     """Whether an op received a gradient and passed on none, or nothing but the rounding of what cancels."""
     if op.received is None or op.received.norm == 0.0:
         return False
-    least = ROUNDING * EPSILON.get(op.received.dtype, 0.0) * op.received.norm
     passed = [stats.norm for stats in op.passed if stats is not None]
-    return bool(passed) and max(passed) <= least
+    return bool(passed) and max(passed) <= ROUNDING * EPSILON.get(op.received.dtype, 0.0) * op.received.norm
