@@ -112,7 +112,7 @@ class Sampler:
     def _is_turn(self, kind: Kind) -> bool:
         """Whether no kind has had fewer traces, or as many and none for longer.
 
-        While only one is known, another may still come. Whoever opens each round of a game would else have the late ones.
+        While only one is known, another may still come. Who opens each round of a game would else have the late ones.
         """
         num = self._nums.setdefault(kind, 0)
         fewest = min(self._nums.values())
