@@ -35,7 +35,7 @@ from gradtrace.diagnosis.thresholds import (
 from gradtrace.diagnosis.wording import percent
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import of_flat, remedies_for
+from gradtrace.remedies.catalogue import FOR_CLASSES, of_flat, remedies_for
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
@@ -105,9 +105,8 @@ def _trapped(scene: Scene) -> list[Finding]:
 
 def _nothing(view: View) -> Finding | None:
     """Not one parameter has a gradient other than zero, and the loss is no minimum that is known: it is not zero."""
-    if not last_layers(view) or not _gets_nothing(view) or view.trace.loss == 0.0:
-        return None
-    witness = _witness(last_layers(view)[0], view)
+    last = last_layers(view)
+    witness = _witness(last[0], view) if last and _gets_nothing(view) and view.trace.loss != 0.0 else None
     return _unchanging(view, witness, "no parameter has a gradient at all") if witness is not None else None
 
 
@@ -121,7 +120,8 @@ def _alone(scene: Scene) -> Finding | None:
     for view in scene.views:
         op = next((op for op in view.trace.ops if _chooses_of_one(op, view)), None)
         if op is not None and last_layers(view):
-            return _unchanging(view, op, "softmax over one entry is one, whatever comes in")
+            why = "softmax over one entry is one, whatever comes in"
+            return replace(_unchanging(view, op, why), remedies=(FOR_CLASSES,))
     return None
 
 
