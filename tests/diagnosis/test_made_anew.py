@@ -39,6 +39,12 @@ class AtEachPass(Network):
         return out
 
 
+class OfComplexNumbers(Network):
+    def hidden(self, h: Tensor) -> Tensor:
+        out: Tensor = nn.Linear(16, 16, dtype=torch.complex64)(h.to(torch.complex64)).real
+        return out
+
+
 class Lazily(Network):
     """Registered at the first call, and kept."""
 
@@ -76,8 +82,9 @@ def loss(model: nn.Module, x: Tensor) -> Tensor:
     return F.cross_entropy(model(x), LABELS)
 
 
-def test_a_layer_made_where_it_is_used() -> None:
-    (found,) = told(gradtrace.check(AtEachPass(), loss, [X, X]).findings)
+@pytest.mark.parametrize("kind", [AtEachPass, OfComplexNumbers])
+def test_a_layer_made_where_it_is_used(kind: type[Network]) -> None:
+    (found,) = told(gradtrace.check(kind(), loss, [X, X]).findings)
     assert (found.symptom, found.cause, found.severity) == (
         Symptom.DISCONNECTED,
         Cause.DETACHED_GRAPH,

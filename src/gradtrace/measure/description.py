@@ -136,7 +136,8 @@ def _is_weight(leaf: Tensor, forward: Forward) -> bool:
 
 def _differs(leaf: Tensor) -> bool:
     """Whether its entries differ: a norm's weights of one and biases of zero are the same whenever they are made."""
-    return leaf.numel() > 1 and bool(leaf.detach().min() != leaf.detach().max())
+    values = leaf.detach().flatten()
+    return values.numel() > 1 and bool((values != values[0]).any())
 
 
 def _observations(
