@@ -167,3 +167,14 @@ def test_far_targets_of_an_error_that_is_written_out(scale: float) -> None:
     data = [(x, scale * x[:, :1]) for x, _ in batches()]
     found = findings(model, lambda m, b: (m(b[0]) - b[1]).square().mean(), data)
     assert loud(found) == ([(Symptom.EXPLODING, Cause.INPUT_SCALE)] if scale > 1.0 else [])
+
+
+@pytest.mark.parametrize("num_outputs", [1, 2])
+def test_a_cross_entropy_of_one_class_wants_an_output_for_each(num_outputs: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, num_outputs))
+    data = [(x, torch.ones(len(x), 1) if num_outputs == 1 else y.clamp(max=1)) for x, y in batches()]
+    found = findings(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), data)
+    told = [f for f in found if f.cause is Cause.LOSS_FUNCTION]
+    assert len(told) == (num_outputs == 1)
+    assert all("an output for each class" in f.remedies[0].title for f in told)

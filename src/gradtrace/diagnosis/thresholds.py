@@ -148,6 +148,10 @@ SMALLEST_NORMAL = 2.0**-126
 LARGEST_SQUARED = 2.0**64
 """[pure number] The square of anything from here on is no number of float32, which ends below 2^128 (IEEE 754)."""
 
+FITTED_FRAC = 0.05
+"""[fraction] By so much the best constant of a batch may be better than that of all data, where it is held against a
+loss: the variance of twenty samples is short by a twentieth."""
+
 UNCHANGED_FRAC = 0.5
 """[fraction of |gradient|^2] Most of what a step gains to first order lies on entries that it left as they were."""
 

@@ -197,6 +197,7 @@ def _strangers(ops: tuple[Op, ...], tape: Description) -> list[ParameterStats]:
             norm=math.nan,
             gradient=gradient,
             in_model=False,
+            made_at=tape.made.get(op.index, ""),
             affects_loss=True,
         )
         for op in ops

@@ -47,6 +47,8 @@ class Description:
     strangers: dict[int, str | None]
     """Leaf op -> the attribute of the model that holds it unregistered, or None: it is no part of the model."""
     unreadable: tuple[str, ...]
+    made: dict[int, str]
+    """Leaf op -> the line that made it within the forward pass."""
 
 
 def read_saved(forward: Forward) -> None:
@@ -85,11 +87,14 @@ def describe(forward: Forward, model: nn.Module) -> Description:
     registered = {id(parameter): name for name, parameter in [*model.named_parameters(), *whole.items()]}
     parameters: dict[int, str] = {}
     strangers: dict[int, str | None] = {}
+    made: dict[int, str] = {}
     for index, leaf in graph.leaves().items():
         if id(leaf) in registered:
             parameters[index] = registered[id(leaf)]
         else:
             strangers[index] = find_unregistered(model, leaf)
+            if strangers[index] is None and (name := forward.recorder.made.name_of(leaf)) and _differs(leaf):
+                strangers[index], made[index] = name, forward.recorder.made.line_of(leaf) or "?"
     leaves = parameters | {i: name for i, name in strangers.items() if name}
     leaves |= {i: _NAMELESS for i, leaf in graph.leaves().items() if i not in leaves and _is_weight(leaf, forward)}
     operands = operand_parameters(graph, names, leaves)
@@ -111,7 +116,7 @@ def describe(forward: Forward, model: nn.Module) -> Description:
         str(sites[i]) for i, name in enumerate(names)
         if factors[i] is Factor.ACTIVATION and seen[i] is None and base_name(name) in _READ
     ]  # fmt: skip
-    return Description(infos, strangers, tuple(dict.fromkeys(unreadable)))
+    return Description(infos, strangers, tuple(dict.fromkeys(unreadable)), made)
 
 
 _NAMELESS = "\0"
@@ -127,6 +132,12 @@ def _is_weight(leaf: Tensor, forward: Forward) -> bool:
     from torch import nn
 
     return isinstance(leaf, nn.Parameter) or forward.batch_size not in leaf.shape[:1]
+
+
+def _differs(leaf: Tensor) -> bool:
+    """Whether its entries differ: a norm's weights of one and biases of zero are the same whenever they are made."""
+    values = leaf.detach().flatten()
+    return values.numel() > 1 and bool((values != values[0]).any())
 
 
 def _observations(

@@ -233,6 +233,8 @@ class ParameterStats:
     """Whether the module that owns it was called in this forward pass."""
     finite: bool = True
     """Whether all of its entries are finite."""
+    made_at: str = ""
+    """The line at which the forward pass made it, anew at each pass; '': it was there before."""
 
     @property
     def numel(self) -> int:

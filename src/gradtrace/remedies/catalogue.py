@@ -140,6 +140,14 @@ SAME_SHAPE = Remedy(
     "Give output and targets the same shape.",
     "loss = torch.nn.functional.mse_loss(output, target.view_as(output))",
 )
+MAKE_ONCE = Remedy(
+    "Make the layer once, in __init__, and call it in forward.",
+    "self.hidden = torch.nn.Linear(width, width)",
+)
+HOLD_FIXED = Remedy(
+    "Detach what is to be held fixed, or compute it before and without a gradient.",
+    "ratio = torch.exp(new_log_prob - old_log_prob.detach())",
+)
 NO_MINUS = Remedy(
     "Minimise the error itself: take the minus away.",
     "loss = torch.nn.functional.cross_entropy(logits, target)  # which is a negative log likelihood already",

@@ -40,13 +40,15 @@ SYMPTOMS = {
     ),
     Symptom.DISCONNECTED: (
         "Each parameter that the loss depends on by its value, against whether a gradient reaches it on the "
-        "tape and whether an optimizer holds it. What a batch does not use is left in peace."
+        "tape and whether an optimizer holds it. What a batch does not use is left in peace. Also weights that the "
+        "forward pass makes anew."
     ),
     Symptom.LOSS_SATURATED: (
         "The elasticity of the loss: by what fraction it changes when the output moves by its own scale, of the "
         f"whole batch or of its median example. Below {t.FLAT_ELASTICITY:g}, with an op between output and loss "
         "that is flat, and no loss that is known to be below a constant's. Also examples that lie on a flat side "
-        f"and stay there: from {100 * t.TRAPPED_FRAC:g} % of them on."
+        f"and stay there: from {100 * t.TRAPPED_FRAC:g} % of them on. And gradients that come to an output by several "
+        "ways and cancel in all of its entries."
     ),
     Symptom.UNDERFLOW: (
         "Entries of gradients within the last bits of their format, gradients that all lie "

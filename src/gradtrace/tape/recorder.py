@@ -19,6 +19,7 @@ from gradtrace.records.trace import Site
 from gradtrace.tape.dataflow import Dataflow, floats_in, tensors_in
 from gradtrace.tape.fastpath import keep_unseen, may_be_fast, show
 from gradtrace.tape.gathered import Gathered, class_of
+from gradtrace.tape.made import Made
 from gradtrace.tape.private import custom_forward, lift_mode, saved_hooks_active, sequence_nr
 from gradtrace.tape.source import source_of
 
@@ -88,6 +89,7 @@ class Recorder(TorchFunctionMode):
         """Modules that were called and not looked into, so that torch could take its fast path, and what is inside."""
         self.dataflow = Dataflow(model.named_parameters())
         self.gathered = Gathered(model)
+        self.made = Made()
 
     def __enter__(self) -> Self:
         try:
@@ -107,6 +109,7 @@ class Recorder(TorchFunctionMode):
         lift_mode(self)
         show(self)
         self.entered = False
+        self.made.end()
         self.leave_modules()
         self.visits.sort(key=lambda visit: (visit.start, -visit.end))
 
@@ -145,6 +148,7 @@ class Recorder(TorchFunctionMode):
             for name, whole in (self._guard(self.gathered.come, path, module) or {}).items():
                 self.dataflow.stands_for(name, whole)
             self._open.append((path, class_of(module).__name__, self._counts[path], sequence_nr()))
+            self.made.begin()
             self._counts[path] += 1
 
         return open_visit
@@ -156,6 +160,8 @@ class Recorder(TorchFunctionMode):
                 self.visits.append(Visit(name, kind, call, start, sequence_nr()))
                 if name == path:
                     break
+            if not self._open:
+                self.made.end()
 
         return close_visit
 

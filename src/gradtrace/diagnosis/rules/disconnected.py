@@ -6,13 +6,14 @@ enter the loss at all and is left in peace.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.layer import owner, places
 from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.remedies.catalogue import MAKE_ONCE, remedies_for
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def judge(scene: Scene) -> list[Finding]:
     """Findings for cut, unregistered, stepped-over and optimizer-less parameters; an info for idle ones."""
     if not scene.exhibit.traces:
         return []
-    return [*_cut(scene), *_unregistered(scene), *_stepped(scene), *_without_optimizer(scene)]
+    return [*_cut(scene), *_made_anew(scene), *_unregistered(scene), *_stepped(scene), *_without_optimizer(scene)]
 
 
 def _cut(scene: Scene) -> list[Finding]:
@@ -101,7 +102,8 @@ def _taught_by(cut: list[str], trace: Trace) -> str | None:
 
 
 def _unregistered(scene: Scene) -> list[Finding]:
-    names = tuple(dict.fromkeys(p.name for t in scene.exhibit.traces for p in t.parameters if not p.in_model))
+    strangers = [p for trace in scene.exhibit.traces for p in trace.parameters if not p.in_model and not p.made_at]
+    names = tuple(dict.fromkeys(p.name for p in strangers))
     if not names:
         return []
     message = (
@@ -109,6 +111,23 @@ def _unregistered(scene: Scene) -> list[Finding]:
         "not list them, so no optimizer built from it moves them. Keep layers in a ModuleList, tensors in a Parameter."
     )
     return [_finding(_modules(names), Severity.CRITICAL, message, [Evidence("unregistered", len(names), "parameters")])]
+
+
+def _made_anew(scene: Scene) -> list[Finding]:
+    """Layers made where they are used: numbers drawn at every pass, whose gradients nothing is done with."""
+    found = [{p.name: p for p in trace.parameters if p.made_at} for trace in scene.exhibit.traces]
+    names = [name for name in found[0] if all(name in other for other in found)]
+    if not names:
+        return []
+    line = found[0][names[0]].made_at
+    users = [op.site.module for op in scene.exhibit.traces[0].ops if {*op.weights} & {*names}]
+    where = tuple(dict.fromkeys(module or "" for module in users))
+    message = (
+        f"{_count(names)} ({_some(names)}; {line}) are made anew within every forward pass: other random numbers each "
+        "time, and what they would learn is thrown away. Make the layer once, in __init__."
+    )
+    evidence = [Evidence("made anew", len(names), "parameters")]
+    return [replace(_finding(where, Severity.CRITICAL, message, evidence, line), remedies=(MAKE_ONCE,))]
 
 
 def _stepped(scene: Scene) -> list[Finding]:

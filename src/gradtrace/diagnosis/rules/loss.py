@@ -19,6 +19,7 @@ from gradtrace.diagnosis.gate import is_output
 from gradtrace.diagnosis.layer import layer_below, places
 from gradtrace.diagnosis.naming import function_of, told_op
 from gradtrace.diagnosis.objectives import has_learnt, objectives
+from gradtrace.diagnosis.rules.cancelled import cancelled
 from gradtrace.diagnosis.rules.pairing import beyond, last_layers, pairing
 from gradtrace.diagnosis.rules.plateau import uncompensated
 from gradtrace.diagnosis.thresholds import (
@@ -34,7 +35,7 @@ from gradtrace.diagnosis.thresholds import (
 from gradtrace.diagnosis.wording import percent
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import of_flat, remedies_for
+from gradtrace.remedies.catalogue import FOR_CLASSES, of_flat, remedies_for
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def judge(scene: Scene) -> list[Finding]:
         return []
     if (alone := _alone(scene)) is not None:
         return [alone]
-    for find in (pairing, _nothing, beyond, _flat, _stuck):
+    for find in (pairing, cancelled, _nothing, beyond, _flat, _stuck):
         findings = [find(view) for view in scene.views]
         if all(findings):
             return [finding for finding in findings[:1] if finding is not None]
@@ -104,9 +105,8 @@ def _trapped(scene: Scene) -> list[Finding]:
 
 def _nothing(view: View) -> Finding | None:
     """Not one parameter has a gradient other than zero, and the loss is no minimum that is known: it is not zero."""
-    if not last_layers(view) or not _gets_nothing(view) or view.trace.loss == 0.0:
-        return None
-    witness = _witness(last_layers(view)[0], view)
+    last = last_layers(view)
+    witness = _witness(last[0], view) if last and _gets_nothing(view) and view.trace.loss != 0.0 else None
     return _unchanging(view, witness, "no parameter has a gradient at all") if witness is not None else None
 
 
@@ -120,7 +120,8 @@ def _alone(scene: Scene) -> Finding | None:
     for view in scene.views:
         op = next((op for op in view.trace.ops if _chooses_of_one(op, view)), None)
         if op is not None and last_layers(view):
-            return _unchanging(view, op, "softmax over one entry is one, whatever comes in")
+            why = "softmax over one entry is one, whatever comes in"
+            return replace(_unchanging(view, op, why), remedies=(FOR_CLASSES,))
     return None
 
 
@@ -294,6 +295,5 @@ def _passes_nothing(op: Op) -> bool:
     """Whether an op received a gradient and passed on none, or nothing but the rounding of what cancels."""
     if op.received is None or op.received.norm == 0.0:
         return False
-    least = ROUNDING * EPSILON.get(op.received.dtype, 0.0) * op.received.norm
     passed = [stats.norm for stats in op.passed if stats is not None]
-    return bool(passed) and max(passed) <= least
+    return bool(passed) and max(passed) <= ROUNDING * EPSILON.get(op.received.dtype, 0.0) * op.received.norm

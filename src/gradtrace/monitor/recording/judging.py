@@ -15,6 +15,7 @@ from gradtrace.diagnosis.moved import limits_of, weigh
 from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.thresholds import FOLLOWED_STEPS
 from gradtrace.diagnosis.timeline.beginning import beginning, clear_before, squared_away
+from gradtrace.diagnosis.timeline.constant import no_further
 from gradtrace.diagnosis.timeline.distance import still_far_off
 from gradtrace.diagnosis.timeline.factors import with_factors
 from gradtrace.diagnosis.timeline.judge import judge_run
@@ -141,7 +142,15 @@ class Judging:
         widest = max(self._places, key=lambda place: self._num_reached.get(place[1], 0), default=(0, frozenset()))[1]
         traces = [trace for _, trace in self._kept(guilty[0] if guilty else widest)] or self.traces
         kept = tuple(traces[:1] + traces[1:][-1:])
-        return Diagnosis(findings, kept, title=run.header.title, moved=tuple(map(str, self._moved)))
+        moved = tuple(map(str, self._moved))
+        return Diagnosis(findings, kept, refusals=self._not_judged(findings), title=run.header.title, moved=moved)
+
+    def _not_judged(self, findings: Sequence[Finding]) -> tuple[str, ...]:
+        """What gradients that are well do not tell."""
+        if any(_is_grave(finding) for finding in findings):
+            return ()
+        told = (no_further([(step - self._first_step, t) for step, t in self._kept(kind)]) for kind in self._latest)
+        return tuple(filter(None, told))[:1]
 
     def _kept(self, kind: Kind) -> list[tuple[int, Trace]]:
         """The whole traces of one kind in memory, with their steps."""

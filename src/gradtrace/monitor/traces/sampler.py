@@ -43,7 +43,7 @@ class Sampler:
         self._sample: Sample | CompiledSample | None = None
         self._step = 0
         self._nums: dict[Kind, int] = {}
-        """Traces of each kind of pass, since the last optimizer joined."""
+        """Traces of each kind of pass, since the last optimizer joined; first the one whose latest is the oldest."""
         self._num_optimizers = 0
         self._are_several = self._waits = False
         """Whether passes are of several kinds; whether the step may have one of a kind that has had fewer traces."""
@@ -112,9 +112,14 @@ class Sampler:
             self._sample.end_forward()
 
     def _is_turn(self, kind: Kind) -> bool:
-        """Whether no kind has had fewer traces; while only one is known, another may still come."""
+        """Whether no kind has had fewer traces, or as many and none for longer.
+
+        While only one is known, another may still come. Who opens each round of a game would else have the late ones.
+        """
         num = self._nums.setdefault(kind, 0)
-        return num == min(self._nums.values()) and (num == 0 or len(self._nums) > 1)
+        fewest = min(self._nums.values())
+        due = next(other for other, had in self._nums.items() if had == fewest)
+        return kind == due and (num == 0 or len(self._nums) > 1)
 
     def _kind_of(self, loss: Tensor) -> Kind:
         reached = {id(leaf) for leaf in reached_leaves([loss])}
@@ -137,7 +142,7 @@ class Sampler:
             if self._waits or self.kind not in self._nums:
                 self._num_missed = 0
             if self._are_several:
-                self._nums[self.kind] = self._nums.get(self.kind, 0) + 1
+                self._nums[self.kind] = self._nums.pop(self.kind, 0) + 1
             self.end()
         return trace
 

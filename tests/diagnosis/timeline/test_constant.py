@@ -1,0 +1,80 @@
+"""A healthy run whose loss is that of a constant is not called learnt, and one that learns has nothing said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import gradtrace
+from gradtrace.monitor.watch import Watch
+
+Batch = Callable[[], tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def trained(batch: Batch, loss: Loss, num_outputs: int, num_steps: int = 140) -> Watch:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, num_outputs))
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-2)
+    with gradtrace.watch(model, optimizer, budget=10.0, every=20) as watch:
+        for _ in range(num_steps):
+            x, y = batch()
+            optimizer.zero_grad()
+            loss(model(x), y).backward()
+            optimizer.step()
+    return watch
+
+
+def told(watch: Watch) -> list[str]:
+    return [text for text in watch.diagnosis.refusals if "whether the data is learnt" in text]
+
+
+def numbers(num: int = 256, *, noise: bool) -> Batch:
+    def batch() -> tuple[Tensor, Tensor]:
+        x = torch.randn(num, 8)
+        return x, torch.randn(num, 1) if noise else x[:, :1] - x[:, 1:2]
+
+    return batch
+
+
+def classes(num_classes: int, num: int = 256, *, noise: bool) -> Batch:
+    def batch() -> tuple[Tensor, Tensor]:
+        x = torch.randn(num, 8)
+        return x, torch.randint(0, num_classes, (num,)) if noise else x[:, :num_classes].argmax(1)
+
+    return batch
+
+
+def written_out(output: Tensor, target: Tensor) -> Tensor:
+    return ((output - target) ** 2).mean()
+
+
+@pytest.mark.parametrize("noise", [True, False])
+@pytest.mark.parametrize("loss", [F.mse_loss, written_out])
+def test_numbers(loss: Loss, noise: bool) -> None:
+    watch = trained(numbers(noise=noise), loss, 1)
+    assert watch.diagnosis.healthy
+    assert len(told(watch)) == noise
+
+
+@pytest.mark.parametrize("noise", [True, False])
+def test_classes(noise: bool) -> None:
+    watch = trained(classes(4, noise=noise), F.cross_entropy, 4)
+    assert len(told(watch)) == noise
+    assert all("cross_entropy is 1." in text for text in told(watch))
+
+
+def test_before_it_can_have_learnt_nothing_is_said() -> None:
+    assert told(trained(numbers(noise=True), F.mse_loss, 1, num_steps=80)) == []
+
+
+def test_a_constant_that_is_fitted_to_few_samples_of_many_classes_is_no_measure() -> None:
+    assert told(trained(classes(200, 64, noise=True), F.cross_entropy, 200)) == []
+
+
+def test_nor_is_one_of_few_numbers() -> None:
+    assert told(trained(numbers(8, noise=True), F.mse_loss, 1)) == []
