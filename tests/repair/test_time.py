@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ class Clock:
         self.seeds, self.steps, self.notes, self.now, self.deadline = 3, 20, [], 0.0, seconds
 
     def run(self, trial, *, seeds, steps):
-        outcomes = []
+        outcomes: list[Any] = []
         for seed in seeds:
             if self.now >= self.deadline and not outcomes:
                 raise OutOfTime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -53,4 +54,5 @@ class Made:
 
     def _registered(self, module: nn.Module, name: str, parameter: Tensor | None) -> None:
         if parameter is not None:
-            self._found[id(parameter)] = parameter, f"{type(module).__name__}.{name}", source_of(sys._getframe(1))
+            with contextlib.suppress(Exception):  # of ours, within a line of the user's
+                self._found[id(parameter)] = parameter, f"{type(module).__name__}.{name}", source_of(sys._getframe(1))
