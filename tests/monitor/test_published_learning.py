@@ -1,0 +1,59 @@
+"""Published trainings that learn nothing, or a part, and what their losses say of it; with their healthy twins."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradtrace
+from gradtrace.monitor.watch import Watch
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+
+
+class LookBack(nn.Module):
+    """A language model with post-norm layers, which is asked for the token before; embeddings are scaled by `scale`."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.token, self.place, self.scale = nn.Embedding(20, 32), nn.Embedding(16, 32), scale
+        layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.1, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(32, 20)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden: Tensor = self.token(tokens) * self.scale + self.place(torch.arange(tokens.shape[1]))
+        logits: Tensor = self.head(self.encoder(hidden))
+        return logits
+
+
+def looked_back(scale: float, rate: float) -> Watch:
+    torch.manual_seed(0)
+    model = LookBack(scale)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    with gradtrace.watch(model, optimizer, budget=0.3) as watch:
+        for _ in range(300):
+            tokens = torch.randint(0, 20, (32, 16))
+            loss = nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.roll(1, 1).flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("scale", "rate", "cause"),
+    [(32**0.5, 0.05, Cause.LEARNING_RATE), (32**0.5, 0.003, Cause.ATTENTION_SATURATION), (1.0, 0.003, None)],
+)
+def test_who_makes_attention_one_hot(scale: float, rate: float, cause: Cause | None) -> None:
+    """By plain torch it learns nothing with large steps, a part with large embeddings, and all of it with neither."""
+    found = [f for f in looked_back(scale, rate).diagnosis.findings if f.symptom is Symptom.SATURATED]
+    grave = [f for f in found if f.severity is not Severity.INFO]
+    assert [f.cause for f in grave] == ([cause] if cause is not None else [])
+    if cause is Cause.LEARNING_RATE:
+        assert grave[0].severity is Severity.CRITICAL
+        assert "Steps of up to" in grave[0].message
+    elif cause is not None:
+        assert grave[0].severity is Severity.WARNING
+        assert "has come down all the same" in grave[0].message
