@@ -57,3 +57,47 @@ def test_who_makes_attention_one_hot(scale: float, rate: float, cause: Cause | N
     elif cause is not None:
         assert grave[0].severity is Severity.WARNING
         assert "has come down all the same" in grave[0].message
+
+
+PROTOTYPES = 10
+
+
+@pytest.mark.parametrize(
+    ("rate", "squared", "ill"),
+    [
+        (0.02, True, True),  # the outputs creep to the mean of the targets
+        (10.0, True, False),
+        (0.5, False, False),
+        (0.0, True, False),  # (another finding)
+    ],
+)
+def test_a_training_that_is_over_before_it_has_learnt_what_a_constant_knows(
+    rate: float, squared: bool, ill: bool
+) -> None:
+    """Digits through two sigmoids and a squared error: by plain torch the first is right as often as chance."""
+    torch.manual_seed(0)
+    labels = torch.randint(0, PROTOTYPES, (640,))
+    x = (torch.rand(PROTOTYPES, 64)[labels] + 0.2 * torch.randn(640, 64)).clamp(0.0, 1.0)
+    model = nn.Sequential(nn.Linear(64, 50), nn.Sigmoid(), nn.Linear(50, PROTOTYPES))
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for step in range(150):
+            batch = slice(64 * (step % 10), 64 * (step % 10) + 64)
+            output = model(x[batch])
+            target = nn.functional.one_hot(labels[batch], PROTOTYPES).float()
+            loss = (
+                nn.functional.mse_loss(output.sigmoid(), target)
+                if squared
+                else nn.functional.cross_entropy(output, labels[batch])
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    found = [f for f in watch.diagnosis.findings if f.severity is not Severity.INFO]
+    told = [f for f in found if "over before it has learnt anything" in f.message]
+    assert bool(told) is ill
+    if ill:
+        assert told == found
+        assert (told[0].symptom, told[0].cause) == (Symptom.UNDERFLOW, Cause.LEARNING_RATE)
+    elif rate:
+        assert found == []
