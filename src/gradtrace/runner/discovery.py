@@ -52,7 +52,7 @@ class Discovery:
     def __init__(self, then: Callable[[Found], None], fail: Callable[[Exception], None]) -> None:
         self._then, self._fail = then, fail
         self._is_over = False
-        self._has_optimizers = bool(_living()[1])
+        self._has_optimizers = bool(living()[1])
         self._looked: set[int] = set()
         """Modules that no optimizer held anything of when they were called."""
         self._calls = interpose(nn.Module, "__call__", self._at_call)
@@ -150,8 +150,8 @@ def find(leaves: Sequence[torch.Tensor], called: nn.Module | None = None) -> Fou
     used = {id(leaf) for leaf in leaves}
     if not used:
         return None
-    modules, optimizers = _living()
-    owned = _owners(modules, called)
+    modules, optimizers = living()
+    owned = owners(modules, called)
     roots = {id(owned[key]) for key in used if key in owned}
     now, later = list[Optimizer](), list[Optimizer]()
     for optimizer in optimizers:
@@ -170,8 +170,8 @@ def find(leaves: Sequence[torch.Tensor], called: nn.Module | None = None) -> Fou
 
 def find_all() -> Found:
     """What any optimizer holds, in use or not: a change is one of the whole training."""
-    modules, optimizers = _living()
-    return Found(_described(optimizers, [], _owners(modules)), tuple(optimizers))
+    modules, optimizers = living()
+    return Found(_described(optimizers, [], owners(modules)), tuple(optimizers))
 
 
 MOST_SEARCHES = 16
@@ -194,8 +194,8 @@ class Newcomers:
         if self._num > MOST_SEARCHES:
             self.num_left_out += 1
             return None
-        modules, _ = _living()
-        return _described([optimizer], [], _owners(modules), is_alone=False)
+        modules, _ = living()
+        return _described([optimizer], [], owners(modules), is_alone=False)
 
 
 def _described(
@@ -214,7 +214,7 @@ def _described(
     return found
 
 
-def _owners(modules: Sequence[nn.Module], called: nn.Module | None = None) -> dict[int, nn.Module]:
+def owners(modules: Sequence[nn.Module], called: nn.Module | None = None) -> dict[int, nn.Module]:
     """By the identity of a parameter: the outermost module that it belongs to."""
     roots = _outermost(modules)
     roots.sort(key=lambda root: any(part is called for _, part in named_parts(root)))  # the last one counts
@@ -238,7 +238,7 @@ def _is_power_of_two(number: int) -> bool:
     return number & (number - 1) == 0
 
 
-def _living() -> tuple[list[nn.Module], list[Optimizer]]:
+def living() -> tuple[list[nn.Module], list[Optimizer]]:
     """All modules and optimizers there are; by type, for asking an object itself may run code of its own."""
     gc.collect()  # an optimizer that a script made, dropped and replaced may hold itself in a cycle
     objects = gc.get_objects()

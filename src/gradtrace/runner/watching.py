@@ -189,9 +189,12 @@ class Watching:
             self._view.close()
         if self._watch is not None:
             from gradtrace.runner.leftovers import latest_tensors
+            from gradtrace.runner.unheld import unheld
 
             succeeded = _is_success(error)
             last, why = ((), None) if succeeded else (latest_tensors(error), error)
+            if strangers := self._watch.strangers:
+                self._watch.unheld(unheld(strangers))
             self._watch.close(finished=succeeded, last=last, error=why)
             if self._is_first:
                 self._tell(self._watch)
