@@ -101,3 +101,28 @@ def test_a_training_that_is_over_before_it_has_learnt_what_a_constant_knows(
         assert (told[0].symptom, told[0].cause) == (Symptom.UNDERFLOW, Cause.LEARNING_RATE)
     elif rate:
         assert found == []
+
+
+@pytest.mark.parametrize("of_loss", [True, False])
+def test_the_exponential_of_a_loss_and_one_of_outputs_under_the_same_steps(of_loss: bool) -> None:
+    """By plain torch the cross entropy itself trains at this rate; a Poisson rate of such outputs is the steps' own."""
+    torch.manual_seed(0)
+    centres, labels = 6.0 * torch.randn(5, 20), torch.randint(0, 5, (500,))
+    x = centres[labels] + 4.0 * torch.randn(500, 20)
+    model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for step in range(50):
+            batch = slice(20 * (step % 25), 20 * (step % 25) + 20)
+            output, target = model(x[batch]), labels[batch]
+            if of_loss:
+                loss = torch.exp(nn.functional.cross_entropy(output, target) / 2)
+            else:
+                loss = (torch.exp(output) - nn.functional.one_hot(target, 5) * output).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    first = watch.diagnosis.findings[0]
+    assert first.symptom is Symptom.NONFINITE
+    assert first.cause is (Cause.UNSAFE_OP if of_loss else Cause.LEARNING_RATE)
+    assert first.remedies[0].title.startswith("Train on the loss itself") is of_loss

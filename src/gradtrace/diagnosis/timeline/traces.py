@@ -35,15 +35,17 @@ from gradtrace.diagnosis.timeline.losses import (
     trained,
 )
 from gradtrace.records.run import Scalar
-from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.remedies.unsafe import LOSS_ITSELF
+from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gradtrace.records.finding import Finding
     from gradtrace.records.run import Run
-    from gradtrace.records.trace import Trace
+    from gradtrace.records.trace import Op, Trace
 
 _FLAT = {Cause.SATURATED_PREACTIVATION, Cause.ATTENTION_SATURATION}
 
@@ -86,13 +88,36 @@ def in_units_of(run: Run, finding: Finding, trace: Trace, step: int) -> Finding:
     return replace(finding, evidence=tuple(evidence))
 
 
-def birth_in_time(birth: Finding, run: Run, *, ran_away: bool, in_parameter: bool) -> Finding:
-    """The first NaN; where loss or steps ran away in front of it, an overflow, or a spoilt weight, is theirs."""
+def birth_in_time(
+    birth: Finding, run: Run, *, ran_away: bool, in_parameter: bool, first: Trace | None = None
+) -> Finding:
+    """The first NaN; where loss or steps ran away in front of it, an overflow, or a spoilt weight, is theirs.
+
+    Unless it is the exponential of the loss itself, as the trace of the `first` step has it: d exp(L) = exp(L) dL makes
+    each step as many times as long as the loss is high, and then the steps are the exponential's.
+    """
+    if birth.cause is Cause.UNSAFE_OP and first is not None and _is_exponential_of_loss(birth.source, first):
+        last = came_before(run, birth.step)[1] if birth.step is not None else ""
+        told = f"It is the exponential of the loss itself, and multiplies every gradient by its own value. {last}"
+        return replace(birth, message=f"{birth.message} {told}".rstrip(), remedies=(LOSS_ITSELF,))
     theirs = birth.cause in (Cause.LARGE_WEIGHTS, Cause.UNSAFE_OP) or in_parameter
     if ran_away and theirs:
         birth = replace(birth, cause=Cause.LEARNING_RATE)
     came = came_before(run, birth.step)[1] if birth.step is not None else ""
     return replace(birth, message=f"{birth.message} {came}".rstrip())
+
+
+def _is_exponential_of_loss(source: str, trace: Trace) -> bool:
+    """Whether an exponential of a single number that the loss is made of stands at `source`."""
+    exponentials = (op for op in trace.ops if op.factor is Factor.LOSS and base_name(op.name).startswith("Exp"))
+    return bool(source) and any(
+        op.site.source == source and op.received is not None and op.received.shape == () and _all_single(op)
+        for op in exponentials
+    )
+
+
+def _all_single(op: Op) -> bool:
+    return all(stats.shape == () for stats in op.passed if stats is not None)
 
 
 def _unasked(finding: Finding, run: Run) -> str:
