@@ -12,6 +12,7 @@ calls ``torch.compile`` loses the stand-in at that moment.
 from __future__ import annotations
 
 import gc
+import weakref
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.runner.anatomy import named_parameters, named_parts
 from gradtrace.runner.names import label_models, name_tensors
 from gradtrace.tape.graph import reached_leaves
+from gradtrace.tape.private import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -53,6 +55,8 @@ class Discovery:
         self._then, self._fail = then, fail
         self._is_over = False
         self._has_optimizers = bool(living()[1])
+        self._versions: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+        """Of tensors that backward passes came to, as they were at the first of them."""
         self._looked: set[int] = set()
         """Modules that no optimizer held anything of when they were called."""
         self._calls = interpose(nn.Module, "__call__", self._at_call)
@@ -73,6 +77,12 @@ class Discovery:
     def has_called_others(self) -> bool:
         """Whether modules were called, in grad mode, of which no optimizer holds anything."""
         return bool(self._looked)
+
+    @property
+    def moved_by_hand(self) -> list[torch.Tensor]:
+        """What backward passes came to, and was written to since in place, as by ``w -= lr * w.grad``."""
+        living = ((one(), version) for one, version in self._versions.values())
+        return [one for one, version in living if one is not None and version_of(one) > version]
 
     def remove(self) -> None:
         """Take every hook away; more than once does no harm."""
@@ -110,9 +120,14 @@ class Discovery:
         self.num_backwards += 1
         self.num_forwards = 0
         if not self._is_over and _is_power_of_two(self.num_backwards) and not hasattr(tensors, "__next__"):
-            self._look(lambda: reached_leaves(tensors if _is_several(tensors) else [tensors]))
+            self._look(lambda: self._reached(reached_leaves(tensors if _is_several(tensors) else [tensors])))
         # this pass is the watch's already
         return (torch.autograd.backward if self._is_over else own)(tensors, *args, **kwargs)
+
+    def _reached(self, leaves: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        for leaf in leaves:
+            self._versions.setdefault(id(leaf), (weakref.ref(leaf), version_of(leaf)))
+        return leaves
 
     def _at_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """For scripts that fill ``.grad`` without ``backward``, and for optimizers made after it."""
