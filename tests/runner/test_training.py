@@ -230,8 +230,8 @@ for _ in range(3):
         w -= 0.1 * w.grad
         w.grad.zero_()""",
             (
-                "train.py called backward() 3 times, but no optimizer of torch.optim ever made a step: it moves w by hand. "
-                "What an optimizer moves is watched: torch.optim.SGD([w], lr=...) makes the same steps"
+                "train.py called backward() 3 times, but no optimizer of torch.optim ever made a step: it moves w by "
+                "hand. What an optimizer moves is watched: torch.optim.SGD([w], lr=...) makes the same steps"
             ),
         ),
         (
