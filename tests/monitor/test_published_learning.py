@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import gradtrace
 from gradtrace.monitor.watch import Watch
-from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 
 
 class LookBack(nn.Module):
@@ -126,3 +126,44 @@ def test_the_exponential_of_a_loss_and_one_of_outputs_under_the_same_steps(of_lo
     assert first.symptom is Symptom.NONFINITE
     assert first.cause is (Cause.UNSAFE_OP if of_loss else Cause.LEARNING_RATE)
     assert first.remedies[0].title.startswith("Train on the loss itself") is of_loss
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0])
+def test_weights_that_a_network_writes_far_too_large(scale: float) -> None:
+    """By plain torch all of it is learnt at a scale of 1, and at 20 the loss stays above that of a constant."""
+    torch.manual_seed(0)
+
+    class Hyper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64 * 84))
+            with torch.no_grad():
+                for parameter in self.net[2].parameters():
+                    parameter *= scale
+
+        def forward(self, z: Tensor, x: Tensor) -> Tensor:
+            first, second, third = self.net(z).split([64 * 16, 64 * 64, 64 * 4])
+            hidden = nn.functional.linear(x, first.view(64, 16)).relu()
+            hidden = nn.functional.linear(hidden, second.view(64, 64)).relu()
+            return nn.functional.linear(hidden, third.view(4, 64))
+
+    model, z, x = Hyper(), torch.randn(8), torch.randn(512, 16)
+    target = (x @ torch.randn(16, 4)).argmax(1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with gradtrace.watch(model, optimizer, budget=1.0) as watch:
+        for _ in range(150):
+            rows = torch.randint(0, 512, (64,))
+            loss = nn.functional.cross_entropy(model(z, x[rows]), target[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    products = [op for op in watch.traces[0].ops if op.function == "linear" and op.name.startswith("Mm")]
+    assert products
+    assert all(op.factor is Factor.WEIGHT for op in products)
+    found = [f for f in watch.diagnosis.findings if f.severity is not Severity.INFO]
+    if scale > 1.0:
+        assert (found[0].symptom, found[0].cause) == (Symptom.EXPLODING, Cause.LARGE_WEIGHTS)
+        assert "writes the weights of 3 maps" in found[0].message
+        assert found[0].where == ("net.2",)
+    else:
+        assert found == []

@@ -113,9 +113,7 @@ class Judging:
             found = [f for f in found if f not in over_time]
             fast = any(f.cause is Cause.LEARNING_RATE for f in over_time)
             first = self.traces[0] if self.traces else None
-            born = birth_in_time(
-                self._nonfinite, run, ran_away=fast, in_parameter=self._in_parameter, first=first
-            )
+            born = birth_in_time(self._nonfinite, run, ran_away=fast, in_parameter=self._in_parameter, first=first)
             found.insert(0, born)
         else:
             found += self._shown_by_traces(run, list(found))
