@@ -167,3 +167,33 @@ def test_weights_that_a_network_writes_far_too_large(scale: float) -> None:
         assert found[0].where == ("net.2",)
     else:
         assert found == []
+
+
+@pytest.mark.parametrize("kind", ["fine-tuned", "few of many classes", "given up"])
+def test_short_ways_that_are_no_fault(kind: str) -> None:
+    """What is good already moves little; a batch of four knows no entropy; of a run that was given up nobody knows."""
+    torch.manual_seed(0)
+    x = torch.randn(256, 16)
+    y = torch.tanh(x @ torch.randn(16, 4))
+    model = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 4))
+    if kind == "fine-tuned":
+        quick = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for _ in range(100):
+            quick.zero_grad()
+            nn.functional.mse_loss(model(x), y).backward()
+            quick.step()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    watch = gradtrace.watch(model, optimizer, budget=10.0)
+    watch.start()
+    for _ in range(120):
+        rows = torch.randint(0, 256, (4 if kind == "few of many classes" else 64,))
+        output = model(x[rows])
+        if kind == "few of many classes":
+            loss = nn.functional.cross_entropy(output, y[rows].argmax(1))
+        else:
+            loss = nn.functional.mse_loss(output, y[rows] + (3.0 if kind == "given up" else 0.0))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    watch.close(finished=kind != "given up")
+    assert not [f for f in watch.diagnosis.findings if "over before it has learnt anything" in f.message]

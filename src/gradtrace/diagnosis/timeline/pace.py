@@ -4,6 +4,9 @@ The best constant output is within reach of any network, whatever its data: a bi
 still above it at the end, by as much as counts, has not even learnt that. Each step moves a weight by r = |update| /
 |weight|, so that N steps move it by the sum of r at the most, wherever they lead: while that is below one, no weight
 has become another one, and the network is about what it was at the start.
+
+What a constant gets is known by the batch: of n targets the mean square about their own mean is (n - 1) / n of the
+variance on average. Of a likelihood it is not known so: a batch holds a few of many classes, and its entropy is low.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradtrace.diagnosis.objectives import objectives
 from gradtrace.diagnosis.rules.loss import of_constant
 from gradtrace.diagnosis.scene import is_finite, make_scene
 from gradtrace.diagnosis.thresholds import EFFECT_FRAC, FOLLOWED_STEPS, SUSTAINED_FRAC, SUSTAINED_ROWS, UPDATE_REPLACES
@@ -65,17 +69,19 @@ def too_slow(run: Run, traces: Sequence[tuple[int, Trace]]) -> list[Finding]:
 
 
 def _constant(run: Run, traces: Sequence[tuple[int, Trace]]) -> float:
-    """What a constant gets, as large as the run's losses are: the median over `traces`; 0 where one does not know."""
+    """What a constant gets by its errors, in units of the run's losses: the median over `traces`; 0: not known."""
     found = []
     for step, trace in traces:
         if not is_finite(trace) or not trace.loss > 0.0:
             continue
-        of_trace = of_constant(make_scene(Exhibit((trace,), optimizers=run.header.optimizers)).views[0])
+        view, n = make_scene(Exhibit((trace,), optimizers=run.header.optimizers)).views[0], trace.batch_size or 1
+        errors = {one.function for one in objectives(view)} <= {"mse_loss", "l1_loss"}
+        of_trace = of_constant(view) if errors and n > 1 else ()
         row = int(np.searchsorted(run.steps.first, step, side="right")) - 1
         low, high = (series[row] for series in run.steps.scalar(Scalar.LOSS))
         if not of_trace or not np.isfinite(low + high):
             return 0.0
-        found.append(of_trace[0].value * (low + high) / 2.0 / trace.loss)
+        found.append(of_trace[0].value * n / (n - 1) * (low + high) / 2.0 / trace.loss)
     return float(np.median(found)) if found else 0.0
 
 
