@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 from tests.runner.test_process import under_watch
 
@@ -50,9 +52,12 @@ def told(source: str, folder) -> list:
     return [f for f in found if (f.symptom, f.cause) == (Symptom.DISCONNECTED, Cause.DETACHED_GRAPH)]
 
 
-@pytest.mark.parametrize("held", ["G", "D"])
-def test_a_generator_whose_optimizer_was_given_the_discriminator(held: str, tmp_path) -> None:
-    found = told(GAN.replace("{held}", held), tmp_path)
+@pytest.mark.parametrize(("held", "in_function"), [("G", False), ("D", False), ("D", True)])
+def test_a_generator_whose_optimizer_was_given_the_discriminator(held: str, in_function: bool, tmp_path) -> None:
+    source = GAN.replace("{held}", held)
+    if in_function:  # at whose end nothing is left
+        source = "def main():\n" + textwrap.indent(source, "    ") + "\nmain()"
+    found = told(source, tmp_path)
     assert [f.severity for f in found] == ([Severity.CRITICAL] if held == "D" else [])
     if found:
         assert found[0].where == ("G",)

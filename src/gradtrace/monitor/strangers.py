@@ -1,7 +1,7 @@
 """To which parameters that are not watched do the training's backward passes bring a gradient?
 
-A walk through the tape at steps whose number is a power of two finds them; whether they ought to learn is asked by
-whoever knows all that there is.
+A walk through the tape at steps whose number is a power of two finds them; whether they ought to learn is asked of
+whoever knows all that there is, after a few steps, in which every optimizer has had its turn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 from gradtrace.tape.graph import reached_leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 MOST_PASSES = 8
 """Backward passes of one step that are looked at."""
+
+ASKED_AT = 8
+"""The step at which it is asked: what a script's functions hold is gone by its end."""
 
 
 class Strangers:
@@ -31,6 +34,8 @@ class Strangers:
         self._watched = watched
         self._step, self._num = -1, 0
         self._found: dict[int, weakref.ref[nn.Parameter]] = {}
+        self.ask: Callable[[Sequence[nn.Parameter]], None] | None = None
+        """Is told of those that there are."""
 
     def before_backward(self, step: int, roots: Sequence[Tensor]) -> None:
         """The tape is whole."""
@@ -41,6 +46,9 @@ class Strangers:
         for leaf in reached_leaves(roots):
             if isinstance(leaf, nn.Parameter) and not self._watched.is_watched(leaf):
                 self._found[id(leaf)] = weakref.ref(leaf)
+        if step >= ASKED_AT and self.ask is not None and (found := self.found):
+            ask, self.ask = self.ask, None
+            ask(found)
 
     @property
     def found(self) -> list[nn.Parameter]:

@@ -231,6 +231,11 @@ class Watch:
         """What is not watched and gets gradients from the training's backward passes, as far as that was looked at."""
         return self._training.strangers.found if self._training is not None else []
 
+    def ask_of_strangers(self, ask: Callable[[Sequence[nn.Parameter]], Iterable[str]]) -> None:
+        """After a few steps, which networks it is that they belong to and that no optimizer holds anything of."""
+        if self._training is not None:
+            self._training.strangers.ask = lambda found: self.unheld(ask(found))
+
     def unheld(self, networks: Iterable[str]) -> None:
         """Of these networks, which get gradients, no optimizer holds anything."""
         for name in networks:

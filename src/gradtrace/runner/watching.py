@@ -135,6 +135,7 @@ class Watching:
                 return
             from gradtrace.monitor.recording.sinks.choice import as_sink
             from gradtrace.monitor.watch import Watch
+            from gradtrace.runner.unheld import unheld
 
             options = self._options
             if not self._is_first:
@@ -159,6 +160,7 @@ class Watching:
             if found.stepping is not None:
                 watch.begins_within(found.stepping)
             watch.expect_scalers(living_scalers())
+            watch.ask_of_strangers(unheld)
             self._watch = watch
             if self._is_first:
                 self._show(watch)

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 def judge(run: Run) -> list[Finding]:
     """One finding: all that get a gradient and are held by none. An event's message is such a network's name."""
-    names = tuple(dict.fromkeys(event.message for event in run.events if event.kind is EventKind.UNHELD))
+    told = dict.fromkeys(event.message for event in run.events if event.kind is EventKind.UNHELD)
+    since = {parameter.name.partition(".")[0] for parameter in run.header.parameters}  # by an optimizer made later
+    names = tuple(name for name in told if name not in since)
     if not names:
         return []
     twice = _held_twice(run)
-    told = (
+    why = (
         f" Two optimizers hold the very same parameters instead ({', '.join(twice[:3])}{', ...' * (len(twice) > 3)}): "
         "one of them was meant for another network."
         if twice
@@ -36,7 +38,7 @@ def judge(run: Run) -> list[Finding]:
             where=names,
             severity=Severity.CRITICAL if twice else Severity.INFO,
             message=f"Backward passes bring a gradient to {' and '.join(names)}, and no optimizer holds any of it: it "
-            f"stays as it is.{told}",
+            f"stays as it is.{why}",
             evidence=(Evidence("networks without optimizer", len(names), "networks"),),
             remedies=(OWN_OPTIMIZER,) if twice else (),
             step=int(run.steps.first[0]),
