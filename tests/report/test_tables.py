@@ -3,12 +3,15 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from tests.report.samples import SAMPLES, chain, residual
+from torch import nn
 
+import gradtrace
 from gradtrace.records.vocabulary import Factor
 from gradtrace.report.picture import LOOKS, bar, lay_out
 from gradtrace.report.rows import Row, fold
-from gradtrace.report.tables import picture, unseen
+from gradtrace.report.tables import BAND_DECADES, picture, told_apart, unseen
 
 
 @pytest.mark.parametrize("trace", [chain(1000, 0.2, 4.0, "sigmoid"), residual(500), chain(33, 0.5, 0.5, "relu")])
@@ -66,3 +69,29 @@ def test_everything_unseen_is_told():
     assert told["no gradient reached"] == ("head.bias",)
     assert told["values went on without the tape"] == ("detach (net.py:12)",)
     assert told["traced uncompiled"] == ()
+
+
+@pytest.mark.parametrize(("num_steps", "expected"), [(3, "the gradient of"), (40, "in its weights")])
+def test_one_way_back_through_a_loop_is_not_told_as_what_the_weights_get(num_steps: int, expected: str) -> None:
+    torch.manual_seed(0)
+
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.step, self.head = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+        def forward(self, x):
+            h, out = torch.zeros(x.shape[0], 16), []
+            for _ in range(num_steps):
+                h = torch.tanh(self.step(h) + self.embed(x))
+                out.append(self.head(h))
+            return out[-1]
+
+    model = Loop()
+    trace = gradtrace.trace(model, lambda m, x: m(x).square().mean(), torch.randn(16, 8))
+    table = picture(trace)
+    apart = told_apart(table, trace)
+    assert apart is not None
+    assert expected in apart[0]
+    assert abs(apart[1]) <= BAND_DECADES
+    assert (abs(table.early_decades) <= BAND_DECADES) is (num_steps < 10)

@@ -306,7 +306,7 @@ def test_where_nothing_is_found_it_is_seldom_looked_for(discovered, monkeypatch)
         looks.append(1)
         return [model], []  # whatever optimizers other tests left behind
 
-    monkeypatch.setattr("gradtrace.runner.discovery._living", counted)
+    monkeypatch.setattr("gradtrace.runner.discovery.living", counted)
 
     def train():
         for _ in range(40):

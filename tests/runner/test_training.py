@@ -219,7 +219,20 @@ def test_sigterm_ends_it_at_once_and_the_run_can_be_read(tmp_path):
         ("import torch\ntorch.nn.Linear(2, 2)(torch.ones(1, 2))", "train.py never called backward() in this process"),
         (
             "import torch\nmodel = torch.nn.Linear(2, 1)\nfor _ in range(3): model(torch.ones(1, 2)).sum().backward()",
-            "train.py called backward() 3 times, but no optimizer of torch.optim ever made a step",
+            "train.py called backward() 3 times, but no optimizer of torch.optim ever made a step\n",
+        ),
+        (
+            """import torch
+w = torch.ones(2, requires_grad=True)
+for _ in range(3):
+    (w * w).sum().backward()
+    with torch.no_grad():
+        w -= 0.1 * w.grad
+        w.grad.zero_()""",
+            (
+                "train.py called backward() 3 times, but no optimizer of torch.optim ever made a step: it moves w by "
+                "hand. What an optimizer moves is watched: torch.optim.SGD([w], lr=...) makes the same steps"
+            ),
         ),
         (
             """import torch

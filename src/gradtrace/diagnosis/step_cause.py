@@ -9,7 +9,7 @@ from gradtrace.diagnosis.data_scale import input_rms, large_inputs, target_dista
 from gradtrace.diagnosis.layer import is_layer, layer_below, owner, place, rms_to_fan_in
 from gradtrace.diagnosis.thresholds import INPUT_RMS, LARGE_WEIGHT, SUM_FACTOR, TARGET_RATIO, UPDATE_REPLACES
 from gradtrace.diagnosis.trial import fails, weights_moved
-from gradtrace.records.vocabulary import Cause
+from gradtrace.records.vocabulary import Cause, Factor
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
@@ -34,6 +34,13 @@ def cause_of_steps(scene: Scene, training: Training) -> Cause:
     return Cause.LEARNING_RATE
 
 
+def large_writers(view: View) -> list[Op]:
+    """Of `large_layers`, those that write the weights of others."""
+    maps = [op for op in view.trace.ops if op.forward is not None and _is_written(op, view)]
+    writers = {id(_writer(op, view)) for op in maps if any(size >= LARGE_WEIGHT for size in _sizes(op, view))}
+    return [op for op in large_layers(view) if id(op) in writers]
+
+
 def large_layers(view: View) -> list[Op]:
     """Layers of weights twice as large as He's, where the last one's output is an order of magnitude above the data.
 
@@ -55,7 +62,13 @@ def _is_map(op: Op) -> bool:
 
 def _is_written(op: Op, view: View) -> bool:
     """Whether an op is a linear map of torch's (``F.linear``) whose weights were computed by layers."""
-    return op.function == "linear" and not op.weights and op.received is not None and _writer(op, view) is not None
+    is_map = op.function == "linear" and op.factor is Factor.WEIGHT and not op.weights
+    return is_map and op.received is not None and _writer(op, view) is not None
+
+
+def is_map_of(op: Op, writer: Op, view: View) -> bool:
+    """Whether `writer` made the weights of `op`."""
+    return _is_written(op, view) and _writer(op, view) is writer
 
 
 def _writer(op: Op, view: View) -> Op | None:

@@ -12,6 +12,7 @@ from gradtrace.monitor.pass_count import PassCount
 from gradtrace.monitor.recording.delivery import Delivery
 from gradtrace.monitor.rest import Rest
 from gradtrace.monitor.row import OpenRow
+from gradtrace.monitor.strangers import Strangers
 from gradtrace.monitor.traces.sampler import Sampler
 from gradtrace.monitor.uncleared import Uncleared
 from gradtrace.monitor.watched import NamesOthers
@@ -57,6 +58,7 @@ class Rooms:
         self.detector = Detector(watched, recording, self.calls, on_nonfinite)
         self.sampler = Sampler(watched, recording, schedule)
         self.uncleared = Uncleared(watched, recording)
+        self.strangers = Strangers(watched)
         self.rest = Rest(self.row.count, schedule, self.owner, self.detector, woken)
 
     @property

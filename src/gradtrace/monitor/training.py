@@ -64,6 +64,7 @@ class Training:
             newcomer=newcomer,
             woken=self._begin_step,
         )
+        self.strangers = rooms.strangers
         self._optimizer_step = OptimizerStep(rooms, self._end_step)
         self.hooks = Hooks(watched, ForwardBackward(rooms), self._optimizer_step, guard)
         rooms.rest.hook(self.hooks, guard)

@@ -25,7 +25,7 @@ from gradtrace.monitor.schedule.schedule import Schedule
 from gradtrace.monitor.training import Training
 from gradtrace.monitor.watched import Watched
 from gradtrace.project import thresholds_here
-from gradtrace.records.run import RunHeader
+from gradtrace.records.run import EventKind, RunHeader
 from gradtrace.runs.writer import warn
 from gradtrace.tape.gathered import class_of
 
@@ -225,6 +225,21 @@ class Watch:
         """One of them may scale the first loss, unseen; a scaler that begins under watch is seen."""
         if self._training is not None:
             self._training.expect_scalers(scalers)
+
+    @property
+    def strangers(self) -> list[nn.Parameter]:
+        """What is not watched and gets gradients from the training's backward passes, as far as that was looked at."""
+        return self._training.strangers.found if self._training is not None else []
+
+    def ask_of_strangers(self, ask: Callable[[Sequence[nn.Parameter]], Iterable[str]]) -> None:
+        """After a few steps, which networks it is that they belong to and that no optimizer holds anything of."""
+        if self._training is not None:
+            self._training.strangers.ask = lambda found: self.unheld(ask(found))
+
+    def unheld(self, networks: Iterable[str]) -> None:
+        """Of these networks, which get gradients, no optimizer holds anything."""
+        for name in networks:
+            self._recording.event(self._step, EventKind.UNHELD, name)
 
     def close(self, *, finished: bool = True, last: Sequence[Tensor] = (), error: BaseException | None = None) -> None:
         """Take every hook away, let go of models and optimizers, and write the rest; more than once does no harm.

@@ -70,6 +70,8 @@ class EventKind(StrEnum):
     """The first backward pass of a step that was looked at added to the gradients of the steps before it."""
     CLEARED = "cleared"
     """It did not, as of a step before it did."""
+    UNHELD = "unheld"
+    """Backward passes bring a gradient to a network, by its name, of which no optimizer holds anything."""
     RESUMED = "resumed"
     """The run went on from a checkpoint, or its file was opened again."""
     NOTE = "note"

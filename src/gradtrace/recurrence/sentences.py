@@ -50,8 +50,8 @@ def reaches(found: Horizon, num_steps: int) -> str:
         )
     return (
         f"the gradient falls by half in {half} step{'' if half == '1' else 's'} and 1000-fold in {found.steps:.0f} "
-        f"{rate}: this network cannot learn dependencies longer than {counted(round(found.steps), 'step')}; the "
-        f"sequence has {num_steps}."
+        f"{rate}: with its weights as they are this network cannot learn dependencies longer than "
+        f"{counted(round(found.steps), 'step')}; the sequence has {num_steps}."
     )
 
 

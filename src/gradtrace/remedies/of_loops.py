@@ -9,6 +9,12 @@ KEEP_GRADIENTS = Remedy(
     "optimizer.zero_grad()\nloss.backward()\noptimizer.step()",
 )
 
+OWN_OPTIMIZER = Remedy(
+    "Give each optimizer the parameters of its own network.",
+    "optimizer_d = torch.optim.Adam(discriminator.parameters())\n"
+    "optimizer_g = torch.optim.Adam(generator.parameters())",
+)
+
 STEP_BY_EPOCH = Remedy(
     "Step the schedule once an epoch, or tell it how many batches there are.",
     "for epoch in range(num_epochs):\n    for batch in batches: ...\n    scheduler.step()  # once an epoch",

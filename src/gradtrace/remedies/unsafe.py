@@ -35,7 +35,7 @@ _TABLE: dict[str, tuple[str, str]] = {
         "torch.{op}({x}.clamp_max(80))\n# or, where ratios alone matter:\ntorch.{op}({x} - {x}.amax(-1, keepdim=True))",
     ),
     "pow": (
-        "Keep the base above zero: with an exponent below one the derivative at zero is infinite.",
+        "Keep the base above zero: below it there is no fractional power, and at zero a root has no finite derivative.",
         "{x}.clamp_min(1e-6).pow(exponent)",
     ),
     "acos asin arccos arcsin atanh arctanh": (
@@ -55,6 +55,10 @@ _TABLE: dict[str, tuple[str, str]] = {
         "{x} + 1e-6 * torch.eye({x}.shape[-1])",
     ),
 }  # fmt: skip
+LOSS_ITSELF = Remedy(
+    "Train on the loss itself: its exponential falls where it falls, and is for reporting.",
+    "loss = criterion(output, target)\nloss.backward()\nperplexity = loss.detach().exp()",
+)
 UNSAFE = {name: told for names, told in _TABLE.items() for name in names.split()}
 _WHATEVER = Remedy("Keep the operand away from the singularity, inside the op and not behind it.")
 

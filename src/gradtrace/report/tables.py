@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.gate import gate_decades
+from gradtrace.diagnosis.layer import owner
 from gradtrace.measure.ledger import LedgerRow, ledger
 from gradtrace.measure.names import Names
 from gradtrace.measure.path import Paths, decades_between, norm_of
@@ -74,6 +75,25 @@ class Picture:
     def updates_known(self) -> bool:
         """Whether the first optimizer step was taken, on a copy."""
         return any(not math.isnan(row.relative_update) for row in self.rows)
+
+
+def told_apart(table: Picture, trace: Trace | None) -> tuple[str, float] | None:
+    """(of what, decades) the earliest layer gets more than the one nearest to the loss; None where that says nothing.
+
+    One way through the network may bring next to nothing where others, or the other steps of a loop, bring enough: then
+    it is the weights that are compared, whose gradient is the sum over all of them.
+    """
+    early, late = table.ends
+    if early is late or not math.isfinite(table.early_decades):
+        return None
+    if abs(table.early_decades) <= BAND_DECADES:
+        return "the gradient of", table.early_decades
+    weights = [p for p in trace.parameters if len(p.shape) > 1 and p.gradient is not None] if trace is not None else []
+    sizes = {owner(p.name): p.gradient.rms for p in weights if p.gradient is not None}
+    apart = [sizes.get(row, math.nan) for row in (early.last, late.first)]
+    if early.last == late.first or not min(apart) > 0.0 or not abs(math.log10(apart[0] / apart[1])) <= BAND_DECADES:
+        return None
+    return "in its weights, over all ways to them, the gradient of those of", math.log10(apart[0] / apart[1])
 
 
 def counts(gain: float) -> bool:

@@ -23,6 +23,7 @@ from gradtrace.report.tables import (
     picture,
     probe_trace,
     relative_range,
+    told_apart,
     unseen,
     update_range,
 )
@@ -231,9 +232,9 @@ def _healthy(diagnosis: Diagnosis, trace: Trace | None, table: Picture | None, n
     told = []
     if table is not None and table.rows:
         early, late = table.ends
-        pair = _told(early, late, names), _told(late, early, names)
-        if early is not late and math.isfinite(table.early_decades):  # (nothing by this one way is no measure)
-            told.append(f" gets {power(table.early_decades)} times the gradient of ".join(pair))
+        if (apart := told_apart(table, trace)) is not None:
+            what, by = apart
+            told.append(f"{_told(early, late, names)} gets {power(by)} times {what} {_told(late, early, names)}")
     if (moved := update_range(diagnosis.updates)) is not None:
         large = "; more is large, and no fault by itself" if moved[1] > UPDATE_HEALTHY else ""
         told.append(

@@ -12,6 +12,7 @@ calls ``torch.compile`` loses the stand-in at that moment.
 from __future__ import annotations
 
 import gc
+import weakref
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.runner.anatomy import named_parameters, named_parts
 from gradtrace.runner.names import label_models, name_tensors
 from gradtrace.tape.graph import reached_leaves
+from gradtrace.tape.private import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -52,7 +54,9 @@ class Discovery:
     def __init__(self, then: Callable[[Found], None], fail: Callable[[Exception], None]) -> None:
         self._then, self._fail = then, fail
         self._is_over = False
-        self._has_optimizers = bool(_living()[1])
+        self._has_optimizers = bool(living()[1])
+        self._versions: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+        """Of tensors that backward passes came to, as they were at the first of them."""
         self._looked: set[int] = set()
         """Modules that no optimizer held anything of when they were called."""
         self._calls = interpose(nn.Module, "__call__", self._at_call)
@@ -73,6 +77,12 @@ class Discovery:
     def has_called_others(self) -> bool:
         """Whether modules were called, in grad mode, of which no optimizer holds anything."""
         return bool(self._looked)
+
+    @property
+    def moved_by_hand(self) -> list[torch.Tensor]:
+        """What backward passes came to, and was written to since in place, as by ``w -= lr * w.grad``."""
+        living = ((one(), version) for one, version in self._versions.values())
+        return [one for one, version in living if one is not None and version_of(one) > version]
 
     def remove(self) -> None:
         """Take every hook away; more than once does no harm."""
@@ -110,9 +120,14 @@ class Discovery:
         self.num_backwards += 1
         self.num_forwards = 0
         if not self._is_over and _is_power_of_two(self.num_backwards) and not hasattr(tensors, "__next__"):
-            self._look(lambda: reached_leaves(tensors if _is_several(tensors) else [tensors]))
+            self._look(lambda: self._reached(reached_leaves(tensors if _is_several(tensors) else [tensors])))
         # this pass is the watch's already
         return (torch.autograd.backward if self._is_over else own)(tensors, *args, **kwargs)
+
+    def _reached(self, leaves: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        for leaf in leaves:
+            self._versions.setdefault(id(leaf), (weakref.ref(leaf), version_of(leaf)))
+        return leaves
 
     def _at_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """For scripts that fill ``.grad`` without ``backward``, and for optimizers made after it."""
@@ -150,8 +165,8 @@ def find(leaves: Sequence[torch.Tensor], called: nn.Module | None = None) -> Fou
     used = {id(leaf) for leaf in leaves}
     if not used:
         return None
-    modules, optimizers = _living()
-    owned = _owners(modules, called)
+    modules, optimizers = living()
+    owned = owners(modules, called)
     roots = {id(owned[key]) for key in used if key in owned}
     now, later = list[Optimizer](), list[Optimizer]()
     for optimizer in optimizers:
@@ -170,8 +185,8 @@ def find(leaves: Sequence[torch.Tensor], called: nn.Module | None = None) -> Fou
 
 def find_all() -> Found:
     """What any optimizer holds, in use or not: a change is one of the whole training."""
-    modules, optimizers = _living()
-    return Found(_described(optimizers, [], _owners(modules)), tuple(optimizers))
+    modules, optimizers = living()
+    return Found(_described(optimizers, [], owners(modules)), tuple(optimizers))
 
 
 MOST_SEARCHES = 16
@@ -194,8 +209,8 @@ class Newcomers:
         if self._num > MOST_SEARCHES:
             self.num_left_out += 1
             return None
-        modules, _ = _living()
-        return _described([optimizer], [], _owners(modules), is_alone=False)
+        modules, _ = living()
+        return _described([optimizer], [], owners(modules), is_alone=False)
 
 
 def _described(
@@ -214,7 +229,7 @@ def _described(
     return found
 
 
-def _owners(modules: Sequence[nn.Module], called: nn.Module | None = None) -> dict[int, nn.Module]:
+def owners(modules: Sequence[nn.Module], called: nn.Module | None = None) -> dict[int, nn.Module]:
     """By the identity of a parameter: the outermost module that it belongs to."""
     roots = _outermost(modules)
     roots.sort(key=lambda root: any(part is called for _, part in named_parts(root)))  # the last one counts
@@ -238,7 +253,7 @@ def _is_power_of_two(number: int) -> bool:
     return number & (number - 1) == 0
 
 
-def _living() -> tuple[list[nn.Module], list[Optimizer]]:
+def living() -> tuple[list[nn.Module], list[Optimizer]]:
     """All modules and optimizers there are; by type, for asking an object itself may run code of its own."""
     gc.collect()  # an optimizer that a script made, dropped and replaced may hold itself in a cycle
     objects = gc.get_objects()

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 from gradtrace.runner.speech import say
 
+MOST_NAMES = 4
+"""Tensors that are told by name."""
+
 if TYPE_CHECKING:
     from gradtrace.monitor.watch import Watch
     from gradtrace.records.finding import Diagnosis
@@ -100,12 +103,26 @@ def why_nothing(script: Watchable, discovery: Discovery | None, *, failed: bool)
     if not discovery.num_steps:
         return (
             f"{script.name} called backward() {discovery.num_backwards} times, "
-            "but no optimizer of torch.optim ever made a step"
+            f"but no optimizer of torch.optim ever made a step{_by_hand(discovery)}"
         )
     replaced = "; those that are called hold other weights: were they replaced after the optimizers were made?"
     return (
         f"no torch.nn.Module was found that holds what the optimizers of {script.name} train"
         f"{replaced if discovery.has_called_others else ''}"
+    )
+
+
+def _by_hand(discovery: Discovery) -> str:
+    """What to write in place of ``w -= lr * w.grad``; '' where nothing is moved so."""
+    if not (moved := discovery.moved_by_hand):
+        return ""
+    from gradtrace.runner.names import name_tensors
+
+    names = list(name_tensors(moved))
+    listed = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
+    return (
+        f": it moves {listed} by hand. What an optimizer moves is watched: "
+        f"torch.optim.SGD([{listed}], lr=...) makes the same steps"
     )
 
 

@@ -114,3 +114,5 @@ def _scopes() -> Iterator[dict[str, Any]]:
             owner = frame.f_locals.get("self")
             if owner is not None and hasattr(type(owner), "__dict__"):
                 yield dict(getattr(owner, "__dict__", {}))
+    main = sys.modules.get("__main__")  # what a script that has ended leaves behind
+    yield dict(vars(main)) if main is not None else {}

@@ -141,6 +141,7 @@ class Watching:
                 return
             from gradtrace.monitor.recording.sinks.choice import as_sink
             from gradtrace.monitor.watch import Watch
+            from gradtrace.runner.unheld import unheld
 
             options = self._options
             if not self._is_first:
@@ -165,6 +166,7 @@ class Watching:
             if found.stepping is not None:
                 watch.begins_within(found.stepping)
             watch.expect_scalers(living_scalers())
+            watch.ask_of_strangers(unheld)
             self._watch = watch
             if self._is_first:
                 self._show(watch)
@@ -195,9 +197,12 @@ class Watching:
             self._view.close()
         if self._watch is not None:
             from gradtrace.runner.leftovers import latest_tensors
+            from gradtrace.runner.unheld import unheld
 
             succeeded = _is_success(error)
             last, why = ((), None) if succeeded else (latest_tensors(error), error)
+            if strangers := self._watch.strangers:
+                self._watch.unheld(unheld(strangers))
             self._watch.close(finished=succeeded, last=last, error=why)
             if self._is_first:
                 self._tell(self._watch)

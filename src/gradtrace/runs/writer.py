@@ -123,7 +123,8 @@ class RunWriter:
         self._samples: list[int] = []
         self._notes: tuple[str, ...] = ()
         self._cost: WatchCost | None = None
-        self._finished = False
+        self.finished = False
+        """Whether the training has come to its end: the last judgement is of all of it."""
         self._file: RunFile | None = None
         self._last_flush = -math.inf  # the first step is written at once
         self.next_step = 0
@@ -248,7 +249,7 @@ class RunWriter:
                 events=tuple(self._events),
                 findings=self._findings,
                 samples=tuple(self._samples),
-                finished=self._finished,
+                finished=self.finished,
                 notes=self._notes,
                 cost=self._cost,
                 ranks=stack_ranks(self._ranks.items()),
@@ -258,7 +259,7 @@ class RunWriter:
     @_safely
     def close(self, *, finished: bool = True) -> None:
         """Write the rest and let go of the file."""
-        self._finished = finished
+        self.finished = finished
         if self._file is not None:
             self._file.wait_for_others()
         self.flush()

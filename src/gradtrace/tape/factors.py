@@ -95,7 +95,7 @@ def assign(
             factors[index] = Factor.RESHAPE
         elif _NORM_TYPE.search(site.module_type) and kinds[index] not in LINEAR:
             factors[index] = Factor.NORM
-    _mark_attention(graph, kinds, factors, weights)
+    _mark_attention(graph, kinds, factors, weights, functions)
     _mark_loss(graph, kinds, factors, sites, weights, scalar)
     return factors
 
@@ -104,14 +104,22 @@ _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", 
 
 
 def _mark_attention(
-    graph: Graph, kinds: Sequence[str], factors: list[Factor], weights: Sequence[tuple[str, ...]]
+    graph: Graph,
+    kinds: Sequence[str],
+    factors: list[Factor],
+    weights: Sequence[tuple[str, ...]],
+    functions: Sequence[str],
 ) -> None:
     products = {i for i, kind in enumerate(kinds) if kind in ("Bmm", "Baddbmm", "Mm") and not weights[i]}
     for product in products:  # weights @ values: its operand comes from a softmax, whose operand comes from q @ k
         for target in graph.targets[product]:
             softmax = _follow(graph, kinds, target, {"Softmax", "SafeSoftmax", "Sigmoid", "Relu"})
             scores = _follow(graph, kinds, graph.targets[softmax][0], products) if softmax is not None else None
-            if softmax is None or (scores is None and kinds[softmax] not in ("Softmax", "SafeSoftmax")):
+            if softmax is None:
+                continue
+            # F.linear behind a ReLU is the layer of a network whose weights another one writes
+            is_layer = scores is None or functions[product] == "linear"
+            if is_layer and kinds[softmax] not in ("Softmax", "SafeSoftmax"):
                 continue
             factors[product] = factors[softmax] = Factor.ATTENTION
             if scores is not None:

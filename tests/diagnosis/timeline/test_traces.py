@@ -69,7 +69,7 @@ def test_by_what_the_loss_did(loss: np.ndarray, dead: float, severity: Severity)
     ("loss", "traced", "severity"),
     [
         (LEARNT, [0, AT], Severity.INFO),
-        (LEARNT, [AT], Severity.CRITICAL),  # it was there at the first trace
+        (LEARNT, [AT], Severity.WARNING),  # it was there at the first trace, and has not kept the loss from falling
         (STANDS, [0, AT], Severity.CRITICAL),
         (RISES, [0, AT], Severity.CRITICAL),
     ],

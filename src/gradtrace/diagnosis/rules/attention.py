@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.layer import places
+from gradtrace.diagnosis.rules.loss import of_constant
 from gradtrace.diagnosis.thresholds import ATTENTION_MIN_ROWS, DOMINANT_FRAC, SATURATED_MAJORITY
 from gradtrace.diagnosis.wording import SCALE, percent
 from gradtrace.measure.names import Names
@@ -46,12 +47,13 @@ def judge(scene: Scene) -> list[Finding]:
             cause=Cause.ATTENTION_SATURATION,
             where=places(ops, view.paths),
             severity=Severity.CRITICAL if 2 * len(ops) >= len(all_ops) else Severity.WARNING,
-            message=f"{percent(op.activation.saturated_frac)} of the attention rows at {at} are one-hot: queries and "
-            f"keys get next to no gradient.{_of_heads(op.attention)}{_of_logits(scales, num_dims)}",
+            message=f"{percent(op.activation.saturated_frac)} of the attention rows at {at} are one-hot: through "
+            f"them queries and keys get next to no gradient.{_of_heads(op.attention)}{_of_logits(scales, num_dims)}",
             evidence=(
                 Evidence("one-hot rows", op.activation.saturated_frac, "fraction"),
                 *([Evidence("entropy left", _mean(op.attention.entropies_bits), "bits")] if op.attention else []),
                 *(Evidence(f"RMS of the {name}" if name != SCALE else name, size) for name, size in scales.items()),
+                *of_constant(view),
             ),
             remedies=remedies_for(Symptom.SATURATED, Cause.ATTENTION_SATURATION),
             source=op.site.source,

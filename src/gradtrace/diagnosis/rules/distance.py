@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.data_scale import is_far_off, large_inputs, scale_of, target_distance
 from gradtrace.diagnosis.layer import is_layer, place
 from gradtrace.diagnosis.naming import told_op
-from gradtrace.diagnosis.step_cause import blamed_places, reason
+from gradtrace.diagnosis.step_cause import blamed_places, is_map_of, large_writers, reason
 from gradtrace.diagnosis.thresholds import FOLLOWED_STEPS, INPUT_RMS, TARGET_RATIO
 from gradtrace.diagnosis.wording import steps
 from gradtrace.records.finding import Evidence, Finding
@@ -32,6 +32,8 @@ def far_off(scene: Scene, where: str = " on a copy", num_steps: int | None = Non
     """
     view, followed = scene.views[0], scene.exhibit.followed
     inputs, head = large_inputs(view), _large_head(view)
+    writer = next(iter(large_writers(view)), None) if head is None else None
+    head = head or writer
     blamed = inputs[0] if inputs else head
     if followed is None or not followed.losses or blamed is None or not all(is_far_off(v) for v in scene.views):
         return []
@@ -42,7 +44,7 @@ def far_off(scene: Scene, where: str = " on a copy", num_steps: int | None = Non
     if not grave and (inputs or left <= worst.constant):
         return []
     cause = Cause.INPUT_SCALE if inputs else Cause.LARGE_WEIGHTS
-    why = reason(cause, scene) if inputs else _head_words(blamed, view)
+    why = reason(cause, scene) if inputs else _writer_words(view) if writer is not None else _head_words(blamed, view)
     return [
         Finding(
             symptom=Symptom.EXPLODING,
@@ -67,6 +69,16 @@ def _large_head(view: View) -> Op | None:
     scale = scale_of(head, view) if head is not None else None
     large = scale is not None and scale.output_rms >= INPUT_RMS * max(scale.input_rms, 1.0)
     return head if large else None
+
+
+def _writer_words(view: View) -> str:
+    writer = large_writers(view)[0]
+    maps = [op.forward for op in view.trace.ops if op.forward is not None and is_map_of(op, writer, view)]
+    grown = max((m.output_rms / m.input_rms for m in maps if m.input_rms > 0.0), default=math.nan)
+    return (
+        f"{told_op(writer, view.trace, view.paths)} writes the weights of {len(maps)} maps, each of which makes its "
+        f"signal up to {grown:.3g} times as large: what is written is too large to begin with."
+    )
 
 
 def _head_words(head: Op, view: View) -> str:

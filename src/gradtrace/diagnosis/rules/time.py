@@ -222,7 +222,7 @@ def _short(batch: list[_Measured]) -> list[Finding]:
         fed = "Each end is near the final state of one direction, and what lies between gets next to nothing"
     message = (
         f"A gradient at {chain.name} falls 1000-fold in {steps(worst.horizon.steps)} back in time; the sequence has "
-        f"{chain.num_steps}. {fed}; {_cannot(worst.horizon)}."
+        f"{chain.num_steps}. {fed}; with the weights as they are, {_cannot(worst.horizon)}."
     )
     return [
         Finding(

@@ -40,7 +40,7 @@ def creeps(run: Run) -> Finding | None:
     # below half a unit in the last place of float32 the steps are rounded away besides: another rule's
     if not float(np.finfo(np.float32).eps) / 2 <= usual < _SMALL:
         return None
-    if followed(run) < FOLLOWED_STEPS or fell(run) or _warms_up(run) or not _elasticity(run, columns) >= 1.0:
+    if followed(run) < FOLLOWED_STEPS or fell(run) or warms_up(run) or not _elasticity(run, columns) >= 1.0:
         return None
     why, remedy = _clipped(run, usual)
     loss = float(run.steps.latest(Scalar.LOSS) or 0.0)
@@ -58,7 +58,8 @@ def creeps(run: Run) -> Finding | None:
     )
 
 
-def _warms_up(run: Run) -> bool:
+def warms_up(run: Run) -> bool:
+    """Whether the learning rate is higher than it was at first."""
     rates = run.steps.scalar(Scalar.LEARNING_RATE)[1]
     rates = rates[np.isfinite(rates)]
     return bool(len(rates)) and bool(rates[-1] > rates[0])

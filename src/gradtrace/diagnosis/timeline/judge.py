@@ -19,8 +19,9 @@ from gradtrace.diagnosis.timeline import (
     steps,
     stillness,
     uncleared,
+    unheld,
 )
-from gradtrace.records.vocabulary import Cause, Symptom
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 if TYPE_CHECKING:
     from gradtrace.records.finding import Finding
@@ -42,14 +43,16 @@ def judge_run(run: Run) -> list[Finding]:
     if not len(run.steps.first):
         return []
     found = [finding for rule in RULES for finding in rule(run)]
-    summed, decayed = uncleared.judge(run), decay.judge(run)
+    summed, decayed, alone = uncleared.judge(run), decay.judge(run), unheld.judge(run)
+    if any(finding.severity is Severity.CRITICAL for finding in alone):
+        summed = []  # what two optimizers step is cleared for one of them
     found = [
         f for f in found if not (summed and _is_of_large_steps(f)) and not (decayed and f.symptom in _OF_NO_WEIGHTS)
     ]
     unreached = reach.judge(run)
     if unreached:  # no gradient is left of something that never had one
         found = [f for f in found if f.symptom is not Symptom.LOSS_SATURATED]
-    return [*summed, *decayed, *unreached, *found]
+    return [*alone, *summed, *decayed, *unreached, *found]
 
 
 _OF_NO_WEIGHTS = Symptom.VANISHING, Symptom.DEAD_UNITS

@@ -11,6 +11,7 @@ from gradtrace.diagnosis.thresholds import (
     CLEAR_DECADES,
     DEAD_SIGMAS,
     DIVERGED_FACTOR,
+    EFFECT_FRAC,
     FALLEN_FACTOR,
     SPIKE_WINDOW,
     SUSTAINED_FRAC,
@@ -96,7 +97,7 @@ def falls_since(run: Run, step: int) -> bool:
     before, after = high[steps <= step][-width:], low[steps > step]
     if not len(before) or len(after) < 2 * width or low.min() < 0.0:
         return False
-    smooth = np.median(np.lib.stride_tricks.sliding_window_view(after, width), axis=1)
+    smooth = _smooth(after, width)
     return bool(smooth[-1] <= np.median(before) / FALLEN_FACTOR and smooth[-1] <= FALLEN_FACTOR * smooth.min())
 
 
@@ -138,6 +139,23 @@ def followed(run: Run) -> int:
 def fell(run: Run) -> bool:
     """Whether the latest losses lie below the first by a thousandth, and by more than chance."""
     return moved(run, int(run.steps.first[0])) == -1
+
+
+def trained(run: Run, constant: float = 0.0) -> bool:
+    """Whether the loss has come down by so much that it counts, and stayed there, below `constant` (0: not known)."""
+    _, _, high = _finite_losses(run)
+    width = last_rows(len(high))
+    if len(high) < 2 * width:
+        return False
+    start, now = float(np.median(high[:SUSTAINED_ROWS])), float(np.median(high[-width:]))
+    least = start - max(EFFECT_FRAC * abs(start), _by_chance(high, SUSTAINED_ROWS))
+    if high.min() > 0.0 and now > FALLEN_FACTOR * _smooth(high, width).min():
+        return False
+    return now <= (min(least, constant) if constant > 0.0 else least)
+
+
+def _smooth(losses: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(losses, width), axis=1))
 
 
 def moved(run: Run, since: int) -> int | None:

@@ -4,6 +4,9 @@ A trace is a look now and then; the numbers of every step know more. Layers that
 dead or saturated after steps that replaced the weights are so by these steps. And a layer part of whose units are dead,
 or whose slope is partly left, is a narrower layer: while the loss keeps falling it is a remark.
 
+What came with steps that were far from healthy to a network that has learnt next to nothing is theirs as well: Adam
+moves each weight by its rate, in step with the others, and a few tenths of the weights give another layer's output.
+
 What a recurrence forgets does harm where the data asks for it, which the loss tells beside that of the best constant:
 at a half this data is learnt without; between them, and falling, it is being learnt; and in the first steps nobody
 knows. Of these all are remarks.
@@ -18,7 +21,13 @@ import numpy as np
 
 from gradtrace.diagnosis.rules.loss import OF_CONSTANT
 from gradtrace.diagnosis.rules.units import LEFT
-from gradtrace.diagnosis.thresholds import FALLEN_FACTOR, FOLLOWED_STEPS, HEALTHY_DECADES, LETS_THROUGH
+from gradtrace.diagnosis.thresholds import (
+    FALLEN_FACTOR,
+    FOLLOWED_STEPS,
+    HEALTHY_DECADES,
+    LETS_THROUGH,
+    UPDATE_HEALTHY,
+)
 from gradtrace.diagnosis.timeline.before import before
 from gradtrace.diagnosis.timeline.growth import growth_of
 from gradtrace.diagnosis.timeline.losses import (
@@ -29,17 +38,20 @@ from gradtrace.diagnosis.timeline.losses import (
     latest,
     middle,
     moved,
+    trained,
 )
 from gradtrace.records.run import Scalar
-from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.remedies.unsafe import LOSS_ITSELF
+from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gradtrace.records.finding import Finding
     from gradtrace.records.run import Run
-    from gradtrace.records.trace import Trace
+    from gradtrace.records.trace import Op, Trace
 
 _FLAT = {Cause.SATURATED_PREACTIVATION, Cause.ATTENTION_SATURATION}
 
@@ -60,6 +72,9 @@ def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequen
     elif _is_grave_saturation(finding) and falls_since(run, finding.step or 0):
         note = "The loss has kept falling since: what lies behind it learns."
         finding = replace(finding, severity=Severity.WARNING, message=f"{finding.message} {note}")
+    elif _is_grave_attention(finding) and trained(run, _constant(finding)) and moved(run, finding.step or 0) != 1:
+        note = "The loss has come down all the same: what learns is the values, and the rows that are not one-hot."
+        finding = replace(finding, severity=Severity.WARNING, message=f"{finding.message} {note}")
     if finding.step is not None and finding.severity is not Severity.INFO and (told := _unasked(finding, run)):
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {told}")
     return finding
@@ -79,8 +94,18 @@ def in_units_of(run: Run, finding: Finding, trace: Trace, step: int) -> Finding:
     return replace(finding, evidence=tuple(evidence))
 
 
-def birth_in_time(birth: Finding, run: Run, *, ran_away: bool, in_parameter: bool) -> Finding:
-    """The first NaN; where loss or steps ran away in front of it, an overflow, or a spoilt weight, is theirs."""
+def birth_in_time(
+    birth: Finding, run: Run, *, ran_away: bool, in_parameter: bool, first: Trace | None = None
+) -> Finding:
+    """The first NaN; where loss or steps ran away in front of it, an overflow, or a spoilt weight, is theirs.
+
+    Unless it is the exponential of the loss itself, as the trace of the `first` step has it: d exp(L) = exp(L) dL makes
+    each step as many times as long as the loss is high, and then the steps are the exponential's.
+    """
+    if birth.cause is Cause.UNSAFE_OP and first is not None and _is_exponential_of_loss(birth.source, first):
+        last = came_before(run, birth.step)[1] if birth.step is not None else ""
+        told = f"It is the exponential of the loss itself, and multiplies every gradient by its own value. {last}"
+        return replace(birth, message=f"{birth.message} {told}".rstrip(), remedies=(LOSS_ITSELF,))
     theirs = birth.cause in (Cause.LARGE_WEIGHTS, Cause.UNSAFE_OP) or in_parameter
     if ran_away and theirs:
         birth = replace(birth, cause=Cause.LEARNING_RATE)
@@ -88,10 +113,23 @@ def birth_in_time(birth: Finding, run: Run, *, ran_away: bool, in_parameter: boo
     return replace(birth, message=f"{birth.message} {came}".rstrip())
 
 
+def _is_exponential_of_loss(source: str, trace: Trace) -> bool:
+    """Whether an exponential of a single number that the loss is made of stands at `source`."""
+    exponentials = (op for op in trace.ops if op.factor is Factor.LOSS and base_name(op.name).startswith("Exp"))
+    return bool(source) and any(
+        op.site.source == source and op.received is not None and op.received.shape == () and _all_single(op)
+        for op in exponentials
+    )
+
+
+def _all_single(op: Op) -> bool:
+    return all(stats.shape == () for stats in op.passed if stats is not None)
+
+
 def _unasked(finding: Finding, run: Run) -> str:
     """Why nothing says that the data asks for what a recurrence forgets; '' where the loss says so, or nothing can."""
-    constant = next((e.value for e in finding.evidence if e.name == OF_CONSTANT), 0.0)
-    if constant <= 0.0:
+    constant = _constant(finding)
+    if constant <= 0.0 or finding.symptom is Symptom.SATURATED:
         return ""
     now, beside = latest(run), f"where a constant gets {constant:.3g}"
     if 0.0 <= now * FALLEN_FACTOR <= constant:
@@ -103,24 +141,43 @@ def _unasked(finding: Finding, run: Run) -> str:
     return ""
 
 
+def _constant(finding: Finding) -> float:
+    """What the best constant gets; 0: not known."""
+    return next((e.value for e in finding.evidence if e.name == OF_CONSTANT), 0.0)
+
+
 def _by_the_steps(finding: Finding, run: Run) -> Finding:
-    """What no trace showed before: whether steps as large as the weights led up to it."""
+    """What no trace showed before: whether steps as large as the weights led up to it, or large ones to no good."""
     flat = finding.symptom in (Symptom.SATURATED, Symptom.DEAD_UNITS) and finding.cause in _FLAT
     led_up = before(run, finding.step) if flat and finding.step is not None else None
-    if led_up is None or not led_up.replaced:
+    if led_up is None or not (led_up.replaced or _to_no_good(finding, run, led_up.update_ratio)):
         return finding
+    told = led_up.sentence if led_up.replaced else (
+        f" Steps of up to {led_up.update_ratio:.2g} of a weight led up to it, where {UPDATE_HEALTHY:g} is a lot."
+    )  # fmt: skip
     return replace(
         finding,
         cause=Cause.LEARNING_RATE,
-        message=f"{finding.message} At the first trace it was not so.{led_up.sentence}",
+        message=f"{finding.message} At the first trace it was not so.{told}",
         remedies=remedies_for(finding.symptom, Cause.LEARNING_RATE),
     )
+
+
+def _to_no_good(finding: Finding, run: Run, ratio: float) -> bool:
+    """Whether steps were beyond what is healthy, and nothing has been learnt with them that counts."""
+    return ratio > UPDATE_HEALTHY and followed(run) >= FOLLOWED_STEPS and not trained(run, _constant(finding))
 
 
 def _is_grave_saturation(finding: Finding) -> bool:
     """Of hidden units: fixed features that others can learn from, where a network that is dead passes nothing on."""
     known = finding.step is not None and finding.severity is Severity.CRITICAL
     return known and finding.symptom is Symptom.SATURATED and finding.cause is not Cause.ATTENTION_SATURATION
+
+
+def _is_grave_attention(finding: Finding) -> bool:
+    """Of attention: a one-hot row takes the gradient from its query and its keys, and from nothing else."""
+    flat = finding.symptom is Symptom.SATURATED and finding.cause is Cause.ATTENTION_SATURATION
+    return flat and finding.severity is Severity.CRITICAL
 
 
 def _by_then_learnt(finding: Finding, run: Run) -> str:

@@ -20,6 +20,7 @@ from gradtrace.diagnosis.timeline.distance import still_far_off
 from gradtrace.diagnosis.timeline.factors import with_factors
 from gradtrace.diagnosis.timeline.judge import judge_run
 from gradtrace.diagnosis.timeline.losses import followed
+from gradtrace.diagnosis.timeline.pace import too_slow
 from gradtrace.diagnosis.timeline.recovery import is_as_far_behind, is_of_depth, with_recovery
 from gradtrace.diagnosis.timeline.traces import birth_in_time, in_time, in_units_of
 from gradtrace.records.exhibit import Exhibit
@@ -116,7 +117,9 @@ class Judging:
             over_time = [f for f in found if f.symptom is Symptom.NONFINITE]
             found = [f for f in found if f not in over_time]
             fast = any(f.cause is Cause.LEARNING_RATE for f in over_time)
-            found.insert(0, birth_in_time(self._nonfinite, run, ran_away=fast, in_parameter=self._in_parameter))
+            first = self.traces[0] if self.traces else None
+            born = birth_in_time(self._nonfinite, run, ran_away=fast, in_parameter=self._in_parameter, first=first)
+            found.insert(0, born)
         else:
             found += self._shown_by_traces(run, list(found))
         if self._of_first is not None and not any(f.cause is Cause.LEARNING_RATE for f in found if _is_grave(f)):
@@ -129,6 +132,8 @@ class Judging:
             found = _instead(squared_away(self.traces[0], self._of_first, run), found)
         if self._nonfinite is not None and self._of_first is not None:
             found += clear_before(self._of_first, run, self._nonfinite.step or 0)
+        if len(self._latest) == 1 and not any(map(_is_grave, found)):
+            found += too_slow(run, self._kept(next(iter(self._latest))))
         return weigh(rank(found), self._moved)
 
     def diagnosis(self, run: Run) -> Diagnosis:

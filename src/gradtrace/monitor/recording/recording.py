@@ -202,6 +202,7 @@ class Recording:
 
     def close(self, step: int, *, finished: bool) -> None:
         """Judge a last time, write the rest and let go of file and sinks."""
+        self._writer.finished = finished
         try:
             self.judge(step, is_last=True)
         finally:

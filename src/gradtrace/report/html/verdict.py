@@ -13,7 +13,7 @@ from gradtrace.report.html.order import proofs_of
 from gradtrace.report.html.phrases import CAUSES, OF_BOTH, SEVERITIES, SYMPTOMS
 from gradtrace.report.html.places import Place, Places
 from gradtrace.report.summary import facts as run_facts
-from gradtrace.report.tables import BARE, main_trace, picture
+from gradtrace.report.tables import BARE, main_trace, picture, told_apart
 from gradtrace.report.words import clean, clean_lines, decades, number, power, short
 
 if TYPE_CHECKING:
@@ -128,10 +128,11 @@ def _advice(diagnosis: Diagnosis) -> str:
 
 
 def _health(diagnosis: Diagnosis, trace: Trace | None) -> str:
-    if trace is None or not (table := picture(trace)).rows or not math.isfinite(table.early_decades):
+    apart = told_apart(table, trace) if trace is not None and (table := picture(trace)).rows else None
+    if trace is None or apart is None:
         return "No finding is above a remark."
     told = f"{clean(table.ends[0].told_beside(table.ends[1], Names(trace)))}, the layer furthest from the loss, gets"
-    return f"{told} {power(table.early_decades)} times the gradient of the layer nearest to it."
+    return f"{told} {power(apart[1])} times {apart[0]} the layer nearest to it."
 
 
 def _facts(opened: Opened, trace: Trace | None) -> tuple[tuple[str, str], ...]:
