@@ -38,7 +38,9 @@ class Strangers:
         """Is told of those that there are."""
 
     def before_backward(self, step: int, roots: Sequence[Tensor]) -> None:
-        """The tape is whole."""
+        """The tape is whole; it is walked through while somebody is there who wants to be told."""
+        if self.ask is None:
+            return
         self._num = self._num + 1 if step == self._step else 1
         self._step = step
         if step & (step - 1) or self._num > MOST_PASSES or self._watched.has_shards:

@@ -143,12 +143,13 @@ def fell(run: Run) -> bool:
 
 def trained(run: Run, constant: float = 0.0) -> bool:
     """Whether the loss has come down by so much that it counts, and stayed there, below `constant` (0: not known)."""
-    _, _, high = _finite_losses(run)
+    steps, _, high = _finite_losses(run)
     width = last_rows(len(high))
     if len(high) < 2 * width:
         return False
-    start, now = float(np.median(high[:SUSTAINED_ROWS])), float(np.median(high[-width:]))
-    least = start - max(EFFECT_FRAC * abs(start), _by_chance(high, SUSTAINED_ROWS))
+    late = _late(steps, high, width)
+    start, now = float(np.median(high[:SUSTAINED_ROWS])), float(np.median(late))
+    least = start - max(EFFECT_FRAC * abs(start), _by_chance(high, SUSTAINED_ROWS, len(late)))
     if high.min() > 0.0 and now > FALLEN_FACTOR * _smooth(high, width).min():
         return False
     return now <= (min(least, constant) if constant > 0.0 else least)
