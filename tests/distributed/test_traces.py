@@ -43,7 +43,7 @@ def train(
             y = model(x)
             loss = (y.exp() if ill == "other ops" and rank == 1 else y).square().mean()
             loss.backward()
-            if ill != "apart":
+            if ill != "apart" or step < 2:  # while both are there
                 dist.barrier()
             optimizer.step()
             losses.append(loss.item())
