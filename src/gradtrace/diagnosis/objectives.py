@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,24 @@ def objectives(view: View) -> list[ObjectiveStats]:
     """Known loss functions of targets that differ."""
     found = [op.objective for op in view.trace.ops if op.objective is not None]
     return [one for one in found if one.constant > 0.0]
+
+
+_OF_CLASSES = ("cross_entropy", "nll_loss")
+
+
+def num_terms(view: View, numel: int) -> int:
+    """Of how many terms a known loss is the mean, where the output has `numel` entries; else, how many examples.
+
+    An entry of an image has a term of its own, and of the scores of classes each place has one.
+    """
+    known = [op for op in view.trace.ops if op.objective is not None and op.objective.constant > 0.0]
+    if len(known) != 1 or known[0].objective is None:
+        return max(view.trace.batch_size or 1, 1)
+    shape = next((stats.shape for stats in known[0].passed if stats is not None), ())
+    if (known[0].objective.function or known[0].function) in _OF_CLASSES:
+        is_plain = known[0].function in _OF_CLASSES and len(shape) > 1
+        return math.prod(shape) // max(shape[1], 1) if is_plain else max(view.trace.batch_size or 1, 1)
+    return max(numel, 1)
 
 
 def has_learnt(view: View) -> bool:

@@ -48,7 +48,7 @@ class Strangers:
         for leaf in reached_leaves(roots):
             if isinstance(leaf, nn.Parameter) and not self._watched.is_watched(leaf):
                 self._found[id(leaf)] = weakref.ref(leaf)
-        if step >= ASKED_AT and self.ask is not None and (found := self.found):
+        if step >= ASKED_AT and (found := self.found):
             ask, self.ask = self.ask, None
             ask(found)
 

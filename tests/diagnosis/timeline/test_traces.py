@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradtrace.diagnosis.rules.loss import OF_CONSTANT
+from gradtrace.diagnosis.rules.loss import ELASTICITY, OF_CONSTANT
 from gradtrace.diagnosis.timeline.traces import in_time
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Run, RunHeader, RunSteps, Scalar, Series
@@ -108,3 +108,27 @@ def test_what_a_recurrence_forgets_beside_a_loss_that_is_seldom_read(end: float,
     )
     rows = np.array([*range(34), 309])
     assert in_time(found, run_with(loss, rows), [0], []).severity is severity
+
+
+@pytest.mark.parametrize(
+    ("loss", "severity"),
+    [
+        (np.linspace(0.7, 0.5, 12), Severity.INFO),  # of a short run
+        (np.linspace(0.7, 0.2, NUM), Severity.INFO),
+        (np.linspace(0.7, 0.62, NUM), Severity.CRITICAL),  # in four hundred steps
+        (np.maximum(np.linspace(0.7, -0.7, NUM), 0.5), Severity.CRITICAL),  # and no further
+        (np.full(NUM, 0.7), Severity.CRITICAL),
+    ],
+)
+def test_a_loss_that_is_flat_in_the_output_and_comes_down_all_the_same(loss: np.ndarray, severity: Severity) -> None:
+    found = Finding(
+        Symptom.LOSS_SATURATED,
+        Cause.LOSS_FUNCTION,
+        ("head",),
+        Severity.CRITICAL,
+        "Flat.",
+        evidence=(Evidence(ELASTICITY, 1e-3),),
+        step=1,
+    )
+    noise = 1e-3 * np.random.default_rng(0).normal(size=len(loss))
+    assert in_time(found, run_with(loss + noise, np.arange(len(loss))), [0, 1], []).severity is severity

@@ -1,10 +1,10 @@
 """Is the loss large, and yet flat in the network's output? Or is it given something else than it expects?
 
-The elasticity sqrt(B) |dL/dy| max(1, rms(y)) / |L| says by what fraction the loss changes when the output moves by its
-own scale; B examples of a mean loss share the gradient, hence the root. Behind a squashing function the scale is its
-`SWING` at most. A converged network has a small loss along with its small gradient, and an elasticity of order one; so
-a flat loss also needs a witness: an op between the loss and the last layer that is saturated or passes nothing; and
-where it is known what the best constant output gets, the loss is no better than that.
+The elasticity sqrt(N) |dL/dy| max(1, rms(y)) / |L| says by what fraction the loss changes when the output moves by its
+own scale; the N terms of a mean (examples, places, entries) share the gradient, hence the root. Behind a squashing
+function the scale is its `SWING` at most. A converged network has a small loss along with its small gradient, and an
+elasticity of order one; so a flat loss also needs a witness: an op between the loss and the last layer that is
+saturated or passes nothing; and where it is known what the best constant output gets, the loss is no better than that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gradtrace.diagnosis.data_scale import input_rms, large_inputs, scale_of
 from gradtrace.diagnosis.gate import is_output
 from gradtrace.diagnosis.layer import layer_below, places
 from gradtrace.diagnosis.naming import function_of, told_op
-from gradtrace.diagnosis.objectives import has_learnt, objectives
+from gradtrace.diagnosis.objectives import has_learnt, num_terms, objectives
 from gradtrace.diagnosis.rules.cancelled import cancelled
 from gradtrace.diagnosis.rules.pairing import beyond, last_layers, pairing
 from gradtrace.diagnosis.rules.plateau import uncompensated
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
     from gradtrace.records.trace import Op, Trace
 
-OF_CONSTANT = "loss of the best constant"
-"""Name of an evidence, against which a later loss tells whether the data is learnt."""
+ELASTICITY, OF_CONSTANT = "elasticity of the loss", "loss of the best constant"
+"""Names of evidence; against the second a later loss tells whether the data is learnt."""
 
 
 def judge(scene: Scene) -> list[Finding]:
@@ -196,12 +196,11 @@ def _flat(view: View) -> Finding | None:
         return None
     op = max(last, key=lambda op: op.received.norm if op.received is not None else 0.0)
     assert op.received is not None
-    batch = max(view.trace.batch_size or 1, 1)
     witness = _witness(op, view)
     scale = max(1.0, op.forward.output_rms if op.forward is not None else 1.0)
     if witness is not None and witness.activation is not None:
         scale = min(scale, SWING)
-    elasticity = math.sqrt(batch) * op.received.norm * scale / loss
+    elasticity = math.sqrt(num_terms(view, op.received.numel)) * op.received.norm * scale / loss
     if elasticity >= FLAT_ELASTICITY or witness is None:
         return None
     return _flat_finding(
@@ -211,7 +210,7 @@ def _flat(view: View) -> Finding | None:
         f"The loss is {view.trace.loss:.4g}, yet it hardly depends on the output at "
         f"{told_op(op, view.trace, view.paths)}: moving the output by its own scale changes the loss by "
         f"{100 * elasticity:.2g} %.",
-        Evidence("elasticity of the loss", elasticity),
+        Evidence(ELASTICITY, elasticity),
     )
 
 

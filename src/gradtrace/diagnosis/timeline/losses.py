@@ -13,6 +13,7 @@ from gradtrace.diagnosis.thresholds import (
     DIVERGED_FACTOR,
     EFFECT_FRAC,
     FALLEN_FACTOR,
+    FOLLOWED_STEPS,
     SPIKE_WINDOW,
     SUSTAINED_FRAC,
     SUSTAINED_ROWS,
@@ -109,6 +110,20 @@ def fallen_before(run: Run, step: int, factor: float = FALLEN_FACTOR) -> bool:
     if len(led_up) < 2 * width:
         return False
     return bool(np.median(led_up[-width:]) <= np.median(led_up[:width]) / factor)
+
+
+def is_on_its_way(run: Run, step: int) -> bool:
+    """Whether the loss has come down within `FOLLOWED_STEPS` of `step`, by as much as counts, and goes on to."""
+    steps, _, high = _finite_losses(run)
+    soon = (steps >= step) & (steps <= step + FOLLOWED_STEPS)
+    steps, high = steps[soon], high[soon]
+    width = min(last_rows(len(high)), len(high))
+    if len(high) <= width:
+        return False
+    late, start = _late(steps, high, width), float(np.median(high[:width]))
+    came_down = np.median(late) <= start - max(EFFECT_FRAC * abs(start), _by_chance(high, width, len(late)))
+    is_young = run.steps.first[0] + followed(run) < step + FOLLOWED_STEPS
+    return bool(came_down) and (is_young or moved(run, middle(run)) == -1)
 
 
 def latest(run: Run) -> float:

@@ -9,7 +9,7 @@ moves each weight by its rate, in step with the others, and a few tenths of the 
 
 What a recurrence forgets does harm where the data asks for it, which the loss tells beside that of the best constant:
 at a half this data is learnt without; between them, and falling, it is being learnt; and in the first steps nobody
-knows. Of these all are remarks.
+knows. Of these all are remarks. And a loss that is flat in the output does not come down; where it does, it is none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradtrace.diagnosis.rules.loss import OF_CONSTANT
+from gradtrace.diagnosis.rules.loss import ELASTICITY, OF_CONSTANT
 from gradtrace.diagnosis.rules.units import LEFT
 from gradtrace.diagnosis.thresholds import (
     FALLEN_FACTOR,
@@ -35,6 +35,7 @@ from gradtrace.diagnosis.timeline.losses import (
     fallen_before,
     falls_since,
     followed,
+    is_on_its_way,
     latest,
     middle,
     moved,
@@ -75,6 +76,9 @@ def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequen
     elif _is_grave_attention(finding) and trained(run, _constant(finding)) and moved(run, finding.step or 0) != 1:
         note = "The loss has come down all the same: what learns is the values, and the rows that are not one-hot."
         finding = replace(finding, severity=Severity.WARNING, message=f"{finding.message} {note}")
+    elif _is_flat_loss(finding) and is_on_its_way(run, finding.step or 0):
+        note = "The loss has come down in the steps since: they lead out of what is flat."
+        finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
     if finding.step is not None and finding.severity is not Severity.INFO and (told := _unasked(finding, run)):
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {told}")
     return finding
@@ -172,6 +176,11 @@ def _is_grave_saturation(finding: Finding) -> bool:
     """Of hidden units: fixed features that others can learn from, where a network that is dead passes nothing on."""
     known = finding.step is not None and finding.severity is Severity.CRITICAL
     return known and finding.symptom is Symptom.SATURATED and finding.cause is not Cause.ATTENTION_SATURATION
+
+
+def _is_flat_loss(finding: Finding) -> bool:
+    """Whether the slope at the output is too small for the loss; a step may be longer than the slope is true."""
+    return finding.step is not None and any(e.name == ELASTICITY for e in finding.evidence)
 
 
 def _is_grave_attention(finding: Finding) -> bool:
