@@ -115,6 +115,8 @@ def test_a_fused_mask_of_large_numbers_is_as_one_of_bits(as_bias: bool) -> None:
 def test_logits_that_are_large_by_themselves_are_not_masked() -> None:
     z = 300.0 * torch.randn(4, 2, 64, 64)
     assert torch.isfinite(without_masked(z, -1)).float().mean() > 0.999
+    for large in (z.relu(), z.abs(), z.clamp_min(-1.0)):  # a lowest one that is no constant to mask with
+        assert torch.isfinite(without_masked(large, -1)).all()
 
 
 @pytest.mark.parametrize("fused", [True, False])

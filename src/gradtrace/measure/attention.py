@@ -68,7 +68,8 @@ def without_masked(logits: Tensor, dim: int) -> Tensor:
     lowest = finite.amin()
     at_bottom = logits <= _AT_THE_BOTTOM * lowest
     between = ((logits <= _FAR_ABOVE * lowest) & ~at_bottom).any()
-    masked = at_bottom & ~between & (logits <= logits.amax(dim, keepdim=True) - _UNDERFLOWS)
+    is_constant = ~between & (lowest <= -_UNDERFLOWS)  # of whom logits of order one take all
+    masked = at_bottom & is_constant & (logits <= logits.amax(dim, keepdim=True) - _UNDERFLOWS)
     return logits.masked_fill(masked, -math.inf)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Made:
-    """Parameters that modules were given while it was open, each with its kind, its line and whether it says anything.
+    """Parameters that modules were given while it was open, each with its kind and its line.
 
     >>> import torch
     >>> made = Made()
