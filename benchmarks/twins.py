@@ -73,8 +73,7 @@ Table = Any
 _TABLES: list[Table] = [
     optimizer._global_optimizer_pre_hooks,
     optimizer._global_optimizer_post_hooks,
-    optimizer_steps._BEFORE,
-    optimizer_steps._AFTER,
+    optimizer_steps._TOLD,
     optimizer_steps._HANDLES,
 ]
 """Every optimizer's step of the process goes through them."""

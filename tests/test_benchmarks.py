@@ -69,13 +69,15 @@ def test_the_bare_twin_is_bare_while_another_is_watched_and_all_end_with_the_sam
 
 
 def test_hooks_of_optimizers_are_there_in_their_twins_turn_alone(tiny, seen_at_steps):
-    tables = optimizer_steps._BEFORE, optimizer_steps._AFTER, optimizer._global_optimizer_post_hooks
-    seen = seen_at_steps(["bare", "watch, in memory", "watch, into a file"], lambda: (*map(len, tables),))
+    told, hooks = optimizer_steps._TOLD, optimizer._global_optimizer_post_hooks
+    ways = ["bare", "watch, in memory", "watch, into a file"]
+    seen = seen_at_steps(ways, lambda: (len(told["before"]), len(told["after"]), len(hooks)))
     twins.race(tiny, list(seen), 2.0, 0.5)
     assert seen["bare"] == {(0, 0, 0)}
     for way in ("watch, in memory", "watch, into a file"):
         assert seen[way] <= {(1, 1, 1), (0, 1, 1)}  # its own; at rest none before a step
-    assert not any(tables)
+    assert not any(told.values())
+    assert not hooks
 
 
 def test_every_step_is_measured_by_the_tier(tiny):

@@ -7,6 +7,8 @@ import math
 import re
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,9 +18,13 @@ from torch.optim import optimizer as optimizer_module
 import gradtrace
 from gradtrace.monitor.hooks import patches
 from gradtrace.monitor.nonfinite.detector import Detector
-from gradtrace.monitor.rest import LOOK_EVERY, MOST_UNSEEN
+from gradtrace.monitor.owner import Owner
+from gradtrace.monitor.rest import LOOK_EVERY, MOST_UNSEEN, Notes
 from gradtrace.monitor.schedule.cost import Level
 from gradtrace.monitor.schedule.schedule import OPENING, Schedule
+from gradtrace.monitor.seats import Seats
+from gradtrace.monitor.step import Rows
+from gradtrace.monitor.watched import Watched
 from gradtrace.records.vocabulary import Severity, Symptom
 
 LONG = 50
@@ -230,3 +236,67 @@ def test_a_rest_right_after_another_has_a_plan_of_its_own(monkeypatch):
     trained(OPENING + 1000)
     assert 2 <= len(begun) <= 10
     assert len(looks) <= 1000 / LOOK_EVERY + 2 * len(begun)
+
+
+def noted(num_optimizers: int = 1, **options: Any) -> tuple[Notes, list[torch.optim.Optimizer], Owner]:
+    optimizers: list[torch.optim.Optimizer] = []
+    optimizers += [torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1) for _ in range(num_optimizers)]
+    owner = Owner(cast("Watched", SimpleNamespace(seats=Seats(optimizers))), lambda optimizer: False)
+    owner.num_steps.update(dict.fromkeys(range(num_optimizers), 0))
+    strangers = list[torch.optim.Optimizer]()
+    notes = Notes(owner, lambda: None, strangers.append, notes_passes=num_optimizers > 1, **options)
+    return notes, optimizers, owner
+
+
+def test_short_steps_of_the_only_optimizer_are_counted_and_one_in_so_many_is_timed() -> None:
+    notes, (optimizer,), owner = noted(only=0)
+    notes.plan(10, math.inf)
+    notes.look_after(1000)
+    for _ in range(95):
+        notes.step(optimizer)
+    assert len(notes) == 95
+    rows = Rows(1)
+    ended = notes.tell(rows, owner.num_steps)
+    assert [num for num, _ in ended] == [1, *[10] * 9, 4]  # the first by itself: within it the level has changed
+    assert [now for _, now in ended] == sorted(now for _, now in ended)
+    assert (rows.number, owner.num_steps[0], len(notes)) == (94, 95, 0)
+
+
+def test_a_step_that_a_scaler_left_out_counts_among_those_that_were_only_counted() -> None:
+    notes, (optimizer,), owner = noted(only=0)
+    notes.plan(10, math.inf)
+    notes.look_after(1000)
+    for one in "ss-sssss-ss":
+        notes.step(optimizer) if one == "s" else notes.note(0)
+    assert sum(num for num, _ in notes.tell(Rows(1), owner.num_steps)) == 11
+    assert owner.num_steps[0] == 11
+
+
+@pytest.mark.parametrize("looks_after", [1, 7, 16])
+def test_whoever_looks_is_called_after_as_many_steps_as_planned(looks_after: int) -> None:
+    notes, (optimizer,), _ = noted(only=0)
+    stepped, looked = list[int](), list[int]()
+
+    def look() -> None:
+        looked.append(len(stepped))
+        notes.look_after(looks_after)
+
+    notes._look = look
+    notes.plan(10, math.inf)
+    notes.look_after(looks_after)
+    for number in range(1, 60):
+        stepped.append(number)
+        notes.step(optimizer)
+    assert looked == list(range(looks_after, 60, looks_after))
+
+
+def test_each_step_of_several_optimizers_is_noted_by_itself() -> None:
+    notes, optimizers, owner = noted(2)
+    for _ in range(5):
+        for one in optimizers:
+            notes.backward()
+            notes.step(one)
+    rows = Rows(2)
+    ended = notes.tell(rows, owner.num_steps)
+    assert [num for num, _ in ended] == [1] * 5
+    assert owner.num_steps == {0: 5, 1: 5}

@@ -67,7 +67,7 @@ class Training:
                 schedule.done("updates", step)
         if level is not Level.REST:
             schedule.step_ended(step)
-        elif schedule.rested([self.now]):
+        elif schedule.rested([(1, self.now)]):
             schedule.end_rest(step + 1)
         self.watched_at.append((self.training_s, self.watching_s))
 
@@ -225,3 +225,20 @@ def test_who_gives_half_the_time_gets_every_step() -> None:
 def test_the_allowance_keeps_within_the_law(training_s: float, budget: float) -> None:
     assert allowance_s(training_s, budget) <= law_s(training_s, budget)
     assert law_s(training_s, budget) == max(budget * training_s, budget * LENT_S)
+
+
+def test_a_rest_of_very_many_steps_is_an_account_like_any_other() -> None:
+    """Of 1.02 to the power of so many no float knows."""
+    schedule = Training(1e-4).schedule
+    schedule.cost.step_ended(1e-4, Level.REST)
+    schedule.cost.steps_at_rest([(16, 16 * 2e-4)] * 5000)
+    assert schedule.cost.usual_s == pytest.approx(2e-4)
+    assert schedule.cost.training_s == pytest.approx(1e-4 + 80_000 * 2e-4)
+
+
+def test_a_pause_among_steps_that_are_not_timed_one_by_one_is_a_pause() -> None:
+    cost = Training(1e-3).schedule.cost
+    cost.step_ended(1e-3, Level.REST)
+    cost.steps_at_rest([*[(10, 10e-3)] * 5, (10, 60.0)])
+    assert cost.usual_s == pytest.approx(1e-3)
+    assert cost.training_s == pytest.approx(61e-3, rel=0.2)

@@ -86,6 +86,11 @@ class Owner:
         """What its steps are counted under, and those of whoever had its seat before; a stranger's identity."""
         return self.places.get(id(optimizer), id(optimizer))
 
+    def optimizer_at(self, seat: int | None) -> Optimizer | None:
+        """Whose seat it is; None where it is nobody's."""
+        optimizers = self._watched.seats.optimizers
+        return optimizers[seat] if seat is not None and 0 <= seat < len(optimizers) else None
+
     def forget_others(self) -> None:
         """More is watched than before: what was nobody's may be ours."""
         self._foreign.clear()

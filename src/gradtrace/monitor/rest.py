@@ -1,6 +1,8 @@
-"""At rest, what happens is noted with the time, and made into rows later: that is all that a step is longer for it.
+"""At rest, what happens is noted, and made into rows later: that is all that a step is longer for it.
 
-Where a training has one optimizer, backward passes are not even noted: each of its steps is a row.
+Where a training has one optimizer, backward passes are not even noted: each of its steps is a row. Nor is each of them
+timed, where they are short: after a step of a training nothing of ours is left in the processor's caches, and a look at
+the clock and at the thread takes 6 microseconds there. They are counted, and one in so many is timed.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from gradtrace.monitor.hooks.installed import Hooks
     from gradtrace.monitor.nonfinite.detector import Detector
     from gradtrace.monitor.owner import Owner
-    from gradtrace.monitor.schedule.schedule import Schedule
+    from gradtrace.monitor.schedule.schedule import Ended, Schedule
     from gradtrace.monitor.step import Rows
 
 PASS = None
@@ -30,6 +32,9 @@ PASS = None
 
 LOOK_EVERY, LOOK_EVERY_S, MOST_UNSEEN = 16, 0.05, 128
 """[steps, seconds, steps] One small tensor is looked at for a NaN: so seldom, of short steps, but not more seldom."""
+
+TIMED_EVERY, TIMED_EVERY_S, TIMES_OF_REST = 32, 0.01, 8
+"""[steps, seconds, times] The only optimizer's steps are timed: so seldom, of short ones, and so often in any rest."""
 
 
 class Rest:
@@ -63,6 +68,7 @@ class Rest:
             lambda: self._guard(self._look),
             lambda optimizer: self._guard(self._of_stranger, optimizer),
             notes_passes=not self._rows.is_single,
+            only=self._rows.only,
         )
         self._plan()
         self._hooks.rest(notes.step, self._backward if notes.notes_passes else None)
@@ -89,10 +95,12 @@ class Rest:
         if self._notes is not None:
             is_long = self._schedule.num_left >= SHORTEST_REST
             self._detector.rest(self._first_step + self._rows.number, is_long=is_long)
-            self._due, self._notes.until = self._schedule.num_left, self._schedule.rest_until
+            self._due = self._schedule.num_left
+            short = min(TIMED_EVERY, TIMED_EVERY_S / max(self._schedule.cost.usual_s, 1e-9), self._due / TIMES_OF_REST)
+            self._notes.plan(int(short), self._schedule.rest_until)
             self._look_again()
 
-    def _told(self) -> list[float]:
+    def _told(self) -> list[Ended]:
         return self._notes.tell(self._rows, self._owner.num_steps) if self._notes is not None else []
 
     def _backward(self) -> None:
@@ -146,6 +154,7 @@ class Notes:
         look: called after so many steps as `look_after` says.
         of_stranger: called with an optimizer that is not known, or steps in another thread.
         notes_passes: whether `Rows` must be told of backward passes to know the steps.
+        only: the seat of the only optimizer that there is, whose steps may be counted; None: each is noted.
     """
 
     def __init__(
@@ -155,70 +164,93 @@ class Notes:
         of_stranger: Callable[[Optimizer], None],
         *,
         notes_passes: bool,
+        only: int | None = None,
     ) -> None:
         self.notes_passes = notes_passes
         self._places, self._known = owner.places, owner.num_steps
         self._look, self._of_stranger = look, of_stranger
-        self.until = math.inf
-        """[seconds] By `time.perf_counter`: the rest is over in any case."""
+        self._only_key, self._only = only, owner.optimizer_at(only)
         self._thread = get_ident()
-        self._keys: list[int | None] = []
-        self._times: list[float] = []
-        self._num_left = 1
+        self._until = math.inf
+        self._notes: list[tuple[int | None, int, float]] = []
+        """(seat, steps of its optimizer in a row, time [seconds] at which the last was over)."""
+        self._timed_every = self._num_to_time = self._num_left = 1
+        """[steps] From one that is timed to the next; from the latest to the next, and what is left of that."""
+        self._num_to_look = 1
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return sum(num for _, num, _ in self._notes) + self._num_counted
+
+    @property
+    def _num_counted(self) -> int:
+        """Steps of the only optimizer since the latest that was noted."""
+        return self._num_to_time - self._num_left
+
+    def plan(self, timed_every: int, until: float) -> None:
+        """Have every so manyth step of the only optimizer timed, the next one first; look once the time is `until`."""
+        self._timed_every, self._until = max(1, timed_every), until
 
     def look_after(self, num: int) -> None:
         """Call `look` after so many steps more."""
-        self._num_left = num
+        self._num_to_look = num
+        self._num_to_time = self._num_left = 1
 
     def step(self, optimizer: Optimizer) -> None:
         """An optimizer has stepped."""
-        key = self._places.get(id(optimizer))
-        if key not in self._known or get_ident() != self._thread:
-            self._of_stranger(optimizer)
+        if optimizer is self._only and self._num_left > 1:
+            self._num_left -= 1
             return
-        now = time.perf_counter()  # and not by `note`: a call more, of code that is never in the cache
-        self._keys.append(key)
-        self._times.append(now)
-        self._num_left -= 1
-        if self._num_left <= 0 or now > self.until:
-            self._look()
+        if get_ident() == self._thread and (key := self._places.get(id(optimizer))) in self._known:
+            self.note(key)
+        else:
+            self._of_stranger(optimizer)
 
     def note(self, key: int) -> None:
         """The optimizer `key` has stepped."""
         now = time.perf_counter()
-        self._keys.append(key)
-        self._times.append(now)
-        self._num_left -= 1
-        if self._num_left <= 0 or now > self.until:
+        if key != self._only_key:
+            self._take_counted(now)
+        num = self._num_counted + 1
+        self._notes.append((key, num, now))
+        self._num_to_look -= num
+        self._num_to_time = self._num_left = max(1, min(self._timed_every, self._num_to_look))
+        if self._num_to_look <= 0 or now > self._until:
             self._look()
 
     def backward(self) -> None:
         """There was a backward pass."""
-        self._keys.append(PASS)
-        self._times.append(0.0)
+        self._notes.append((PASS, 1, 0.0))
 
-    def tell(self, rows: Rows, num_steps: dict[int, int]) -> list[float]:
+    def tell(self, rows: Rows, num_steps: dict[int, int]) -> list[Ended]:
         """Tell of what has been noted since the last time, and forget it.
 
-        Adds the steps of each optimizer to `num_steps`. Returns the times [seconds] at which rows were complete.
+        Adds the steps of each optimizer to `num_steps`. Returns when rows were complete.
         """
-        keys, times = self._keys, self._times
-        self._keys, self._times = [], []
-        for key in {*keys}:
+        self._take_counted(time.perf_counter())
+        notes, self._notes = self._notes, []
+        for key, num, _ in notes:
             if key is not PASS:
-                num_steps[key] = num_steps.get(key, 0) + keys.count(key)
-        if not self.notes_passes and len({*keys}) == 1 and rows.is_single:
-            rows.steps(keys[0], len(keys))
-            return times
-        ended = list[float]()
-        for key, now in zip(keys, times, strict=True):
+                num_steps[key] = num_steps.get(key, 0) + num
+        keys = {key for key, _, _ in notes}
+        if not self.notes_passes and len(keys) == 1 and rows.is_single:
+            rows.steps(keys.pop(), sum(num for _, num, _ in notes))
+            return [(num, now) for _, num, now in notes]
+        return [(num, now) for key, steps, now in notes if (num := self._num_complete(rows, key, steps))]
+
+    def _num_complete(self, rows: Rows, key: int | None, num: int) -> int:
+        """Rows that are, by so many notes in a row."""
+        complete = 0
+        for _ in range(num):
             if key is PASS or (not self.notes_passes and key in rows.members):
                 rows.backward()
             if key is not PASS:
                 rows.step(key)
-                if rows.is_complete:
-                    ended.append(now)
-        return ended
+                complete += rows.is_complete
+        return complete
+
+    def _take_counted(self, now: float) -> None:
+        """Steps that were only counted become a note."""
+        if num := self._num_counted:
+            self._notes.append((self._only_key, num, now))
+            self._num_to_look -= num
+            self._num_to_time = self._num_left

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
+from typing import Any
 
 REMEMBERED = 8
 """[rows] Which optimizers a row usually has is known from so many."""
@@ -130,6 +131,11 @@ class Rows:
     def is_single(self) -> bool:
         """Whether a row has one optimizer as far as anybody knows."""
         return len(self._first) <= 1 and max(self._sizes, default=1) == 1
+
+    @property
+    def only(self) -> Any:
+        """Which one that is; None: there are several, or nobody knows yet."""
+        return next(iter(self._first), None) if self.is_single else None
 
     @property
     def expected(self) -> int:

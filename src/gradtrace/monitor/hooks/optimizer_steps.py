@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     After = Callable[[Optimizer], None]
 
 
-_BEFORE: list[Before] = []
-_AFTER: list[After] = []
+_TOLD: dict[str, tuple[Any, ...]] = {"before": (), "after": ()}
+"""Who is, of type `Before` and `After`: a step goes through who was there when it began to."""
+
 _HANDLES: list[RemovableHandle] = []
 _UNSEEN: list[Callable[..., Any]] = []
 """What tells before and after a step, as compiled code calls it."""
@@ -36,15 +37,14 @@ def listen(before: Before | None = None, after: After | None = None) -> Callable
     Torch's own hooks come with the first who listens and go with the last; not while torch goes through them: within a
     step they stay, and tell nobody, until the next that ends.
     """
-    if before is not None:
-        _BEFORE.append(before)
-    if after is not None:
-        _AFTER.append(after)
+    for when, one in (("before", before), ("after", after)):
+        if one is not None:
+            _TOLD[when] = (*_TOLD[when], one)
     _hook()
 
     def remove() -> None:
-        _BEFORE[:] = [other for other in _BEFORE if other is not before]
-        _AFTER[:] = [other for other in _AFTER if other is not after]
+        for when, one in (("before", before), ("after", after)):
+            _TOLD[when] = (*[other for other in _TOLD[when] if other is not one],)
         _hook()
 
     return remove
@@ -55,18 +55,18 @@ def _hook() -> None:
 
     At a rest they stay: another thread may be going through torch's table of them, which must not change meanwhile.
     """
-    if (_BEFORE or _AFTER) and not _HANDLES:
+    if any(_TOLD.values()) and not _HANDLES:
         _UNSEEN[:] = unseen_by_dynamo(_tell_before), unseen_by_dynamo(_tell_after)
         _HANDLES.extend([register_optimizer_step_pre_hook(_before), register_optimizer_step_post_hook(_after)])
-    elif not _BEFORE and not _AFTER and not is_stepping():
+    elif not any(_TOLD.values()) and not is_stepping():
         while _HANDLES:
             _HANDLES.pop().remove()
 
 
 def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    if torch.compiler.is_compiling():  # dynamo, as a script may compile its optimizer's step: it would go through us
+    if torch.compiler.is_compiling():  # as a script may compile its optimizer's step: it would go through us
         _UNSEEN[0](optimizer, args, kwargs)
-    elif _BEFORE:  # nobody at a rest
+    elif _TOLD["before"]:  # nobody at a rest
         _tell_before(optimizer, args, kwargs)
 
 
@@ -74,21 +74,21 @@ def _after(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
     if torch.compiler.is_compiling():
         _UNSEEN[1](optimizer)
     else:  # and not by `_tell_after`: a call more at every step of a rest
-        for tell in (*_AFTER,):
+        for tell in _TOLD["after"]:
             tell(optimizer)
 
 
 def _tell_before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    told = (*_BEFORE,)
+    told = _TOLD["before"]
     for tell in told:
         tell(optimizer, args, kwargs)
-    for tell in _BEFORE:
+    for tell in _TOLD["before"]:
         if tell not in told:  # it has come meanwhile, and this very step is its own
             tell(optimizer, args, kwargs)
 
 
 def _tell_after(optimizer: Optimizer) -> None:
-    for tell in (*_AFTER,):
+    for tell in _TOLD["after"]:
         tell(optimizer)
 
 

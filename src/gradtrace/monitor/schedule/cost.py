@@ -64,6 +64,9 @@ PAUSE = 8.0
 EARLY, EARLY_PACE, PACE = 64, 1.1, 1.02
 """[steps, times, times] The running median moves so far at a step, among the first ones and later."""
 
+FURTHEST = 1000
+"""[steps] After so many it has reached any other: 400 million times as much."""
+
 
 class Cost:
     """The account of one run.
@@ -132,23 +135,25 @@ class Cost:
                     self._of_level[level][part] += spent
                 own[part] = 0.0
 
-    def steps_at_rest(self, seconds: Sequence[float]) -> None:
-        """Steps at rest, one after the other, of which nothing was spent into any part."""
-        if not seconds:
+    def steps_at_rest(self, spans: Sequence[tuple[int, float]]) -> None:
+        """So many steps at rest took so many seconds, one span after the other; nothing was spent into any part."""
+        if not spans:
             return
-        usual, longest = median(seconds), PAUSE * self.usual_s
-        for one in seconds[-CHANGED:]:
+        each = [seconds / num for num, seconds in spans]
+        num_steps = sum(num for num, _ in spans)
+        usual, longest = median(each), PAUSE * self.usual_s
+        for one in each[-CHANGED:]:
             self._slow = [*self._slow, one] if one > longest / 2.0 else []
         if len(self._slow) >= CHANGED:
             self.usual_s, self._slow = min(self._slow), []
         else:  # as far towards their median as one by one would go
-            most = PACE ** len(seconds)
+            most = PACE ** min(num_steps, FURTHEST)
             self.usual_s = min(max(usual, self.usual_s / most), self.usual_s * most)
         longest = max(longest, PAUSE * self.usual_s)
-        self._num_rows += len(seconds)
-        self.training_s += sum(min(one, longest) for one in seconds)
-        self.rows[Level.REST] += len(seconds)
-        self._durations.extend(one for one in seconds if one <= longest)
+        self._num_rows += num_steps
+        self.training_s += sum(min(seconds, longest + (num - 1) * self.usual_s) for num, seconds in spans)
+        self.rows[Level.REST] += num_steps
+        self._durations.extend(one for one in each if one <= longest)
 
     def end_stretch(self, level: Level) -> None:
         """Another level begins: compare, where three stretches allow it."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import time
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from gradtrace.monitor.schedule.allowance import allowance_s
 from gradtrace.monitor.schedule.cost import Cost, Level, Spending
@@ -64,6 +64,10 @@ URGENT_TRACES_APART = 1.25
 whatever it costs: seldom."""
 
 
+Ended: TypeAlias = tuple[int, float]
+"""(steps, time [seconds] at which the last of them was over)."""
+
+
 class Schedule:
     """Of one run; steps are numbered from 0 at its beginning.
 
@@ -100,8 +104,8 @@ class Schedule:
         """[step] When the latest step that was no rest's was over."""
         self._heard_s = 0.0
         """[seconds] What listening between two rests has taken."""
-        self._times: list[float] = []
-        """[seconds] Ends of the steps of the rest at hand."""
+        self._times: list[Ended] = []
+        """Of the steps of the rest at hand."""
         self.rest_until = math.inf
         """[seconds] By the clock, however few the steps: they have become far longer."""
         self._traced_s = 0.0
@@ -132,19 +136,24 @@ class Schedule:
         if self.num_left <= 0 or (self.level is Level.MEASURE and self._must_stop(step)):
             self._begin_stretch(step + 1)
 
-    def rested(self, ended: Sequence[float]) -> bool:
-        """Steps at rest ended at these times [seconds], and nothing else was done about them; is the rest over, too?"""
+    def rested(self, ended: Sequence[Ended]) -> bool:
+        """Steps at rest ended, and nothing else was done about them; is the rest over, too?
+
+        The first step of a rest is told by itself: within it the level has changed.
+        """
         self._times += ended
-        self.num_left -= len(ended)
-        return self.num_left <= 0 or (bool(ended) and ended[-1] > self.rest_until)
+        self.num_left -= sum(num for num, _ in ended)
+        return self.num_left <= 0 or (bool(ended) and ended[-1][1] > self.rest_until)
 
     def end_rest(self, step: int, *, is_urgent: bool = False) -> None:
         """`step` is the next one; `is_urgent`: something has been noticed, so that it is measured."""
         if self._times:
-            first, *others = (now - before for before, now in pairwise([self._ended, *self._times]))
+            (_, first), *others = (
+                (num, now - before) for (_, before), (num, now) in pairwise([(0, self._ended), *self._times])
+            )
             self.cost.step_ended(first, Level.REST, is_mixed=self._is_mixed)
             self.cost.steps_at_rest(others)
-            self._ended, self._is_mixed = self._times[-1], False
+            self._ended, self._is_mixed = self._times[-1][1], False
         self._times.clear()
         if is_urgent:
             self.cost.end_stretch(self.level)
