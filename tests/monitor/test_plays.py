@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import gradtrace
+from gradtrace.monitor.nonfinite.forward_calls import Calls
 from gradtrace.monitor.traces.dropped import MOST_DROPPED
 from gradtrace.tape.recorder import Recorder
 
@@ -29,12 +30,12 @@ class Agent(nn.Module):
 
 
 def trained(
-    play: Any, *, watched: bool = True, num_steps: int = 5, batch: int = 16
+    play: Any, *, watched: bool = True, num_steps: int = 5, batch: int = 16, every: int = 1
 ) -> tuple[Any, dict[str, Tensor], list[Any]]:
     torch.manual_seed(0)
     model = Agent()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    watch = gradtrace.watch(model, optimizer, budget=10.0) if watched else None
+    watch = gradtrace.watch(model, optimizer, budget=10.0, every=every) if watched else None
     played = []
     with watch if watch is not None else torch.enable_grad():
         for _ in range(num_steps):
@@ -73,6 +74,26 @@ def test_they_are_not_looked_at_and_the_step_is_traced(play: Any, monkeypatch: p
     _, bare_weights, bare_played = trained(play, watched=False)
     assert played == bare_played
     assert all(torch.equal(weights[name], bare_weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("play", [act, call])
+@pytest.mark.parametrize("every", [1, 100])
+def test_nor_are_they_held_whether_a_step_is_traced_or_not(
+    play: Any, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = []
+    own = Calls.entered
+
+    def count(self: Calls, *args: Any) -> Any:
+        held.append(args[0])
+        return own(self, *args)
+
+    monkeypatch.setattr(Calls, "entered", count)
+    watch, _, _ = trained(play, every=every)
+    assert len(watch.traces) == (5 if every == 1 else 4)  # 0, 1, 2 and 4 are early
+    num_kinds = 3 if play is act else 1  # at the first step each part of an agent that is not called counts by itself
+    assert len(held) <= 5 * (2 * MOST_DROPPED + 1) * num_kinds
+    assert watch.run.steps.num_steps == 5
 
 
 def test_a_step_whose_calls_are_like_them_is_missed_once() -> None:

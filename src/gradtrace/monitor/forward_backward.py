@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.monitor.traces.copies import Copies
+from gradtrace.monitor.traces.dropped import Dropped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +29,8 @@ class ForwardBackward:
         self._copies = Copies()
         self._depth = 0
         """Of watched modules that are being called."""
+        self._dropped: Dropped | None = Dropped()
+        """None: a pass went through calls that were like others whose tape had been dropped; none is passed by."""
 
     @property
     def is_tracing(self) -> bool:
@@ -38,18 +43,31 @@ class ForwardBackward:
             return None
         with self._spending("hooks"):
             self._depth += 1
+            if function is None:
+                self._calls.count(label)
+            dropped = self._dropped if function is None and torch.is_grad_enabled() else None
+            if dropped is not None:
+                dropped.come((args, kwargs), counts=self._sampler.is_open)
+                if dropped.passes_by:
+                    self._sampler.end_forward()
+                    return None, dropped
             call = self._calls.entered(label, module, args, kwargs, function)
         if self._owner.is_surely_here:  # the tape is recorded where it is walked
-            self._sampler.entered(call, args, kwargs)
-        return (call,)
+            self._sampler.entered(call, args, kwargs, begins_anew=dropped is not None and dropped.has_more)
+        return call, dropped
 
     def left(self, token: Any, output: Any) -> None:
         """It returned, or raised."""
         self._depth -= 1
-        (call,) = token
-        if call is not None:
+        call, dropped = token
+        if call is not None or dropped is not None:
             with self._spending("hooks"):
-                self._calls.left(call, output)
+                if call is not None:
+                    self._calls.left(call, output)
+                if dropped is not None:
+                    dropped.left(output)
+                    if dropped.passes_by:
+                        return
         self._sampler.left(output)
 
     def forward_is_over(self) -> None:
@@ -78,7 +96,15 @@ class ForwardBackward:
             self._detector.before_backward(roots, self._rooms.loss_scale.of_loss)
             if self._passes.is_known:
                 self._count(roots)
-        self._sampler.before_backward(roots[0], create_graph)
+        if self._rooms.strangers.is_due:
+            with self._spending("findings"):
+                self._rooms.strangers.tell()
+        is_whole = self._dropped is None or not self._dropped.has_missed
+        self._sampler.before_backward(roots[0], create_graph, is_whole=is_whole)
+        if not is_whole:
+            self._dropped = None
+        elif self._dropped is not None:
+            self._dropped.pass_ended()
         return True
 
     def backward_failed(self, roots: Sequence[Tensor]) -> None:

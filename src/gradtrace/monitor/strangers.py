@@ -48,9 +48,17 @@ class Strangers:
         for leaf in reached_leaves(roots):
             if isinstance(leaf, nn.Parameter) and not self._watched.is_watched(leaf):
                 self._found[id(leaf)] = weakref.ref(leaf)
-        if step >= ASKED_AT and (found := self.found):
-            ask, self.ask = self.ask, None
-            ask(found)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there are any after a few steps, and somebody wants to be told."""
+        return self._step >= ASKED_AT and self.ask is not None and bool(self.found)
+
+    def tell(self) -> None:
+        """Once: whoever is told may go through all objects there are."""
+        ask, self.ask = self.ask, None
+        if ask is not None:
+            ask(self.found)
 
     @property
     def found(self) -> list[nn.Parameter]:

@@ -253,12 +253,16 @@ def _is_power_of_two(number: int) -> bool:
     return number & (number - 1) == 0
 
 
-def living() -> tuple[list[nn.Module], list[Optimizer]]:
-    """All modules and optimizers there are; by type, for asking an object itself may run code of its own."""
-    gc.collect()  # an optimizer that a script made, dropped and replaced may hold itself in a cycle
-    objects = gc.get_objects()
-    modules = [one for one in objects if issubclass(type(one), nn.Module) and "_modules" in vars(one)]
-    optimizers = [one for one in objects if issubclass(type(one), Optimizer) and _steps_itself(one)]
+def living(*, collects: bool = True) -> tuple[list[nn.Module], list[Optimizer]]:
+    """All modules and optimizers there are; by type, for asking an object itself may run code of its own.
+
+    `collects`: without those that a script made, dropped and replaced, and that hold themselves in a cycle.
+    """
+    if collects:
+        gc.collect()
+    found = [one for one in gc.get_objects() if issubclass(type(one), (nn.Module, Optimizer))]
+    modules = [one for one in found if issubclass(type(one), nn.Module) and "_modules" in vars(one)]
+    optimizers = [one for one in found if issubclass(type(one), Optimizer) and _steps_itself(one)]
     return modules, optimizers
 
 

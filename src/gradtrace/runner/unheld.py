@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def unheld(strangers: Sequence[nn.Parameter]) -> dict[str, int]:
     """By the script's name of a network of which no optimizer holds anything, how many of its parameters get one."""
-    modules, optimizers = discovery.living()
+    modules, optimizers = discovery.living(collects=False)  # within a step; what was dropped may hold one
     held = {id(tensor) for one in optimizers for tensor in discovery.held_by(one)}
     owned = discovery.owners(modules)
     found = [owned[id(one)] for one in strangers if id(one) in owned]

@@ -109,11 +109,13 @@ class Calls:
         """The largest sequence number inside of the watched modules; -1 where none was called."""
         return max((call.last_number for call in self.held), default=-1)
 
+    def count(self, label: str) -> None:
+        """A watched module is called."""
+        self.num_calls += 1
+        self.called.add(label)
+
     def entered(self, label: str, model: nn.Module, args: Any, kwargs: Any, function: Any = None) -> Call | None:
         """A watched module is called, or a compiled function; None: the call is not held."""
-        if function is None:
-            self.num_calls += 1
-            self.called.add(label)
         if not torch.is_grad_enabled():
             return None
         tensors = tensors_in(args) + (tensors_in(kwargs) if kwargs else [])

@@ -87,12 +87,13 @@ class CompiledSample:
 
     # ----------------------------------------------------------------------------------------------------- forward
 
-    def entered(self, call: Call | None, args: Any, kwargs: Any) -> None:
-        """A watched module is called; `call` is what is held of it."""
+    def entered(self, call: Call | None, args: Any, kwargs: Any, *, begins_anew: bool = False) -> None:
+        """A watched module is called; `call` is what is held of it; `begins_anew`: tapes before it were dropped."""
         begun = time.perf_counter()
         self._depth += 1
         if self._depth == 1 and torch.is_grad_enabled() and self._under_way is None and not self.why_not:
             self.end_forward()
+            self._batch_size = None if begins_anew else self._batch_size
             if call is None:
                 self.why_not = "inputs are too large, or calls too many, to be held"
             else:

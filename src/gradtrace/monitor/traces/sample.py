@@ -2,7 +2,7 @@
 
 The recorder is active from the first call of a watched module to the backward pass, so that the ops of the loss have
 their source lines too. In between it lies below the function modes of the user, which come and go above it. It stays
-away from calls that are like others of the step whose tape was dropped (`dropped`).
+away from calls that are passed by (`dropped`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from gradtrace.measure.session import Backward, Forward, batch_size_of
 from gradtrace.measure.trace import environment
 from gradtrace.measure.untouched import paused_collection
 from gradtrace.monitor.hooks.patches import interpose
-from gradtrace.monitor.traces.dropped import Dropped, shapes_of
 from gradtrace.monitor.traces.observer import StepObserver
 from gradtrace.recurrence.in_step import Recurrences, with_chains
 from gradtrace.tape.gathered import class_of
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gradtrace.monitor.nonfinite.forward_calls import Call
-    from gradtrace.monitor.traces.dropped import Shapes
     from gradtrace.records.trace import Trace
 
 
@@ -49,15 +47,10 @@ _NO_LOSS = (
 
 
 class Sample:
-    """The trace of the next backward pass through `model`; `close` takes every hook away, whatever became of it.
+    """The trace of the next backward pass through `model`; `close` takes every hook away, whatever became of it."""
 
-    `sees_all`: also calls that are like those whose tape was dropped.
-    """
-
-    def __init__(self, model: nn.Module, *, sees_all: bool = False) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.seconds = 0.0
-        self.is_missed = False
-        """Whether the pass went through calls, or through ops after them, that were not looked at."""
         self.why_not = self.remark = ""
         self._model = model
         self._deferred = Deferred()
@@ -68,11 +61,6 @@ class Sample:
         self._batch_size: int | None = None
         self._under_way: tuple[Forward, GradientTap] | None = None
         self._is_given_up = False
-        self._dropped = Dropped() if not sees_all else None
-        self._shapes: Shapes = ()
-        """Of the arguments of the latest call."""
-        self._is_away = False
-        """Whether that was not looked at, and what comes after it is not."""
         self._is_without_modules = not children_of(model) and type(model) is nn.Module
         self._thread = 0
         self._look_away: Callable[[], None] = _nothing
@@ -85,19 +73,13 @@ class Sample:
             self._under_way = None
         self._recurrences.close()
 
-    def entered(self, _call: Call | None, args: Any, kwargs: Any) -> None:
-        """A watched module is called."""
+    def entered(self, _call: Call | None, args: Any, kwargs: Any, *, begins_anew: bool = False) -> None:
+        """A watched module is called; `begins_anew`: the tapes of those before it were dropped."""
         begun = time.perf_counter()
         self._depth += 1
         if self._depth == 1 and torch.is_grad_enabled() and self._under_way is None and not self._is_given_up:
-            if self._dropped is not None:
-                self._shapes = shapes_of((args, kwargs))
-                self._is_away = self._dropped.come(self._shapes)
-                self._batch_size = None if self._dropped.has_more else self._batch_size
-            if self._is_away:
-                self.end_forward()
-            else:
-                self._look(args, kwargs)
+            self._batch_size = None if begins_anew else self._batch_size
+            self._look(args, kwargs)
         self.seconds += time.perf_counter() - begun
 
     def _look(self, args: Any, kwargs: Any) -> None:
@@ -114,14 +96,12 @@ class Sample:
         self._thread = threading.get_ident()
         self._look_away = interpose(torch, "compile", self._give_up).remove
 
-    def left(self, output: Any) -> None:
+    def left(self, _output: Any) -> None:
         """It returned: its modules are the user's alone again, which may be copied and saved."""
         begun = time.perf_counter()
         self._depth = max(0, self._depth - 1)
         if not self._depth:
             self._recorder.leave_modules()
-            if self._dropped is not None and (self._recorder.entered or self._is_away):
-                self._dropped.left(self._shapes, output, is_seen=not self._is_away)
         self.seconds += time.perf_counter() - begun
 
     def end_forward(self) -> None:
@@ -142,9 +122,8 @@ class Sample:
         """Hook every node behind `loss`."""
         begun = time.perf_counter()
         self.end_forward()
-        self.is_missed = self._is_away or (self._dropped is not None and self._dropped.has_missed)
         is_seen = bool(self._recorder.visits) or self._is_without_modules
-        if loss.grad_fn is None or self._is_given_up or self.is_missed or not is_seen:
+        if loss.grad_fn is None or self._is_given_up or not is_seen:
             return
         graph = walk([loss.grad_fn])
         forward = Forward(

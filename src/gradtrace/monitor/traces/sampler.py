@@ -51,8 +51,6 @@ class Sampler:
         """Steps in a row that had none; after `MOST_MISSED` nobody waits until one has come by chance."""
         self.kind: Kind = frozenset()
         """Of the pass that is being traced."""
-        self._sees_all = False
-        """Whether a step was missed whose calls were like others that had been dropped."""
         self._told: set[str] = set()
 
     @property
@@ -72,7 +70,7 @@ class Sampler:
             self._schedule.done("traces", step)
         else:
             whole, is_compiled, self._step = self._watched.whole, self._is_compiled, step
-            self._sample = CompiledSample(whole) if is_compiled else Sample(whole, sees_all=self._sees_all)
+            self._sample = CompiledSample(whole) if is_compiled else Sample(whole)
             self._are_several = num_blocks > 1 and not is_compiled
             self._waits = self._are_several and self._num_missed < MOST_MISSED
             if not self._watched.models:
@@ -80,10 +78,10 @@ class Sampler:
         self._schedule.spend("traces", time.perf_counter() - begun)
         return True
 
-    def entered(self, call: Call | None, args: Any, kwargs: Any) -> None:
-        """A watched module is called; `call` is what is held of it."""
+    def entered(self, call: Call | None, args: Any, kwargs: Any, *, begins_anew: bool) -> None:
+        """A watched module is called; `call` is what is held of it; `begins_anew`: tapes before it were dropped."""
         if self._sample is not None:
-            self._sample.entered(call, args, kwargs)
+            self._sample.entered(call, args, kwargs, begins_anew=begins_anew)
 
     def left(self, output: Any) -> None:
         """It returned `output`, or raised (None)."""
@@ -95,9 +93,12 @@ class Sampler:
         if self._sample is not None:
             self._sample.end_forward()
 
-    def before_backward(self, loss: Tensor, create_graph: bool) -> None:
-        """The tape is whole, if the pass is to be traced."""
+    def before_backward(self, loss: Tensor, create_graph: bool, *, is_whole: bool) -> None:
+        """The tape is there, and `is_whole`: all of it was recorded. Is the pass to be traced?"""
         if self._sample is None or create_graph:
+            return
+        if not is_whole:
+            self._sample.end_forward()
             return
         begun = time.perf_counter()
         if len(self._watched.optimizers) != self._num_optimizers:
@@ -161,7 +162,6 @@ class Sampler:
             why = self._sample.why_not
             self._tell(f"a step was not traced: {why}" if why else "", once_for=why)
             self._tell(self._sample.remark, once_for="remark")
-            self._sees_all |= isinstance(self._sample, Sample) and self._sample.is_missed
             self._sample.close()
             self._schedule.spend("traces", self._sample.seconds)
             self._schedule.done("traces", self._step)
