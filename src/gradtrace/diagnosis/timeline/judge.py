@@ -20,6 +20,7 @@ from gradtrace.diagnosis.timeline import (
     steps,
     stillness,
     uncleared,
+    undone,
     unheld,
 )
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 RULES = (
     losses.judge,
+    undone.judge,
     plateau.judge,
     steps.judge,
     layers.judge,
