@@ -17,14 +17,23 @@ import numpy as np
 from gradtrace.diagnosis.data_scale import input_rms, large_inputs
 from gradtrace.diagnosis.layer import is_layer, owner, place
 from gradtrace.diagnosis.ranking import GROWTH
+from gradtrace.diagnosis.rules.loss import OF_CONSTANT
 from gradtrace.diagnosis.scene import is_finite, make_scene
 from gradtrace.diagnosis.step_cause import cause_of_steps
-from gradtrace.diagnosis.thresholds import LARGEST_SQUARED, SPIKE_WINDOW, UPDATE_REPLACES
+from gradtrace.diagnosis.thresholds import (
+    FALLEN_FACTOR,
+    FOLLOWED_STEPS,
+    LARGEST_SQUARED,
+    SPIKE_WINDOW,
+    UPDATE_HEALTHY,
+    UPDATE_REPLACES,
+)
 from gradtrace.diagnosis.timeline.before import ratios_of_matrices
-from gradtrace.diagnosis.timeline.losses import falls_since
-from gradtrace.diagnosis.wording import CAUSES, extent_of
+from gradtrace.diagnosis.timeline.losses import falls_since, followed, latest
+from gradtrace.diagnosis.wording import CAUSES, STEP_RATIO, extent_of
 from gradtrace.records.exhibit import Exhibit, Training
 from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.run import Scalar
 from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
@@ -180,3 +189,50 @@ def forward_growth(view: View, backward: float) -> float:
     grew = layers[0].forward.output_rms / max(given.input_rms if given is not None else 1.0, 1.0)
     error = math.sqrt(max(view.trace.batch_size or 1, 1)) * layers[0].received.norm
     return max(1.0, min(grew, error, backward if given is None else math.inf))
+
+
+def raw_inputs(trace: Trace, run: Run) -> list[Finding]:
+    """Inputs far from unit scale, by which alone the first step was a lot, where the loss has little to show for it.
+
+    All gradients grow with the inputs, and what the first step did with the weights stays. Half of what the best
+    constant gets is learnt all the same: a remark. `trace` is the first step's.
+    """
+    ratios = ratios_of_matrices(run)[:1]
+    ratios = ratios[np.isfinite(ratios)]
+    adaptive = all(optimizer.adaptive for optimizer in run.header.optimizers)
+    if adaptive or not ratios.size or not is_finite(trace) or followed(run) < FOLLOWED_STEPS:
+        return []
+    view = make_scene(Exhibit((trace,), optimizers=run.header.optimizers)).views[0]
+    inputs = large_inputs(view)
+    size, ratio = (input_rms(inputs[0], view) if inputs else 1.0), float(ratios.max())
+    constant, now = constant_of(trace, run), latest(run)
+    if not ratio / size < UPDATE_HEALTHY < ratio or not constant or not math.isfinite(now):
+        return []
+    return [
+        Finding(
+            symptom=Symptom.EXPLODING,
+            cause=Cause.INPUT_SCALE,
+            where=tuple(dict.fromkeys(place(op, view.paths) for op in inputs)),
+            severity=Severity.INFO if now * FALLEN_FACTOR <= constant else Severity.WARNING,
+            message=f"The input has a root mean square of {size:.3g}, where about 1 is expected, and all gradients "
+            f"grow with it: the first step moved weights by {ratio:.2g} of their size, where {UPDATE_HEALTHY:g} is a "
+            f"lot; the loss is {now:.3g} by now, and a constant gets {constant:.3g}.",
+            evidence=(
+                Evidence("root mean square of the input", size),
+                Evidence(STEP_RATIO, ratio),
+                Evidence("loss", now),
+                Evidence(OF_CONSTANT, constant),
+            ),
+            remedies=remedies_for(Symptom.EXPLODING, Cause.INPUT_SCALE),
+            step=0,
+        )
+    ]
+
+
+def constant_of(trace: Trace, run: Run) -> float:
+    """What the best constant gets in the loss of the run, of which the trace's is a part; 0: not known."""
+    known = [op.objective for op in trace.ops if op.objective is not None]
+    high = run.steps.scalar(Scalar.LOSS)[1]
+    if len(known) != 1 or not trace.loss or not len(high) or not math.isfinite(float(high[0])):
+        return 0.0
+    return max(known[0].constant * float(high[0]) / trace.loss, 0.0)
