@@ -15,6 +15,12 @@ OWN_OPTIMIZER = Remedy(
     "optimizer_g = torch.optim.Adam(generator.parameters())",
 )
 
+DIVIDE_LOSS = Remedy(
+    "Divide each loss by the number of backward passes that are added up before a step.",
+    "(loss / num_passes).backward()",
+    "Goyal et al. 2017, section 3",
+)
+
 STEP_EACH = Remedy(
     "Step every optimizer whose network is to learn, or freeze that network and make no optimizer for it.",
     "loss.backward()\nencoder_optimizer.step()\ndecoder_optimizer.step()",

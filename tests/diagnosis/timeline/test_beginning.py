@@ -198,3 +198,25 @@ def test_raw_pixels_that_the_first_step_is_a_lot_by(scale: float, rate: float, k
     found = [f for f in diagnosis.findings if f.cause is Cause.INPUT_SCALE]
     assert bool(found) is ill
     assert not ill or (found[0].where == ("0",) and "root mean square" in found[0].message)
+
+
+@pytest.mark.parametrize(
+    ("divided", "rate", "cause"),
+    [(False, 0.05, Cause.REDUCTION_SCALE), (True, 0.05, None), (True, 30.0, Cause.LEARNING_RATE)],
+)
+def test_passes_that_are_added_up_and_not_divided_by_their_number(
+    divided: bool, rate: float, cause: Cause | None
+) -> None:
+    model = nn.Sequential(nn.Linear(20, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 1))
+    target, optimizer = torch.randn(20, 1), torch.optim.SGD(model.parameters(), lr=rate)
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for _ in range(14):
+            for _ in range(64):
+                x = torch.randn(16, 20)
+                loss = nn.functional.mse_loss(model(x), (x @ target).relu() / 4)
+                (loss / 64 if divided else loss).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    found = loud(watch.diagnosis)
+    assert [*dict.fromkeys(f.cause for f in found)][:1] == ([] if cause is None else [cause])
+    assert cause is not Cause.REDUCTION_SCALE or "loss / num_passes" in found[0].remedies[0].code

@@ -3,7 +3,8 @@
 A step of SGD is as long as the gradient. Where that grew 10^e-fold on its way, from an error that the forward pass had
 made F times as large, the step would be 10^e F times shorter without the growth. If it replaced the weights as it was,
 and would not have then, the growth is to blame for it and for what came of it; the rate would have done. So with inputs
-far from unit scale. What the weights were replaced by stays, long after the gradients look like anybody's.
+far from unit scale, and with gradients of many passes that nobody divides by their number. What the weights
+were replaced by stays, long after the gradients look like anybody's.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from gradtrace.diagnosis.scene import is_finite, make_scene
 from gradtrace.diagnosis.step_cause import cause_of_steps
 from gradtrace.diagnosis.thresholds import (
     FALLEN_FACTOR,
+    FITTED_FRAC,
     FOLLOWED_STEPS,
     LARGEST_SQUARED,
     SPIKE_WINDOW,
+    SUM_FACTOR,
     UPDATE_HEALTHY,
     UPDATE_REPLACES,
 )
@@ -37,11 +40,13 @@ from gradtrace.records.run import Scalar
 from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.remedies.of_loops import DIVIDE_LOSS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gradtrace.diagnosis.scene import View
+    from gradtrace.records.finding import Remedy
     from gradtrace.records.run import Run
     from gradtrace.records.trace import Trace
 
@@ -55,6 +60,8 @@ class Beginning:
     sentence: str
     growth: Finding | None = None
     """The first trace's."""
+    remedies: tuple[Remedy, ...] = ()
+    """Where they are others than the cause's and the growth's."""
 
     def explains(self, run: Run, finding: Finding) -> bool:
         """Whether steps that ran away, or what they left, came of it: soon after."""
@@ -63,12 +70,13 @@ class Beginning:
 
     def instead(self, finding: Finding) -> Finding:
         """`finding` with its root in place of the rate."""
+        own = remedies_for(finding.symptom, self.cause)
         return replace(
             finding,
             cause=self.cause,
             where=tuple(dict.fromkeys((*self.where[:1], *finding.where))),
             message=f"{finding.message} {self.sentence}",
-            remedies=self.growth.remedies if self.growth is not None else remedies_for(finding.symptom, self.cause),
+            remedies=self.remedies or (self.growth.remedies if self.growth is not None else own),
         )
 
     def scar(self, run: Run) -> Finding | None:
@@ -105,6 +113,13 @@ def beginning(trace: Trace, found: Sequence[Finding], run: Run) -> Beginning | N
             )
             why = CAUSES[growth.cause].partition(" ({where})")[0].rstrip(".")
             return Beginning(growth.cause, growth.where, f"It was there before the first step: {why}.", grave)
+    added = passes_added(trace, run)
+    if added > SUM_FACTOR and ratio / added < UPDATE_REPLACES:
+        told = (
+            f"The losses of a step's backward passes are added up, which makes them {added:.3g} times the first: "
+            f"divided by their number, the first step would have moved weights by {ratio / added:.1g} of their size."
+        )
+        return Beginning(Cause.REDUCTION_SCALE, (), told, remedies=(DIVIDE_LOSS,))
     if cause_of_steps(scene, Training((), ())) is Cause.INPUT_SCALE:
         inputs = large_inputs(view)
         size = input_rms(inputs[0], view) if inputs else 0.0
@@ -227,6 +242,14 @@ def raw_inputs(trace: Trace, run: Run) -> list[Finding]:
             step=0,
         )
     ]
+
+
+def passes_added(trace: Trace, run: Run) -> float:
+    """How many times its first pass the loss of the first step is, where that is a known mean, undivided; else 1."""
+    known = [op.objective for op in trace.ops if op.objective is not None]
+    high = run.steps.scalar(Scalar.LOSS)[1]
+    whole = len(known) == 1 and trace.loss and math.isclose(known[0].value, trace.loss, rel_tol=FITTED_FRAC)
+    return float(high[0]) / trace.loss if whole and len(high) and math.isfinite(float(high[0])) else 1.0
 
 
 def constant_of(trace: Trace, run: Run) -> float:
