@@ -113,3 +113,19 @@ def test_a_weight_that_is_large_is_read_by_two_rows(monkeypatch: pytest.MonkeyPa
     assert copies.look(named) == ()
     assert copies.look(named) == ()
     assert read == []
+
+
+def test_a_sparse_table_that_starts_at_zero_is_watched_to_the_end() -> None:
+    """As word2vec's output vectors are; the rows of a sparse gradient that were not looked up are not there at all."""
+    torch.manual_seed(0)
+    words, contexts = nn.Embedding(40, 8, sparse=True), nn.Embedding(40, 8, sparse=True)
+    nn.init.zeros_(contexts.weight)
+    model = nn.ModuleList([words, contexts])
+    optimizer = torch.optim.SparseAdam(model.parameters(), lr=1e-2)
+    with gradtrace.watch(model, every=4, budget=10.0) as watch:
+        for _ in range(12):
+            word = torch.randint(0, 40, (64,))
+            optimizer.zero_grad()
+            (-F.logsigmoid((words(word) * contexts(word // 4)).sum(1)).mean()).backward()
+            optimizer.step()
+    assert watch.run.notes == ()

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from gradtrace.monitor.forward_backward import ForwardBackward
 from gradtrace.monitor.hooks.installed import Hooks
+from gradtrace.monitor.idle import never_stepped, reached_in
 from gradtrace.monitor.optimizer_step import OptimizerStep
 from gradtrace.monitor.rooms import Rooms
 from gradtrace.monitor.schedule.cost import Level
+from gradtrace.records.run import EventKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -125,6 +127,10 @@ class Training:
         if rooms.ranks is not None:
             rooms.ranks.close(waits=not is_faulty)
         rooms.recording.cost(rooms.schedule.cost.record())
+        if not is_faulty:
+            reached = reached_in(rooms.recording.judging.traces)
+            for name in never_stepped(rooms.watched, rooms.owner.num_steps, reached):
+                rooms.recording.event(self.step, EventKind.IDLE, name)
         self.leave()
 
     def leave(self) -> None:

@@ -72,6 +72,8 @@ class EventKind(StrEnum):
     """It did not, as of a step before it did."""
     UNHELD = "unheld"
     """Backward passes bring a gradient to a network, by its name, of which no optimizer holds anything."""
+    IDLE = "idle"
+    """By the end an optimizer had made no step; the name of a parameter that gets a gradient and it alone holds."""
     RESUMED = "resumed"
     """The run went on from a checkpoint, or its file was opened again."""
     NOTE = "note"

@@ -1,4 +1,4 @@
-"""What to change in the loop around a network: when gradients are cleared, and when a schedule is stepped."""
+"""What to change in the loop around a network: when gradients are cleared, and who is stepped, and when."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ OWN_OPTIMIZER = Remedy(
     "Give each optimizer the parameters of its own network.",
     "optimizer_d = torch.optim.Adam(discriminator.parameters())\n"
     "optimizer_g = torch.optim.Adam(generator.parameters())",
+)
+
+DIVIDE_LOSS = Remedy(
+    "Divide each loss by the number of backward passes that are added up before a step.",
+    "(loss / num_passes).backward()",
+    "Goyal et al. 2017, section 3",
+)
+
+STEP_EACH = Remedy(
+    "Step every optimizer whose network is to learn, or freeze that network and make no optimizer for it.",
+    "loss.backward()\nencoder_optimizer.step()\ndecoder_optimizer.step()",
 )
 
 STEP_BY_EPOCH = Remedy(

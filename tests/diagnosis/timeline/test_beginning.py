@@ -179,3 +179,44 @@ def test_steps_that_bfloat16_rounds_away(dtype: str, rate: float, ill: bool) -> 
     model = model.to(kind)
     found = loud(watched(model, torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0), batch, 60))
     assert [named(f) for f in found] == ([(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT)] if ill else [])
+
+
+@pytest.mark.parametrize(
+    ("scale", "rate", "kind", "ill"),
+    [
+        (80.0, 1e-2, torch.optim.SGD, True),
+        (1.0, 1e-2, torch.optim.SGD, False),
+        (80.0, 1e-6, torch.optim.SGD, False),  # as much too small as the inputs are too large
+        (80.0, 1e-3, torch.optim.Adam, False),  # as long for any gradient
+    ],
+)
+def test_raw_pixels_that_the_first_step_is_a_lot_by(scale: float, rate: float, kind: Any, ill: bool) -> None:
+    """The network goes on, from weights that the first step threw about."""
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    batch = scale * torch.randn(64, 8), torch.randint(0, 4, (64,))
+    diagnosis = watched(model, kind(model.parameters(), lr=rate), batch, 120)
+    found = [f for f in diagnosis.findings if f.cause is Cause.INPUT_SCALE]
+    assert bool(found) is ill
+    assert not ill or (found[0].where == ("0",) and "root mean square" in found[0].message)
+
+
+@pytest.mark.parametrize(
+    ("divided", "rate", "cause"),
+    [(False, 0.05, Cause.REDUCTION_SCALE), (True, 0.05, None), (True, 30.0, Cause.LEARNING_RATE)],
+)
+def test_passes_that_are_added_up_and_not_divided_by_their_number(
+    divided: bool, rate: float, cause: Cause | None
+) -> None:
+    model = nn.Sequential(nn.Linear(20, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 1))
+    target, optimizer = torch.randn(20, 1), torch.optim.SGD(model.parameters(), lr=rate)
+    with gradtrace.watch(model, optimizer, budget=10.0) as watch:
+        for _ in range(14):
+            for _ in range(64):
+                x = torch.randn(16, 20)
+                loss = nn.functional.mse_loss(model(x), (x @ target).relu() / 4)
+                (loss / 64 if divided else loss).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    found = loud(watch.diagnosis)
+    assert [*dict.fromkeys(f.cause for f in found)][:1] == ([] if cause is None else [cause])
+    assert cause is not Cause.REDUCTION_SCALE or "loss / num_passes" in found[0].remedies[0].code

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from gradtrace.diagnosis.rules.loss import ELASTICITY, OF_CONSTANT
 from gradtrace.diagnosis.timeline.traces import in_time
+from gradtrace.diagnosis.wording import LARGEST_RATIO
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Run, RunHeader, RunSteps, Scalar, Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -108,6 +111,25 @@ def test_what_a_recurrence_forgets_beside_a_loss_that_is_seldom_read(end: float,
     )
     rows = np.array([*range(34), 309])
     assert in_time(found, run_with(loss, rows), [0], []).severity is severity
+
+
+@pytest.mark.parametrize(("largest", "severity"), [(None, Severity.CRITICAL), (1e-6, Severity.INFO)])
+def test_what_a_recurrence_forgets_in_a_run_whose_steps_move_nothing(largest: float | None, severity: Severity) -> None:
+    """Four hundred steps that are too small to do anything tell as little about the data as the first one does."""
+    found = Finding(
+        Symptom.VANISHING,
+        Cause.RECURRENT_CONTRACTION,
+        ("lstm",),
+        Severity.CRITICAL,
+        "Forgets.",
+        evidence=(Evidence(OF_CONSTANT, 1.9),),
+        step=0,
+    )
+    small = Finding(Symptom.UNDERFLOW, Cause.LEARNING_RATE, ("",), Severity.WARNING, "Next to nothing moves.")
+    beside = [replace(small, evidence=(Evidence(LARGEST_RATIO, largest),))] if largest is not None else [small]
+    judged = in_time(found, run_with(STANDS), [0], beside)
+    assert judged.severity is severity
+    assert ("the loss will tell" in judged.message) is (severity is Severity.INFO)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 A step of SGD is as long as the gradient. Where that grew 10^e-fold on its way, from an error that the forward pass had
 made F times as large, the step would be 10^e F times shorter without the growth. If it replaced the weights as it was,
 and would not have then, the growth is to blame for it and for what came of it; the rate would have done. So with inputs
-far from unit scale. What the weights were replaced by stays, long after the gradients look like anybody's.
+far from unit scale, and with gradients of many passes that nobody divides by their number. What the weights
+were replaced by stays, long after the gradients look like anybody's.
 """
 
 from __future__ import annotations
@@ -17,22 +18,35 @@ import numpy as np
 from gradtrace.diagnosis.data_scale import input_rms, large_inputs
 from gradtrace.diagnosis.layer import is_layer, owner, place
 from gradtrace.diagnosis.ranking import GROWTH
+from gradtrace.diagnosis.rules.loss import OF_CONSTANT
 from gradtrace.diagnosis.scene import is_finite, make_scene
 from gradtrace.diagnosis.step_cause import cause_of_steps
-from gradtrace.diagnosis.thresholds import LARGEST_SQUARED, SPIKE_WINDOW, UPDATE_REPLACES
+from gradtrace.diagnosis.thresholds import (
+    FALLEN_FACTOR,
+    FITTED_FRAC,
+    FOLLOWED_STEPS,
+    LARGEST_SQUARED,
+    SPIKE_WINDOW,
+    SUM_FACTOR,
+    UPDATE_HEALTHY,
+    UPDATE_REPLACES,
+)
 from gradtrace.diagnosis.timeline.before import ratios_of_matrices
-from gradtrace.diagnosis.timeline.losses import falls_since
-from gradtrace.diagnosis.wording import CAUSES, extent_of
+from gradtrace.diagnosis.timeline.losses import falls_since, followed, latest
+from gradtrace.diagnosis.wording import CAUSES, STEP_RATIO, extent_of
 from gradtrace.records.exhibit import Exhibit, Training
 from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.run import Scalar
 from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.remedies.of_loops import DIVIDE_LOSS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gradtrace.diagnosis.scene import View
+    from gradtrace.records.finding import Remedy
     from gradtrace.records.run import Run
     from gradtrace.records.trace import Trace
 
@@ -46,6 +60,8 @@ class Beginning:
     sentence: str
     growth: Finding | None = None
     """The first trace's."""
+    remedies: tuple[Remedy, ...] = ()
+    """Where they are others than the cause's and the growth's."""
 
     def explains(self, run: Run, finding: Finding) -> bool:
         """Whether steps that ran away, or what they left, came of it: soon after."""
@@ -54,12 +70,13 @@ class Beginning:
 
     def instead(self, finding: Finding) -> Finding:
         """`finding` with its root in place of the rate."""
+        own = remedies_for(finding.symptom, self.cause)
         return replace(
             finding,
             cause=self.cause,
             where=tuple(dict.fromkeys((*self.where[:1], *finding.where))),
             message=f"{finding.message} {self.sentence}",
-            remedies=self.growth.remedies if self.growth is not None else remedies_for(finding.symptom, self.cause),
+            remedies=self.remedies or (self.growth.remedies if self.growth is not None else own),
         )
 
     def scar(self, run: Run) -> Finding | None:
@@ -96,6 +113,13 @@ def beginning(trace: Trace, found: Sequence[Finding], run: Run) -> Beginning | N
             )
             why = CAUSES[growth.cause].partition(" ({where})")[0].rstrip(".")
             return Beginning(growth.cause, growth.where, f"It was there before the first step: {why}.", grave)
+    added = passes_added(trace, run)
+    if added > SUM_FACTOR and ratio / added < UPDATE_REPLACES:
+        told = (
+            f"The losses of a step's backward passes are added up, which makes them {added:.3g} times the first: "
+            f"divided by their number, the first step would have moved weights by {ratio / added:.1g} of their size."
+        )
+        return Beginning(Cause.REDUCTION_SCALE, (), told, remedies=(DIVIDE_LOSS,))
     if cause_of_steps(scene, Training((), ())) is Cause.INPUT_SCALE:
         inputs = large_inputs(view)
         size = input_rms(inputs[0], view) if inputs else 0.0
@@ -180,3 +204,58 @@ def forward_growth(view: View, backward: float) -> float:
     grew = layers[0].forward.output_rms / max(given.input_rms if given is not None else 1.0, 1.0)
     error = math.sqrt(max(view.trace.batch_size or 1, 1)) * layers[0].received.norm
     return max(1.0, min(grew, error, backward if given is None else math.inf))
+
+
+def raw_inputs(trace: Trace, run: Run) -> list[Finding]:
+    """Inputs far from unit scale, by which alone the first step was a lot, where the loss has little to show for it.
+
+    All gradients grow with the inputs, and what the first step did with the weights stays. Half of what the best
+    constant gets is learnt all the same: a remark. `trace` is the first step's.
+    """
+    ratios = ratios_of_matrices(run)[:1]
+    ratios = ratios[np.isfinite(ratios)]
+    adaptive = all(optimizer.adaptive for optimizer in run.header.optimizers)
+    if adaptive or not ratios.size or not is_finite(trace) or followed(run) < FOLLOWED_STEPS:
+        return []
+    view = make_scene(Exhibit((trace,), optimizers=run.header.optimizers)).views[0]
+    inputs = large_inputs(view)
+    size, ratio = (input_rms(inputs[0], view) if inputs else 1.0), float(ratios.max())
+    constant, now = constant_of(trace, run), latest(run)
+    if not ratio / size < UPDATE_HEALTHY < ratio or not constant or not math.isfinite(now):
+        return []
+    return [
+        Finding(
+            symptom=Symptom.EXPLODING,
+            cause=Cause.INPUT_SCALE,
+            where=tuple(dict.fromkeys(place(op, view.paths) for op in inputs)),
+            severity=Severity.INFO if now * FALLEN_FACTOR <= constant else Severity.WARNING,
+            message=f"The input has a root mean square of {size:.3g}, where about 1 is expected, and all gradients "
+            f"grow with it: the first step moved weights by {ratio:.2g} of their size, where {UPDATE_HEALTHY:g} is a "
+            f"lot; the loss is {now:.3g} by now, and a constant gets {constant:.3g}.",
+            evidence=(
+                Evidence("root mean square of the input", size),
+                Evidence(STEP_RATIO, ratio),
+                Evidence("loss", now),
+                Evidence(OF_CONSTANT, constant),
+            ),
+            remedies=remedies_for(Symptom.EXPLODING, Cause.INPUT_SCALE),
+            step=0,
+        )
+    ]
+
+
+def passes_added(trace: Trace, run: Run) -> float:
+    """How many times its first pass the loss of the first step is, where that is a known mean, undivided; else 1."""
+    known = [op.objective for op in trace.ops if op.objective is not None]
+    high = run.steps.scalar(Scalar.LOSS)[1]
+    whole = len(known) == 1 and trace.loss and math.isclose(known[0].value, trace.loss, rel_tol=FITTED_FRAC)
+    return float(high[0]) / trace.loss if whole and len(high) and math.isfinite(float(high[0])) else 1.0
+
+
+def constant_of(trace: Trace, run: Run) -> float:
+    """What the best constant gets in the loss of the run, of which the trace's is a part; 0: not known."""
+    known = [op.objective for op in trace.ops if op.objective is not None]
+    high = run.steps.scalar(Scalar.LOSS)[1]
+    if len(known) != 1 or not trace.loss or not len(high) or not math.isfinite(float(high[0])):
+        return 0.0
+    return max(known[0].constant * float(high[0]) / trace.loss, 0.0)

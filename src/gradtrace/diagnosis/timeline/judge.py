@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.timeline import (
     decay,
     growth,
+    idle,
     layers,
     losses,
     plateau,
@@ -19,6 +20,7 @@ from gradtrace.diagnosis.timeline import (
     steps,
     stillness,
     uncleared,
+    undone,
     unheld,
 )
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 RULES = (
     losses.judge,
+    undone.judge,
     plateau.judge,
     steps.judge,
     layers.judge,
@@ -52,7 +55,7 @@ def judge_run(run: Run) -> list[Finding]:
     unreached = reach.judge(run)
     if unreached:  # no gradient is left of something that never had one
         found = [f for f in found if f.symptom is not Symptom.LOSS_SATURATED]
-    return [*alone, *summed, *decayed, *unreached, *found]
+    return [*alone, *idle.judge(run), *summed, *decayed, *unreached, *found]
 
 
 _OF_NO_WEIGHTS = Symptom.VANISHING, Symptom.DEAD_UNITS

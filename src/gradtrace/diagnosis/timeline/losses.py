@@ -45,7 +45,7 @@ def last_rows(num_rows: int) -> int:
     return max(SUSTAINED_ROWS, int(SUSTAINED_FRAC * num_rows))
 
 
-def _finite_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+def finite_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Steps, and the smallest and largest loss, of the rows that have one."""
     low, high = run.steps.scalar(Scalar.LOSS)
     known = np.isfinite(low) & np.isfinite(high)
@@ -58,7 +58,7 @@ def _diverged(run: Run) -> Finding | None:
     A loss may also grow because the task gets harder (a curriculum, targets that are bootstrapped): then no step is
     large. How grave it is, the steps tell.
     """
-    steps, low, high = _finite_losses(run)
+    steps, low, high = finite_losses(run)
     width = last_rows(len(steps))
     if len(steps) < 2 * width:
         return None
@@ -71,7 +71,7 @@ def _diverged(run: Run) -> Finding | None:
     onset = int(steps[first])
     earlier, now = float(np.median(low[: max(first, 1)])), float(np.median(latest))
     at_once = onset <= int(steps[_num_start_rows(run, steps, high)])
-    ratio = _largest_update(run, onset, small_too=at_once)
+    ratio = largest_update(run, onset, small_too=at_once)
     cause = Cause.LEARNING_RATE if ratio > UPDATE_HEALTHY else Cause.LOSS_FUNCTION
     severity, told = _how_grave(ratio, growth=abs(now) / float(np.abs(start).max()))
     return Finding(
@@ -93,7 +93,7 @@ def _diverged(run: Run) -> Finding | None:
 
 def falls_since(run: Run, step: int) -> bool:
     """Whether the loss has halved at least since `step`, and is about as low as it ever was."""
-    steps, low, high = _finite_losses(run)
+    steps, low, high = finite_losses(run)
     width = last_rows(len(steps))
     before, after = high[steps <= step][-width:], low[steps > step]
     if not len(before) or len(after) < 2 * width or low.min() < 0.0:
@@ -104,7 +104,7 @@ def falls_since(run: Run, step: int) -> bool:
 
 def fallen_before(run: Run, step: int, factor: float = FALLEN_FACTOR) -> bool:
     """Whether the losses that led up to `step` were below the first ones by `factor` at least."""
-    steps, _, high = _finite_losses(run)
+    steps, _, high = finite_losses(run)
     led_up = high[steps < step]
     width = last_rows(len(led_up))
     if len(led_up) < 2 * width:
@@ -114,21 +114,21 @@ def fallen_before(run: Run, step: int, factor: float = FALLEN_FACTOR) -> bool:
 
 def is_on_its_way(run: Run, step: int) -> bool:
     """Whether the loss has come down within `FOLLOWED_STEPS` of `step`, by as much as counts, and goes on to."""
-    steps, _, high = _finite_losses(run)
+    steps, _, high = finite_losses(run)
     soon = (steps >= step) & (steps <= step + FOLLOWED_STEPS)
     steps, high = steps[soon], high[soon]
     width = min(last_rows(len(high)), len(high))
     if len(high) <= width:
         return False
     late, start = _late(steps, high, width), float(np.median(high[:width]))
-    came_down = np.median(late) <= start - max(EFFECT_FRAC * abs(start), _by_chance(high, width, len(late)))
+    came_down = np.median(late) <= start - max(EFFECT_FRAC * abs(start), by_chance(high, width, len(late)))
     is_young = run.steps.first[0] + followed(run) < step + FOLLOWED_STEPS
     return bool(came_down) and (is_young or moved(run, middle(run)) == -1)
 
 
 def latest(run: Run) -> float:
     """The median of the latest losses (the larger one of each row); NaN where too few are known."""
-    steps, _, high = _finite_losses(run)
+    steps, _, high = finite_losses(run)
     width = last_rows(len(high))
     return float(np.median(_late(steps, high, width))) if len(high) >= 2 * width else math.nan
 
@@ -141,13 +141,13 @@ def _late(steps: NDArray[np.int64], values: NDArray[np.float64], width: int) -> 
 
 def middle(run: Run) -> int:
     """The step from which on the later half of the known losses lies."""
-    steps = _finite_losses(run)[0]
+    steps = finite_losses(run)[0]
     return int(steps[len(steps) // 2]) if len(steps) else 0
 
 
 def followed(run: Run) -> int:
     """Steps from the run's first to the last whose loss is known: none is while the watch rests."""
-    steps = _finite_losses(run)[0]
+    steps = finite_losses(run)[0]
     return int(steps[-1] - run.steps.first[0]) + 1 if len(steps) else 0
 
 
@@ -158,13 +158,13 @@ def fell(run: Run) -> bool:
 
 def trained(run: Run, constant: float = 0.0) -> bool:
     """Whether the loss has come down by so much that it counts, and stayed there, below `constant` (0: not known)."""
-    steps, _, high = _finite_losses(run)
+    steps, _, high = finite_losses(run)
     width = last_rows(len(high))
     if len(high) < 2 * width:
         return False
     late = _late(steps, high, width)
     start, now = float(np.median(high[:SUSTAINED_ROWS])), float(np.median(late))
-    least = start - max(EFFECT_FRAC * abs(start), _by_chance(high, SUSTAINED_ROWS, len(late)))
+    least = start - max(EFFECT_FRAC * abs(start), by_chance(high, SUSTAINED_ROWS, len(late)))
     if high.min() > 0.0 and now > FALLEN_FACTOR * _smooth(high, width).min():
         return False
     return now <= (min(least, constant) if constant > 0.0 else least)
@@ -179,18 +179,18 @@ def moved(run: Run, since: int) -> int | None:
 
     0 where they lie neither above nor below; None: no loss is known.
     """
-    steps, _, high = _finite_losses(run)
+    steps, _, high = finite_losses(run)
     steps, high = steps[steps >= since], high[steps >= since]
     width = min(last_rows(len(high)), len(high))
     if not width:
         return None
     late = _late(steps, high, width)
     start, now = float(np.median(high[:width])), float(np.median(late))
-    margin = max(UPDATE_USUAL * abs(start), _by_chance(high, width, len(late)))
+    margin = max(UPDATE_USUAL * abs(start), by_chance(high, width, len(late)))
     return (now > start + margin) - (now < start - margin)
 
 
-def _by_chance(losses: NDArray[np.float64], *widths: int) -> float:
+def by_chance(losses: NDArray[np.float64], *widths: int) -> float:
     """By how much the medians of two stretches of so many losses differ by chance alone: batches are not alike.
 
     A median's standard error is 1.25 sigma / sqrt(width); sigma is taken from row to row, which no trend adds to.
@@ -215,7 +215,7 @@ def _num_start_rows(run: Run, steps: NDArray[np.int64], high: NDArray[np.float64
     size = np.abs(high)
     for row in range(1, SUSTAINED_ROWS):
         jumped = size[row] > DIVERGED_FACTOR * size[:row].max()
-        if jumped and _largest_update(run, int(steps[row]), small_too=True) > UPDATE_REPLACES:
+        if jumped and largest_update(run, int(steps[row]), small_too=True) > UPDATE_REPLACES:
             return row
     return SUSTAINED_ROWS
 
@@ -235,7 +235,7 @@ def _how_grave(ratio: float, growth: float) -> tuple[Severity, str]:
     return (Severity.WARNING if clear else Severity.INFO), f"{told}: the targets may have grown, or its sign is wrong."
 
 
-def _largest_update(run: Run, onset: int, *, small_too: bool = False) -> float:
+def largest_update(run: Run, onset: int, *, small_too: bool = False) -> float:
     """The largest update-to-weight ratio of a matrix from just before step `onset` on; 0 where none was measured.
 
     `small_too`: also of those near zero, but not of zeros.
@@ -249,7 +249,7 @@ def _largest_update(run: Run, onset: int, *, small_too: bool = False) -> float:
 
 def came_before(run: Run, onset: int) -> tuple[bool, str]:
     """Whether the loss or the steps ran away in front of step `onset`, and what the rows before it say, in words."""
-    steps, low, high = _finite_losses(run)
+    steps, low, high = finite_losses(run)
     earlier = np.abs(high[steps < onset])
     led_up = before(run, onset)
     if not len(earlier):

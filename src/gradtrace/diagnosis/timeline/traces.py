@@ -8,8 +8,9 @@ What came with steps that were far from healthy to a network that has learnt nex
 moves each weight by its rate, in step with the others, and a few tenths of the weights give another layer's output.
 
 What a recurrence forgets does harm where the data asks for it, which the loss tells beside that of the best constant:
-at a half this data is learnt without; between them, and falling, it is being learnt; and in the first steps nobody
-knows. Of these all are remarks. And a loss that is flat in the output does not come down; where it does, it is none.
+at a half this data is learnt without; between them, and falling, it is being learnt; and in the first steps, or where
+steps are so small that a hundred of them are none, nobody knows. Of these all are remarks. And a loss that is flat in
+the output does not come down; where it does, it is none.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from gradtrace.diagnosis.timeline.losses import (
     moved,
     trained,
 )
+from gradtrace.diagnosis.wording import LARGEST_RATIO
 from gradtrace.records.run import Scalar
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
@@ -79,7 +81,11 @@ def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequen
     elif _is_flat_loss(finding) and is_on_its_way(run, finding.step or 0):
         note = "The loss has come down in the steps since: they lead out of what is flat."
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
-    if finding.step is not None and finding.severity is not Severity.INFO and (told := _unasked(finding, run)):
+    if (
+        finding.step is not None
+        and finding.severity is not Severity.INFO
+        and (told := _unasked(finding, run, moves=not any(map(_of_steps_too_small, over_time))))
+    ):
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {told}")
     return finding
 
@@ -130,8 +136,15 @@ def _all_single(op: Op) -> bool:
     return all(stats.shape == () for stats in op.passed if stats is not None)
 
 
-def _unasked(finding: Finding, run: Run) -> str:
-    """Why nothing says that the data asks for what a recurrence forgets; '' where the loss says so, or nothing can."""
+def _of_steps_too_small(finding: Finding) -> bool:
+    return any(e.name == LARGEST_RATIO for e in finding.evidence)
+
+
+def _unasked(finding: Finding, run: Run, *, moves: bool) -> str:
+    """Why nothing says that the data asks for what a recurrence forgets; '' where the loss says so, or nothing can.
+
+    `moves`: whether the steps are long enough to move a weight at all.
+    """
     constant = _constant(finding)
     if constant <= 0.0 or finding.symptom is Symptom.SATURATED:
         return ""
@@ -140,7 +153,7 @@ def _unasked(finding: Finding, run: Run) -> str:
         return f"This data is learnt without it: the loss is {now:.3g} by now, {beside}."
     if now < constant and moved(run, middle(run)) == -1:
         return f"The loss is {now:.3g} by now, {beside}, and still falls: what is learnt so far needs none of it."
-    if followed(run) < FOLLOWED_STEPS:
+    if followed(run) < FOLLOWED_STEPS or not moves:
         return f"Whether this data asks for it, the loss will tell: a constant gets {constant:.3g}."
     return ""
 

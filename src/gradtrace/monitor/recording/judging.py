@@ -14,7 +14,7 @@ from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.moved import limits_of, weigh
 from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.thresholds import FOLLOWED_STEPS
-from gradtrace.diagnosis.timeline.beginning import beginning, clear_before, squared_away
+from gradtrace.diagnosis.timeline.beginning import beginning, clear_before, raw_inputs, squared_away
 from gradtrace.diagnosis.timeline.constant import no_further
 from gradtrace.diagnosis.timeline.distance import still_far_off
 from gradtrace.diagnosis.timeline.factors import with_factors
@@ -132,6 +132,8 @@ class Judging:
             found = _instead(squared_away(self.traces[0], self._of_first, run), found)
         if self._nonfinite is not None and self._of_first is not None:
             found += clear_before(self._of_first, run, self._nonfinite.step or 0)
+        if self._of_first is not None and not any(map(_is_grave, found)):
+            found += raw_inputs(self.traces[0], run)
         if len(self._latest) == 1 and not any(map(_is_grave, found)):
             found += too_slow(run, self._kept(next(iter(self._latest))))
         return weigh(rank(found), self._moved)

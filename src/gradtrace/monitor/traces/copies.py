@@ -66,7 +66,9 @@ def _with_equal_starts(named: list[tuple[str, Tensor]]) -> list[tuple[str, Tenso
 
 def _copied_by(parameter: Tensor) -> list[Arrangement]:
     gradient = parameter.grad
-    if gradient is None or not get_the_same(gradient[:2]):
+    if gradient is None or gradient.layout is not torch.strided:  # a sparse one brings rows that were looked up alone
+        return []
+    if not get_the_same(gradient[:2]):
         return []
     return [one for one in arrangements(parameter) if get_the_same(gradient, one)]
 
