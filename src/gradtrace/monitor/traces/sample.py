@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from gradtrace.measure.derivative import Derivatives
     from gradtrace.monitor.nonfinite.forward_calls import Call
     from gradtrace.monitor.traces.dropped import Shapes
     from gradtrace.records.trace import Trace
@@ -51,15 +53,16 @@ _NO_LOSS = (
 class Sample:
     """The trace of the next backward pass through `model`; `close` takes every hook away, whatever became of it.
 
-    `sees_all`: also calls that are like those whose tape was dropped.
+    `derivatives` are of the custom functions that were looked at; `sees_all`: also calls that are like those whose tape
+    was dropped.
     """
 
-    def __init__(self, model: nn.Module, *, sees_all: bool = False) -> None:
+    def __init__(self, model: nn.Module, derivatives: Derivatives, *, sees_all: bool = False) -> None:
         self.seconds = 0.0
         self.is_missed = False
         """Whether the pass went through calls, or through ops after them, that were not looked at."""
         self.why_not = self.remark = ""
-        self._model = model
+        self._model, self._derivatives = model, derivatives
         self._deferred = Deferred()
         self._observer = ForwardObserver(self._deferred)
         self._recurrences = Recurrences(model)
@@ -176,6 +179,7 @@ class Sample:
             trace = assemble(self._model, forward, backward, tape, "loss", tuple(notes), environment())
             chains = self._recurrences.chains(forward.graph.nodes, trace.ops)
             trace = with_chains(trace, class_of(self._model).__name__, chains, 1.0 if scale is None else float(scale))
+            trace = replace(trace, derivatives=self._derivatives.of(self._recorder.customs.first.values()))
             self.remark = self._recurrences.fault
             forward.graph = Graph((), (), {})
             del forward, tap, backward, tape
