@@ -40,12 +40,12 @@ def no_further(traces: Sequence[tuple[int, Trace]]) -> str:
 def _of_constant(op: Op, trace: Trace) -> float:
     """The loss over that of the best constant; minus infinity where that is no measure."""
     found = op.objective
-    if found is None or not found.constant > 0.0 or _short_by(op, trace) > FITTED_FRAC * found.constant:
+    if found is None or not found.constant > 0.0 or short_by(op, trace) > FITTED_FRAC * found.constant:
         return -math.inf
     return found.value / found.constant
 
 
-def _short_by(op: Op, trace: Trace) -> float:
+def short_by(op: Op, trace: Trace) -> float:
     """By how much the best constant of the batch is better than that of all data; infinite where that is not known."""
     found = op.objective
     passed = next((stats.shape for stats in op.passed if stats is not None), ())

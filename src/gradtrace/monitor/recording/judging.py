@@ -18,6 +18,7 @@ from gradtrace.diagnosis.timeline.beginning import beginning, clear_before, squa
 from gradtrace.diagnosis.timeline.constant import no_further
 from gradtrace.diagnosis.timeline.distance import still_far_off
 from gradtrace.diagnosis.timeline.factors import with_factors
+from gradtrace.diagnosis.timeline.held import held
 from gradtrace.diagnosis.timeline.judge import judge_run
 from gradtrace.diagnosis.timeline.losses import followed
 from gradtrace.diagnosis.timeline.pace import too_slow
@@ -133,7 +134,8 @@ class Judging:
         if self._nonfinite is not None and self._of_first is not None:
             found += clear_before(self._of_first, run, self._nonfinite.step or 0)
         if len(self._latest) == 1 and not any(map(_is_grave, found)):
-            found += too_slow(run, self._kept(next(iter(self._latest))))
+            kept = self._kept(next(iter(self._latest)))
+            found += too_slow(run, kept) or held(run, kept)
         return weigh(rank(found), self._moved)
 
     def diagnosis(self, run: Run) -> Diagnosis:
