@@ -78,3 +78,23 @@ def test_a_constant_that_is_fitted_to_few_samples_of_many_classes_is_no_measure(
 
 def test_nor_is_one_of_few_numbers() -> None:
     assert told(trained(numbers(8, noise=True), F.mse_loss, 1)) == []
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_targets_that_a_network_makes_are_no_data(is_own: bool) -> None:
+    """A value whose target is another value: its own, or that of a network that follows it and is not watched."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+    slow = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-2)
+    with gradtrace.watch(model, optimizer, budget=10.0, every=20) as watch:
+        for step in range(140):
+            x, later = torch.randn(256, 8), torch.randn(256, 8)
+            value = model(x)
+            with torch.no_grad():  # the reward grows as an agent learns, and no state tells of it
+                values = (model if is_own else slow)(later)
+                target = torch.randn(256, 1) * (1.0 if is_own else 1.0 + (step // 20 - 4.0) ** 2) + 0.5 * values
+            optimizer.zero_grad()
+            F.mse_loss(value, target).backward()
+            optimizer.step()
+    assert told(watch) == []
