@@ -240,6 +240,20 @@ class Guided(Function):
         return -gradient.abs() * (x > 0)
 
 
+class Kinked(Function):
+    """|x|, whose operand is zero in most entries."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.abs()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.where(x > 0, gradient, -gradient)
+
+
 class Soft(Function):
     """A maximum, and the derivative of a softmax."""
 
@@ -281,6 +295,8 @@ class Net(nn.Module):
         if issubclass(self.function, Linear):
             return self.last(self.function.apply(hidden.tanh(), self.second.weight, self.second.bias).tanh())
         more = (self.step,) if self.function is LearnedStep else (0.5,) if self.function is Reversal else ()
+        if self.function is Kinked:
+            hidden = hidden * (hidden > 0.3)
         return self.last(self.function.apply(hidden, *more))
 
 
@@ -328,7 +344,7 @@ def test_another_gradient_that_does_not_lead_uphill_is_a_remark(function: Any) -
     "function",
     [
         Swish, Linear, Sign, Turning, ByTheLargest, Binary, LearnedStep, Clamped, Spike, Reversal, Scaled, Guided, Soft,
-        Cut,
+        Cut, Kinked,
     ],
 )  # fmt: skip
 def test_right_ones_and_those_made_for_their_backward(function: Any) -> None:

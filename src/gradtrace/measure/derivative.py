@@ -11,7 +11,8 @@ for its backward, and nothing can be held against that, where
     it returns a multiple of what it is given                                      a reversed, a clipped gradient
     the backward is not linear in v                                                a gradient that is altered on purpose
 
-and the difference is no measure where that of half the step is another one (a kink, a coarse number format).
+and the difference is no measure where that of half the step, or to the other side, is another one: at a kink (a ReLU
+of zeros), or in a coarse number format.
 """
 
 from __future__ import annotations
@@ -156,12 +157,14 @@ class _Moved:
         rms = float(self.x.double().square().mean().sqrt())
         self.step = STEP * (rms or 1.0)
 
-    def slope(self, direction: Tensor, fraction: float = 1.0) -> float:
-        """By the central difference, of `fraction` of the step along a direction whose entries are of order 1."""
-        up, down = (self._at(sign * fraction * self.step * direction) for sign in (1.0, -1.0))
-        parts = zip(self._cotangents, up, down, strict=True)
-        change = sum(float((v.double() * (a.double() - b.double())).sum()) for v, a, b in parts)
-        return change / (2.0 * fraction * self.step)
+    def slopes(self, direction: Tensor, fraction: float) -> tuple[float, float]:
+        """To either side, by a difference of `fraction` of the step along a direction whose entries are of order 1."""
+        up, down = (self._change(sign * fraction * self.step * direction) for sign in (1.0, -1.0))
+        return up / (fraction * self.step), -down / (fraction * self.step)
+
+    def _change(self, shift: Tensor) -> float:
+        parts = zip(self._cotangents, self._at(shift), self._values, strict=True)
+        return sum(float((v.double() * (a.double() - b.double())).sum()) for v, a, b in parts)
 
     def is_flat_where_passed(self, gradient: Tensor) -> bool:
         """Whether an entry that gets a gradient moves no result at all, although rounding would let it."""
@@ -188,16 +191,17 @@ def _compared(moved: _Moved, g: Tensor) -> tuple[float, float, float] | None:
     """Slope along g of what it says, cosine with the derivative, |g - derivative| / |derivative|; None: not known."""
     along = g / g.double().square().mean().sqrt().to(g.dtype)
     directions = [along, *(_noise(g, 1000 + i) for i in range(NUM_DIRECTIONS))]
-    measured = torch.tensor([[moved.slope(d, part) for d in directions] for part in (1.0, 0.5)], dtype=torch.float64)
+    measured = torch.tensor([[moved.slopes(d, part) for d in directions] for part in (1.0, 0.5)], dtype=torch.float64)
     said = torch.tensor([float((g.double() * d.double()).sum()) for d in directions], dtype=torch.float64)
-    whole, half = measured[0], measured[1]
+    whole, half = measured.mean(2)
     size = float(half[1:].square().mean().sqrt())
-    is_known = bool(torch.isfinite(measured).all()) and size > 0.0
-    apart = (whole - half).abs()
-    if not is_known or float(apart[1:].square().mean().sqrt()) > ALIKE * size:
+    if not bool(torch.isfinite(measured).all()) or size == 0.0:
         return None
-    if float(apart[0]) > ALIKE * max(float(half[0].abs()), size):
-        return None
+    for apart in ((whole - half).abs(), (measured[1, :, 0] - measured[1, :, 1]).abs()):  # by the step; by the side
+        if float(apart[1:].square().mean().sqrt()) > ALIKE * size:
+            return None
+        if float(apart[0]) > ALIKE * max(float(half[0].abs()), size):
+            return None
     norm = float(g.double().square().sum().sqrt())
     slope = float(half[0] / said[0])
     return slope, slope * norm / size, float((said - half)[1:].square().mean().sqrt()) / size

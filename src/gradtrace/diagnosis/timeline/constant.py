@@ -39,8 +39,8 @@ def no_further(traces: Sequence[tuple[int, Trace]]) -> str:
                 f"whether the data is learnt: at step {late[-1][0]}, the latest that was traced, "
                 f"{op.objective.function or op.function} is {op.objective.value:.3g}, and the best constant gets "
                 f"{op.objective.constant:.3g}. Gradients do not tell why: it may be labels that are not those of their "
-                "inputs, axes that were reshaped and not permuted, a term of the loss that outweighs this one, a derivative "
-                "of your own, or noise"
+                "inputs, axes that were reshaped and not permuted, a term of the loss that outweighs this one, a "
+                "derivative of your own, or noise"
             )
     return ""
 
