@@ -47,7 +47,7 @@ ALIKE = 0.1
 """[fraction] The two differences agree that far, or are no measure."""
 
 MOST_NUMBERS, MOST_SECONDS = 2**18, 0.005
-"""Of operands and results, and of one call: some fifty are made for each operand."""
+"""Of operands and results, and of one call, whoever else is at work beside: some fifty are made for each operand."""
 
 
 class Derivatives:
@@ -94,9 +94,9 @@ def _leaving_nothing(function: Any) -> Iterator[Callable[[], None]]:
 
 def _verify(given: Given, again: Callable[[], None]) -> Iterator[DerivativeStats]:
     function = _Call(given, again)
-    begun = time.perf_counter()
+    begun = time.process_time()
     values = function(given.arguments)
-    if time.perf_counter() - begun > MOST_SECONDS or not values or sum(y.numel() for y in values) > MOST_NUMBERS:
+    if time.process_time() - begun > MOST_SECONDS or not values or sum(y.numel() for y in values) > MOST_NUMBERS:
         return
     cotangents = [torch.ones_like(y) if y.numel() == 1 else _noise(y, i) for i, y in enumerate(values)]
     gradients, turned = (function.gradients(cotangents, scale) for scale in (1.0, -2.0))
