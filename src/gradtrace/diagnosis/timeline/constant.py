@@ -14,11 +14,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.thresholds import FALLEN_FACTOR, FITTED_FRAC, FOLLOWED_STEPS
+import numpy as np
+
+from gradtrace.diagnosis.thresholds import EFFECT_FRAC, FALLEN_FACTOR, FITTED_FRAC, FOLLOWED_STEPS
+from gradtrace.diagnosis.timeline.losses import followed, latest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gradtrace.records.run import Run
     from gradtrace.records.trace import Op, Trace
 
 
@@ -38,11 +42,43 @@ def no_further(traces: Sequence[tuple[int, Trace]]) -> str:
             return (
                 f"whether the data is learnt: at step {late[-1][0]}, the latest that was traced, "
                 f"{op.objective.function or op.function} is {op.objective.value:.3g}, and the best constant gets "
-                f"{op.objective.constant:.3g}. Gradients do not tell why: it may be labels that are not those of their "
-                "inputs, axes that were reshaped and not permuted, a term of the loss that outweighs this one, a "
-                "derivative of your own, or noise"
+                f"{op.objective.constant:.3g}. {_WHY}"
             )
     return ""
+
+
+def no_better(run: Run, traces: Sequence[tuple[int, Trace]]) -> str:
+    """The same by the latest losses of a run, where they are no better by as much as counts; '' where they are."""
+    known = [[op for op in trace.ops if op.objective is not None] for _, trace in traces]
+    if len(known) < 2 or followed(run) < FOLLOWED_STEPS or any(len(ops) != 1 for ops in known):
+        return ""
+    if any(trace.severed for _, trace in traces) or _moves([ops[0] for ops in known]):
+        return ""
+    share = of_best_constant(run, [trace for _, trace in traces])
+    if not share >= 1.0 - EFFECT_FRAC:
+        return ""
+    step = followed(run) - 1 + int(run.steps.first[0])
+    return f"whether the data is learnt: the loss of step {step}, the latest that was read, is {100 * share:.3g} % of what the best constant gets. {_WHY}"
+
+
+_WHY = (
+    "Gradients do not tell why: it may be labels that are not those of their inputs, axes that were reshaped and not "
+    "permuted, a term of the loss that outweighs this one, a derivative of your own, or noise"
+)
+
+
+def of_best_constant(run: Run, traces: Sequence[Trace]) -> float:
+    """The latest losses over what the best constant gets; NaN where that is not known of a single, known loss."""
+    constants = []
+    for trace in traces:
+        known = [op for op in trace.ops if op.objective is not None]
+        found = known[0].objective if len(known) == 1 else None
+        if found is None or not found.constant > 0.0 or not found.value > 0.0:
+            return math.nan
+        short = _short_by(known[0], trace)
+        if short <= FITTED_FRAC * found.constant:
+            constants.append((found.constant + short) * trace.loss / found.value)  # in units of the run's losses
+    return latest(run) / float(np.median(constants)) if constants else math.nan
 
 
 def _moves(ops: Sequence[Op]) -> bool:
@@ -57,12 +93,12 @@ def _moves(ops: Sequence[Op]) -> bool:
 def _of_constant(op: Op, trace: Trace) -> float:
     """The loss over that of the best constant; minus infinity where that is no measure."""
     found = op.objective
-    if found is None or not found.constant > 0.0 or short_by(op, trace) > FITTED_FRAC * found.constant:
+    if found is None or not found.constant > 0.0 or _short_by(op, trace) > FITTED_FRAC * found.constant:
         return -math.inf
     return found.value / found.constant
 
 
-def short_by(op: Op, trace: Trace) -> float:
+def _short_by(op: Op, trace: Trace) -> float:
     """By how much the best constant of the batch is better than that of all data; infinite where that is not known."""
     found = op.objective
     passed = next((stats.shape for stats in op.passed if stats is not None), ())

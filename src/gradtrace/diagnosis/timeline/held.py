@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradtrace.diagnosis.layer import owner
-from gradtrace.diagnosis.thresholds import DOMINANT_FRAC, FALLEN_FACTOR, FITTED_FRAC, FOLLOWED_STEPS, SUSTAINED_ROWS
+from gradtrace.diagnosis.thresholds import DOMINANT_FRAC, FALLEN_FACTOR, FOLLOWED_STEPS, SUSTAINED_ROWS
 from gradtrace.diagnosis.timeline.before import matrices
-from gradtrace.diagnosis.timeline.constant import short_by
-from gradtrace.diagnosis.timeline.losses import followed, latest
+from gradtrace.diagnosis.timeline.constant import of_best_constant
+from gradtrace.diagnosis.timeline.losses import followed
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -45,7 +45,7 @@ def held(run: Run, traces: Sequence[tuple[int, Trace]]) -> list[Finding]:
         return []
     decays = np.array([holders[name].weight_decay for name in names])
     pulls = np.median(decays * weights[measured] / gradients[measured], axis=0)
-    of_constant = _of_constant(run, [trace for _, trace in traces])
+    of_constant = of_best_constant(run, [trace for _, trace in traces])
     if pulls.min() < DOMINANT_FRAC or not of_constant * FALLEN_FACTOR > 1.0:
         return []
     return [
@@ -67,17 +67,3 @@ def held(run: Run, traces: Sequence[tuple[int, Trace]]) -> list[Finding]:
             step=int(run.steps.first[measured[0]]),
         )
     ]
-
-
-def _of_constant(run: Run, traces: Sequence[Trace]) -> float:
-    """The latest losses over what the best constant gets; NaN where that is not known of a single, known loss."""
-    constants = []
-    for trace in traces:
-        known = [op for op in trace.ops if op.objective is not None]
-        found = known[0].objective if len(known) == 1 else None
-        if found is None or not found.constant > 0.0 or not found.value > 0.0:
-            return np.nan
-        short = short_by(known[0], trace)
-        if short <= FITTED_FRAC * found.constant:
-            constants.append((found.constant + short) * trace.loss / found.value)  # in units of the run's losses
-    return latest(run) / float(np.median(constants)) if constants else np.nan
