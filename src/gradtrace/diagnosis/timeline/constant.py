@@ -3,7 +3,8 @@
 No output that does not depend on the input gets below the best constant of its batch. What lies above it, on average
 over the late traces, depends on the input in no way that helps. But that constant is fitted to the batch: of n samples
 the variance is short by 1 / n (Bessel), and an entropy of K classes by (K - 1) / (2 n) (Miller 1955): whoever learns
-a thousand classes stays above it for long. Where it is short by much, it is no measure.
+a thousand classes stays above it for long. Where it is short by much, it is no measure. With these terms added it is
+one for a run's latest losses, of which there are more than traces.
 
 Nor is it where the targets are a network's own (a bootstrapped value: they reach the loss past the tape), or come of
 one that is not watched: then their spread moves with it, and a value that follows well may stay above each constant.
@@ -58,7 +59,10 @@ def no_better(run: Run, traces: Sequence[tuple[int, Trace]]) -> str:
     if not share >= 1.0 - EFFECT_FRAC:
         return ""
     step = followed(run) - 1 + int(run.steps.first[0])
-    return f"whether the data is learnt: the loss of step {step}, the latest that was read, is {100 * share:.3g} % of what the best constant gets. {_WHY}"
+    return (
+        f"whether the data is learnt: the loss of step {step}, the latest that was read, is {100 * share:.3g} % of what "
+        f"the best constant gets. {_WHY}"
+    )
 
 
 _WHY = (
