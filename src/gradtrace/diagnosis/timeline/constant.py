@@ -60,8 +60,8 @@ def no_better(run: Run, traces: Sequence[tuple[int, Trace]]) -> str:
         return ""
     step = followed(run) - 1 + int(run.steps.first[0])
     return (
-        f"whether the data is learnt: the loss of step {step}, the latest that was read, is {100 * share:.3g} % of what "
-        f"the best constant gets. {_WHY}"
+        f"whether the data is learnt: the loss of step {step}, the latest that was read, is {100 * share:.3g} % of "
+        f"what the best constant gets. {_WHY}"
     )
 
 
