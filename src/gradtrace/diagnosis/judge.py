@@ -13,6 +13,7 @@ from gradtrace.diagnosis.rules import (
     creep,
     decay,
     depth,
+    derivative,
     disconnected,
     formats,
     gates,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 RULES = (
     nonfinite,
     disconnected,
+    derivative,
     units,
     gates,
     attention,

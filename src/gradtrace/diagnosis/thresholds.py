@@ -79,6 +79,10 @@ TELLABLE = 0.1
 """[fraction] Where rounding alone may move a number by a tenth of itself, two codes that compute it are
 not compared."""
 
+WRONG_DERIVATIVE = 0.1
+"""[fraction] of a derivative, and cosine of the angle with it: central differences at two steps that agree to a tenth
+tell no less."""
+
 SWING = 4.0
 """[pure number] Range over steepest slope of a sigmoid, 1 / 0.25, and of softmax: how far its operand must move to take
 it from one end to the other."""

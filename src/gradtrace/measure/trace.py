@@ -15,6 +15,7 @@ from torch.autograd.graph import GradientEdge
 
 from gradtrace.errors import InputError
 from gradtrace.measure.assembly import assemble
+from gradtrace.measure.derivative import Derivatives
 from gradtrace.measure.description import Description, describe, frontier, read_saved
 from gradtrace.measure.origin import not_of_batch
 from gradtrace.measure.session import Forward, eager, run_backward, run_forward
@@ -86,6 +87,7 @@ def trace(
             roots, cotangents = _random_cotangents(forward, tape, seed)
             backward = run_backward(forward, walk([root.node for root in roots]), roots, cotangents)
         record = not_of_batch(assemble(model, forward, backward, tape, probe, tuple(notes), environment()), batch)
+        record = replace(record, derivatives=Derivatives().of(forward.recorder.customs.first.values()))
         del forward, backward, tape  # before their nodes
     if unkept:
         record = replace(record, coverage=replace(record.coverage, notes=(*record.coverage.notes, *unkept)))

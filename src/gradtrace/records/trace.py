@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gradtrace.records.derivative import DerivativeStats
 from gradtrace.records.over_ranks import OverRanks
 from gradtrace.records.shown import Columns, Kept, Tabular, counted, rendered
 from gradtrace.records.time import ThroughTime
@@ -274,6 +275,8 @@ class Trace(Kept, Tabular):
     """The first op whose value is not finite although its inputs are, if any."""
     severed: tuple[str, ...] = ()
     """Where values went on without the tape, as ``detach (net.py:12)``."""
+    derivatives: tuple[DerivativeStats, ...] = ()
+    """Of custom functions whose forward could be evaluated once more beside its operands."""
     environment: tuple[tuple[str, str], ...] = ()
     """(name, value): versions, seed, device."""
     through_time: ThroughTime | None = None

@@ -153,6 +153,12 @@ HOLD_FIXED = Remedy(
     "Detach what is to be held fixed, or compute it before and without a gradient.",
     "ratio = torch.exp(new_log_prob - old_log_prob.detach())",
 )
+OWN_DERIVATIVE = Remedy(
+    "Return from backward grad_output times the derivative of what forward computes, one gradient for each argument in "
+    "their order; torch.autograd.gradcheck holds it against differences. Without a backward of your own autograd finds "
+    "the derivative itself.",
+    "torch.autograd.gradcheck(Function.apply, torch.randn(4, 3, dtype=torch.float64, requires_grad=True))",
+)
 NO_MINUS = Remedy(
     "Minimise the error itself: take the minus away.",
     "loss = torch.nn.functional.cross_entropy(logits, target)  # which is a negative log likelihood already",

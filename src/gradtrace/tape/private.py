@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from datetime import timedelta
-    from types import CodeType, FrameType
+    from types import FrameType
 
     from torch import Tensor, nn
     from torch.autograd.graph import Node
@@ -147,28 +147,9 @@ def forward_of(node: Node) -> Any:
     return getattr(getattr(node, "_forward_cls", None), "forward", None)
 
 
-def custom_forward(frame: FrameType | None) -> tuple[str, FrameType | None]:
-    """The custom function in whose forward `frame` runs, and the frame that called it; ('', None) outside of any."""
-    while frame is not None:
-        owner = _owner_of(frame.f_code)
-        if owner is not None:
-            context = frame.f_locals.get(frame.f_code.co_varnames[0]) if frame.f_code.co_argcount else None
-            own = getattr(type(context), "_forward_cls", owner)  # of several classes with one forward
-            return str(own.__name__), frame.f_back
-        frame = frame.f_back
-    return "", None
-
-
-@cache
-def _owner_of(code: CodeType) -> Any:
-    """The custom function whose forward runs this code; locals of other frames must be left alone."""
-    waiting = torch.autograd.Function.__subclasses__()
-    while waiting:
-        one = waiting.pop()
-        if getattr(inspect.unwrap(one.forward), "__code__", None) is code:
-            return one
-        waiting += one.__subclasses__()
-    return None
+def class_of_context(context: Any) -> Any:
+    """The custom function whose forward or backward is given `context`; None where it is no context."""
+    return getattr(type(context), "_forward_cls", None)
 
 
 # ----------------------------------------------------------------------------------------- what else is at work here

@@ -16,11 +16,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from gradtrace.records.trace import Site
+from gradtrace.tape.custom import Customs, custom_forward
 from gradtrace.tape.dataflow import Dataflow, floats_in, tensors_in
 from gradtrace.tape.fastpath import keep_unseen, may_be_fast, show
 from gradtrace.tape.gathered import Gathered, class_of
 from gradtrace.tape.made import Made
-from gradtrace.tape.private import custom_forward, lift_mode, saved_hooks_active, sequence_nr
+from gradtrace.tape.private import lift_mode, saved_hooks_active, sequence_nr
 from gradtrace.tape.source import source_of
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Recorder(TorchFunctionMode):
         self.dataflow = Dataflow(model.named_parameters())
         self.gathered = Gathered(model)
         self.made = Made()
+        self.customs = Customs()
 
     def __enter__(self) -> Self:
         try:
@@ -191,11 +193,12 @@ class Recorder(TorchFunctionMode):
 
     def _tell_custom(self, inner: Call, frame: FrameType | None) -> None:
         """An op was recorded since the last torch function: of the custom function in whose forward we are, if any."""
-        name, caller = custom_forward(frame)
-        if name:
+        custom = custom_forward(frame)
+        if custom is not None:
             number = inner.start - 1  # its forward records nothing, so the op before is its own
-            site = replace(inner.site, source=source_of(caller))
-            self.calls.append(Call(name, site, number, inner.start, inner.packed))
+            site = replace(inner.site, source=source_of(custom.caller))
+            self.calls.append(Call(custom.function.__name__, site, number, inner.start, inner.packed))
+            self._guard(self.customs.come, custom)
 
     def _guard(self, measure: Callable[..., Any], *args: Any) -> Any:
         try:

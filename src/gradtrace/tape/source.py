@@ -41,7 +41,12 @@ _HIDDEN = (
 def defined_at(node: Node) -> str:
     """``file.py:12`` where the custom function behind `node` is defined; '' for torch's own ops."""
     code = getattr(forward_of(node), "__code__", None)
-    return f"{_short(code.co_filename)}:{code.co_firstlineno}" if code is not None and _is_user_code(code) else ""
+    return line_of(code) if code is not None and _is_user_code(code) else ""
+
+
+def line_of(code: CodeType) -> str:
+    """``file.py:12`` where a function begins."""
+    return f"{_short(code.co_filename)}:{code.co_firstlineno}"
 
 
 def _is_user_code(code: CodeType) -> bool:

@@ -15,9 +15,10 @@ from gradtrace.diagnosis.moved import limits_of, weigh
 from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.thresholds import FOLLOWED_STEPS
 from gradtrace.diagnosis.timeline.beginning import beginning, clear_before, raw_inputs, squared_away
-from gradtrace.diagnosis.timeline.constant import no_further
+from gradtrace.diagnosis.timeline.constant import no_better, no_further
 from gradtrace.diagnosis.timeline.distance import still_far_off
 from gradtrace.diagnosis.timeline.factors import with_factors
+from gradtrace.diagnosis.timeline.held import held
 from gradtrace.diagnosis.timeline.judge import judge_run
 from gradtrace.diagnosis.timeline.losses import followed
 from gradtrace.diagnosis.timeline.pace import too_slow
@@ -135,7 +136,8 @@ class Judging:
         if self._of_first is not None and not any(map(_is_grave, found)):
             found += raw_inputs(self.traces[0], run)
         if len(self._latest) == 1 and not any(map(_is_grave, found)):
-            found += too_slow(run, self._kept(next(iter(self._latest))))
+            kept = self._kept(next(iter(self._latest)))
+            found += too_slow(run, kept) or held(run, kept)
         return weigh(rank(found), self._moved)
 
     def diagnosis(self, run: Run) -> Diagnosis:
@@ -150,13 +152,15 @@ class Judging:
         traces = [trace for _, trace in self._kept(guilty[0] if guilty else widest)] or self.traces
         kept = tuple(traces[:1] + traces[1:][-1:])
         moved = tuple(map(str, self._moved))
-        return Diagnosis(findings, kept, refusals=self._not_judged(findings), title=run.header.title, moved=moved)
+        return Diagnosis(findings, kept, refusals=self._not_judged(run, findings), title=run.header.title, moved=moved)
 
-    def _not_judged(self, findings: Sequence[Finding]) -> tuple[str, ...]:
+    def _not_judged(self, run: Run, findings: Sequence[Finding]) -> tuple[str, ...]:
         """What gradients that are well do not tell."""
         if any(_is_grave(finding) for finding in findings):
             return ()
-        told = (no_further([(step - self._first_step, t) for step, t in self._kept(kind)]) for kind in self._latest)
+        told = [no_further([(step - self._first_step, t) for step, t in self._kept(kind)]) for kind in self._latest]
+        if len(self._latest) == 1:  # of several the run's loss is the sum
+            told.append(no_better(run, self._kept(next(iter(self._latest)))))
         return tuple(filter(None, told))[:1]
 
     def _kept(self, kind: Kind) -> list[tuple[int, Trace]]:

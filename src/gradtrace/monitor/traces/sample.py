@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from gradtrace.measure.derivative import Derivatives
     from gradtrace.monitor.nonfinite.forward_calls import Call
     from gradtrace.records.trace import Trace
 
@@ -47,12 +49,15 @@ _NO_LOSS = (
 
 
 class Sample:
-    """The trace of the next backward pass through `model`; `close` takes every hook away, whatever became of it."""
+    """The trace of the next backward pass through `model`; `close` takes every hook away, whatever became of it.
 
-    def __init__(self, model: nn.Module) -> None:
+    `derivatives`: of the custom functions that were looked at.
+    """
+
+    def __init__(self, model: nn.Module, derivatives: Derivatives) -> None:
         self.seconds = 0.0
         self.why_not = self.remark = ""
-        self._model = model
+        self._model, self._derivatives = model, derivatives
         self._deferred = Deferred()
         self._observer = ForwardObserver(self._deferred)
         self._recurrences = Recurrences(model)
@@ -155,6 +160,7 @@ class Sample:
             trace = assemble(self._model, forward, backward, tape, "loss", tuple(notes), environment())
             chains = self._recurrences.chains(forward.graph.nodes, trace.ops)
             trace = with_chains(trace, class_of(self._model).__name__, chains, 1.0 if scale is None else float(scale))
+            trace = replace(trace, derivatives=self._derivatives.of(self._recorder.customs.first.values()))
             self.remark = self._recurrences.fault
             forward.graph = Graph((), (), {})
             del forward, tap, backward, tape

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from gradtrace.measure.derivative import Derivatives
 from gradtrace.monitor.traces.compiled import CompiledSample
 from gradtrace.monitor.traces.sample import Sample
 from gradtrace.tape.gathered import gathers
@@ -52,6 +53,7 @@ class Sampler:
         self.kind: Kind = frozenset()
         """Of the pass that is being traced."""
         self._told: set[str] = set()
+        self._derivatives = Derivatives()
 
     @property
     def is_open(self) -> bool:
@@ -70,7 +72,7 @@ class Sampler:
             self._schedule.done("traces", step)
         else:
             whole, is_compiled, self._step = self._watched.whole, self._is_compiled, step
-            self._sample = CompiledSample(whole) if is_compiled else Sample(whole)
+            self._sample = CompiledSample(whole) if is_compiled else Sample(whole, self._derivatives)
             self._are_several = num_blocks > 1 and not is_compiled
             self._waits = self._are_several and self._num_missed < MOST_MISSED
             if not self._watched.models:

@@ -1,0 +1,57 @@
+"""Does a custom function hand back the derivative of what it computes?
+
+A gradient that makes an obtuse angle with the derivative leads uphill: each step of what lies before the function makes
+the loss larger. Any other that is off is told, and may be meant so: a feedback of random weights, a softened step.
+What is a custom function for its backward's sake is not held against its forward at all (`measure.derivative`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradtrace.diagnosis.layer import place
+from gradtrace.diagnosis.thresholds import WRONG_DERIVATIVE
+from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
+from gradtrace.remedies.catalogue import OWN_DERIVATIVE
+from gradtrace.tape.kinds import base_name
+
+if TYPE_CHECKING:
+    from gradtrace.diagnosis.scene import Scene, View
+    from gradtrace.records.derivative import DerivativeStats
+
+
+def judge(scene: Scene) -> list[Finding]:
+    """One finding for each custom function, of the operand whose gradient is worst."""
+    worst: dict[str, tuple[DerivativeStats, View]] = {}
+    for view in scene.views:
+        for one in view.trace.derivatives:
+            known = worst.get(one.function)
+            if one.off > WRONG_DERIVATIVE and (known is None or one.cosine < known[0].cosine):
+                worst[one.function] = one, view
+    return [_finding(one, view) for one, view in worst.values()]
+
+
+def _finding(one: DerivativeStats, view: View) -> Finding:
+    is_uphill = one.cosine < -WRONG_DERIVATIVE
+    told = (
+        "it leads uphill, and the steps of what lies before it make the loss larger"
+        if is_uphill
+        else "that may be meant so"
+    )
+    own = [op for op in view.trace.ops if base_name(op.name) == one.function]
+    return Finding(
+        symptom=Symptom.DISCONNECTED,
+        cause=Cause.DETACHED_GRAPH,
+        where=tuple(dict.fromkeys(place(op, view.paths) for op in own)) or ("",),
+        severity=Severity.CRITICAL if is_uphill else Severity.INFO,
+        message=f"What the backward of {one.function} ({one.source}) returns for `{one.operand}` is not the derivative "
+        f"of its forward: along it, the forward's value changes by {one.slope:.2g} times what it says, and it is off "
+        f"by {one.off:.2g} times the derivative's size; {told}.",
+        evidence=(
+            Evidence("change of the forward along the gradient, over what that says", one.slope),
+            Evidence("distance from the derivative, over its size", one.off),
+        ),
+        remedies=(OWN_DERIVATIVE,),
+        source=one.source,
+    )
