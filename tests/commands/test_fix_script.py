@@ -98,7 +98,7 @@ def test_the_remedy_is_proven_and_the_patch_trains(folder, tmp_path_factory):
     assert {t.verdict for t in repair.trials if t.role is Role.PLACEBO} == {"helps no more than chance"}
     assert len({outcome.start for outcome in repair.original.outcomes}) == 3  # another network for each seed
     assert any("the script sets its seeds itself (1)" in note for note in repair.notes)
-    assert any(note.startswith("not tried in a script: what changes the loss") for note in repair.notes)
+    assert any(note.startswith("not looked at in a script: whether a held-out loss") for note in repair.notes)
     assert [path.name for path in folder.iterdir()] == ["train.py"]  # log.txt went elsewhere
     assert (folder / "train.py").read_text() == DEEP
     diff = done.stdout[done.stdout.index("--- a/train.py") :]

@@ -33,8 +33,7 @@ PROBE_STEPS = 64
 PROBE_FRAC = 0.1
 """[of the time budget] They may take, or else they are fewer."""
 NOT_TRIED = (
-    "not tried in a script: what changes the loss it computes, and whether a held-out loss gets worse; a factory, "
-    "gradtrace fix net.py:build, can be asked for the first"
+    "not looked at in a script: whether a held-out loss gets worse; a factory, gradtrace fix net.py:build, can be asked"
 )
 FIRST_STEP_S = 600.0
 """[seconds] In which a script must have begun to train."""
