@@ -20,7 +20,7 @@ from gradtrace.repair.rewriting import Rule
 from gradtrace.repair.twin import RefusalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -46,27 +46,38 @@ def for_a_script(change: Change, situation: Situation) -> Change | None:
         return change
     what = dict(change.words).get("what", "bce")
     ops = situation.trace.ops
+    bent = _bent(ops)
     if what in ("drop", "log"):
-        behind = [op for op in ops if op.function in _OF_LOGITS and op.site.source and _is_proportional(op, ops)]
-        lines = {op.site.source for op in behind}
+        ends = [op for op in ops if op.function in _OF_LOGITS and op.site.source and op.index not in bent]
+        lines = {op.site.source for op in ends}
         return replace(change, words=(*change.words, (LOSS_LINE, lines.pop()))) if len(lines) == 1 else None
     if what in ("bce", "huber"):
-        here = [op for op in ops if (op.function, op.site.source) == (change.word("function"), change.word("source"))]
-        return change if here and all(_is_proportional(op, ops) for op in here) else None
+        call = [op for op in ops if (op.function, op.site.source) == (change.word("function"), change.word("source"))]
+        within = {target[0] for op in call for target in op.targets if target is not None}
+        ends = [op for op in call if op.index not in within]
+        return change if ends and not bent.intersection(op.index for op in ends) else None
     return change
 
 
-def _is_proportional(op: Op, ops: tuple[Op, ...]) -> bool:
-    """Whether nothing but sums and factors is between an op's value and the loss, and no product of two values."""
-    for user in ops:
-        if any(target is not None and target[0] == op.index for target in user.targets):
-            factors = sum(target is not None for target in user.targets)
-            name = user.function.strip("_")
-            if name not in _PROPORTIONAL or (factors > 1 and ("mul" in name or "div" in name)):
-                return False
-            if not _is_proportional(user, ops):
-                return False
-    return True
+def _bent(ops: Sequence[Op]) -> set[int]:
+    """Ops between which and the loss there is more than sums and factors; a product of two values is more."""
+    left = [index for op in ops if not _is_proportional(op) for index in _targets(op)]
+    bent: set[int] = set()
+    while left:
+        index = left.pop()
+        if index not in bent:
+            bent.add(index)
+            left += _targets(ops[index])
+    return bent
+
+
+def _is_proportional(op: Op) -> bool:
+    name = op.function.strip("_")
+    return name in _PROPORTIONAL and not (len(_targets(op)) > 1 and ("mul" in name or "div" in name))
+
+
+def _targets(op: Op) -> list[int]:
+    return [target[0] for target in op.targets if target is not None]
 
 
 def keep_the_measure(change: Change, twin: Twin, known: int) -> None:
