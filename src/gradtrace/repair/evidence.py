@@ -4,9 +4,9 @@
 
 f is log where no loss is negative, so that the difference is a ratio. A run that ends above ten times the unchanged
 network's first loss has diverged (as in the rule of diverging steps), and how far is chance: it counts as ten times. So
-does a ratio beyond ten, and a difference of losses below zero beyond ten such losses, either way: what is cut
-symmetrically stays symmetric where neither is better, and a pair that
-is far apart says no more than that (Huber, Robust estimation of a location parameter, 1964).
+does a ratio beyond ten, and where losses are negative a difference beyond ten of what the smaller of two usually is,
+either way: what is cut symmetrically stays symmetric where neither is better, and a pair that is far apart says no more
+than that (Huber, Robust estimation of a location parameter, 1964).
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def difference(candidate: Sequence[float], other: Sequence[float], scale: float)
     if any(math.isinf(x) for pair in pairs for x in pair):
         return Difference(math.inf, math.inf, math.inf)
     logs = all(x >= 0.0 for pair in pairs for x in pair)
-    found = [_log_ratio(c, o) if logs else max(-limit, min(limit, c - o)) for c, o in pairs]
+    usual = max(limit, DIVERGED_FACTOR * statistics.median(min(abs(c), abs(o)) for c, o in pairs))
+    found = [_log_ratio(c, o) if logs else max(-usual, min(usual, c - o)) for c, o in pairs]
     mean = statistics.fmean(found)
     if len(found) == 1:
         return Difference(mean, -math.inf, math.inf)  # of one pair nothing is known about chance
