@@ -82,7 +82,8 @@ def _logits(op: Op, situation: Situation) -> Change:
         kind="loss",
         title=f"Give the loss raw logits: no {op.function} before it.",
         where=(path if own else source,),
-        reason=f"the loss applies its own {op.function.replace('log_', '')}; twice, it is flat where it is most wrong",
+        reason=f"the loss applies its own {op.function.replace('log_', '')}; twice, it is flat where it is most wrong; "
+        "what else reads the output reads logits from then on",
         words=(("what", "drop"), ("function", op.function), ("module", path if own else ""), ("source", source)),
         edits=(SourceEdit(Edit.CALL, op.function, source, "{x}"),) if not own else (),
         code=f"model.set_submodule({path!r}, torch.nn.Identity())"
