@@ -110,13 +110,13 @@ def conclusion(repair: Repair) -> str:
         return f"Undecided: time was up before any of the {len(tried)} tried had been trained in full. Allow more time."
     if best is None:
         return f"None of these helped ({len(tried)} tried)." if tried else "Nothing was changed."
-    others = f"{proven - 1} others" if proven > 2 else "1 other"
-    more = f" {others} beat both too, and were not run again." if proven > 1 else ""
+    others = f"{proven - 1} others beat both too, and were" if proven > 2 else "1 other beat both too, and was"
+    more = f" {others} not run again." if proven > 1 else ""
     again = (
         f" It beat the unchanged network and the placebo, and did so again on {len(best.confirmation)} seeds that had "
         f"no part in choosing it. Of {len(tried)} tried none is better beyond chance, nor as good with less change."
         if best.confirmation
-        else ""
+        else " It beat the unchanged network and the placebo, and was not run again on other seeds."
     )
     return f"Recommended: {clean(best.title)}{_at_rate(best, repair.original)}{again}{more}"
 
