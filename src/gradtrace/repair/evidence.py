@@ -50,10 +50,10 @@ def difference(candidate: Sequence[float], other: Sequence[float], scale: float)
     found = [_log_ratio(c, o) if logs else max(-usual, min(usual, c - o)) for c, o in pairs]
     mean = statistics.fmean(found)
     if len(found) == 1:
-        return Difference(mean, -math.inf, math.inf)  # of one pair nothing is known about chance
+        return Difference(mean, -math.inf, math.inf, logs)  # of one pair nothing is known about chance
     half = T_975[min(len(found) - 2, len(T_975) - 1)]
     half *= statistics.stdev(found) / math.sqrt(len(found))
-    return Difference(mean, mean - half, mean + half)
+    return Difference(mean, mean - half, mean + half, logs)
 
 
 FURTHEST = math.log(DIVERGED_FACTOR)

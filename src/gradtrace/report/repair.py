@@ -165,7 +165,7 @@ def _row(trial: Trial, size: int, width: int, *, is_held_out: bool) -> Iterator[
     told = wrapped(clean(verdict(trial)), max(16, width - 5 - size - 4 * _CELL))
     for place in range(max(len(title), len(told))):
         left = padded(title[place], size) if place < len(title) else " " * size
-        numbers = "".join(cell.rjust(_CELL) for cell in cells) if place == 0 else " " * (4 * _CELL)
+        numbers = "".join(f" {cell}".rjust(_CELL) for cell in cells) if place == 0 else " " * (4 * _CELL)
         right = told[place] if place < len(told) else ""
         yield f" {mark if place == 0 else ' '} {left}{numbers}  {right}"
 
@@ -195,8 +195,15 @@ def verdict(trial: Trial) -> str:
 
 
 def interval_told(difference: Difference | None) -> str:
-    """``(x0.17, 0.10 to 0.27)``: what is left of the unchanged network's loss, with its interval."""
-    if difference is None or not all(map(math.isfinite, (difference.mean, difference.low, difference.high))):
+    """``(x0.17, 0.10 to 0.27)``: what is left of the unchanged network's loss, with its interval.
+
+    >>> from gradtrace.records.repair import Difference
+    >>> interval_told(Difference(-0.7, -0.8, -0.6)), interval_told(Difference(-0.7, -0.8, -0.6, is_ratio=False))
+    ('(x0.497, 0.449 to 0.549)', '')
+    """
+    if difference is None or not difference.is_ratio:
+        return ""
+    if not all(map(math.isfinite, (difference.mean, difference.low, difference.high))):
         return ""
     if difference.high <= -math.log(DIVERGED_FACTOR):
         return f"(x{short(1.0 / DIVERGED_FACTOR)} or less)"
