@@ -98,7 +98,7 @@ def test_the_remedy_is_proven_and_the_patch_trains(folder, tmp_path_factory):
     assert {t.verdict for t in repair.trials if t.role is Role.PLACEBO} == {"helps no more than chance"}
     assert len({outcome.start for outcome in repair.original.outcomes}) == 3  # another network for each seed
     assert any("the script sets its seeds itself (1)" in note for note in repair.notes)
-    assert any(note.startswith("not tried in a script: what changes the loss") for note in repair.notes)
+    assert any(note.startswith("not looked at in a script: whether a held-out loss") for note in repair.notes)
     assert [path.name for path in folder.iterdir()] == ["train.py"]  # log.txt went elsewhere
     assert (folder / "train.py").read_text() == DEEP
     diff = done.stdout[done.stdout.index("--- a/train.py") :]
@@ -110,6 +110,38 @@ def test_the_remedy_is_proven_and_the_patch_trains(folder, tmp_path_factory):
         subprocess.run([sys.executable, "train.py", "8", "Sigmoid"], check=True)
         losses.append(float((folder / "log.txt").read_text().split()[-1]))
     assert losses[0] < 0.7 * losses[1]
+
+
+SURE = """import torch
+from torch import nn
+
+torch.manual_seed(4)
+centres = 2 * torch.randn(6, 10)
+net = nn.Sequential(nn.Linear(10, 40), nn.ReLU(), nn.Linear(40, 6), nn.Softmax(dim=1))
+net[2].bias.data[0] = 14.0
+criterion = nn.MSELoss()
+sgd = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+for step in range(200):
+    labels = torch.randint(0, 6, (96,))
+    sgd.zero_grad()
+    loss = criterion(net(centres[labels] + torch.randn(96, 10)), nn.functional.one_hot(labels, 6).float())
+    loss.backward()
+    sgd.step()
+"""
+
+
+@pytest.mark.long
+def test_another_loss_is_tried_by_the_script_s_own_measure_and_patched(folder, tmp_path_factory):
+    pytest.importorskip("libcst")
+    (folder / "train.py").write_text(SURE)
+    kept = tmp_path_factory.mktemp("kept") / "repair.json.gz"
+    done = run("--steps", "60", "--time", "3600", "--save", str(kept), "train.py")
+    assert done.exit_code == 0, done.output
+    repair = gradtrace.load(kept)
+    (trial,) = [t for t in repair.trials if t.title.startswith("Train the softmax") and len(t.changes) == 1]
+    assert trial.proven
+    assert trial.start == pytest.approx(repair.original.start, rel=1e-3)  # one measure for all
+    assert "+criterion = nn.BCELoss()" in trial.diff.splitlines()
 
 
 @pytest.mark.long

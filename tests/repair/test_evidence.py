@@ -47,6 +47,14 @@ def test_a_pair_that_is_far_apart_says_no_more_than_that():
     assert difference([0.0, 0.0], [0.0, 0.0], 1.0).mean == 0.0
 
 
+def test_losses_below_zero_that_are_far_apart_say_no_more_than_that():
+    """A likelihood that falls without an end, with one seed further than with another."""
+    assert difference([-3.0, -9.0, -90.0], [-1e-4, -1e-4, -2e-4], -1e-4).better
+    assert not difference([-3.0, -9.0, -90.0], [-1e-4, -1e-4, -900.0], -1e-4).better
+    # a loss that falls without end, in all trainings: these lie within ten of each other
+    assert not difference([-9800.0, -9900.0, -9500.0], [-9790.0, -9310.0, -9490.0], -2.3).better
+
+
 @given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=6), st.lists(st.floats(1e-3, 1e3), min_size=6, max_size=6))
 def test_what_is_better_one_way_is_worse_the_other(ends, others):
     one, two = difference(ends, others, 1e3), difference(others[: len(ends)], ends, 1e3)

@@ -55,6 +55,29 @@ def test_a_function_is_renamed_and_its_arguments_stay():
     assert lines_changed(text) == [(9, "    return F.l1_loss(p, batch[1]).sqrt()")]
 
 
+CRITERION = """criterion = nn.MSELoss({args})
+for x, t in data:
+    loss = criterion(net(x), t)
+"""
+TO_CROSS_ENTROPY = SourceEdit(Edit.RENAME, "mse_loss", "net.py:3", "torch.nn.functional.binary_cross_entropy")
+
+
+@pytest.mark.parametrize("args", ["", 'reduction="sum"'])
+def test_a_loss_that_is_made_as_a_module_is_another_class(args):
+    source = CRITERION.format(args=args)
+    edited = edit_calls(cst.parse_module(source), [(3, TO_CROSS_ENTROPY)], {}).code
+    assert edited == source.replace("MSELoss", "BCELoss")
+
+
+@pytest.mark.parametrize("source", [
+    CRITERION.format(args="None, None"), CRITERION.format(args="") + "other = nn.MSELoss()\n",
+    CRITERION.format(args="").replace("nn.MSELoss", "Own"),
+])  # fmt: skip
+def test_a_loss_of_two_makings_or_of_its_own_arguments_is_left_to_its_author(source):
+    with pytest.raises(NoPatchError, match="no call of mse_loss was found at line 3"):
+        edit_calls(cst.parse_module(source), [(3, TO_CROSS_ENTROPY)], {})
+
+
 def test_the_operand_of_a_method_is_guarded():
     text = edited(SourceEdit(Edit.ARGUMENT, "sqrt", "net.py:9", "({x}).clamp_min(1e-06)"))
     (line,) = lines_changed(text)

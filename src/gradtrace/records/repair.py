@@ -65,6 +65,8 @@ class Difference:
     mean: float
     low: float
     high: float
+    is_ratio: bool = True
+    """Whether it is of logarithms; else, where losses are negative, of the losses as they are, the far ones cut."""
 
     @property
     def better(self) -> bool:

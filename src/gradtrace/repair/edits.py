@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import libcst as cst
+from libcst import matchers as m
 from libcst.metadata import MetadataWrapper, PositionProvider
 
 from gradtrace.records.change import Edit, SourceEdit
@@ -20,6 +21,10 @@ _MODULES = {"torch", "F", "nn", "np", "math", "functional"}
 _OPERATORS: dict[type[cst.BaseBinaryOp], str] = {cst.MatrixMultiply: "matmul", cst.Add: "add"}
 """What torch calls them."""
 
+_AS_MODULES = {"mse_loss": "MSELoss", "l1_loss": "L1Loss", "smooth_l1_loss": "SmoothL1Loss",
+               "binary_cross_entropy": "BCELoss"}  # fmt: skip
+"""Losses, as classes of ``torch.nn`` that take and return the same."""
+
 
 def edit_calls(tree: cst.Module, at_lines: Sequence[tuple[int, SourceEdit]], names: dict[str, str]) -> cst.Module:
     """Every edit at its line, and every name (old -> new) wherever a module is asked for it; raises `NoPatchError`."""
@@ -27,10 +32,25 @@ def edit_calls(tree: cst.Module, at_lines: Sequence[tuple[int, SourceEdit]], nam
     edited = MetadataWrapper(tree).visit(editor)
     for line, edit in at_lines:
         if (line, edit) not in editor.done:
-            raise NoPatchError(f"no call of {edit.function} was found at line {line}")
+            edited = _made_once(edited, edit)
+            if edited is None:
+                raise NoPatchError(f"no call of {edit.function} was found at line {line}")
     if names and not editor.renamed >= set(names):
         raise NoPatchError(f"the file does not name {', '.join(sorted(set(names) - editor.renamed))}")
     return edited
+
+
+def _made_once(tree: cst.Module, edit: SourceEdit) -> cst.Module | None:
+    """With the class renamed of a loss that the file makes once, and calls by another name; None for any other."""
+    old, new = (_AS_MODULES.get(name.rpartition(".")[2], "") for name in (edit.function, edit.text))
+    made = [call for call in m.findall(tree, m.Call()) if isinstance(call, cst.Call) and _called(call) == old]
+    if edit.edit is not Edit.RENAME or not (old and new) or len(made) != 1:
+        return None
+    if any(arg.keyword is None or arg.keyword.value != "reduction" for arg in made[0].args):
+        return None  # what else it takes, the other does not know
+    editor = _Editor([], {old: new})
+    edited = MetadataWrapper(tree).visit(editor)
+    return edited if editor.renamed else None
 
 
 class _Editor(cst.CSTTransformer):  # type: ignore[misc]

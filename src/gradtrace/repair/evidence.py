@@ -4,8 +4,9 @@
 
 f is log where no loss is negative, so that the difference is a ratio. A run that ends above ten times the unchanged
 network's first loss has diverged (as in the rule of diverging steps), and how far is chance: it counts as ten times. So
-does a ratio beyond ten, either way: what is cut symmetrically stays symmetric where neither is better, and a pair that
-is far apart says no more than that (Huber, Robust estimation of a location parameter, 1964).
+does a ratio beyond ten, and where losses are negative a difference beyond ten of what the smaller of two usually is,
+either way: what is cut symmetrically stays symmetric where neither is better, and a pair that is far apart says no more
+than that (Huber, Robust estimation of a location parameter, 1964).
 """
 
 from __future__ import annotations
@@ -45,13 +46,14 @@ def difference(candidate: Sequence[float], other: Sequence[float], scale: float)
     if any(math.isinf(x) for pair in pairs for x in pair):
         return Difference(math.inf, math.inf, math.inf)
     logs = all(x >= 0.0 for pair in pairs for x in pair)
-    found = [_log_ratio(c, o) if logs else c - o for c, o in pairs]
+    usual = max(limit, DIVERGED_FACTOR * statistics.median(min(abs(c), abs(o)) for c, o in pairs))
+    found = [_log_ratio(c, o) if logs else max(-usual, min(usual, c - o)) for c, o in pairs]
     mean = statistics.fmean(found)
     if len(found) == 1:
-        return Difference(mean, -math.inf, math.inf)  # of one pair nothing is known about chance
+        return Difference(mean, -math.inf, math.inf, logs)  # of one pair nothing is known about chance
     half = T_975[min(len(found) - 2, len(T_975) - 1)]
     half *= statistics.stdev(found) / math.sqrt(len(found))
-    return Difference(mean, mean - half, mean + half)
+    return Difference(mean, mean - half, mean + half, logs)
 
 
 FURTHEST = math.log(DIVERGED_FACTOR)

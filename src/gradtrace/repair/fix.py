@@ -28,7 +28,7 @@ from gradtrace.repair.shares import shares_of
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.training import OutOfTime
 from gradtrace.repair.trend import trend_of
-from gradtrace.repair.trials import ORIGINAL, Course, cost_of_a_step, run_all, tell_how_long
+from gradtrace.repair.trials import ORIGINAL, Course, cost_of_a_step, cost_seen, run_all, tell_how_long
 from gradtrace.repair.verdicts import ills_of, judged
 
 if TYPE_CHECKING:
@@ -169,7 +169,8 @@ def _proven(
         needed = _spent(timing) + pace.cost_s(numbers, cost)
         told = f"the time did not suffice for the unchanged network and the placebo; about {needed:.0f} s would"
         return replace(repair, trials=tuple(candidates), steps=pace.steps, notes=(*notes, told))
-    tell_how_long(course.notes, before_s + pace.cost_s(numbers, cost))
+    needed = before_s + pace.cost_s(numbers, cost_seen(trials, cost))
+    tell_how_long(course.notes, max(needed, _spent(timing)))
     refused = [trial for trial in candidates if trial.refused]
     ranked = judged([*trials, *refused], lambda trial: ills_of(trial, course), course.root)
     ranked = confirmed(ranked, course, pace)

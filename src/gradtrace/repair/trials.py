@@ -7,6 +7,7 @@ is paired shares seed and order of the data.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -168,6 +169,18 @@ def tell_how_long(notes: list[str], all_s: float) -> None:
     """
     if any(note.startswith(TIME_WAS_UP) for note in notes):
         notes.append(f"for all of it, about {all_s:.0f} s are needed")
+
+
+def cost_seen(trials: Sequence[Trial], guess_s: float) -> float:
+    """Seconds of a step: as first measured, or as the trainings took, where that is more (the machine has become busy).
+
+    >>> from gradtrace.records.repair import Outcome, Role
+    >>> done = Trial("t", Role.CANDIDATE, (), (Outcome(0, ((0, 1.0),), seconds_per_step=0.2),))
+    >>> cost_seen([done], 0.1), cost_seen([done], 0.3)
+    (0.2, 0.3)
+    """
+    seen = [outcome.seconds_per_step for trial in trials for outcome in trial.outcomes]
+    return max(guess_s, statistics.fmean(seen) if seen else 0.0)
 
 
 def _until(deadline: float, to_come_s: float, short_s: float) -> float:

@@ -110,13 +110,13 @@ def conclusion(repair: Repair) -> str:
         return f"Undecided: time was up before any of the {len(tried)} tried had been trained in full. Allow more time."
     if best is None:
         return f"None of these helped ({len(tried)} tried)." if tried else "Nothing was changed."
-    others = f"{proven - 1} others" if proven > 2 else "1 other"
-    more = f" {others} beat both too, and were not run again." if proven > 1 else ""
+    others = f"{proven - 1} others beat both too, and were" if proven > 2 else "1 other beat both too, and was"
+    more = f" {others} not run again." if proven > 1 else ""
     again = (
         f" It beat the unchanged network and the placebo, and did so again on {len(best.confirmation)} seeds that had "
         f"no part in choosing it. Of {len(tried)} tried none is better beyond chance, nor as good with less change."
         if best.confirmation
-        else ""
+        else " It beat the unchanged network and the placebo, and was not run again on other seeds."
     )
     return f"Recommended: {clean(best.title)}{_at_rate(best, repair.original)}{again}{more}"
 
@@ -165,7 +165,7 @@ def _row(trial: Trial, size: int, width: int, *, is_held_out: bool) -> Iterator[
     told = wrapped(clean(verdict(trial)), max(16, width - 5 - size - 4 * _CELL))
     for place in range(max(len(title), len(told))):
         left = padded(title[place], size) if place < len(title) else " " * size
-        numbers = "".join(cell.rjust(_CELL) for cell in cells) if place == 0 else " " * (4 * _CELL)
+        numbers = "".join(f" {cell}".rjust(_CELL) for cell in cells) if place == 0 else " " * (4 * _CELL)
         right = told[place] if place < len(told) else ""
         yield f" {mark if place == 0 else ' '} {left}{numbers}  {right}"
 
@@ -195,8 +195,15 @@ def verdict(trial: Trial) -> str:
 
 
 def interval_told(difference: Difference | None) -> str:
-    """``(x0.17, 0.10 to 0.27)``: what is left of the unchanged network's loss, with its interval."""
-    if difference is None or not all(map(math.isfinite, (difference.mean, difference.low, difference.high))):
+    """``(x0.17, 0.10 to 0.27)``: what is left of the unchanged network's loss, with its interval.
+
+    >>> from gradtrace.records.repair import Difference
+    >>> interval_told(Difference(-0.7, -0.8, -0.6)), interval_told(Difference(-0.7, -0.8, -0.6, is_ratio=False))
+    ('(x0.497, 0.449 to 0.549)', '')
+    """
+    if difference is None or not difference.is_ratio:
+        return ""
+    if not all(map(math.isfinite, (difference.mean, difference.low, difference.high))):
         return ""
     if difference.high <= -math.log(DIVERGED_FACTOR):
         return f"(x{short(1.0 / DIVERGED_FACTOR)} or less)"

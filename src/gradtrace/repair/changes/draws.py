@@ -194,15 +194,18 @@ def listed(names: Sequence[str]) -> str:
 
     >>> listed(["layer1.weight", "layer2.weight", "layer3.weight", "layer4.weight", "head.weight"])
     '[*[f"layer{i}.weight" for i in range(1, 5)], \'head.weight\']'
+    >>> listed([f"blocks.{i}.ff.2.bias" for i in range(24)])
+    '[f"blocks.{i}.ff.2.bias" for i in range(0, 24)]'
     """
     runs: dict[tuple[str, str], list[int]] = {}
     for name in names:
-        part = re.fullmatch(r"(.*?)(\d+)(\D*)", name)
-        if part is not None:
-            runs.setdefault((part[1], part[3]), []).append(int(part[2]))
+        for part in re.finditer(r"\d+", name):
+            if part[0] == str(int(part[0])):
+                runs.setdefault((name[: part.start()], name[part.end() :]), []).append(int(part[0]))
     told, done = [], set[str]()
-    for (before, after), numbers in runs.items():
-        low, high, count = min(numbers), max(numbers), len(numbers)
+    for (before, after), known in sorted(runs.items(), key=lambda run: -len(run[1])):
+        numbers = [i for i in known if f"{before}{i}{after}" not in done]
+        low, high, count = min(numbers, default=0), max(numbers, default=0), len(numbers)
         by = (high - low) // (count - 1) if count > 3 else 0
         if by and sorted(numbers) == list(range(low, high + 1, by)):
             step = f", {by}" if by > 1 else ""

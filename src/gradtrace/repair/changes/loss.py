@@ -82,7 +82,8 @@ def _logits(op: Op, situation: Situation) -> Change:
         kind="loss",
         title=f"Give the loss raw logits: no {op.function} before it.",
         where=(path if own else source,),
-        reason=f"the loss applies its own {op.function.replace('log_', '')}; twice, it is flat where it is most wrong",
+        reason=f"the loss applies its own {op.function.replace('log_', '')}; twice, it is flat where it is most wrong; "
+        "what else reads the output reads logits from then on",
         words=(("what", "drop"), ("function", op.function), ("module", path if own else ""), ("source", source)),
         edits=(SourceEdit(Edit.CALL, op.function, source, "{x}"),) if not own else (),
         code=f"model.set_submodule({path!r}, torch.nn.Identity())"
@@ -102,7 +103,9 @@ def _log(op: Op, situation: Situation) -> Change:
         where=(path if own else source,),
         reason="-p is flat where the network is sure of the wrong class, -log p is steepest there",
         words=(("what", "log"), ("function", op.function), ("module", path if own else ""), ("source", source)),
-        edits=(SourceEdit(Edit.CALL, op.function, source, "({call} + 1e-12).log()"),) if not own else (),
+        edits=(SourceEdit(Edit.CALL, op.function, source, "torch.nn.functional.log_softmax({x}{rest})"),)
+        if not own
+        else (),
         code=f"model.set_submodule({path!r}, torch.nn.LogSoftmax(dim={dim}))"
         if own
         else f"# {source}: log_softmax(...)",
@@ -220,8 +223,8 @@ def _as_sigmoid(_function: Callable[..., Any], args: tuple[Any, ...], kwargs: di
     return torch.sigmoid(args[0])
 
 
-def _log_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return (function(*args, **kwargs) + 1e-12).log()
+def _log_of(_function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return F.log_softmax(*args, **kwargs)
 
 
 def _straight_through(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

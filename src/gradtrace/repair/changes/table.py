@@ -14,6 +14,7 @@ from gradtrace.repair.changes import (
     eps,
     formats,
     initialisation,
+    likelihood,
     log_space,
     loss,
     neighbours,
@@ -44,6 +45,7 @@ KINDS: dict[str, Kind] = {
     "connect": connect.KIND,
     "log_space": log_space.KIND,
     "loss": loss.KIND,
+    "likelihood": likelihood.KIND,
     "output": output.KIND,
     "formats": formats.KIND,
     "scale": scale.KIND,
@@ -65,7 +67,7 @@ KINDS: dict[str, Kind] = {
 }
 OF_STEPS = ("rate", "warmup", "clipping", "eps")
 """Kinds that leave the network as it is."""
-OF_THE_ENDS = ("unsafe", "connect", "log_space", "loss", "output", "formats", "scale", "embedding")
+OF_THE_ENDS = ("unsafe", "connect", "log_space", "loss", "likelihood", "output", "formats", "scale", "embedding")
 """Kinds that change what goes in, what comes out and how it is weighed, and no weight or layer between."""
 MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.ACTIVATION_DERIVATIVE: ("activation",),
@@ -83,7 +85,7 @@ MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.INPUT_SCALE: ("scale", "embedding"),
     Cause.NUMERIC_FORMAT: ("formats",),
     Cause.DETACHED_GRAPH: ("connect",),
-    Cause.LOSS_FUNCTION: ("log_space", "loss", "output"),
+    Cause.LOSS_FUNCTION: ("log_space", "loss", "likelihood", "output"),
     Cause.UNSAFE_OP: ("unsafe", "log_space"),
     Cause.REDUCTION_SCALE: ("scale", "neighbours"),
 }

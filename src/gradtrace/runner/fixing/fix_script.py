@@ -14,7 +14,7 @@ from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.pace import FEWEST_STEPS, Pace, choose_pace
 from gradtrace.repair.training import NUM_POINTS, OutOfTime
 from gradtrace.repair.trend import trend_of
-from gradtrace.repair.trials import ORIGINAL, run_all, tell_how_long
+from gradtrace.repair.trials import ORIGINAL, cost_seen, run_all, tell_how_long
 from gradtrace.repair.verdicts import judged
 from gradtrace.runner.fixing.course import ScriptCourse
 from gradtrace.runner.fixing.exchange import Answer, Order
@@ -33,8 +33,7 @@ PROBE_STEPS = 64
 PROBE_FRAC = 0.1
 """[of the time budget] They may take, or else they are fewer."""
 NOT_TRIED = (
-    "not tried in a script: what changes the loss it computes, and whether a held-out loss gets worse; a factory, "
-    "gradtrace fix net.py:build, can be asked for the first"
+    "not looked at in a script: whether a held-out loss gets worse; a factory, gradtrace fix net.py:build, can be asked"
 )
 FIRST_STEP_S = 600.0
 """[seconds] In which a script must have begun to train."""
@@ -94,7 +93,8 @@ def _repaired(
     numbers = len(probed.candidates), len(probed.placebos), course.seeds
     try:
         trials = _trained(course, probed, pace)
-        tell_how_long(course.notes, before_s + pace.cost_s(numbers, course.step_s, course.start_s))
+        needed = before_s + pace.cost_s(numbers, cost_seen(trials, course.step_s), course.start_s)
+        tell_how_long(course.notes, max(needed, time_budget_s - (deadline - time.perf_counter())))
     except OutOfTime:
         needed = time_budget_s + Pace(FEWEST_STEPS).cost_s(numbers, course.step_s, course.start_s)
         told = f"the time did not suffice for the unchanged script and the placebo; about {needed:.0f} s would"

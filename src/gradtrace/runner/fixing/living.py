@@ -1,7 +1,8 @@
 """How does a change come into the living network of a script? In place, before the first forward pass of its training.
 
-There is no copy to put it into, so that a change which needs one refuses: where it replaces the model itself, or
-changes what the loss measures. A learning rate is changed around every step, whoever else sets it.
+There is no copy to put it into, so that a change which needs one refuses: where it replaces the model itself. A changed
+loss keeps the script's value, as `objective` says, or refuses. A learning rate is changed around every step, whoever
+else sets it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from gradtrace.repair.autocast import autocast_in_bfloat16
 from gradtrace.repair.changes.warmup import factor_at
 from gradtrace.repair.rewriting import Rewriting
 from gradtrace.repair.twin import RefusalError, Twin
+from gradtrace.runner.fixing.objective import OF_THE_LOSS, keep_the_measure
 from gradtrace.tape.private import sink_mode
 
 if TYPE_CHECKING:
@@ -38,7 +40,10 @@ def change_in_place(changes: Sequence[Change], model: nn.Module, optimizers: Seq
         elif change.kind == "warmup":
             _scale_rates(optimizers, factor_at(change))
         else:
+            known = len(twin.rules)
             apply_changes([change], twin)
+            if change.kind in OF_THE_LOSS:
+                keep_the_measure(change, twin, known)
     _refuse_what_needs_a_copy(twin, roots, is_umbrella=type(model) is torch.nn.Module)
     if twin.rules:
         mode = Rewriting(tuple(twin.rules))

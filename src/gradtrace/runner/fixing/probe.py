@@ -27,6 +27,7 @@ from gradtrace.repair.situation import Situation
 from gradtrace.repair.twin import make_twin
 from gradtrace.runner.fixing.exchange import Place, Probed
 from gradtrace.runner.fixing.living import no_loss
+from gradtrace.runner.fixing.objective import for_a_script
 from gradtrace.tape.private import each_in
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from gradtrace.records.change import Change
     from gradtrace.records.repair import Shares
     from gradtrace.runner.fixing.making import Making
+
+LEFT_OUT = "not tried in a script, for its loss is not proportional to what would be changed (a factory can be asked)"
 
 
 class Probe:
@@ -94,7 +97,10 @@ class Probe:
         elif not diagnosis.healthy:
             batch = self._called_with.args if self._called_with is not None else ()
             situation = Situation(model, no_loss, [batch], optimizers, diagnosis, None, self._called_with)
-            candidates, notes = propose_all(situation)
+            found, notes = propose_all(situation)
+            candidates = [kept for change in found if (kept := for_a_script(change, situation)) is not None]
+            titles = {change.title for change in candidates}
+            self._notes += [f"{LEFT_OUT}: {change.title}" for change in found if change.title not in titles]
             placebos = placebo.KIND.propose(situation)
             first_layer = first_layer_of(situation)
             self._notes += notes
