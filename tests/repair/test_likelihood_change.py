@@ -26,22 +26,26 @@ LOSSES = {
 }
 
 
+def optimizers(setup):
+    return [setup.optimizer]
+
+
 def proposed(loss_fn, setup):
     diagnosis = gradtrace.check(setup.model, loss_fn, setup.batches, optimizer=setup.optimizer)
-    return likelihood.KIND.propose(Situation(setup.model, loss_fn, setup.batches, [setup.optimizer], diagnosis))
+    return likelihood.KIND.propose(Situation(setup.model, loss_fn, setup.batches, optimizers(setup), diagnosis))
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_its_gradient_is_that_of_what_is_wanted_and_the_measure_stays(name):
     setup = CASES["minimax_game"].build()
     (change,) = proposed(LOSSES[name], setup)
-    here = Situation(setup.model, LOSSES[name], setup.batches, [setup.optimizer], None)
+    here = Situation(setup.model, LOSSES[name], setup.batches, optimizers(setup), None)
     twin = here.twin()
     likelihood.KIND.apply(change, twin)
     twin.training_loss_fn(twin.model, setup.batches[0]).backward()
     fakes = of_fakes(setup.model, setup.batches[0])
     F.binary_cross_entropy(fakes, torch.ones_like(fakes)).backward()
-    tried, wanted = twin.model["generator"].head.weight.grad, setup.model["generator"].head.weight.grad
+    tried, wanted = (model.get_parameter("generator.head.weight").grad for model in (twin.model, setup.model))
     torch.testing.assert_close(tried, wanted, rtol=1e-2, atol=1e-4)  # of 1 - D much is rounded
     with torch.no_grad():
         measured, own = twin.score(setup.batches[0]), LOSSES[name](setup.model, setup.batches[0])
@@ -51,7 +55,7 @@ def test_its_gradient_is_that_of_what_is_wanted_and_the_measure_stays(name):
 def test_the_measure_has_an_end_where_the_other_probability_is_rounded_to_nought():
     setup = CASES["minimax_game"].build()
     (change,) = proposed(LOSSES["log"], setup)
-    twin = Situation(setup.model, LOSSES["log"], setup.batches, [setup.optimizer], None).twin()
+    twin = Situation(setup.model, LOSSES["log"], setup.batches, optimizers(setup), None).twin()
     likelihood.KIND.apply(change, twin)
     torch.nn.init.constant_(twin.model["discriminator"].head.bias, 50.0)
     with torch.no_grad():
