@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import gradtrace
+from gradtrace.diagnosis.thresholds import SUSTAINED_ROWS
 from gradtrace.monitor.recording.delivery import RECEIVED_TOGETHER
 from gradtrace.monitor.schedule.cost import Level
 from gradtrace.monitor.schedule.schedule import Schedule
@@ -148,3 +149,38 @@ def test_saturated_units_whose_loss_falls_all_the_same_are_no_more_than_a_warnin
     assert finding.cause is Cause.INPUT_SCALE
     assert finding.severity is (Severity.WARNING if learns else Severity.CRITICAL)
     assert ("what lies behind it learns" in finding.message) is learns
+
+
+def test_what_gets_its_gradient_at_later_steps_alone_is_not_told_to_learn_nothing() -> None:
+    """As the temperature of a soft actor-critic, which learns at every other step, from a pass of its own."""
+    torch.manual_seed(0)
+    model, temperature = network(), nn.Parameter(torch.zeros(1))
+    optimizers = [torch.optim.Adam(held) for held in (model.parameters(), [temperature])]
+    told = []
+    with gradtrace.watch({"model": model, "temperature": temperature}, optimizers, every=10**6) as watch:
+        for number in range(15):
+            model.zero_grad()
+            model(torch.randn(16, 8)).square().mean().backward()
+            optimizers[0].step()
+            if number >= 9:
+                temperature.grad = None
+                (temperature.exp() * 0.1).sum().backward()
+                optimizers[1].step()
+            told.append([f.message for f in watch.diagnosis.findings if f.symptom is Symptom.DISCONNECTED])
+    assert any("temperature" in message for message in told[8])
+    assert not told[-1]
+
+
+@pytest.mark.parametrize(("num_later", "is_told"), [(2, False), (SUSTAINED_ROWS, True)])
+def test_a_run_waits_before_it_says_so(num_later: int, is_told: bool) -> None:
+    torch.manual_seed(0)
+    model, temperature = network(), nn.Parameter(torch.zeros(1))
+    optimizers = [torch.optim.Adam(held) for held in (model.parameters(), [temperature])]
+    watch = gradtrace.watch({"model": model, "temperature": temperature}, optimizers, budget=10.0).start()
+    for _ in range(2 + num_later):  # the first is traced, the last not over
+        model.zero_grad()
+        model(torch.randn(16, 8)).square().mean().backward()
+        optimizers[0].step()
+    watch.receive()
+    assert any("temperature" in f.message for f in watch._recording.judge(num_later)) is is_told
+    watch.close()

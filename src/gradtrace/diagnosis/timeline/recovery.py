@@ -66,9 +66,12 @@ def is_of_depth(finding: Finding) -> bool:
 def may_pass(finding: Finding, run: Run) -> bool:
     """Whether too few steps have come since for `with_recovery` to take it back: who tells of it now may be wrong soon.
 
-    As in a game of two players whose first steps are not like those to come.
+    As in a game of two players whose first steps are not like those to come; nor does each have a backward pass in the
+    first ones, and what one step brings no gradient the next one may.
     """
-    if not is_of_depth(finding) or finding.severity is Severity.INFO or finding.step is None:
+    is_remark = finding.severity is Severity.INFO
+    waits = is_remark if finding.symptom is Symptom.DISCONNECTED else is_of_depth(finding) and not is_remark
+    if not waits or finding.step is None:
         return False
     return int(np.count_nonzero(run.steps.first > finding.step)) < SUSTAINED_ROWS
 

@@ -67,6 +67,8 @@ class Judging:
         """By kind, the one of them that `_of_trace` is of."""
         self._of_trace: dict[Kind, tuple[Finding, ...]] = {}
         """Of the latest whole trace of each kind of pass, since the step of the first trace in a row that shows it."""
+        self._learnt: dict[Kind, tuple[str, ...]] = {}
+        """By kind, the parameters that were known to get a gradient when that was judged."""
         self._of_first: tuple[Finding, ...] | None = None
         """Of the trace of the run's first step; None: there is none."""
         self.copies: tuple[str, ...] = ()
@@ -192,7 +194,7 @@ class Judging:
             if any(bool(other) is not bool(kind) for other in self._of_trace):  # of several kinds since, or no longer
                 self._of_trace = {kind: tuple(f for shown in self._of_trace.values() for f in shown)}
                 self._traced = {kind: sorted(step for steps in self._traced.values() for step in steps)}
-                self._latest = {}
+                self._latest, self._learnt = {}, {}
             self._traced.setdefault(kind, []).append(step)
             self._latest[kind] = step, trace
             self._of_trace[kind] = self._judged(run, kind, step - self._first_step, learning)
@@ -202,8 +204,11 @@ class Judging:
             self._look_again(kind, run)
 
     def _look_again(self, kind: Kind, run: Run) -> None:
-        """At what an optimizer was expected to even out, where the steps since have shown that it does not."""
+        """At what got no gradient, and at what an optimizer was expected to even out: the steps since know better."""
         step, trace = self._latest[kind]
+        if any(map(_is_cut, self._of_trace[kind])) and self._learnt[kind] != (learnt := _learning(run)):
+            anew = [f for f in self._judged(run, kind, step - self._first_step, learnt) if _is_cut(f)]
+            self._of_trace[kind] = (*(f for f in self._of_trace[kind] if not _is_cut(f)), *anew)
         expected = [f for f in self._of_trace[kind] if f.severity is Severity.INFO and is_of_depth(f)]
         if step - self._first_step < FOLLOWED_STEPS and expected and is_as_far_behind(trace, run, step):
             now = {key_of(f): f for f in self._judged(run, kind, followed(run), _learning(run)) if is_of_depth(f)}
@@ -212,6 +217,7 @@ class Judging:
     def _judged(self, run: Run, kind: Kind, num_steps: int, learning: tuple[str, ...]) -> tuple[Finding, ...]:
         """What the latest trace of a kind shows, of which it is known that it was so `num_steps` into the run."""
         step, trace = self._latest[kind]
+        self._learnt[kind] = learning
         before = self._of_trace.get(kind, ())
         shown = Exhibit(
             traces=(trace,),
@@ -227,6 +233,10 @@ class Judging:
 def _instead(known: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
     """`known`, and what of `found` is something else."""
     return [*known, *(finding for finding in found if key_of(finding) not in {*map(key_of, known)})]
+
+
+def _is_cut(finding: Finding) -> bool:
+    return finding.symptom is Symptom.DISCONNECTED
 
 
 def _is_grave(finding: Finding) -> bool:
