@@ -93,6 +93,12 @@ def test_units_that_saturate_once_all_is_learnt(loss: np.ndarray, severity: Seve
     assert in_time(found, run_with(loss), [0, AT], []).severity is severity
 
 
+def forgets(constant: float) -> Finding:
+    """Told of the first step of a run whose best constant gets such a loss."""
+    symptom, cause, evidence = Symptom.VANISHING, Cause.RECURRENT_CONTRACTION, (Evidence(OF_CONSTANT, constant),)
+    return Finding(symptom, cause, ("lstm",), Severity.CRITICAL, "Forgets.", evidence=evidence, step=0)
+
+
 @pytest.mark.parametrize(
     ("end", "severity"),
     [(2.6, Severity.INFO), (1.2, Severity.INFO), (3.3, Severity.CRITICAL)],
@@ -100,15 +106,7 @@ def test_units_that_saturate_once_all_is_learnt(loss: np.ndarray, severity: Seve
 def test_what_a_recurrence_forgets_beside_a_loss_that_is_seldom_read(end: float, severity: Severity) -> None:
     """Rows lie close at the beginning, and then apart: the latest five are not all of the run's end."""
     loss = np.linspace(3.3, end, NUM)
-    found = Finding(
-        Symptom.VANISHING,
-        Cause.RECURRENT_CONTRACTION,
-        ("lstm",),
-        Severity.CRITICAL,
-        "Forgets.",
-        evidence=(Evidence(OF_CONSTANT, 3.26),),
-        step=0,
-    )
+    found = forgets(constant=3.26)
     rows = np.array([*range(34), 309])
     assert in_time(found, run_with(loss, rows), [0], []).severity is severity
 
@@ -116,15 +114,7 @@ def test_what_a_recurrence_forgets_beside_a_loss_that_is_seldom_read(end: float,
 @pytest.mark.parametrize(("largest", "severity"), [(None, Severity.CRITICAL), (1e-6, Severity.INFO)])
 def test_what_a_recurrence_forgets_in_a_run_whose_steps_move_nothing(largest: float | None, severity: Severity) -> None:
     """Four hundred steps that are too small to do anything tell as little about the data as the first one does."""
-    found = Finding(
-        Symptom.VANISHING,
-        Cause.RECURRENT_CONTRACTION,
-        ("lstm",),
-        Severity.CRITICAL,
-        "Forgets.",
-        evidence=(Evidence(OF_CONSTANT, 1.9),),
-        step=0,
-    )
+    found = forgets(constant=1.9)
     small = Finding(Symptom.UNDERFLOW, Cause.LEARNING_RATE, ("",), Severity.WARNING, "Next to nothing moves.")
     beside = [replace(small, evidence=(Evidence(LARGEST_RATIO, largest),))] if largest is not None else [small]
     judged = in_time(found, run_with(STANDS), [0], beside)
