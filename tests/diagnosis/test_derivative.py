@@ -340,6 +340,18 @@ def test_another_gradient_that_does_not_lead_uphill_is_a_remark(function: Any) -
     assert found.severity is Severity.INFO
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_random_feedback_is_not_said_to_lead_uphill_whatever_is_drawn(seed: int) -> None:
+    class Drawn(Linear):
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            x, weight = ctx.saved_tensors
+            draws = torch.Generator().manual_seed(seed)
+            return gradient @ torch.randn(weight.shape, generator=draws), gradient.T @ x, gradient.sum(0)
+
+    assert all(found.severity is Severity.INFO for found in told(Drawn))
+
+
 @pytest.mark.parametrize(
     "function",
     [

@@ -83,6 +83,10 @@ WRONG_DERIVATIVE = 0.1
 """[fraction] of a derivative, and cosine of the angle with it: central differences at two steps that agree to a tenth
 tell no less."""
 
+OPPOSITE_COSINE = -(0.5**0.5)
+"""[pure number] Nearer to the very opposite of the derivative than to no relation with it. Feedback by random weights
+of fan_out x fan_in has a cosine of 0 with a deviation of 1 / sqrt(fan_out fan_in): of ten, this is 2.2 of it."""
+
 SWING = 4.0
 """[pure number] Range over steepest slope of a sigmoid, 1 / 0.25, and of softmax: how far its operand must move to take
 it from one end to the other."""

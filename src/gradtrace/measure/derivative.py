@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import time
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -210,7 +211,9 @@ def _compared(moved: _Moved, g: Tensor) -> tuple[float, float, float] | None:
             return None
     norm = float(g.double().square().sum().sqrt())
     slope = float(half[0] / said[0])
-    return slope, slope * norm / size, float((said - half)[1:].square().mean().sqrt()) / size
+    across = float((half - slope * said)[1:].square().mean().sqrt())  # the derivative is slope g, and this
+    whole_norm = math.hypot(slope * norm, across)
+    return slope, slope * norm / whole_norm, math.hypot((1.0 - slope) * norm, across) / whole_norm
 
 
 def _noise(like: Tensor, seed: int) -> Tensor:

@@ -1,7 +1,8 @@
 """Does a custom function hand back the derivative of what it computes?
 
-A gradient that makes an obtuse angle with the derivative leads uphill: each step of what lies before the function makes
-the loss larger. Any other that is off is told, and may be meant so: a feedback of random weights, a softened step.
+A gradient that is nearly the opposite of the derivative leads uphill: each step of what lies before the function makes
+the loss larger. Any other that is off is told, and may be meant so: a feedback of random weights, which by chance makes
+an obtuse angle with the derivative half of the time, a softened step.
 What is a custom function for its backward's sake is not held against its forward at all (`measure.derivative`).
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.layer import place
-from gradtrace.diagnosis.thresholds import WRONG_DERIVATIVE
+from gradtrace.diagnosis.thresholds import OPPOSITE_COSINE, WRONG_DERIVATIVE
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import OWN_DERIVATIVE
@@ -33,7 +34,7 @@ def judge(scene: Scene) -> list[Finding]:
 
 
 def _finding(one: DerivativeStats, view: View) -> Finding:
-    is_uphill = one.cosine < -WRONG_DERIVATIVE
+    is_uphill = one.cosine < OPPOSITE_COSINE
     told = (
         "it leads uphill, and the steps of what lies before it make the loss larger"
         if is_uphill
