@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -137,3 +138,22 @@ def test_a_pass_that_goes_through_a_call_that_was_not_looked_at_is_no_half_trace
             optimizer.zero_grad()
     assert watch.trace_steps == (1,)
     assert {op.site.module for op in watch.traces[0].ops} >= {"body", "head"}
+
+
+def test_who_plays_in_another_thread_before_the_first_step_does_not_end_the_recording() -> None:
+    """What sees the functions of torch is of one thread, and can be left in that alone."""
+    torch.manual_seed(0)
+    model = Agent()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradtrace.watch(model, optimizer, every=1) as watch:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = model(torch.randn(16, 4)).square().mean()
+            player = threading.Thread(target=lambda: [call(model, torch.randn(4)) for _ in range(NUM_PLAYS)])
+            player.start()
+            player.join()
+            loss.backward()
+            optimizer.step()
+    assert watch.run.notes == ()
+    assert watch.trace_steps == (0, 1, 2)
+    assert all(op.site.source for op in watch.traces[0].ops if op.name == "MeanBackward0")

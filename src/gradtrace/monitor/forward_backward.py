@@ -41,18 +41,19 @@ class ForwardBackward:
         """A watched module is called, or a compiled function."""
         if self._detector.is_replaying or self._depth or self._rooms.rest.is_on or not self._owner.is_here:
             return None
+        is_ours = self._owner.is_surely_here  # the tape is recorded where it is walked
         with self._spending("hooks"):
             self._depth += 1
             if function is None:
                 self._calls.count(label)
-            dropped = self._dropped if function is None and torch.is_grad_enabled() else None
+            dropped = self._dropped if is_ours and function is None and torch.is_grad_enabled() else None
             if dropped is not None:
                 dropped.come((args, kwargs), counts=self._sampler.is_open)
                 if dropped.passes_by:
                     self._sampler.end_forward()
                     return None, dropped
             call = self._calls.entered(label, module, args, kwargs, function)
-        if self._owner.is_surely_here:  # the tape is recorded where it is walked
+        if is_ours:
             self._sampler.entered(call, args, kwargs, begins_anew=dropped is not None and dropped.has_more)
         return call, dropped
 
