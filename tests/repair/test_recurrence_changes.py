@@ -72,17 +72,17 @@ def applied(change, here):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "made"),
     [
-        {"batch_first": True},
-        {"num_layers": 2, "dropout": 0.1},
-        {"batch_first": True, "bidirectional": True, "bias": False, "nonlinearity": "relu"},
+        ({"batch_first": True}, "a GRU:"),
+        ({"num_layers": 2, "dropout": 0.1}, "a GRU whose gates stay open"),
+        ({"batch_first": True, "bidirectional": True, "bias": False, "nonlinearity": "relu"}, "a GRU:"),
     ],
 )
-def test_an_rnn_becomes_a_gru_that_fits_its_callers(options):
+def test_an_rnn_becomes_a_gru_that_fits_its_callers(options, made):
     torch.manual_seed(0)
     here = situation(LastState(nn.RNN(4, 8, **options)).eval())
-    change = proposed(here, "a GRU")
+    change = proposed(here, made)
     model, _, optimizer = applied(change, here)
     kept = [name for name in options if name != "nonlinearity"]
     assert {name: getattr(model.rnn, name) for name in kept} == {name: options[name] for name in kept}
@@ -90,7 +90,7 @@ def test_an_rnn_becomes_a_gru_that_fits_its_callers(options):
     assert math.isfinite(loss_fn(model, here.batches[0]).item())
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for p in model.parameters()}
-    coded, _, other = applied(replace(change, words=(("what", "draw"),)), here)  # a copy as it was
+    coded, _, other = applied(replace(change, words=(("what", "draw"),), draws=()), here)  # a copy as it was
     exec(change.code, {"torch": torch, "model": coded, "optimizer": other})
     told = {name: p.shape for name, p in model.named_parameters()}
     assert {name: p.shape for name, p in coded.named_parameters()} == told
@@ -98,6 +98,24 @@ def test_an_rnn_becomes_a_gru_that_fits_its_callers(options):
     assert {id(p) for p in coded.parameters()} <= held
     assert not coded.rnn.training
     assert type(here.model.rnn) is nn.RNN
+
+
+@pytest.mark.parametrize(("made", "kept"), [("a GRU whose gates", slice(8, 16)), ("an LSTM whose gates", slice(8, 16))])
+def test_what_takes_the_place_of_an_rnn_may_keep_as_long_as_the_sequence(made, kept):
+    torch.manual_seed(0)
+    here = situation(LastGated(nn.RNN(4, 8, batch_first=True)))
+    change = proposed(here, made)
+    assert f"up to {STEPS} steps" in change.title
+    model, _, _ = applied(change, here)
+    coded, _, other = applied(replace(change, words=(("what", "draw"),), draws=()), here)
+    exec(change.code, {"torch": torch, "model": coded, "optimizer": other})
+    for rnn in (model.rnn, coded.rnn):
+        bias = rnn.bias_ih_l0.detach() + rnn.bias_hh_l0.detach()
+        memory = 1.0 + bias[kept].exp()  # steps: 1 / (1 - sigmoid(b))
+        assert (memory >= 2.0 - 1e-4).all()
+        assert (memory <= STEPS + 1e-3).all()
+        for gate in rnn.weight_hh_l0.detach().chunk(rnn.weight_hh_l0.shape[0] // 8):
+            assert torch.allclose(gate @ gate.T, torch.eye(8), atol=1e-4)
 
 
 def test_a_cell_becomes_a_gru_cell():

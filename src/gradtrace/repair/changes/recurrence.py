@@ -7,6 +7,7 @@ Hochreiter & Schmidhuber (1997).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,14 +17,16 @@ from gradtrace.records.change import Change, Draw
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.draws import code_of, draw_all
 from gradtrace.repair.changes.kind import Kind
-from gradtrace.repair.changes.recurrent_draws import CHRONO, recurrent_draws
+from gradtrace.repair.changes.recurrent_draws import CHRONO, GATES, recurrent_draws
 from gradtrace.repair.twin import RefusalError, Twin, replace_module, take_over
 
 if TYPE_CHECKING:
     from gradtrace.repair.situation import Situation
 
 _OPTIONS = ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
-GATED: dict[type[nn.Module], tuple[tuple[type[nn.Module], ...], tuple[str, ...]]] = {
+_Recurrent = nn.RNNBase | nn.RNNCellBase
+_Gated = nn.GRU | nn.LSTM | nn.GRUCell
+GATED: dict[type[nn.Module], tuple[tuple[type[_Gated], ...], tuple[str, ...]]] = {
     nn.RNN: ((nn.GRU, nn.LSTM), _OPTIONS),
     nn.RNNCell: ((nn.GRUCell,), ("bias",)),
 }
@@ -47,11 +50,11 @@ def propose(situation: Situation) -> list[Change]:
         blamed = not where or any(w == path or w.startswith(f"{path}.") for w in where)
         if not blamed:
             continue
-        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        if isinstance(module, _Recurrent):
             found += _kept_weights(path, module, horizon)
             found.append(_drawn(path, module, horizon))
             if type(module) in GATED:
-                found += [_gated(path, gated, GATED[type(module)][1]) for gated in GATED[type(module)][0]]
+                found += _gated(path, module, horizon)
         elif isinstance(module, nn.Linear) and module.in_features == module.out_features and path in where:
             found += [_orthogonal((f"{path}.weight",), gain) for gain in (1.0, math.sqrt(2.0))]
     for path in where:  # a block that is applied again and again
@@ -70,7 +73,7 @@ def _length(situation: Situation) -> float:
     return float(max(lengths, default=32))
 
 
-def _kept_weights(path: str, module: nn.RNNBase | nn.RNNCellBase, horizon: float) -> list[Change]:
+def _kept_weights(path: str, module: _Recurrent, horizon: float) -> list[Change]:
     """The biases of the gates alone."""
     draws = recurrent_draws(path, module, horizon)
     if not any(draw.how == CHRONO for draw in draws):
@@ -86,7 +89,7 @@ def _kept_weights(path: str, module: nn.RNNBase | nn.RNNCellBase, horizon: float
     ]
 
 
-def _drawn(path: str, module: nn.RNNBase | nn.RNNCellBase, horizon: float) -> Change:
+def _drawn(path: str, module: _Recurrent, horizon: float) -> Change:
     draws = recurrent_draws(path, module, horizon)
     gated = any(draw.how == CHRONO for draw in draws)
     what = "orthogonal maps, gates that stay open as long (chrono)" if gated else "orthogonal maps"
@@ -113,7 +116,33 @@ def _draw(path: str, title: str, reason: str, draws: tuple[Draw, ...], source: s
     )
 
 
-def _gated(path: str, gated: type[nn.Module], names: tuple[str, ...]) -> Change:
+def _gated(path: str, old: _Recurrent, horizon: float) -> list[Change]:
+    """Each as torch draws it, and the same with gates that stay open as long as the sequence.
+
+    Torch's own biases leave the gates at one half: what it keeps of a step is gone a few steps on.
+    """
+    found = []
+    for kind in GATED[type(old)][0]:
+        plain = _in_its_place(path, kind, GATED[type(old)][1])
+        with torch.random.fork_rng(devices=[]):
+            draws = recurrent_draws(path, _made(old, kind), horizon)
+        opened = tuple(draw for draw in draws if draw.how in (GATES, CHRONO) or "bias" in draw.name)
+        found.append(plain)
+        if any(draw.how == CHRONO for draw in opened):
+            what = plain.title.partition(":")[0]
+            found.append(
+                replace(
+                    plain,
+                    title=f"{what} whose gates stay open for up to {horizon:.0f} steps (chrono).",
+                    draws=opened,
+                    code=f"{plain.code}\n{code_of(opened)}",
+                    source=f"{plain.source}; Tallec & Ollivier 2018",
+                )
+            )
+    return found
+
+
+def _in_its_place(path: str, gated: type[nn.Module], names: tuple[str, ...]) -> Change:
     options = ", ".join(f"{name}=rnn.{name}" for name in names)
     reason, source = REASONS[gated.__name__]
     return Change(
@@ -157,14 +186,20 @@ def apply(change: Change, twin: Twin) -> None:
     old = twin.model.get_submodule(path)
     if type(old) not in GATED:
         raise RefusalError(f"{path} is no nn.RNN or nn.RNNCell")
-    kinds, names = GATED[type(old)]
-    gated = next(kind for kind in kinds if kind.__name__ == change.word("what"))
+    gated = next(kind for kind in GATED[type(old)][0] if kind.__name__ == change.word("what"))
     torch.manual_seed(int(torch.randint(2**31, (), generator=twin.generator)))
-    new = gated(old.input_size, old.hidden_size, **{name: getattr(old, name) for name in names})
+    new = _made(old, gated)
     beside = next(old.parameters())
     replace_module(twin.model, old, take_over(new, old))
     twin.adopt(new.parameters(), beside)
     twin.disown(list(old.parameters()))
+    draw_all(change.draws, twin)
+
+
+def _made(old: _Recurrent, gated: type[_Gated]) -> _Gated:
+    """A gated one of the same sizes and options, drawn by torch's own random numbers."""
+    options = {name: getattr(old, name) for name in GATED[type(old)][1]}
+    return gated(old.input_size, old.hidden_size, **options)
 
 
 KIND = Kind(propose, apply)
