@@ -23,6 +23,7 @@ from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.correction import with_shares
 from gradtrace.repair.given import check_numbers, chosen_optimizers
 from gradtrace.repair.learning_rate import RangeTest, at_rate, range_test
+from gradtrace.repair.longer import run_until_told
 from gradtrace.repair.pace import ENOUGH_STEPS, USUAL_CANDIDATES, Pace, choose_pace
 from gradtrace.repair.shares import shares_of
 from gradtrace.repair.situation import Situation
@@ -67,7 +68,8 @@ def fix(
         optimizer: one or several; without any, SGD with momentum 0.9, each network at the learning rate at which it
             does best in a short range test on copies: the unchanged one too.
         held_out: batches on which a change must not be worse.
-        steps: optimizer steps of each training; by default as many as the time allows, 200 at most.
+        steps: optimizer steps of each training; by default as many as the time allows, 200 at most, and up to 800
+            where nothing is proven after these and there is time.
         seeds: trainings of each trial; paired over trials. Two at least.
         time_budget_s: seconds for all of it, about; by default 60, and up to 300 where steps are costly.
         progress: called with a word before each part of the work.
@@ -161,18 +163,24 @@ def _proven(
     before_s, deadline = _spent(timing), time.perf_counter() + left
     course = Course(situation, repair.seeds, pace.steps, held_out, first_layer_of(situation), deadline, say, notes)
     course.rates = rates
+    levels = levels_of(situation.trace, situation.paths) if shares is not None else ()
+    original = Trial(ORIGINAL, Role.ORIGINAL, levels=levels)
+    refused = [trial for trial in candidates if trial.refused]
+
+    def run(pace: Pace) -> Sequence[Trial]:
+        trials, course.trained_findings = run_all(original, usable, placebos, course, pace), None
+        return judged([*trials, *refused], lambda trial: ills_of(trial, course), course.root)
+
+    def costs_s(pace: Pace, seen: Sequence[Trial]) -> float:
+        return pace.cost_s(numbers, cost_seen(seen, cost))
+
     try:
-        levels = levels_of(situation.trace, situation.paths) if shares is not None else ()
-        original = Trial(ORIGINAL, Role.ORIGINAL, levels=levels)
-        trials = run_all(original, usable, placebos, course, pace)
+        ranked, pace = run_until_told(run, course, pace, costs_s, steps or math.inf)
     except OutOfTime:
         needed = _spent(timing) + pace.cost_s(numbers, cost)
         told = f"the time did not suffice for the unchanged network and the placebo; about {needed:.0f} s would"
         return replace(repair, trials=tuple(candidates), steps=pace.steps, notes=(*notes, told))
-    needed = before_s + pace.cost_s(numbers, cost_seen(trials, cost))
-    tell_how_long(course.notes, max(needed, _spent(timing)))
-    refused = [trial for trial in candidates if trial.refused]
-    ranked = judged([*trials, *refused], lambda trial: ills_of(trial, course), course.root)
+    tell_how_long(course.notes, max(before_s + costs_s(pace, ranked), _spent(timing)))
     ranked = confirmed(ranked, course, pace)
     return replace(repair, trials=ranked, steps=pace.steps, notes=(*course.notes, *trend_of(ranked, pace.steps)))
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 NO_BETTER = "no better than the placebo"
+NOT_BEYOND_CHANCE = "better than the unchanged network, but not beyond chance"
 
 
 def judged(
@@ -110,7 +111,7 @@ def _why_not(trial: Trial, original: Trial, *, is_controlled: bool) -> str:
     if found is None or not gained(trial, original):
         return "no better than the unchanged network"
     if not found.better:
-        return "better than the unchanged network, but not beyond chance"
+        return NOT_BEYOND_CHANCE
     if not fell(trial, original):
         return "its loss does not fall"
     placebo = trial.against_placebo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from gradtrace.errors import InputError
 from gradtrace.records.repair import Repair, Role, Trial
 from gradtrace.records.shown import counted
 from gradtrace.repair.confirmation import confirmed
+from gradtrace.repair.longer import run_until_told
 from gradtrace.repair.pace import FEWEST_STEPS, Pace, choose_pace
 from gradtrace.repair.training import NUM_POINTS, OutOfTime
 from gradtrace.repair.trend import trend_of
@@ -24,7 +26,7 @@ from gradtrace.runner.fixing.process import Processes
 from gradtrace.runner.script import Script, check_exists
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from gradtrace.runner.fixing.exchange import Probed
 
@@ -91,18 +93,30 @@ def _repaired(
         return replace(repair, notes=(*probed.notes, "the time did not suffice to run the script a second time"))
     before_s = time_budget_s - (deadline - time.perf_counter())
     numbers = len(probed.candidates), len(probed.placebos), course.seeds
+
+    def run(pace: Pace) -> Sequence[Trial]:
+        return judged(_trained(course, probed, pace), course.ills_of, course.root)
+
+    def costs_s(pace: Pace, seen: Sequence[Trial]) -> float:
+        return pace.cost_s(numbers, cost_seen(seen, course.step_s), course.start_s)
+
     try:
-        trials = _trained(course, probed, pace)
-        needed = before_s + pace.cost_s(numbers, cost_seen(trials, course.step_s), course.start_s)
-        tell_how_long(course.notes, max(needed, time_budget_s - (deadline - time.perf_counter())))
+        ranked, pace = run_until_told(run, course, pace, costs_s, steps or _most(answer))
+        so_far_s = time_budget_s - (deadline - time.perf_counter())
+        tell_how_long(course.notes, max(before_s + costs_s(pace, ranked), so_far_s))
     except OutOfTime:
         needed = time_budget_s + Pace(FEWEST_STEPS).cost_s(numbers, course.step_s, course.start_s)
         told = f"the time did not suffice for the unchanged script and the placebo; about {needed:.0f} s would"
         return replace(repair, steps=course.steps, notes=(*course.notes, told))
-    ranked = confirmed(judged(trials, course.ills_of, course.root), course, pace)
+    ranked = confirmed(ranked, course, pace)
     notes = (*course.notes, *_notes(prepared, course, answer), *trend_of(ranked, course.steps))
     repair = replace(repair, trials=ranked, steps=course.steps, seeds=course.seeds, notes=notes)
     return with_script_diffs(repair, prepared.given.name, course, probed, processes)
+
+
+def _most(probed: Answer) -> float:
+    """Steps that the script makes, as far as the first run has seen its end."""
+    return len(probed.losses) if probed.has_ended and not probed.failure else math.inf
 
 
 def _probed(prepared: Prepared, processes: Processes, time_budget_s: float) -> tuple[Probed, Answer]:
@@ -154,7 +168,7 @@ def _course(
     numbers = len(probed.candidates), len(probed.placebos), seeds
     left = deadline - time.perf_counter()
     pace = choose_pace(numbers, course.step_s, left, steps=steps, start_s=course.start_s)
-    if answer.has_ended and not answer.failure:
+    if _most(answer) < math.inf:
         pace = replace(pace, steps=_within(steps, pace.steps, len(answer.losses), prepared.given.name))
     course.steps = pace.steps
     course.notes += pace.left_out
