@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradtrace.monitor.schedule.allowance import LENT_S, allowance_s, law_s
-from gradtrace.monitor.schedule.cost import Level
-from gradtrace.monitor.schedule.schedule import IDLE_GROWTH, OPENING, SHORTEST_REST, Schedule
+from gradtrace.monitor.schedule.cost import NOTED_S, Level
+from gradtrace.monitor.schedule.schedule import IDLE_GROWTH, NOTING, OPENING, SHORTEST_REST, Schedule
 
 
 class Training:
@@ -25,6 +25,7 @@ class Training:
         updates_s: float = 0.0,
         trace_s: float = 0.0,
         *,
+        noted_s: float = NOTED_S,
         budget: float = 0.02,
         seen: float = 1.0,
         drift: float = 0.0,
@@ -40,6 +41,8 @@ class Training:
         """(seconds of training, seconds of watching) after each step."""
         self.dearest = {"traces": 0.0, "updates": 0.0, "every step": 0.0}
         self._costs = {"hooks": hooks_s, "norms": norms_s, "updates": updates_s, "traces": trace_s}
+        self._noted_s = noted_s
+        """Of a step at rest, which no clock sees."""
         self._step_s, self._seen, self._drift, self._noise = step_s, seen, drift, noise
         self.schedule.num_kinds = num_kinds
         self._random = random.Random(0)
@@ -54,7 +57,10 @@ class Training:
         took = self._step_s * (1.0 + self._drift * step) * (1.0 + self._noise * self._random.random())
         self.now += took
         self.training_s += took
-        if level is not Level.REST:
+        if level is Level.REST:
+            self.now += self._noted_s
+            self.watching_s += self._noted_s
+        else:
             self._spend("hooks")
             if schedule.wants_trace(step):
                 self.traced.append(step)
@@ -92,6 +98,7 @@ def test_over_any_first_stretch_the_total_stays_within_the_law(
     training = Training(step_s, hooks, norms, updates, trace, seen=seen)
     training.run(num_steps)
     first = hooks + norms + updates + trace  # whose cost nobody can know before
+    first += max(NOTED_S - NOTING * 0.02 * step_s, 0.0) * training.levels.count(Level.REST)  # of the shortest steps
     for training_s, watching_s in training.watched_at:
         assert watching_s <= law_s(training_s, 0.02) + first + hooks + norms + 1e-9
 
@@ -106,6 +113,26 @@ def test_a_run_of_a_minute_and_more_keeps_to_two_percent(step_s: float, num_step
     assert told.watching_s == pytest.approx(training.watching_s, rel=0.25)
     assert told.num_compared > 20
     assert sum(seconds for _, seconds in told.parts_s) == pytest.approx(told.watching_s)
+
+
+@pytest.mark.parametrize("noted_s", [3e-6, 4e-6])
+def test_noting_short_steps_at_rest_counts_with_the_rest(noted_s: float) -> None:
+    training = Training(0.0004, 2e-4, 4e-4, 2e-4, 0.003, seen=0.7, noise=0.1, noted_s=noted_s)
+    training.run(150_000)
+    assert 0.01 * training.training_s < training.watching_s < 0.02 * training.training_s
+    assert training.schedule.cost.record().watching_s == pytest.approx(training.watching_s, rel=0.25)
+    measured = [step for step, level in enumerate(training.levels) if level is Level.MEASURE]
+    assert len(measured) > 200
+    assert measured[-1] > 0.8 * 150_000
+
+
+def test_steps_that_are_shorter_than_can_be_noted_for_the_budget_are_still_measured_now_and_then() -> None:
+    training = Training(5e-5, 2e-5, 4e-5, 2e-5, 0.001, noted_s=4e-6)
+    training.run(200_000)
+    late = training.levels[100_000:]
+    assert late.count(Level.MEASURE) > 50
+    own_s = training.watching_s - 4e-6 * training.levels.count(Level.REST)
+    assert own_s <= law_s(training.training_s, 0.02)
 
 
 @pytest.mark.parametrize("drift", [0.0, 2e-4, -2e-4])
@@ -136,7 +163,7 @@ def test_a_run_that_is_over_at_any_time_has_a_late_trace_of_each_kind(num_steps:
 
 
 def test_the_next_trace_is_left_its_room() -> None:
-    training = Training(0.004, 1e-3, 1e-3, 5e-4, 0.02)
+    training = Training(0.004, 1e-3, 1e-3, 5e-4, 0.019)
     training.run(400)
     assert training.traced[-1] >= 200
 

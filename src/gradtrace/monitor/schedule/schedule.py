@@ -21,7 +21,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 from gradtrace.monitor.schedule.allowance import allowance_s
-from gradtrace.monitor.schedule.cost import Cost, Level, Spending
+from gradtrace.monitor.schedule.cost import NOTED_S, Cost, Level, Spending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,6 +46,10 @@ HEARD = 0.1
 
 FITS = 0.7
 """[fraction of the budget] Where measuring every step takes less, every step is measured."""
+
+NOTING = 0.5
+"""[fraction of the budget] What noting steps at rest may take of it: where steps are so short that it takes more
+(below 0.4 ms), there is as much again to see anything at all."""
 
 SHARES = {"traces": 0.35, "updates": 0.1, "findings": 0.05}
 """[fraction of the allowance] Each may take so much: none can starve another."""
@@ -93,7 +97,7 @@ class Schedule:
         """Steps until another level may begin."""
         self.num_kinds = 1
         """Of passes that are traced by turns."""
-        self._budget, self._every, self._clock = budget, every, clock
+        self._whole_budget, self._every, self._clock = budget, every, clock
         self._never_rests = measures_always or budget >= UNCURBED
         self._is_mixed = False
         self._ended = clock()
@@ -209,13 +213,19 @@ class Schedule:
         wanted = (of_step * length - room) / max(earned - cost.of_step(idle), 0.1 * earned, 1e-12)
         return idle, int(min(max(SHORTEST, wanted), max(SHORTEST_REST, step * IDLE_GROWTH)))
 
+    @property
+    def _budget(self) -> float:
+        """What is left beside noting: all that can be decided about."""
+        noting = NOTED_S / self.cost.usual_s if self.cost.usual_s else 0.0
+        return self._whole_budget - min(noting, NOTING * self._whole_budget)
+
     def _idle(self) -> Level:
         """Of steps that are not measured."""
         of_listening = self.cost.of_step(Level.LISTEN)
         return Level.LISTEN if of_listening <= LISTENING * self._budget * self.cost.usual_s else Level.REST
 
     def _room_s(self) -> float:
-        spent_s = self.cost.spent_s - sum(self.cost.first.values())
+        spent_s = self.cost.spent_s - self.cost.noted_s - sum(self.cost.first.values())
         return allowance_s(self.cost.training_s, self._budget) - spent_s
 
     def _room_for_steps_s(self, step: int) -> float:
