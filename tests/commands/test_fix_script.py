@@ -145,6 +145,16 @@ def test_another_loss_is_tried_by_the_script_s_own_measure_and_patched(folder, t
 
 
 @pytest.mark.long
+def test_what_ails_a_script_after_its_first_steps_only_is_found_by_a_second_look(folder):
+    late = "    loss = loss + (net(x).relu() * 0.0).sqrt().sum() if step >= 100 else loss\n"
+    (folder / "train.py").write_text(DEEP.replace("    sgd.zero_grad()", f"{late}    sgd.zero_grad()"))
+    done = run("--steps", "140", "--time", "600", "train.py", "2", "ReLU")
+    assert "CRITICAL  nonfinite, because of unsafe op" in done.stdout
+    assert "At step 100 the loss is finite" in done.stdout
+    assert "Trained on copies: 140 steps" in done.stdout  # losses end with step 100, and the script does not
+
+
+@pytest.mark.long
 def test_a_healthy_script_is_left_alone(folder):
     done = run("train.py", "2", "ReLU")
     assert done.exit_code == 0, done.output

@@ -85,7 +85,7 @@ class ScriptCourse:
 
     def _answer(self, trial: Trial, seed: int, steps: int) -> Answer:
         known = self.answers.get((trial.title, seed))
-        if known is not None and (len(known.losses) >= steps or known.has_ended or not _is_finite(known)):
+        if known is not None and (len(known.losses) >= steps or known.has_ended or not is_finite(known)):
             return known
         # where the way to the first step is long, the rest of the steps is cheap, and then known
         wanted = self.steps if (self.steps - steps) * self.step_s <= self.start_s else steps
@@ -121,12 +121,13 @@ class ScriptCourse:
 
 def _broken(answer: Answer, steps: int) -> Answer:
     """A script that raised has no loss from there on."""
-    if answer.failure and _is_finite(answer) and len(answer.losses) < steps:
+    if answer.failure and is_finite(answer) and len(answer.losses) < steps:
         return replace(answer, losses=(*answer.losses, math.inf))
     return answer
 
 
-def _is_finite(answer: Answer) -> bool:
+def is_finite(answer: Answer) -> bool:
+    """Whether its losses are, which end with the first that is not."""
     return not answer.losses or math.isfinite(answer.losses[-1])
 
 

@@ -18,7 +18,7 @@ from gradtrace.repair.training import NUM_POINTS, OutOfTime
 from gradtrace.repair.trend import trend_of
 from gradtrace.repair.trials import ORIGINAL, cost_seen, run_all, tell_how_long
 from gradtrace.repair.verdicts import judged
-from gradtrace.runner.fixing.course import ScriptCourse
+from gradtrace.runner.fixing.course import ScriptCourse, is_finite
 from gradtrace.runner.fixing.exchange import Answer, Order
 from gradtrace.runner.fixing.folder import Folder, look_through, warnings
 from gradtrace.runner.fixing.patching import with_script_diffs
@@ -34,6 +34,8 @@ PROBE_STEPS = 64
 """Steps of the first run: as many as the watch measures one and all."""
 PROBE_FRAC = 0.1
 """[of the time budget] They may take, or else they are fewer."""
+MOST_PROBE_STEPS, MOST_PROBE_FRAC = 1024, 0.3
+"""[steps, of the time budget] Of a second run, where the first looks well: much shows only in a loss that stays up."""
 NOT_TRIED = (
     "not looked at in a script: whether a held-out loss gets worse; a factory, gradtrace fix net.py:build, can be asked"
 )
@@ -78,7 +80,11 @@ def _repaired(
     progress: Callable[[str], None],
 ) -> Repair:  # fmt: skip
     progress(f"{prepared.given.name} up to its first {PROBE_STEPS} steps")
-    probed, answer = _probed(prepared, processes, time_budget_s)
+    probed, answer = _probed(prepared, processes, PROBE_STEPS, PROBE_FRAC * time_budget_s, time_budget_s)
+    if probed.diagnosis.healthy and not answer.has_ended:
+        progress(f"which look well; up to its first {MOST_PROBE_STEPS}")
+        longer_s = MOST_PROBE_FRAC * time_budget_s
+        probed, answer = _probed(prepared, processes, MOST_PROBE_STEPS, longer_s, time_budget_s)
     title = " ".join(prepared.given.command)
     repair = Repair(probed.diagnosis, probed.shares, (), seeds=seeds, optimizer=probed.optimizer, title=title)
     if probed.diagnosis.healthy:
@@ -115,19 +121,20 @@ def _repaired(
 
 
 def _most(probed: Answer) -> float:
-    """Steps that the script makes, as far as the first run has seen its end."""
-    return len(probed.losses) if probed.has_ended and not probed.failure else math.inf
+    """Steps that the script makes, where the first run has seen its end, and losses that are finite up to it."""
+    has_told = probed.has_ended and not probed.failure and is_finite(probed)
+    return len(probed.losses) if has_told else math.inf
 
 
-def _probed(prepared: Prepared, processes: Processes, time_budget_s: float) -> tuple[Probed, Answer]:
-    order = Order(prepared.script, PROBE_STEPS, is_probe=True, seconds=PROBE_FRAC * time_budget_s)
+def _probed(
+    prepared: Prepared, processes: Processes, steps: int, seconds: float, time_budget_s: float
+) -> tuple[Probed, Answer]:
+    order = Order(prepared.script, steps, is_probe=True, seconds=seconds)
     name = prepared.given.name
     try:
         answer = processes.ask(order, FIRST_STEP_S + time_budget_s)
     except OutOfTime as error:
-        raise InputError(
-            f"{name} had made no {PROBE_STEPS} steps after {FIRST_STEP_S + time_budget_s:.0f} s"
-        ) from error
+        raise InputError(f"{name} had made no {steps} steps after {FIRST_STEP_S + time_budget_s:.0f} s") from error
     if answer.refused:
         raise InputError(answer.refused)
     if answer.probed is None:
