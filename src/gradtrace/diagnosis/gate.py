@@ -82,12 +82,12 @@ def gate_decades(trace: Trace, steps: Iterable[Step]) -> float:
     return math.fsum(step.gain_log10 for step in steps if is_gated(trace.ops[step.op], trace))
 
 
-def gates_take_most(view: View) -> bool:
+def gates_take_most(trace: Trace, paths: Paths) -> bool:
     """Whether products with gates take most of what is lost on the way to the deepest layer."""
-    reached = [op.index for op in view.trace.ops if op.weights and op.received is not None]
-    steps = view.paths.path(max(reached, key=lambda index: (view.paths.depths[index], index))) if reached else []
-    lost = math.fsum(step.gain_log10 for step in steps if view.trace.ops[step.op].factor is not Factor.LOSS)
-    return lost < 0.0 and gate_decades(view.trace, steps) <= DOMINANT_FRAC * lost
+    reached = [op.index for op in trace.ops if op.weights and op.received is not None]
+    steps = paths.path(max(reached, key=lambda index: (paths.depths[index], index))) if reached else []
+    lost = math.fsum(step.gain_log10 for step in steps if trace.ops[step.op].factor is not Factor.LOSS)
+    return lost < 0.0 and gate_decades(trace, steps) <= DOMINANT_FRAC * lost
 
 
 def is_gated(op: Op, trace: Trace) -> bool:
@@ -95,19 +95,18 @@ def is_gated(op: Op, trace: Trace) -> bool:
     if op.factor is not Factor.WEIGHT or op.weights or not op.name.startswith("Mul"):
         return False
     sides = [trace.ops[target[0]] for target in op.targets if target is not None]
-    return len(sides) > 1 and any(_is_bounded(side, trace) for side in sides)
+    below = [behind_views(side, trace).activation for side in sides]
+    return len(sides) > 1 and any(a is not None and a.function in BOUNDED for a in below)
 
 
-def _is_bounded(op: Op, trace: Trace) -> bool:
-    """Behind views."""
+def behind_views(op: Op, trace: Trace) -> Op:
+    """What a value was before it was shaped anew."""
     for _ in range(4):
-        if op.activation is not None:
-            return op.activation.function in BOUNDED
         ways = [target[0] for target in op.targets if target is not None]
-        if op.factor is not Factor.RESHAPE or len(ways) != 1:
-            return False
+        if op.activation is not None or op.factor is not Factor.RESHAPE or len(ways) != 1:
+            break
         op = trace.ops[ways[0]]
-    return False
+    return op
 
 
 def _of_parameter(op: Op, view: View) -> bool:

@@ -44,14 +44,17 @@ class Draw:
 
     name: str
     how: str
-    """'gaussian', 'orthogonal', 'normal', 'constant', 'centred', 'gates', 'chrono'.
+    """'gaussian', 'orthogonal', 'normal', 'constant', 'centred', 'gates', 'chrono', 'open'.
 
-    Centred is a bias that takes the mean of its input out; gates are orthogonal one by one, and chrono is their bias.
+    Centred is a bias that takes the mean of its input out; gates are orthogonal one by one, and chrono is their bias;
+    open is that of one gate, the entries `rows`.
     """
     value: float
     """Gain sqrt(fan_in Var(w)), standard deviation, the constant, the mean, the time steps."""
     rows_are_inputs: bool = False
     """As of x @ W, and of transposed convolutions: the units are the second axis."""
+    rows: tuple[int, int] = (0, 0)
+    """The first entry that is drawn, and the one behind the last; (0, 0): all."""
 
 
 @dataclass(frozen=True, slots=True)

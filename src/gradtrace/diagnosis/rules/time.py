@@ -111,7 +111,7 @@ def _measured(view: View, first: Trace) -> list[_Measured]:
             spectrum = reference.spectrum_of(chain)
             source = next((op.site.source for op in trace.ops if op.site.module == chain.module), "")
             exponent = spectrum.largest if spectrum is not None else None
-            gated = chain.kind == "loop" and gates_take_most(view)
+            gated = chain.kind == "loop" and gates_take_most(view.trace, view.paths)
             found.append(_Measured(layer, horizon, extent, record, exponent, source, _weight(chain, trace), gated))
     return found
 

@@ -21,8 +21,10 @@ from gradtrace.records.change import Draw
 from gradtrace.repair.changes.recurrent_draws import (
     CHRONO,
     GATES,
+    OPEN,
     draw_chrono_,
     draw_gates_,
+    draw_open_,
     recurrent_code,
     recurrent_draw,
 )
@@ -133,6 +135,8 @@ def _draw(draw: Draw, parameter: nn.Parameter, twin: Twin) -> None:
         size = twin.model.get_submodule(draw.name.rpartition(".")[0]).hidden_size
         fill = draw_gates_ if draw.how == GATES else draw_chrono_
         fill(parameter, size, draw.value, twin.generator)
+    elif draw.how == OPEN:
+        draw_open_(parameter, draw.rows, draw.value, twin.generator)
     elif draw.how == "centred":
         module = twin.model.get_submodule(draw.name.rpartition(".")[0])
         parameter.copy_(-draw.value * module.weight.flatten(1).sum(1))

@@ -17,6 +17,7 @@ from gradtrace.records.change import Change, Draw
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.draws import code_of, draw_all
 from gradtrace.repair.changes.kind import Kind
+from gradtrace.repair.changes.open_gates import opened
 from gradtrace.repair.changes.recurrent_draws import CHRONO, GATES, recurrent_draws
 from gradtrace.repair.twin import RefusalError, Twin, replace_module, take_over
 
@@ -57,6 +58,7 @@ def propose(situation: Situation) -> list[Change]:
                 found += _gated(path, module, horizon)
         elif isinstance(module, nn.Linear) and module.in_features == module.out_features and path in where:
             found += [_orthogonal((f"{path}.weight",), gain) for gain in (1.0, math.sqrt(2.0))]
+    found += opened(situation, horizon)
     for path in where:  # a block that is applied again and again
         inner = tuple(n for n, p in situation.model.named_parameters() if p.dim() > 1 and n.startswith(f"{path}."))
         if inner and not any(set(inner) & set(change.where) for change in found):

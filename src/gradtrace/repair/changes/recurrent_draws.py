@@ -19,7 +19,7 @@ from gradtrace.records.change import Draw
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-GATES, CHRONO = "gates", "chrono"
+GATES, CHRONO, OPEN = "gates", "chrono", "open"
 
 
 def recurrent_draws(path: str, module: nn.RNNBase | nn.RNNCellBase, horizon: float) -> tuple[Draw, ...]:
@@ -60,13 +60,23 @@ def draw_chrono_(bias: Tensor, size: int, horizon: float, generator: torch.Gener
         bias[:size] = -memory
 
 
+def draw_open_(bias: Tensor, rows: tuple[int, int], horizon: float, generator: torch.Generator) -> None:
+    """The same for the entries `rows` of a bias, which open the gate of a recurrence written by hand; in place."""
+    memory = torch.empty(rows[1] - rows[0]).uniform_(1.0, horizon - 1.0, generator=generator)
+    bias[rows[0] : rows[1]] = memory.log().to(bias)
+
+
 def _num_gates(parameter: Tensor, size: int) -> int:
     return max(parameter.shape[0] // size, 1)
 
 
 def recurrent_code(draws: Sequence[Draw]) -> list[str]:
     """The same, as lines within ``with torch.no_grad():``."""
-    lines = []
+    lines = [
+        f"    model.get_parameter({d.name!r})[{d.rows[0]}:{d.rows[1]}].uniform_(1.0, {d.value - 1.0:g}).log_()"
+        for d in draws
+        if d.how == OPEN
+    ]
     for how, value in dict.fromkeys((draw.how, draw.value) for draw in draws if draw.how in (GATES, CHRONO)):
         names = [draw.name for draw in draws if (draw.how, draw.value) == (how, value)]
         lines += [
