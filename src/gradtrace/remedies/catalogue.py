@@ -168,6 +168,12 @@ FOR_CLASSES = Remedy(
     "loss = torch.nn.functional.cross_entropy(logits, target)  # logits [batch, classes], target [batch]",
 )
 
+SMOOTH = Remedy(
+    "Use an activation that bends everywhere, where the loss takes second derivatives of the network.",
+    "torch.nn.Tanh()  # or torch.nn.SiLU(), torch.nn.Softplus(), a sine",
+    "Raissi et al. 2019",
+)
+
 REMEDIES: dict[Cause, tuple[Remedy, ...]] = {
     Cause.ACTIVATION_DERIVATIVE: (
         Remedy("Use an activation whose derivative reaches one.", "torch.nn.ReLU()", "Glorot et al. 2011"),
