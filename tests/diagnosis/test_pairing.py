@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from gradtrace import check
 from gradtrace.measure.objective import reach
-from gradtrace.records.vocabulary import Cause, Symptom
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 from .networks import batches
 from .test_learning import findings, loud
@@ -178,3 +178,52 @@ def test_a_cross_entropy_of_one_class_wants_an_output_for_each(num_outputs: int)
     told = [f for f in found if f.cause is Cause.LOSS_FUNCTION]
     assert len(told) == (num_outputs == 1)
     assert all("an output for each class" in f.remedies[0].title for f in told)
+
+
+@pytest.mark.parametrize("log_target", [False, True])
+@pytest.mark.parametrize("given", ["logarithms", "probabilities", "raw"])
+def test_a_divergence_wants_log_probabilities(given: str, log_target: bool) -> None:
+    """kl_div is sum t (log t - x): of probabilities x it has no slope to speak of, of raw numbers no minimum."""
+    torch.manual_seed(0)
+    make = {"logarithms": F.log_softmax, "probabilities": F.softmax}
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        out = model(batch[0])
+        target = F.log_softmax(batch[0][:, :4], dim=1)
+        x = make[given](out, dim=1) if given in make else out
+        return F.kl_div(x, target if log_target else target.exp(), reduction="batchmean", log_target=log_target)
+
+    found = [f for f in findings(nn.Linear(16, 4), loss, batches()) if f.severity is not Severity.INFO]
+    assert [(f.symptom, f.cause) for f in found] == [(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)] * (
+        given != "logarithms"
+    )
+    for one in found:
+        assert one.message.startswith("kl_div expects log-probabilities")
+        assert one.severity is (Severity.CRITICAL if given == "raw" else Severity.WARNING)
+
+
+def test_a_divergence_between_two_that_both_learn_has_probabilities_on_one_side() -> None:
+    """As in mutual learning: the target is a softmax that learns too."""
+    torch.manual_seed(0)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        ours, theirs = model(batch[0]).chunk(2, dim=1)
+        fit = F.cross_entropy(ours, batch[1]) + F.cross_entropy(theirs, batch[1])
+        return fit + F.kl_div(F.log_softmax(ours, dim=1), F.softmax(theirs, dim=1), reduction="batchmean")
+
+    assert loud(findings(nn.Linear(16, 8), loss, batches())) == []
+
+
+@pytest.mark.parametrize("ill", [True, False])
+def test_an_output_that_its_targets_draw_onto_its_bound_is_not_said_to_die_by_the_steps(ill: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.SiLU(), nn.Linear(32, 1), nn.ReLU())
+    nn.init.constant_(model[2].bias, 0.5)  # type: ignore[arg-type]
+    data = [(x, (-1.0 if ill else 1.0) * (1.0 + x[:, :1].abs())) for x, _ in batches()]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return F.mse_loss(model(batch[0]), batch[1])
+
+    found = findings(model, loss, data, optimizer=optimizer, steps=20)
+    assert loud(found) == ([(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)] if ill else [])

@@ -32,39 +32,61 @@ def pairing(view: View) -> Finding | None:
     """A loss that is given something else than it expects."""
     for op in view.trace.ops:
         kind = base_name(op.name)
-        if op.factor is not Factor.LOSS or (kind not in _EXPECTS_LOGITS and kind not in ("NllLoss", "NllLossNd")):
+        if op.factor is not Factor.LOSS:
             continue
-        below = _through_views(op, view)
-        if below is None:
-            continue
-        fed, told = base_name(below.name), told_op(below, view.trace, view.paths)
-        if kind in _EXPECTS_LOGITS and fed.removeprefix("Safe") == _EXPECTS_LOGITS[kind]:
-            name = "cross_entropy" if kind == "LogSoftmax" else "binary_cross_entropy_with_logits"
-            return _mismatch(
-                view,
-                below,
-                f"{name} applies its own {fed.lower()}, but the output at {told} went through {fed.lower()} "
-                "already: squashed twice, the loss cannot come near zero and its gradient is throttled.",
-            )
-        if kind.startswith("NllLoss") and fed in ("Softmax", "Sigmoid"):
-            return _mismatch(
-                view,
-                below,
-                f"nll_loss expects log-probabilities, but it is given the output of {told}: the loss is then minus the "
-                "probability, and next to flat where that is small, which is where it matters.",
-            )
-        if kind.startswith("NllLoss") and (below.weights or fed == "Relu"):
-            return replace(
-                _mismatch(
-                    view,
-                    below,
-                    f"nll_loss expects log-probabilities, but it is given the output of {told}: the "
-                    "loss is then linear in it and has no minimum: it falls for ever, whatever is learnt.",
-                ),
-                severity=Severity.CRITICAL,
-                evidence=(Evidence(LOWEST_LOSS, -math.inf),),
-            )
+        if op.function == "kl_div":
+            found = _given_no_logarithms("kl_div", _divergence_of(op, view), view)
+        elif kind.startswith("NllLoss"):
+            found = _given_no_logarithms("nll_loss", _through_views(op, view), view)
+        else:
+            found = _squashed_twice(kind, _through_views(op, view), view) if kind in _EXPECTS_LOGITS else None
+        if found is not None:
+            return found
     return None
+
+
+def _squashed_twice(kind: str, below: Op | None, view: View) -> Finding | None:
+    fed = base_name(below.name) if below is not None else ""
+    if below is None or fed.removeprefix("Safe") != _EXPECTS_LOGITS[kind]:
+        return None
+    name = "cross_entropy" if kind == "LogSoftmax" else "binary_cross_entropy_with_logits"
+    told = told_op(below, view.trace, view.paths)
+    return _mismatch(
+        view,
+        below,
+        f"{name} applies its own {fed.lower()}, but the output at {told} went through {fed.lower()} already: squashed "
+        "twice, the loss cannot come near zero and its gradient is throttled.",
+    )
+
+
+def _given_no_logarithms(name: str, below: Op | None, view: View) -> Finding | None:
+    """A loss of log-probabilities, -sum t x, that is given probabilities or raw numbers x."""
+    if below is None:
+        return None
+    fed = base_name(below.name)
+    given = (
+        f"{name} expects log-probabilities, but it is given the output of {told_op(below, view.trace, view.paths)}: "
+    )
+    if fed.removeprefix("Safe") in ("Softmax", "Sigmoid"):
+        flat = (
+            "the loss is then minus the probability, and next to flat where that is small, which is where it matters."
+        )
+        return _mismatch(view, below, given + flat)
+    if below.weights or fed == "Relu":
+        endless = "the loss is then linear in it and has no minimum: it falls for ever, whatever is learnt."
+        evidence = (Evidence(LOWEST_LOSS, -math.inf),)
+        return replace(_mismatch(view, below, given + endless), severity=Severity.CRITICAL, evidence=evidence)
+    return None
+
+
+def _divergence_of(op: Op, view: View) -> Op | None:
+    """What `kl_div` is given beside its targets: the second operand of t x, or of log t - x."""
+    if base_name(op.name) not in ("Mul", "Sub") or len(op.targets) < 2 or op.targets[1] is None:
+        return None
+    below = view.trace.ops[op.targets[1][0]]
+    if below.function == "kl_div":
+        return None
+    return _through_views(below, view) if below.factor is Factor.RESHAPE or _moves_only(below) else below
 
 
 def _mismatch(view: View, op: Op, message: str) -> Finding:
