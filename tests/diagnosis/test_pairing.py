@@ -227,3 +227,34 @@ def test_an_output_that_its_targets_draw_onto_its_bound_is_not_said_to_die_by_th
 
     found = findings(model, loss, data, optimizer=optimizer, steps=20)
     assert loud(found) == ([(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)] if ill else [])
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("written", ["log_softmax", "log of softmax", "positions"])
+def test_a_softmax_over_the_batch_in_place_of_the_classes(written: str, dim: int) -> None:
+    """The samples compete for each class, so that n of k classes leave a loss of log(n / k) at best."""
+    torch.manual_seed(0)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        out = model(batch[0])
+        if written == "log_softmax":
+            return F.nll_loss(F.log_softmax(out, dim=dim), batch[1])
+        if written == "log of softmax":
+            return F.nll_loss(torch.log(F.softmax(out, dim=dim)), batch[1])
+        sequences = out.reshape(8, -1, 4)
+        return F.nll_loss(F.log_softmax(sequences, dim=dim + 1).reshape(-1, 4), batch[1])
+
+    found = [f for f in findings(nn.Linear(16, 4), loss, batches()) if f.severity is not Severity.INFO]
+    assert [(f.symptom, f.cause) for f in found] == [(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)] * (dim == 0)
+    for one in found:
+        assert "not taken over the classes" in one.message
+        assert "cross_entropy" in one.remedies[0].code
+
+
+def test_some_of_the_classes_need_not_add_up_to_one() -> None:
+    torch.manual_seed(0)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return F.nll_loss(F.log_softmax(model(batch[0]), dim=1)[:, :4], batch[1])
+
+    assert loud(findings(nn.Linear(16, 9), loss, batches())) == []

@@ -168,6 +168,10 @@ FOR_CLASSES = Remedy(
     "loss = torch.nn.functional.cross_entropy(logits, target)  # logits [batch, classes], target [batch]",
 )
 
+OVER_CLASSES = Remedy(
+    "Take the softmax over the classes, or leave it to cross_entropy.",
+    "loss = torch.nn.functional.cross_entropy(logits, target)  # logits [batch, classes, ...], target [batch, ...]",
+)
 SMOOTH = Remedy(
     "Use an activation that bends everywhere, where the loss takes second derivatives of the network.",
     "torch.nn.Tanh()  # or torch.nn.SiLU(), torch.nn.Softplus(), a sine",

@@ -16,7 +16,7 @@ from gradtrace.diagnosis.thresholds import DOMINANT_FRAC
 from gradtrace.diagnosis.wording import LOWEST_LOSS
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import FOR_CLASSES, SAME_SHAPE, WITHOUT_BOUND, remedies_for
+from gradtrace.remedies.catalogue import FOR_CLASSES, OVER_CLASSES, SAME_SHAPE, WITHOUT_BOUND, remedies_for
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def pairing(view: View) -> Finding | None:
         if op.function == "kl_div":
             found = _given_no_logarithms("kl_div", _divergence_of(op, view), view)
         elif kind.startswith("NllLoss"):
-            found = _given_no_logarithms("nll_loss", _through_views(op, view), view)
+            below = _through_views(op, view)
+            found = _given_no_logarithms("nll_loss", below, view) or _over_another_axis(op, below, view)
         else:
             found = _squashed_twice(kind, _through_views(op, view), view) if kind in _EXPECTS_LOGITS else None
         if found is not None:
@@ -77,6 +78,30 @@ def _given_no_logarithms(name: str, below: Op | None, view: View) -> Finding | N
         evidence = (Evidence(LOWEST_LOSS, -math.inf),)
         return replace(_mismatch(view, below, given + endless), severity=Severity.CRITICAL, evidence=evidence)
     return None
+
+
+def _over_another_axis(op: Op, below: Op | None, view: View) -> Finding | None:
+    """Logarithms of a softmax that do not add up to one over the classes: it is one over samples or positions."""
+    if below is None or op.objective is None or op.objective.held_against > 0.0 or _takes_a_part(op, below, view):
+        return None
+    under = [view.trace.ops[t[0]] for t in below.targets if t is not None]
+    of_softmax = base_name(below.name) == "Log" and base_name(under[0].name).removeprefix("Safe") == "Softmax"
+    if base_name(below.name) != "LogSoftmax" and not of_softmax:
+        return None
+    one = under[0] if of_softmax else below
+    message = (
+        f"{told_op(one, view.trace, view.paths)} is not taken over the classes: of each sample the probabilities that "
+        "nll_loss is given do not add up to one. Samples (or positions) compete for each class, and the loss cannot "
+        "come near zero."
+    )
+    return replace(_mismatch(view, one, message), remedies=(OVER_CLASSES,))
+
+
+def _takes_a_part(op: Op, below: Op, view: View) -> bool:
+    """Whether entries are dropped on the way, as of some of the classes: what is left need not add up to one."""
+    sizes = [one.received.numel for one in (view.trace.ops[op.targets[0][0]] if op.targets[0] else below, below)
+             if one.received is not None]  # fmt: skip
+    return len(set(sizes)) > 1
 
 
 def _divergence_of(op: Op, view: View) -> Op | None:
