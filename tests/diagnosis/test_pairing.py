@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -258,3 +259,44 @@ def test_some_of_the_classes_need_not_add_up_to_one() -> None:
         return F.nll_loss(F.log_softmax(model(batch[0]), dim=1)[:, :4], batch[1])
 
     assert loud(findings(nn.Linear(16, 9), loss, batches())) == []
+
+
+@pytest.mark.parametrize(
+    ("squash", "classes", "severity"),
+    [("sigmoid", 10, Severity.WARNING), ("tanh", 100, Severity.WARNING), ("tanh", 4, Severity.INFO),
+     ("none", 10, None), ("scaled", 10, None), ("relu", 10, None)],
+)  # fmt: skip
+def test_logits_that_an_activation_keeps_in_bounds(squash: str, classes: int, severity: Severity | None) -> None:
+    """One class at b and the others at a leave log(1 + (k - 1) exp(a - b)), and no weights less."""
+    torch.manual_seed(0)
+    squashes = {
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+        "relu": torch.relu,
+        "scaled": lambda z: 16 * torch.tanh(z),
+    }
+    data = [(x, torch.arange(len(x)) % classes) for x, _ in batches()]
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(squashes.get(squash, lambda z: z)(model(batch[0])), batch[1])
+
+    found = findings(nn.Linear(16, classes), loss, data)
+    assert [f.severity for f in found] == ([] if severity is None else [severity])
+    for one in found:
+        width = 1.0 if squash == "sigmoid" else 2.0
+        assert one.evidence[0].value == pytest.approx(math.log1p((classes - 1) * math.exp(-width)), rel=1e-5)
+        assert "expects logits" in one.message
+
+
+@pytest.mark.parametrize(
+    ("squash", "floor"), [(torch.tanh, math.log1p(math.exp(-1.0))), (torch.relu, 0.5 * math.log(2.0))]
+)
+def test_what_bounded_logits_leave_of_two_classes(squash: Any, floor: float) -> None:
+    target = torch.tensor([[0.0], [1.0]])
+    out = squash(torch.zeros(2, 1, requires_grad=True))
+    found = reach("binary_cross_entropy_with_logits", (out, target), {})
+    assert found is not None
+    assert found[1].item() == pytest.approx(floor, rel=1e-5)
+    found = reach("binary_cross_entropy_with_logits", (out, torch.full((2, 1), 0.5)), {})
+    assert found is not None
+    assert found[1].item() == pytest.approx(math.log(2.0), rel=1e-5)  # a target's own entropy, within bounds

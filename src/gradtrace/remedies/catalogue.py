@@ -141,6 +141,11 @@ WITHOUT_BOUND = Remedy(
     "output = self.head(x)  # no activation behind it\nloss = torch.nn.functional.mse_loss(output, target)",
     "Bishop 2006",
 )
+AS_LOGITS = Remedy(
+    "Give the loss what the last layer makes, with no activation behind it: it squashes by itself.",
+    "logits = self.head(x)  # no sigmoid or tanh behind it\nloss = torch.nn.functional.cross_entropy(logits, target)",
+    "Bishop 2006",
+)
 SAME_SHAPE = Remedy(
     "Give output and targets the same shape.",
     "loss = torch.nn.functional.mse_loss(output, target.view_as(output))",

@@ -16,7 +16,7 @@ from gradtrace.diagnosis.thresholds import DOMINANT_FRAC
 from gradtrace.diagnosis.wording import LOWEST_LOSS
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import FOR_CLASSES, OVER_CLASSES, SAME_SHAPE, WITHOUT_BOUND, remedies_for
+from gradtrace.remedies.catalogue import AS_LOGITS, FOR_CLASSES, OVER_CLASSES, SAME_SHAPE, WITHOUT_BOUND, remedies_for
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
@@ -159,17 +159,44 @@ def beyond(view: View) -> Finding | None:
         )
     for op in found:
         objective = op.objective
-        if objective is not None and out_of_reach(objective):
+        if objective is not None and objective.function not in _OF_LOGITS and out_of_reach(objective):
             return _unreachable(
                 view,
                 op,
                 Symptom.LOSS_SATURATED,
                 SAME_SHAPE if objective.held_against > 1.0 else WITHOUT_BOUND,
                 _floor_words(objective),
-                Evidence("loss that the range leaves at best", objective.floor),
-                Evidence("loss of the best constant", objective.constant),
+                *_of_floor(objective),
             )
     return None
+
+
+_OF_LOGITS = ("cross_entropy", "binary_cross_entropy_with_logits")
+
+
+def bounded_logits(view: View) -> Finding | None:
+    """Logits that an activation keeps in bounds: no class becomes certain. A remark where little is lost by it."""
+    for op in view.trace.ops:
+        objective = op.objective
+        if objective is None or objective.function not in _OF_LOGITS or not objective.floor > 0.0:
+            continue
+        message = (
+            f"{objective.function} expects logits of any size, but an activation keeps them in bounds: whatever the "
+            f"weights are, the loss stays above {objective.floor:.4g}, and the best constant gets "
+            f"{objective.constant:.4g}. Take the activation away."
+        )
+        severity = Severity.WARNING if out_of_reach(objective) else Severity.INFO
+        where = tuple(place(layer, view.paths) for layer in last_layers(view)[:1])
+        found = _unreachable(view, op, Symptom.LOSS_SATURATED, AS_LOGITS, message, *_of_floor(objective))
+        return replace(found, severity=severity, where=where)
+    return None
+
+
+def _of_floor(objective: ObjectiveStats) -> tuple[Evidence, Evidence]:
+    return (
+        Evidence("loss that the range leaves at best", objective.floor),
+        Evidence("loss of the best constant", objective.constant),
+    )
 
 
 def out_of_reach(objective: ObjectiveStats) -> bool:
