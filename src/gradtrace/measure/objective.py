@@ -170,11 +170,19 @@ def _entropy(p: Tensor) -> Tensor:
 
 
 def range_of(node: Node | None) -> tuple[float, float]:
-    """Of the squashing function that the output comes from, behind views."""
+    """Of the squashing function that the output comes from, behind views.
+
+    >>> z = torch.zeros(1, requires_grad=True)
+    >>> range_of(torch.tanh(z).grad_fn), range_of(torch.nn.functional.relu6(z)[0].grad_fn), range_of(z.exp().grad_fn)
+    ((-1.0, 1.0), (0.0, 6.0), (-inf, inf))
+    """
     for _ in range(8):
         if node is None:
             break
         name = node.name().rpartition("::")[2].partition("Backward")[0]
+        if name == "Hardtanh":  # ReLU6 is one, too
+            saved: Any = node
+            return float(saved._saved_min_val), float(saved._saved_max_val)
         if name not in _VIEWS:
             return _RANGES.get(name, (-math.inf, math.inf))
         node = node.next_functions[0][0]
