@@ -47,6 +47,17 @@ def test_sums_of_products_overflow_with_weights_of_usual_size(norm: bool, gain: 
     assert found == [(Symptom.NONFINITE, cause) for cause in causes]
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_a_table_of_usual_size_is_not_to_blame(scale: float) -> None:
+    torch.manual_seed(0)
+    table = nn.Embedding(8, 16)
+    with torch.no_grad():
+        table.weight.mul_(scale)
+    data = [(torch.arange(64) % 8, y) for _, y in batches()]
+    found = loud(findings(nn.Sequential(table, _blocks(False)), data=data))
+    assert found == [(Symptom.NONFINITE, Cause.RESIDUAL_GROWTH if scale == 1.0 else Cause.LARGE_WEIGHTS)]
+
+
 def test_large_data_overflow_by_themselves() -> None:
     data = [(x * 1e30, y) for x, y in batches()]
     assert (Symptom.NONFINITE, Cause.RESIDUAL_GROWTH) not in loud(findings(_blocks(False), data=data))

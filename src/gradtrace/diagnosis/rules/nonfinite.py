@@ -14,7 +14,7 @@ from gradtrace.diagnosis.layer import is_layer, place, rms_to_fan_in
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.scene import View, is_finite
 from gradtrace.diagnosis.sums import is_sum
-from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS, LARGE_WEIGHT
+from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS, INPUT_RMS, LARGE_WEIGHT
 from gradtrace.measure.names import Names
 from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
@@ -104,8 +104,11 @@ def _is_grown_by_sums(trace: Trace) -> bool:
     A layer of such weights keeps a signal's scale; products of signals (gates, attention) and sums of them do not.
     """
     view = View(trace, Paths(trace), ())
-    sizes = [size for op in trace.ops if is_layer(op) for size in rms_to_fan_in(op, trace)]
-    if not sizes or max(sizes) >= LARGE_WEIGHT or large_inputs(view):
+    tables = [op for op in trace.ops if "Embedding" in op.name]  # what is looked up is data to what follows
+    looked_up = [p.norm / math.sqrt(p.numel) for p in trace.parameters if any(p.name in op.weights for op in tables)]
+    maps = [op for op in trace.ops if is_layer(op) and op not in tables]
+    sizes = [size for op in maps for size in rms_to_fan_in(op, trace)]
+    if not sizes or max(sizes) >= LARGE_WEIGHT or large_inputs(view) or max(looked_up, default=0.0) >= INPUT_RMS:
         return False
     return any(len(view.paths.arrivals[op.index]) > 1 and _is_skipped_to(op, view) for op in trace.ops)
 
