@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from gradtrace import check
 from gradtrace.measure.objective import reach
-from gradtrace.records.vocabulary import Cause, Symptom
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 from .networks import batches
 from .test_learning import findings, loud
@@ -178,3 +179,124 @@ def test_a_cross_entropy_of_one_class_wants_an_output_for_each(num_outputs: int)
     told = [f for f in found if f.cause is Cause.LOSS_FUNCTION]
     assert len(told) == (num_outputs == 1)
     assert all("an output for each class" in f.remedies[0].title for f in told)
+
+
+@pytest.mark.parametrize("log_target", [False, True])
+@pytest.mark.parametrize("given", ["logarithms", "probabilities", "raw"])
+def test_a_divergence_wants_log_probabilities(given: str, log_target: bool) -> None:
+    """kl_div is sum t (log t - x): of probabilities x it has no slope to speak of, of raw numbers no minimum."""
+    torch.manual_seed(0)
+    make = {"logarithms": F.log_softmax, "probabilities": F.softmax}
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        out = model(batch[0])
+        target = F.log_softmax(batch[0][:, :4], dim=1)
+        x = make[given](out, dim=1) if given in make else out
+        return F.kl_div(x, target if log_target else target.exp(), reduction="batchmean", log_target=log_target)
+
+    found = [f for f in findings(nn.Linear(16, 4), loss, batches()) if f.severity is not Severity.INFO]
+    assert [(f.symptom, f.cause) for f in found] == [(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)] * (
+        given != "logarithms"
+    )
+    for one in found:
+        assert one.message.startswith("kl_div expects log-probabilities")
+        assert one.severity is (Severity.CRITICAL if given == "raw" else Severity.WARNING)
+
+
+def test_a_divergence_between_two_that_both_learn_has_probabilities_on_one_side() -> None:
+    """As in mutual learning: the target is a softmax that learns too."""
+    torch.manual_seed(0)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        ours, theirs = model(batch[0]).chunk(2, dim=1)
+        fit = F.cross_entropy(ours, batch[1]) + F.cross_entropy(theirs, batch[1])
+        return fit + F.kl_div(F.log_softmax(ours, dim=1), F.softmax(theirs, dim=1), reduction="batchmean")
+
+    assert loud(findings(nn.Linear(16, 8), loss, batches())) == []
+
+
+@pytest.mark.parametrize("ill", [True, False])
+def test_an_output_that_its_targets_draw_onto_its_bound_is_not_said_to_die_by_the_steps(ill: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.SiLU(), nn.Linear(32, 1), nn.ReLU())
+    nn.init.constant_(model[2].bias, 0.5)  # type: ignore[arg-type]
+    data = [(x, (-1.0 if ill else 1.0) * (1.0 + x[:, :1].abs())) for x, _ in batches()]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return F.mse_loss(model(batch[0]), batch[1])
+
+    found = findings(model, loss, data, optimizer=optimizer, steps=20)
+    assert loud(found) == ([(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)] if ill else [])
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("written", ["log_softmax", "log of softmax", "positions"])
+def test_a_softmax_over_the_batch_in_place_of_the_classes(written: str, dim: int) -> None:
+    """The samples compete for each class, so that n of k classes leave a loss of log(n / k) at best."""
+    torch.manual_seed(0)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        out = model(batch[0])
+        if written == "log_softmax":
+            return F.nll_loss(F.log_softmax(out, dim=dim), batch[1])
+        if written == "log of softmax":
+            return F.nll_loss(torch.log(F.softmax(out, dim=dim)), batch[1])
+        sequences = out.reshape(8, -1, 4)
+        return F.nll_loss(F.log_softmax(sequences, dim=dim + 1).reshape(-1, 4), batch[1])
+
+    found = [f for f in findings(nn.Linear(16, 4), loss, batches()) if f.severity is not Severity.INFO]
+    assert [(f.symptom, f.cause) for f in found] == [(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)] * (dim == 0)
+    for one in found:
+        assert "not taken over the classes" in one.message
+        assert "cross_entropy" in one.remedies[0].code
+
+
+def test_some_of_the_classes_need_not_add_up_to_one() -> None:
+    torch.manual_seed(0)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return F.nll_loss(F.log_softmax(model(batch[0]), dim=1)[:, :4], batch[1])
+
+    assert loud(findings(nn.Linear(16, 9), loss, batches())) == []
+
+
+@pytest.mark.parametrize(
+    ("squash", "classes", "severity"),
+    [("sigmoid", 10, Severity.WARNING), ("tanh", 100, Severity.WARNING), ("tanh", 4, Severity.INFO),
+     ("none", 10, None), ("scaled", 10, None), ("relu", 10, None)],
+)  # fmt: skip
+def test_logits_that_an_activation_keeps_in_bounds(squash: str, classes: int, severity: Severity | None) -> None:
+    """One class at b and the others at a leave log(1 + (k - 1) exp(a - b)), and no weights less."""
+    torch.manual_seed(0)
+    squashes = {
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+        "relu": torch.relu,
+        "scaled": lambda z: 16 * torch.tanh(z),
+    }
+    data = [(x, torch.arange(len(x)) % classes) for x, _ in batches()]
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(squashes.get(squash, lambda z: z)(model(batch[0])), batch[1])
+
+    found = findings(nn.Linear(16, classes), loss, data)
+    assert [f.severity for f in found] == ([] if severity is None else [severity])
+    for one in found:
+        width = 1.0 if squash == "sigmoid" else 2.0
+        assert one.evidence[0].value == pytest.approx(math.log1p((classes - 1) * math.exp(-width)), rel=1e-5)
+        assert "expects logits" in one.message
+
+
+@pytest.mark.parametrize(
+    ("squash", "floor"), [(torch.tanh, math.log1p(math.exp(-1.0))), (torch.relu, 0.5 * math.log(2.0))]
+)
+def test_what_bounded_logits_leave_of_two_classes(squash: Any, floor: float) -> None:
+    target = torch.tensor([[0.0], [1.0]])
+    out = squash(torch.zeros(2, 1, requires_grad=True))
+    found = reach("binary_cross_entropy_with_logits", (out, target), {})
+    assert found is not None
+    assert found[1].item() == pytest.approx(floor, rel=1e-5)
+    found = reach("binary_cross_entropy_with_logits", (out, torch.full((2, 1), 0.5)), {})
+    assert found is not None
+    assert found[1].item() == pytest.approx(math.log(2.0), rel=1e-5)  # a target's own entropy, within bounds

@@ -250,3 +250,38 @@ def test_per_step_is_per_step_that_a_gradient_came_to():
     told = evidence(finding)
     both = told["activations per step"] + told["recurrent weights per step"]
     assert both == pytest.approx(told["a random gradient per step"], rel=0.1)
+
+
+class Window(nn.Module):
+    """A bidirectional layer that is read in the middle of its window, or where either direction ends."""
+
+    def __init__(self, forget, read):
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn = nn.LSTM(4, 8, bidirectional=True).double()
+        self.head, self.read = nn.Linear(16, 1).double(), read
+        with torch.no_grad():
+            for name, parameter in self.rnn.named_parameters():
+                if "bias_ih" in name:
+                    parameter[8:16] = forget
+
+    def forward(self, x):
+        states = self.rnn(x)[0]
+        if self.read == "middle":
+            return self.head(states[len(x) // 2])
+        return self.head(torch.cat([states[-1, :, :8], states[0, :, 8:]], dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("forget", "read", "severity"),
+    [(-4.0, "middle", Severity.CRITICAL), (4.0, "middle", None), (-4.0, "ends", Severity.INFO)],
+)
+def test_either_end_is_far_from_the_middle_of_a_window(forget, read, severity):
+    """Read where both directions end, the ends are near; read in the middle, no direction reaches either of them."""
+    diagnosis = gradtrace.check(Window(forget, read), square, [series(40)])
+    found = [f for f in diagnosis.findings if f.cause is Cause.RECURRENT_CONTRACTION]
+    assert [f.severity for f in found] == ([] if severity is None else [severity])
+    if read == "middle" and found:
+        assert "of 21 steps" in found[0].message
+    elif found:
+        assert "what lies between" in found[0].message

@@ -70,6 +70,20 @@ def test_targets_beyond_the_output_are_reached_without_its_bound(build):
     assert changed < 0.3 * unchanged
 
 
+@pytest.mark.parametrize("squash", [nn.Sigmoid, nn.Identity])
+def test_classes_are_told_apart_without_a_bound_on_their_logits(squash):
+    torch.manual_seed(0)
+    batches = [(x, (x @ torch.randn(8, 6)).argmax(1)) for x in torch.randn(1, 64, 8)]
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 6), squash())
+    here = situation(model, batches, lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]))
+    changes = output.KIND.propose(here)
+    assert len(changes) == (squash is nn.Sigmoid)
+    if changes:
+        assert "the loss stays above" in changes[0].reason
+        changed, unchanged = ends(here, changes)
+        assert changed < 0.3 * unchanged
+
+
 def test_the_patch_of_a_module_builds_what_was_tried():
     here = situation(bounded(nn.Tanh()), targets(-3.0))
     (change,) = output.KIND.propose(here)

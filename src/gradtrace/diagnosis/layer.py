@@ -43,7 +43,7 @@ def place(op: Op, paths: Paths) -> str:
     return place(below, paths)
 
 
-def layer_below(op: Op, paths: Paths) -> Op | None:
+def layer_below(op: Op, paths: Paths | Trace) -> Op | None:
     """The layer whose output an op is applied to, through norms, views and sums."""
     index: int | None = op.index
     for _ in range(16):

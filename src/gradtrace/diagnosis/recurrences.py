@@ -41,18 +41,23 @@ class Layer:
         """Decades that the loss gradient gains (loses: negative) from the late tenth of the states to the early tenth.
 
         In a bidirectional layer a position has the gradient of both directions' states; which end is early depends on
-        the direction, so that the sign is that of `rate`, decades per step of a random gradient.
+        the direction, so that the sign is that of `rate`, decades per step of a random gradient. Where it is read
+        inside alone, either end is as far from that as a direction of its own makes it.
         """
         positions = self._positions()
-        if positions is None:
+        if positions is None or self._read_inside():
             return max((_decades(_travelled(chain)) for chain in self.chains), key=abs)
         return math.copysign(_decades(positions), rate)
 
     @property
     def starved_inside(self) -> bool:
         """Whether the positions between the two ends of a bidirectional layer get far less than the ends."""
-        positions = self._positions()
+        positions = None if self._read_inside() else self._positions()
         return positions is not None and log10_ratio(min(positions), max(positions)) <= -CLEAR_DECADES
+
+    def _read_inside(self) -> bool:
+        """Whether no direction is read where it ends, as of the word in the middle of a window."""
+        return all(chain.span[1] < chain.num_steps for chain in self.chains)
 
     def _positions(self) -> list[float] | None:
         """Gradient by position of a bidirectional layer whose directions run through."""

@@ -4,45 +4,95 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.layer import layer_below
 from gradtrace.diagnosis.thresholds import ALIVE_SILENT, DEAD_FRAC, DEAD_SIGMAS, MIN_SAMPLES, dead_frac
 from gradtrace.records.vocabulary import Factor
 
 if TYPE_CHECKING:
-    from gradtrace.records.trace import ActivationStats, Op, Trace
+    from gradtrace.records.trace import Op, Trace
 
 DEADLY = {"relu", "relu6", "threshold", "hardswish", "hardshrink", "softshrink"}
 """Units that are silent where their derivative is zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The units of a layer over all that it was applied to in one pass."""
+
+    op: Op
+    """Its activation where the fewest of them are silent."""
+    silent: frozenset[int]
+    """Those that are zero on every sample of every application."""
+    num_units: int
+    num_samples: int
+    zero_frac: float
 
 
 def dead_layers(
     traces: tuple[Trace, ...], *, rare: bool = True, least_frac: float = DEAD_FRAC
 ) -> list[tuple[Op, float]]:
     """Ops most of whose units are dead on every sample of every trace, with the fraction."""
-    common: dict[Key, set[int]] = {}
+    return [(units.op, frac) for units, frac in dead_by_key(traces, rare=rare, least_frac=least_frac).values()]
+
+
+def dead_by_key(
+    traces: tuple[Trace, ...], *, rare: bool = True, least_frac: float = DEAD_FRAC
+) -> dict[Key, tuple[Units, float]]:
+    """`dead_layers`, under the keys of their first applications."""
+    common: dict[Key, frozenset[int]] = {}
     fired: Counter[Key] = Counter()
-    found = {}
+    found: dict[Key, Units] = {}
     for trace in traces:
-        for key, op in by_key(trace).items():
-            a = op.activation
-            if a is None or a.function not in DEADLY or op.factor is Factor.LOSS or not a.num_units:
-                continue
-            common[key] = common.get(key, set(a.dead_units)) & set(a.dead_units)
-            fired[key] += round((1.0 - a.zero_frac) * a.num_samples * a.num_units)
-            found[key] = (op, a)
-    fracs = {key: len(common[key]) / a.num_units for key, (_, a) in found.items()}
-    num_alike = sum(samples_alike(fracs[key], a.num_units) for key, (_, a) in found.items())
-    layers = []
-    for key, (op, a) in found.items():
+        for key, units in deadly_units(trace).items():
+            common[key] = common.get(key, units.silent) & units.silent
+            fired[key] += round((1.0 - units.zero_frac) * units.num_samples * units.num_units)
+            found[key] = units
+    fracs = {key: len(common[key]) / units.num_units for key, units in found.items()}
+    num_alike = sum(samples_alike(fracs[key], units.num_units) for key, units in found.items())
+    layers = {}
+    for key, units in found.items():
         frac = fracs[key]
-        least = least_frac if _samples_differ(a) else dead_frac(a.num_units, num_alike, least_frac)
-        seen_enough = a.num_samples * len(traces) >= MIN_SAMPLES
-        if frac == 1.0 or (
-            seen_enough and frac >= max(least, _rare(fired[key], a.num_units, len(common[key])) if rare else 0.0)
-        ):
-            layers.append((op, frac))
+        least = least_frac if _samples_differ(units) else dead_frac(units.num_units, num_alike, least_frac)
+        seen_enough = units.num_samples * len(traces) >= MIN_SAMPLES
+        by_chance = _rare(fired[key], units.num_units, len(common[key])) if rare else 0.0
+        if frac == 1.0 or (seen_enough and frac >= max(least, by_chance)):
+            layers[key] = units, frac
     return layers
+
+
+def deadly_units(trace: Trace) -> dict[Key, Units]:
+    """The units that can die, layer by layer.
+
+    Of a layer that is applied again and again (at each time step, to each of a pair) a unit learns from any application
+    in which it is not silent: its weights are the same.
+    """
+    applied: dict[tuple[object, ...], list[tuple[Key, Op]]] = {}
+    ranks: Counter[int] = Counter()
+    for key, op in by_key(trace).items():
+        a, below = op.activation, layer_below(op, trace)
+        if a is None or a.function not in DEADLY or op.factor is Factor.LOSS or not a.num_units:
+            continue
+        same: tuple[object, ...] = key
+        if below is not None:  # several activations of one application are of other units, as of the halves of a split
+            same = (below.weights, a.function, a.num_units, ranks[below.index])
+            ranks[below.index] += 1
+        applied.setdefault(same, []).append((key, op))
+    return {pairs[0][0]: _together([op for _, op in pairs]) for pairs in applied.values()}
+
+
+def _together(ops: list[Op]) -> Units:
+    stats = [op.activation for op in ops if op.activation is not None]
+    num_samples = sum(a.num_samples for a in stats)
+    return Units(
+        op=min(ops, key=lambda op: len(op.activation.dead_units) if op.activation else 0),
+        silent=frozenset.intersection(*(frozenset(a.dead_units) for a in stats)),
+        num_units=stats[0].num_units,
+        num_samples=num_samples,
+        zero_frac=sum(a.zero_frac * a.num_samples for a in stats) / max(num_samples, 1),
+    )
 
 
 def _rare(num_fired: int, num_units: int, num_silent: int) -> float:
@@ -81,7 +131,7 @@ def samples_alike(silent_frac: float, num_units: int) -> bool:
     return silent_frac >= 1.0 - dead_frac(num_units)
 
 
-def _samples_differ(a: ActivationStats) -> bool:
+def _samples_differ(units: Units) -> bool:
     """Whether the units that are not silent throughout are silent now and then."""
-    silent_frac = len(a.dead_units) / a.num_units
-    return silent_frac < 1.0 and (a.zero_frac - silent_frac) / (1.0 - silent_frac) >= ALIVE_SILENT
+    silent_frac = len(units.silent) / units.num_units
+    return silent_frac < 1.0 and (units.zero_frac - silent_frac) / (1.0 - silent_frac) >= ALIVE_SILENT

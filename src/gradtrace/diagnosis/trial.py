@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.scene import is_finite
-from gradtrace.diagnosis.silence import by_key, dead_layers
+from gradtrace.diagnosis.silence import dead_by_key, deadly_units
 from gradtrace.diagnosis.thresholds import DIVERGED_FACTOR, SATURATED_MAJORITY, UPDATE_REPLACES
 
 if TYPE_CHECKING:
@@ -54,12 +54,10 @@ def dead_now(scene: Scene, training: Training) -> list[tuple[Op, float]]:
     """Layers most of whose units were alive before the trial and are not after it, with the fraction that is dead."""
     if training.after is None or not is_finite(training.after):
         return []
-    alive = {key: 1.0 - len(op.activation.dead_units) / max(op.activation.num_units, 1)
-             for key, op in by_key(scene.traces[0]).items() if op.activation is not None}  # fmt: skip
-    keys = {op.index: key for key, op in by_key(training.after).items()}
+    alive = {key: 1.0 - len(u.silent) / u.num_units for key, u in deadly_units(scene.traces[0]).items()}
     # most of what was alive, on a batch alone, is not any more
-    found = dead_layers((training.after,), rare=False, least_frac=scene.limits.dead_frac)
-    now = [(op, frac) for op, frac in found if 1.0 - frac < SATURATED_MAJORITY * alive.get(keys[op.index], 1.0)]
+    found = dead_by_key((training.after,), rare=False, least_frac=scene.limits.dead_frac)
+    now = [(u.op, frac) for key, (u, frac) in found.items() if 1.0 - frac < SATURATED_MAJORITY * alive.get(key, 1.0)]
     return sorted(now, key=lambda pair: (-pair[1], pair[0].sequence))
 
 

@@ -7,6 +7,8 @@ A network that has learnt anything beats the best output that does not look at t
 per output, over the batch. An output behind a squashing function lies in its range R, so that no weights bring a
 squared or absolute error below E|t - clip(t, R)|^p: targets beyond the range are out of reach. Shapes that broadcast
 against each other, as [n, 1] and [n], hold each output against n targets, and the best it can do is their centre.
+Logits in [a, b] leave of k classes log(1 + (k - 1) exp(a - b)), where one is at b and all others at a, and of two
+classes with the target t softplus(z) - t z, at the z in [a, b] that is nearest to the logit of t.
 """
 
 from __future__ import annotations
@@ -64,7 +66,8 @@ def reach(name: str, args: Any, kwargs: Any) -> Tensor | None:
         return None
     with torch.no_grad():
         if of_classes:
-            found = _classes(output, target, kwargs.get("ignore_index", -100), weight)
+            bounds = range_of(output.grad_fn) if name == "cross_entropy" else None
+            found = _classes(output, target, kwargs.get("ignore_index", -100), weight, bounds)
             return found if found is None or name == "cross_entropy" else found * are_log_probabilities(output)
         t = target.detach().float()
         if name in _POWERS:
@@ -73,7 +76,8 @@ def reach(name: str, args: Any, kwargs: Any) -> Tensor | None:
             return None
         beyond = torch.maximum(t.max() - 1.0, -t.min()).clamp(min=0.0)
         p = t.mean(0).clamp(0.0, 1.0)
-        return four(_entropy(torch.stack([p, 1.0 - p])).mean(), beyond=beyond)
+        floor = _of_two(t, range_of(output.grad_fn)) if name.endswith("logits") else None
+        return four(_entropy(torch.stack([p, 1.0 - p])).mean(), floor, beyond=beyond)
 
 
 def num_elements(name: str, operands: list[Tensor]) -> int:
@@ -122,7 +126,22 @@ def _spread(t: Tensor, dims: list[int], power: int) -> Tensor:
     return (rows - centre).abs().pow(power).mean()
 
 
-def _classes(output: Tensor, target: Tensor, ignored: int, weight: Tensor | None) -> Tensor | None:
+def _of_two(t: Tensor, bounds: tuple[float, float]) -> Tensor | None:
+    """What logits in `bounds` leave of the cross entropy of two classes; None without bounds."""
+    if not any(map(math.isfinite, bounds)):
+        return None
+    z = torch.logit(t.clamp(0.0, 1.0)).clamp(*bounds)
+    return torch.where(z.isfinite(), torch.nn.functional.softplus(z) - t * z, 0.0).mean()
+
+
+def _of_many(num_classes: int, bounds: tuple[float, float] | None) -> float:
+    """The same of one class among many."""
+    return 0.0 if bounds is None else math.log1p((num_classes - 1) * math.exp(bounds[0] - bounds[1]))
+
+
+def _classes(
+    output: Tensor, target: Tensor, ignored: int, weight: Tensor | None, bounds: tuple[float, float] | None
+) -> Tensor | None:
     """The entropy of the mean target; with a weight for each class, of the weighted counts."""
     if target.is_floating_point():
         if weight is not None:
@@ -137,7 +156,8 @@ def _classes(output: Tensor, target: Tensor, ignored: int, weight: Tensor | None
     used = ((labels != ignored) & (labels >= 0) & (labels < output.shape[1])).float()
     counts.index_add_(0, labels.clamp(0, output.shape[1] - 1), used)
     counts = counts if weight is None else counts * weight.detach().float()
-    return four(_entropy(counts / counts.sum().clamp(min=1e-30)))
+    entropy = _entropy(counts / counts.sum().clamp(min=1e-30))
+    return four(entropy, entropy.new_tensor(_of_many(output.shape[1], bounds)))
 
 
 def are_log_probabilities(output: Tensor, axis: int = 1) -> Tensor:
@@ -150,11 +170,19 @@ def _entropy(p: Tensor) -> Tensor:
 
 
 def range_of(node: Node | None) -> tuple[float, float]:
-    """Of the squashing function that the output comes from, behind views."""
+    """Of the squashing function that the output comes from, behind views.
+
+    >>> z = torch.zeros(1, requires_grad=True)
+    >>> range_of(torch.tanh(z).grad_fn), range_of(torch.nn.functional.relu6(z)[0].grad_fn), range_of(z.exp().grad_fn)
+    ((-1.0, 1.0), (0.0, 6.0), (-inf, inf))
+    """
     for _ in range(8):
         if node is None:
             break
         name = node.name().rpartition("::")[2].partition("Backward")[0]
+        if name == "Hardtanh":  # ReLU6 is one, too
+            saved: Any = node
+            return float(saved._saved_min_val), float(saved._saved_max_val)
         if name not in _VIEWS:
             return _RANGES.get(name, (-math.inf, math.inf))
         node = node.next_functions[0][0]

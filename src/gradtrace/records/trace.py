@@ -143,7 +143,8 @@ class ObjectiveStats:
     beyond: float = 0.0
     """How far targets lie outside of [0, 1], where the loss expects probabilities."""
     held_against: float = 1.0
-    """Targets that each output is held against: more than one where the two shapes broadcast."""
+    """Targets that each output is held against: more than one where the two shapes broadcast; none where the loss
+    expects log-probabilities, and exp of the output does not add up to one over the classes."""
     function: str = ""
     """The loss function, as ``mse_loss``; where it is written out, the one that it is equal to."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gradtrace.recurrence.chain import Recurrence
-from gradtrace.recurrence.loops import depends, loops, unrolled_loop
+from gradtrace.recurrence.loops import SIDE_BY_SIDE, depends, loops, unrolled_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 MAX_CHAINS = 32
 """Recurrences that are looked at, those with the most steps first."""
-
-_RECENT = 8
-"""So many chains of a cell may grow side by side (streams that take turns)."""
 
 
 def recurrences(watched: Watched, notes: list[str]) -> list[Recurrence]:
@@ -52,7 +49,7 @@ def of_segments(
 
 def _join(grown: list[Recurrence], segment: Segment, linked: Callable[[Recurrence, Segment], str]) -> None:
     """Add a segment to the chain that it goes on with, or begin a new one."""
-    for chain in grown[: -_RECENT - 1 : -1]:
+    for chain in grown[: -SIDE_BY_SIDE - 1 : -1]:
         how = linked(chain, segment)
         if how:
             if how == "cut":

@@ -27,6 +27,10 @@ MIN_CALLS = 4
 """The same weight met that often in a row is a recurrence, in time or in shared depth."""
 
 
+SIDE_BY_SIDE = 8
+"""So many chains of a weight may grow in turn: streams, states that share it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Loop:
     """Weights that take turns."""
@@ -82,16 +86,18 @@ def unrolled_loop(loop: Loop, number: int) -> Recurrence:
 
 
 def _runs(uses: Sequence[Use]) -> Iterable[list[Use]]:
-    run: list[Use] = []
+    """The uses that follow from one another.
+
+    Two states may share a weight and take turns, as the numerator and the denominator of an average that forgets.
+    """
+    grown: list[list[Use]] = []
     for use in uses:
-        if run and use.made is not None and depends(use.made[0], run[-1].y[0]):
-            run.append(use)
-            continue
-        if len(run) >= MIN_CALLS:
-            yield run
-        run = [use]
-    if len(run) >= MIN_CALLS:
-        yield run
+        recent = grown[: -SIDE_BY_SIDE - 1 : -1]
+        which = first_below(use.made[0], [run[-1].y[0] for run in recent]) if use.made is not None else None
+        run = grown.pop(len(grown) - 1 - which) if which is not None else []
+        run.append(use)
+        grown.append(run)  # the one that grew last is looked at first
+    return [run for run in grown if len(run) >= MIN_CALLS]
 
 
 def _take_turns(first: Sequence[Use], other: Sequence[Use]) -> bool:
@@ -117,13 +123,17 @@ def _shared_module(weights: Sequence[str]) -> str:
 
 def depends(later: Node, earlier: Node) -> bool:
     """Whether gradient flows from `later` to `earlier`; no node recorded before `earlier` is looked at."""
-    floor, seen, todo = node_sequence_nr(earlier), {later}, [later]
-    while todo:
-        node = todo.pop()
-        if node is earlier:
-            return True
-        for below, _ in node.next_functions:
+    return first_below(later, [earlier]) is not None
+
+
+def first_below(later: Node, earlier: Sequence[Node]) -> int | None:
+    """Which is the first of `earlier` that gradient flows to from `later`; nodes from before all of them are left."""
+    if not earlier:
+        return None
+    floor, seen, todo = min(map(node_sequence_nr, earlier)), {later}, [later]
+    while todo and earlier[0] not in seen:
+        for below, _ in todo.pop().next_functions:
             if below is not None and below not in seen and floor <= node_sequence_nr(below) < 2**63:
                 seen.add(below)
                 todo.append(below)
-    return False
+    return next((i for i, node in enumerate(earlier) if node in seen), None)

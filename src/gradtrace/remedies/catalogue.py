@@ -141,6 +141,11 @@ WITHOUT_BOUND = Remedy(
     "output = self.head(x)  # no activation behind it\nloss = torch.nn.functional.mse_loss(output, target)",
     "Bishop 2006",
 )
+AS_LOGITS = Remedy(
+    "Give the loss what the last layer makes, with no activation behind it: it squashes by itself.",
+    "logits = self.head(x)  # no sigmoid or tanh behind it\nloss = torch.nn.functional.cross_entropy(logits, target)",
+    "Bishop 2006",
+)
 SAME_SHAPE = Remedy(
     "Give output and targets the same shape.",
     "loss = torch.nn.functional.mse_loss(output, target.view_as(output))",
@@ -166,6 +171,16 @@ NO_MINUS = Remedy(
 FOR_CLASSES = Remedy(
     "Of class numbers take the cross entropy, with an output for each class; probabilities lie between 0 and 1.",
     "loss = torch.nn.functional.cross_entropy(logits, target)  # logits [batch, classes], target [batch]",
+)
+
+OVER_CLASSES = Remedy(
+    "Take the softmax over the classes, or leave it to cross_entropy.",
+    "loss = torch.nn.functional.cross_entropy(logits, target)  # logits [batch, classes, ...], target [batch, ...]",
+)
+SMOOTH = Remedy(
+    "Use an activation that bends everywhere, where the loss takes second derivatives of the network.",
+    "torch.nn.Tanh()  # or torch.nn.SiLU(), torch.nn.Softplus(), a sine",
+    "Raissi et al. 2019",
 )
 
 REMEDIES: dict[Cause, tuple[Remedy, ...]] = {

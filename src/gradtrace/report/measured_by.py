@@ -61,7 +61,7 @@ CAUSES = {
     Cause.ACTIVATION_DERIVATIVE: (
         "Activations account for at least half of the decades that the path loses, their largest derivative "
         "is below one (or they are a softmax in place of a unit), and most of the loss is not where they are "
-        "saturated."
+        "saturated. Also a second derivative that the loss takes, where that of the activations is zero."
     ),
     Cause.SATURATED_PREACTIVATION: (
         "Most pre-activations lie where the derivative is under 5 % of its maximum; where the gradient "
@@ -91,7 +91,8 @@ CAUSES = {
     ),
     Cause.RESIDUAL_GROWTH: (
         f"A skip for every {t.LAYERS_PER_BLOCK} layers or fewer, whose share of the gradient is at least "
-        f"{t.SKIP_SHARE:g} at the median: the sum grows, and not one branch."
+        f"{t.SKIP_SHARE:g} at the median: the sum grows, and not one branch. Where numbers overflow in a network with "
+        "skips: all weights are less than twice as large as He's, and the data are of usual size."
     ),
     Cause.ATTENTION_SATURATION: (
         f"More than {100 * t.SATURATED_MAJORITY:g} % of the rows of the softmax are one-hot; the size of "

@@ -137,4 +137,18 @@ def factor_of(node_name: str) -> Factor:
     return next((KINDS[each] for each in known if each in KINDS), Factor.OTHER)
 
 
+@cache
+def is_derivative_of_activation(node_name: str) -> bool:
+    """Whether torch's own node differentiates the derivative of an activation.
+
+    >>> is_derivative_of_activation("ThresholdBackwardBackward0"), is_derivative_of_activation("TanhBackwardBackward0")
+    (True, True)
+    >>> is_derivative_of_activation("ReluBackward0"), is_derivative_of_activation("SignBackward")
+    (False, False)
+    """
+    name = base_name(node_name)
+    stem = _SECOND.sub("", name)
+    return stem != name and node_name[-1:].isdigit() and KINDS.get(stem) is Factor.ACTIVATION
+
+
 _SECOND = re.compile(r"Backward(Data)?$")

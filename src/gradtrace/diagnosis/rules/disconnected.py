@@ -14,7 +14,7 @@ from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import MAKE_ONCE, remedies_for
-from gradtrace.tape.kinds import base_name
+from gradtrace.tape.kinds import base_name, is_derivative_of_activation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,7 +133,7 @@ def _made_anew(scene: Scene) -> list[Finding]:
 def _stepped(scene: Scene) -> list[Finding]:
     """An op on every trace whose derivative is zero everywhere, where gradient arrives and none leaves."""
     trace = scene.exhibit.traces[0]
-    ops = [op for op in trace.ops if base_name(op.name) in _STEPS and _swallows(op) and not _bypassed(op, trace)]
+    ops = [op for op in trace.ops if base_name(op.name) in _STEPS and swallows(op) and not bypassed(op, trace)]
     if not ops:
         return _own_function(scene)
     paths = Paths(scene.exhibit.traces[0])
@@ -148,11 +148,11 @@ def _stepped(scene: Scene) -> list[Finding]:
 def _own_function(scene: Scene) -> list[Finding]:
     """A function of the user's whose backward pass returns zeros, on every trace."""
     silent = [
-        {(op.name, op.site): op for op in trace.ops if _is_own(op) and _swallows(op)} for trace in scene.exhibit.traces
+        {(op.name, op.site): op for op in trace.ops if _is_own(op) and swallows(op)} for trace in scene.exhibit.traces
     ]
     trace = scene.exhibit.traces[0]
     everywhere = (op for key, op in silent[0].items() if all(key in other for other in silent))
-    ops = [op for op in everywhere if not _bypassed(op, trace)]
+    ops = [op for op in everywhere if not bypassed(op, trace)]
     if not ops:
         return []
     name = base_name(ops[0].name).removesuffix("Backward")
@@ -166,15 +166,17 @@ def _own_function(scene: Scene) -> list[Finding]:
 
 def _is_own(op: Op) -> bool:
     """Also where it is called like an op of torch, as a straight-through ``Sign`` is."""
-    return op.factor is Factor.OTHER or base_name(op.name).endswith("Backward")
+    named_alike = base_name(op.name).endswith("Backward") and not is_derivative_of_activation(op.name)
+    return op.factor is Factor.OTHER or named_alike
 
 
-def _swallows(op: Op) -> bool:
+def swallows(op: Op) -> bool:
+    """Whether gradient arrives, and none leaves."""
     passed = [stats.norm for stats in op.passed if stats is not None]
     return op.received is not None and op.received.norm > 0.0 and bool(passed) and not any(passed)
 
 
-def _bypassed(op: Op, trace: Trace) -> bool:
+def bypassed(op: Op, trace: Trace) -> bool:
     """Whether gradient comes to the op's operand another way, as in sign(y) relu(|y| - b)."""
     below = [trace.ops[target[0]].received for target in op.targets if target is not None]
     return any(stats is not None and stats.norm > 0.0 for stats in below)

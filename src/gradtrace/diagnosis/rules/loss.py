@@ -20,7 +20,7 @@ from gradtrace.diagnosis.layer import layer_below, places
 from gradtrace.diagnosis.naming import function_of, told_op
 from gradtrace.diagnosis.objectives import has_learnt, num_terms, objectives
 from gradtrace.diagnosis.rules.cancelled import cancelled
-from gradtrace.diagnosis.rules.pairing import beyond, last_layers, pairing
+from gradtrace.diagnosis.rules.pairing import beyond, bounded_logits, last_layers, pairing
 from gradtrace.diagnosis.rules.plateau import uncompensated
 from gradtrace.diagnosis.thresholds import (
     EPSILON,
@@ -52,7 +52,7 @@ def judge(scene: Scene) -> list[Finding]:
         return []
     if (alone := _alone(scene)) is not None:
         return [alone]
-    for find in (pairing, cancelled, _nothing, beyond, _flat, _stuck):
+    for find in (pairing, cancelled, _nothing, beyond, _flat, _stuck, bounded_logits):
         findings = [find(view) for view in scene.views]
         if all(findings):
             return [finding for finding in findings[:1] if finding is not None]

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.data_scale import made_large_by
-from gradtrace.diagnosis.layer import place
+from gradtrace.diagnosis.data_scale import large_inputs, made_large_by
+from gradtrace.diagnosis.layer import is_layer, place, rms_to_fan_in
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.scene import View, is_finite
-from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS
+from gradtrace.diagnosis.sums import is_sum
+from gradtrace.diagnosis.thresholds import GROWN, HALF_FORMATS, INPUT_RMS, LARGE_WEIGHT
 from gradtrace.measure.names import Names
 from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
@@ -25,7 +26,7 @@ from gradtrace.tape.kinds import base_name
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene
     from gradtrace.records.finding import Remedy
-    from gradtrace.records.trace import Birth, Trace
+    from gradtrace.records.trace import Birth, Op, Trace
 
 _SMOOTH = set(
     "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d matmul __matmul__ mm bmm addmm "
@@ -92,7 +93,29 @@ def cause_of(birth: Birth | None, trace: Trace) -> Cause:
         return Cause.INPUT_SCALE
     averaged = base_name(birth.op).lower() == "mean" and math.isnan(birth.largest)  # of nothing: 0/0
     grown = not averaged and (math.isnan(birth.largest) or birth.largest >= GROWN)
-    return Cause.LARGE_WEIGHTS if base_name(birth.op) in _SMOOTH and grown else Cause.UNSAFE_OP
+    if base_name(birth.op) not in _SMOOTH or not grown:
+        return Cause.UNSAFE_OP
+    return Cause.RESIDUAL_GROWTH if _is_grown_by_sums(trace) else Cause.LARGE_WEIGHTS
+
+
+def _is_grown_by_sums(trace: Trace) -> bool:
+    """Whether weights of usual size, on data of usual size, overflow in a network of residual sums.
+
+    A layer of such weights keeps a signal's scale; products of signals (gates, attention) and sums of them do not.
+    """
+    view = View(trace, Paths(trace), ())
+    tables = [op for op in trace.ops if "Embedding" in op.name]  # what is looked up is data to what follows
+    looked_up = [p.norm / math.sqrt(p.numel) for p in trace.parameters if any(p.name in op.weights for op in tables)]
+    maps = [op for op in trace.ops if is_layer(op) and op not in tables]
+    sizes = [size for op in maps for size in rms_to_fan_in(op, trace)]
+    if not sizes or max(sizes) >= LARGE_WEIGHT or large_inputs(view) or max(looked_up, default=0.0) >= INPUT_RMS:
+        return False
+    return any(len(view.paths.arrivals[op.index]) > 1 and _is_skipped_to(op, view) for op in trace.ops)
+
+
+def _is_skipped_to(op: Op, view: View) -> bool:
+    """Whether a later sum adds what an op made to what became of it."""
+    return any(is_sum(view.trace.ops[source]) for source, _ in view.paths.arrivals[op.index])
 
 
 def large_data(birth: Birth, trace: Trace) -> float:

@@ -16,7 +16,7 @@ from gradtrace.diagnosis.thresholds import DOMINANT_FRAC
 from gradtrace.diagnosis.wording import LOWEST_LOSS
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import FOR_CLASSES, SAME_SHAPE, WITHOUT_BOUND, remedies_for
+from gradtrace.remedies.catalogue import AS_LOGITS, FOR_CLASSES, OVER_CLASSES, SAME_SHAPE, WITHOUT_BOUND, remedies_for
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
@@ -32,39 +32,86 @@ def pairing(view: View) -> Finding | None:
     """A loss that is given something else than it expects."""
     for op in view.trace.ops:
         kind = base_name(op.name)
-        if op.factor is not Factor.LOSS or (kind not in _EXPECTS_LOGITS and kind not in ("NllLoss", "NllLossNd")):
+        if op.factor is not Factor.LOSS:
             continue
-        below = _through_views(op, view)
-        if below is None:
-            continue
-        fed, told = base_name(below.name), told_op(below, view.trace, view.paths)
-        if kind in _EXPECTS_LOGITS and fed.removeprefix("Safe") == _EXPECTS_LOGITS[kind]:
-            name = "cross_entropy" if kind == "LogSoftmax" else "binary_cross_entropy_with_logits"
-            return _mismatch(
-                view,
-                below,
-                f"{name} applies its own {fed.lower()}, but the output at {told} went through {fed.lower()} "
-                "already: squashed twice, the loss cannot come near zero and its gradient is throttled.",
-            )
-        if kind.startswith("NllLoss") and fed in ("Softmax", "Sigmoid"):
-            return _mismatch(
-                view,
-                below,
-                f"nll_loss expects log-probabilities, but it is given the output of {told}: the loss is then minus the "
-                "probability, and next to flat where that is small, which is where it matters.",
-            )
-        if kind.startswith("NllLoss") and (below.weights or fed == "Relu"):
-            return replace(
-                _mismatch(
-                    view,
-                    below,
-                    f"nll_loss expects log-probabilities, but it is given the output of {told}: the "
-                    "loss is then linear in it and has no minimum: it falls for ever, whatever is learnt.",
-                ),
-                severity=Severity.CRITICAL,
-                evidence=(Evidence(LOWEST_LOSS, -math.inf),),
-            )
+        if op.function == "kl_div":
+            found = _given_no_logarithms("kl_div", _divergence_of(op, view), view)
+        elif kind.startswith("NllLoss"):
+            below = _through_views(op, view)
+            found = _given_no_logarithms("nll_loss", below, view) or _over_another_axis(op, below, view)
+        else:
+            found = _squashed_twice(kind, _through_views(op, view), view) if kind in _EXPECTS_LOGITS else None
+        if found is not None:
+            return found
     return None
+
+
+def _squashed_twice(kind: str, below: Op | None, view: View) -> Finding | None:
+    fed = base_name(below.name) if below is not None else ""
+    if below is None or fed.removeprefix("Safe") != _EXPECTS_LOGITS[kind]:
+        return None
+    name = "cross_entropy" if kind == "LogSoftmax" else "binary_cross_entropy_with_logits"
+    told = told_op(below, view.trace, view.paths)
+    return _mismatch(
+        view,
+        below,
+        f"{name} applies its own {fed.lower()}, but the output at {told} went through {fed.lower()} already: squashed "
+        "twice, the loss cannot come near zero and its gradient is throttled.",
+    )
+
+
+def _given_no_logarithms(name: str, below: Op | None, view: View) -> Finding | None:
+    """A loss of log-probabilities, -sum t x, that is given probabilities or raw numbers x."""
+    if below is None:
+        return None
+    fed = base_name(below.name)
+    given = (
+        f"{name} expects log-probabilities, but it is given the output of {told_op(below, view.trace, view.paths)}: "
+    )
+    if fed.removeprefix("Safe") in ("Softmax", "Sigmoid"):
+        flat = (
+            "the loss is then minus the probability, and next to flat where that is small, which is where it matters."
+        )
+        return _mismatch(view, below, given + flat)
+    if below.weights or fed == "Relu":
+        endless = "the loss is then linear in it and has no minimum: it falls for ever, whatever is learnt."
+        evidence = (Evidence(LOWEST_LOSS, -math.inf),)
+        return replace(_mismatch(view, below, given + endless), severity=Severity.CRITICAL, evidence=evidence)
+    return None
+
+
+def _over_another_axis(op: Op, below: Op | None, view: View) -> Finding | None:
+    """Logarithms of a softmax that do not add up to one over the classes: it is one over samples or positions."""
+    if below is None or op.objective is None or op.objective.held_against > 0.0 or _takes_a_part(op, below, view):
+        return None
+    under = [view.trace.ops[t[0]] for t in below.targets if t is not None]
+    of_softmax = base_name(below.name) == "Log" and base_name(under[0].name).removeprefix("Safe") == "Softmax"
+    if base_name(below.name) != "LogSoftmax" and not of_softmax:
+        return None
+    one = under[0] if of_softmax else below
+    message = (
+        f"{told_op(one, view.trace, view.paths)} is not taken over the classes: of each sample the probabilities that "
+        "nll_loss is given do not add up to one. Samples (or positions) compete for each class, and the loss cannot "
+        "come near zero."
+    )
+    return replace(_mismatch(view, one, message), remedies=(OVER_CLASSES,))
+
+
+def _takes_a_part(op: Op, below: Op, view: View) -> bool:
+    """Whether entries are dropped on the way, as of some of the classes: what is left need not add up to one."""
+    sizes = [one.received.numel for one in (view.trace.ops[op.targets[0][0]] if op.targets[0] else below, below)
+             if one.received is not None]  # fmt: skip
+    return len(set(sizes)) > 1
+
+
+def _divergence_of(op: Op, view: View) -> Op | None:
+    """What `kl_div` is given beside its targets: the second operand of t x, or of log t - x."""
+    if base_name(op.name) not in ("Mul", "Sub") or len(op.targets) < 2 or op.targets[1] is None:
+        return None
+    below = view.trace.ops[op.targets[1][0]]
+    if below.function == "kl_div":
+        return None
+    return _through_views(below, view) if below.factor is Factor.RESHAPE or _moves_only(below) else below
 
 
 def _mismatch(view: View, op: Op, message: str) -> Finding:
@@ -112,17 +159,44 @@ def beyond(view: View) -> Finding | None:
         )
     for op in found:
         objective = op.objective
-        if objective is not None and out_of_reach(objective):
+        if objective is not None and objective.function not in _OF_LOGITS and out_of_reach(objective):
             return _unreachable(
                 view,
                 op,
                 Symptom.LOSS_SATURATED,
                 SAME_SHAPE if objective.held_against > 1.0 else WITHOUT_BOUND,
                 _floor_words(objective),
-                Evidence("loss that the range leaves at best", objective.floor),
-                Evidence("loss of the best constant", objective.constant),
+                *_of_floor(objective),
             )
     return None
+
+
+_OF_LOGITS = ("cross_entropy", "binary_cross_entropy_with_logits")
+
+
+def bounded_logits(view: View) -> Finding | None:
+    """Logits that an activation keeps in bounds: no class becomes certain. A remark where little is lost by it."""
+    for op in view.trace.ops:
+        objective = op.objective
+        if objective is None or objective.function not in _OF_LOGITS or not objective.floor > 0.0:
+            continue
+        message = (
+            f"{objective.function} expects logits of any size, but an activation keeps them in bounds: whatever the "
+            f"weights are, the loss stays above {objective.floor:.4g}, and the best constant gets "
+            f"{objective.constant:.4g}. Take the activation away."
+        )
+        severity = Severity.WARNING if out_of_reach(objective) else Severity.INFO
+        where = tuple(place(layer, view.paths) for layer in last_layers(view)[:1])
+        found = _unreachable(view, op, Symptom.LOSS_SATURATED, AS_LOGITS, message, *_of_floor(objective))
+        return replace(found, severity=severity, where=where)
+    return None
+
+
+def _of_floor(objective: ObjectiveStats) -> tuple[Evidence, Evidence]:
+    return (
+        Evidence("loss that the range leaves at best", objective.floor),
+        Evidence("loss of the best constant", objective.constant),
+    )
 
 
 def out_of_reach(objective: ObjectiveStats) -> bool:

@@ -12,12 +12,14 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.gate import is_output
 from gradtrace.diagnosis.layer import place
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.rules import attention, units
 from gradtrace.diagnosis.rules.distance import far_off, targets
 from gradtrace.diagnosis.rules.nonfinite import cause_of, finding_of
-from gradtrace.diagnosis.scene import is_finite, make_scene
+from gradtrace.diagnosis.rules.pairing import out_of_reach
+from gradtrace.diagnosis.scene import is_finite, make_scene, make_view
 from gradtrace.diagnosis.step_cause import blamed_places, cause_of_steps, reason
 from gradtrace.diagnosis.trial import dead_now, diverged, large_updates, spiked, weights_moved
 from gradtrace.diagnosis.wording import STEP_RATIO, percent, steps
@@ -30,6 +32,7 @@ from gradtrace.remedies.catalogue import remedies_for
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene
     from gradtrace.records.exhibit import Training
+    from gradtrace.records.trace import Op
 
 
 def judge(scene: Scene) -> list[Finding]:
@@ -91,8 +94,14 @@ def _diverged(scene: Scene, training: Training) -> list[Finding]:
 
 
 def _died(scene: Scene, training: Training) -> list[Finding]:
-    """Layers that were alive at the start and are dead after the trial."""
+    """Layers that were alive at the start and are dead after the trial.
+
+    An output whose bound keeps it from its targets is drawn onto the bound: that is told, and no step does it.
+    """
     now = dead_now(scene, training)
+    if now and training.after is not None and any(map(_is_out_of_reach, scene.views[0].trace.ops)):
+        after = make_view(training.after)
+        now = [(op, frac) for op, frac in now if not is_output(op, after)]
     if not now or training.after is None:
         return []
     op, frac = now[0]
@@ -114,6 +123,10 @@ def _died(scene: Scene, training: Training) -> list[Finding]:
             step=training.num_steps,
         )
     ]
+
+
+def _is_out_of_reach(op: Op) -> bool:
+    return op.objective is not None and out_of_reach(op.objective)
 
 
 def _flattened(scene: Scene, training: Training) -> list[Finding]:

@@ -116,7 +116,7 @@ def birth_in_time(
         last = came_before(run, birth.step)[1] if birth.step is not None else ""
         told = f"It is the exponential of the loss itself, and multiplies every gradient by its own value. {last}"
         return replace(birth, message=f"{birth.message} {told}".rstrip(), remedies=(LOSS_ITSELF,))
-    theirs = birth.cause in (Cause.LARGE_WEIGHTS, Cause.UNSAFE_OP) or in_parameter
+    theirs = birth.cause in (Cause.LARGE_WEIGHTS, Cause.RESIDUAL_GROWTH, Cause.UNSAFE_OP) or in_parameter
     if ran_away and theirs:
         birth = replace(birth, cause=Cause.LEARNING_RATE)
     came = came_before(run, birth.step)[1] if birth.step is not None else ""

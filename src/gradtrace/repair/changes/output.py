@@ -40,9 +40,9 @@ def propose(situation: Situation) -> list[Change]:
         return []
     behind = [op for op in situation.trace.ops if situation.paths.depths[op.index] == 0 and not op.weights]
     bounds = [op for op in behind if op.factor is Factor.ACTIVATION and op.activation is not None]
-    if not any(op.function in SQUARES for op in behind):
-        return [_positive(op, situation) for op in bounds if op.function.rstrip("_") == "relu"][-1:]
     floor = unreachable(situation)
+    if floor is None and not any(op.function in SQUARES for op in behind):
+        return [_positive(op, situation) for op in bounds if op.function.rstrip("_") == "relu"][-1:]
     return [_unbounded(op, situation, floor) for op in bounds[-1:]]
 
 
