@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 import warnings
 from typing import TYPE_CHECKING
@@ -108,3 +109,19 @@ def test_shapes_broadcast_as_in_torch():
         assert broadcast_shape(*shapes) == torch.broadcast_shapes(*shapes)
     with pytest.raises(RuntimeError, match=r"\(2,\), \(3,\)"):
         broadcast_shape(torch.Size([2]), torch.Size([3]))
+
+
+def test_a_hook_of_the_users_module_warns_of_the_line_that_called_backward():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    model[0].register_full_backward_hook(lambda _module, _passed, _received: None)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    lines = []
+
+    def step() -> None:
+        lines.append(sys._getframe().f_lineno + 1)
+        model(torch.randn(8, 4)).mean().backward()
+        optimizer.step()
+
+    with gradtrace.watch(model, optimizer, every=1):
+        found = shown(lambda: [step() for _ in range(3)])
+    assert [(file, line) for file, line, text in found if "backward hook" in text] == [(__file__, lines[0])]

@@ -9,6 +9,7 @@ tells of the other's illness. A kind is the set of optimizers whose parameters a
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,11 @@ class Sampler:
     def is_open(self) -> bool:
         """Whether the step at hand is traced."""
         return self._sample is not None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether what is recorded is of this thread: whose training it is, the first backward pass tells."""
+        return self._sample is None or self._sample.thread in (None, threading.get_ident())
 
     def begin(self, step: int, *, is_urgent: bool, num_blocks: int) -> bool:
         """A step begins; it is traced where the schedule and the model allow: did the schedule?"""
