@@ -1,4 +1,4 @@
-"""Two networks of an object, tensors of a dict: what the script calls them has dots in it, and is watched all the same."""
+"""Two networks of an object, tensors of a dict: what a script calls them has dots in it, and they are watched."""
 
 from __future__ import annotations
 
