@@ -155,8 +155,10 @@ class Training:
         self._rooms.row.count.expect(num_optimizers)
 
     def join(self) -> None:
-        """More is watched than before."""
+        """More is watched than before; a recording that began without it could not name what it sees."""
         rooms = self._rooms
+        if rooms.sampler.lacks_some:
+            rooms.sampler.abandon()
         rooms.recording.trained(rooms.watched.columns(), rooms.watched.described())
         if rooms.ranks is not None:
             rooms.ranks.shards.join()
