@@ -133,6 +133,13 @@ def latest(run: Run) -> float:
     return float(np.median(_late(steps, high, width))) if len(high) >= 2 * width else math.nan
 
 
+def stays_below(run: Run, level: float) -> bool:
+    """Whether the latest losses, of the later half of the steps and two at least, are all at `level` or below."""
+    steps, low, high = finite_losses(run)
+    late = _late(steps, high, last_rows(len(high))) if len(high) else high
+    return len(late) > 1 and bool(late.max() <= level) and bool(low.min() >= 0.0)
+
+
 def _late(steps: NDArray[np.int64], values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     """The last `width` at most, of the later half of the steps: rows lie close at a run's beginning, and then apart."""
     late: NDArray[np.float64] = values[-width:][steps[-width:] >= (steps[0] + steps[-1]) / 2.0]
