@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 import gradtrace
 from gradtrace.monitor.watch import Watch
+from gradtrace.records.run import Scalar
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 Networks = dict[str, nn.Module]
@@ -267,3 +269,6 @@ def test_a_recording_that_began_before_a_network_joined_is_given_up() -> None:
             moves_generator.step()
     assert watch.traces
     assert all({"C.weight", "G.weight"} <= {one.name for one in trace.parameters} for trace in watch.traces)
+    losses = watch.run.steps.scalar(Scalar.LOSS)[0]
+    assert np.isnan(losses[0])  # of the critic's first pass, before it joined, nobody knows the loss
+    assert np.isfinite(losses[1:]).all()

@@ -166,6 +166,10 @@ class Training:
         rooms.calls.called.clear()
         self.hooks.called.choose_again()
 
+    def had_a_pass_before(self) -> None:
+        """What has joined steps now, after a pass that was none of what was watched."""
+        self._rooms.row.lacks_a_pass()
+
     def flush(self) -> None:
         """In the training's own thread: what is complete is kept now."""
         rooms = self._rooms
