@@ -167,8 +167,10 @@ class Training:
         self.hooks.called.choose_again()
 
     def had_a_pass_before(self) -> None:
-        """What has joined steps now, after a pass that was none of what was watched."""
-        self._rooms.row.lacks_a_pass()
+        """What has joined steps now, after a pass; that was not seen, where it was the first of all."""
+        passes = self._rooms.passes.numbers
+        if passes.is_taken or passes.loss is None:
+            self._rooms.row.lacks_a_pass()
 
     def flush(self) -> None:
         """In the training's own thread: what is complete is kept now."""
