@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import gradtrace
 from gradtrace.monitor.nonfinite.forward_calls import Calls
 from gradtrace.monitor.traces.dropped import MOST_DROPPED
+from gradtrace.monitor.watch import Watch
 from gradtrace.tape.recorder import Recorder
 
 NUM_PLAYS = 30
@@ -157,3 +158,42 @@ def test_who_plays_in_another_thread_before_the_first_step_does_not_end_the_reco
     assert watch.run.notes == ()
     assert watch.trace_steps == (0, 1, 2)
     assert all(op.site.source for op in watch.traces[0].ops if op.name == "MeanBackward0")
+
+
+class Meanwhile(nn.Module):
+    """In the midst of its first forward pass another training takes a step, in a thread of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 1)
+        self.is_new = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(self.first(x))
+        if self.is_new:
+            self.is_new = False
+            thread = threading.Thread(target=another_training)
+            thread.start()
+            thread.join()
+        y: torch.Tensor = self.last(hidden)
+        return y
+
+
+def another_training() -> None:
+    other = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(other.parameters(), 0.1)
+    other(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+
+
+def test_a_training_in_another_thread_neither_joins_nor_ends_the_recording() -> None:
+    model = Meanwhile()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Watch(model, optimizer, every=1, find=lambda _: {"other": nn.Linear(3, 1)}) as watch:
+        for _ in range(3):
+            loss = model(torch.randn(8, 4)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert [one.name for one in watch.run.header.parameters] == [name for name, _ in model.named_parameters()]
+    assert {op.site.module for op in watch.traces[0].ops if op.weights} == {"first", "last"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 import gradtrace
 from gradtrace.monitor.watch import Watch
+from gradtrace.records.run import Scalar
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 Networks = dict[str, nn.Module]
@@ -250,3 +252,23 @@ def test_where_all_is_well_the_picture_is_of_the_pass_that_reaches_most() -> Non
     assert watch.diagnosis.healthy
     reached = [{p.name for p in trace.parameters if p.gradient is not None} for trace in watch.diagnosis.traces]
     assert all(names >= {"pi.0.weight", "pi.2.weight"} for names in reached)
+
+
+def test_a_recording_that_began_before_a_network_joined_is_given_up() -> None:
+    """It knows no names of what it would see: a critic's pass, traced as one of a generator that it does not reach."""
+    generator, critic = nn.Linear(2, 2), nn.Linear(2, 1)
+    moves_generator, moves_critic = (torch.optim.SGD(net.parameters(), 0.01) for net in (generator, critic))
+    with Watch({"G": generator}, moves_generator, every=1, num_others=1, find=lambda _: {"C": critic}) as watch:
+        for _ in range(4):
+            for _ in range(2):
+                moves_critic.zero_grad()
+                critic(generator(torch.randn(8, 2)).detach()).mean().backward()
+                moves_critic.step()
+            moves_generator.zero_grad()
+            critic(generator(torch.randn(8, 2))).mean().backward()
+            moves_generator.step()
+    assert watch.traces
+    assert all({"C.weight", "G.weight"} <= {one.name for one in trace.parameters} for trace in watch.traces)
+    losses = watch.run.steps.scalar(Scalar.LOSS)[0]
+    assert np.isnan(losses[0])  # of the critic's first pass, before it joined, nobody knows the loss
+    assert np.isfinite(losses[1:]).all()

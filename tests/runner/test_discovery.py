@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import itertools
+import threading
+import time
 
 import pytest
 import torch
@@ -12,8 +14,10 @@ from torch import nn
 from torch.optim import optimizer as optimizer_hooks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+import gradtrace
 from gradtrace.monitor.hooks.patches import interpose
-from gradtrace.runner.discovery import Discovery, Found, Newcomers, find_all
+from gradtrace.runner.discovery import Discovery, Found, Newcomers, find, find_all
+from gradtrace.runner.names import contents
 from gradtrace.tape.graph import reached_leaves
 
 
@@ -477,3 +481,49 @@ def test_self_is_no_name_of_a_model(discovered):
         optimizer.step()
 
     assert discovered(train).models == {"encoder": kept[0], "decoder": kept[1]}
+
+
+def test_a_slice_of_a_model_that_is_called_is_part_of_it(discovered):
+    net = mlp(2, 3, 3, 1)
+    optimizer = sgd(net)
+
+    def train():
+        net[2:](torch.relu(net[:2](torch.ones(3, 2)))).sum().backward()
+        optimizer.step()
+
+    assert discovered(train).models == {"": net}
+
+
+def test_parts_are_named_as_the_script_gets_at_them():
+    kept = nn.ModuleDict({"a": nn.ModuleList([mlp(2, 2), mlp(2, 2)])})
+    names = dict(contents(kept))
+    assert names[".a"] is kept["a"]
+    assert [name for name, _ in contents(kept["a"])][:2] == ["[0]", "[1]"]
+    assert not [name for name in names if name.startswith("._")]
+
+
+def test_of_threads_that_begin_to_train_at_once_one_is_found(monkeypatch):
+    def slowly(leaves, called=None):
+        time.sleep(0.05)
+        return find(leaves, called)
+
+    monkeypatch.setattr(gradtrace.runner.discovery, "find", slowly)
+    nets = [mlp(2, 1) for _ in range(3)]
+    optimizers = [sgd(net) for net in nets]
+    start, found = threading.Barrier(len(nets)), list[Found]()
+
+    def train(net, optimizer):
+        start.wait()
+        net(torch.ones(3, 2)).sum().backward()
+        optimizer.step()
+
+    discovery = Discovery(found.append, fail)
+    try:
+        threads = [threading.Thread(target=train, args=pair) for pair in zip(nets, optimizers, strict=True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        discovery.remove()
+    assert len(found) == 1

@@ -218,6 +218,10 @@ def test_sigterm_ends_it_at_once_and_the_run_can_be_read(tmp_path):
         ("import torch\nraise SystemExit(3)", "train.py ended before its first backward pass"),
         ("import torch\ntorch.nn.Linear(2, 2)(torch.ones(1, 2))", "train.py never called backward() in this process"),
         (
+            "import torch\ntorch.nn.Linear(2, 1)(torch.ones(1, 2)).sum().backward()",
+            "train.py called backward() once, but no optimizer of torch.optim ever made a step\n",
+        ),
+        (
             "import torch\nmodel = torch.nn.Linear(2, 1)\nfor _ in range(3): model(torch.ones(1, 2)).sum().backward()",
             "train.py called backward() 3 times, but no optimizer of torch.optim ever made a step\n",
         ),

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from gradtrace.measure.path import Paths
+from gradtrace.records.parameter_name import module_in
 from gradtrace.records.vocabulary import Factor
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def rms_to_fan_in(layer: Op, trace: Trace) -> list[float]:
 
 def owner(parameter: str) -> str:
     """Path of the module that holds a parameter; of one that the root holds, the parameter's own name."""
-    return parameter.rpartition(".")[0] or parameter
+    return module_in(parameter) or parameter
 
 
 def places(ops: list[Op], paths: Paths) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from gradtrace.measure.origin import find_birth
 from gradtrace.measure.reduction import name_of, whole_norms
 from gradtrace.measure.seen import activation_stats, forward_stats, objective_stats
 from gradtrace.measure.statistics import Statistics
+from gradtrace.records.parameter_name import module_in
 from gradtrace.records.trace import (
     AttentionStats,
     Coverage,
@@ -67,7 +68,7 @@ def assemble(
             gradient=gradients.get(name),
             requires_grad=parameter.requires_grad,
             affects_loss=name in reached or gradients.get(name) is not None,
-            module_called=name.rpartition(".")[0] in called,
+            module_called=module_in(name) in called,
             finite=bool(np.isfinite(arrays[norms[name]][0])),
         )
         for name, parameter in named.items()

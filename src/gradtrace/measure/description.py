@@ -11,6 +11,7 @@ from gradtrace.records.trace import Site
 from gradtrace.records.vocabulary import Factor
 from gradtrace.tape.factors import assign, operand_parameters
 from gradtrace.tape.gathered import class_of
+from gradtrace.tape.holders import Holders
 from gradtrace.tape.kinds import LEAF, base_name
 from gradtrace.tape.private import input_metadata, node_sequence_nr
 from gradtrace.tape.source import defined_at
@@ -99,7 +100,8 @@ def describe(forward: Forward, model: nn.Module) -> Description:
     leaves |= {i: _NAMELESS for i, leaf in graph.leaves().items() if i not in leaves and _is_weight(leaf, forward)}
     operands = operand_parameters(graph, names, leaves)
     weights = [tuple(name for name in found if name != _NAMELESS) for found in operands]
-    sites = [_leaf_site(parameters[i], model) if i in parameters else place[0] for i, place in enumerate(places)]
+    holders = Holders(model)
+    sites = [_leaf_site(*holders.of(parameters[i])) if i in parameters else place[0] for i, place in enumerate(places)]
     sites = [site if site.source else replace(site, source=defined_at(nodes[i])) for i, site in enumerate(sites)]
     functions = [call.name if call is not None else "" for _, call in places]
     seen = _observations(forward, nodes, numbers, [call for _, call in places])
@@ -166,9 +168,8 @@ def _is_scalar(node: Node) -> bool:
         return False
 
 
-def _leaf_site(parameter: str, model: nn.Module) -> Site:
-    path, _, _ = parameter.rpartition(".")
-    return Site(path, class_of(model.get_submodule(path)).__name__)
+def _leaf_site(path: str, module: nn.Module) -> Site:
+    return Site(path, class_of(module).__name__)
 
 
 def find_unregistered(model: nn.Module, leaf: Tensor) -> str | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gradtrace.records.parameter_name import module_in
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,7 +24,8 @@ class Names:
         self._matrices: dict[str, dict[str, tuple[int, ...]]] = {}
         for parameter in (parameter for trace in traces[:1] for parameter in trace.parameters):
             if len(parameter.shape) > 1:
-                path, _, own = parameter.name.rpartition(".")
+                path = module_in(parameter.name)
+                own = parameter.name[len(path) :].removeprefix(".")
                 self._matrices.setdefault(path, {})[own] = parameter.shape
 
     def told(self, path: str, source: str = "") -> str:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gradtrace.measure.broadcasting import broadcast_shape
+
 if TYPE_CHECKING:
     from torch.autograd.graph import Node
 
@@ -84,7 +86,7 @@ def num_elements(name: str, operands: list[Tensor]) -> int:
     """How many terms a sum of this loss function has: those of the targets, or of what both broadcast to."""
     if name not in _POWERS:
         return operands[-1].numel()
-    return math.prod(torch.broadcast_shapes(*(operand.shape for operand in operands[:2])))
+    return math.prod(broadcast_shape(*(operand.shape for operand in operands[:2])))
 
 
 def errors(t: Tensor, output: torch.Size, power: int, bounds: tuple[float, float]) -> Tensor | None:
@@ -108,7 +110,7 @@ def four(constant: Tensor, floor: Tensor | None = None, beyond: Tensor | None = 
 def _broadcast(output: torch.Size, target: Tensor, power: int) -> Tensor | None:
     """Along the axes where an output is repeated it meets several targets: their spread is the least it can reach."""
     try:
-        shape = torch.broadcast_shapes(output, target.shape)
+        shape = broadcast_shape(output, target.shape)
     except RuntimeError:
         return None  # (the call itself is about to raise)
     missing = len(shape) - len(output)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gradtrace.records.parameter_name import module_in
 from gradtrace.records.trace import Birth, Site
 from gradtrace.tape.dataflow import tensors_in
 from gradtrace.tape.source import operand_at
@@ -62,7 +63,7 @@ def not_of_batch(trace: Trace, batch: Any) -> Trace:
 def _parameter(trace: Trace) -> Birth | None:
     for parameter in trace.parameters:
         if not parameter.finite:
-            return Birth("parameter", parameter.name, Site(parameter.name.rpartition(".")[0]))
+            return Birth("parameter", parameter.name, Site(module_in(parameter.name)))
     return None
 
 

@@ -73,12 +73,12 @@ class ForwardBackward:
 
     def forward_is_over(self) -> None:
         """``loss.backward`` was called."""
-        if self._owner.is_here:
+        if self._owner.is_here and self._sampler.is_here:
             self._sampler.end_forward()
 
     def begins_at_edges(self) -> None:
         """A backward pass begins, and nobody holds what it begins with: its gradients are measured before the step."""
-        if self._owner.is_here:
+        if self._owner.is_here and self._sampler.is_here:
             self._sampler.leave("its backward pass began at an edge of the tape, whose tensor was gone")
 
     def before_backward(self, roots: Sequence[Tensor], create_graph: bool) -> bool:

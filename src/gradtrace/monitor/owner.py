@@ -67,9 +67,12 @@ class Owner:
             return self.is_here
         if id(optimizer) in self._foreign or not self.is_here:
             return False
-        if not self._watched.seat(optimizer) and not self._joins(optimizer):
-            self._foreign.add(id(optimizer))
-            return False
+        if not self._watched.seat(optimizer):
+            if not self.is_surely_here:  # a training beside ours: what it moves meanwhile must not be read from here
+                return False
+            if not self._joins(optimizer):
+                self._foreign.add(id(optimizer))
+                return False
         self.num_steps.setdefault(self.seat_of(optimizer), 0)
         return True
 

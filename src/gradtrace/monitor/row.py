@@ -39,7 +39,7 @@ class OpenRow:
         self._updates = Updates(watched)
         self._blocks: list[Numbers] = []
         """The latest last."""
-        self._is_left_out = False
+        self._is_left_out = self._is_partial = False
         self._nums = deque[int](maxlen=MOST_CRITIC_STEPS)
         """Blocks of the latest rows."""
 
@@ -77,11 +77,17 @@ class OpenRow:
             del self._blocks[:num]
         if not self._blocks or self.count.is_block_new:
             self._blocks.append(Numbers(self._watched, self._updates))
+        self.numbers.is_partial |= self._is_partial
+        self._is_partial = False
         is_cut_short = begins is not Begins.NOTHING and not self.is_ended
         if self.explained is not None and self.explained != self.number:
             self._recording.judging.belongs_to(self.number, self.explained)
         self.explained, self.is_ended = None, False
         return is_cut_short
+
+    def lacks_a_pass(self) -> None:
+        """Which the step at hand comes of: the loss of all passes is not known."""
+        self._is_partial = True
 
     def leave_out(self) -> None:
         """A scaler does not let an optimizer step."""

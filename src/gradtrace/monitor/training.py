@@ -155,14 +155,22 @@ class Training:
         self._rooms.row.count.expect(num_optimizers)
 
     def join(self) -> None:
-        """More is watched than before."""
+        """More is watched than before; a recording that began without it could not name what it sees."""
         rooms = self._rooms
+        if rooms.sampler.lacks_some:
+            rooms.sampler.abandon()
         rooms.recording.trained(rooms.watched.columns(), rooms.watched.described())
         if rooms.ranks is not None:
             rooms.ranks.shards.join()
         rooms.owner.forget_others()
         rooms.calls.called.clear()
         self.hooks.called.choose_again()
+
+    def had_a_pass_before(self) -> None:
+        """What has joined steps now, after a pass; that was not seen, where it was the first of all."""
+        passes = self._rooms.passes.numbers
+        if passes.is_taken or passes.loss is None:
+            self._rooms.row.lacks_a_pass()
 
     def flush(self) -> None:
         """In the training's own thread: what is complete is kept now."""

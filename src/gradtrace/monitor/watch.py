@@ -219,6 +219,8 @@ class Watch:
         if models is None:
             return False
         self._join(models, [optimizer])
+        if models and self._training is not None:
+            self._training.had_a_pass_before()
         return True
 
     def expect_scalers(self, scalers: Sequence[GradScaler]) -> None:

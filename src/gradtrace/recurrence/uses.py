@@ -6,6 +6,7 @@ weight-normalised matrix, the rotation made of a skew-symmetric one.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import defaultdict
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gradtrace.recurrence.origins import Origins
+from gradtrace.tape.callers import call_from
 from gradtrace.tape.private import base_of, node_sequence_nr
 from gradtrace.tape.unroll import Unrolled
 
@@ -155,7 +157,7 @@ class Watched(Unrolled):
         place, fed = self._guard(self.uses.place, name, args), None
         if place is not None:
             at, fed = place[0], args[place[0]].view_as(args[place[0]])
-            result = func(*args[:at], fed, *args[at + 1 :], **(kwargs or {}))
+            result = call_from(sys._getframe(1), func, (*args[:at], fed, *args[at + 1 :]), kwargs or {})
         else:
             result = super().__torch_function__(func, types, args, kwargs)
         self._guard(self.uses.made, name, args, kwargs, result, place, fed)

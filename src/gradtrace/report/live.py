@@ -17,6 +17,7 @@ import numpy as np
 from rich.cells import set_cell_size
 from rich.text import Text
 
+from gradtrace.records.parameter_name import module_in
 from gradtrace.records.run import Scalar
 from gradtrace.records.vocabulary import Severity
 from gradtrace.report.findings import STYLES
@@ -99,7 +100,7 @@ def summary(run: Run) -> str:
 
 
 def _layers(run: Run) -> list[str]:
-    return list(dict.fromkeys(one.name.rpartition(".")[0] or one.name for one in run.header.parameters))
+    return list(dict.fromkeys(module_in(one.name) or one.name for one in run.header.parameters))
 
 
 def _worst(run: Run) -> list[Finding]:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from gradtrace.measure.ledger import ledger
 from gradtrace.records.codes import meaning_of
+from gradtrace.records.parameter_name import module_in
 from gradtrace.records.vocabulary import Severity
 from gradtrace.report.checked import Checked, fingerprint, place_of
 from gradtrace.report.explanation import Explanation, of_code
@@ -144,7 +145,7 @@ def _is_at(row: LedgerRow, trace: Trace, places: set[str]) -> bool:
     """Whether one of its ops, or of their weights, lies at one of the places."""
     ops = [trace.ops[i] for i in row.ops]
     inside = {op.site.module for op in ops} | {name for op in ops for name in op.weights}
-    owners = {name.rpartition(".")[0] for op in ops for name in op.weights}
+    owners = {module_in(name) for op in ops for name in op.weights}
     return not places.isdisjoint({row.module, *inside, *owners})
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.text import Text
 
+from gradtrace.records.parameter_name import module_in
 from gradtrace.records.run import Series
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def layer_decades(run: Run, columns: NDArray[np.int64]) -> tuple[list[str], NDAr
     """
     groups: dict[str, list[int]] = {}
     for index, parameter in enumerate(run.header.parameters):
-        groups.setdefault(parameter.name.rpartition(".")[0] or parameter.name, []).append(index)
+        groups.setdefault(module_in(parameter.name) or parameter.name, []).append(index)
     norms = pooled(run.steps.series(Series.GRADIENT_NORM)[1], columns)
     rms = np.full((len(norms), len(groups)), np.nan)
     for place, members in enumerate(groups.values()):

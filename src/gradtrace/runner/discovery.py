@@ -12,6 +12,8 @@ calls ``torch.compile`` loses the stand-in at that moment.
 from __future__ import annotations
 
 import gc
+import sys
+import threading
 import weakref
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -23,13 +25,15 @@ from torch.optim.optimizer import Optimizer
 
 from gradtrace.monitor.hooks.optimizer_steps import is_stepping, listen, takes_closure
 from gradtrace.monitor.hooks.patches import interpose
-from gradtrace.runner.anatomy import named_parameters, named_parts
+from gradtrace.runner.anatomy import named_parameters
 from gradtrace.runner.names import label_models, name_tensors
+from gradtrace.runner.ownership import owners
+from gradtrace.tape.callers import call_from
 from gradtrace.tape.graph import reached_leaves
 from gradtrace.tape.private import version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class Discovery:
     def __init__(self, then: Callable[[Found], None], fail: Callable[[Exception], None]) -> None:
         self._then, self._fail = then, fail
         self._is_over = False
+        self._looking = threading.RLock()
+        """Of several threads that begin to train at once, one finds it; the others wait until that is done."""
         self._has_optimizers = bool(living()[1])
         self._versions: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
         """Of tensors that backward passes came to, as they were at the first of them."""
@@ -122,7 +128,8 @@ class Discovery:
         if not self._is_over and _is_power_of_two(self.num_backwards) and not hasattr(tensors, "__next__"):
             self._look(lambda: self._reached(reached_leaves(tensors if _is_several(tensors) else [tensors])))
         # this pass is the watch's already
-        return (torch.autograd.backward if self._is_over else own)(tensors, *args, **kwargs)
+        backward = torch.autograd.backward if self._is_over else own
+        return call_from(sys._getframe(1), backward, (tensors, *args), kwargs)
 
     def _reached(self, leaves: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         for leaf in leaves:
@@ -141,6 +148,11 @@ class Discovery:
         self._stepping = None
 
     def _look(self, leaves: Callable[[], Sequence[torch.Tensor]], called: nn.Module | None = None) -> None:
+        with self._looking:
+            if not self._is_over:
+                self._find(leaves, called)
+
+    def _find(self, leaves: Callable[[], Sequence[torch.Tensor]], called: nn.Module | None) -> None:
         try:
             found = find(leaves(), called)
         except Exception as error:
@@ -229,13 +241,6 @@ def _described(
     return found
 
 
-def owners(modules: Sequence[nn.Module], called: nn.Module | None = None) -> dict[int, nn.Module]:
-    """By the identity of a parameter: the outermost module that it belongs to."""
-    roots = _outermost(modules)
-    roots.sort(key=lambda root: any(part is called for _, part in named_parts(root)))  # the last one counts
-    return {id(parameter): root for root in roots for _, parameter in named_parameters(root)}
-
-
 def _distinct(objects: Iterable[Any]) -> Iterator[Any]:
     seen: set[int] = set()
     for one in objects:
@@ -274,15 +279,6 @@ def _steps_itself(optimizer: Optimizer) -> bool:
 def held_by(optimizer: Optimizer) -> list[torch.Tensor]:
     """What it trains."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _outermost(modules: Collection[nn.Module]) -> list[nn.Module]:
-    """Those that are part of no other."""
-    inner: set[int] = set()
-    for module in modules:
-        if id(module) not in inner:
-            inner |= {id(part) for _, part in named_parts(module)} - {id(module)}
-    return [module for module in modules if id(module) not in inner]
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

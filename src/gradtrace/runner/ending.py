@@ -102,7 +102,7 @@ def why_nothing(script: Watchable, discovery: Discovery | None, *, failed: bool)
         )
     if not discovery.num_steps:
         return (
-            f"{script.name} called backward() {discovery.num_backwards} times, "
+            f"{script.name} called backward() {_times(discovery.num_backwards)}, "
             f"but no optimizer of torch.optim ever made a step{_by_hand(discovery)}"
         )
     replaced = "; those that are called hold other weights: were they replaced after the optimizers were made?"
@@ -129,3 +129,7 @@ def _by_hand(discovery: Discovery) -> str:
 def _short(path: Path) -> str:
     """Relative where that is shorter to type."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number:,} times"

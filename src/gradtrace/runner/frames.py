@@ -6,6 +6,7 @@ unless the error was raised there: by a script that calls gradtrace itself.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import TracebackType
 
@@ -41,9 +42,10 @@ def _without_ours(traceback: TracebackType | None, *, elsewhere: bool) -> Traceb
     ours: tuple[str, ...] = (_RUNNER,)
     if elsewhere or (frames and not _file(frames[-1]).startswith(_WATCH)):
         ours += _WATCH
+    made = getattr(sys.modules.get("gradtrace.tape.callers"), "MARK", None)  # torch may never have been imported
     cleaned = None
     for one in reversed(frames):
-        if not _file(one).startswith(ours):
+        if not _file(one).startswith(ours) and one.tb_frame.f_code.co_name != made:
             cleaned = TracebackType(cleaned, one.tb_frame, one.tb_lasti, one.tb_lineno)
     return cleaned
 

@@ -100,6 +100,10 @@ def contents(value: Any) -> list[tuple[str, Any]]:
         attributes = object.__getattribute__(value, "__dict__")
     except AttributeError:
         return []
+    if issubclass(kind, nn.Module):  # as the script gets at them, and not where torch keeps them
+        parts = {**children_of(value), **parameters_of(value)}
+        inside = [(f"[{key}]" if key.isdecimal() else f".{key}", inner) for key, inner in parts.items()]
+        return inside + [(f".{key}", inner) for key, inner in dict(attributes).items() if not key.startswith("_")]
     return [(f".{key}", inner) for key, inner in dict(attributes).items() if isinstance(key, str)]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gradtrace.runner import discovery
 from gradtrace.runner.anatomy import named_parameters, named_parts
 from gradtrace.runner.names import label_models
+from gradtrace.runner.ownership import owners
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,7 @@ def unheld(strangers: Sequence[nn.Parameter]) -> dict[str, int]:
     """By the script's name of a network of which no optimizer holds anything, how many of its parameters get one."""
     modules, optimizers = discovery.living(collects=False)  # within a step; what was dropped may hold one
     held = {id(tensor) for one in optimizers for tensor in discovery.held_by(one)}
-    owned = discovery.owners(modules)
+    owned = owners(modules)
     found = [owned[id(one)] for one in strangers if id(one) in owned]
     roots = list({id(root): root for root in found}.values())
     learning = {id(owned[key]): owned[key] for key in held if key in owned}

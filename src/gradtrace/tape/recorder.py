@@ -16,6 +16,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from gradtrace.records.trace import Site
+from gradtrace.tape.callers import call_from
 from gradtrace.tape.custom import Customs, custom_forward
 from gradtrace.tape.dataflow import Dataflow, floats_in, tensors_in
 from gradtrace.tape.fastpath import keep_unseen, may_be_fast, show
@@ -171,16 +172,16 @@ class Recorder(TorchFunctionMode):
         """Run `func` unchanged, bracketed by sequence numbers and seen by the observer."""
         kwargs = kwargs or {}
         name = _NAMES.get(func) or _name_of(func)
-        if (name in _IGNORED and func is not torch.autograd.grad) or not self.entered:  # left, in another thread
-            return func(*args, **kwargs)
         frame = sys._getframe(1)
+        if (name in _IGNORED and func is not torch.autograd.grad) or not self.entered:  # left, in another thread
+            return call_from(frame, func, args, kwargs)
         source = source_of(frame)
         owner = self._open[-1] if self._open else (None, "", 0)
         call = Call(name, Site(owner[0], owner[1], owner[2], source), sequence_nr(), 0, saved_hooks_active())
         if call.start > self._told_up_to:
             self._tell_custom(call, frame)
         seen = self._guard(self._observer.before, call, func, args, kwargs)
-        result = func(*args, **kwargs)
+        result = call_from(frame, func, args, kwargs)
         call.end = self._told_up_to = sequence_nr()
         operands = tensors_in(args) + (tensors_in(kwargs) if kwargs else [])
         self._guard(self._observer.after, call, seen, operands, result)

@@ -7,6 +7,7 @@ within a context and on the way: no module is touched, and all of their own Pyth
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from gradtrace.tape.callers import call_from
 from gradtrace.tape.cells import State, Weights
 from gradtrace.tape.segment import Segment, advance, layers_of, run_layer
 
@@ -88,7 +90,7 @@ class Unrolled(TorchFunctionMode):
             return self._sequence(FUSED[func], func, args)
         if func in CELLS and not kwargs:
             return self._cell(CELLS[func], *args)
-        return func(*args, **kwargs)
+        return call_from(sys._getframe(1), func, args, kwargs)
 
     # --------------------------------------------------------------------------------------------------- one call
 

@@ -73,6 +73,30 @@ def test_a_loss_that_runs_away_is_told_with_its_onset(scale: float) -> None:
     assert "Updates of up to 2 times the weights" in found.message
 
 
+@pytest.mark.parametrize(("joins", "num"), [(False, 0), (True, 1)])
+def test_the_loss_of_a_second_network_is_not_held_against_the_first_ones(joins: bool, num: int) -> None:
+    """One trained after the other, as in a search; one that joins another's training makes its loss run away."""
+
+    def change(arrays: Arrays) -> None:
+        arrays["loss"][200:] *= 1e4
+        arrays["gradients"][:200, 3:] = np.nan
+        if not joins:
+            arrays["gradients"][200:, :3] = np.nan
+
+    found = [one for one in judge_run(made(change)) if "more than 10 times what it was" in one.message]
+    assert len(found) == num
+
+
+def test_an_earlier_training_that_ran_away_is_told() -> None:
+    def change(arrays: Arrays) -> None:
+        arrays["loss"][100:300] *= 1e4
+        arrays["updates"][100:110:10] = 2.0
+        arrays["gradients"][:300, 3:] = np.nan
+        arrays["gradients"][300:, :3] = np.nan
+
+    assert [(one.symptom, one.step) for one in loud(made(change))][:1] == [(Symptom.EXPLODING, 100)]
+
+
 def test_a_loss_that_grows_although_no_step_is_large_is_a_remark_until_it_is_clear() -> None:
     """A curriculum, bootstrapped targets; a thousandfold growth is none."""
 

@@ -84,6 +84,27 @@ def test_attention_that_has_learnt_where_to_look(loss: np.ndarray, traced: list[
 SOLVED = 2.0 * np.exp(-np.arange(NUM) / 20.0)
 
 
+@pytest.mark.parametrize("rows", [None, np.array([0, 1, 2, 3, 20, 250, 399])])
+@pytest.mark.parametrize(
+    ("loss", "constant", "severity"),
+    [
+        (SOLVED, 2.0, Severity.INFO),
+        (np.full(NUM, 1.01), 2.0, Severity.CRITICAL),  # not at a half
+        (SOLVED, 0.0, Severity.WARNING),  # whether that is much nobody knows
+        (-SOLVED[::-1], 2.0, Severity.WARNING),  # losses below zero have no half
+    ],
+)
+def test_one_hot_attention_that_the_data_is_learnt_with(
+    loss: np.ndarray, constant: float, severity: Severity, rows: np.ndarray | None
+) -> None:
+    """From the first step on; the values learn, and the rows that are not one-hot. Few rows are enough for a half."""
+    found = replace(one_hot(), step=0, evidence=(Evidence(OF_CONSTANT, constant),))
+    told = in_time(found, run_with(loss, rows), [0], [])
+    if rows is None or severity is Severity.INFO:
+        assert told.severity is severity
+    assert ("is learnt so" in told.message) == (severity is Severity.INFO)
+
+
 @pytest.mark.parametrize(
     ("loss", "severity"), [(SOLVED, Severity.INFO), (LEARNT, Severity.WARNING), (STANDS, Severity.WARNING)]
 )

@@ -22,6 +22,7 @@ from gradtrace.diagnosis.thresholds import (
     UPDATE_USUAL,
 )
 from gradtrace.diagnosis.timeline.before import before, matrices, ratios_of_matrices
+from gradtrace.diagnosis.timeline.trainings import trainings
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Scalar, Series
 from gradtrace.records.shown import counted
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 def judge(run: Run) -> list[Finding]:
     """Divergence, and the first step that was not finite."""
-    found = [_diverged(run), _not_finite(run)]
+    found = [*(_diverged(run, *each) for each in trainings(run)), _not_finite(run)]
     return [finding for finding in found if finding is not None]
 
 
@@ -52,24 +53,26 @@ def finite_losses(run: Run) -> tuple[NDArray[np.int64], NDArray[np.float64], NDA
     return run.steps.first[known], low[known], high[known]
 
 
-def _diverged(run: Run) -> Finding | None:
-    """The loss is far above its start in most of the latest rows, and nearly never as low.
+def _diverged(run: Run, begin: float, end: float) -> Finding | None:
+    """The loss is far above its start in most of the latest rows of these steps, and nearly never as low.
 
     A loss may also grow because the task gets harder (a curriculum, targets that are bootstrapped): then no step is
     large. How grave it is, the steps tell.
     """
     steps, low, high = finite_losses(run)
+    within = (steps >= begin) & (steps < end)
+    steps, low, high = steps[within], low[within], high[within]
     width = last_rows(len(steps))
     if len(steps) < 2 * width:
         return None
     start = high[: _num_start_rows(run, steps, high)]
     limit = float(np.median(start) + (DIVERGED_FACTOR - 1.0) * np.abs(start).max())
-    latest = low[-width:]
-    if not (np.median(latest) > limit and np.quantile(latest, SUSTAINED_FRAC) > np.median(start)):
+    late = low[-width:]
+    if not (np.median(late) > limit and np.quantile(late, SUSTAINED_FRAC) > np.median(start)):
         return None
     first = _first_above(low > limit, width)
     onset = int(steps[first])
-    earlier, now = float(np.median(low[: max(first, 1)])), float(np.median(latest))
+    earlier, now = float(np.median(low[: max(first, 1)])), float(np.median(late))
     at_once = onset <= int(steps[_num_start_rows(run, steps, high)])
     ratio = largest_update(run, onset, small_too=at_once)
     cause = Cause.LEARNING_RATE if ratio > UPDATE_HEALTHY else Cause.LOSS_FUNCTION
@@ -131,6 +134,13 @@ def latest(run: Run) -> float:
     steps, _, high = finite_losses(run)
     width = last_rows(len(high))
     return float(np.median(_late(steps, high, width))) if len(high) >= 2 * width else math.nan
+
+
+def stays_below(run: Run, level: float) -> bool:
+    """Whether the latest losses, of the later half of the steps and two at least, are all at `level` or below."""
+    steps, low, high = finite_losses(run)
+    late = _late(steps, high, last_rows(len(high))) if len(high) else high
+    return len(late) > 1 and bool(late.max() <= level) and bool(low.min() >= 0.0)
 
 
 def _late(steps: NDArray[np.int64], values: NDArray[np.float64], width: int) -> NDArray[np.float64]:

@@ -9,8 +9,8 @@ moves each weight by its rate, in step with the others, and a few tenths of the 
 
 What a recurrence forgets does harm where the data asks for it, which the loss tells beside that of the best constant:
 at a half this data is learnt without; between them, and falling, it is being learnt; and in the first steps, or where
-steps are so small that a hundred of them are none, nobody knows. Of these all are remarks. And a loss that is flat in
-the output does not come down; where it does, it is none.
+steps are so small that a hundred of them are none, nobody knows. Of these all are remarks, and so is one-hot attention
+of a network that is at a half. And a loss that is flat in the output does not come down; where it does, it is none.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from gradtrace.diagnosis.timeline.losses import (
     latest,
     middle,
     moved,
+    stays_below,
     trained,
 )
 from gradtrace.diagnosis.wording import LARGEST_RATIO
@@ -75,6 +76,9 @@ def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequen
     elif _is_grave_saturation(finding) and falls_since(run, finding.step or 0):
         note = "The loss has kept falling since: what lies behind it learns."
         finding = replace(finding, severity=Severity.WARNING, message=f"{finding.message} {note}")
+    elif _is_attention(finding) and _is_learnt_so(run, _constant(finding)):
+        note = f"The loss is below half of the {_constant(finding):.3g} that a constant gets: this data is learnt so."
+        finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
     elif _is_grave_attention(finding) and trained(run, _constant(finding)) and moved(run, finding.step or 0) != 1:
         note = "The loss has come down all the same: what learns is the values, and the rows that are not one-hot."
         finding = replace(finding, severity=Severity.WARNING, message=f"{finding.message} {note}")
@@ -198,8 +202,16 @@ def _is_flat_loss(finding: Finding) -> bool:
 
 def _is_grave_attention(finding: Finding) -> bool:
     """Of attention: a one-hot row takes the gradient from its query and its keys, and from nothing else."""
-    flat = finding.symptom is Symptom.SATURATED and finding.cause is Cause.ATTENTION_SATURATION
-    return flat and finding.severity is Severity.CRITICAL
+    return _is_attention(finding) and finding.severity is Severity.CRITICAL
+
+
+def _is_attention(finding: Finding) -> bool:
+    return finding.symptom is Symptom.SATURATED and finding.cause is Cause.ATTENTION_SATURATION
+
+
+def _is_learnt_so(run: Run, constant: float) -> bool:
+    """By the values, and by the rows that are not one-hot."""
+    return constant > 0.0 and stays_below(run, constant / FALLEN_FACTOR)
 
 
 def _by_then_learnt(finding: Finding, run: Run) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradtrace.measure.broadcasting import broadcast_shape
 from gradtrace.measure.written_out.forms import Difference, Form, Forms, Written
 from gradtrace.measure.written_out.linear import view, weighed
 
@@ -50,7 +51,7 @@ def chosen(form: Written | Difference, value: Tensor, index: Any, result: Tensor
     if times is None:
         return None
     if isinstance(form, Difference):  # (raised to a power, 0 and 1 are what they were; two of one are not)
-        whole = torch.broadcast_shapes(form.output, form.target.shape)
+        whole = broadcast_shape(form.output, form.target.shape)
         one_each = isinstance(index, Tensor) and index.dtype is torch.bool and value.shape == whole
         return weighed(form, times, value) if one_each else None
     weight = times.reshape(form.shape)

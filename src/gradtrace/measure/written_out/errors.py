@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradtrace.measure.broadcasting import broadcast_shape
 from gradtrace.measure.written_out.forms import Difference, Form, Forms, Written, new
 from gradtrace.measure.written_out.weighted import Terms, of_errors
 
@@ -52,7 +53,7 @@ def power_of(form: Form | None, power: int, result: Tensor) -> Written | None:
     """|x|^p of a difference."""
     if not isinstance(form, Difference):
         return None
-    whole = torch.broadcast_shapes(form.output, form.target.shape)
+    whole = broadcast_shape(form.output, form.target.shape)
     given = None if form.factor is None else form.factor.expand(whole).abs().pow(power)
 
     def terms(weight: Tensor | None) -> Terms | None:

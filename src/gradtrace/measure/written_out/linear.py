@@ -6,9 +6,9 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from gradtrace.measure.broadcasting import broadcast_shape
 from gradtrace.measure.written_out.forms import Difference, Form, Forms, Logs, Mixed, Picked, Product, Written, is_given
 
 
@@ -43,7 +43,7 @@ def weighed(form: Difference | Written | Mixed, given: Tensor, result: Tensor) -
     if isinstance(form, Mixed):
         return None
     if isinstance(form, Difference):
-        if result.shape != torch.broadcast_shapes(form.output, form.target.shape):
+        if result.shape != broadcast_shape(form.output, form.target.shape):
             return None
         return replace(form, factor=given if form.factor is None else form.factor * given)
     if not form.in_order or result.numel() != math.prod(form.shape):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gradtrace.measure.broadcasting import broadcast_shape
 from gradtrace.measure.objective import AS_GOOD_AS_ONE, errors, four
 
 
@@ -39,7 +40,7 @@ def of_errors(
     >>> terms.held_against.tolist(), terms.total_weight.item(), terms.valid.item()
     ([1.0, 0.0, 0.0, 1.0], 2.0, True)
     """
-    shape = torch.broadcast_shapes(output, target.shape)
+    shape = broadcast_shape(output, target.shape)
     t = target.detach().float()
     if weight is None:
         found = errors(t, output, power, bounds)

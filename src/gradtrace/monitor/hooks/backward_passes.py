@@ -6,6 +6,7 @@ checkpoint's) and those of other threads are torch's business alone.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import torch
 from torch.autograd.graph import GradientEdge
 
 from gradtrace.monitor.hooks.patches import interpose
+from gradtrace.tape.callers import call_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,10 +67,11 @@ class BackwardPasses:
         if isinstance(tensors, Iterator):  # it can be read once
             tensors = tuple(tensors)
         roots = self._guard(self._roots, listener, tensors, args, kwargs)
+        caller = sys._getframe(1)  # hooks of the script's modules warn of the line that called ``backward``
         if not roots:
-            return own(tensors, *args, **kwargs)
+            return call_from(caller, own, (tensors, *args), kwargs)
         try:
-            result = own(tensors, *args, **kwargs)
+            result = call_from(caller, own, (tensors, *args), kwargs)
         except BaseException:
             self._guard(listener.backward_failed, roots)
             raise

@@ -110,7 +110,8 @@ class Numbers:
         self._moved: Tensor | None = None
         self._scale: Tensor | None = None
         self.learning_rate = math.nan
-        self.is_bad = False
+        self.is_bad = self.is_partial = False
+        """Whether anything is not finite; whether a pass was not seen, whose loss belongs to the row's."""
         self.sums: Tensor | None = None
         """Of the bits of weights and buffers, before the optimizer's step, where other ranks should have the same."""
         self.entries: Tensor | None = None
@@ -164,6 +165,7 @@ class Numbers:
     def absorb(self, other: Numbers) -> None:
         """The numbers of another block of the same row."""
         self.is_bad |= other.is_bad
+        self.is_partial |= other.is_partial
         if other._loss is not None:
             self._loss = other._loss if self._loss is None else self._loss + other._loss
         for name in ("_norms", "_clipped"):
@@ -185,7 +187,8 @@ class Numbers:
         if clipped is not None and self._norms is not None:
             clipped = self._merged(self._norms, clipped, None)
         asked = [self.sums, self.local, self.entries]
-        return [self._loss, self._norms, clipped, self._weights, self._moved, self._scale, *asked]
+        loss = None if self.is_partial else self._loss
+        return [loss, self._norms, clipped, self._weights, self._moved, self._scale, *asked]
 
     def _merged(self, known: Tensor | None, found: Tensor, columns: Sequence[int] | None) -> Tensor:
         num = len(self._watched.parameters)

@@ -70,7 +70,8 @@ class CompiledSample:
         self._under_way: tuple[Forward, GradientTap, Entries, list[Origins]] | None = None
         self._is_shown = True
         """What happens between calls and after them."""
-        self._thread = 0
+        self.thread: int | None = None
+        """In which functions of torch are seen."""
         self._guard: Interposition | None = None
 
     def close(self) -> None:
@@ -128,7 +129,7 @@ class CompiledSample:
 
     def _record(self) -> None:
         """Every function of torch is seen from now on, in this thread, until something compiled is called."""
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         self._guard = before_compiled_code(self._step_aside)
         self._is_shown &= self._guard is not None
         if self._guard is not None:
@@ -136,7 +137,7 @@ class CompiledSample:
             sink_mode(self._recorder)
 
     def _step_aside(self) -> None:
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self.thread:
             self._is_shown &= shows_calls()
             self.end_forward()
 

@@ -67,7 +67,8 @@ class Sample:
         self._under_way: tuple[Forward, GradientTap] | None = None
         self._is_given_up = False
         self._is_without_modules = not children_of(model) and type(model) is nn.Module
-        self._thread = 0
+        self.thread: int | None = None
+        """In which functions of torch are seen."""
         self._look_away: Callable[[], None] = _nothing
 
     def close(self) -> None:
@@ -98,7 +99,7 @@ class Sample:
         """Every function of torch is seen from now on, in this thread."""
         self._recorder.__enter__()
         sink_mode(self._recorder)
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         self._look_away = interpose(torch, "compile", self._give_up).remove
 
     def left(self, _output: Any) -> None:
@@ -118,7 +119,7 @@ class Sample:
 
     def _give_up(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Something is compiled: under a function mode it would compile otherwise, or not at all."""
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self.thread:
             self._is_given_up = True
             self.end_forward()
         return own(*args, **kwargs)

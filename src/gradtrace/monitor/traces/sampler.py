@@ -9,6 +9,7 @@ tells of the other's illness. A kind is the set of optimizers whose parameters a
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ class Sampler:
     def __init__(self, watched: Watched, recording: Recording, schedule: Schedule) -> None:
         self._watched, self._recording, self._schedule = watched, recording, schedule
         self._sample: Sample | CompiledSample | None = None
-        self._step = 0
+        self._step = self._num_parameters = 0
         self._nums: dict[Kind, int] = {}
         """Traces of each kind of pass, since the last optimizer joined; first the one whose latest is the oldest."""
         self._num_optimizers = 0
@@ -60,6 +61,16 @@ class Sampler:
         """Whether the step at hand is traced."""
         return self._sample is not None
 
+    @property
+    def is_here(self) -> bool:
+        """Whether what is recorded is of this thread: whose training it is, the first backward pass tells."""
+        return self._sample is None or self._sample.thread in (None, threading.get_ident())
+
+    @property
+    def lacks_some(self) -> bool:
+        """Whether some of the parameters that are watched were not when the recording began."""
+        return self._sample is not None and len(self._watched.parameters) > self._num_parameters
+
     def begin(self, step: int, *, is_urgent: bool, num_blocks: int) -> bool:
         """A step begins; it is traced where the schedule and the model allow: did the schedule?"""
         self._schedule.num_kinds = num_blocks
@@ -72,6 +83,7 @@ class Sampler:
             self._schedule.done("traces", step)
         else:
             whole, is_compiled, self._step = self._watched.whole, self._is_compiled, step
+            self._num_parameters = len(self._watched.parameters)
             self._sample = CompiledSample(whole) if is_compiled else Sample(whole, self._derivatives)
             self._are_several = num_blocks > 1 and not is_compiled
             self._waits = self._are_several and self._num_missed < MOST_MISSED

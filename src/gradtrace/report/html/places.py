@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.measure.ledger import ledger
 from gradtrace.measure.names import Names
+from gradtrace.records.parameter_name import module_in
 from gradtrace.report.words import clean
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Places:
         self._rows: dict[str, str] = {}
         for row in () if trace is None else ledger(trace):
             modules = [trace.ops[i].site.module for i in row.ops] if trace is not None else []
-            for module in (row.module, *modules, *(name.rpartition(".")[0] for name in row.parameters)):
+            for module in (row.module, *modules, *map(module_in, row.parameters)):
                 self._rows.setdefault(module or "", row.module)
 
     def told(self, path: str) -> str:
