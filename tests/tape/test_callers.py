@@ -117,11 +117,12 @@ def test_a_hook_of_the_users_module_warns_of_the_line_that_called_backward():
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     lines = []
 
-    def step() -> None:
-        lines.append(sys._getframe().f_lineno + 1)
-        model(torch.randn(8, 4)).mean().backward()
-        optimizer.step()
+    def train() -> None:
+        for _ in range(3):
+            lines.append(sys._getframe().f_lineno + 1)
+            model(torch.randn(8, 4)).mean().backward()
+            optimizer.step()
 
     with gradtrace.watch(model, optimizer, every=1):
-        found = shown(lambda: [step() for _ in range(3)])
+        found = shown(train)
     assert [(file, line) for file, line, text in found if "backward hook" in text] == [(__file__, lines[0])]
