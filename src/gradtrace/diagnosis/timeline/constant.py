@@ -51,21 +51,26 @@ def no_further(traces: Sequence[tuple[int, Trace]]) -> str:
 
 def no_better(run: Run, traces: Sequence[tuple[int, Trace]]) -> str:
     """The same by the latest losses of a run, where they are no better by as much as counts; '' where they are."""
-    known = [[op for op in trace.ops if op.objective is not None] for _, trace in traces]
-    if len(known) < 2 or followed(run) < FOLLOWED_STEPS or any(len(ops) != 1 for ops in known):
-        return ""
-    if any(trace.severed for _, trace in traces) or _moves([ops[0] for ops in known]):
-        return ""
-    whole = [trace for _, trace in traces]
-    share = of_best_constant(run, whole)
-    if not share >= 1.0 - EFFECT_FRAC:
+    share = stays_at_constant(run, traces)
+    if share is None:
         return ""
     step = followed(run) - 1 + int(run.steps.first[0])
-    is_bound = not any(_is_measure(ops[0], trace) for ops, trace in zip(known, whole, strict=True))
+    is_bound = not any(_is_measure(op, trace) for _, trace in traces for op in trace.ops if op.objective is not None)
     return (
         f"whether the data is learnt: the loss of step {step}, the latest that was read, is "
         f"{'at least ' * is_bound}{100 * share:.3g} % of what the best constant gets. {_WHY}"
     )
+
+
+def stays_at_constant(run: Run, traces: Sequence[tuple[int, Trace]]) -> float | None:
+    """The latest losses over what the best constant gets, of a run whose single, known loss is hardly below it."""
+    known = [[op for op in trace.ops if op.objective is not None] for _, trace in traces]
+    if len(known) < 2 or followed(run) < FOLLOWED_STEPS or any(len(ops) != 1 for ops in known):
+        return None
+    if any(trace.severed for _, trace in traces) or _moves([ops[0] for ops in known]):
+        return None
+    share = of_best_constant(run, [trace for _, trace in traces])
+    return share if share >= 1.0 - EFFECT_FRAC else None
 
 
 _WHY = (
