@@ -111,11 +111,13 @@ def forward_stats(seen: Seen, arrays: list[np.ndarray]) -> ForwardStats | None:
         return None
     scales, (num_in, num_out) = seen.scales, seen.numels
     input_rms = float(arrays[scales["input"]][0]) / math.sqrt(num_in)
-    has_square = seen.spread is not None and _SQUARED[0] < input_rms < _SQUARED[1]
+    differing = math.nan
+    if seen.spread is not None and _SQUARED[0] < input_rms < _SQUARED[1]:
+        differing = math.sqrt(float(arrays[seen.spread][0])) / input_rms
     return ForwardStats(
         input_rms=input_rms,
         output_rms=float(arrays[scales["output"]][0]) / math.sqrt(num_out),
-        differing=math.sqrt(float(arrays[seen.spread][0])) / input_rms if has_square else math.nan,
+        differing=differing,
     )
 
 

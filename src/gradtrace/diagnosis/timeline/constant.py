@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradtrace.diagnosis.besides import besides
 from gradtrace.diagnosis.thresholds import DEAD_SIGMAS, EFFECT_FRAC, FALLEN_FACTOR, FITTED_FRAC, FOLLOWED_STEPS
 from gradtrace.diagnosis.timeline.losses import followed, latest
+from gradtrace.measure.path import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +46,7 @@ def no_further(traces: Sequence[tuple[int, Trace]]) -> str:
             return (
                 f"whether the data is learnt: at step {late[-1][0]}, the latest that was traced, "
                 f"{op.objective.function or op.function} is {op.objective.value:.3g}, and the best constant gets "
-                f"{op.objective.constant:.3g}. {_WHY}"
+                f"{op.objective.constant:.3g}. {_why(late[-1][1])}"
             )
     return ""
 
@@ -58,7 +60,7 @@ def no_better(run: Run, traces: Sequence[tuple[int, Trace]]) -> str:
     is_bound = not any(_is_measure(op, trace) for _, trace in traces for op in trace.ops if op.objective is not None)
     return (
         f"whether the data is learnt: the loss of step {step}, the latest that was read, is "
-        f"{'at least ' * is_bound}{100 * share:.3g} % of what the best constant gets. {_WHY}"
+        f"{'at least ' * is_bound}{100 * share:.3g} % of what the best constant gets. {_why(traces[-1][1])}"
     )
 
 
@@ -71,6 +73,11 @@ def stays_at_constant(run: Run, traces: Sequence[tuple[int, Trace]]) -> float | 
         return None
     share = of_best_constant(run, [trace for _, trace in traces])
     return share if share >= 1.0 - EFFECT_FRAC else None
+
+
+def _why(trace: Trace) -> str:
+    seen = besides(trace, Paths(trace))
+    return f"This may be why: {'; '.join(seen)}. {_WHY}" if seen else _WHY
 
 
 _WHY = (
@@ -93,7 +100,8 @@ def of_best_constant(run: Run, traces: Sequence[Trace]) -> float:
         unit = trace.loss / found.value  # in units of the run's losses
         if _is_measure(known[0], trace):
             constants.append((found.constant + _short_by(known[0], trace)) * unit)
-        bounds.append(tuple(unit * number for number in _at_most(known[0], trace)))
+        of_batch, largest = _at_most(known[0], trace)
+        bounds.append((unit * of_batch, unit * largest))
     now = latest(run)
     if constants:
         return now / float(np.median(constants))

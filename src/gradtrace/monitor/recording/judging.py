@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradtrace.diagnosis.besides import with_masks
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.moved import limits_of, weigh
 from gradtrace.diagnosis.ranking import rank
@@ -116,6 +117,8 @@ class Judging:
         self._judge_traces(run)
         for kind in self._of_trace or [frozenset()]:
             found = [with_factors(finding, self._kept(kind)) for finding in found]
+        if self.traces:
+            found = [with_masks(finding, self.traces[-1]) for finding in found]
         start = beginning(self.traces[0], self._of_first, run) if self._of_first is not None else None
         if self._nonfinite is not None:
             over_time = [f for f in found if f.symptom is Symptom.NONFINITE]
