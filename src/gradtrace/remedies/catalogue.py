@@ -52,6 +52,12 @@ LESS_DROPOUT = Remedy(
     "Srivastava et al. 2014",
 )
 
+ALIKE_IN_SIZE = Remedy(
+    "Draw what is added up at one scale, tokens and positions alike.",
+    "torch.nn.init.normal_(model.positions.weight, std=0.02)",
+    "Radford et al. 2018",
+)
+
 FASTER = Remedy(
     "Raise the learning rate tenfold, or train ten times as long.",
     "for group in optimizer.param_groups: group['lr'] *= 10",

@@ -19,6 +19,7 @@ from gradtrace.diagnosis.timeline.alike import look_alike
 from gradtrace.diagnosis.timeline.beginning import beginning, clear_before, raw_inputs, squared_away
 from gradtrace.diagnosis.timeline.constant import no_better, no_further
 from gradtrace.diagnosis.timeline.distance import still_far_off
+from gradtrace.diagnosis.timeline.drowned import drowned
 from gradtrace.diagnosis.timeline.factors import with_factors
 from gradtrace.diagnosis.timeline.held import held
 from gradtrace.diagnosis.timeline.judge import judge_run
@@ -143,7 +144,7 @@ class Judging:
             found += raw_inputs(self.traces[0], run)
         if len(self._latest) == 1 and not any(map(_is_grave, found)):
             kept = self._kept(next(iter(self._latest)))
-            found += too_slow(run, kept) or look_alike(run, kept) or held(run, kept)
+            found += too_slow(run, kept) or look_alike(run, kept) or drowned(run, kept) or held(run, kept)
         return weigh(rank(found), self._moved)
 
     def diagnosis(self, run: Run) -> Diagnosis:
