@@ -105,11 +105,11 @@ def falls_since(run: Run, step: int) -> bool:
 def fallen_before(run: Run, step: int, factor: float = FALLEN_FACTOR) -> bool:
     """Whether the losses that led up to `step` were below the first ones by `factor` at least."""
     steps, _, high = finite_losses(run)
-    led_up = high[steps < step]
+    steps, led_up = steps[steps < step], high[steps < step]
     width = last_rows(len(led_up))
     if len(led_up) < 2 * width:
         return False
-    return bool(np.median(led_up[-width:]) <= np.median(led_up[:width]) / factor)
+    return bool(np.median(_late(steps, led_up, width)) <= np.median(led_up[:width]) / factor)
 
 
 def is_on_its_way(run: Run, step: int) -> bool:
