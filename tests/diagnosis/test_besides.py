@@ -75,6 +75,35 @@ def test_sizes_that_are_exchanged_and_not_the_axes(scrambled: bool) -> None:
     assert all("[8, 6, 5, 5] into [8, 25, 6]" in text for text in told)
 
 
+class Pair(nn.Module):
+    """A reader of a source and of a target, of which it is told nothing."""
+
+    def __init__(self, fill: float, *, silent: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.into, self.out, self.fill, self.silent = nn.Linear(4, 6), nn.Linear(6, 3), fill, silent
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.into(x) + self.into(torch.full_like(x, self.fill))
+        return self.out((hidden - 100.0).relu() if self.silent else hidden)[:, 0]
+
+
+@pytest.mark.parametrize("shape", [(8, 5, 4), (8, 5, 2, 4)])
+@pytest.mark.parametrize(("fill", "is_told"), [(0.0, True), (1.0, False)])
+def test_a_layer_that_is_fed_zeros(shape: tuple[int, ...], fill: float, is_told: bool) -> None:
+    model = Pair(fill)
+    if len(shape) == 4:
+        model.out = nn.Sequential(nn.Flatten(2), nn.Linear(12, 3))
+    told = clauses(stepped(model, (torch.randn(shape), torch.randint(0, 3, (8,)))).traces[-1])
+    assert len(told) == is_told
+    assert all(text.startswith("into (Linear, ") and "(call 2) is fed with zeros alone" in text for text in told)
+
+
+def test_zeros_that_a_relu_makes_are_told_elsewhere() -> None:
+    found = stepped(Pair(1.0, silent=True), (torch.randn(8, 5, 4), torch.randint(0, 3, (8,))))
+    assert clauses(found.traces[-1]) == []
+
+
 def masked(p: float) -> nn.Sequential:
     torch.manual_seed(0)
     hidden = [layer for _ in range(3) for layer in (nn.Linear(64, 64), nn.ReLU(), nn.Dropout(p))]

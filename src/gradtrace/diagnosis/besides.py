@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.naming import told_op
+from gradtrace.measure.names import Names
 from gradtrace.measure.path import Paths
 from gradtrace.records.vocabulary import Symptom
 from gradtrace.remedies.catalogue import LESS_DROPOUT
@@ -30,7 +31,7 @@ MOST_NOISE = 10.0
 
 def besides(trace: Trace, paths: Paths) -> list[str]:
     """One clause for each."""
-    return [*_masks(trace, paths), *_along_examples(trace), *_exchanged(trace, paths)]
+    return [*_masks(trace, paths), *_along_examples(trace), *_exchanged(trace, paths), *_fed_zeros(trace)]
 
 
 def dropped_frac(op: Op) -> float:
@@ -128,3 +129,31 @@ def _is_exchange(given: tuple[int, ...], made: tuple[int, ...]) -> bool:
     return (
         after[-1] == first != rest and math.prod(after[:-1]) == rest and (len(after) == 2 or after[:-1] == before[1:])
     )
+
+
+def _fed_zeros(trace: Trace) -> Iterator[str]:
+    """Where zeros are given, and not made: what a ReLU or a factor has silenced is told elsewhere."""
+    for op in trace.ops:
+        is_silent = op.function in _LAYERS and op.forward is not None and op.forward.input_rms == 0.0
+        if is_silent and not _is_computed(op, trace):
+            again = f" (call {op.site.call + 1})" if op.site.call else ""
+            yield f"{Names(trace).told(op.site.module, op.site.source)}{again} is fed with zeros alone"
+            return
+
+
+_LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
+
+
+def _is_computed(op: Op, trace: Trace) -> bool:
+    """Whether an operand of the call that `op` is the last op of is made of something else than the layer's weights."""
+    stack = [op]
+    while stack:
+        here = stack.pop()
+        targets = [trace.ops[target[0]] for target in here.targets if target is not None]
+        for other in targets:
+            if other.parameter is not None:
+                continue
+            if (other.site, other.function) != (op.site, op.function):
+                return True
+            stack.append(other)
+    return False
