@@ -7,7 +7,9 @@ a view that exchanges two sizes        [.., a, b] made into [.., b, a] without t
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -118,12 +120,20 @@ _VIEWS = ("View", "UnsafeView", "ReshapeAlias")
 def _is_exchange(given: tuple[int, ...], made: tuple[int, ...]) -> bool:
     """Whether the sizes of two groups of axes are exchanged, behind those that both have in front.
 
+    Where both have a border between axes at the same place, each side of it is merged or split, as [32, 12], [32] is
+    into [384], [32].
+
     >>> _is_exchange((64, 16, 7, 7), (64, 49, 16)), _is_exchange((64, 16, 7, 7), (64, 16, 49))
     (True, False)
+    >>> _is_exchange((32, 12, 32), (384, 32))
+    False
     """
     front = next((i for i, pair in enumerate(zip(given, made, strict=False)) if pair[0] != pair[1]), len(made))
     before, after = given[front:], made[front:]
     if len(before) < 2 or len(after) < 2 or min(*before, *after) < 2:
+        return False
+    borders = [{*itertools.accumulate(sizes[:-1], operator.mul)} for sizes in (before, after)]
+    if borders[0] & borders[1]:
         return False
     first, rest = before[0], math.prod(before[1:])
     return (
@@ -137,7 +147,7 @@ def _fed_zeros(trace: Trace) -> Iterator[str]:
         is_silent = op.function in _LAYERS and op.forward is not None and op.forward.input_rms == 0.0
         if is_silent and not _is_computed(op, trace):
             again = f" (call {op.site.call + 1})" if op.site.call else ""
-            yield f"{Names(trace).told(op.site.module, op.site.source)}{again} is fed with zeros alone"
+            yield f"{Names(trace).told(op.site.module or '', op.site.source)}{again} is fed with zeros alone"
             return
 
 
