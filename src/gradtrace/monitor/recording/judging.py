@@ -144,7 +144,9 @@ class Judging:
             found += raw_inputs(self.traces[0], run)
         if len(self._latest) == 1 and not any(map(_is_grave, found)):
             kept = self._kept(next(iter(self._latest)))
-            found += too_slow(run, kept) or look_alike(run, kept) or drowned(run, kept) or held(run, kept)
+            slow = too_slow(run, kept)
+            seen = look_alike(run, kept) or drowned(run, kept) if not slow else []
+            found = _instead(seen, found) + (slow or ([] if seen else held(run, kept)))
         return weigh(rank(found), self._moved)
 
     def diagnosis(self, run: Run) -> Diagnosis:
