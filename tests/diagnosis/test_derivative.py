@@ -334,6 +334,42 @@ def test_a_loss_of_ones_own() -> None:
     assert any("the backward of Error" in f.message and f.severity is Severity.CRITICAL for f in found)
 
 
+class Domains(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head, self.domains = nn.Linear(8, 16), nn.Linear(16, 4), nn.Linear(16, 4)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_term_of_the_loss_that_is_made_large(alone: bool) -> None:
+    """Beside another it may be an adversary's; where a penalty is all there is besides, its sign is wrong."""
+    draws = torch.Generator().manual_seed(0)
+    batch = torch.randn(64, 8, generator=draws), torch.randn(64, 4, generator=draws)
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        hidden = model.body(batch[0]).tanh()
+        domain = Error.apply(model.domains(hidden), batch[1])
+        penalty = sum(parameter.square().sum() for parameter in model.parameters())
+        return domain + 1e-3 * penalty if alone else 0.1 * domain + (model.head(hidden) - batch[1]).square().mean()
+
+    (found,) = [f for f in gradtrace.check(Domains(), loss, [batch]).findings if "backward of Error" in f.message]
+    assert found.severity is (Severity.CRITICAL if alone else Severity.INFO)
+    assert alone or "this term of the loss is made large" in found.message
+
+
+def test_a_loss_that_is_handed_on_and_turned_round() -> None:
+    """A reversal as Ganin et al. (2016) have it, of a number."""
+    draws = torch.Generator().manual_seed(0)
+    batch = torch.randn(64, 8, generator=draws), torch.randn(64, 4, generator=draws)
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return Scaled.apply((model(batch[0]) - batch[1]).square().mean())
+
+    found = gradtrace.check(nn.Linear(8, 4), loss, [batch]).findings
+    assert not [f for f in found if "is not the derivative" in f.message]
+
+
 @pytest.mark.parametrize("function", [Forgotten, Feedback])
 def test_another_gradient_that_does_not_lead_uphill_is_a_remark(function: Any) -> None:
     (found,) = told(function)

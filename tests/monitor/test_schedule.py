@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gradtrace.monitor.schedule.allowance import LENT_S, allowance_s, law_s
 from gradtrace.monitor.schedule.cost import NOTED_S, Level
-from gradtrace.monitor.schedule.schedule import IDLE_GROWTH, NOTING, OPENING, SHORTEST_REST, Schedule
+from gradtrace.monitor.schedule.schedule import IDLE_GROWTH, NOTING, OPENING, SHORTEST_REST, Schedule, is_early
 
 
 class Training:
@@ -31,6 +31,7 @@ class Training:
         drift: float = 0.0,
         noise: float = 0.0,
         num_kinds: int = 1,
+        walk_s: float = 0.0,
         **options,
     ) -> None:
         self.now = self.watching_s = self.training_s = 0.0
@@ -40,7 +41,7 @@ class Training:
         self.watched_at: list[tuple[float, float]] = []
         """(seconds of training, seconds of watching) after each step."""
         self.dearest = {"traces": 0.0, "updates": 0.0, "every step": 0.0}
-        self._costs = {"hooks": hooks_s, "norms": norms_s, "updates": updates_s, "traces": trace_s}
+        self._costs = {"hooks": hooks_s, "norms": norms_s, "updates": updates_s, "traces": trace_s, "walks": walk_s}
         self._noted_s = noted_s
         """Of a step at rest, which no clock sees."""
         self._step_s, self._seen, self._drift, self._noise = step_s, seen, drift, noise
@@ -62,6 +63,8 @@ class Training:
             self.watching_s += self._noted_s
         else:
             self._spend("hooks")
+            if is_early(step):
+                self._spend("walks")
             if schedule.wants_trace(step):
                 self.traced.append(step)
                 self._spend("traces")
@@ -204,6 +207,14 @@ def test_the_loss_is_heard_of_now_and_then_although_too_much_was_spent() -> None
     heard = training.levels[120:].count(Level.LISTEN)
     assert heard >= 10
     assert heard * 3e-5 <= 0.1 * 0.02 * 1000 * 0.01 * 1.5
+
+
+def test_walks_through_a_long_tape_are_not_what_listening_costs() -> None:
+    """At steps 0, 1, 2, 4, ..., which are most of the few that are measured first."""
+    training = Training(0.03, 2e-3, 2e-4, 2e-4, 0.6, walk_s=0.1)
+    training.run(300)
+    assert training.schedule.cost.of_step(Level.LISTEN) < 0.01
+    assert sum(level is not Level.REST for level in training.levels[100:]) >= 5
 
 
 def test_a_rest_is_over_when_the_steps_become_far_longer() -> None:

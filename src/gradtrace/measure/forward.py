@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradtrace.measure.attention import attention_rows, fused_logits, heads, without_masked
 from gradtrace.measure.objective import KNOWN, num_elements, reach
-from gradtrace.measure.reduction import count, in_memory_order, put_sample, whole_norm
+from gradtrace.measure.reduction import count, in_memory_order, put_sample, spread, whole_norm
 from gradtrace.measure.seen import MOMENTS, SATURATED_FRAC, Seen
 from gradtrace.measure.written_out.follow import FOLLOWED, WrittenOut
 from gradtrace.tape.activations import Activation
@@ -40,6 +40,9 @@ _SCALED = set(
     "binary_cross_entropy_with_logits binary_cross_entropy mse_loss log_softmax".split()
 )
 """Functions whose input and output scale are always measured."""
+
+_LAYERS = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+"""Whose first operand has examples along its first axis."""
 
 
 class ForwardObserver:
@@ -77,6 +80,9 @@ class ForwardObserver:
             if wide is not None and wide.numel():
                 seen.scales["input"] = self._norm(wide)
                 seen.numels = (wide.numel(), 0)
+                if call.name in _LAYERS and type(wide) is Tensor and wide.dim() > 1 and len(wide) > 1:
+                    with torch.no_grad():
+                        seen.spread = self.deferred.put(spread(wide))
         if call.name in KNOWN:
             held_against = reach(call.name, args, kwargs)
             if held_against is not None:

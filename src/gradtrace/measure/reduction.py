@@ -42,6 +42,9 @@ MAX_EXAMPLES = 65536
 SMALL_SIZE = 4096
 """Up to that many elements, float64 costs less than a call of its own."""
 
+MOST_COMPARED = 2**14
+"""Entries of rows that are compared with one another."""
+
 _SAFE_SQUARES = {torch.float32: (1e-28, 1e32), torch.float64: (1e-290, 1e300)}
 """Sums of squares between these lost nothing to the range: what fell under float32's 1e-38 is under 1e-9 of them."""
 
@@ -135,6 +138,16 @@ def whole_norm(tensor: Tensor) -> Tensor:
     if not values.numel():
         return values.new_zeros(())
     return norm(values, in_memory_order(values))
+
+
+def spread(tensor: Tensor) -> Tensor:
+    """The variance from row to row of the first few rows, a mean over their entries: two rows are enough for many.
+
+    >>> spread(torch.tensor([[1.0, 2.0], [1.0, 0.0]])).item()
+    1.0
+    """
+    some = max(2, MOST_COMPARED * len(tensor) // max(tensor.numel(), 1))
+    return real(tensor.detach()[:some]).var(0).mean()
 
 
 def whole_norms(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -29,6 +29,8 @@ class Seen:
     activation: tuple[Activation, dict[str, int], int, int] | None = None
     scales: dict[str, int] = field(default_factory=dict)
     numels: tuple[int, int] = (0, 0)
+    spread: int | None = None
+    """Of a layer's input, from example to example."""
     operands: list[int] = field(default_factory=list)
     results: list[int] = field(default_factory=list)
     objective: int | None = None
@@ -99,14 +101,23 @@ def _sums(
     return total, norm**2, num_flat, num_nonzero, arrays[handles["units"]] if "units" in handles else np.empty(0)
 
 
+_SQUARED = (2.0**-50, 2.0**60)
+"""Between these float32 has squares of all digits, of what is a thousandth of them too."""
+
+
 def forward_stats(seen: Seen, arrays: list[np.ndarray]) -> ForwardStats | None:
     """The record of an op's scales, once its numbers are on the host."""
     if "output" not in seen.scales:
         return None
     scales, (num_in, num_out) = seen.scales, seen.numels
+    input_rms = float(arrays[scales["input"]][0]) / math.sqrt(num_in)
+    differing = math.nan
+    if seen.spread is not None and _SQUARED[0] < input_rms < _SQUARED[1]:
+        differing = math.sqrt(float(arrays[seen.spread][0])) / input_rms
     return ForwardStats(
-        input_rms=float(arrays[scales["input"]][0]) / math.sqrt(num_in),
+        input_rms=input_rms,
         output_rms=float(arrays[scales["output"]][0]) / math.sqrt(num_out),
+        differing=differing,
     )
 
 

@@ -93,7 +93,9 @@ class ForwardBackward:
             self._passes.begin()
             wanted = self._rooms.uncleared.wants(self._row.count.expected, is_traced=self._sampler.is_open)
             self._rooms.uncleared.before_backward(looks=wanted and self._passes.is_first)
+        with self._spending("walks"):
             self._rooms.strangers.before_backward(self._row.count.expected, roots)
+        with self._spending("hooks"):
             self._detector.before_backward(roots, self._rooms.loss_scale.of_loss)
             if self._passes.is_known:
                 self._count(roots)

@@ -206,7 +206,7 @@ class WatchCost:
     watching_s: float
     """[seconds] Of these, by which they were longer than without a watch."""
     parts_s: tuple[tuple[str, float], ...] = ()
-    """[seconds] Of these, by what was done: 'hooks', 'norms', 'updates', 'traces', 'findings'."""
+    """[seconds] Of these, by what was done: 'hooks', 'norms', 'updates', 'traces', 'findings', 'walks'."""
     num_compared: int = 0
     """Stretches of steps that were compared with resting ones beside them; 0: by the watch's own clock alone."""
 

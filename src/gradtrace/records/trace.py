@@ -127,6 +127,9 @@ class ForwardStats:
 
     input_rms: float
     output_rms: float
+    differing: float = math.nan
+    """Of a linear map or a convolution: of its input's root mean square, what differs from example to example (of a
+    few of them); NaN: not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,18 @@ HIGHER_RATE = Remedy(
     "Karpathy 2015",
 )
 
+LESS_DROPOUT = Remedy(
+    "Drop fewer entries: p is the fraction that is dropped, not that which is kept.",
+    "torch.nn.Dropout(0.5)",
+    "Srivastava et al. 2014",
+)
+
+ALIKE_IN_SIZE = Remedy(
+    "Draw what is added up at one scale, tokens and positions alike.",
+    "torch.nn.init.normal_(model.positions.weight, std=0.02)",
+    "Radford et al. 2018",
+)
+
 FASTER = Remedy(
     "Raise the learning rate tenfold, or train ten times as long.",
     "for group in optimizer.param_groups: group['lr'] *= 10",

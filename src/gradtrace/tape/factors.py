@@ -91,7 +91,7 @@ def assign(
     for index, site in enumerate(sites):
         if names[index] == LEAF:
             factors[index] = Factor.WEIGHT
-        elif functions[index].rstrip("_") in _DROPOUTS or "dropout" in site.module_type.lower():
+        elif functions[index].rstrip("_") in DROPOUTS or "dropout" in site.module_type.lower():
             factors[index] = Factor.RESHAPE
         elif _NORM_TYPE.search(site.module_type) and kinds[index] not in LINEAR:
             factors[index] = Factor.NORM
@@ -100,7 +100,8 @@ def assign(
     return factors
 
 
-_DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout"}
+DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout"}
+"""Functions that multiply by a random mask."""
 
 
 def _mark_attention(

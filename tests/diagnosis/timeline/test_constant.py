@@ -85,11 +85,28 @@ def test_before_it_can_have_learnt_nothing_is_said() -> None:
     assert told(trained(numbers(noise=True), F.mse_loss, 1, num_steps=80)) == []
 
 
-def test_a_constant_that_is_fitted_to_few_samples_of_many_classes_is_no_measure() -> None:
-    assert told(trained(classes(200, 64, noise=True), F.cross_entropy, 200)) == []
+@pytest.mark.parametrize("num_classes", [10, 200])
+def test_of_few_samples_an_entropy_has_a_bound(num_classes: int) -> None:
+    """No more than log K, however few the samples of a batch are."""
+    (text,) = told(trained(classes(num_classes, 16, noise=True), F.cross_entropy, num_classes))
+    assert "at least" in text
 
 
-def test_nor_is_one_of_few_numbers() -> None:
+def test_what_is_below_that_bound_may_be_learnt() -> None:
+    """Nearly all labels are one of ten: a constant gets 0.5, and at most 0.9 by sixteen samples of them."""
+
+    def batch() -> tuple[Tensor, Tensor]:
+        rare = (torch.rand(16) < 0.1).long()
+        return torch.randn(16, 8), rare * torch.randint(1, 10, (16,))
+
+    assert told(trained(batch, F.cross_entropy, 10)) == []
+
+
+def test_nor_is_anything_said_of_one_that_learns() -> None:
+    assert told(trained(classes(8, 16, noise=False), F.cross_entropy, 8)) == []
+
+
+def test_a_constant_that_is_fitted_to_few_numbers_is_no_measure() -> None:
     assert told(trained(numbers(8, noise=True), F.mse_loss, 1)) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,23 @@ def test_by_what_is_left(left: float, severity: Severity) -> None:
 def test_a_threshold_that_was_moved_counts() -> None:
     run = gained(extent() - HEALTHY_DECADES - 0.5)
     assert with_recovery(lost(), TRACE, run, AT, HEALTHY_DECADES + 1.0).severity is Severity.INFO
+
+
+@pytest.mark.parametrize(("end", "severity"), [(0.1, Severity.INFO), (2.0, Severity.WARNING)])
+def test_a_warning_that_was_not_looked_at_again_while_the_loss_halved(end: float, severity: Severity) -> None:
+    """A busy machine: gradients are measured for 60 steps, and the loss is read now and then after that."""
+
+    def change(arrays: Arrays) -> None:
+        arrays["gradients"][:] = 1.0
+        arrays["gradients"][:, 0] *= 10 ** -extent()
+        arrays["gradients"][60:] = np.nan
+        arrays["loss"][:60], arrays["loss"][60:] = 2.3, np.nan
+        arrays["loss"][[96, 162, 228, 295, 350, 390]] = np.linspace(2.3, end, 6)
+        arrays["loss"][[350, 390]] = end
+
+    warning = replace(lost(), severity=Severity.WARNING)
+    assert with_recovery(warning, TRACE, made(change), AT, HEALTHY_DECADES).severity is severity
+    assert with_recovery(lost(), TRACE, made(change), AT, HEALTHY_DECADES).severity is Severity.CRITICAL
 
 
 def test_the_sentence_says_what_came_back() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradtrace.diagnosis.timeline.judge import judge_run
+from gradtrace.diagnosis.timeline.losses import fallen_before
 from gradtrace.records.finding import Finding
 from gradtrace.records.run import EventKind, Run, RunEvent, RunHeader, RunSteps, Scalar, Series, WatchedParameter
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -295,6 +296,19 @@ def test_norms_that_overflow_are_judged_without_a_warning() -> None:
         arrays["nonfinite"][350:] = 1
 
     assert [f.symptom for f in loud(made(overflows))] == [Symptom.NONFINITE]
+
+
+def test_losses_that_were_read_seldom_tell_what_a_run_had_learnt() -> None:
+    """Rows lie close at a run's beginning: the last five of those read may go back to what had learnt nothing."""
+
+    def seldom(arrays: Arrays) -> None:
+        read = [*range(17), 49, 82, 115, 148, 181, 278, 375]
+        losses = [0.7] * 18 + [0.61, 0.48, 0.019, 0.0022, 0.0006, 0.0006]
+        arrays["loss"][:] = np.nan
+        arrays["loss"][read] = losses
+
+    assert fallen_before(made(seldom), 375, 100.0)
+    assert not fallen_before(made(seldom), 115, 100.0)
 
 
 def test_a_spike_below_what_training_began_with_is_no_remark() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT, ROWS
+from gradtrace.diagnosis.besides import with_masks
 from gradtrace.diagnosis.data_scale import idle_norm, is_first
 from gradtrace.diagnosis.gate import BOUNDED, gate_sites, is_closed, is_output, site_of
 from gradtrace.diagnosis.layer import layer_below, places
@@ -59,7 +60,7 @@ def _dead(scene: Scene) -> Finding | None:
     nothing = op.activation.preactivation_quantiles and not any(op.activation.preactivation_quantiles)
     # all exactly zero: so are the weights; and where next to nothing of the data arrives, the biases alone decide
     cause = Cause.SMALL_WEIGHTS if nothing or _has_faded(op, view) else Cause.SATURATED_PREACTIVATION
-    return Finding(
+    found = Finding(
         symptom=Symptom.DEAD_UNITS,
         cause=_input_or(cause, op, scene.views[0]),
         where=_where([op for op, _ in layers], scene.views[0]),
@@ -74,6 +75,7 @@ def _dead(scene: Scene) -> Finding | None:
         remedies=remedies_for(Symptom.DEAD_UNITS, cause),
         source=op.site.source,
     )
+    return with_masks(found, view.trace)
 
 
 def _has_faded(op: Op, view: View) -> bool:

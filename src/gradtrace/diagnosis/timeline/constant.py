@@ -4,7 +4,8 @@ No output that does not depend on the input gets below the best constant of its 
 over the late traces, depends on the input in no way that helps. But that constant is fitted to the batch: of n samples
 the variance is short by 1 / n (Bessel), and an entropy of K classes by (K - 1) / (2 n) (Miller 1955): whoever learns
 a thousand classes stays above it for long. Where it is short by much, it is no measure. With these terms added it is
-one for a run's latest losses, of which there are more than traces.
+one for a run's latest losses, of which there are more than traces. And however few the samples are, an entropy has a
+bound from above: it is short by log(1 + (K - 1) / n) at most (Paninski 2003, prop. 1), and no more than log K.
 
 Nor is it where the targets are a network's own (a bootstrapped value: they reach the loss past the tape), or come of
 one that is not watched: then their spread moves with it, and a value that follows well may stay above each constant.
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradtrace.diagnosis.thresholds import EFFECT_FRAC, FALLEN_FACTOR, FITTED_FRAC, FOLLOWED_STEPS
+from gradtrace.diagnosis.besides import besides
+from gradtrace.diagnosis.thresholds import DEAD_SIGMAS, EFFECT_FRAC, FALLEN_FACTOR, FITTED_FRAC, FOLLOWED_STEPS
 from gradtrace.diagnosis.timeline.losses import followed, latest
+from gradtrace.measure.path import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,26 +46,38 @@ def no_further(traces: Sequence[tuple[int, Trace]]) -> str:
             return (
                 f"whether the data is learnt: at step {late[-1][0]}, the latest that was traced, "
                 f"{op.objective.function or op.function} is {op.objective.value:.3g}, and the best constant gets "
-                f"{op.objective.constant:.3g}. {_WHY}"
+                f"{op.objective.constant:.3g}. {_why(late[-1][1])}"
             )
     return ""
 
 
 def no_better(run: Run, traces: Sequence[tuple[int, Trace]]) -> str:
     """The same by the latest losses of a run, where they are no better by as much as counts; '' where they are."""
-    known = [[op for op in trace.ops if op.objective is not None] for _, trace in traces]
-    if len(known) < 2 or followed(run) < FOLLOWED_STEPS or any(len(ops) != 1 for ops in known):
-        return ""
-    if any(trace.severed for _, trace in traces) or _moves([ops[0] for ops in known]):
-        return ""
-    share = of_best_constant(run, [trace for _, trace in traces])
-    if not share >= 1.0 - EFFECT_FRAC:
+    share = stays_at_constant(run, traces)
+    if share is None:
         return ""
     step = followed(run) - 1 + int(run.steps.first[0])
+    is_bound = not any(_is_measure(op, trace) for _, trace in traces for op in trace.ops if op.objective is not None)
     return (
-        f"whether the data is learnt: the loss of step {step}, the latest that was read, is {100 * share:.3g} % of "
-        f"what the best constant gets. {_WHY}"
+        f"whether the data is learnt: the loss of step {step}, the latest that was read, is "
+        f"{'at least ' * is_bound}{100 * share:.3g} % of what the best constant gets. {_why(traces[-1][1])}"
     )
+
+
+def stays_at_constant(run: Run, traces: Sequence[tuple[int, Trace]]) -> float | None:
+    """The latest losses over what the best constant gets, of a run whose single, known loss is hardly below it."""
+    known = [[op for op in trace.ops if op.objective is not None] for _, trace in traces]
+    if len(known) < 2 or followed(run) < FOLLOWED_STEPS or any(len(ops) != 1 for ops in known):
+        return None
+    if any(trace.severed for _, trace in traces) or _moves([ops[0] for ops in known]):
+        return None
+    share = of_best_constant(run, [trace for _, trace in traces])
+    return share if share >= 1.0 - EFFECT_FRAC else None
+
+
+def _why(trace: Trace) -> str:
+    seen = besides(trace, Paths(trace))
+    return f"This may be why: {'; '.join(seen)}. {_WHY}" if seen else _WHY
 
 
 _WHY = (
@@ -72,17 +87,35 @@ _WHY = (
 
 
 def of_best_constant(run: Run, traces: Sequence[Trace]) -> float:
-    """The latest losses over what the best constant gets; NaN where that is not known of a single, known loss."""
-    constants = []
+    """The latest losses over what the best constant gets; NaN where that is not known of a single, known loss.
+
+    Over what it gets at most, where each batch is too small to tell more.
+    """
+    constants, bounds = [], []
     for trace in traces:
         known = [op for op in trace.ops if op.objective is not None]
         found = known[0].objective if len(known) == 1 else None
         if found is None or not found.constant > 0.0 or not found.value > 0.0:
             return math.nan
-        short = _short_by(known[0], trace)
-        if short <= FITTED_FRAC * found.constant:
-            constants.append((found.constant + short) * trace.loss / found.value)  # in units of the run's losses
-    return latest(run) / float(np.median(constants)) if constants else math.nan
+        unit = trace.loss / found.value  # in units of the run's losses
+        if _is_measure(known[0], trace):
+            constants.append((found.constant + _short_by(known[0], trace)) * unit)
+        of_batch, largest = _at_most(known[0], trace)
+        bounds.append((unit * of_batch, unit * largest))
+    now = latest(run)
+    if constants:
+        return now / float(np.median(constants))
+    return now / _bound(bounds) if len(bounds) > 1 else math.nan
+
+
+def _bound(bounds: Sequence[tuple[float, float]]) -> float:
+    """What the best constant of all data gets at most, by (this bound of one batch, what no batch exceeds) of several.
+
+    Batches are not alike: their mean lies below that of all by `DEAD_SIGMAS` of its standard errors at the most.
+    """
+    of_batches, largest = np.array(bounds).T
+    error = float(np.std(of_batches, ddof=1)) / math.sqrt(len(bounds))
+    return min(float(of_batches.mean()) + DEAD_SIGMAS * error, float(np.median(largest)))
 
 
 def _moves(ops: Sequence[Op]) -> bool:
@@ -97,21 +130,52 @@ def _moves(ops: Sequence[Op]) -> bool:
 def _of_constant(op: Op, trace: Trace) -> float:
     """The loss over that of the best constant; minus infinity where that is no measure."""
     found = op.objective
-    if found is None or not found.constant > 0.0 or _short_by(op, trace) > FITTED_FRAC * found.constant:
+    if found is None or not found.constant > 0.0 or not _is_measure(op, trace):
         return -math.inf
     return found.value / found.constant
 
 
+def _is_measure(op: Op, trace: Trace) -> bool:
+    """Whether the best constant of the batch is nearly as good a one as that of all data."""
+    return op.objective is not None and _short_by(op, trace) <= FITTED_FRAC * op.objective.constant
+
+
 def _short_by(op: Op, trace: Trace) -> float:
     """By how much the best constant of the batch is better than that of all data; infinite where that is not known."""
-    found = op.objective
-    passed = next((stats.shape for stats in op.passed if stats is not None), ())
-    num = trace.batch_size or 0
-    if found is None or not num:
+    num, of_classes = _num_samples(op, trace), _num_classes(op)
+    if op.objective is None or not num:
         return math.inf
-    name = found.function or op.function
-    if name in ("cross_entropy", "nll_loss"):
-        if len(passed) < 2 or name != op.function:  # written out: of how many classes is not known
-            return math.inf
-        return (passed[1] - 1) * passed[1] / (2.0 * math.prod(passed))
-    return 1.0 / (2.0 * num) if name.startswith("binary") else found.constant / num
+    return (of_classes - 1) / (2.0 * num) if of_classes else op.objective.constant / num
+
+
+def _at_most(op: Op, trace: Trace) -> tuple[float, float]:
+    """What the best constant of all data gets at most, on average over such batches, and what it cannot exceed."""
+    num, of_classes = _num_samples(op, trace), _num_classes(op)
+    if op.objective is None or not num or of_classes < 2:
+        return math.inf, math.inf
+    return op.objective.constant + math.log1p((of_classes - 1) / num), math.log(of_classes)
+
+
+def _num_classes(op: Op) -> int:
+    """Whose entropy the best constant gets; 0: it gets none."""
+    name = _name(op)
+    return 2 if name.startswith("binary") else _shape(op)[1] if name in _OF_CLASSES and len(_shape(op)) > 1 else 0
+
+
+def _num_samples(op: Op, trace: Trace) -> int:
+    """That the best constant is fitted to; 0: not known."""
+    if _name(op) not in _OF_CLASSES:
+        return trace.batch_size or 0
+    is_plain = _name(op) == op.function and len(_shape(op)) > 1  # written out: of how many classes is not known
+    return math.prod(_shape(op)) // max(_shape(op)[1], 1) if is_plain and trace.batch_size else 0
+
+
+_OF_CLASSES = "cross_entropy", "nll_loss"
+
+
+def _name(op: Op) -> str:
+    return (op.objective.function if op.objective is not None else "") or op.function
+
+
+def _shape(op: Op) -> tuple[int, ...]:
+    return next((stats.shape for stats in op.passed if stats is not None), ())

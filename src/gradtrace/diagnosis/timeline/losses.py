@@ -108,11 +108,22 @@ def falls_since(run: Run, step: int) -> bool:
 def fallen_before(run: Run, step: int, factor: float = FALLEN_FACTOR) -> bool:
     """Whether the losses that led up to `step` were below the first ones by `factor` at least."""
     steps, _, high = finite_losses(run)
-    led_up = high[steps < step]
+    steps, led_up = steps[steps < step], high[steps < step]
     width = last_rows(len(led_up))
     if len(led_up) < 2 * width:
         return False
-    return bool(np.median(led_up[-width:]) <= np.median(led_up[:width]) / factor)
+    return bool(np.median(_late(steps, led_up, width)) <= np.median(led_up[:width]) / factor)
+
+
+def halved_since(run: Run, step: int) -> bool:
+    """Whether each of the latest losses, two at least, is half of what they were at `step`, however few were read."""
+    steps, low, high = finite_losses(run)
+    before, after = high[steps <= step], steps > step
+    width = last_rows(len(before))
+    if len(before) < width or low.min(initial=0.0) < 0.0 or after.sum() < 2:
+        return False
+    late = _late(steps[after], high[after], width)
+    return bool(len(late) > 1 and late.max() <= np.median(before[-width:]) / FALLEN_FACTOR)
 
 
 def is_on_its_way(run: Run, step: int) -> bool:

@@ -22,7 +22,7 @@ from gradtrace.diagnosis.thresholds import (
     HEALTHY_DECADES,
     SUSTAINED_ROWS,
 )
-from gradtrace.diagnosis.timeline.losses import falls_since, followed, last_rows
+from gradtrace.diagnosis.timeline.losses import falls_since, followed, halved_since, last_rows
 from gradtrace.diagnosis.wording import EXTENT, EXTENT_PER_UNIT, decades
 from gradtrace.measure.names import Names
 from gradtrace.measure.path import Paths
@@ -41,11 +41,15 @@ if TYPE_CHECKING:
 def with_recovery(finding: Finding, trace: Trace, run: Run, step: int, limit: float) -> Finding:
     """What vanished in `trace`, taken at `step`; a remark once less than `limit` decades are left, whatever came of it.
 
-    All of the latest rows must agree, and as many as say anything of a run's state now must have come since.
+    All of the latest rows must agree, and as many as say anything of a run's state now must have come since. What was
+    no more than a warning, and was not looked at again while the loss halved, is a remark: is it so still?
     """
     if not is_of_depth(finding) or finding.severity is Severity.INFO:
         return finding
     since = _since(trace, run, step)
+    if since is not None and finding.severity is Severity.WARNING and halved_since(run, since.last):
+        told = f"Since step {since.last}, the latest at which gradients were measured, the loss has halved at least."
+        return replace(finding, severity=Severity.INFO, message=f"{finding.message} {told}")
     extent = min(-e.value for e in finding.evidence if e.name in (EXTENT, EXTENT_PER_UNIT))
     left = extent - since.regained.min() if since is not None else math.inf
     if since is None or left >= (limit if finding.severity is Severity.WARNING else CLEAR_DECADES):
@@ -94,6 +98,8 @@ class _Since(NamedTuple):
 
     profile: Profile
     regained: NDArray[np.float64]
+    last: int
+    """The step of the latest of these rows."""
 
 
 def _since(trace: Trace, run: Run, step: int) -> _Since | None:
@@ -107,12 +113,12 @@ def _since(trace: Trace, run: Run, step: int) -> _Since | None:
     if not first or not late or at < 0:
         return None
     behind = _behind(run, first, late)
-    later = behind[at + 1 :]
-    later = later[np.isfinite(later)]
+    known = np.flatnonzero(np.isfinite(behind))
+    later = behind[known[known > at]]
     width = last_rows(len(later))
     if len(later) < width or not np.isfinite(behind[at]):
         return None
-    return _Since(worst, behind[at] - later[-width:])
+    return _Since(worst, behind[at] - later[-width:], int(run.steps.first[known[-1]]))
 
 
 def _columns(op: Op, columns: dict[str, int]) -> list[int]:

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradtrace.diagnosis.besides import with_masks
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.moved import limits_of, weigh
 from gradtrace.diagnosis.ranking import rank
 from gradtrace.diagnosis.thresholds import FOLLOWED_STEPS
+from gradtrace.diagnosis.timeline.alike import look_alike
 from gradtrace.diagnosis.timeline.beginning import beginning, clear_before, raw_inputs, squared_away
 from gradtrace.diagnosis.timeline.constant import no_better, no_further
 from gradtrace.diagnosis.timeline.distance import still_far_off
+from gradtrace.diagnosis.timeline.drowned import drowned
 from gradtrace.diagnosis.timeline.factors import with_factors
 from gradtrace.diagnosis.timeline.held import held
 from gradtrace.diagnosis.timeline.judge import judge_run
@@ -115,6 +118,8 @@ class Judging:
         self._judge_traces(run)
         for kind in self._of_trace or [frozenset()]:
             found = [with_factors(finding, self._kept(kind)) for finding in found]
+        if self.traces:
+            found = [with_masks(finding, self.traces[-1]) for finding in found]
         start = beginning(self.traces[0], self._of_first, run) if self._of_first is not None else None
         if self._nonfinite is not None:
             over_time = [f for f in found if f.symptom is Symptom.NONFINITE]
@@ -139,7 +144,9 @@ class Judging:
             found += raw_inputs(self.traces[0], run)
         if len(self._latest) == 1 and not any(map(_is_grave, found)):
             kept = self._kept(next(iter(self._latest)))
-            found += too_slow(run, kept) or held(run, kept)
+            slow = too_slow(run, kept)
+            seen = look_alike(run, kept) or drowned(run, kept) if not slow else []
+            found = _instead(seen, found) + (slow or ([] if seen else held(run, kept)))
         return weigh(rank(found), self._moved)
 
     def diagnosis(self, run: Run) -> Diagnosis:

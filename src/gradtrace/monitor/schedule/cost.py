@@ -6,8 +6,8 @@ Steps come in stretches, each at one level. Of three stretches in a row of which
 
 is what the level in the middle adds, whatever the speed of the training drifts to meanwhile, as long as it does so
 evenly. The median of all such differences is what a step at that level costs; until there are enough of them it is
-blended with what the watch's own clock says, times what usually hides from it. A whole trace, a copy of the weights and
-a look for findings are too seldom for that: they count with the time they took.
+blended with what the watch's own clock says, times what usually hides from it. A whole trace, a copy of the weights, a
+look for findings and a walk through the tape are too seldom for that: they count with the time they took.
 """
 
 from __future__ import annotations
@@ -35,10 +35,13 @@ class Level(IntEnum):
     """The norms of all gradients are taken, too."""
 
 
-PARTS = ("hooks", "norms", "updates", "traces", "findings")
+PARTS = ("hooks", "norms", "updates", "traces", "findings", "walks")
 
 EVERY_STEP = ("hooks", "norms")
 """Parts that each step of a level has."""
+
+SELDOM = ("updates", "traces", "findings", "walks")
+"""Those that few have: a walk through the tape is one step's in two, four, eight."""
 
 HIDDEN = 1.5
 """[times] What is displaced in caches and allocators and falls on the training's own lines: measured as 1.3 to 1.6."""
@@ -118,7 +121,7 @@ class Cost:
         every_step = own["hooks"] + own["norms"]
         if own["traces"] and self.usual_s:  # in hooks, between the user's own ops, a trace takes as much again
             own["traces"] = min(max(own["traces"], seconds - self.usual_s - every_step), 4.0 * own["traces"])
-        seldom = own["updates"] + own["traces"] + own["findings"]
+        seldom = sum(own[part] for part in SELDOM)
         bare = max(seconds - every_step - seldom, 0.0)
         if is_mixed and self.usual_s:
             self._switched_s += min(bare, PAUSE * self.usual_s) - self.usual_s
@@ -199,7 +202,7 @@ class Cost:
     @property
     def seldom_s(self) -> float:
         """Of that, what not every step has."""
-        return self.account["updates"] + self.account["traces"] + self.account["findings"]
+        return sum(self.account[part] for part in SELDOM)
 
     @property
     def _switching_s(self) -> float:

@@ -116,7 +116,7 @@ class Schedule:
         """[seconds of training] When the last trace was taken."""
 
     def spend(self, part: str, seconds: float) -> None:
-        """`seconds` went at the step at hand into 'hooks', 'norms', 'updates', 'findings' or 'traces'."""
+        """`seconds` went at the step at hand into 'hooks', 'norms', 'updates', 'findings', 'walks' or 'traces'."""
         self.cost.spend(part, seconds)
 
     def spending(self, part: str) -> Spending:
