@@ -264,7 +264,7 @@ def test_some_of_the_classes_need_not_add_up_to_one() -> None:
 @pytest.mark.parametrize(
     ("squash", "classes", "severity"),
     [("sigmoid", 10, Severity.WARNING), ("tanh", 100, Severity.WARNING), ("tanh", 4, Severity.INFO),
-     ("none", 10, None), ("scaled", 10, None), ("relu", 10, None)],
+     ("none", 10, None), ("scaled", 10, None), ("wide", 10, None), ("relu", 10, None)],
 )  # fmt: skip
 def test_logits_that_an_activation_keeps_in_bounds(squash: str, classes: int, severity: Severity | None) -> None:
     """One class at b and the others at a leave log(1 + (k - 1) exp(a - b)), and no weights less."""
@@ -274,6 +274,7 @@ def test_logits_that_an_activation_keeps_in_bounds(squash: str, classes: int, se
         "tanh": torch.tanh,
         "relu": torch.relu,
         "scaled": lambda z: 16 * torch.tanh(z),
+        "wide": lambda z: F.hardtanh(z, -5.0, 5.0),
     }
     data = [(x, torch.arange(len(x)) % classes) for x, _ in batches()]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.layer import is_layer, place
 from gradtrace.diagnosis.naming import told_op
-from gradtrace.diagnosis.thresholds import DOMINANT_FRAC
+from gradtrace.diagnosis.thresholds import DOMINANT_FRAC, EFFECT_FRAC
 from gradtrace.diagnosis.wording import LOWEST_LOSS
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
@@ -175,10 +175,13 @@ _OF_LOGITS = ("cross_entropy", "binary_cross_entropy_with_logits")
 
 
 def bounded_logits(view: View) -> Finding | None:
-    """Logits that an activation keeps in bounds: no class becomes certain. A remark where little is lost by it."""
+    """Logits that an activation keeps in bounds: no class becomes certain. A remark where little is lost by it.
+
+    Bounds wide enough to lose next to nothing are meant (soft-capped logits).
+    """
     for op in view.trace.ops:
         objective = op.objective
-        if objective is None or objective.function not in _OF_LOGITS or not objective.floor > 0.0:
+        if objective is None or objective.function not in _OF_LOGITS or objective.floor <= _least(objective):
             continue
         message = (
             f"{objective.function} expects logits of any size, but an activation keeps them in bounds: whatever the "
@@ -190,6 +193,10 @@ def bounded_logits(view: View) -> Finding | None:
         found = _unreachable(view, op, Symptom.LOSS_SATURATED, AS_LOGITS, message, *_of_floor(objective))
         return replace(found, severity=severity, where=where)
     return None
+
+
+def _least(objective: ObjectiveStats) -> float:
+    return EFFECT_FRAC * objective.constant if objective.constant > 0.0 else math.inf
 
 
 def _of_floor(objective: ObjectiveStats) -> tuple[Evidence, Evidence]:
