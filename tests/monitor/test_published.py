@@ -104,7 +104,7 @@ def test_a_division_by_zero_in_the_loss_is_mended_at_its_divisor() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 6.0])
 def test_attention_that_learns_to_look_at_one_place_and_one_that_starts_so(scale: float) -> None:
-    """Each token is that of the place before it: attention of one row in all heads is the solution."""
+    """Each token is that of the place before it: attention of one row in all heads solves it, and both learn to."""
     torch.manual_seed(0)
 
     class Model(nn.Module):
@@ -125,11 +125,9 @@ def test_attention_that_learns_to_look_at_one_place_and_one_that_starts_so(scale
 
     watch = trained(model, torch.optim.Adam(model.parameters(), lr=5e-3), loss, 300)
     found = [f for f in watch.diagnosis.findings if f.cause is Cause.ATTENTION_SATURATION]
-    if scale > 1.0:  # it learns a part of it
-        assert found[0].severity is Severity.WARNING
-    else:
-        assert all(f.severity is Severity.INFO for f in found)
-        assert watch.diagnosis.healthy
+    assert all(f.severity is Severity.INFO for f in found)
+    assert any("this data is learnt so" in f.message for f in found) is (scale > 1.0)
+    assert watch.diagnosis.healthy
 
 
 @pytest.mark.parametrize("rate", [1e-3, 1.0])
