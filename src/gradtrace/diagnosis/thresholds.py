@@ -229,3 +229,7 @@ z-score of an outlier (Iglewicz & Hoaglin 1993, sec. 3.3)."""
 
 RANK_SLOW = 1.5
 """[times the others' median] All wait for the slowest: a third of their forward passes is spent waiting."""
+
+MOST_NOISE = 10.0
+"""[times the signal's power] Of a dropout, a decade: ten in eleven dropped (Srivastava et al. 2014: a half, and a fifth
+of the inputs)."""
