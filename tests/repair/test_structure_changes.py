@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +13,7 @@ from torch.nn import functional as F
 
 import gradtrace
 from gradtrace.repair.applying import apply_changes
-from gradtrace.repair.changes import formats, residual, skip, symmetry
+from gradtrace.repair.changes import formats, group_norm, residual, skip, symmetry
 from gradtrace.repair.patch import shape_of
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.training import Plan, train
@@ -75,16 +79,98 @@ def test_skips_learnt_from_zero_begin_as_the_identity():
     layers = [layer for _ in range(6) for layer in (nn.Linear(16, 16), nn.Sigmoid())]
     here = situation(nn.Sequential(*layers, nn.Linear(16, 2)))
     change = next(change for change in skip.KIND.propose(here) if not change.number("scale"))
+    assert change.where == ("2", "4", "6", "8", "10")  # what the first one takes is data
     twin = here.twin()
     apply_changes([change], twin)
     x = here.batches[0][0]
-    assert torch.equal(twin.model(x), here.model[-1](x))
+    assert torch.equal(twin.model(x), here.model[-1](here.model[1](here.model[0](x))))
     train(twin, Plan(here.batches, 1), 0)
-    assert twin.model[0].scale.item() != 0.0
+    assert twin.model[4].skip_scale.item() != 0.0
     model, optimizer, _ = written_out(change, here)
     fresh = here.twin()
     apply_changes([change], fresh)
     assert shape_of(model, optimizer) == shape_of(fresh.model, fresh.optimizers[0])
+    assert torch.equal(model(x), fresh.model(x))
+
+
+class Attributes(nn.Module):
+    """Layers by name, functions between them."""
+
+    def __init__(self, layers):
+        super().__init__()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.names = list(layers)
+
+    def forward(self, x):
+        for name in self.names[:-1]:
+            x = torch.sigmoid(getattr(self, name)(x))
+        return getattr(self, self.names[-1])(x)
+
+
+class Unit(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return torch.sigmoid(self.layer(x))
+
+
+def in_a_row(layers):
+    return nn.Sequential(*(part for layer in layers[:-1] for part in (layer, nn.Sigmoid())), layers[-1])
+
+
+@pytest.mark.parametrize("written", [
+    lambda layers: Attributes({f"fc{place}": layer for place, layer in enumerate(layers)}),
+    lambda layers: nn.Sequential(*map(Unit, layers[:-1]), layers[-1]),
+    in_a_row,
+], ids=["attributes", "blocks", "sequential"])  # fmt: skip
+def test_skips_are_the_same_however_the_network_is_written(written):
+    torch.manual_seed(0)
+    widths = [16, 12, 12, 12, 12, 12, 12, 2]
+    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
+    here = situation(written(layers))
+    change = next(change for change in skip.KIND.propose(here) if change.number("scale"))
+    twin = here.twin()
+    apply_changes([change], twin)
+    x = here.batches[0][0]
+    with torch.no_grad():
+        h = torch.sigmoid(layers[0](x))
+        for layer in layers[1:-1]:
+            h = h + torch.sigmoid(layer(h)) / 5**0.5
+        torch.testing.assert_close(twin.model(x), layers[-1](h))
+        torch.testing.assert_close(written_out(change, here)[0](x), layers[-1](h), rtol=1e-4, atol=1e-5)
+    twin.model.load_state_dict(here.model.state_dict())
+    copy.deepcopy(twin.model)(x)
+
+
+def test_what_has_two_ways_is_not_skipped(growing):
+    assert skip._chains(growing) == []
+
+
+def test_a_norm_over_units_takes_the_growth_of_batch_norm_away():
+    torch.manual_seed(0)
+    blocks = [part for _ in range(50) for part in (nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU())]
+    here = situation(nn.Sequential(nn.Linear(16, 64), *blocks, nn.Linear(64, 2)))
+    assert here.causes[0].value == "batchnorm_explosion"
+    (change,) = group_norm.KIND.propose(here)
+    twin = here.twin()
+    apply_changes([change], twin)
+    x, target = here.batches[0]
+
+    def growth(model):
+        """Per block, of the gradient at the layers' weights."""
+        model.zero_grad()
+        cross_entropy(model, (x, target)).backward()
+        return (model[4].weight.grad.norm() / model[124].weight.grad.norm()).item() ** (1 / 40)
+
+    assert growth(copy.deepcopy(here.model)) == pytest.approx((1 - 1 / math.pi) ** -0.5, rel=0.05)
+    assert growth(twin.model) == pytest.approx(1.0, rel=0.05)
+    held = {id(p) for group in twin.optimizers[0].param_groups for p in group["params"]}
+    assert held == {id(p) for p in twin.model.parameters()}
+    model, _, _ = written_out(change, here)
+    assert torch.equal(model(x), twin.model(x))
 
 
 def constant(model, value=0.05):

@@ -36,7 +36,7 @@ CASE_OF = {
     "rate": "rate_regression", "warmup": "rate_regression", "clipping": "rate_regression", "eps": "he_start",
     "placebo": "small_std", "residual": "residual_growth", "symmetry": "he_start",
     "output": "targets_out_of_range", "embedding": "unscaled_attention", "log_space": "log_zero",
-    "neighbours": "neighbours", "likelihood": "minimax_game",
+    "neighbours": "neighbours", "likelihood": "minimax_game", "group_norm": "batchnorm_mlp",
 }  # fmt: skip
 """Kind -> a case for which it proposes itself."""
 

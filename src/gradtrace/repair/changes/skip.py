@@ -1,150 +1,200 @@
-"""Skip connections around pairs of a layer and its activation, where the shapes allow: x + scale f(x).
+"""Skip connections around layers that follow each other: x + scale f(x), f all that lies between what two layers take.
 
 He et al. (2016). The scale is 1 / sqrt(number of branches) (De & Smith, 2020), or one that is learnt from zero: each
 block then begins as the identity (SkipInit, in the same paper; Bachlechner et al., ReZero is all you need, 2021).
+
+Put in by hooks in front of the layers, so that it is the same however the network is written: a Sequential, blocks,
+attributes with functions between them.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from gradtrace.records.change import Change
 from gradtrace.records.vocabulary import Cause
+from gradtrace.repair.changes.draws import listed
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.twin import RefusalError, Twin
-from gradtrace.tape.private import put_child
 
 if TYPE_CHECKING:
+    from gradtrace.records.trace import Op
     from gradtrace.repair.situation import Situation
 
 _HELPS = {Cause.DEPTH_WITHOUT_SKIP, Cause.SMALL_WEIGHTS, Cause.ACTIVATION_DERIVATIVE, Cause.BATCHNORM_EXPLOSION,
           Cause.LARGE_WEIGHTS}  # fmt: skip
 _FEWEST = 4
 """Layers that can be skipped: fewer are not deep."""
+_LEARNT = "skip_scale"
+"""Name of a scale that is learnt, a parameter of the layer in front of which it is applied."""
 
 
-class Skip(nn.Module):
-    """x + scale * f(x), f the modules in order; the scale is a number, or learnt from zero."""
+class Skip:
+    """Adds what the layer before took to what a layer takes: x + scale * f(x)."""
 
-    def __init__(self, modules: list[nn.Module], scale: float | nn.Parameter) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(*modules)
-        self.scale = scale
+    def __init__(self, first: nn.Module, last: nn.Module, scale: float) -> None:
+        self.first, self.last, self.scale = first, last, scale
+        self.kept: Any = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[*] -> [*]."""
-        out: Tensor = x + self.scale * self.branch(x)
-        return out
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A forward pre-hook."""
+        x: Tensor = args[0]
+        if layer is not self.first:
+            x = self.kept + (self.scale or getattr(layer, _LEARNT)) * x
+        self.kept = None if layer is self.last else x
+        return (x, *args[1:])
 
 
 def propose(situation: Situation) -> list[Change]:
-    """In each nn.Sequential, around a layer and what follows it up to the next one."""
+    """Around every layer whose input has the shape of the next one's."""
     if not _HELPS & set(situation.causes):
         return []
-    stacks = [(path, _groups(m)) for path, m in situation.model.named_modules() if type(m) is nn.Sequential]
-    number = sum(len(groups) for _, groups in stacks)
+    chains = _chains(situation)
+    number = sum(len(chain) - 1 for chain in chains)
     if number < _FEWEST:
         return []
     scale = 1.0 / math.sqrt(number)
     return [
-        _change(f"Add skip connections around {number} layers: x + {scale:.2g} f(x).", stacks, scale),
-        _change(f"Add skip connections around {number} layers: x + a f(x), a learnt from zero (ReZero).", stacks, 0.0),
+        _change(f"Add skip connections around {number} layers: x + {scale:.2g} f(x).", chains, scale),
+        _change(f"Add skip connections around {number} layers: x + a f(x), a learnt from zero (ReZero).", chains, 0.0),
     ]
 
 
-def _change(title: str, stacks: list[tuple[str, list[list[str]]]], scale: float) -> Change:
-    parts = [(path, group) for path, groups in stacks for group in groups]
+def _change(title: str, chains: list[list[str]], scale: float) -> Change:
     return Change(
         kind="skip",
         title=title,
-        where=tuple(f"{path}.{group[0]}".lstrip(".") for path, group in parts),
+        where=tuple(path for chain in chains for path in chain[:-1]),
         reason="the gradient then has a way on which nothing is multiplied",
         numbers=(("scale", scale),),
-        words=(("stacks", "\n".join(path for path, groups in stacks if groups)),),
-        code=_code(parts, scale),
+        words=(("chains", "\n".join(" ".join(chain) for chain in chains)),),
+        code=_code(chains, scale),
         source="He et al. 2016; De & Smith 2020" if scale else "De & Smith 2020; Bachlechner et al. 2021",
-        state_dict_loads=False,
+        state_dict_loads=bool(scale),
     )
 
 
-def _code(parts: list[tuple[str, list[str]]], scale: float) -> str:
-    made = [] if scale else ["        self.scale = torch.nn.Parameter(torch.zeros(()))"]
-    held = ["    optimizer.param_groups[0]['params'].append(stack.get_submodule(names[0]).scale)"]
+def _code(chains: list[list[str]], scale: float) -> str:
+    learnt = [
+        "    for layer in layers[1:]:",
+        f"        layer.{_LEARNT} = torch.nn.Parameter(torch.zeros((), device=layer.weight.device))",
+        f"        optimizer.param_groups[0]['params'].append(layer.{_LEARNT})",
+    ]
     return "\n".join(
         [
-            "class Skip(torch.nn.Module):",
-            "    def __init__(self, *modules):",
-            "        super().__init__()",
-            "        self.branch = torch.nn.Sequential(*modules)",
-            *made,
+            "class Skip:",
+            '    """Adds what the layer before took to what a layer takes: x + scale * f(x)."""',
             "",
-            "    def forward(self, x):",
-            f"        return x + {f'{scale:.4g}' if scale else 'self.scale'} * self.branch(x)",
+            "    def __init__(self, first, last):",
+            "        self.first, self.last, self.kept = first, last, None",
             "",
-            f"for path, names in {parts!r}:",
-            "    stack = model.get_submodule(path)",
-            "    stack._modules[names[0]] = Skip(*[stack.get_submodule(name) for name in names])",
-            "    for name in names[1:]:",
-            "        stack._modules[name] = torch.nn.Identity()",
-            *([] if scale else held),
+            "    def __call__(self, layer, args):",
+            "        x = args[0]",
+            "        if layer is not self.first:",
+            f"            x = self.kept + {f'{scale:.4g}' if scale else f'layer.{_LEARNT}'} * x",
+            "        self.kept = None if layer is self.last else x",
+            "        return (x, *args[1:])",
+            "",
+            *(line for chain in chains for line in _hooked(chain, [] if scale else learnt)),
         ]
     )
 
 
-def _groups(stack: nn.Sequential) -> list[list[str]]:
-    """Names of the children of each part from one layer to the next whose output has the shape of its input."""
-    groups: list[list[str]] = []
-    for name, child in stack.named_children():
-        if isinstance(child, nn.Linear | nn.Conv1d | nn.Conv2d):
-            groups.append([name])
-        elif groups and not list(child.children()):
-            groups[-1].append(name)
-        else:
-            groups.append([])
-    return [group for group in groups if len(group) > 1 and _keeps_shape(stack.get_submodule(group[0]))]
+def _hooked(chain: list[str], learnt: list[str]) -> list[str]:
+    return [
+        f"layers = [model.get_submodule(path) for path in {listed(chain)}]",
+        "skip = Skip(layers[0], layers[-1])",
+        "for layer in layers:",
+        "    layer.register_forward_pre_hook(skip)",
+        *(line[4:] for line in learnt),
+    ]
 
 
-def _keeps_shape(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.Linear):
-        return layer.in_features == layer.out_features
-    if isinstance(layer, nn.Conv1d | nn.Conv2d):
-        same = layer.padding == "same" or all(
-            2 * p == d * (k - 1)
-            for p, d, k in zip(_tuple(layer.padding), layer.dilation, layer.kernel_size, strict=False)
-        )
-        return layer.in_channels == layer.out_channels and set(layer.stride) == {1} and same
-    return False
+def _chains(situation: Situation) -> list[list[str]]:
+    """Layers whose inputs have one shape, each fed by nothing but the one before, in the order of the forward pass."""
+    ops = situation.trace.ops
+    layers = {op.index: op for op in ops if _is_layer(op, situation)}
+    called = [op.site.module for op in layers.values()]
+    below = {}
+    for index, op in layers.items():
+        under = _under(op, layers, situation)
+        if under is not None and called.count(op.site.module) == called.count(under.site.module) == 1:
+            below[index] = under.index
+    chains = []
+    for top in [index for index in below if index not in below.values()]:
+        chain = [top]
+        while chain[-1] in below:
+            chain.append(below[chain[-1]])
+        chains.append([str(ops[index].site.module) for index in reversed(chain)])
+    return list(reversed(chains))
 
 
-def _tuple(padding: object) -> tuple[int, ...]:
-    return padding if isinstance(padding, tuple) else ()
+def _is_layer(op: Op, situation: Situation) -> bool:
+    if not op.weights or not op.site.module:
+        return False
+    return isinstance(situation.model.get_submodule(op.site.module), nn.Linear | nn.Conv1d | nn.Conv2d)
+
+
+def _under(layer: Op, layers: dict[int, Op], situation: Situation) -> Op | None:
+    """The layer whose output `layer` takes through ops with one input and one reader, its own input of that shape."""
+    taken, below = _operand(layer, situation.trace.ops), _fed_by(layer, layers, situation)
+    if taken is None or below is None or below.index not in layers or _readers(below, situation) != 1:
+        return None
+    before, first = _operand(below, situation.trace.ops), _fed_by(below, layers, situation)
+    if before is None or (first is not None and _readers(first, situation) > 1):
+        return None  # the start of a branch
+    return below if _shape(before) == _shape(taken) != () else None
+
+
+def _fed_by(layer: Op, layers: dict[int, Op], situation: Situation) -> Op | None:
+    """The first op under `layer` that is a layer, has several readers, or several inputs, or none."""
+    here = _operand(layer, situation.trace.ops)
+    while here is not None and here.index not in layers and _readers(here, situation) == 1:
+        under = _operand(here, situation.trace.ops)
+        if under is None:
+            return here
+        here = under
+    return here
+
+
+def _readers(op: Op, situation: Situation) -> int:
+    return len(situation.paths.arrivals[op.index])
+
+
+def _operand(op: Op, ops: tuple[Op, ...]) -> Op | None:
+    """What it is applied to, if that is one op, parameters apart."""
+    found = [ops[target[0]] for target in op.targets if target is not None and ops[target[0]].parameter is None]
+    found = [one for one in found if not _is_view_of_parameter(one, ops)]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_view_of_parameter(op: Op, ops: tuple[Op, ...]) -> bool:
+    below = [ops[target[0]] for target in op.targets if target is not None]
+    return len(below) == 1 and below[0].parameter is not None
+
+
+def _shape(op: Op) -> tuple[int, ...]:
+    return tuple(op.received.shape) if op.received is not None else ()
 
 
 def apply(change: Change, twin: Twin) -> None:
-    """The first module of each part becomes the whole, the others the identity."""
-    done = 0
-    for path in change.word("stacks").split("\n"):
-        stack = twin.model.get_submodule(path)
-        if not isinstance(stack, nn.Sequential):
-            raise RefusalError(f"{path or 'the model'} is no nn.Sequential")
-        for group in _groups(stack):
-            modules = [stack.get_submodule(name) for name in group]
-            pooled = any("pool" in type(module).__name__.lower() for module in modules)
-            if pooled:
-                continue
-            beside = next(modules[0].parameters())
-            scale = change.number("scale") or nn.Parameter(beside.new_zeros(()))
-            skip = Skip(modules, scale).train(stack.training)
-            put_child(stack, group[0], skip)
-            twin.adopt([scale] if isinstance(scale, nn.Parameter) else [], beside)
-            for name in group[1:]:
-                put_child(stack, name, nn.Identity().train(stack.training))
-            done += 1
-    if not done:
-        raise RefusalError("no part of the network keeps its shape: there is nothing to skip")
+    """One hook for each chain; what is learnt is a parameter of the layer in front of which it is applied."""
+    scale = change.number("scale")
+    for chain in change.word("chains").split("\n"):
+        layers = [twin.model.get_submodule(path) for path in chain.split()]
+        skip = Skip(layers[0], layers[-1], scale)
+        for layer in layers:
+            layer.register_forward_pre_hook(skip)
+        for layer in [] if scale else layers[1:]:
+            if hasattr(layer, _LEARNT):
+                raise RefusalError(f"{type(layer).__name__} has a {_LEARNT} of its own")
+            beside = next(layer.parameters())
+            learnt = nn.Parameter(beside.new_zeros(()))
+            layer.register_parameter(_LEARNT, learnt)
+            twin.adopt([learnt], beside)
 
 
 KIND = Kind(propose, apply)

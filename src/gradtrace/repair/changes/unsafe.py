@@ -52,11 +52,14 @@ def propose(situation: Situation) -> list[Change]:
     birth = next((trace.nonfinite for trace in situation.diagnosis.traces if trace.nonfinite is not None), None)
     lines: dict[tuple[str, str], None] = {}
     if birth is not None:
-        name = birth.op.removesuffix("Backward0").lower().strip("_")
-        lines[(name, birth.site.source)] = None
-        for op in situation.trace.ops:  # ops of the same line: exp inside a log, say
-            if op.site.source == birth.site.source and op.function.rstrip("_") in GUARDS:
-                lines[(op.function.rstrip("_"), op.site.source)] = None
+        lines[(birth.op.removesuffix("Backward0").lower().strip("_"), birth.site.source)] = None
+        sources = {birth.site.source}
+    else:  # late in a training, in the loss's own code: the line is known, and what the first steps did there
+        sources = {finding.source for finding in situation.findings if finding.cause is Cause.UNSAFE_OP}
+    for op in situation.trace.ops:  # of the same line: exp inside a log, say
+        name = op.function.rstrip("_")
+        if op.site.source in sources and (name in GUARDS or birth is None):
+            lines[(name, op.site.source)] = None
     return [_guard(name, source) for name, source in lines if source and _is_known(name)]
 
 
