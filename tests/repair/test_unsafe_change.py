@@ -42,7 +42,7 @@ def situation(first_step, source):
 
 
 def test_the_op_is_the_one_that_the_first_steps_did_at_that_line(first_step):
-    model, batch, trace = first_step
+    _, batch, trace = first_step
     (log,) = [op for op in trace.ops if op.function == "log"]
     here = situation(first_step, log.site.source)
     (change,) = unsafe.KIND.propose(here)

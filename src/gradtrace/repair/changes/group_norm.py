@@ -1,8 +1,9 @@
 """Batch norm without skips: a norm over each sample's units in its place, which does not amplify the gradient.
 
-Behind a ReLU the mean over the batch is taken out, and with it all but (1 - 1/pi) of the mean square: a layer that keeps
-the forward scale then multiplies the gradient by 1 / sqrt(1 - 1/pi) = 1.21 (Yang et al., A mean field theory of batch
-normalization, 2019). The mean over a sample's units is near zero, whatever it is over the batch: layer norm's factor is 1.
+Behind a ReLU the mean over the batch is taken out, and with it 1/pi of the mean square: a layer that keeps the forward
+scale then multiplies the gradient by 1 / sqrt(1 - 1/pi) = 1.21 (Yang et al., A mean field theory of batch
+normalization, 2019). The mean over a sample's units is near zero, whatever it is over the batch: a layer norm's factor
+is 1.
 """
 
 from __future__ import annotations
