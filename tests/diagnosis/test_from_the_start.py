@@ -138,6 +138,25 @@ def test_a_run_without_any_gradient(ill: bool) -> None:
     assert ((Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION) in found) is ill
 
 
+@pytest.mark.parametrize(("momentum", "ill"), [(0.0, True), (0.5, True), (0.9, False)])
+def test_small_first_steps_count_for_what_momentum_makes_of_them(momentum: float, ill: bool) -> None:
+    """A hundred steps of 3e-6 of the weights are less than one usual one; with momentum 0.9 they are three of them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 5))
+    nn.init.normal_(model[2].weight, std=0.3)
+    centres, labels = torch.randn(5, 20), torch.randint(0, 5, (256,))
+    data = list(zip((centres[labels] + 0.5 * torch.randn(256, 20)).split(32), labels.split(32), strict=True))
+
+    def loss(model: Any, batch: Any) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=5e-6, momentum=momentum)
+    diagnosis = check(model, loss, data, optimizer=optimizer)
+    ratio = max(update.ratio for update in diagnosis.updates)
+    assert 1e-6 < ratio < 5e-6
+    assert loud(diagnosis.findings) == ([(Symptom.UNDERFLOW, Cause.LEARNING_RATE)] if ill else [])
+
+
 @pytest.mark.parametrize(("rate", "ill"), [(1e-3, False), (1e-10, True)])
 def test_steps_that_move_nothing_on_batches_that_differ(rate: float, ill: bool) -> None:
     """Losses that differ by batch are no fall."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _ADAPTIVE = ("adam", "rmsprop", "adagrad", "adadelta", "lion", "nadam", "radam", "adafactor", "lamb", "muon", "sign")
 
+USUAL_MOMENTUM, MOST_MOMENTUM = 0.9, 0.999
 TRIAL_STEPS = 5
 """Steps that our own trial takes: a step that overshoots grows the loss by a factor each time, and five show it."""
 
@@ -40,18 +41,31 @@ def describe_optimizer(
     """Kind, eps, learning rate, and which of the model's parameters it holds; `unowned`: ids of what no module has."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    kind = type(optimizer).__name__
     return OptimizerStats(
-        kind=kind,
-        adaptive=any(word in kind.lower() for word in _ADAPTIVE),
+        kind=type(optimizer).__name__,
+        adaptive=_is_adaptive(optimizer),
         eps=max((_eps(group.get("eps", 0.0)) for group in optimizer.param_groups), default=0.0),
         learning_rate=learning_rate_of([optimizer]),
         weight_decay=_coupled_decay(optimizer),
         held_back=_held_back(optimizer),
+        lengthens=_lengthens(optimizer),
         parameters=tuple(names[id(parameter)] for parameter in held if id(parameter) in names),
         num_foreign=sum(id(parameter) not in names for parameter in held),
         unowned=tuple(names[id(p)] for p in held if id(p) in unowned and isinstance(p, nn.Parameter)),
     )
+
+
+def _is_adaptive(optimizer: Optimizer) -> bool:
+    kind = type(optimizer).__name__.lower()
+    return any(word in kind for word in _ADAPTIVE)
+
+
+def _lengthens(optimizer: Optimizer) -> float:
+    """Adam's first steps are as long as any; an optimizer that does not tell its momentum may have the usual one."""
+    if _is_adaptive(optimizer):
+        return 1.0
+    momenta = [float(group.get("momentum", USUAL_MOMENTUM)) for group in optimizer.param_groups]
+    return 1.0 / (1.0 - min(max(momenta, default=0.0), MOST_MOMENTUM))
 
 
 def _coupled_decay(optimizer: Optimizer) -> float:

@@ -46,6 +46,8 @@ class OptimizerStats:
     """What it adds to the gradient, as a multiple of the weight, before it scales (Adam, not AdamW); the largest."""
     held_back: float = 1.0
     """By what a schedule holds the rate below its own base just now (warm-up, decay); 1 without one."""
+    lengthens: float = 1.0
+    """Up to how many times as long as its first step a later one is under the same gradient: 1 / (1 - momentum)."""
     unowned: tuple[str, ...] = ()
     """Of `parameters`, each an ``nn.Parameter``, those that no module owns any longer, or ever did."""
 

@@ -1,9 +1,9 @@
 """Are the steps so small that a hundred of them do less than a usual one, although the loss would follow?
 
 A step moves a weight by r = |update| / |weight|, about 1e-3 where training goes well (Karpathy 2015): at r = 1e-5 it
-takes a hundred for one of these. Momentum makes later steps up to ten times as long as the first (1 / (1 - 0.9)), so
-of an optimizer that may have it the first one counts tenfold; Adam's first steps are as long as any. Whether the loss
-would follow is tried: on a copy, at the rate that makes the steps usual ones.
+takes a hundred for one of these. Momentum m makes later steps up to 1 / (1 - m) times as long as the first, which
+counts for so much; Adam's first steps are as long as any. Whether the loss would follow is tried: on a copy, at the
+rate that makes the steps usual ones.
 
 A warm-up takes its steps later, and what has learnt is not asked.
 """
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 FOLLOWS_FRAC = 10.0 * UPDATE_USUAL
 """[of the loss] Ten times what a hundred of the given steps can do, sum |g| |update| <= r |loss| each: by this the loss
 has followed."""
-MOMENTUM = 10.0
-"""[times the first step] How long the steps of SGD may become: 1 / (1 - 0.9)."""
 
 
 def judge(scene: Scene) -> list[Finding]:
@@ -88,8 +86,8 @@ def _ratio(scene: Scene) -> float | None:
     if not all(map(objectives, scene.views)) or any(map(has_learnt, scene.views)):
         return None
     longest = max((update.ratio for update in weights_moved(training)), default=0.0)
-    grows = 1.0 if all(one.adaptive for one in optimizers) else MOMENTUM
-    return longest if 0.0 < grows * longest < UPDATE_USUAL / FOLLOWED_STEPS else None
+    lengthens = max(one.lengthens for one in optimizers)
+    return longest if 0.0 < lengthens * longest < UPDATE_USUAL / FOLLOWED_STEPS else None
 
 
 def _follows(faster: Training) -> bool:
