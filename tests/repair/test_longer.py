@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import gradtrace
 from gradtrace.records.repair import Outcome, Role, Trial
 from gradtrace.repair import pace as pace_module
-from gradtrace.repair.longer import run_until_told
+from gradtrace.repair.longer import constant_of, run_until_told
 from gradtrace.repair.pace import Pace
 from gradtrace.repair.training import OutOfTime
 from gradtrace.repair.trials import ORIGINAL
@@ -30,7 +30,17 @@ def trials(*ends, proven=False, verdict=""):
 UNKNOWN, KNOWN = (2.2, 2.4, 2.3), (1.0, 1.1, 1.05)
 
 
-def told(ranked, *, most=math.inf, left_s=100.0, step_s=0.1, fails_at=math.inf, proven_at=math.inf, shortens=False):
+def told(
+    ranked,
+    *,
+    most=math.inf,
+    left_s=100.0,
+    step_s=0.1,
+    fails_at=math.inf,
+    proven_at=math.inf,
+    shortens=False,
+    constant=math.inf,
+):
     """The lengths that were run, and what came of it."""
     course = SimpleNamespace(steps=20, notes=[], deadline=time.perf_counter() + left_s)
     lengths = []
@@ -45,7 +55,7 @@ def told(ranked, *, most=math.inf, left_s=100.0, step_s=0.1, fails_at=math.inf, 
             course.steps = pace.steps - 1
         return trials(*KNOWN, proven=True) if pace.steps >= proven_at else ranked
 
-    after, pace = run_until_told(run, course, Pace(20), lambda pace, _: pace.steps * step_s, most)
+    after, pace = run_until_told(run, course, Pace(20), lambda pace, _: pace.steps * step_s, most, constant)
     return lengths, after, pace.steps, course
 
 
@@ -82,7 +92,26 @@ def test_never_longer_than_can_be(limits):
     lengths, _, steps, course = told(trials(*UNKNOWN), **limits)
     assert lengths == [20]
     assert steps == 20
-    assert course.notes == []
+    too_short = ["after 20 steps nothing is proven: twice as many would take up to 4 s"]
+    assert course.notes == (too_short if "left_s" in limits else [])
+
+
+@pytest.mark.parametrize(("constant", "lengths"), [(1.3, [20]), (1.1, [20, 40, 80]), (math.inf, [20])])
+def test_a_loss_that_a_constant_output_has_too_is_not_learnt(constant, lengths):
+    assert told(trials(*KNOWN), constant=constant)[0] == lengths
+
+
+def test_the_loss_of_a_constant_output_is_known_where_the_loss_is():
+    torch.manual_seed(0)
+    model, batch = nn.Linear(4, 1), (torch.randn(32, 4), torch.randn(32, 1))
+
+    def squared(model, batch):
+        return F.mse_loss(model(batch[0]), batch[1])
+
+    spread = batch[1].var(unbiased=False).item()
+    assert constant_of([gradtrace.trace(model, squared, batch)]) == pytest.approx(spread, rel=1e-4)
+    assert constant_of([gradtrace.trace(model, lambda *a: 2 * squared(*a), batch)]) == math.inf
+    assert constant_of([]) == math.inf
 
 
 def test_who_runs_out_of_time_keeps_what_it_had():

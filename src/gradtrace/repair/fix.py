@@ -23,7 +23,7 @@ from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.correction import with_shares
 from gradtrace.repair.given import check_numbers, chosen_optimizers
 from gradtrace.repair.learning_rate import RangeTest, at_rate, range_test
-from gradtrace.repair.longer import run_until_told
+from gradtrace.repair.longer import constant_of, run_until_told
 from gradtrace.repair.pace import ENOUGH_STEPS, USUAL_CANDIDATES, Pace, choose_pace
 from gradtrace.repair.shares import shares_of
 from gradtrace.repair.situation import Situation
@@ -175,7 +175,9 @@ def _proven(
         return pace.cost_s(numbers, cost_seen(seen, cost))
 
     try:
-        ranked, pace = run_until_told(run, course, pace, costs_s, steps or math.inf)
+        ranked, pace = run_until_told(
+            run, course, pace, costs_s, steps or math.inf, constant_of(repair.diagnosis.traces)
+        )
     except OutOfTime:
         needed = _spent(timing) + pace.cost_s(numbers, cost)
         told = f"the time did not suffice for the unchanged network and the placebo; about {needed:.0f} s would"

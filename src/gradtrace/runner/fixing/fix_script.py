@@ -12,7 +12,7 @@ from gradtrace.errors import InputError
 from gradtrace.records.repair import Repair, Role, Trial
 from gradtrace.records.shown import counted
 from gradtrace.repair.confirmation import confirmed
-from gradtrace.repair.longer import run_until_told
+from gradtrace.repair.longer import constant_of, run_until_told
 from gradtrace.repair.pace import FEWEST_STEPS, Pace, choose_pace
 from gradtrace.repair.training import NUM_POINTS, OutOfTime
 from gradtrace.repair.trend import trend_of
@@ -107,7 +107,8 @@ def _repaired(
         return pace.cost_s(numbers, cost_seen(seen, course.step_s), course.start_s)
 
     try:
-        ranked, pace = run_until_told(run, course, pace, costs_s, steps or _most(answer))
+        constant = constant_of(probed.diagnosis.traces)
+        ranked, pace = run_until_told(run, course, pace, costs_s, steps or _most(answer), constant)
         so_far_s = time_budget_s - (deadline - time.perf_counter())
         tell_how_long(course.notes, max(before_s + costs_s(pace, ranked), so_far_s))
     except OutOfTime:
