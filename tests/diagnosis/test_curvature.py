@@ -35,6 +35,15 @@ def _poisson(model: nn.Module, batch: Tensor) -> Tensor:
     return (laplacian + source).square().mean() + model(batch * torch.tensor([1.0, 0.0])).square().mean()
 
 
+def _helmholtz(model: nn.Module, batch: Tensor) -> Tensor:
+    """The same with u in it, which reaches the weights by itself."""
+    x = batch.clone().requires_grad_()
+    values = model(x)
+    slopes = _by(values, x)
+    laplacian = _by(slopes[:, 0], x)[:, 0] + _by(slopes[:, 1], x)[:, 1]
+    return (laplacian + values[:, 0] + 1.0).square().mean()
+
+
 def _eikonal(model: nn.Module, batch: Tensor) -> Tensor:
     """|grad u| = 1: a first derivative."""
     x = batch.clone().requires_grad_()
@@ -48,9 +57,12 @@ def _data() -> list[Any]:
 
 @pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.SiLU])
-def test_a_second_derivative_wants_activations_that_bend(activation: type[nn.Module], depth: int) -> None:
+@pytest.mark.parametrize("residual", [_poisson, _helmholtz])
+def test_a_second_derivative_wants_activations_that_bend(
+    residual: Any, activation: type[nn.Module], depth: int
+) -> None:
     ill = activation is nn.ReLU
-    found = findings(_network(activation, depth), _poisson, _data())
+    found = findings(_network(activation, depth), residual, _data())
     assert loud(found) == ([(Symptom.VANISHING, Cause.ACTIVATION_DERIVATIVE)] if ill else [])
     if ill:
         assert found[0].where == tuple(str(2 * i + 1) for i in range(depth))

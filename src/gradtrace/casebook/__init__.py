@@ -42,6 +42,7 @@ _FAMILIES = {
         "detach data_attribute no_grad item argmax rounding plain_list plain_tensor replaced_head partial_optimizer"
     ),
     "loss": ("sigmoid_mse softmax_twice sigmoid_twice clamped_loss clamped_probability rounded_loss single_softmax"),
+    "pairing": "divergence_of_probabilities batch_softmax bounded_logits straight_residual",
     "symmetry": "constant_weights constant_lstm",
     "numerics": "log_zero sqrt_zero self_distance zero_by_zero acos_one where_trap exp_overflow masked_row",
     "formats": (
@@ -68,8 +69,8 @@ _FAMILIES = {
         "dropout byol straight_through actor_critic lora ignored_labels causal_mask autocast weight_norm spectral_norm"
     ),
     "healthy_objectives": (
-        "physics_informed variational_autoencoder contrastive_views truncated_time fourier_operator graph_network "
-        "universal_perturbation"
+        "physics_informed signed_distance cosine_logits distilled variational_autoencoder contrastive_views "
+        "truncated_time fourier_operator graph_network universal_perturbation"
     ),
     "healthy_learning": (
         "clamped_residual_near softmax_absolute_trained hinge_half_satisfied penalised_relu unet_with_skips "

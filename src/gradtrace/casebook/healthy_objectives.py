@@ -24,12 +24,61 @@ def oscillator_residual(model: nn.Module, batch: Any) -> Tensor:
     return residual
 
 
+def oscillator_batches() -> list[Tensor]:
+    """Times from 0 to 3, the first one 0."""
+    return [torch.cat([torch.zeros(1, 1), 3.0 * torch.rand(63, 1)]) for _ in range(2)]
+
+
 @seeded
 def physics_informed() -> Setup:
     """A physics-informed network: the loss holds second derivatives, so the tape holds backward passes."""
-    model = mlp(2, nn.Tanh, width=32, inputs=1, outputs=1)
-    batches = [torch.cat([torch.zeros(1, 1), 3.0 * torch.rand(63, 1)]) for _ in range(2)]
-    return Setup(model, oscillator_residual, batches)
+    return Setup(mlp(2, nn.Tanh, width=32, inputs=1, outputs=1), oscillator_residual, oscillator_batches())
+
+
+def slope_of_one(model: nn.Module, batch: Any) -> Tensor:
+    """|grad u| = 1: a first derivative in the loss."""
+    points = batch.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(model(points).sum(), points, create_graph=True)
+    error: Tensor = (slope.norm(dim=1) - 1.0).square().mean()
+    return error
+
+
+@seeded
+def signed_distance() -> Setup:
+    """A distance with a slope of one, by a network of straight lines: these have the first derivative that it takes."""
+    return Setup(mlp(2, nn.ReLU, width=32, inputs=2, outputs=1), slope_of_one, [torch.randn(64, 2) for _ in range(2)])
+
+
+class Cosine(nn.Module):
+    """Logits between -16 and 16: sixteen times the cosine of the features and each class's direction."""
+
+    def __init__(self, scale: float = 16.0) -> None:
+        super().__init__()
+        self.body, self.scale = mlp(1, nn.ReLU, outputs=32), scale
+        self.directions = nn.Parameter(torch.randn(10, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, 64] -> [batch, 10]."""
+        return self.scale * F.linear(F.normalize(self.body(x), dim=1), F.normalize(self.directions, dim=1))
+
+
+@seeded
+def cosine_logits() -> Setup:
+    """Logits that are bounded by design, and wide enough: of the cross entropy next to nothing is out of reach."""
+    return Setup(Cosine(), cross_entropy, digit_batches())
+
+
+def soft_targets(model: nn.Module, batch: Any) -> Tensor:
+    """Divergence of log-probabilities from smoothed labels."""
+    pixels, labels = batch
+    target = 0.9 * F.one_hot(labels, 10) + 0.01
+    return F.kl_div(F.log_softmax(model(pixels), dim=1), target, reduction="batchmean")
+
+
+@seeded
+def distilled() -> Setup:
+    """A divergence from soft targets, of logarithms as it must be."""
+    return Setup(mlp(2, nn.ReLU), soft_targets, digit_batches())
 
 
 class Variational(nn.Module):
@@ -206,6 +255,9 @@ def universal_perturbation() -> Setup:
 
 CASES = (
     healthy("physics_informed", physics_informed, "Raissi et al. 2019"),
+    healthy("signed_distance", signed_distance, "Gropp et al. 2020"),
+    healthy("cosine_logits", cosine_logits, "Wang et al. 2018"),
+    healthy("distilled", distilled, "Hinton et al. 2015"),
     healthy("variational_autoencoder", variational_autoencoder, "Kingma and Welling 2014"),
     healthy("contrastive_views", contrastive_views, "Radford et al. 2021; van den Oord et al. 2018"),
     healthy("truncated_time", truncated_time, "Williams and Peng 1990"),

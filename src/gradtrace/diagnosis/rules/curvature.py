@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.layer import places
 from gradtrace.diagnosis.naming import told_op
-from gradtrace.diagnosis.rules.disconnected import bypassed, swallows
+from gradtrace.diagnosis.rules.disconnected import swallows
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import SMOOTH
@@ -61,7 +61,7 @@ def _ends(op: Op, view: View) -> bool:
 
     The first derivative of a network that ends in a ReLU is lost there too, behind weights that have learnt from it.
     """
-    if not swallows(op) or bypassed(op, view.trace) or _straight(op, view) is None:
+    if not swallows(op) or _straight(op, view) is None:
         return False
     arrivals = view.paths.arrivals[op.index]
     while len(arrivals) == 1:
