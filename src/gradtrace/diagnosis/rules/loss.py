@@ -147,7 +147,7 @@ def _chooses_of_one(op: Op, view: View) -> bool:
     if len(shape) < 2 or 1 not in shape or not _passes_nothing(op):
         return False
     below = layer_below(op, view.paths)
-    scale = scale_of(below, view) if below is not None else None
+    scale = scale_of(below, view.paths) if below is not None else None
     apart = -math.log(EPSILON.get(op.received.dtype, 1.0) or 1.0)
     return 1 in (shape[1], shape[-1]) or (
         scale is not None and 2.0 * scale.output_rms * math.sqrt(op.received.numel) < apart

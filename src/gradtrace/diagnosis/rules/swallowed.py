@@ -4,7 +4,8 @@ Adam's step is rate * m / (sqrt(v) + eps) (Kingma & Ba 2015, alg. 1), of gradien
 those far below it shorter by |g| / eps: a loss that was divided once too often is not evened out any more. A gradient
 as small is right at a minimum, so it is a fault where a known loss is no better than a constant's, and else a remark.
 
-Layer norm over one entry returns its bias, (x - mean(x)) = 0, whatever comes in.
+Layer norm over one entry, and group norm with a group of its own for each channel of a single pixel, return their bias,
+(x - mean(x)) = 0, whatever comes in.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def decades_below_eps(view: View, scene: Scene) -> float:
 
 
 def _constant(view: View) -> Finding | None:
-    """Layer norm over a single entry."""
+    """Layer norm or group norm over a single entry."""
     op = next((op for op in view.trace.ops if _normalises_one(op, view)), None)
     if op is None:
         return None
@@ -95,7 +96,11 @@ def _constant(view: View) -> Finding | None:
 
 
 def _normalises_one(op: Op, view: View) -> bool:
-    if op.factor is not Factor.NORM or base_name(op.name) not in _LAYER_NORMS or op.received is None:
+    if op.factor is not Factor.NORM or op.received is None:
+        return False
+    if base_name(op.name) == "NativeGroupNorm":
+        return math.prod(op.received.shape[2:]) == 1 and _makes_nothing(op)
+    if base_name(op.name) not in _LAYER_NORMS:
         return False
     own = [parameter.numel for parameter in operands(op, view)]
     if own:
@@ -107,3 +112,11 @@ def _swallows(op: Op) -> bool:
     """Without weights the extent is not known: over several axes, gradient would go past it."""
     passed = [stats.norm for stats in op.passed if stats is not None]
     return op.received is not None and bool(passed) and max(passed) <= 10**-CLEAR_DECADES * op.received.norm
+
+
+def _makes_nothing(op: Op) -> bool:
+    """Whether what a norm multiplies by its gain is zero: so is then the gain's gradient, and not the shift's."""
+    gain, shift = op.passed[1:3] if len(op.passed) > 2 else (None, None)
+    if gain is not None and shift is not None:
+        return gain.norm <= 10**-CLEAR_DECADES * shift.norm
+    return _swallows(op)
