@@ -67,6 +67,14 @@ def _is_small_table(op: Op, view: View) -> bool:
     return scale is not None and scale.output_rms < INPUT_RMS
 
 
+def scale_of_recurrence(module: str, view: View) -> ForwardStats | None:
+    """The data that a recurrence of torch's was given and the states that it made of them; None: a layer feeds it."""
+    whole = [op for op in view.trace.ops if op.site.module == module]
+    seen = [op.forward for op in whole if op.forward is not None]
+    is_fed = any("weight_ih" in name and is_first(op, view) for op in whole for name in op.weights)
+    return seen[0] if seen and is_fed else None
+
+
 def idle_norm(layer: Op, view: View) -> Op | None:
     """The batch norm right in front of a first layer that leaves the data as large as they are; None: there is none."""
     below = [view.trace.ops[t[0]] for t in layer.targets if t is not None]

@@ -2,9 +2,9 @@
 
     dL/dW = sum over the uses u of  g_u x_u^T
 
-Of weights that are applied k times, as the field of a differential equation in k steps of size 1/k, each use gets a k-th
-of the gradient, and together they get all of it. And data of scale s make a first layer's gradient s times as large: a
-norm behind it that divides by s takes away no more than that.
+Of weights that are applied k times, as the field of a differential equation in k steps of size 1/k, each use gets a
+k-th of the gradient, and together they get all of it. And data of scale s make a first layer's gradient s times as
+large: a norm behind it that divides by s takes away no more than that.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 
 def felt_besides(first: Op, reference: Op, paths: Paths) -> float:
-    """Decades (positive, or 0) by which the first layer's weights get more than what it received says, over the late
-    layer's.
-    """
+    """Decades (or 0) by which the first layer's weights get more than what it received says, over the late one's."""
     together = _together(first, paths) - _together(reference, paths)
     data = _data(first, paths) - _data(reference, paths)
     return max(0.0, together) + max(0.0, data)
