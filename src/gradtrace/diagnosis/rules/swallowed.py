@@ -5,7 +5,7 @@ those far below it shorter by |g| / eps: a loss that was divided once too often 
 as small is right at a minimum, so it is a fault where a known loss is no better than a constant's, and else a remark.
 
 Layer norm over one entry, and group norm with a group of its own for each channel of a single pixel, return their bias,
-(x - mean(x)) = 0, whatever comes in.
+(x - mean(x)) = 0, whatever comes in. So does dropout with p = 1, which is the fraction that is dropped.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.besides import dropped_frac
 from gradtrace.diagnosis.layer import place
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.objectives import has_learnt, objectives
 from gradtrace.diagnosis.scales import operands
-from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES
+from gradtrace.diagnosis.thresholds import ALL_DROPPED_CHANCE, CLEAR_DECADES, HEALTHY_DECADES, MOST_NOISE
 from gradtrace.diagnosis.wording import OVER_EPS, decades
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import SEVERAL_FEATURES, remedies_for
+from gradtrace.remedies.catalogue import LESS_DROPOUT, SEVERAL_FEATURES, remedies_for
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def judge(scene: Scene) -> list[Finding]:
     """At most one finding each."""
     if not scene.views:
         return []
-    found = [_below_eps(scene), _constant(scene.views[0])]
+    found = [_below_eps(scene), _constant(scene.views[0]), _all_dropped(scene.views)]
     return [finding for finding in found if finding is not None]
 
 
@@ -93,6 +94,30 @@ def _constant(view: View) -> Finding | None:
         remedies=(SEVERAL_FEATURES,),
         source=op.site.source,
     )
+
+
+def _all_dropped(views: tuple[View, ...]) -> Finding | None:
+    """A dropout that drops all that there is, on each batch."""
+    dropped = [[op for op in view.trace.ops if dropped_frac(op) == 1.0 and _not_by_chance(op)] for view in views]
+    if not all(dropped):
+        return None
+    view, op = views[0], dropped[0][0]
+    return Finding(
+        symptom=Symptom.DISCONNECTED,
+        cause=Cause.DETACHED_GRAPH,
+        where=(place(op, view.paths),),
+        severity=Severity.CRITICAL,
+        message=f"{told_op(op, view.trace, view.paths)} drops every entry: nothing goes past it, forward or backward.",
+        evidence=(Evidence("entries that are dropped", 1.0, "fraction"),),
+        remedies=(LESS_DROPOUT,),
+        source=op.site.source,
+    )
+
+
+def _not_by_chance(op: Op) -> bool:
+    """Whether p < 1 as high as is of any use, MOST_NOISE = p / (1 - p), would leave some of so many channels."""
+    channels = math.prod(op.received.shape[:2]) if op.received is not None else 0
+    return (MOST_NOISE / (1.0 + MOST_NOISE)) ** channels < ALL_DROPPED_CHANCE
 
 
 def _normalises_one(op: Op, view: View) -> bool:
