@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT
 from gradtrace.diagnosis.data_scale import input_rms, large_inputs, scale_of
-from gradtrace.diagnosis.gate import is_output
+from gradtrace.diagnosis.gate import is_output, traps
 from gradtrace.diagnosis.layer import layer_below, places
 from gradtrace.diagnosis.naming import function_of, told_op
 from gradtrace.diagnosis.objectives import has_learnt, num_terms, objectives
@@ -61,7 +61,7 @@ def judge(scene: Scene) -> list[Finding]:
 
 def trapped_frac(trace: Trace) -> float:
     """The largest fraction of the examples that are stuck on the flat side of one op."""
-    return max((op.trapped_frac for op in trace.ops), default=0.0)
+    return max((op.trapped_frac for op in traps(trace)), default=0.0)
 
 
 def _trapped(scene: Scene) -> list[Finding]:
@@ -78,7 +78,7 @@ def _trapped(scene: Scene) -> list[Finding]:
         later = trapped_frac(followed.after)
     elif scene.exhibit.step >= FOLLOWED_STEPS:
         later = least
-    op = max(view.trace.ops, key=lambda op: op.trapped_frac)
+    op = max(traps(view.trace), key=lambda op: op.trapped_frac)
     severity, told = Severity.INFO, "Whether the others lift them, steps tell."
     if followed is not None and later < least / 2:
         told = f"After {FOLLOWED_STEPS} steps on a copy {percent(later)} are left: the others lift them."

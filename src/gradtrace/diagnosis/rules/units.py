@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.attribution import HALF_FLAT, RECURRENT_FUNCTIONS, ROWS
 from gradtrace.diagnosis.besides import with_masks
 from gradtrace.diagnosis.data_scale import idle_norm, is_first, scale_of_recurrence
-from gradtrace.diagnosis.gate import BOUNDED, gate_sites, is_closed, is_output, site_of
+from gradtrace.diagnosis.gate import BOUNDED, divides_its_own, gate_sites, is_closed, is_output, site_of
 from gradtrace.diagnosis.layer import layer_below, places
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.scales import starts_at_zero
@@ -95,6 +95,7 @@ def saturated(scene: Scene) -> Finding | None:
     ops = sorted((op for key, op in per_trace[0].items() if key in keys), key=lambda op: op.sequence)
     gates = gate_sites(view)
     ops = [op for op in ops if (site_of(op) not in gates or is_closed(op)) and not is_output(op, view)]
+    ops = [op for op in ops if not divides_its_own(op, view.paths)]
     if not ops:
         return None
     op = ops[0]
