@@ -174,3 +174,26 @@ def test_examples_are_trapped_where_descent_leads_off_the_flat_side(towards: flo
     nn.init.constant_(model[0].bias, -1.0)  # type: ignore[arg-type]
     record = gradtrace.trace(model, lambda m, b: F.mse_loss(m(b[0]), torch.full((len(b[0]), 1), towards)), batches()[0])
     assert max(op.trapped_frac for op in record.ops) == float(trapped)
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+@pytest.mark.parametrize(
+    ("size", "embedded", "ill"), [(8000.0, False, True), (1.0, False, False), (8000.0, True, False)]
+)
+def test_a_recurrence_that_raw_data_saturate_is_told_of_the_data(
+    kind: type[nn.RNNBase], size: float, embedded: bool, ill: bool
+) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(4) if embedded else nn.Identity()
+            self.memory, self.head = kind(4, 32, batch_first=True), nn.Linear(32, 2)  # type: ignore[call-arg]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.memory(self.norm(x))[0][:, -1])  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    data = [(size * torch.randn(32, 20, 4), torch.randint(0, 2, (32,))) for _ in range(2)]
+    causes = [cause for _, cause in loud(findings(Net(), cross_entropy, data))]
+    assert (causes == [Cause.INPUT_SCALE]) is ill
+    assert ill or Cause.INPUT_SCALE not in causes

@@ -301,3 +301,35 @@ def test_what_bounded_logits_leave_of_two_classes(squash: Any, floor: float) -> 
     found = reach("binary_cross_entropy_with_logits", (out, torch.full((2, 1), 0.5)), {})
     assert found is not None
     assert found[1].item() == pytest.approx(math.log(2.0), rel=1e-5)  # a target's own entropy, within bounds
+
+
+@pytest.mark.parametrize(
+    ("scale", "normed", "axis", "severity"),
+    [
+        (1.0, True, 1, Severity.WARNING),
+        (10.0, True, 1, None),
+        (1.0, False, 1, None),
+        (1.0, True, 0, None),
+    ],
+)
+def test_cosines_without_a_temperature(scale: float, normed: bool, axis: int, severity: Severity | None) -> None:
+    torch.manual_seed(0)
+
+    class Two(nn.Module):
+        """Both of a pair, by one tower."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16))
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            a, b = self.tower(x), self.tower(y)
+            a = F.normalize(a, dim=axis) if normed else a
+            cosines = a @ F.normalize(b, dim=axis).T
+            return cosines if scale == 1.0 else scale * cosines
+
+    pairs = [(x, x + 0.1 * torch.randn(96, 16)) for x in torch.randn(3, 96, 16)]
+    found = check(Two(), lambda m, b: F.cross_entropy(m(*b), torch.arange(96)), pairs).findings
+    told = [f for f in found if f.symptom is Symptom.LOSS_SATURATED]
+    assert [(f.severity, f.where) for f in told] == ([(severity, ("tower.2",))] if severity else [])
+    assert not severity or "temperature" in told[0].message

@@ -39,6 +39,7 @@ def checked(loss: Loss, model: nn.Module | None = None, **options: Any) -> list[
 ILL: dict[str, Loss] = {
     "cross entropy": lambda o: -F.cross_entropy(o, LABELS),
     "squared error": lambda o: -F.mse_loss(o, TARGETS),
+    "squared error times -1": lambda o: -1 * F.mse_loss(o, TARGETS),
     "absolute error, summed": lambda o: -F.l1_loss(o, TARGETS, reduction="sum") / 64,
     "of each example": lambda o: (-F.cross_entropy(o, LABELS, reduction="none")).mean(),
     "a likelihood without its minus": lambda o: torch.log_softmax(o, 1)[range(64), LABELS].mean(),

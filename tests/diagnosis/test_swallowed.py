@@ -73,6 +73,28 @@ def test_layer_norm_over_one_entry_cuts(features: int, affine: bool, ill: bool) 
     assert not ill or found[0].where == ("3",)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(("groups", "pixels", "ill"), [(8, 1, True), (4, 1, False), (8, 2, False), (1, 1, False)])
+def test_group_norm_with_a_group_for_each_pixel_cuts(groups: int, pixels: int, affine: bool, ill: bool) -> None:
+    pooled = (nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(pixels))
+    model = nn.Sequential(
+        *pooled, nn.GroupNorm(groups, 8, affine=affine), nn.Flatten(), nn.Linear(8 * pixels * pixels, 4)
+    )
+    batches = [(torch.randn(32, 1, 8, 8), torch.randint(0, 4, (32,))) for _ in range(3)]
+    found = loud(gradtrace.check(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), batches))
+    assert named(found) == ([(Symptom.DISCONNECTED, Cause.DETACHED_GRAPH)] if ill else [])
+    assert not ill or found[0].where == ("3",)
+
+
+@pytest.mark.parametrize(("p", "examples", "ill"), [(1.0, 64, True), (0.9, 64, False), (1.0, 1, False)])
+def test_dropout_of_every_entry_cuts(p: float, examples: int, ill: bool) -> None:
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Dropout(p), nn.Linear(64, 4))
+    batches = [(x[:examples], y[:examples]) for x, y in classes()]
+    found = loud(gradtrace.check(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), batches))
+    cuts = [f for f in found if f.symptom is Symptom.DISCONNECTED]
+    assert [(f.cause, f.where) for f in cuts] == ([(Cause.DETACHED_GRAPH, ("2",))] if ill else [])
+
+
 def test_raw_inputs_behind_a_saturated_output_are_named() -> None:
     def verdict(scale: float, gain: float) -> list[Finding]:
         torch.manual_seed(0)

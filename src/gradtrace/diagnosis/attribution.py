@@ -183,11 +183,17 @@ def _blame_link(link: Link, profile: Profile, paths: Paths) -> Blame:
         cause = Cause.SATURATED_PREACTIVATION if flat else Cause.ACTIVATION_DERIVATIVE
     elif link.factor is Factor.ATTENTION:
         cause = Cause.ATTENTION_SATURATION
-    elif link.factor is Factor.NORM:
+    elif link.factor is Factor.NORM or _divides_by_computed(op, paths):
         cause = Cause.LARGE_WEIGHTS  # a norm divides by its input's scale: what stands before it made it large
     else:
         cause = Cause.SMALL_WEIGHTS
     return Blame(cause, places([op], paths), op, link.decades)
+
+
+def _divides_by_computed(op: Op, paths: Paths) -> bool:
+    """Whether it divides one computed value by another, as a norm written out does."""
+    computed = [t for t in op.targets if t is not None and paths.ops[t[0]].parameter is None]
+    return base_name(op.name) == "Div" and len(computed) == 2
 
 
 def _blame_scale(profile: Profile, paths: Paths, total: float) -> Blame:

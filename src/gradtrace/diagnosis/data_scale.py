@@ -12,6 +12,7 @@ from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import View
+    from gradtrace.measure.path import Paths
     from gradtrace.records.trace import ForwardStats, Op
 
 
@@ -23,16 +24,16 @@ def large_inputs(view: View) -> list[Op]:
 
 def input_rms(op: Op, view: View) -> float:
     """Root mean square of what comes into a layer; 0 where it was not seen."""
-    scale = scale_of(op, view)
+    scale = scale_of(op, view.paths)
     return scale.input_rms if scale is not None else 0.0
 
 
-def scale_of(op: Op, view: View) -> ForwardStats | None:
+def scale_of(op: Op, paths: Paths) -> ForwardStats | None:
     """What a layer saw and made: kept with the last op of its call, which may be a view of what the layer made."""
     for _ in range(4):
         if op.forward is not None:
             return op.forward
-        above = [view.trace.ops[source] for source, _ in view.paths.arrivals[op.index]]
+        above = [paths.ops[source] for source, _ in paths.arrivals[op.index]]
         same = [o for o in above if o.factor is Factor.RESHAPE and o.site == op.site and o.function == op.function]
         if len(same) != 1:
             return None
@@ -62,8 +63,16 @@ def is_first(layer: Op, view: View) -> bool:
 
 
 def _is_small_table(op: Op, view: View) -> bool:
-    scale = scale_of(op, view) if base_name(op.name).startswith("Embedding") else None
+    scale = scale_of(op, view.paths) if base_name(op.name).startswith("Embedding") else None
     return scale is not None and scale.output_rms < INPUT_RMS
+
+
+def scale_of_recurrence(module: str, view: View) -> ForwardStats | None:
+    """The data that a recurrence of torch's was given and the states that it made of them; None: a layer feeds it."""
+    whole = [op for op in view.trace.ops if op.site.module == module]
+    seen = [op.forward for op in whole if op.forward is not None]
+    is_fed = any("weight_ih" in name and is_first(op, view) for op in whole for name in op.weights)
+    return seen[0] if seen and is_fed else None
 
 
 def idle_norm(layer: Op, view: View) -> Op | None:
@@ -84,7 +93,7 @@ def made_large_by(op: Op, view: View) -> float:
     Layers in a row pass a scale on as it is, or less of it.
     """
     inputs, below = [input_rms(layer, view) for layer in large_inputs(view)], layer_below(op, view.paths)
-    scale = scale_of(below, view) if below is not None else None
+    scale = scale_of(below, view.paths) if below is not None else None
     if not inputs or scale is None:
         return 0.0
     return max(inputs) if SWING < scale.output_rms <= SWING * max(inputs) else 0.0

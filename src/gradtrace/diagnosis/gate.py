@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.layer import layer_below
 from gradtrace.diagnosis.thresholds import CLOSED_GATE, DOMINANT_FRAC
+from gradtrace.measure.path import Paths
 from gradtrace.records.vocabulary import Factor
+from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from gradtrace.diagnosis.scene import View
-    from gradtrace.measure.path import Paths, Step
+    from gradtrace.measure.path import Step
     from gradtrace.records.trace import Op, Trace
 
 BOUNDED = {"sigmoid", "tanh", "hardtanh", "hardsigmoid", "softsign", "erf"}
@@ -62,6 +65,28 @@ def multiplies(op: Op, paths: Paths) -> bool:
             elif len(inputs) == 1 and other.factor is not Factor.LOSS:
                 ahead.append(source)
     return False
+
+
+def divides_its_own(op: Op, paths: Paths) -> bool:
+    """Whether a value divides what it was made from, as in z / max(|z|, 1): flat, it is a constant that z goes past."""
+    below, index = layer_below(op, paths), op.index
+    while below is not None and len(paths.arrivals[index]) == 1:
+        source, slot = paths.arrivals[index][0]
+        above = paths.ops[source]
+        if base_name(above.name) == "Div" and slot == 1:
+            whole = above.targets[0]
+            return whole is not None and layer_below(paths.ops[whole[0]], paths) is below
+        if above.factor is not Factor.RESHAPE:
+            return False
+        index = source
+    return False
+
+
+def traps(trace: Trace) -> list[Op]:
+    """On whose flat side examples are stuck: nothing goes past it."""
+    flat = [op for op in trace.ops if op.trapped_frac > 0.0]
+    paths = Paths(trace) if flat else None
+    return [op for op in flat if paths is not None and not divides_its_own(op, paths)]
 
 
 def _is_made_of(index: int, op: Op, paths: Paths) -> bool:

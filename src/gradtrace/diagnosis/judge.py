@@ -25,6 +25,7 @@ from gradtrace.diagnosis.rules import (
     steps,
     swallowed,
     time,
+    unfed,
     units,
 )
 from gradtrace.diagnosis.scene import is_finite, make_scene
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 RULES = (
     nonfinite,
     disconnected,
+    unfed,
     derivative,
     curvature,
     units,

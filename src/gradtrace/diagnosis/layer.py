@@ -72,7 +72,7 @@ def gain_of(op: Op, trace: Trace) -> float:
 
 def _is_parameter(op: Op, trace: Trace) -> bool:
     """Whether an op is a parameter, or a view of one."""
-    return _leaf(op, trace.ops) is not None
+    return leaf_of(op, trace.ops) is not None
 
 
 def is_shared_out(layers: Sequence[Op], paths: Paths) -> bool:
@@ -80,13 +80,13 @@ def is_shared_out(layers: Sequence[Op], paths: Paths) -> bool:
     used, whole = 0, 0
     for op in layers:
         for stats, target in zip(op.passed, op.targets, strict=True):
-            leaf = _leaf(paths.ops[target[0]], paths.ops) if target is not None else None
+            leaf = leaf_of(paths.ops[target[0]], paths.ops) if target is not None else None
             if leaf is not None and leaf.parameter in op.weights and stats is not None and leaf.received is not None:
                 used, whole = used + stats.numel, max(whole, leaf.received.numel)
     return 0 < used <= whole
 
 
-def _leaf(op: Op, ops: Sequence[Op]) -> Op | None:
+def leaf_of(op: Op, ops: Sequence[Op]) -> Op | None:
     """The parameter that an op is, or is a view of."""
     while op.parameter is None and op.factor is Factor.RESHAPE and len(op.targets) == 1 and op.targets[0] is not None:
         op = ops[op.targets[0][0]]

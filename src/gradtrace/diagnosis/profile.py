@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.felt import felt_besides
 from gradtrace.diagnosis.first_layers import that_count
 from gradtrace.diagnosis.layer import is_layer, num_units
 from gradtrace.diagnosis.sums import is_sum
@@ -50,6 +51,8 @@ class Profile:
     """From what the reference layer received to what the first layer received."""
     reference: Op
     """The late layer (or the last residual sum) that the first layer is compared with."""
+    felt: float = 0.0
+    """Decades (positive) by which the first layer's weights feel more than it received, by data and number of uses."""
 
     @property
     def first(self) -> Op:
@@ -80,7 +83,7 @@ class Profile:
         """
         if not self.reference.weights:
             return 0.0
-        return min(0.0, max(self.decades_norm, self.decades_rms) - self.averaged)
+        return min(0.0, max(self.decades_norm, self.decades_rms) - self.averaged + self.felt)
 
     @property
     def averaged(self) -> float:
@@ -214,7 +217,11 @@ def _between(trace: Trace, paths: Paths, layers: list[Op]) -> Profile:
         links.append(Link(op, op.factor, step.gain_log10))
         if step.merge_log10 != 0.0:
             links.append(Link(path[position + 1], Factor.MERGE, step.merge_log10))
-    return Profile(tuple(layers), tuple(links), layers[0])
+    return _profile(layers, links, layers[0], paths)
+
+
+def _profile(layers: list[Op], links: list[Link], reference: Op, paths: Paths) -> Profile:
+    return Profile(tuple(layers), tuple(links), reference, felt_besides(layers[-1], reference, paths))
 
 
 def _follow(trace: Trace, paths: Paths, first: Op, known: set[int]) -> list[Profile]:
@@ -232,7 +239,7 @@ def _follow(trace: Trace, paths: Paths, first: Op, known: set[int]) -> list[Prof
             links.append(Link(op, op.factor, step.gain_log10))
             if step.merge_log10 != 0.0:
                 links.append(Link(path[position + 1], Factor.MERGE, step.merge_log10))
-        found.append(Profile(tuple(layers), tuple(links), reference))
+        found.append(_profile(layers, links, reference, paths))
     return found
 
 

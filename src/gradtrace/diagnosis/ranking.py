@@ -94,11 +94,17 @@ def _growth_before_rate(findings: list[Finding]) -> list[Finding]:
 
 
 def _flat_before_vanishing(findings: list[Finding]) -> list[Finding]:
-    """What vanishes at one saturated or dead place vanishes because of it, and makes it as grave."""
+    """What vanishes at one saturated or dead place vanishes because of it, and makes it as grave.
+
+    So does what a recurrence loses to units that data saturate.
+    """
     for i, lost in enumerate(findings):
-        if lost.symptom is not Symptom.VANISHING or lost.cause is not Cause.SATURATED_PREACTIVATION:
+        if lost.symptom is not Symptom.VANISHING:
             continue
         for j, flat in enumerate(findings):
+            by_data = flat.cause is Cause.INPUT_SCALE and lost.cause in (flat.cause, Cause.RECURRENT_CONTRACTION)
+            if not by_data and lost.cause is not Cause.SATURATED_PREACTIVATION:
+                continue
             if flat.symptom in (Symptom.SATURATED, Symptom.DEAD_UNITS) and set(lost.where) <= set(flat.where):
                 why = f"this follows from the {flat.symptom.value.removesuffix('_units')} units above"
                 worse = max(flat.severity, lost.severity, key=lambda severity: severity.rank)

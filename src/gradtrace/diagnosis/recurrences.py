@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gradtrace.diagnosis.data_scale import scale_of_recurrence
 from gradtrace.diagnosis.profile import log10_ratio
-from gradtrace.diagnosis.thresholds import CLEAR_DECADES, SEQUENCE_ENDS
+from gradtrace.diagnosis.thresholds import CLEAR_DECADES, DOMINANT_FRAC, INPUT_RMS, SEQUENCE_ENDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gradtrace.diagnosis.scene import View
     from gradtrace.records.time import Chain, ThroughTime
 
 
@@ -95,3 +97,12 @@ def _decades(states: Sequence[float]) -> float:
     early, late = (math.hypot(*part) for part in (states[:width], states[-width:]))
     ratio = log10_ratio(early, late)
     return 0.0 if math.isnan(ratio) else ratio
+
+
+def flattening_data(chain: Chain, view: View) -> float:
+    """RMS of the data, an order of magnitude above unit scale, where all but the recurrent weights loses most."""
+    budget = chain.budget()
+    lost = math.fsum(budget.values())
+    is_flat = lost < 0.0 and lost - budget["weights"] <= DOMINANT_FRAC * lost
+    scale = scale_of_recurrence(chain.module, view) if is_flat and chain.layer == 0 else None
+    return scale.input_rms if scale is not None and scale.input_rms >= INPUT_RMS else 0.0

@@ -31,13 +31,22 @@ def held_at_the_start(profile: Profile, view: View, training: Training | None) -
     """Decades of what `profile` loses that it loses in scales which a step makes others (-inf: in zeros), or 0."""
     stop = next((link.op for link in profile.links if math.isinf(link.decades)), None)
     if stop is not None:
-        return -math.inf if starts_at_zero(stop, view) else 0.0
+        return -math.inf if starts_at_zero(stop, view) and not _is_blind(profile) else 0.0
     late = max((_rate(p) for p in operands(profile.reference, view)), default=0.0)
     updates = {update.name: update.ratio for update in training.updates} if training is not None else {}
     held = sum(link.decades for link in profile.links if link.decades < 0.0 and _opens(link.op, view, updates, late))
     if -profile.lost < CLEAR_DECADES and _output_leaves_zero(profile, view, training):
         held += min(0.0, sum(link.decades for link in profile.links if link.op is profile.reference))
     return held
+
+
+def _is_blind(profile: Profile) -> bool:
+    """Whether all examples, which differ as they come in, are one and the same to the last layer.
+
+    Zeros in a row do that, behind which nothing of the data goes on: leaving zero, the last layer follows a constant.
+    """
+    there, here = profile.first.forward, profile.layers[0].forward
+    return there is not None and here is not None and there.differing > 0.0 and here.differing == 0.0
 
 
 def _output_leaves_zero(profile: Profile, view: View, training: Training | None) -> bool:

@@ -233,3 +233,6 @@ RANK_SLOW = 1.5
 MOST_NOISE = 10.0
 """[times the signal's power] Of a dropout, a decade: ten in eleven dropped (Srivastava et al. 2014: a half, and a fifth
 of the inputs)."""
+
+ALL_DROPPED_CHANCE = 1e-6
+"""[probability] That a dropout with p < 1 leaves nothing by chance: once in a million passes."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from gradtrace.measure.broadcasting import broadcast_shape
+from gradtrace.measure.cosines import are_cosines
 
 if TYPE_CHECKING:
     from torch.autograd.graph import Node
@@ -172,7 +173,7 @@ def _entropy(p: Tensor) -> Tensor:
 
 
 def range_of(node: Node | None) -> tuple[float, float]:
-    """Of the squashing function that the output comes from, behind views.
+    """Of the squashing function, or the cosines, that the output comes from, behind views.
 
     >>> z = torch.zeros(1, requires_grad=True)
     >>> range_of(torch.tanh(z).grad_fn), range_of(torch.nn.functional.relu6(z)[0].grad_fn), range_of(z.exp().grad_fn)
@@ -185,6 +186,8 @@ def range_of(node: Node | None) -> tuple[float, float]:
         if name == "Hardtanh":  # ReLU6 is one, too
             saved: Any = node
             return float(saved._saved_min_val), float(saved._saved_max_val)
+        if are_cosines(node):
+            return -1.0, 1.0
         if name not in _VIEWS:
             return _RANGES.get(name, (-math.inf, math.inf))
         node = node.next_functions[0][0]

@@ -158,6 +158,11 @@ AS_LOGITS = Remedy(
     "logits = self.head(x)  # no sigmoid or tanh behind it\nloss = torch.nn.functional.cross_entropy(logits, target)",
     "Bishop 2006",
 )
+TEMPERATURE = Remedy(
+    "Divide cosines by a temperature before a softmax of them.",
+    "logits = cosines / 0.07\nloss = torch.nn.functional.cross_entropy(logits, target)",
+    "Wu et al. 2018; Chen et al., SimCLR, 2020",
+)
 SAME_SHAPE = Remedy(
     "Give output and targets the same shape.",
     "loss = torch.nn.functional.mse_loss(output, target.view_as(output))",

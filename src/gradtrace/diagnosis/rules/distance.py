@@ -66,7 +66,7 @@ def far_off(scene: Scene, where: str = " on a copy", num_steps: int | None = Non
 def _large_head(view: View) -> Op | None:
     """The last layer, where it makes an output an order of magnitude above what comes in, and above unit scale."""
     head = next((op for op in view.trace.ops if is_layer(op)), None)
-    scale = scale_of(head, view) if head is not None else None
+    scale = scale_of(head, view.paths) if head is not None else None
     large = scale is not None and scale.output_rms >= INPUT_RMS * max(scale.input_rms, 1.0)
     return head if large else None
 
@@ -82,7 +82,7 @@ def _writer_words(view: View) -> str:
 
 
 def _head_words(head: Op, view: View) -> str:
-    scale = scale_of(head, view)
+    scale = scale_of(head, view.paths)
     assert scale is not None
     return (
         f"The output starts at a root mean square of {scale.output_rms:.3g}, of which "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT
 from gradtrace.diagnosis.data_scale import input_rms, large_inputs, scale_of
-from gradtrace.diagnosis.gate import is_output
+from gradtrace.diagnosis.gate import is_output, traps
 from gradtrace.diagnosis.layer import layer_below, places
 from gradtrace.diagnosis.naming import function_of, told_op
 from gradtrace.diagnosis.objectives import has_learnt, num_terms, objectives
@@ -61,7 +61,7 @@ def judge(scene: Scene) -> list[Finding]:
 
 def trapped_frac(trace: Trace) -> float:
     """The largest fraction of the examples that are stuck on the flat side of one op."""
-    return max((op.trapped_frac for op in trace.ops), default=0.0)
+    return max((op.trapped_frac for op in traps(trace)), default=0.0)
 
 
 def _trapped(scene: Scene) -> list[Finding]:
@@ -78,7 +78,7 @@ def _trapped(scene: Scene) -> list[Finding]:
         later = trapped_frac(followed.after)
     elif scene.exhibit.step >= FOLLOWED_STEPS:
         later = least
-    op = max(view.trace.ops, key=lambda op: op.trapped_frac)
+    op = max(traps(view.trace), key=lambda op: op.trapped_frac)
     severity, told = Severity.INFO, "Whether the others lift them, steps tell."
     if followed is not None and later < least / 2:
         told = f"After {FOLLOWED_STEPS} steps on a copy {percent(later)} are left: the others lift them."
@@ -147,7 +147,7 @@ def _chooses_of_one(op: Op, view: View) -> bool:
     if len(shape) < 2 or 1 not in shape or not _passes_nothing(op):
         return False
     below = layer_below(op, view.paths)
-    scale = scale_of(below, view) if below is not None else None
+    scale = scale_of(below, view.paths) if below is not None else None
     apart = -math.log(EPSILON.get(op.received.dtype, 1.0) or 1.0)
     return 1 in (shape[1], shape[-1]) or (
         scale is not None and 2.0 * scale.output_rms * math.sqrt(op.received.numel) < apart

@@ -16,7 +16,15 @@ from gradtrace.diagnosis.thresholds import DOMINANT_FRAC, EFFECT_FRAC
 from gradtrace.diagnosis.wording import LOWEST_LOSS
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import AS_LOGITS, FOR_CLASSES, OVER_CLASSES, SAME_SHAPE, WITHOUT_BOUND, remedies_for
+from gradtrace.remedies.catalogue import (
+    AS_LOGITS,
+    FOR_CLASSES,
+    OVER_CLASSES,
+    SAME_SHAPE,
+    TEMPERATURE,
+    WITHOUT_BOUND,
+    remedies_for,
+)
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
@@ -175,7 +183,7 @@ _OF_LOGITS = ("cross_entropy", "binary_cross_entropy_with_logits")
 
 
 def bounded_logits(view: View) -> Finding | None:
-    """Logits that an activation keeps in bounds: no class becomes certain. A remark where little is lost by it.
+    """Logits that are kept in bounds: no class becomes certain. A remark where little is lost by it.
 
     Bounds wide enough to lose next to nothing are meant (soft-capped logits).
     """
@@ -183,16 +191,26 @@ def bounded_logits(view: View) -> Finding | None:
         objective = op.objective
         if objective is None or objective.function not in _OF_LOGITS or objective.floor <= _least(objective):
             continue
+        bound, what, remedy = _bound(op, view)
         message = (
-            f"{objective.function} expects logits of any size, but an activation keeps them in bounds: whatever the "
+            f"{objective.function} expects logits of any size, but {bound}: whatever the "
             f"weights are, the loss stays above {objective.floor:.4g}, and the best constant gets "
-            f"{objective.constant:.4g}. Take the activation away."
+            f"{objective.constant:.4g}. {what}"
         )
         severity = Severity.WARNING if out_of_reach(objective) else Severity.INFO
         where = tuple(place(layer, view.paths) for layer in last_layers(view)[:1])
-        found = _unreachable(view, op, Symptom.LOSS_SATURATED, AS_LOGITS, message, *_of_floor(objective))
+        found = _unreachable(view, op, Symptom.LOSS_SATURATED, remedy, message, *_of_floor(objective))
         return replace(found, severity=severity, where=where)
     return None
+
+
+def _bound(op: Op, view: View) -> tuple[str, str, Remedy]:
+    """What keeps logits in bounds, and what to do about it."""
+    softmax = _through_views(op, view)
+    below = _through_views(softmax, view) if softmax is not None else None
+    if below is not None and base_name(below.name) == "Mm":
+        return "they are cosines, in [-1, 1]", "Divide them by a temperature.", TEMPERATURE
+    return "an activation keeps them in bounds", "Take the activation away.", AS_LOGITS
 
 
 def _least(objective: ObjectiveStats) -> float:

@@ -37,6 +37,9 @@ _KEEPS_SIGN = {"Mean", "Sum", "Div", "ToCopy"}
 
 _PICKS = {"Index", "Gather"}
 
+_NO_LIKELIHOODS = {"mse_loss", "l1_loss"}
+"""Errors that are not what a policy multiplies by what was earned, of which -1 may be one."""
+
 
 def judge(scene: Scene) -> list[Finding]:
     """One finding where all traces agree."""
@@ -80,7 +83,10 @@ class _Turned:
 def _turned(view: View) -> _Turned | None:
     """A loss function of torch's, called, and then a minus."""
     *above, op = _way(view, lambda op: op.objective is not None and op.objective.value > 0.0)
-    if op is None or op.objective is None or not _num_turns(above) % 2:
+    if op is None or op.objective is None:
+        return None
+    times_one = any(one is not None and _is_times_one(one) for one in above)  # (by -1, as L < 0)
+    if not (_num_turns(above) % 2 or (times_one and (op.objective.function or op.function) in _NO_LIKELIHOODS)):
         return None
     known = op.objective
     return _Turned(known.function or op.function, known.value, known.constant, op.site.source)
@@ -108,13 +114,20 @@ def _way(view: View, is_found: Callable[[Op], bool]) -> list[Op | None]:
         if is_found(op):
             return way
         kind = base_name(op.name)
-        keeps = kind in _KEEPS_SIGN | _PICKS | {"Neg"} or factor_of(op.name) is Factor.RESHAPE
+        keeps = kind in _KEEPS_SIGN | _PICKS | {"Neg"} or factor_of(op.name) is Factor.RESHAPE or _is_times_one(op)
         op = view.trace.ops[below[0]] if len(below) == 1 and keeps else None
     return [*way, None]
 
 
 def _num_turns(way: Sequence[Op | None]) -> int:
     return sum(op is not None and base_name(op.name) == "Neg" for op in way)
+
+
+def _is_times_one(op: Op) -> bool:
+    """Whether it multiplies the whole loss, a single number, by 1 or by -1."""
+    passed = [stats for stats in op.passed if stats is not None]
+    whole = op.received is not None and op.received.shape == () and len(passed) == 1 == op.received.numel
+    return base_name(op.name) == "Mul" and whole and op.received is not None and passed[0].norm == op.received.norm
 
 
 def _is_alone(view: View, scene: Scene) -> bool:

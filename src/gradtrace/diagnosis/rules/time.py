@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.gate import gates_take_most
 from gradtrace.diagnosis.objectives import objectives
-from gradtrace.diagnosis.recurrences import Layer, layers, worst_of
+from gradtrace.diagnosis.recurrences import Layer, flattening_data, layers, worst_of
 from gradtrace.diagnosis.rules.loss import learnt_without, of_constant
 from gradtrace.diagnosis.scene import is_finite, make_view
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, SEQUENCE_ENDS
@@ -48,6 +48,8 @@ class _Measured:
     """Name of the only weight of a loop of the user's, a square one; '' where it has others, or is a module's."""
     gated: bool
     """Whether it is a loop of the user's whose gates take most of the gradient: its weights are not to blame."""
+    data_rms: float
+    """Of the data that it is fed with, if they are large and what they flatten takes most of the gradient; else 0."""
 
     @property
     def reaches_back(self) -> bool:
@@ -112,7 +114,8 @@ def _measured(view: View, first: Trace) -> list[_Measured]:
             source = next((op.site.source for op in trace.ops if op.site.module == chain.module), "")
             exponent = spectrum.largest if spectrum is not None else None
             gated = chain.kind == "loop" and gates_take_most(view.trace, view.paths)
-            found.append(_Measured(layer, horizon, extent, record, exponent, source, _weight(chain, trace), gated))
+            weight, data_rms = _weight(chain, trace), flattening_data(chain, view)
+            found.append(_Measured(layer, horizon, extent, record, exponent, source, weight, gated, data_rms))
     return found
 
 
@@ -139,7 +142,8 @@ def _changed(batches: list[list[_Measured]], sign: int, limit: float) -> list[Fi
 def _change(measured: _Measured, sign: int) -> Finding:
     lost = sign < 0
     symptom = Symptom.VANISHING if lost else Symptom.EXPLODING
-    cause = Cause.RECURRENT_CONTRACTION if lost else Cause.RECURRENT_EXPANSION
+    contracts = Cause.INPUT_SCALE if measured.data_rms else Cause.RECURRENT_CONTRACTION
+    cause = contracts if lost else Cause.RECURRENT_EXPANSION
     size, chain = abs(measured.extent), measured.layer.worst
     num_steps, threshold = measured.layer.num_steps, _threshold(measured)
     rate = "" if math.isinf(size) else f" ({decades(size / between_ends(num_steps))} per step)"
@@ -151,6 +155,8 @@ def _change(measured: _Measured, sign: int) -> Finding:
     if lost:
         what = "Any gradient" if chain.reach is not None else "It"
         tail = f" {what} falls 1000-fold in {steps(measured.horizon.steps)}: {_cannot(measured.horizon)}."
+        if measured.data_rms:
+            tail += f" The input has a root mean square of {measured.data_rms:.3g}, where about 1 is expected."
     else:
         tail = (
             f" Without that growth its norm would be about {threshold:.2g}; it is {measured.record.gradient_norm:.2g}."
@@ -170,6 +176,8 @@ def _change(measured: _Measured, sign: int) -> Finding:
 def _remember(measured: _Measured) -> tuple[Remedy, ...]:
     """What makes it remember, for the names at hand: of a loop of the user's the weight, where it is one."""
     chain, weight = measured.layer.worst, measured.weight
+    if measured.data_rms:
+        return remedies_for(Symptom.VANISHING, Cause.INPUT_SCALE)
     if measured.gated:
         return tuple(at_hand(remedy, "", "", chain.num_steps) for remedy in remedies_in_time("gated loop"))
     found = remedies_in_time(chain.kind)

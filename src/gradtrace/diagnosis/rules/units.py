@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.attribution import HALF_FLAT, ROWS
+from gradtrace.diagnosis.attribution import HALF_FLAT, RECURRENT_FUNCTIONS, ROWS
 from gradtrace.diagnosis.besides import with_masks
-from gradtrace.diagnosis.data_scale import idle_norm, is_first
-from gradtrace.diagnosis.gate import BOUNDED, gate_sites, is_closed, is_output, site_of
+from gradtrace.diagnosis.data_scale import idle_norm, is_first, scale_of_recurrence
+from gradtrace.diagnosis.gate import BOUNDED, divides_its_own, gate_sites, is_closed, is_output, site_of
 from gradtrace.diagnosis.layer import layer_below, places
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.scales import starts_at_zero
@@ -34,7 +34,7 @@ from gradtrace.remedies.catalogue import remedies_for
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
-    from gradtrace.records.trace import ActivationStats, Op, Trace
+    from gradtrace.records.trace import ActivationStats, ForwardStats, Op, Trace
 
 LEFT = "mean |a'|, of its maximum"
 """Evidence of saturated layers: what is left of their derivatives, multiplied along the way."""
@@ -95,6 +95,7 @@ def saturated(scene: Scene) -> Finding | None:
     ops = sorted((op for key, op in per_trace[0].items() if key in keys), key=lambda op: op.sequence)
     gates = gate_sites(view)
     ops = [op for op in ops if (site_of(op) not in gates or is_closed(op)) and not is_output(op, view)]
+    ops = [op for op in ops if not divides_its_own(op, view.paths)]
     if not ops:
         return None
     op = ops[0]
@@ -192,18 +193,26 @@ def _where(ops: list[Op], view: View) -> tuple[str, ...]:
 
 def _input_or(cause: Cause, op: Op, view: View) -> Cause:
     """Whether the input made the pre-activations large: a first layer, fed with an order of magnitude too much."""
-    below = layer_below(op, view.paths)
-    if below is None or below.forward is None or not is_first(below, view):
+    scale = _fed_by_data(op, view)
+    if scale is None:
         return cause
-    gain = below.forward.output_rms / max(below.forward.input_rms, 1e-30)
-    return Cause.INPUT_SCALE if below.forward.input_rms >= INPUT_RMS and gain < INPUT_RMS else cause
+    gain = scale.output_rms / max(scale.input_rms, 1e-30)
+    return Cause.INPUT_SCALE if scale.input_rms >= INPUT_RMS and gain < INPUT_RMS else cause
+
+
+def _fed_by_data(op: Op, view: View) -> ForwardStats | None:
+    """What the first layer that feeds an op saw and made; None: another layer feeds it."""
+    if op.function in RECURRENT_FUNCTIONS:
+        return scale_of_recurrence(op.site.module or "", view)
+    below = layer_below(op, view.paths)
+    return below.forward if below is not None and is_first(below, view) else None
 
 
 def _input_words(op: Op, view: View) -> str:
-    below = layer_below(op, view.paths)
+    below, scale = layer_below(op, view.paths), _fed_by_data(op, view)
     assert below is not None
-    assert below.forward is not None
-    told = f"The input has a root mean square of {below.forward.input_rms:.3g}, where about 1 is expected."
+    assert scale is not None
+    told = f"The input has a root mean square of {scale.input_rms:.3g}, where about 1 is expected."
     norm = idle_norm(below, view)
     if norm is None:
         return told
