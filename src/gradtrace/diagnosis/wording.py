@@ -38,6 +38,7 @@ def between_ends(num_steps: float) -> float:
 
 OVER_EPS = "largest gradient (RMS) over eps"
 """Evidence of an optimizer."""
+NORMALISED_ALONE = "entries that are normalised together"
 
 STEP_RATIO = "update to weight ratio of the first step"
 LARGEST_RATIO = "largest update to weight ratio"

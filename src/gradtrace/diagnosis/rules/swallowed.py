@@ -4,7 +4,9 @@ Adam's step is rate * m / (sqrt(v) + eps) (Kingma & Ba 2015, alg. 1), of gradien
 those far below it shorter by |g| / eps: a loss that was divided once too often is not evened out any more. A gradient
 as small is right at a minimum, so it is a fault where a known loss is no better than a constant's, and else a remark.
 
-Layer norm over one entry returns its bias, (x - mean(x)) = 0, whatever comes in.
+Layer norm over one entry returns its bias, (x - mean(x)) = 0, whatever comes in. So does a group norm with as many
+groups as features over [batch, features]. How many groups there are the tape does not say, but what they normalise has
+a root mean square of one elsewhere, and is zero here: neither their weight gets a gradient nor what is in front.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.objectives import has_learnt, objectives
 from gradtrace.diagnosis.scales import operands
 from gradtrace.diagnosis.thresholds import CLEAR_DECADES, HEALTHY_DECADES
-from gradtrace.diagnosis.wording import OVER_EPS, decades
+from gradtrace.diagnosis.wording import NORMALISED_ALONE, OVER_EPS, decades
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import SEVERAL_FEATURES, remedies_for
+from gradtrace.remedies.catalogue import SEVERAL_FEATURES
+from gradtrace.remedies.of_loops import SMALLER_EPS
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from gradtrace.records.trace import Op
 
 _LAYER_NORMS = {"NativeLayerNorm", "FusedLayerNorm"}
+_GROUP_NORM = "NativeGroupNorm"
 
 
 def judge(scene: Scene) -> list[Finding]:
@@ -63,7 +67,7 @@ def _below_eps(scene: Scene) -> Finding | None:
         message=f"The gradient of every parameter is {decades(below)} or more below {one.kind}'s eps ({one.eps:g}): "
         f"its steps are that much shorter than the rate. {told}",
         evidence=(Evidence(OVER_EPS, -below, "decades"),),
-        remedies=remedies_for(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT),
+        remedies=(SMALLER_EPS,),
     )
 
 
@@ -76,7 +80,7 @@ def decades_below_eps(view: View, scene: Scene) -> float:
 
 
 def _constant(view: View) -> Finding | None:
-    """Layer norm over a single entry."""
+    """Layer norm, or a group of a group norm, over a single entry."""
     op = next((op for op in view.trace.ops if _normalises_one(op, view)), None)
     if op is None:
         return None
@@ -88,19 +92,36 @@ def _constant(view: View) -> Finding | None:
         message=f"{told_op(op, view.trace, view.paths)} normalises over a single entry: what is left is its bias, "
         "whatever comes in, and no gradient but rounding goes past it. Normalise over several features, or "
         "remove it.",
-        evidence=(Evidence("entries that are normalised together", 1.0),),
+        evidence=(Evidence(NORMALISED_ALONE, 1.0),),
         remedies=(SEVERAL_FEATURES,),
         source=op.site.source,
     )
 
 
 def _normalises_one(op: Op, view: View) -> bool:
-    if op.factor is not Factor.NORM or base_name(op.name) not in _LAYER_NORMS or op.received is None:
+    if op.factor is not Factor.NORM or op.received is None:
+        return False
+    if base_name(op.name) == _GROUP_NORM:
+        return _returns_bias(op, view)
+    if base_name(op.name) not in _LAYER_NORMS:
         return False
     own = [parameter.numel for parameter in operands(op, view)]
     if own:
         return max(own) == 1
     return bool(op.received.shape) and op.received.shape[-1] == 1 and _swallows(op)
+
+
+def _returns_bias(op: Op, view: View) -> bool:
+    """By the gradient of the weight, sum g x, or by x itself where there is none; by that of the input besides."""
+    if op.received is None or not op.received.norm > 0.0:
+        return False
+    little = 10**-CLEAR_DECADES * op.received.norm
+    into = [view.trace.ops[target[0]].parameter if target is not None else None for target in op.targets]
+    passed = list(zip(op.passed, into, strict=True))
+    onward = [stats.norm for stats, name in passed if stats is not None and name is None]
+    to_weight = [stats.norm for stats, name in passed if stats is not None and (name or "").endswith("weight")]
+    is_zero = op.forward is not None and op.forward.output_rms <= 10**-CLEAR_DECADES
+    return bool(onward) and max(onward) <= little and (max(to_weight) <= little if to_weight else is_zero)
 
 
 def _swallows(op: Op) -> bool:
