@@ -1,4 +1,4 @@
-"""A run whose steps are as good as none, all together, at a constant's loss; and what stays there for another reason."""
+"""A run whose steps are as good as none, together, at a constant's loss; and what stays there for another reason."""
 
 from __future__ import annotations
 

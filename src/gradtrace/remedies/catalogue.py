@@ -166,6 +166,10 @@ MAKE_ONCE = Remedy(
     "Make the layer once, in __init__, and call it in forward.",
     "self.hidden = torch.nn.Linear(width, width)",
 )
+CALL_WITH = Remedy(
+    "Compute with the tensor itself: a Parameter is made once, in __init__.",
+    "out = torch.nn.functional.linear(x, weight, self.layer.bias)  # or torch.func.functional_call(layer, made, x)",
+)
 HOLD_FIXED = Remedy(
     "Detach what is to be held fixed, or compute it before and without a gradient.",
     "ratio = torch.exp(new_log_prob - old_log_prob.detach())",
