@@ -16,7 +16,15 @@ from gradtrace.diagnosis.thresholds import DOMINANT_FRAC, EFFECT_FRAC
 from gradtrace.diagnosis.wording import LOWEST_LOSS, OF_OUTPUTS_ALIKE
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import AS_LOGITS, FOR_CLASSES, OVER_CLASSES, SAME_SHAPE, WITHOUT_BOUND, remedies_for
+from gradtrace.remedies.catalogue import (
+    AS_LOGITS,
+    FOR_CLASSES,
+    OVER_CLASSES,
+    SAME_SHAPE,
+    WITHOUT_BOUND,
+    log_probabilities,
+    remedies_for,
+)
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
@@ -72,11 +80,12 @@ def _given_no_logarithms(name: str, below: Op | None, view: View) -> Finding | N
         flat = (
             "the loss is then minus the probability, and next to flat where that is small, which is where it matters."
         )
-        return _mismatch(view, below, given + flat)
+        return replace(_mismatch(view, below, given + flat), remedies=log_probabilities(name))
     if below.weights or fed == "Relu":
         endless = "the loss is then linear in it and has no minimum: it falls for ever, whatever is learnt."
         evidence = (Evidence(LOWEST_LOSS, -math.inf),)
-        return replace(_mismatch(view, below, given + endless), severity=Severity.CRITICAL, evidence=evidence)
+        found = replace(_mismatch(view, below, given + endless), severity=Severity.CRITICAL, evidence=evidence)
+        return replace(found, remedies=log_probabilities(name))
     return None
 
 
