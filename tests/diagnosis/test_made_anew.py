@@ -74,8 +74,39 @@ class SecondNetwork(Network):
 OTHER = nn.Linear(16, 16)
 
 
+class Written(Network):
+    """The weights of one layer are made by another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writer, self.middle = nn.Linear(8, 256), nn.Linear(16, 16)
+
+    def hidden(self, h: Tensor) -> Tensor:
+        self.middle.weight = nn.Parameter(self.writer(X.mean(0)).view(16, 16))
+        out: Tensor = self.middle(h)
+        return out
+
+
+class WrittenWell(Written):
+    def hidden(self, h: Tensor) -> Tensor:
+        return F.linear(h, self.writer(X.mean(0)).view(16, 16), self.middle.bias)
+
+
+class TiedAtEachPass(Network):
+    """A weight that was there before takes the place of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def hidden(self, h: Tensor) -> Tensor:
+        self.second.weight = self.first.weight
+        out: Tensor = self.second(torch.relu(self.first(h)))
+        return out
+
+
 def told(found: Any) -> list[Finding]:
-    return [f for f in found if "made anew" in f.message]
+    return [f for f in found if any(e.name == "made anew" for e in f.evidence)]
 
 
 def loss(model: nn.Module, x: Tensor) -> Tensor:
@@ -95,12 +126,20 @@ def test_a_layer_made_where_it_is_used(kind: type[Network]) -> None:
     assert "__init__" in found.remedies[0].title
 
 
-@pytest.mark.parametrize("kind", [Network, Lazily, WithoutNumbers, SecondNetwork])
+def test_a_parameter_made_of_what_a_layer_computes() -> None:
+    (found,) = told(gradtrace.check(Written(), loss, [X, X]).findings)
+    assert (found.cause, found.severity, found.where) == (Cause.DETACHED_GRAPH, Severity.CRITICAL, ("middle",))
+    assert "(middle.weight; " in found.message
+    assert "holds the one that was there before" in found.message
+    assert "functional.linear" in found.remedies[0].code
+
+
+@pytest.mark.parametrize("kind", [Network, Lazily, WithoutNumbers, SecondNetwork, WrittenWell, TiedAtEachPass])
 def test_what_is_made_once(kind: type[Network]) -> None:
     assert told(gradtrace.check(kind(), loss, [X, X]).findings) == []
 
 
-@pytest.mark.parametrize("kind", [AtEachPass, Network])
+@pytest.mark.parametrize("kind", [AtEachPass, Written, Network, WrittenWell, TiedAtEachPass])
 def test_of_a_run(kind: type[Network]) -> None:
     model = kind()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -109,7 +148,7 @@ def test_of_a_run(kind: type[Network]) -> None:
             optimizer.zero_grad()
             loss(model, X).backward()
             optimizer.step()
-    assert len(told(watch.diagnosis.findings)) == (kind is AtEachPass)
+    assert len(told(watch.diagnosis.findings)) == (kind in (AtEachPass, Written))
 
 
 def test_a_layer_that_the_loop_makes_for_itself_is_its_own() -> None:

@@ -200,6 +200,7 @@ def test_a_divergence_wants_log_probabilities(given: str, log_target: bool) -> N
     )
     for one in found:
         assert one.message.startswith("kl_div expects log-probabilities")
+        assert "log_softmax" in one.remedies[0].code
         assert one.severity is (Severity.CRITICAL if given == "raw" else Severity.WARNING)
 
 

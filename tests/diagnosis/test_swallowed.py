@@ -95,6 +95,25 @@ def test_dropout_of_every_entry_cuts(p: float, examples: int, ill: bool) -> None
     assert [(f.cause, f.where) for f in cuts] == ([(Cause.DETACHED_GRAPH, ("2",))] if ill else [])
 
 
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(("groups", "ill"), [(32, True), (8, False)])
+def test_a_group_norm_with_a_group_for_each_feature_cuts(groups: int, affine: bool, ill: bool) -> None:
+    def block(inputs: int) -> list[nn.Module]:
+        return [nn.Linear(inputs, 32), nn.GroupNorm(groups, 32, affine=affine), nn.Tanh()]
+
+    model = nn.Sequential(*block(16), *block(32), nn.Linear(32, 4))
+    found = loud(gradtrace.check(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), classes()))
+    assert named(found)[:1] == ([(Symptom.DISCONNECTED, Cause.DETACHED_GRAPH)] if ill else [])
+    assert Symptom.VANISHING not in {finding.symptom for finding in found}
+
+
+def test_a_group_norm_of_large_numbers_passes_little_and_learns() -> None:
+    model = nn.Sequential(nn.Linear(16, 32), nn.GroupNorm(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    batches = [(1e4 * x, y) for x, y in classes()]
+    found = gradtrace.check(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), batches).findings
+    assert Symptom.DISCONNECTED not in {finding.symptom for finding in found}
+
+
 def test_raw_inputs_behind_a_saturated_output_are_named() -> None:
     def verdict(scale: float, gain: float) -> list[Finding]:
         torch.manual_seed(0)

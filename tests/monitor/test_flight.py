@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import gradtrace
 from gradtrace.monitor.nonfinite.forward_calls import Call
@@ -166,6 +166,16 @@ def test_a_batch_that_is_not_finite_is_told_as_such(value: float) -> None:
     finding = first_of(run(Net(), plain_loss, lambda x, bad: x.masked_fill(x > 1.5, value) if bad else x))
     assert finding.cause is Cause.INPUT_SCALE
     assert "The batch itself" in finding.message
+    assert "on every sample" not in finding.message
+    assert "clamp_min" in finding.remedies[0].code
+
+
+def test_a_feature_that_never_varies_and_was_divided_by_its_deviation() -> None:
+    def spoilt(x: Tensor, bad: bool) -> Tensor:
+        return x.index_fill(1, torch.tensor([2]), math.nan) if bad else x
+
+    finding = first_of(run(Net(), plain_loss, spoilt))
+    assert "input 1 of the model, in entry 2 of the last axis (of " in finding.message
 
 
 @pytest.mark.parametrize("bias", [0.0, -0.5])

@@ -265,6 +265,20 @@ def test_an_optimizer_that_never_steps(call, tmp_path):
     assert told == "gradtrace: in train.py no step of an optimizer came after a backward pass: nothing is judged\n"
 
 
+def test_gradients_added_up_over_more_batches_than_an_epoch_has(tmp_path):
+    body = """model, optimizer = make()
+for epoch in range(3):
+    optimizer.zero_grad()
+    for batch in range(4):
+        model(torch.ones(1, 4)).sum().backward()
+        if (batch + 1) % 8 == 0:
+            optimizer.step()
+            optimizer.zero_grad()"""
+    write(tmp_path, body)
+    told = under_watch("train.py", cwd=tmp_path).stderr.decode()
+    assert "Nothing learns: backward() was called 12 times." in told
+
+
 def test_a_second_training_and_a_third_are_watched_too(tmp_path):
     body = "for seed in range(3):\n    model, optimizer = make(seed)\n" + "    step(model, optimizer)\n" * 2
     write(tmp_path, body)

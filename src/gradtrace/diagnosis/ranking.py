@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.thresholds import UPDATE_REPLACES
-from gradtrace.diagnosis.wording import LOWEST_LOSS, STEP_RATIO, extent_of
+from gradtrace.diagnosis.wording import LOWEST_LOSS, NORMALISED_ALONE, STEP_RATIO, extent_of
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 if TYPE_CHECKING:
@@ -138,7 +138,8 @@ def _follows(finding: Finding, other: Finding) -> str:
         return f"this follows from the {other.symptom.value.replace('_', ' ')} above"
     if finding.symptom is Symptom.VANISHING and other.symptom is Symptom.DISCONNECTED:
         # (lost at one place, and there nothing goes through)
-        return "this follows from what is cut off above" if set(finding.where) <= set(other.where) else ""
+        lost = set(finding.where) <= set(other.where) or any(e.name == NORMALISED_ALONE for e in other.evidence)
+        return "this follows from what is cut off above" if lost else ""
     if finding.symptom is Symptom.LOSS_SATURATED and other.symptom is Symptom.DISCONNECTED:
         nothing = any(e.name in ("gradient", "measured steps") for e in finding.evidence)
         here = finding.where == ("",) or bool(set(finding.where) & set(other.where))

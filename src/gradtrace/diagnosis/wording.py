@@ -38,9 +38,11 @@ def between_ends(num_steps: float) -> float:
 
 OVER_EPS = "largest gradient (RMS) over eps"
 """Evidence of an optimizer."""
+NORMALISED_ALONE = "entries that are normalised together"
 
 STEP_RATIO = "update to weight ratio of the first step"
 LARGEST_RATIO = "largest update to weight ratio"
+OF_OUTPUTS_ALIKE = "loss of outputs that are alike"
 LOWEST_LOSS = "lowest loss that there is"
 """Name of an evidence; minus infinity: the weights grow for ever."""
 COPIES = "units that are copies of one another"

@@ -58,6 +58,7 @@ def assemble(
     called = forward.recorder.called_modules()
     gradients = {op.parameter: op.received for op in ops if op.parameter is not None}
     gradients |= {name: numbers.of(handle) for name, handle in hidden.items()}
+    made = {op.parameter: tape.made[op.index] for op in ops if op.index in tape.made}
     records = [
         ParameterStats(
             name=name,
@@ -70,6 +71,7 @@ def assemble(
             affects_loss=name in reached or gradients.get(name) is not None,
             module_called=module_in(name) in called,
             finite=bool(np.isfinite(arrays[norms[name]][0])),
+            made_at=made.get(name, ""),
         )
         for name, parameter in named.items()
     ]

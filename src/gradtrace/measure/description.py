@@ -92,6 +92,8 @@ def describe(forward: Forward, model: nn.Module) -> Description:
     for index, leaf in graph.leaves().items():
         if id(leaf) in registered:
             parameters[index] = registered[id(leaf)]
+            if forward.recorder.made.replaces_another(leaf):
+                made[index] = forward.recorder.made.line_of(leaf) or "?"
         else:
             strangers[index] = find_unregistered(model, leaf)
             if strangers[index] is None and (name := forward.recorder.made.name_of(leaf)) and _differs(leaf):

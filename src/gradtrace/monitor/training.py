@@ -82,6 +82,11 @@ class Training:
         """Rows that are over, as far as anybody can know."""
         return self._rooms.row.count.expected
 
+    @property
+    def num_waiting(self) -> int:
+        """Backward passes since the last step of an optimizer."""
+        return self._rooms.passes.numbers.num
+
     # ------------------------------------------------------------------------------------------------ beginning and end
 
     def begin(self) -> None:

@@ -112,7 +112,7 @@ class Watch:
         self._joined: Watched | None = None
         self._find, self._num_others = find, num_others
         self._step = self._recording.first_step
-        self._num_steps = 0
+        self._num_steps = self._num_waiting = 0
         """Of a watch that is closed."""
         self._closed = False
         _WATCHES.add(self)
@@ -282,6 +282,11 @@ class Watch:
         return self._training.num_steps if self._training is not None else self._num_steps
 
     @property
+    def num_waiting(self) -> int:
+        """Backward passes that no step of an optimizer has come after yet."""
+        return self._training.num_waiting if self._training is not None else self._num_waiting
+
+    @property
     def traces(self) -> tuple[Trace, ...]:
         """Whole traces so far: the first, and the latest."""
         return tuple(self._recording.judging.traces)
@@ -352,7 +357,7 @@ class Watch:
             self._warn(f"the last steps are lost ({type(error).__name__}: {error})")
         finally:
             self._joined = None
-            self._num_steps = training.num_steps
+            self._num_steps, self._num_waiting = training.num_steps, training.num_waiting
             training.leave()
 
     def _let_go(self) -> Training | None:

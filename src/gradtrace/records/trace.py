@@ -239,7 +239,7 @@ class ParameterStats:
     finite: bool = True
     """Whether all of its entries are finite."""
     made_at: str = ""
-    """The line at which the forward pass made it, anew at each pass; '': it was there before."""
+    """The line at which the forward pass made it, anew or in the place of another; '': it was there before."""
 
     @property
     def numel(self) -> int:

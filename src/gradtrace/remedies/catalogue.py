@@ -80,6 +80,11 @@ FINITE_CONSTANT = Remedy(
     "class_weights = counts.sum() / counts.clamp_min(1)",
 )
 
+FINITE_INPUTS = Remedy(
+    "Make the data finite: a feature that never varies has a standard deviation of zero, and 0 / 0 is NaN.",
+    "x = (x - x.mean(0)) / x.std(0).clamp_min(1e-6)\nassert torch.isfinite(x).all()",
+)
+
 CLEAR_GRADIENTS = Remedy(
     "Clear the gradients before every backward pass (or after every step).",
     "optimizer.zero_grad()\nloss.backward()\noptimizer.step()",
@@ -170,6 +175,10 @@ SAME_SHAPE = Remedy(
 MAKE_ONCE = Remedy(
     "Make the layer once, in __init__, and call it in forward.",
     "self.hidden = torch.nn.Linear(width, width)",
+)
+CALL_WITH = Remedy(
+    "Compute with the tensor itself: a Parameter is made once, in __init__.",
+    "out = torch.nn.functional.linear(x, weight, self.layer.bias)  # or torch.func.functional_call(layer, made, x)",
 )
 HOLD_FIXED = Remedy(
     "Detach what is to be held fixed, or compute it before and without a gradient.",
@@ -285,6 +294,16 @@ def of_flat(function: str) -> tuple[Remedy, ...]:
     """
     cut_off = function.rstrip("_") in ("clamp", "clip", "hardtanh", "relu", "relu6", "threshold")
     return (_UNBOUNDED,) if cut_off else REMEDIES[Cause.LOSS_FUNCTION]
+
+
+def log_probabilities(loss: str) -> tuple[Remedy, ...]:
+    """Of a loss that expects logarithms.
+
+    >>> log_probabilities("kl_div")[0].code.splitlines()[0]
+    'log_p = torch.nn.functional.log_softmax(logits, dim=1)'
+    """
+    code = f"log_p = torch.nn.functional.log_softmax(logits, dim=1)\nloss = torch.nn.functional.{loss}(log_p, target)"
+    return (Remedy("Give the loss logarithms of probabilities.", code),)
 
 
 def step_of(num_sums: int) -> Remedy:

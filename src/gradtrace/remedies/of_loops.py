@@ -31,3 +31,20 @@ STEP_BY_EPOCH = Remedy(
     "for epoch in range(num_epochs):\n    for batch in batches: ...\n    scheduler.step()  # once an epoch",
     "torch.optim: how to adjust learning rate",
 )
+
+UNSCALE_FIRST = Remedy(
+    "Take the loss scale off the gradients before they are clipped.",
+    "scaler.scale(loss).backward()\n"
+    "scaler.unscale_(optimizer)\n"
+    "torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)\n"
+    "scaler.step(optimizer)\n"
+    "scaler.update()",
+    "torch.amp: working with unscaled gradients",
+)
+
+SMALLER_EPS = Remedy(
+    "Take the factor off the loss, or give the optimizer an eps far below the gradients: a GradScaler takes its scale "
+    "off again before the step, and changes nothing here.",
+    "torch.optim.Adam(model.parameters(), lr=..., eps=1e-15)",
+    "Kingma & Ba 2015",
+)

@@ -112,7 +112,7 @@ class InNotebook(Watching):
 
     def _tell(self, watch: Watch) -> None:
         if not len(watch.run.steps.first):
-            _say(why_not_judged(self._script))
+            _say(why_not_judged(self._script, watch.num_waiting))
             return
         self._picture.draw(watch.run, findings=False)
         data, metadata = self._shell.display_formatter.format(watch.diagnosis)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def tell(watch: Watch, script: Watchable, path: Path | None, report: Path | None) -> None:
     """Show the diagnosis on stderr, and write the report."""
     if not len(watch.run.steps.first):
-        say(why_not_judged(script))
+        say(why_not_judged(script, watch.num_waiting))
         return
     from rich.console import Console
 
@@ -77,9 +77,15 @@ def write_report(watch: Watch, path: Path) -> str:
     return f"the report: {_short(path)}"
 
 
-def why_not_judged(script: Watchable) -> str:
-    """Where a model and its optimizer were found, and no step."""
-    return f"in {script.name} no step of an optimizer came after a backward pass: nothing is judged"
+def why_not_judged(script: Watchable, num_backwards: int) -> str:
+    """Where a model and its optimizer were found, and no step: a loop may add up more batches than it has."""
+    told = f"in {script.name} no step of an optimizer came after a backward pass: nothing is judged"
+    if num_backwards < 2:
+        return told
+    return (
+        f"{told}. Nothing learns: backward() was called {_times(num_backwards)}. Where gradients are added up over "
+        "several batches before a step, does an epoch have as many?"
+    )
 
 
 def _may_be_run_again() -> bool:

@@ -1,4 +1,7 @@
-"""Which weights were made within a module's own forward pass? They are others at every pass, and nobody trains them."""
+"""Which weights were made within a module's own forward pass? They are others at every pass, and nobody trains them.
+
+Those of a new layer, or a new Parameter in the place of one that was there: a layer made late, once, has no such place.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,10 @@ class Made:
     ('Linear.weight', None)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module | None = None) -> None:
         self._found: dict[int, tuple[Tensor, str, str]] = {}
+        self._replacing: set[int] = set()
+        self._before = {id(p): p for p in model.parameters()} if model is not None else {}
         self._handle: RemovableHandle | None = None
 
     def begin(self) -> None:
@@ -52,7 +57,14 @@ class Made:
         known = self._found.get(id(leaf))
         return known[2] if known is not None and known[0] is leaf else ""
 
+    def replaces_another(self, leaf: Tensor) -> bool:
+        """Whether it was made in the place of another parameter, and is none that the model had before."""
+        return self.name_of(leaf) is not None and id(leaf) in self._replacing and id(leaf) not in self._before
+
     def _registered(self, module: nn.Module, name: str, parameter: Tensor | None) -> None:
         if parameter is not None:
             with contextlib.suppress(Exception):  # of ours, within a line of the user's
                 self._found[id(parameter)] = parameter, f"{type(module).__name__}.{name}", source_of(sys._getframe(1))
+                old = module._parameters.get(name)
+                if old is not None and old is not parameter:
+                    self._replacing.add(id(parameter))

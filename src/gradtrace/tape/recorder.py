@@ -91,7 +91,7 @@ class Recorder(TorchFunctionMode):
         """Modules that were called and not looked into, so that torch could take its fast path, and what is inside."""
         self.dataflow = Dataflow(model.named_parameters())
         self.gathered = Gathered(model)
-        self.made = Made()
+        self.made = Made(model)
         self.customs = Customs()
 
     def __enter__(self) -> Self:

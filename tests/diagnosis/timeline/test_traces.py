@@ -9,7 +9,7 @@ import pytest
 
 from gradtrace.diagnosis.rules.loss import ELASTICITY, OF_CONSTANT
 from gradtrace.diagnosis.timeline.traces import in_time
-from gradtrace.diagnosis.wording import LARGEST_RATIO
+from gradtrace.diagnosis.wording import LARGEST_RATIO, OF_OUTPUTS_ALIKE
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Run, RunHeader, RunSteps, Scalar, Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -165,3 +165,18 @@ def test_a_loss_that_is_flat_in_the_output_and_comes_down_all_the_same(loss: np.
     )
     noise = 1e-3 * np.random.default_rng(0).normal(size=len(loss))
     assert in_time(found, run_with(loss + noise, np.arange(len(loss))), [0, 1], []).severity is severity
+
+
+@pytest.mark.parametrize(("end", "severity"), [(1e-4, Severity.INFO), (0.5, Severity.WARNING)])
+def test_units_that_are_saturated_from_the_start_in_a_run_that_memorises_its_data(
+    end: float, severity: Severity
+) -> None:
+    found = replace(one_hot(), cause=Cause.SATURATED_PREACTIVATION, step=0)
+    assert in_time(found, run_with(np.geomspace(2.0, end, NUM)), [0], []).severity is severity
+
+
+@pytest.mark.parametrize(("end", "severity"), [(0.7, Severity.INFO), (1.38, Severity.WARNING)])
+def test_samples_that_compete_for_each_class_and_are_told_apart(end: float, severity: Severity) -> None:
+    evidence = (Evidence(OF_OUTPUTS_ALIKE, float(np.log(4))),)
+    found = replace(lost(1.0), symptom=Symptom.LOSS_SATURATED, cause=Cause.LOSS_FUNCTION, evidence=evidence, step=0)
+    assert in_time(found, run_with(np.linspace(1.4, end, NUM)), [0], []).severity is severity

@@ -13,13 +13,14 @@ from gradtrace.diagnosis.layer import owner, places
 from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import MAKE_ONCE, remedies_for
+from gradtrace.remedies.catalogue import CALL_WITH, MAKE_ONCE, remedies_for
 from gradtrace.tape.kinds import base_name, is_derivative_of_activation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gradtrace.diagnosis.scene import Scene
+    from gradtrace.records.finding import Remedy
     from gradtrace.records.trace import Op, Trace
 
 _STEPS = {"Round", "Floor", "Ceil", "Trunc", "Sign", "Sgn", "Heaviside"}
@@ -116,18 +117,31 @@ def _unregistered(scene: Scene) -> list[Finding]:
 def _made_anew(scene: Scene) -> list[Finding]:
     """Layers made where they are used: numbers drawn at every pass, whose gradients nothing is done with."""
     found = [{p.name: p for p in trace.parameters if p.made_at} for trace in scene.exhibit.traces]
-    names = [name for name in found[0] if all(name in other for other in found)]
-    if not names:
-        return []
-    line = found[0][names[0]].made_at
+    everywhere = [p for name, p in found[0].items() if all(name in other for other in found)]
+    drawn = [p.name for p in everywhere if not p.in_model]
+    replaced = [p.name for p in everywhere if p.in_model]
+    told = []
+    if drawn:
+        why = (
+            "are made anew within every forward pass: other random numbers each time, and what they would learn is "
+            "thrown away. Make the layer once, in __init__."
+        )
+        told.append(_anew(scene, drawn, found[0][drawn[0]].made_at, why, MAKE_ONCE))
+    if replaced:
+        why = (
+            "made anew as Parameter at every forward pass: no gradient goes through a Parameter to what it was made "
+            "of, and the optimizer holds the one that was there before."
+        )
+        told.append(_anew(scene, replaced, found[0][replaced[0]].made_at, why, CALL_WITH))
+    return told
+
+
+def _anew(scene: Scene, names: list[str], line: str, why: str, remedy: Remedy) -> Finding:
     users = [op.site.module for op in scene.exhibit.traces[0].ops if {*op.weights} & {*names}]
     where = tuple(dict.fromkeys(module or "" for module in users))
-    message = (
-        f"{_count(names)} ({_some(names)}; {line}) are made anew within every forward pass: other random numbers each "
-        "time, and what they would learn is thrown away. Make the layer once, in __init__."
-    )
     evidence = [Evidence("made anew", len(names), "parameters")]
-    return [replace(_finding(where, Severity.CRITICAL, message, evidence, line), remedies=(MAKE_ONCE,))]
+    message = f"{_count(names)} ({_some(names)}; {line}) {why}"
+    return replace(_finding(where, Severity.CRITICAL, message, evidence, line), remedies=(remedy,))
 
 
 def _stepped(scene: Scene) -> list[Finding]:

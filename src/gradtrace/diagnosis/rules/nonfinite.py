@@ -19,7 +19,7 @@ from gradtrace.measure.names import Names
 from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.remedies.catalogue import FINITE_CONSTANT, remedies_for
+from gradtrace.remedies.catalogue import FINITE_CONSTANT, FINITE_INPUTS, remedies_for
 from gradtrace.remedies.unsafe import remedy_of
 from gradtrace.tape.kinds import base_name
 
@@ -150,6 +150,8 @@ def _remedies(birth: Birth | None, cause: Cause) -> tuple[Remedy, ...]:
     """Of an unsafe op that is known: its own."""
     if birth is not None and birth.phase == "constant":
         return (FINITE_CONSTANT,)
+    if birth is not None and birth.phase == "input":
+        return (FINITE_INPUTS,)
     known = cause is Cause.UNSAFE_OP and birth is not None and birth.phase in ("forward", "backward")
     return (remedy_of(birth.op, birth.operand),) if known and birth else remedies_for(Symptom.NONFINITE, cause)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.layer import is_layer, place
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.thresholds import DOMINANT_FRAC, EFFECT_FRAC
-from gradtrace.diagnosis.wording import LOWEST_LOSS
+from gradtrace.diagnosis.wording import LOWEST_LOSS, OF_OUTPUTS_ALIKE
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import (
@@ -23,6 +23,7 @@ from gradtrace.remedies.catalogue import (
     SAME_SHAPE,
     TEMPERATURE,
     WITHOUT_BOUND,
+    log_probabilities,
     remedies_for,
 )
 from gradtrace.tape.kinds import base_name
@@ -80,11 +81,12 @@ def _given_no_logarithms(name: str, below: Op | None, view: View) -> Finding | N
         flat = (
             "the loss is then minus the probability, and next to flat where that is small, which is where it matters."
         )
-        return _mismatch(view, below, given + flat)
+        return replace(_mismatch(view, below, given + flat), remedies=log_probabilities(name))
     if below.weights or fed == "Relu":
         endless = "the loss is then linear in it and has no minimum: it falls for ever, whatever is learnt."
         evidence = (Evidence(LOWEST_LOSS, -math.inf),)
-        return replace(_mismatch(view, below, given + endless), severity=Severity.CRITICAL, evidence=evidence)
+        found = replace(_mismatch(view, below, given + endless), severity=Severity.CRITICAL, evidence=evidence)
+        return replace(found, remedies=log_probabilities(name))
     return None
 
 
@@ -102,7 +104,18 @@ def _over_another_axis(op: Op, below: Op | None, view: View) -> Finding | None:
         "nll_loss is given do not add up to one. Samples (or positions) compete for each class, and the loss cannot "
         "come near zero."
     )
-    return replace(_mismatch(view, one, message), remedies=(OVER_CLASSES,))
+    alike = _of_outputs_alike(op, one)
+    evidence = (Evidence(OF_OUTPUTS_ALIKE, alike),) if alike > 0.0 else ()
+    return replace(_mismatch(view, one, message), evidence=evidence, remedies=(OVER_CLASSES,))
+
+
+def _of_outputs_alike(op: Op, softmax: Op) -> float:
+    """What the loss is where all n that compete have one output, log n; 0: not known. Of several axes the shortest."""
+    shape = list(softmax.received.shape) if softmax.received is not None else []
+    classes = next((stats.shape[1] for stats in op.passed if stats is not None and len(stats.shape) > 1), 0)
+    if classes in shape:
+        shape.remove(classes)
+    return math.log(min(shape, default=1)) if 0 not in shape else 0.0
 
 
 def _takes_a_part(op: Op, below: Op, view: View) -> bool:

@@ -19,10 +19,11 @@ from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.objectives import has_learnt, objectives
 from gradtrace.diagnosis.scales import operands
 from gradtrace.diagnosis.thresholds import ALL_DROPPED_CHANCE, CLEAR_DECADES, HEALTHY_DECADES, MOST_NOISE
-from gradtrace.diagnosis.wording import OVER_EPS, decades
+from gradtrace.diagnosis.wording import NORMALISED_ALONE, OVER_EPS, decades
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import LESS_DROPOUT, SEVERAL_FEATURES, remedies_for
+from gradtrace.remedies.catalogue import LESS_DROPOUT, SEVERAL_FEATURES
+from gradtrace.remedies.of_loops import SMALLER_EPS
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _below_eps(scene: Scene) -> Finding | None:
         message=f"The gradient of every parameter is {decades(below)} or more below {one.kind}'s eps ({one.eps:g}): "
         f"its steps are that much shorter than the rate. {told}",
         evidence=(Evidence(OVER_EPS, -below, "decades"),),
-        remedies=remedies_for(Symptom.UNDERFLOW, Cause.NUMERIC_FORMAT),
+        remedies=(SMALLER_EPS,),
     )
 
 
@@ -90,7 +91,7 @@ def _constant(view: View) -> Finding | None:
         message=f"{told_op(op, view.trace, view.paths)} normalises over a single entry: what is left is its bias, "
         "whatever comes in, and no gradient but rounding goes past it. Normalise over several features, or "
         "remove it.",
-        evidence=(Evidence("entries that are normalised together", 1.0),),
+        evidence=(Evidence(NORMALISED_ALONE, 1.0),),
         remedies=(SEVERAL_FEATURES,),
         source=op.site.source,
     )

@@ -22,6 +22,7 @@ from gradtrace.diagnosis.besides import besides
 from gradtrace.diagnosis.thresholds import DEAD_SIGMAS, EFFECT_FRAC, FALLEN_FACTOR, FITTED_FRAC, FOLLOWED_STEPS
 from gradtrace.diagnosis.timeline.losses import followed, latest
 from gradtrace.measure.path import Paths
+from gradtrace.records.run import Scalar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +72,7 @@ def stays_at_constant(run: Run, traces: Sequence[tuple[int, Trace]]) -> float | 
         return None
     if any(trace.severed for _, trace in traces) or _moves([ops[0] for ops in known]):
         return None
-    share = of_best_constant(run, [trace for _, trace in traces])
+    share = of_best_constant(run, traces)
     return share if share >= 1.0 - EFFECT_FRAC else None
 
 
@@ -86,18 +87,18 @@ _WHY = (
 )
 
 
-def of_best_constant(run: Run, traces: Sequence[Trace]) -> float:
+def of_best_constant(run: Run, traces: Sequence[tuple[int, Trace]]) -> float:
     """The latest losses over what the best constant gets; NaN where that is not known of a single, known loss.
 
     Over what it gets at most, where each batch is too small to tell more.
     """
     constants, bounds = [], []
-    for trace in traces:
+    for step, trace in traces:
         known = [op for op in trace.ops if op.objective is not None]
         found = known[0].objective if len(known) == 1 else None
         if found is None or not found.constant > 0.0 or not found.value > 0.0:
             return math.nan
-        unit = trace.loss / found.value  # in units of the run's losses
+        unit = trace.loss / _scale(run, step) / found.value  # in units of the run's losses
         if _is_measure(known[0], trace):
             constants.append((found.constant + _short_by(known[0], trace)) * unit)
         of_batch, largest = _at_most(known[0], trace)
@@ -106,6 +107,13 @@ def of_best_constant(run: Run, traces: Sequence[Trace]) -> float:
     if constants:
         return now / float(np.median(constants))
     return now / _bound(bounds) if len(bounds) > 1 else math.nan
+
+
+def _scale(run: Run, step: int) -> float:
+    """What a GradScaler has multiplied the loss of a trace with; those of the run are without."""
+    row = max(int(np.searchsorted(run.steps.first, step, side="right")) - 1, 0)
+    scale = float(run.steps.scalar(Scalar.LOSS_SCALE)[1][row])
+    return scale if scale > 0.0 else 1.0
 
 
 def _bound(bounds: Sequence[tuple[float, float]]) -> float:

@@ -23,6 +23,7 @@ from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Scalar, Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import HIGHER_RATE, clip_at
+from gradtrace.remedies.of_loops import UNSCALE_FIRST
 
 if TYPE_CHECKING:
     from gradtrace.records.finding import Remedy
@@ -40,9 +41,9 @@ def creeps(run: Run) -> Finding | None:
     # below half a unit in the last place of float32 the steps are rounded away besides: another rule's
     if not float(np.finfo(np.float32).eps) / 2 <= usual < _SMALL:
         return None
-    if followed(run) < FOLLOWED_STEPS or fell(run) or warms_up(run) or not _elasticity(run, columns) >= 1.0:
+    if followed(run) < FOLLOWED_STEPS or fell(run) or warms_up(run) or not elasticity(run, columns) >= 1.0:
         return None
-    why, remedy = _clipped(run, usual)
+    why, remedy = why_short(run, usual)
     loss = float(run.steps.latest(Scalar.LOSS) or 0.0)
     return Finding(
         symptom=Symptom.UNDERFLOW,
@@ -65,7 +66,7 @@ def warms_up(run: Run) -> bool:
     return bool(len(rates)) and bool(rates[-1] > rates[0])
 
 
-def _elasticity(run: Run, columns: list[int]) -> float:
+def elasticity(run: Run, columns: list[int]) -> float:
     """Of the loss, sum |g| |w| / |loss|: the median of the rows in which all is known; 0 where none is."""
     gradients, weights = (run.steps.series(s)[0][:, columns] for s in (Series.GRADIENT_NORM, Series.WEIGHT_NORM))
     products = np.nansum(gradients.astype(np.float64) * weights, axis=1)
@@ -74,16 +75,22 @@ def _elasticity(run: Run, columns: list[int]) -> float:
     return float(np.median(products[known] / losses[known])) if known.any() else 0.0
 
 
-def _clipped(run: Run, usual: float) -> tuple[str, Remedy]:
-    """Whether it is clipping that makes the steps small."""
+def why_short(run: Run, usual: float) -> tuple[str, Remedy]:
+    """Whether it is clipping that makes steps as short as `usual` [of a weight's size], or the rate, in words."""
     often, left = run.steps.clipping or (0.0, 1.0)
     adaptive = any(optimizer.adaptive for optimizer in run.header.optimizers)
     if adaptive or often < DOMINANT_FRAC or usual / left < _SMALL:
-        return "The learning rate is too small.", HIGHER_RATE
+        rates = run.steps.scalar(Scalar.LEARNING_RATE)[1]
+        told = f" (at most {np.nanmax(rates):.3g})" if np.isfinite(rates).any() else ""
+        return f"The learning rate is too small{told}.", HIGHER_RATE
     norms = run.steps.scalar(Scalar.GRADIENT_NORM)[0]
     norm = float(np.median(norms[np.isfinite(norms)]))
     why = (
         f"Clipping is too tight: in {percent(often)} of the steps it leaves {left:.2g} of a gradient whose norm is "
         f"about {norm:.2g}; without it a step would move a weight by {usual / left:.2g} of its size."
     )
+    scales = run.steps.scalar(Scalar.LOSS_SCALE)[1]
+    scale = float(np.nanmedian(scales)) if np.isfinite(scales).any() else 1.0
+    if scale > 1.0 and left * scale >= 1.0:  # of gradients without the scale on them it would leave all
+        return f"{why} They are clipped with the loss scale of {scale:g} still on them.", UNSCALE_FIRST
     return why, replace(clip_at(norm), title="Clip at a norm that most gradients do not reach.")

@@ -45,7 +45,7 @@ def held(run: Run, traces: Sequence[tuple[int, Trace]]) -> list[Finding]:
         return []
     decays = np.array([holders[name].weight_decay for name in names])
     pulls = np.median(decays * weights[measured] / gradients[measured], axis=0)
-    of_constant = of_best_constant(run, [trace for _, trace in traces])
+    of_constant = of_best_constant(run, traces)
     if pulls.min() < DOMINANT_FRAC or not of_constant * FALLEN_FACTOR > 1.0:
         return []
     return [

@@ -5,12 +5,17 @@ still above it at the end, by as much as counts, has not even learnt that. Each 
 |weight|, so that N steps move it by the sum of r at the most, wherever they lead: while that is below one, no weight
 has become another one, and the network is about what it was at the start.
 
+A loss that is at a constant's may be all that the data allow. But where the loss would follow the weights, and all
+steps together have gone less far than a hundred usual ones (Karpathy 2015: r is about 1e-3), each a tenth of one at
+the most, the network has not been tried.
+
 What a constant gets is known by the batch: of n targets the mean square about their own mean is (n - 1) / n of the
 variance on average. Of a likelihood it is not known so: a batch holds a few of many classes, and its entropy is low.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +23,19 @@ import numpy as np
 from gradtrace.diagnosis.objectives import objectives
 from gradtrace.diagnosis.rules.loss import of_constant
 from gradtrace.diagnosis.scene import is_finite, make_scene
-from gradtrace.diagnosis.thresholds import EFFECT_FRAC, FOLLOWED_STEPS, SUSTAINED_FRAC, SUSTAINED_ROWS, UPDATE_REPLACES
+from gradtrace.diagnosis.thresholds import (
+    EFFECT_FRAC,
+    FALLEN_FACTOR,
+    FOLLOWED_STEPS,
+    SUSTAINED_FRAC,
+    SUSTAINED_ROWS,
+    UPDATE_REPLACES,
+    UPDATE_USUAL,
+)
 from gradtrace.diagnosis.timeline.before import matrices
-from gradtrace.diagnosis.timeline.creep import warms_up
-from gradtrace.diagnosis.timeline.losses import followed, latest
+from gradtrace.diagnosis.timeline.constant import of_best_constant
+from gradtrace.diagnosis.timeline.creep import elasticity, warms_up, why_short
+from gradtrace.diagnosis.timeline.losses import by_chance, finite_losses, followed, last_rows, latest, trained
 from gradtrace.diagnosis.wording import steps
 from gradtrace.records.exhibit import Exhibit
 from gradtrace.records.finding import Evidence, Finding
@@ -32,40 +46,57 @@ from gradtrace.remedies.catalogue import FASTER
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gradtrace.records.finding import Remedy
     from gradtrace.records.run import Run
     from gradtrace.records.trace import Trace
 
 
 def too_slow(run: Run, traces: Sequence[tuple[int, Trace]]) -> list[Finding]:
-    """One finding, of a run that is over and whose last losses are known; `traces` are of one kind of pass."""
-    seen = followed(run) >= max(FOLLOWED_STEPS, (1.0 - SUSTAINED_FRAC) * run.steps.num_steps)
-    if not run.finished or not seen or warms_up(run):
+    """One finding, of a run that is over; `traces` are of one kind of pass."""
+    if not run.finished or followed(run) < max(FOLLOWED_STEPS, run.steps.num_steps / 2) or warms_up(run):
         return []
-    constant, now, paths = _constant(run, traces), latest(run), _paths(run)
-    if not constant > 0.0 or not now >= (1.0 + EFFECT_FRAC) * constant or not paths:
+    now, paths = latest(run), _paths(run)
+    if not paths:
         return []
+    constant, longest = _constant(run, traces), max(paths.values())
+    is_known = followed(run) >= (1.0 - SUSTAINED_FRAC) * run.steps.num_steps
+    if is_known and constant > 0.0 and now >= (1.0 + EFFECT_FRAC) * constant and 0.0 < longest < UPDATE_REPLACES:
+        told = f"its loss is {now:.3g}, and a constant output gets {constant:.3g}"
+        return [_finding(run, told, paths, "The steps are too short, or too few.", FASTER)]
+    share = of_best_constant(run, traces) if now > 0.0 and _is_untried(run, longest) else math.nan
+    if not share >= max((1.0 - EFFECT_FRAC) / (1.0 + _by_chance(run) / now), 1.0 / FALLEN_FACTOR):
+        return []
+    told = f"its loss is {now:.4g}, {100 * share:.3g} % of what a constant output gets, and would follow the weights"
+    return [_finding(run, told, paths, *why_short(run, longest / run.steps.num_steps))]
+
+
+def _by_chance(run: Run) -> float:
+    """By how much the latest losses may lie below the first ones by chance alone."""
+    losses = finite_losses(run)[2]
+    return by_chance(losses, last_rows(len(losses)), last_rows(len(losses)))
+
+
+def _is_untried(run: Run, longest: float) -> bool:
+    """Whether all steps are as good as none, those of no known loss too: it has not come down, and would follow."""
+    short = 0.0 < longest < UPDATE_USUAL * min(FOLLOWED_STEPS, 0.1 * run.steps.num_steps)
+    held = [i for i in matrices(run) if run.header.parameters[i].optimizer is not None]
+    return short and not trained(run) and elasticity(run, held) >= 1.0
+
+
+def _finding(run: Run, told: str, paths: dict[str, float], why: str, remedy: Remedy) -> Finding:
     longest, shortest = (by(paths, key=paths.__getitem__) for by in (max, min))
-    if not 0.0 < paths[longest] < UPDATE_REPLACES:
-        return []
-    num = run.steps.num_steps
     other = f", and {shortest} by {100 * paths[shortest]:.2g} %" if shortest != longest else ""
-    return [
-        Finding(
-            symptom=Symptom.UNDERFLOW,
-            cause=Cause.LEARNING_RATE,
-            where=("",),
-            severity=Severity.WARNING,
-            message=f"The training is over before it has learnt anything: its loss is {now:.3g}, and a constant output "
-            f"gets {constant:.3g}. All {steps(num)} together moved {longest} by {100 * paths[longest]:.2g} % of its "
-            f"size{other}: the steps are too short, or too few.",
-            evidence=(
-                Evidence("size of a weight that all steps together moved", paths[longest], "fraction"),
-                Evidence("loss over that of the best constant", now / constant),
-            ),
-            remedies=(FASTER,),
-            step=int(run.steps.first[0]),
-        )
-    ]
+    return Finding(
+        symptom=Symptom.UNDERFLOW,
+        cause=Cause.LEARNING_RATE,
+        where=("",),
+        severity=Severity.WARNING,
+        message=f"The training is over before it has learnt anything: {told}. All {steps(run.steps.num_steps)} "
+        f"together moved {longest} by {100 * paths[longest]:.2g} % of its size{other}. {why}",
+        evidence=(Evidence("size of a weight that all steps together moved", paths[longest], "fraction"),),
+        remedies=(remedy,),
+        step=int(run.steps.first[0]),
+    )
 
 
 def _constant(run: Run, traces: Sequence[tuple[int, Trace]]) -> float:

@@ -97,7 +97,7 @@ def comes_to_rest(run: Run) -> Finding | None:
         Cause.LEARNING_RATE,
         f"Nothing moves since step {step}: the learning rate has fallen from {highest:.3g} to {now:.3g} and less, too "
         f"little to change a float32 weight, and the loss stands at {loss:.4g}. The schedule goes faster than the "
-        "training: is it stepped at every batch, and meant for epochs?",
+        "training: is it stepped at every batch and meant for epochs, or does it wait for a loss to rise (mode='max')?",
         (Evidence("highest learning rate", highest), Evidence("learning rate since", now), Evidence("loss", loss)),
         step,
         STEP_BY_EPOCH,

@@ -10,7 +10,9 @@ moves each weight by its rate, in step with the others, and a few tenths of the 
 What a recurrence forgets does harm where the data asks for it, which the loss tells beside that of the best constant:
 at a half this data is learnt without; between them, and falling, it is being learnt; and in the first steps, or where
 steps are so small that a hundred of them are none, nobody knows. Of these all are remarks, and so is one-hot attention
-of a network that is at a half. And a loss that is flat in the output does not come down; where it does, it is none.
+of a network that is at a half. Where samples compete for each class, the best outputs are log p(x | y) / p(x) and a
+constant for each y (van den Oord et al. 2018, eq. 5): the right class still has the largest. And a loss that is flat in
+the output does not come down; where it does, it is none.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ from gradtrace.diagnosis.timeline.losses import (
     stays_below,
     trained,
 )
-from gradtrace.diagnosis.wording import LARGEST_RATIO
+from gradtrace.diagnosis.wording import LARGEST_RATIO, OF_OUTPUTS_ALIKE
 from gradtrace.records.run import Scalar
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from gradtrace.records.run import Run
     from gradtrace.records.trace import Op, Trace
 
+_OF_LOSS = OF_CONSTANT, OF_OUTPUTS_ALIKE
 _FLAT = {Cause.SATURATED_PREACTIVATION, Cause.ATTENTION_SATURATION}
 
 
@@ -73,11 +76,20 @@ def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequen
     elif finding.step is not None and _leaves_room(finding) and falls_since(run, finding.step):
         note = "The loss has kept falling since."
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
+    elif _is_saturation(finding) and fallen_before(run, followed(run) + int(run.steps.first[0]), 10**HEALTHY_DECADES):
+        note = "The loss has fallen by two decades all the same: the training does not feel it."
+        finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
     elif _is_grave_saturation(finding) and falls_since(run, finding.step or 0):
         note = "The loss has kept falling since: what lies behind it learns."
         finding = replace(finding, severity=Severity.WARNING, message=f"{finding.message} {note}")
     elif _is_attention(finding) and _is_learnt_so(run, _constant(finding)):
         note = f"The loss is below half of the {_constant(finding):.3g} that a constant gets: this data is learnt so."
+        finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
+    elif (alike := _evidence(finding, OF_OUTPUTS_ALIKE)) > 0.0 and trained(run, alike):
+        note = (
+            f"The loss has come down all the same, to {latest(run):.3g}, where outputs that are alike get {alike:.3g}: "
+            "what tells the samples of a class from others tells classes apart, if they are about as frequent."
+        )
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
     elif _is_grave_attention(finding) and trained(run, _constant(finding)) and moved(run, finding.step or 0) != 1:
         note = "The loss has come down all the same: what learns is the values, and the rows that are not one-hot."
@@ -104,7 +116,7 @@ def in_units_of(run: Run, finding: Finding, trace: Trace, step: int) -> Finding:
     ratio = (low + high) / 2.0 / trace.loss if trace.loss else np.nan
     if not np.isfinite(ratio) or ratio <= 0.0:
         return finding
-    evidence = (replace(e, value=float(e.value * ratio)) if e.name == OF_CONSTANT else e for e in finding.evidence)
+    evidence = (replace(e, value=float(e.value * ratio)) if e.name in _OF_LOSS else e for e in finding.evidence)
     return replace(finding, evidence=tuple(evidence))
 
 
@@ -164,7 +176,11 @@ def _unasked(finding: Finding, run: Run, *, moves: bool) -> str:
 
 def _constant(finding: Finding) -> float:
     """What the best constant gets; 0: not known."""
-    return next((e.value for e in finding.evidence if e.name == OF_CONSTANT), 0.0)
+    return _evidence(finding, OF_CONSTANT)
+
+
+def _evidence(finding: Finding, name: str) -> float:
+    return next((e.value for e in finding.evidence if e.name == name), 0.0)
 
 
 def _by_the_steps(finding: Finding, run: Run) -> Finding:
@@ -189,10 +205,14 @@ def _to_no_good(finding: Finding, run: Run, ratio: float) -> bool:
     return ratio > UPDATE_HEALTHY and followed(run) >= FOLLOWED_STEPS and not trained(run, _constant(finding))
 
 
-def _is_grave_saturation(finding: Finding) -> bool:
+def _is_saturation(finding: Finding) -> bool:
     """Of hidden units: fixed features that others can learn from, where a network that is dead passes nothing on."""
-    known = finding.step is not None and finding.severity is Severity.CRITICAL
-    return known and finding.symptom is Symptom.SATURATED and finding.cause is not Cause.ATTENTION_SATURATION
+    is_one = finding.symptom is Symptom.SATURATED and finding.cause is not Cause.ATTENTION_SATURATION
+    return is_one and finding.step is not None and finding.severity is not Severity.INFO
+
+
+def _is_grave_saturation(finding: Finding) -> bool:
+    return _is_saturation(finding) and finding.severity is Severity.CRITICAL
 
 
 def _is_flat_loss(finding: Finding) -> bool:

@@ -26,7 +26,7 @@ from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.shown import loss_told
 from gradtrace.records.trace import Site
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.remedies.catalogue import FINITE_INPUTS, remedies_for
 from gradtrace.remedies.unsafe import remedy_of
 from gradtrace.tape.private import node_sequence_nr
 from gradtrace.tape.source import source_of
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 MOST_LOSSES = 64
 """Of different make, that are remembered."""
+
+MOST_FEATURES = 4
+"""Entries that are told by number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,10 +255,24 @@ def _of_the_batch(call: Call) -> Finding:
         cause=Cause.INPUT_SCALE,
         where=(call.label,),
         severity=Severity.CRITICAL,
-        message=f"The batch itself holds NaN or Inf: input {_listed(i + 1 for i in which)} of {name}.",
+        message=f"The batch itself holds NaN or Inf: input {_listed(i + 1 for i in which)} of {name}"
+        f"{_features(call.batch[which[0]])}.",
         evidence=(Evidence("inputs that are not finite", float(len(which)), "tensors"),),
-        remedies=remedies_for(Symptom.NONFINITE, Cause.INPUT_SCALE),
+        remedies=(FINITE_INPUTS,),
     )
+
+
+def _features(batch: Tensor) -> str:
+    """Which entries of the last axis are not finite on any sample, where others are; '' where it is not so."""
+    bad = ~torch.isfinite(batch)
+    if batch.dim() < 2 or not len(batch):
+        return ""
+    never, ever = (by(0) for by in (bad.flatten(0, -2).all, bad.flatten(0, -2).any))
+    if not bool((never == ever).all()) or bool(never.all()):
+        return ""
+    listed = [str(i) for i in never.nonzero().flatten().tolist()]
+    told = ", ".join(listed[:MOST_FEATURES]) + (", ..." if len(listed) > MOST_FEATURES else "")
+    return f", in entry {told} of the last axis (of {batch.shape[-1]}) on every sample"
 
 
 def _listed(numbers: Iterable[int]) -> str:
