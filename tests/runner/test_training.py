@@ -241,6 +241,20 @@ for _ in range(3):
         (
             """import torch
 model = torch.nn.Linear(2, 1)
+frozen = torch.nn.Linear(2, 2)
+for _ in range(3):
+    model(frozen(torch.ones(1, 2))).square().sum().backward()
+    for parameter in model.parameters():
+        parameter.data -= 0.01 * parameter.grad
+    model.zero_grad()""",
+            (
+                "train.py called backward() 3 times, but no optimizer of torch.optim ever made a step: it moves "
+                "model.bias, model.weight by hand. What an optimizer moves is watched: "
+            ),
+        ),
+        (
+            """import torch
+model = torch.nn.Linear(2, 1)
 optimizer = torch.optim.SGD(model.parameters(), 0.1)
 model = torch.nn.Linear(2, 1)
 model(torch.ones(1, 2)).sum().backward()
