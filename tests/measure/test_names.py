@@ -37,6 +37,23 @@ def test_numbers_get_class_and_shape():
     assert Names().told("head") == "head"
 
 
+def test_a_row_of_a_weight_that_another_module_holds_is_named_by_it():
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = nn.ParameterList([nn.Parameter(torch.randn(8, 4)), nn.Parameter(torch.randn(3, 8))])
+
+        def forward(self, x):
+            return F.linear(torch.relu(F.linear(x, self.weights[0])), self.weights[1])
+
+    trace = trace_of(Listed())
+    rows = [Names(trace).labels(row.module, row.parameters) for row in ledger(trace)]
+    assert rows[1:] == [
+        ("model weights.1 3x8", "model weights.1", "model"),
+        ("model weights.0 8x4", "model weights.0", "model"),
+    ]
+
+
 def test_a_function_is_named_by_what_it_follows():
     trace = trace_of(Functional())
     relu = next(op for op in trace.ops if op.activation is not None and op.activation.function == "relu")
