@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import gradtrace
+from gradtrace.diagnosis.layer import place
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.measure.ledger import ledger
 from gradtrace.measure.names import Names
@@ -52,6 +54,15 @@ def test_a_row_of_a_weight_that_another_module_holds_is_named_by_it():
         ("model weights.1 3x8", "model weights.1", "model"),
         ("model weights.0 8x4", "model weights.0", "model"),
     ]
+
+
+def test_a_weight_with_a_parametrization_is_its_module_s():
+    model = nn.Sequential(weight_norm(nn.Linear(4, 8)), nn.Sigmoid(), spectral_norm(nn.Linear(8, 3)))
+    trace = trace_of(model)
+    assert [row.module for row in ledger(trace)] == ["loss", "2", "0"]
+    ops = [op for op in trace.ops if op.site.module in ("0", "2") and op.weights]
+    assert {place(op, Paths(trace)) for op in ops} == {"0", "2"}
+    assert Names(trace).labels("2", ("2.parametrizations.weight.original",))[0] == "2 ParametrizedLinear 3x8"
 
 
 def test_a_function_is_named_by_what_it_follows():

@@ -14,6 +14,7 @@ from gradtrace.diagnosis.layer import owner
 from gradtrace.measure.ledger import LedgerRow, ledger
 from gradtrace.measure.names import Names
 from gradtrace.measure.path import Paths, decades_between, norm_of
+from gradtrace.records.parameter_name import told_name
 from gradtrace.records.vocabulary import Factor
 from gradtrace.report.recurrences import merged
 from gradtrace.report.rows import MAX_ROWS, Row, fold
@@ -200,11 +201,11 @@ def unseen(trace: Trace) -> tuple[tuple[str, tuple[str, ...]], ...]:
     coverage = trace.coverage
     in_steps = trace.through_time is not None  # a fused recurrence was looked into step by step
     opaque = tuple(name for name in coverage.opaque if not (in_steps and name.startswith("fused recurrence")))
-    told = (
-        ("no gradient reached", coverage.no_gradient),
+    found = (
+        ("no gradient reached", tuple(told_name(name) for name in coverage.no_gradient)),
         ("hidden inside, one op to autograd", opaque),
         ("op kinds that the table does not know (measured, filed under 'other')", coverage.unknown),
         ("activations whose derivative could not be read", coverage.unreadable),
         ("values went on without the tape", trace.severed),
     )
-    return tuple((what, names) for what, names in told if names) + tuple((note, ()) for note in coverage.notes)
+    return tuple((what, names) for what, names in found if names) + tuple((note, ()) for note in coverage.notes)
