@@ -51,8 +51,8 @@ def test_a_row_of_a_weight_that_another_module_holds_is_named_by_it():
     trace = trace_of(Listed())
     rows = [Names(trace).labels(row.module, row.parameters) for row in ledger(trace)]
     assert rows[1:] == [
-        ("model weights.1 3x8", "model weights.1", "model"),
-        ("model weights.0 8x4", "model weights.0", "model"),
+        ("weights.1 3x8", "weights.1", "model"),
+        ("weights.0 8x4", "weights.0", "model"),
     ]
 
 

@@ -43,15 +43,15 @@ class Names:
         """What a row may be called, the most telling first: with class and shape, with the class, the path alone.
 
         Of a module with several matrices a row may hold the one among its `parameters`, which is told in place of the
-        class: `rnn weight_hh_l0`; and so is one that the module applies and another holds: `model vars.0`.
+        class: `rnn weight_hh_l0`; and so is one that the module applies and another holds: `vars.0`.
         """
         kind, matrices = self._types.get(path, ""), self._matrices.get(path, {})
         held = [name for name in parameters if name in self._shapes]
         own = f"{path}." if path else ""
         one = held[0].removeprefix(own) if len(held) == 1 and (len(matrices) > 1 or module_in(held[0]) != path) else ""
         shape = self._shapes[held[0]] if one else next(iter(matrices.values())) if len(matrices) == 1 else ()
-        told = path or "model"
-        levels = ((told, kind, one, "x".join(map(str, shape))), (told, one or kind), (told,))
+        told = path or ("" if one else "model")
+        levels = ((told, kind, one, "x".join(map(str, shape))), (told, one or kind), (path or "model",))
         return tuple(" ".join(filter(None, parts)) for parts in levels)
 
 
