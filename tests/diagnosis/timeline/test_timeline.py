@@ -177,6 +177,27 @@ def test_layers_that_fall_silent_are_told_and_one_alone_is_a_remark() -> None:
     assert loud(made(one)) == []
 
 
+def test_what_was_zero_before_and_came_back_is_not_cut_off() -> None:
+    """A critic whose clipped loss is flat where its output has moved far enough, until the next rollout."""
+
+    def comes_and_goes(arrays: Arrays) -> None:
+        arrays["gradients"][50:90, :4] = arrays["gradients"][100:, :4] = 0.0
+
+    assert judge_run(made(comes_and_goes)) == []
+
+
+@pytest.mark.parametrize(("last", "is_told"), [(220, False), (260, True)])
+def test_what_was_zero_when_it_was_last_measured_may_have_come_back(last: int, is_told: bool) -> None:
+    """Told where it was seen to be silent for as long as nothing was seen of it since."""
+
+    def change(arrays: Arrays) -> None:
+        arrays["gradients"][100:, :4] = 0.0
+        for name in ("gradients", "weights", "updates"):
+            arrays[name][last:] = np.nan
+
+    assert any(one.symptom is Symptom.DISCONNECTED for one in judge_run(made(change))) == is_told
+
+
 def with_biases(change: Callable[[Arrays], None]) -> Run:
     """Layers of a weight and a bias each, in turn."""
     run = made(change)
