@@ -51,9 +51,30 @@ def test_a_row_of_a_weight_that_another_module_holds_is_named_by_it():
     trace = trace_of(Listed())
     rows = [Names(trace).labels(row.module, row.parameters) for row in ledger(trace)]
     assert rows[1:] == [
-        ("weights.1 3x8", "weights.1", "model"),
-        ("weights.0 8x4", "weights.0", "model"),
+        ("weights.1 3x8", "weights.1", "weights"),
+        ("weights.0 8x4", "weights.0", "weights"),
     ]
+
+
+def test_a_layer_whose_forward_is_called_by_itself_is_named():
+    class Flow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flows = nn.ModuleList([nn.Linear(4, 8), nn.Linear(8, 3)])
+
+        def forward(self, x):
+            for flow in self.flows:
+                x = torch.tanh(flow.forward(x))
+            return x
+
+    trace = trace_of(Flow())
+    rows = ledger(trace)
+    assert [row.module for row in rows if row.parameters] == ["flows.1", "flows.0"]
+    assert Names(trace).labels(rows[-1].module, rows[-1].parameters) == (
+        "flows.0 Linear 8x4",
+        "flows.0 Linear",
+        "flows.0",
+    )
 
 
 def test_a_weight_with_a_parametrization_is_its_module_s():

@@ -51,6 +51,8 @@ class Names:
         one = held[0].removeprefix(own) if len(held) == 1 and (len(matrices) > 1 or module_in(held[0]) != path) else ""
         shape = self._shapes[held[0]] if one else next(iter(matrices.values())) if len(matrices) == 1 else ()
         told = path or ("" if one else "model")
+        if one.isdigit():  # of a ParameterList
+            told, kind, one = f"{told}.{one}", "", ""
         levels = ((told, kind, one, "x".join(map(str, shape))), (told, one or kind), (path or "model",))
         return tuple(" ".join(filter(None, parts)) for parts in levels)
 
