@@ -124,6 +124,22 @@ def test_workers_of_a_loader(how, tmp_path):
     assert int(the_run(tmp_path).steps.num_steps) == 16
 
 
+def test_a_model_that_jit_traces_before_it_trains(tmp_path):
+    """``torch.jit.trace`` records what runs meanwhile, and raises where running the model again gives another graph."""
+    write(
+        tmp_path,
+        """
+        model, optimizer = make()
+        print(torch.jit.trace(model, torch.randn(3, 4)).code)
+        for _ in range(4):
+            step(model, optimizer)
+        print(torch.jit.trace(model, torch.randn(3, 4)).code)
+        """,
+    )
+    assert_alike_stdout(tmp_path)
+    assert len(the_run(tmp_path).steps.first) == 4
+
+
 def test_a_traceback_is_clean_and_the_run_is_kept(tmp_path):
     write(
         tmp_path,

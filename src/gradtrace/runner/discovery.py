@@ -106,7 +106,7 @@ class Discovery:
         return result
 
     def _at_call(self, own: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-        if not self._is_over and torch.is_grad_enabled():
+        if not self._is_over and torch.is_grad_enabled() and not torch.jit.is_tracing():  # which records what we do
             self.num_forwards += 1
             if self._has_optimizers and id(module) not in self._looked:
                 self._looked.add(id(module))
