@@ -124,21 +124,24 @@ def test_workers_of_a_loader(how, tmp_path):
     assert int(the_run(tmp_path).steps.num_steps) == 16
 
 
-def test_a_model_that_jit_traces_before_it_trains_and_amid(tmp_path):
+def test_a_model_that_is_traced_by_jit_and_fx(tmp_path):
     """``torch.jit.trace`` records what runs meanwhile, and raises where running the model again gives another graph."""
     write(
         tmp_path,
         """
         model, optimizer = make()
         print(torch.jit.trace(model, torch.randn(3, 4)).code)
+        print(torch.fx.symbolic_trace(model).code)
         for _ in range(4):
             step(model, optimizer)
         print(torch.jit.trace(model, torch.randn(3, 4)).code)
+        print(torch.fx.symbolic_trace(model).code)
         """,
     )
     alone, watched = python("train.py", cwd=tmp_path), under_watch("train.py", cwd=tmp_path)
     assert (watched.stdout, watched.returncode) == (alone.stdout, alone.returncode)
     assert b"TracerWarning" not in watched.stderr
+    assert b"fault" not in watched.stderr
     assert len(the_run(tmp_path).steps.first) == 4
 
 

@@ -30,6 +30,7 @@ from gradtrace.runner.names import label_models, name_tensors
 from gradtrace.runner.ownership import owners
 from gradtrace.tape.callers import call_from
 from gradtrace.tape.graph import reached_leaves
+from gradtrace.tape.private import inside_tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -106,7 +107,7 @@ class Discovery:
         return result
 
     def _at_call(self, own: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-        if not self._is_over and torch.is_grad_enabled() and not torch.jit.is_tracing():  # which records what we do
+        if not self._is_over and torch.is_grad_enabled() and not inside_tracing():  # which records what we do
             self.num_forwards += 1
             if self._has_optimizers and id(module) not in self._looked:
                 self._looked.add(id(module))

@@ -161,6 +161,12 @@ def inside_functorch() -> bool:
     return read is not None and read() is not None
 
 
+def inside_tracing() -> bool:
+    """Whether torch.jit or torch.fx traces: what runs meanwhile is recorded, and no training; fx gives no tensors."""
+    traces_fx = find("torch.fx._symbolic_trace.is_fx_tracing")
+    return torch.jit.is_tracing() or (traces_fx is not None and bool(traces_fx()))
+
+
 def inside_fake() -> bool:
     """Whether tensors hold no numbers for now: torch.export, or a `FakeTensorMode` of the user's, is at work."""
     read, key = find("torch._C._get_dispatch_mode"), find("torch._C._TorchDispatchModeKey.FAKE")

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from gradtrace.monitor.hooks.patches import Interposition, interpose
-from gradtrace.tape.private import inside_functorch
+from gradtrace.tape.private import inside_functorch, inside_tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -68,5 +66,5 @@ class ModuleCalls:
         return output
 
     def _entered(self, label: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        is_another_s = inside_functorch() or torch.jit.is_tracing()  # which runs, and records, what it is given to
+        is_another_s = inside_functorch() or inside_tracing()
         return None if is_another_s else self._listener.entered(label, module, args, kwargs)
