@@ -131,6 +131,8 @@ def test_a_model_that_is_traced_by_jit_and_fx(tmp_path):
         """
         model, optimizer = make()
         print(torch.jit.trace(model, torch.randn(3, 4)).code)
+        model(torch.randn(3, 4)).sum().backward()
+        optimizer.zero_grad()
         print(torch.fx.symbolic_trace(model).code)
         for _ in range(4):
             step(model, optimizer)
