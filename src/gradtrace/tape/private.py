@@ -163,8 +163,8 @@ def inside_functorch() -> bool:
 
 def inside_tracing() -> bool:
     """Whether torch.jit or torch.fx traces: what runs meanwhile is recorded, and no training; fx gives no tensors."""
-    traces_fx = find("torch.fx._symbolic_trace.is_fx_tracing")
-    return torch.jit.is_tracing() or (traces_fx is not None and bool(traces_fx()))
+    asked = find("torch.jit.is_tracing"), find("torch.fx._symbolic_trace.is_fx_tracing")
+    return any(one is not None and one() for one in asked)
 
 
 def inside_fake() -> bool:
