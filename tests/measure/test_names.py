@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import gradtrace
+from gradtrace.diagnosis.layer import place
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.measure.ledger import ledger
 from gradtrace.measure.names import Names
@@ -35,6 +37,53 @@ def test_numbers_get_class_and_shape():
     assert names.labels("0") == ("0 Linear 8x4", "0 Linear", "0")
     assert names.listed(("2", "1", "0", "0"), 2) == "model[2] (Linear), model[1] (Sigmoid) and 2 more"
     assert Names().told("head") == "head"
+
+
+def test_a_row_of_a_weight_that_another_module_holds_is_named_by_it():
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = nn.ParameterList([nn.Parameter(torch.randn(8, 4)), nn.Parameter(torch.randn(3, 8))])
+
+        def forward(self, x):
+            return F.linear(torch.relu(F.linear(x, self.weights[0])), self.weights[1])
+
+    trace = trace_of(Listed())
+    rows = [Names(trace).labels(row.module, row.parameters) for row in ledger(trace)]
+    assert rows[1:] == [
+        ("weights.1 3x8", "weights.1", "weights"),
+        ("weights.0 8x4", "weights.0", "weights"),
+    ]
+
+
+def test_a_layer_whose_forward_is_called_by_itself_is_named():
+    class Flow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flows = nn.ModuleList([nn.Linear(4, 8), nn.Linear(8, 3)])
+
+        def forward(self, x):
+            for flow in self.flows:
+                x = torch.tanh(flow.forward(x))
+            return x
+
+    trace = trace_of(Flow())
+    rows = ledger(trace)
+    assert [row.module for row in rows if row.parameters] == ["flows.1", "flows.0"]
+    assert Names(trace).labels(rows[-1].module, rows[-1].parameters) == (
+        "flows.0 Linear 8x4",
+        "flows.0 Linear",
+        "flows.0",
+    )
+
+
+def test_a_weight_with_a_parametrization_is_its_module_s():
+    model = nn.Sequential(weight_norm(nn.Linear(4, 8)), nn.Sigmoid(), spectral_norm(nn.Linear(8, 3)))
+    trace = trace_of(model)
+    assert [row.module for row in ledger(trace)] == ["loss", "2", "0"]
+    ops = [op for op in trace.ops if op.site.module in ("0", "2") and op.weights]
+    assert {place(op, Paths(trace)) for op in ops} == {"0", "2"}
+    assert Names(trace).labels("2", ("2.parametrizations.weight.original",))[0] == "2 ParametrizedLinear 3x8"
 
 
 def test_a_function_is_named_by_what_it_follows():

@@ -47,6 +47,23 @@ def test_few_rows_stay_as_they_are():
     ]
 
 
+def test_the_layer_nearest_to_the_loss_has_weights():
+    """A penalty on the code reaches the encoder past the decoder: that way no layer lies above the encoder's last."""
+    fns = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 8), nn.Linear(8, 8)])
+
+    def loss(model, x):
+        code = model[1](model[0](x).relu())
+        return (model[4](model[3](code).relu()) - x).square().mean() + 1e3 * model[2](code).square().mean()
+
+    torch.manual_seed(0)
+    trace = gradtrace.trace(fns, loss, torch.randn(16, 8))
+    table = picture(trace)
+    assert [row.last for row in table.ends] == ["0", "1"]
+    received = {op.site.module: op.received.norm for op in trace.ops if op.weights and op.received is not None}
+    told = told_apart(table, trace)
+    assert told == ("the gradient of", pytest.approx(math.log10(received["0"] / received["1"])))
+
+
 def test_zero_and_nan_are_rows():
     assert picture(SAMPLES["cut"]().traces[0]).rows[1].after == -math.inf
     assert math.isnan(picture(SAMPLES["hostile"]().traces[0]).rows[-1].after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import itertools
 import threading
@@ -356,6 +357,24 @@ def test_tensors_without_any_module_are_found_when_their_optimizer_is_made(disco
 
     found = discovered(train)
     assert found.models == {"C": C, "layers[0].weight": layers[0].weight, "layers[1].weight": layers[1].weight}
+
+
+def test_a_loop_s_variable_is_no_name(discovered):
+    parameters = [torch.randn(2, 2) for _ in range(3)]
+    for _, p in enumerate(parameters):
+        p.requires_grad_()
+
+    def train():
+        (parameters[0] @ parameters[1] @ parameters[2]).sum().backward()
+        torch.optim.SGD(parameters, lr=0.1).step()
+
+    assert list(discovered(train).models) == ["parameters[0]", "parameters[1]", "parameters[2]"]
+
+
+def test_a_loop_s_variable_is_the_name_of_what_has_no_other(discovered):
+    for w in [torch.randn(2, 2, requires_grad=True)]:
+        found = discovered(functools.partial(torch.optim.SGD, [w], lr=0.1))
+    assert list(found.models) == ["w"]
 
 
 def test_what_is_frozen_is_found_all_the_same(discovered):

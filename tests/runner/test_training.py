@@ -124,6 +124,29 @@ def test_workers_of_a_loader(how, tmp_path):
     assert int(the_run(tmp_path).steps.num_steps) == 16
 
 
+def test_a_model_that_is_traced_by_jit_and_fx(tmp_path):
+    """``torch.jit.trace`` records what runs meanwhile, and raises where running the model again gives another graph."""
+    write(
+        tmp_path,
+        """
+        model, optimizer = make()
+        print(torch.jit.trace(model, torch.randn(3, 4)).code)
+        model(torch.randn(3, 4)).sum().backward()
+        optimizer.zero_grad()
+        print(torch.fx.symbolic_trace(model).code)
+        for _ in range(4):
+            step(model, optimizer)
+        print(torch.jit.trace(model, torch.randn(3, 4)).code)
+        print(torch.fx.symbolic_trace(model).code)
+        """,
+    )
+    alone, watched = python("train.py", cwd=tmp_path), under_watch("train.py", cwd=tmp_path)
+    assert (watched.stdout, watched.returncode) == (alone.stdout, alone.returncode)
+    assert b"TracerWarning" not in watched.stderr
+    assert b"fault" not in watched.stderr
+    assert len(the_run(tmp_path).steps.first) == 4
+
+
 def test_a_traceback_is_clean_and_the_run_is_kept(tmp_path):
     write(
         tmp_path,
@@ -236,6 +259,20 @@ for _ in range(3):
             (
                 "train.py called backward() 3 times, but no optimizer of torch.optim ever made a step: it moves w by "
                 "hand. What an optimizer moves is watched: torch.optim.SGD([w], lr=...) makes the same steps"
+            ),
+        ),
+        (
+            """import torch
+model = torch.nn.Linear(2, 1)
+frozen = torch.nn.Linear(2, 2)
+for _ in range(3):
+    model(frozen(torch.ones(1, 2))).square().sum().backward()
+    for parameter in model.parameters():
+        parameter.data -= 0.01 * parameter.grad
+    model.zero_grad()""",
+            (
+                "train.py called backward() 3 times, but no optimizer of torch.optim ever made a step: it moves "
+                "model.bias, model.weight by hand. What an optimizer moves is watched: "
             ),
         ),
         (

@@ -16,10 +16,11 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from gradtrace.measure.path import Paths, Step, log10, norm_of
+from gradtrace.records.parameter_name import module_in
 from gradtrace.records.vocabulary import Factor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from gradtrace.records.trace import Op, ParameterStats, Trace
 
@@ -29,7 +30,10 @@ class LedgerRow:
     """One layer l: the gradient at its output, what the layer does to it, and what its weights get of it."""
 
     module: str
-    """Path of the module that owns the weights (or the merge); 'loss' for what lies between output and loss."""
+    """Path of the module that owns the weights (or the merge); 'loss' for what lies between output and loss.
+
+    Of ``layer.forward(x)`` torch tells no call: of such an op the weights tell whose it is.
+    """
     source: str
     """``file.py:12`` of the user's line, or ''."""
     function: str
@@ -98,7 +102,7 @@ def _num_of_none(paths: Paths, indices: Sequence[int], layers: Sequence[Op], end
     if end is None or not layers or any(op.weights for op in ops):
         return 0
     num_first = max((place + 1 for place, op in enumerate(ops) if op.factor in _CHANGES), default=0)
-    inside = _module(layers)
+    inside = _shared(op.site.module or "" for op in layers)
     outside = any(not is_inside(op.site.module or "", inside) for op in ops[:num_first] if op.factor in _CHANGES)
     behind = num_first < len(ops) and _layers(paths, indices[num_first:], end) == list(layers)
     return num_first if outside and behind else 0
@@ -154,7 +158,7 @@ def _row(
     named = layers or [ops[i] for i in indices if ops[i].factor in _CHANGES] or [first]
     site = named[0].site
     return LedgerRow(
-        module="loss" if all(ops[i].factor is Factor.LOSS for i in indices) else _module(named),
+        module="loss" if all(ops[i].factor is Factor.LOSS for i in indices) else _shared(map(_holder, named)),
         source=site.source,
         function=next((stats.function for stats in activations if stats), ""),
         ops=tuple(indices),
@@ -185,11 +189,17 @@ def _bound_log10(derivative_max: float) -> float:
     return math.inf if derivative_max == math.inf else log10(derivative_max)
 
 
-def _module(layers: Sequence[Op]) -> str:
-    """The innermost module that holds all these layers."""
-    paths = [(op.site.module or "").split(".") for op in layers]
-    shared = zip(*paths, strict=False)
+def _shared(modules: Iterable[str]) -> str:
+    """The innermost module that holds all these."""
+    shared = zip(*(module.split(".") for module in modules), strict=False)
     return ".".join(parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, shared))
+
+
+def _holder(op: Op) -> str:
+    """The module that an op is of: the one whose forward pass it is part of, or within that the one of its weights."""
+    module = op.site.module or ""
+    held = _shared(map(module_in, op.weights))
+    return held if is_inside(held, module) else module
 
 
 def _weight_norms(parameters: Sequence[ParameterStats]) -> tuple[float, float]:

@@ -22,11 +22,12 @@ class Names:
     def __init__(self, *traces: Trace) -> None:
         self._types = {op.site.module: op.site.module_type for trace in traces for op in trace.ops if op.site.module}
         self._matrices: dict[str, dict[str, tuple[int, ...]]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         for parameter in (parameter for trace in traces[:1] for parameter in trace.parameters):
             if len(parameter.shape) > 1:
                 path = module_in(parameter.name)
                 own = parameter.name[len(path) :].removeprefix(".")
-                self._matrices.setdefault(path, {})[own] = parameter.shape
+                self._matrices.setdefault(path, {})[own] = self._shapes[parameter.name] = parameter.shape
 
     def told(self, path: str, source: str = "") -> str:
         """``model[38] (Linear, net.py:12)``, ``encoder.0 (Block)``; '' is the model."""
@@ -42,14 +43,17 @@ class Names:
         """What a row may be called, the most telling first: with class and shape, with the class, the path alone.
 
         Of a module with several matrices a row may hold the one among its `parameters`, which is told in place of the
-        class: `rnn weight_hh_l0`.
+        class: `rnn weight_hh_l0`; and so is one that the module applies and another holds: `vars.0`.
         """
         kind, matrices = self._types.get(path, ""), self._matrices.get(path, {})
-        held = [name for name in matrices if f"{path}.{name}".lstrip(".") in parameters]
-        one = held[0] if len(matrices) > 1 and len(held) == 1 else ""
-        shape = matrices[one] if one else next(iter(matrices.values())) if len(matrices) == 1 else ()
-        told = path or "model"
-        levels = ((told, kind, one, "x".join(map(str, shape))), (told, one or kind), (told,))
+        held = [name for name in parameters if name in self._shapes]
+        own = f"{path}." if path else ""
+        one = held[0].removeprefix(own) if len(held) == 1 and (len(matrices) > 1 or module_in(held[0]) != path) else ""
+        shape = self._shapes[held[0]] if one else next(iter(matrices.values())) if len(matrices) == 1 else ()
+        told = path or ("" if one else "model")
+        if one.isdigit():  # of a ParameterList
+            told, kind, one = f"{told}.{one}", "", ""
+        levels = ((told, kind, one, "x".join(map(str, shape))), (told, one or kind), (path or "model",))
         return tuple(" ".join(filter(None, parts)) for parts in levels)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.number_formats import FormatLoss, LossScale, format_loss, loss_scale, parameter_gradients
 from gradtrace.diagnosis.thresholds import FLUSHED_FRAC, HALF_FORMATS
+from gradtrace.records.parameter_name import told_name
 from gradtrace.report.words import clean, listed, shorten
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def short_words(trace: Trace) -> list[str]:
         if not most and max(whole.flushed_frac, whole.overflow_frac) < SMALLEST_SHARE:
             continue
         where = (
-            f", most of {listed([shorten(clean(n), MOST_NAME) for n in most])}"
+            f", most of {listed([shorten(clean(told_name(n)), MOST_NAME) for n in most])}"
             if most and len(most) < len(each)
             else ""
         )

@@ -46,6 +46,8 @@ class Row:
     source: str = ""
     relative_update: float = math.nan
     """|update| / |W| of the first optimizer step, of the same layer; NaN where none was taken."""
+    is_layer: bool = True
+    """Whether the gradient goes through weights here, and not past them or through none."""
     labels: tuple[str, ...] = ()
     """What a single layer may be called, the most telling first: ``38 Linear 32x32``, ``38 Linear``, ``38``."""
 
@@ -97,6 +99,7 @@ def join(group: Sequence[Row]) -> Row:
         relative_gradient=last.relative_gradient,
         source=first.source,
         relative_update=last.relative_update,
+        is_layer=any(row.is_layer for row in group),
     )
 
 

@@ -14,6 +14,7 @@ from gradtrace.diagnosis.layer import owner
 from gradtrace.measure.ledger import LedgerRow, ledger
 from gradtrace.measure.names import Names
 from gradtrace.measure.path import Paths, decades_between, norm_of
+from gradtrace.records.parameter_name import told_name
 from gradtrace.records.vocabulary import Factor
 from gradtrace.report.recurrences import merged
 from gradtrace.report.rows import MAX_ROWS, Row, fold
@@ -63,8 +64,10 @@ class Picture:
 
     @property
     def ends(self) -> tuple[Row, Row]:
-        """The earliest layer, and the one nearest to the loss; of no layer, no row."""
-        return self.rows[-1], next((row for row in self.rows if row.first != "loss"), self.rows[-1])
+        """The earliest layer, and the one nearest to the loss, whose gradient `late` is; of no layer, no row."""
+        above = [row for row in self.rows[:-1] if row.first != "loss"]
+        nearest = next((row for row in above if row.is_layer), above[0] if above else self.rows[-1])
+        return self.rows[-1], nearest
 
     @property
     def early_decades(self) -> float:
@@ -106,7 +109,7 @@ def picture(trace: Trace, max_rows: int = MAX_ROWS, updates: Sequence[UpdateStat
     paths = Paths(trace)
     book = ledger(trace, paths)
     names, moved = Names(trace), {update.name: update for update in updates}
-    rows = [_row(entry, book[i - 1].product_log10 if i else 0.0, names, moved) for i, entry in enumerate(book)]
+    rows = [_row(entry, trace, book[i - 1].product_log10 if i else 0.0, names, moved) for i, entry in enumerate(book)]
     totals: dict[Factor, float] = {}
     for entry in book:
         for factor, gain in entry.gains:
@@ -139,7 +142,7 @@ def _late(trace: Trace, book: Sequence[LedgerRow]) -> float:
     return decades_between(start, norm_of(layer))
 
 
-def _row(entry: LedgerRow, before: float, names: Names, moved: dict[str, UpdateStats]) -> Row:
+def _row(entry: LedgerRow, trace: Trace, before: float, names: Names, moved: dict[str, UpdateStats]) -> Row:
     return Row(
         first=entry.module or "model",
         last=entry.module or "model",
@@ -152,6 +155,7 @@ def _row(entry: LedgerRow, before: float, names: Names, moved: dict[str, UpdateS
         relative_gradient=entry.relative_gradient,
         source=entry.source,
         relative_update=relative_update([moved[name] for name in entry.parameters if name in moved]),
+        is_layer=any(trace.ops[i].weights for i in entry.ops),
         labels=names.labels(entry.module, entry.parameters),
     )
 
@@ -197,11 +201,11 @@ def unseen(trace: Trace) -> tuple[tuple[str, tuple[str, ...]], ...]:
     coverage = trace.coverage
     in_steps = trace.through_time is not None  # a fused recurrence was looked into step by step
     opaque = tuple(name for name in coverage.opaque if not (in_steps and name.startswith("fused recurrence")))
-    told = (
-        ("no gradient reached", coverage.no_gradient),
+    found = (
+        ("no gradient reached", tuple(told_name(name) for name in coverage.no_gradient)),
         ("hidden inside, one op to autograd", opaque),
         ("op kinds that the table does not know (measured, filed under 'other')", coverage.unknown),
         ("activations whose derivative could not be read", coverage.unreadable),
         ("values went on without the tape", trace.severed),
     )
-    return tuple((what, names) for what, names in told if names) + tuple((note, ()) for note in coverage.notes)
+    return tuple((what, names) for what, names in found if names) + tuple((note, ()) for note in coverage.notes)

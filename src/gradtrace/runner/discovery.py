@@ -14,7 +14,6 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-import weakref
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +25,12 @@ from torch.optim.optimizer import Optimizer
 from gradtrace.monitor.hooks.optimizer_steps import is_stepping, listen, takes_closure
 from gradtrace.monitor.hooks.patches import interpose
 from gradtrace.runner.anatomy import named_parameters
+from gradtrace.runner.by_hand import ByHand
 from gradtrace.runner.names import label_models, name_tensors
 from gradtrace.runner.ownership import owners
 from gradtrace.tape.callers import call_from
 from gradtrace.tape.graph import reached_leaves
-from gradtrace.tape.private import version_of
+from gradtrace.tape.private import inside_tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,8 +61,7 @@ class Discovery:
         self._looking = threading.RLock()
         """Of several threads that begin to train at once, one finds it; the others wait until that is done."""
         self._has_optimizers = bool(living()[1])
-        self._versions: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
-        """Of tensors that backward passes came to, as they were at the first of them."""
+        self._by_hand = ByHand()
         self._looked: set[int] = set()
         """Modules that no optimizer held anything of when they were called."""
         self._calls = interpose(nn.Module, "__call__", self._at_call)
@@ -86,9 +85,8 @@ class Discovery:
 
     @property
     def moved_by_hand(self) -> list[torch.Tensor]:
-        """What backward passes came to, and was written to since in place, as by ``w -= lr * w.grad``."""
-        living = ((one(), version) for one, version in self._versions.values())
-        return [one for one, version in living if one is not None and version_of(one) > version]
+        """What backward passes came to, and was written to since, as by ``w -= lr * w.grad``."""
+        return self._by_hand.moved
 
     def remove(self) -> None:
         """Take every hook away; more than once does no harm."""
@@ -109,7 +107,7 @@ class Discovery:
         return result
 
     def _at_call(self, own: Callable[..., Any], module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
-        if not self._is_over and torch.is_grad_enabled():
+        if not self._is_over and torch.is_grad_enabled() and not inside_tracing():  # which records what we do
             self.num_forwards += 1
             if self._has_optimizers and id(module) not in self._looked:
                 self._looked.add(id(module))
@@ -132,8 +130,7 @@ class Discovery:
         return call_from(sys._getframe(1), backward, (tensors, *args), kwargs)
 
     def _reached(self, leaves: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-        for leaf in leaves:
-            self._versions.setdefault(id(leaf), (weakref.ref(leaf), version_of(leaf)))
+        self._by_hand.note(leaves)
         return leaves
 
     def _at_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

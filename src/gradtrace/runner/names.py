@@ -17,6 +17,7 @@ from torch import nn
 
 from gradtrace.monitor.watched import unused_name
 from gradtrace.runner.anatomy import named_parameters
+from gradtrace.runner.loop_variables import bound_by_loops, bound_by_loops_in
 from gradtrace.tape.private import children_of, parameters_of
 
 if TYPE_CHECKING:
@@ -67,11 +68,21 @@ def name_tensors(leaves: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _names_of(wanted: set[int]) -> dict[int, str]:
-    """Where the script holds them, as it would write it; the innermost frame and the shortest way first."""
+    """Where the script holds them, as it would write it; the innermost frame and the shortest way first.
+
+    The variable of a loop comes last: `p` is but one of the `layers` that the loop went through.
+    """
+    scopes = list(_scopes())
+    found = _found_from([(n, v) for scope, loops in scopes for n, v in scope.items() if n not in loops], wanted)
+    if len(found) < len(wanted):
+        missing = wanted - found.keys()
+        found |= _found_from([(n, v) for scope, loops in scopes for n, v in scope.items() if n in loops], missing)
+    return found
+
+
+def _found_from(variables: Sequence[tuple[str, Any]], wanted: set[int]) -> dict[int, str]:
     found: dict[int, str] = {}
-    waiting: deque[tuple[str, Any, int]] = deque()
-    for scope in _scopes():
-        waiting += [(name, value, 0) for name, value in scope.items() if not name.startswith("_")]
+    waiting = deque((name, value, 0) for name, value in variables if not name.startswith("_"))
     seen: set[int] = set()
     while waiting and len(found) < len(wanted) and len(seen) < MOST_OBJECTS:
         name, value, depth = waiting.popleft()
@@ -107,16 +118,22 @@ def contents(value: Any) -> list[tuple[str, Any]]:
     return [(f".{key}", inner) for key, inner in dict(attributes).items() if isinstance(key, str)]
 
 
-def _scopes() -> Iterator[dict[str, Any]]:
+def _scopes() -> Iterator[tuple[dict[str, Any], frozenset[str]]]:
+    """Variables, and which of them loops bind."""
     frame = sys._getframe()
     while (outer := frame.f_back) is not None:
         frame = outer
         file = frame.f_code.co_filename
         if not file.startswith(_PACKAGE) and "site-packages" not in file:
-            yield dict(frame.f_locals)
-            yield dict(frame.f_globals)
+            yield dict(frame.f_locals), bound_by_loops(frame.f_code)
+            yield _module_scope(frame.f_globals)
             owner = frame.f_locals.get("self")
             if owner is not None and hasattr(type(owner), "__dict__"):
-                yield dict(getattr(owner, "__dict__", {}))
+                yield dict(getattr(owner, "__dict__", {})), frozenset()
     main = sys.modules.get("__main__")  # what a script that has ended leaves behind
-    yield dict(vars(main)) if main is not None else {}
+    if main is not None:
+        yield _module_scope(vars(main))
+
+
+def _module_scope(variables: dict[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
+    return dict(variables), bound_by_loops_in(variables.get("__file__"))

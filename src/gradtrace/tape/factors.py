@@ -32,6 +32,7 @@ LINEAR = set(
 """Ops that sum over features: with a parameter as an operand, a layer."""
 
 _VECTOR = {"Mv", "Dot"}
+_SCALAR = {"Dot", "Vdot"}
 _VIEWS = set(
     "View UnsafeView ReshapeAlias T Transpose Permute Expand Squeeze Unsqueeze Select Slice Clone Alias ToCopy "
     "Unbind Split SplitWithSizes UnsafeSplit Mul Div Add MaskedFill Where NativeDropout".split()
@@ -47,12 +48,32 @@ def operand_parameters(graph: Graph, names: Sequence[str], parameters: dict[int,
     """Per op, the names of the parameters among its operands; `parameters` maps leaf ops to names."""
     kinds = [base_name(name) for name in names]
     found: list[tuple[str, ...]] = []
-    for index, kind in enumerate(kinds):
+    sizing = set[int]()
+    for index, kind in enumerate(kinds):  # a weight's own ops come behind the layer that it is of
         weights: dict[str, None] = {}
-        if kind in LINEAR:
+        if kind in LINEAR and index not in sizing:
             for target in graph.targets[index]:
-                weights |= dict.fromkeys(_parametric(graph, kinds, parameters, target))
+                own = _parametric(graph, kinds, parameters, target)
+                weights |= dict.fromkeys(own)
+                if own and target and kind not in _VECTOR:
+                    sizing |= _sizing(graph, kinds, target[0])
         found.append(tuple(weights))
+    return found
+
+
+def _sizing(graph: Graph, kinds: Sequence[str], weight: int) -> set[int]:
+    """Of the ops that a weight is made by, those that make the one number it is divided by: u W v of spectral norm.
+
+    They are no layers: data is no scalar.
+    """
+    found, stack, seen = set[int](), [(weight, False)], set[tuple[int, bool]]()
+    while stack:
+        index, is_below = stack.pop()
+        is_below = is_below or kinds[index] in _SCALAR
+        if (index, is_below) not in seen:
+            seen.add((index, is_below))
+            found |= {index} if is_below else set()
+            stack.extend((pair[0], is_below) for pair in graph.targets[index] if pair)
     return found
 
 

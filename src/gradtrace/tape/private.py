@@ -161,6 +161,12 @@ def inside_functorch() -> bool:
     return read is not None and read() is not None
 
 
+def inside_tracing() -> bool:
+    """Whether torch.jit or torch.fx traces: what runs meanwhile is recorded, and no training; fx gives no tensors."""
+    asked = find("torch.jit.is_tracing"), find("torch.fx._symbolic_trace.is_fx_tracing")
+    return any(one is not None and one() for one in asked)
+
+
 def inside_fake() -> bool:
     """Whether tensors hold no numbers for now: torch.export, or a `FakeTensorMode` of the user's, is at work."""
     read, key = find("torch._C._get_dispatch_mode"), find("torch._C._TorchDispatchModeKey.FAKE")

@@ -35,7 +35,7 @@ def made(change: Callable[[Arrays], None] = lambda _: None, seed: int = 0, scale
     scalars = np.full((NUM_STEPS, len(Scalar)), np.nan)
     scalars[:, 0] = arrays["loss"]
     scalars[:, list(Scalar).index(Scalar.LEARNING_RATE)] = arrays["rate"]
-    scalars[:, 2] = scalars[:, 3] = np.sqrt(np.square(arrays["gradients"]).sum(1))
+    scalars[:, 2] = scalars[:, 3] = np.sqrt(np.nansum(np.square(arrays["gradients"]), 1))
     series = np.stack([arrays["gradients"], arrays["weights"], arrays["updates"]], axis=1).astype(np.float32)
     assert len(Series) == series.shape[1]
     steps = RunSteps(t, np.ones(NUM_STEPS, np.int64), 0.1 * t, scalars, scalars, series, series, arrays["nonfinite"],
@@ -177,6 +177,27 @@ def test_layers_that_fall_silent_are_told_and_one_alone_is_a_remark() -> None:
     assert loud(made(one)) == []
 
 
+def test_what_was_zero_before_and_came_back_is_not_cut_off() -> None:
+    """A critic whose clipped loss is flat where its output has moved far enough, until the next rollout."""
+
+    def comes_and_goes(arrays: Arrays) -> None:
+        arrays["gradients"][50:90, :4] = arrays["gradients"][100:, :4] = 0.0
+
+    assert judge_run(made(comes_and_goes)) == []
+
+
+@pytest.mark.parametrize(("last", "is_told"), [(220, False), (260, True)])
+def test_what_was_zero_when_it_was_last_measured_may_have_come_back(last: int, is_told: bool) -> None:
+    """Told where it was seen to be silent for as long as nothing was seen of it since."""
+
+    def change(arrays: Arrays) -> None:
+        arrays["gradients"][100:, :4] = 0.0
+        for name in ("gradients", "weights", "updates"):
+            arrays[name][last:] = np.nan
+
+    assert any(one.symptom is Symptom.DISCONNECTED for one in judge_run(made(change))) == is_told
+
+
 def with_biases(change: Callable[[Arrays], None]) -> Run:
     """Layers of a weight and a bias each, in turn."""
     run = made(change)
@@ -309,6 +330,21 @@ def test_losses_that_were_read_seldom_tell_what_a_run_had_learnt() -> None:
 
     assert fallen_before(made(seldom), 375, 100.0)
     assert not fallen_before(made(seldom), 115, 100.0)
+
+
+@pytest.mark.parametrize("num_before", [0, 40])
+def test_the_first_step_of_another_optimizer_is_no_spike(num_before: int) -> None:
+    """A policy takes eighty steps, then its critic does, whose gradients are of another size."""
+
+    def change(arrays: Arrays) -> None:
+        critic, policy = slice(3, None), slice(0, 3)
+        arrays["gradients"][:, critic] *= 1e3
+        arrays["gradients"][: 250 - num_before, critic] = np.nan
+        arrays["gradients"][250:, policy] = np.nan
+        arrays["gradients"][250 - num_before : 250, critic] *= 1e-3  # it was there before, and no larger
+        arrays["gradients"][251:, critic] *= 1e-3
+
+    assert any(one.cause is Cause.LEARNING_RATE for one in judge_run(made(change))) == bool(num_before)
 
 
 def test_a_spike_below_what_training_began_with_is_no_remark() -> None:

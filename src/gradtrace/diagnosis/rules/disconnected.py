@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.layer import owner, places
 from gradtrace.measure.path import Paths
 from gradtrace.records.finding import Evidence, Finding
+from gradtrace.records.parameter_name import told_name
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
 from gradtrace.remedies.catalogue import CALL_WITH, MAKE_ONCE, remedies_for
 from gradtrace.tape.kinds import base_name, is_derivative_of_activation
@@ -265,4 +266,4 @@ def _count(names: Sequence[str]) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(told_name(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")

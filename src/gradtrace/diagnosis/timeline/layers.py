@@ -59,6 +59,8 @@ def _silent(run: Run) -> Finding | None:
     dead = not heard.any() or any(owner(names[i]) in biases for i in stopped)
     led_up = before(run, onset)
     symptom, cause, why = _why_silent(dead, had_faded(high[measured, column]), led_up)
+    if symptom is Symptom.DISCONNECTED and (_comes_and_goes(high[measured, column]) or _is_long_ago(run, onset)):
+        return None
     return Finding(
         symptom=symptom,
         cause=cause,
@@ -87,6 +89,22 @@ def _why_silent(dead: bool, faded: bool, led_up: Before) -> tuple[Symptom, Cause
     if faded or led_up.replaced:
         return Symptom.VANISHING, flat, "units that it feeds are saturated and let nothing through"
     return Symptom.DISCONNECTED, Cause.DETACHED_GRAPH, "the loss does not reach it any more"
+
+
+def _comes_and_goes(norms: NDArray[np.float32]) -> bool:
+    """Whether the gradient was zero before and came back: a clipped loss, or a head that not every batch asks for.
+
+    What is cut stays cut.
+    """
+    heard = np.flatnonzero(norms > 0.0)
+    return bool((norms[heard[0] : heard[-1]] == 0.0).any())
+
+
+def _is_long_ago(run: Run, onset: int) -> bool:
+    """Whether there have been more steps since the last that was measured than it had been silent for by then."""
+    measured = np.flatnonzero(~np.isnan(run.steps.series(Series.GRADIENT_NORM)[1]).all(axis=1))
+    seen = run.steps.first + run.steps.count
+    return bool(seen[-1] - seen[measured[-1]] > seen[measured[-1]] - onset)
 
 
 def _has_nothing_to_learn(run: Run, onset: int, width: int) -> bool:

@@ -9,11 +9,13 @@ import numpy as np
 
 from gradtrace.diagnosis.thresholds import SPIKE_CHANCE, SPIKE_WINDOW
 from gradtrace.records.finding import Evidence, Finding
-from gradtrace.records.run import Scalar
+from gradtrace.records.run import Scalar, Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from gradtrace.records.run import Run
 
 
@@ -33,6 +35,7 @@ def judge(run: Run) -> list[Finding]:
     spread = max(1.4826 * float(np.median(np.abs(above - np.median(above)))), 0.05)
     limit = max(math.sqrt(2.0 * math.log(len(above) / SPIKE_CHANCE)) * spread, 1.0)
     found = SPIKE_WINDOW + np.flatnonzero((above > limit) & (logs[SPIKE_WINDOW:] > logs[:SPIKE_WINDOW].max()))
+    found = np.array([place for place in found if _are_its_own(run, known[place - SPIKE_WINDOW : place + 1])], int)
     if not len(found):
         return []
     place = int(found[np.argmax(above[found - SPIKE_WINDOW])])
@@ -51,3 +54,15 @@ def judge(run: Run) -> list[Finding]:
             step=int(run.steps.first[worst]),
         )
     ]
+
+
+def _are_its_own(run: Run, rows: NDArray[np.intp]) -> bool:
+    """Whether the last of `rows` can be held against those before: their median is of what carries it in half of them.
+
+    Of two optimizers that step in turns, the second's first step stands out from the first's.
+    """
+    sizes = run.steps.series(Series.GRADIENT_NORM)[1][rows]
+    if not np.isfinite(sizes[-1]).any():
+        return True
+    before = sizes[:-1, np.nanargmax(sizes[-1])]
+    return 2 * int(np.isfinite(before).sum()) >= len(before)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gradtrace.monitor.hooks.patches import Interposition, interpose
-from gradtrace.tape.private import inside_functorch
+from gradtrace.tape.private import inside_functorch, inside_tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,4 +66,5 @@ class ModuleCalls:
         return output
 
     def _entered(self, label: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        return None if inside_functorch() else self._listener.entered(label, module, args, kwargs)
+        is_another_s = inside_functorch() or inside_tracing()
+        return None if is_another_s else self._listener.entered(label, module, args, kwargs)
