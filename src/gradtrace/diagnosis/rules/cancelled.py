@@ -15,7 +15,7 @@ from gradtrace.diagnosis.thresholds import EPSILON, MIN_SAMPLES, ROUNDING
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.remedies.catalogue import HOLD_FIXED
+from gradtrace.remedies.of_losses import HOLD_FIXED
 from gradtrace.tape.kinds import LEAF
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.rules.disconnected import swallows
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.remedies.catalogue import SMOOTH
+from gradtrace.remedies.of_losses import SMOOTH
 from gradtrace.tape.kinds import is_derivative_of_activation
 
 if TYPE_CHECKING:

@@ -35,7 +35,8 @@ from gradtrace.diagnosis.thresholds import (
 from gradtrace.diagnosis.wording import percent
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import FOR_CLASSES, of_flat, remedies_for
+from gradtrace.remedies.catalogue import of_flat, remedies_for
+from gradtrace.remedies.of_losses import FOR_CLASSES
 from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:

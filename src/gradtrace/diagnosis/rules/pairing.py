@@ -16,7 +16,8 @@ from gradtrace.diagnosis.thresholds import DOMINANT_FRAC, EFFECT_FRAC
 from gradtrace.diagnosis.wording import LOWEST_LOSS, OF_OUTPUTS_ALIKE
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import (
+from gradtrace.remedies.catalogue import remedies_for
+from gradtrace.remedies.of_losses import (
     AS_LOGITS,
     FOR_CLASSES,
     OVER_CLASSES,
@@ -24,7 +25,6 @@ from gradtrace.remedies.catalogue import (
     TEMPERATURE,
     WITHOUT_BOUND,
     log_probabilities,
-    remedies_for,
 )
 from gradtrace.tape.kinds import base_name
 

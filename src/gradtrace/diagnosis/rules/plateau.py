@@ -26,7 +26,7 @@ from gradtrace.diagnosis.thresholds import (
 from gradtrace.diagnosis.wording import percent
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.remedies.catalogue import LIKELIHOOD
+from gradtrace.remedies.of_losses import LIKELIHOOD
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View

@@ -23,7 +23,7 @@ from gradtrace.diagnosis.rules.pairing import last_layers
 from gradtrace.diagnosis.thresholds import FALLEN_FACTOR
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Factor, Severity, Symptom
-from gradtrace.remedies.catalogue import NO_MINUS
+from gradtrace.remedies.of_losses import NO_MINUS
 from gradtrace.tape.kinds import base_name, factor_of
 
 if TYPE_CHECKING:

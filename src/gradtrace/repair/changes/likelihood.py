@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradtrace.records.change import Change, Edit, SourceEdit
 from gradtrace.records.vocabulary import Factor
-from gradtrace.remedies.catalogue import LIKELIHOOD
+from gradtrace.remedies.of_losses import LIKELIHOOD
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.rewriting import Rule
 
