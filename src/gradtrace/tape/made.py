@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from gradtrace.tape.private import parameters_of
 from gradtrace.tape.source import source_of
 
 if TYPE_CHECKING:
@@ -65,6 +66,6 @@ class Made:
         if parameter is not None:
             with contextlib.suppress(Exception):  # of ours, within a line of the user's
                 self._found[id(parameter)] = parameter, f"{type(module).__name__}.{name}", source_of(sys._getframe(1))
-                old = module._parameters.get(name)
+                old = parameters_of(module).get(name)
                 if old is not None and old is not parameter:
                     self._replacing.add(id(parameter))

@@ -163,8 +163,10 @@ def inside_functorch() -> bool:
 
 def inside_tracing() -> bool:
     """Whether torch.jit or torch.fx traces: what runs meanwhile is recorded, and no training; fx gives no tensors."""
-    asked = find("torch.jit.is_tracing"), find("torch.fx._symbolic_trace.is_fx_tracing")
-    return any(one is not None and one() for one in asked)
+    by_jit, fx = find("torch.jit.is_tracing"), sys.modules.get("torch.fx._symbolic_trace")
+    if by_jit is not None and by_jit():
+        return True
+    return bool(getattr(fx, "_is_fx_tracing_flag", False))  # fx's own question, is_fx_tracing, warns the user
 
 
 def inside_fake() -> bool:

@@ -15,7 +15,6 @@ variance on average. Of a likelihood it is not known so: a batch holds a few of 
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,7 +62,9 @@ def too_slow(run: Run, traces: Sequence[tuple[int, Trace]]) -> list[Finding]:
     if is_known and constant > 0.0 and now >= (1.0 + EFFECT_FRAC) * constant and 0.0 < longest < UPDATE_REPLACES:
         told = f"its loss is {now:.3g}, and a constant output gets {constant:.3g}"
         return [_finding(run, told, paths, "The steps are too short, or too few.", FASTER)]
-    share = of_best_constant(run, traces) if now > 0.0 and _is_untried(run, longest) else math.nan
+    if not now > 0.0 or not _is_untried(run, longest):
+        return []
+    share = of_best_constant(run, traces)
     if not share >= max((1.0 - EFFECT_FRAC) / (1.0 + _by_chance(run) / now), 1.0 / FALLEN_FACTOR):
         return []
     told = f"its loss is {now:.4g}, {100 * share:.3g} % of what a constant output gets, and would follow the weights"
