@@ -35,6 +35,13 @@ def test_data_outside_of_the_grid(shift: float, ill: bool) -> None:
     assert [(f.cause, f.where) for f in found] == ([(Cause.INPUT_SCALE, ("1",))] if ill else [])
 
 
+@pytest.mark.parametrize(("size", "ill"), [(1, False), (7, False), (8, True)])
+def test_a_few_examples_may_be_zeros(size: int, ill: bool) -> None:
+    model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 4))
+    found = [f for f in loud(model, torch.zeros(size, 2)) if f.symptom is Symptom.DISCONNECTED]
+    assert bool(found) is ill
+
+
 class Counter(nn.Module):
     """A recurrence without an input, from a state of zeros."""
 

@@ -180,3 +180,17 @@ def test_samples_that_compete_for_each_class_and_are_told_apart(end: float, seve
     evidence = (Evidence(OF_OUTPUTS_ALIKE, float(np.log(4))),)
     found = replace(lost(1.0), symptom=Symptom.LOSS_SATURATED, cause=Cause.LOSS_FUNCTION, evidence=evidence, step=0)
     assert in_time(found, run_with(np.linspace(1.4, end, NUM)), [0], []).severity is severity
+
+
+@pytest.mark.parametrize(
+    ("loss", "before", "after"),
+    [
+        (LEARNT, Severity.WARNING, Severity.INFO),
+        (STANDS, Severity.WARNING, Severity.WARNING),
+        (RISES, Severity.WARNING, Severity.WARNING),
+        (LEARNT, Severity.CRITICAL, Severity.CRITICAL),
+    ],
+)
+def test_a_few_decades_that_the_training_makes_up_for(loss: np.ndarray, before: Severity, after: Severity) -> None:
+    found = Finding(Symptom.VANISHING, Cause.SMALL_WEIGHTS, ("0",), before, "The loss gradient shrinks 168-fold.")
+    assert in_time(replace(found, step=0), run_with(loss), [0], []).severity is after

@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.data_scale import is_first, scale_of
-from gradtrace.diagnosis.layer import is_layer, places
+from gradtrace.diagnosis.layer import is_layer, num_units, places
 from gradtrace.diagnosis.naming import told_op
+from gradtrace.diagnosis.thresholds import MIN_SAMPLES
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import remedies_for
@@ -49,6 +50,8 @@ def _unfed(view: View) -> list[Op]:
     scales = [scale_of(op, view.paths) for op in firsts]
     if any("Embedding" in op.name for op in firsts) or any(scale is None or scale.input_rms for scale in scales):
         return []
+    if any(op.received is not None and op.received.numel < MIN_SAMPLES * num_units(op) for op in firsts):
+        return []  # zeros are the data, as one of the corners of a square is
     names = {name for op in firsts for name in op.weights}
     maps = [p for p in view.trace.parameters if p.name in names and len(p.shape) > 1]
     learns = any(p.gradient is not None and p.gradient.norm > 0.0 for p in maps)  # a state that starts at zero, say

@@ -76,6 +76,9 @@ def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequen
     elif finding.step is not None and _leaves_room(finding) and falls_since(run, finding.step):
         note = "The loss has kept falling since."
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
+    elif _is_mild_vanishing(finding) and falls_since(run, finding.step or 0):
+        note = "The loss has halved since, at least: with what the early layers get, this data is learnt."
+        finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
     elif _is_saturation(finding) and fallen_before(run, followed(run) + int(run.steps.first[0]), 10**HEALTHY_DECADES):
         note = "The loss has fallen by two decades all the same: the training does not feel it."
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
@@ -203,6 +206,11 @@ def _by_the_steps(finding: Finding, run: Run) -> Finding:
 def _to_no_good(finding: Finding, run: Run, ratio: float) -> bool:
     """Whether steps were beyond what is healthy, and nothing has been learnt with them that counts."""
     return ratio > UPDATE_HEALTHY and followed(run) >= FOLLOWED_STEPS and not trained(run, _constant(finding))
+
+
+def _is_mild_vanishing(finding: Finding) -> bool:
+    """Of two to three decades, which weights that have learnt a little make up for; critical is what they do not."""
+    return finding.symptom is Symptom.VANISHING and finding.severity is Severity.WARNING and finding.step is not None
 
 
 def _is_saturation(finding: Finding) -> bool:
