@@ -187,7 +187,8 @@ def test_samples_that_compete_for_each_class_and_are_told_apart(end: float, seve
     [
         (LEARNT, Severity.WARNING, Severity.INFO),
         (STANDS, Severity.WARNING, Severity.WARNING),
-        (RISES, Severity.WARNING, Severity.WARNING),
+        (RISES, Severity.WARNING, Severity.INFO),
+        (LEARNT[::-1], Severity.WARNING, Severity.WARNING),
         (LEARNT, Severity.CRITICAL, Severity.CRITICAL),
     ],
 )

@@ -66,6 +66,7 @@ _FLAT = {Cause.SATURATED_PREACTIVATION, Cause.ATTENTION_SATURATION}
 def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequence[Finding]) -> Finding:
     """A finding of a trace; `traced` are the steps of those that were judged, `over_time` is what the numbers say."""
     earlier = [step for step in traced if finding.step is not None and step < finding.step]
+    end = followed(run) + (int(run.steps.first[0]) if len(run.steps.first) else 0)
     if earlier:
         events = [f.step for f in over_time if f.step is not None and growth_of(f) is None]
         between = [step for step in events if earlier[-1] < step < (finding.step or 0)]
@@ -76,10 +77,10 @@ def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequen
     elif finding.step is not None and _leaves_room(finding) and falls_since(run, finding.step):
         note = "The loss has kept falling since."
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
-    elif _is_mild_vanishing(finding) and falls_since(run, finding.step or 0):
-        note = "The loss has halved since, at least: with what the early layers get, this data is learnt."
+    elif _is_mild_vanishing(finding) and fallen_before(run, end):
+        note = "The loss has halved all the same, at least: with what the early layers get, this data is learnt."
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
-    elif _is_saturation(finding) and fallen_before(run, followed(run) + int(run.steps.first[0]), 10**HEALTHY_DECADES):
+    elif _is_saturation(finding) and fallen_before(run, end, 10**HEALTHY_DECADES):
         note = "The loss has fallen by two decades all the same: the training does not feel it."
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
     elif _is_grave_saturation(finding) and falls_since(run, finding.step or 0):
