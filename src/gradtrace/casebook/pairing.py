@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradtrace.casebook.case import Case, Setup, seeded
-from gradtrace.casebook.healthy_objectives import oscillator_batches, oscillator_residual
+from gradtrace.casebook.healthy_objectives import oscillator_batches, oscillator_residual, smoothed
 from gradtrace.casebook.networks import mlp
 from gradtrace.casebook.tasks import cross_entropy, digit_batches
 from gradtrace.records.vocabulary import Cause, Symptom
@@ -18,8 +18,7 @@ from gradtrace.records.vocabulary import Cause, Symptom
 def divergence_of_raw(model: nn.Module, batch: Any) -> Tensor:
     """Kullback-Leibler divergence from smoothed labels, of probabilities."""
     pixels, labels = batch
-    target = 0.9 * F.one_hot(labels, 10) + 0.01
-    return F.kl_div(F.softmax(model(pixels), dim=1), target, reduction="batchmean")
+    return F.kl_div(F.softmax(model(pixels), dim=1), smoothed(labels), reduction="batchmean")
 
 
 @seeded
