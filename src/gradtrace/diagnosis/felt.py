@@ -43,10 +43,8 @@ def _together(op: Op, paths: Paths) -> float:
         for stats, target in zip(use.passed, use.targets, strict=True)
         if stats is not None and target is not None and leaf_of(paths.ops[target[0]], paths.ops) is leaf
     ]
-    most, whole = (
-        max(parts, default=0.0),
-        min(leaf.received.norm, math.fsum(parts)),
-    )  # (a penalty may add to the former)
+    most = max(parts, default=0.0)
+    whole = min(leaf.received.norm, math.fsum(parts))  # a penalty may add to what arrives
     return max(0.0, math.log10(whole / most)) if 0.0 < most < math.inf and 0.0 < whole < math.inf else 0.0
 
 
