@@ -82,7 +82,7 @@ def test_the_edit_of_the_fused_call():
     edit = SourceEdit(Edit.FIRST_TWO, "scaled_dot_product_attention", "net.py:1", text)
     line = "y = F.scaled_dot_product_attention(q, k.mT, v, is_causal=True)  # causal\n"
     told = edit_calls(cst.parse_module(line), [(1, edit)], {}).code
-    norms = "torch.nn.functional.rms_norm(q, (q).shape[-1:]), torch.nn.functional.rms_norm(k.mT, (k.mT).shape[-1:])"
+    norms = "torch.nn.functional.rms_norm(q, q.shape[-1:]), torch.nn.functional.rms_norm(k.mT, k.mT.shape[-1:])"
     assert told == f"y = F.scaled_dot_product_attention({norms}, v, is_causal=True)  # causal\n"
     for unclear in ("f(*qkv)", "f(q, key=k, value=v)", "f(q)"):
         line = unclear.replace("f(", "scaled_dot_product_attention(")

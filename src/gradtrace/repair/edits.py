@@ -18,7 +18,8 @@ from gradtrace.repair.no_patch import NoPatchError
 
 _MODULES = {"torch", "F", "nn", "np", "math", "functional"}
 """Names that are modules: what hangs on them is a function, and no method of a tensor."""
-_OPERATORS: dict[type[cst.BaseBinaryOp], str] = {cst.MatrixMultiply: "matmul", cst.Add: "add"}
+_OPERATORS: dict[type[cst.BaseBinaryOp], str] = {cst.MatrixMultiply: "matmul", cst.Add: "add", cst.Divide: "div",
+                                                cst.Power: "pow"}  # fmt: skip
 """What torch calls them."""
 
 _AS_MODULES = {"mse_loss": "MSELoss", "l1_loss": "L1Loss", "smooth_l1_loss": "SmoothL1Loss",
@@ -83,10 +84,17 @@ class _Editor(cst.CSTTransformer):  # type: ignore[misc]
         name = _OPERATORS.get(type(original_node.operator), "")
         found = self._edit_at(original_node, name) if name else None
         operands = _operands(updated_node)
-        if found is None or found[1].edit is not Edit.CALL or not operands:
+        if isinstance(original_node.operator, cst.Power) and isinstance(original_node.right, cst.Integer):
+            return updated_node  # no root
+        if found in self.done and isinstance(original_node.operator, cst.Divide):
+            raise NoPatchError(f"there are several divisions at line {found[0]}")  # by numbers, perhaps
+        if found is None or not operands or found[1].edit not in (Edit.CALL, Edit.ARGUMENT, Edit.LAST):
             return updated_node
         self.done.add(found)
-        return cst.parse_expression(_filled(found[1].text, updated_node, operands))
+        new = cst.parse_expression(_filled(found[1].text, updated_node, operands))
+        if found[1].edit is Edit.CALL:
+            return new
+        return updated_node.with_changes(**{"left" if found[1].edit is Edit.ARGUMENT else "right": new})
 
     def leave_With(self, original_node: cst.With, updated_node: cst.With) -> Any:
         """Of a single block alone: what else it enters is not looked at."""
@@ -142,18 +150,18 @@ def _edit(edit: SourceEdit, call: cst.Call) -> cst.BaseExpression:
         argument = call.args[0].value
     else:
         raise NoPatchError(f"{edit.function} is called without an argument")
-    x = code_of(argument)
     if edit.edit in (Edit.CALL, Edit.LAST):
         behind = call.args if method else call.args[1:]
         return _called_with(edit, call, [argument, *(arg.value for arg in behind)], behind)
     if edit.edit is Edit.FIRST_TWO:
         return _first_two(edit, call)
     if edit.edit is Edit.ARGUMENT:
-        new = cst.parse_expression(edit.text.replace("{x}", x))
+        new = cst.parse_expression(_filled(edit.text, call, [argument]))
         if method:
             assert isinstance(call.func, cst.Attribute)
-            wrapped = new.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
-            return call.with_changes(func=call.func.with_changes(value=wrapped))
+            if not _is_whole(new):
+                new = new.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
+            return call.with_changes(func=call.func.with_changes(value=new))
         return call.with_changes(args=[call.args[0].with_changes(value=new), *call.args[1:]])
     function = cst.parse_expression(edit.text)
     if method:
@@ -177,16 +185,24 @@ def _called_with(
 
 
 def _filled(text: str, whole: cst.BaseExpression, operands: Sequence[cst.BaseExpression], rest: str = "") -> str:
-    known = {"{x}": code_of(operands[0]), "{rest}": rest, "{call}": code_of(whole)}
-    known |= {f"{{{place}}}": code_of(operand) for place, operand in enumerate(operands)}
-    missing = set(re.findall(r"\{\w+\}", text)).difference(known)
+    known = {"x": code_of(operands[0]), "rest": rest, "call": code_of(whole)}
+    known |= {str(place): code_of(operand) for place, operand in enumerate(operands)}
+    whole_ones = {str(place) for place, operand in enumerate(operands) if _is_whole(operand)}
+    missing = set(re.findall(r"\{(\w+)\}", text)).difference(known)
     if missing:
-        raise NoPatchError(f"{code_of(whole)} has no {', '.join(sorted(missing))}")
-    return re.sub(r"\{\w+\}", lambda match: known[match[0]], text)
+        raise NoPatchError(f"{code_of(whole)} has no {', '.join(f'{{{name}}}' for name in sorted(missing))}")
+    for name in whole_ones | ({"x"} if "0" in whole_ones else set()):
+        text = re.sub(rf"(?<!\w)\(\{{{name}\}}\)", f"{{{name}}}", text)
+    return re.sub(r"\{(\w+)\}", lambda match: known[match[1]], text)
+
+
+def _is_whole(node: cst.BaseExpression) -> bool:
+    """What a method may hang on as it is written."""
+    return isinstance(node, cst.Name | cst.Attribute | cst.Call | cst.Subscript) or bool(node.lpar)
 
 
 def _operands(node: cst.BinaryOperation) -> list[cst.BaseExpression]:
-    """Both; of a sum the number last, and none where neither is one."""
+    """Left and right; of a sum the number last, and none where neither is one."""
     if not isinstance(node.operator, cst.Add):
         return [node.left, node.right]
     numbers = [one for one in (node.left, node.right) if isinstance(one, cst.Float | cst.Integer)]
@@ -196,7 +212,7 @@ def _operands(node: cst.BinaryOperation) -> list[cst.BaseExpression]:
 def _first_two(edit: SourceEdit, call: cst.Call) -> cst.Call:
     if len(call.args) < 2 or any(arg.keyword is not None or arg.star for arg in call.args[:2]):
         raise NoPatchError(f"the first two arguments of {edit.function} are not written out in their places")
-    texts = [edit.text.replace("{x}", code_of(arg.value)) for arg in call.args[:2]]
+    texts = [_filled(edit.text, call, [arg.value]) for arg in call.args[:2]]
     new = [arg.with_changes(value=cst.parse_expression(text)) for arg, text in zip(call.args, texts, strict=False)]
     return call.with_changes(args=[*new, *call.args[2:]])
 

@@ -5,16 +5,17 @@ A mask behind the op hides the value and not the gradient, 0 * inf = NaN (JAX's 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from gradtrace.records.change import Change, Edit, SourceEdit
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
-from gradtrace.repair.rewriting import Rule
+from gradtrace.repair.rewriting import Rule, name_of
 from gradtrace.repair.twin import RefusalError, Twin
+from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,25 +25,60 @@ if TYPE_CHECKING:
 EPS = 1e-6
 """About sqrt(eps) of float32 times the scale of one: a slope of 1e6 is large, and finite."""
 
-_BELOW, _LARGE = f"({{x}}).clamp_min({EPS:g})", 80.0
-GUARDS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
-    "log": (_BELOW, lambda x: x.clamp_min(EPS)),
-    "log2": (_BELOW, lambda x: x.clamp_min(EPS)),
-    "log10": (_BELOW, lambda x: x.clamp_min(EPS)),
-    "sqrt": (_BELOW, lambda x: x.clamp_min(EPS)),
-    "rsqrt": (_BELOW, lambda x: x.clamp_min(EPS)),
-    "acos": (f"({{x}}).clamp(-1 + {EPS:g}, 1 - {EPS:g})", lambda x: x.clamp(-1 + EPS, 1 - EPS)),
-    "arccos": (f"({{x}}).clamp(-1 + {EPS:g}, 1 - {EPS:g})", lambda x: x.clamp(-1 + EPS, 1 - EPS)),
-    "asin": (f"({{x}}).clamp(-1 + {EPS:g}, 1 - {EPS:g})", lambda x: x.clamp(-1 + EPS, 1 - EPS)),
-    "exp": (f"({{x}}).clamp(max={_LARGE:g})", lambda x: x.clamp(max=_LARGE)),
-    "softmax": (
-        "({x}).masked_fill(({x}).isneginf().all(-1, keepdim=True), 0.0)",
-        lambda x: x.masked_fill(x.isneginf().all(-1, keepdim=True), 0.0),
+LARGEST_EXPONENT = 80.0
+"""exp overflows at 88.7 in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What becomes of one operand: as source, and as code."""
+
+    text: str
+    safe: Callable[[Tensor], Tensor]
+    divisor: bool = False
+    """The last operand, as it is written; else the first."""
+
+    @property
+    def edit(self) -> Edit:
+        """As source."""
+        return Edit.LAST if self.divisor else Edit.ARGUMENT
+
+    @property
+    def shown(self) -> str:
+        """In a title."""
+        return self.text.replace("({1})", "divisor").replace("({x})", "x")
+
+
+def _above(least: float) -> Guard:
+    return Guard(f"({{x}}).clamp_min({least:g})", lambda x: x.clamp_min(least))
+
+
+def _within(low: str, least: float, high: str, most: float) -> Guard:
+    return Guard(f"({{x}}).clamp({low}, {high})", lambda x: x.clamp(least, most))
+
+
+_WITHIN_ONE = _within(f"-1 + {EPS:g}", EPS - 1, f"1 - {EPS:g}", 1 - EPS)
+_OPEN_ROW = Guard(
+    "({x}).masked_fill(({x}).isneginf().all(-1, keepdim=True), 0.0)",
+    lambda x: x.masked_fill(x.isneginf().all(-1, keepdim=True), 0.0),
+)
+_BELOW_OVERFLOW = Guard(f"({{x}}).clamp(max={LARGEST_EXPONENT:g})", lambda x: x.clamp(max=LARGEST_EXPONENT))
+_LIFTED = Guard(f"({{x}}) + {EPS:g}", lambda x: x + EPS)
+_BY_NAMES = {
+    "log log2 log10 sqrt rsqrt pow reciprocal": _above(EPS),
+    "log1p": Guard(f"({{x}}).clamp_min(-1 + {EPS:g})", lambda x: x.clamp_min(EPS - 1)),
+    "acosh arccosh": Guard(f"({{x}}).clamp_min(1 + {EPS:g})", lambda x: x.clamp_min(1 + EPS)),
+    "acos arccos asin arcsin atanh arctanh erfinv": _WITHIN_ONE,
+    "logit": _within(f"{EPS:g}", EPS, f"1 - {EPS:g}", 1 - EPS),
+    "exp expm1 cosh sinh": _BELOW_OVERFLOW,
+    "softmax log_softmax": _OPEN_ROW,
+    "norm vector_norm linalg_vector_norm cdist std normalize": _LIFTED,
+    "div divide truediv true_divide": Guard(
+        f"({{1}}).where(({{1}}).abs() > {EPS:g}, {EPS:g})", lambda x: x.where(x.abs() > EPS, EPS), divisor=True
     ),
 }
-"""Function -> what its argument becomes, as source and as code."""
-DIVISIONS = {"div", "divide", "truediv", "true_divide"}
-NORMS = {"norm", "vector_norm", "linalg_vector_norm", "linalgvectornorm", "cdist", "std", "normalize"}
+GUARDS = {name: guard for names, guard in _BY_NAMES.items() for name in names.split()}
+"""Torch function -> the guard of its operand."""
 
 
 def propose(situation: Situation) -> list[Change]:
@@ -50,34 +86,29 @@ def propose(situation: Situation) -> list[Change]:
     if Cause.UNSAFE_OP not in situation.causes:
         return []
     birth = next((trace.nonfinite for trace in situation.diagnosis.traces if trace.nonfinite is not None), None)
-    lines: dict[tuple[str, str], None] = {}
     if birth is not None:
-        lines[(birth.op.removesuffix("Backward0").lower().strip("_"), birth.site.source)] = None
-        sources = {birth.site.source}
+        sources, born = {birth.site.source}, base_name(birth.op).lower()
     else:  # late in a training, in the loss's own code: the line is known, and what the first steps did there
-        sources = {finding.source for finding in situation.findings if finding.cause is Cause.UNSAFE_OP}
+        sources, born = {finding.source for finding in situation.findings if finding.cause is Cause.UNSAFE_OP}, ""
+    lines: dict[tuple[str, str], None] = {}
     for op in situation.trace.ops:  # of the same line: exp inside a log, say
-        name = op.function.rstrip("_")
-        if op.site.source in sources and (name in GUARDS or birth is None):
+        name = base_name(op.function).rstrip("_")
+        if op.site.source in sources and name in GUARDS and (name != "pow" or born == "pow"):  # most are squares
             lines[(name, op.site.source)] = None
-    return [_guard(name, source) for name, source in lines if source and _is_known(name)]
-
-
-def _is_known(name: str) -> bool:
-    return name in GUARDS or name in DIVISIONS or name in NORMS
+    return [_guard(name, source) for name, source in sorted(lines, key=lambda line: line[0] != born) if source]
 
 
 def _guard(name: str, source: str) -> Change:
-    text = GUARDS[name][0] if name in GUARDS else ""
-    shown = text.replace("({x})", "x") if text else f"denominator + {EPS:g}" if name in DIVISIONS else "x + eps"
+    guard = GUARDS[name]
+    operand = "divisor" if guard.divisor else "operand"
     return Change(
         kind="unsafe",
-        title=f"Keep the operand of {name} away from where it is singular: {shown}.",
+        title=f"Keep the {operand} of {name} away from where it is singular: {guard.shown}.",
         where=(source,),
         reason="behind the op it is too late: zero times infinity is NaN on the way back",
         words=(("function", name), ("source", source)),
-        edits=(SourceEdit(Edit.ARGUMENT, name, source, text),) if text else (),
-        code=f"# {source}: {name}({shown})",
+        edits=(SourceEdit(guard.edit, name, source, guard.text),),
+        code=f"# {source}: {name}({guard.shown})",
         source="pytorch issues 36923 and 6394",
     )
 
@@ -85,29 +116,25 @@ def _guard(name: str, source: str) -> Change:
 def apply(change: Change, twin: Twin) -> None:
     """The call with a guarded operand."""
     name = change.word("function")
-    if name in GUARDS:
-        guard = GUARDS[name][1]
-        replacement = lambda f, args, kwargs: f(guard(args[0]), *args[1:], **kwargs)  # noqa: E731
-        functions = {name}
-    elif name in DIVISIONS:
-        replacement, functions = _safe_division, DIVISIONS | {name}
-    elif name in NORMS:
-        replacement = lambda f, args, kwargs: f(_lifted(args[0]), *args[1:], **kwargs)  # noqa: E731
-        functions = NORMS
-    else:
+    guard = GUARDS.get(name)
+    if guard is None:
         raise RefusalError(f"how to make {name} safe is not known")
-    twin.rules.append(Rule(frozenset(functions), change.word("source"), replacement))
+
+    def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if name == "pow" and _is_no_root(args[1] if len(args) > 1 else kwargs.get("exponent")):
+            return function(*args, **kwargs)
+        place = 1 if guard.divisor and name_of(function) != "rdiv" else 0  # 1 / x is x.__rdiv__(1)
+        if place < len(args) and isinstance(args[place], Tensor):
+            args = (*args[:place], guard.safe(args[place]), *args[place + 1 :])
+        return function(*args, **kwargs)
+
+    names = {name, "rdiv"} if guard.divisor else {name}
+    twin.rules.append(Rule(frozenset(names), change.word("source"), call))
 
 
-def _safe_division(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    top, bottom = args[:2]
-    if isinstance(bottom, Tensor):
-        bottom = torch.where(bottom == 0, torch.full_like(bottom, 1), bottom)
-    return function(top, bottom, *args[2:], **kwargs)
-
-
-def _lifted(x: Tensor) -> Tensor:
-    return x + EPS
+def _is_no_root(exponent: Any) -> bool:
+    """Whole powers, as x ** 2, are safe at zero and below it."""
+    return isinstance(exponent, int | float) and exponent >= 1 and exponent == int(exponent)
 
 
 KIND = Kind(propose, apply)
