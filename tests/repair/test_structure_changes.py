@@ -145,6 +145,31 @@ def test_skips_are_the_same_however_the_network_is_written(written):
     copy.deepcopy(twin.model)(x)
 
 
+def test_one_layer_in_many_places_is_skipped_at_each_of_its_calls():
+    torch.manual_seed(0)
+    shared, last = nn.Linear(12, 12), nn.Linear(12, 2)
+    here = situation(nn.Sequential(nn.Linear(16, 12), nn.Sigmoid(), *[shared, nn.Sigmoid()] * 6, last))
+    change = next(change for change in skip.KIND.propose(here) if change.number("scale"))
+    assert change.title.startswith("Add skip connections around 6 calls of layers")
+    twin = here.twin()
+    apply_changes([change], twin)
+    x = here.batches[0][0]
+    with torch.no_grad():
+        h = torch.sigmoid(here.model[0](x))
+        for _ in range(6):
+            h = h + torch.sigmoid(shared(h)) / 6**0.5
+        with pytest.raises(RuntimeError):
+            twin.model[:8](x).view(-1, 7, 11)  # a pass that ends half way
+        for _ in range(2):
+            torch.testing.assert_close(twin.model(x), last(h))
+            torch.testing.assert_close(written_out(change, here)[0](x), last(h), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(copy.deepcopy(twin.model)(x), last(h))
+    learnt = next(change for change in skip.KIND.propose(here) if not change.number("scale"))
+    twin = here.twin()
+    apply_changes([learnt], twin)
+    assert torch.equal(twin.model(x), last(torch.sigmoid(here.model[0](x))))
+
+
 def test_what_has_two_ways_is_not_skipped(growing):
     assert skip._chains(growing) == []
 

@@ -10,6 +10,7 @@ attributes with functions between them.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from gradtrace.repair.situation import Situation
 
 _HELPS = {Cause.DEPTH_WITHOUT_SKIP, Cause.SMALL_WEIGHTS, Cause.ACTIVATION_DERIVATIVE, Cause.BATCHNORM_EXPLOSION,
-          Cause.LARGE_WEIGHTS}  # fmt: skip
+          Cause.LARGE_WEIGHTS, Cause.RECURRENT_CONTRACTION, Cause.RECURRENT_EXPANSION}  # fmt: skip
 _FEWEST = 4
 """Layers that can be skipped: fewer are not deep."""
 _LEARNT = "skip_scale"
@@ -33,18 +34,25 @@ _LEARNT = "skip_scale"
 
 
 class Skip:
-    """Adds what the layer before took to what a layer takes: x + scale * f(x)."""
+    """Adds what the layer before took to what a layer takes, x + scale * f(x), over `number` calls in a row."""
 
-    def __init__(self, first: nn.Module, last: nn.Module, scale: float) -> None:
-        self.first, self.last, self.scale = first, last, scale
+    def __init__(self, number: int, scale: float) -> None:
+        self.number, self.scale = number, scale
+        self.begin()
+
+    def begin(self, *_: Any) -> None:
+        """A forward pre-hook of the model: a pass may have been left half way."""
+        self.calls = 0
         self.kept: Any = None
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """A forward pre-hook."""
+        """A forward pre-hook of each layer."""
         x: Tensor = args[0]
-        if layer is not self.first:
+        if self.calls:
             x = self.kept + (self.scale or getattr(layer, _LEARNT)) * x
-        self.kept = None if layer is self.last else x
+        self.calls, self.kept = self.calls + 1, x
+        if self.calls == self.number:
+            self.begin()
         return (x, *args[1:])
 
 
@@ -57,9 +65,11 @@ def propose(situation: Situation) -> list[Change]:
     if number < _FEWEST:
         return []
     scale = 1.0 / math.sqrt(number)
+    shared = any(len(set(chain)) < len(chain) for chain in chains)
+    around = f"{number} {'calls of layers' if shared else 'layers'}"
     return [
-        _change(f"Add skip connections around {number} layers: x + {scale:.2g} f(x).", chains, scale),
-        _change(f"Add skip connections around {number} layers: x + a f(x), a learnt from zero (ReZero).", chains, 0.0),
+        _change(f"Add skip connections around {around}: x + {scale:.2g} f(x).", chains, scale),
+        _change(f"Add skip connections around {around}: x + a f(x), a learnt from zero (ReZero).", chains, 0.0),
     ]
 
 
@@ -67,7 +77,7 @@ def _change(title: str, chains: list[list[str]], scale: float) -> Change:
     return Change(
         kind="skip",
         title=title,
-        where=tuple(path for chain in chains for path in chain[:-1]),
+        where=tuple(dict.fromkeys(path for chain in chains for path in chain[:-1])),
         reason="the gradient then has a way on which nothing is multiplied",
         numbers=(("scale", scale),),
         words=(("chains", "\n".join(" ".join(chain) for chain in chains)),),
@@ -78,38 +88,45 @@ def _change(title: str, chains: list[list[str]], scale: float) -> Change:
 
 
 def _code(chains: list[list[str]], scale: float) -> str:
-    learnt = [
-        "    for layer in layers[1:]:",
-        f"        layer.{_LEARNT} = torch.nn.Parameter(torch.zeros((), device=layer.weight.device))",
-        f"        optimizer.param_groups[0]['params'].append(layer.{_LEARNT})",
-    ]
     return "\n".join(
         [
             "class Skip:",
             '    """Adds what the layer before took to what a layer takes: x + scale * f(x)."""',
             "",
-            "    def __init__(self, first, last):",
-            "        self.first, self.last, self.kept = first, last, None",
+            "    def __init__(self, number):",
+            "        self.number = number",
+            "        self.begin()",
+            "",
+            "    def begin(self, *_):",
+            "        self.calls, self.kept = 0, None",
             "",
             "    def __call__(self, layer, args):",
             "        x = args[0]",
-            "        if layer is not self.first:",
+            "        if self.calls:",
             f"            x = self.kept + {f'{scale:.4g}' if scale else f'layer.{_LEARNT}'} * x",
-            "        self.kept = None if layer is self.last else x",
+            "        self.calls, self.kept = self.calls + 1, x",
+            "        if self.calls == self.number:",
+            "            self.begin()",
             "        return (x, *args[1:])",
             "",
-            *(line for chain in chains for line in _hooked(chain, [] if scale else learnt)),
+            *(line for chain in chains for line in _hooked(chain, learnt=not scale)),
         ]
     )
 
 
-def _hooked(chain: list[str], learnt: list[str]) -> list[str]:
+def _hooked(chain: list[str], *, learnt: bool) -> list[str]:
+    scales = [
+        f"for path in {listed(list(dict.fromkeys(chain[1:])))}:",
+        "    layer = model.get_submodule(path)",
+        f"    layer.{_LEARNT} = torch.nn.Parameter(torch.zeros((), device=layer.weight.device))",
+        f"    optimizer.param_groups[0]['params'].append(layer.{_LEARNT})",
+    ]
     return [
-        f"layers = [model.get_submodule(path) for path in {listed(chain)}]",
-        "skip = Skip(layers[0], layers[-1])",
-        "for layer in layers:",
-        "    layer.register_forward_pre_hook(skip)",
-        *(line[4:] for line in learnt),
+        f"skip = Skip({len(chain)})",
+        "model.register_forward_pre_hook(skip.begin)",
+        f"for path in {listed(list(dict.fromkeys(chain)))}:",
+        "    model.get_submodule(path).register_forward_pre_hook(skip)",
+        *(scales if learnt else []),
     ]
 
 
@@ -117,11 +134,10 @@ def _chains(situation: Situation) -> list[list[str]]:
     """Layers whose inputs have one shape, each fed by nothing but the one before, in the order of the forward pass."""
     ops = situation.trace.ops
     layers = {op.index: op for op in ops if _is_layer(op, situation)}
-    called = [op.site.module for op in layers.values()]
     below = {}
     for index, op in layers.items():
         under = _under(op, layers, situation)
-        if under is not None and called.count(op.site.module) == called.count(under.site.module) == 1:
+        if under is not None:
             below[index] = under.index
     chains = []
     for top in [index for index in below if index not in below.values()]:
@@ -129,7 +145,8 @@ def _chains(situation: Situation) -> list[list[str]]:
         while chain[-1] in below:
             chain.append(below[chain[-1]])
         chains.append([str(ops[index].site.module) for index in reversed(chain)])
-    return list(reversed(chains))
+    called = Counter(op.site.module for op in layers.values())
+    return [chain for chain in reversed(chains) if all(chain.count(path) == called[path] for path in chain)]
 
 
 def _is_layer(op: Op, situation: Situation) -> bool:
@@ -185,10 +202,11 @@ def apply(change: Change, twin: Twin) -> None:
     scale = change.number("scale")
     for chain in change.word("chains").split("\n"):
         layers = [twin.model.get_submodule(path) for path in chain.split()]
-        skip = Skip(layers[0], layers[-1], scale)
-        for layer in layers:
+        skip = Skip(len(layers), scale)
+        twin.model.register_forward_pre_hook(skip.begin)
+        for layer in dict.fromkeys(layers):
             layer.register_forward_pre_hook(skip)
-        for layer in [] if scale else layers[1:]:
+        for layer in [] if scale else dict.fromkeys(layers[1:]):
             if hasattr(layer, _LEARNT):
                 raise RefusalError(f"{type(layer).__name__} has a {_LEARNT} of its own")
             beside = next(layer.parameters())
