@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import gradtrace
 from gradtrace.audit.arguments import Arguments
 from gradtrace.repair.applying import apply_changes
-from gradtrace.repair.changes import scale
+from gradtrace.repair.changes import features, scale
 from gradtrace.repair.situation import Situation
 from gradtrace.runner.fixing.living import no_loss
 
@@ -36,7 +36,7 @@ def situation(units, *, offset=1.0, shape=()):
 
 
 def each(here):
-    return [change for change in scale.KIND.propose(here) if "each of the" in change.title]
+    return features.KIND.propose(here)
 
 
 def test_each_feature_has_mean_zero_and_variance_one_over_all_batches():
@@ -70,6 +70,52 @@ def test_it_trains_where_one_scale_for_all_does_not():
     assert "each of the 4 features" in repair.best.title
 
 
+class Timed(nn.Module):
+    """A position and a time, put together inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 2))
+
+    def forward(self, position, time):
+        return self.layers(torch.cat([position, time], 1))
+
+
+class Heard(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.recurrent = nn.GRU(3, 16, batch_first=True)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, x):
+        return self.head(self.recurrent(x)[0][:, -1])
+
+
+def timed_loss(model, batch):
+    return F.mse_loss(model(*batch[:-1]), batch[-1])
+
+
+@pytest.mark.parametrize(("make", "layer", "batch"), [
+    (Timed, "layers.0", lambda: (torch.randn(64, 2), 1000 * torch.rand(64, 1), torch.randn(64, 2))),
+    (Heard, "recurrent", lambda: (torch.tensor([1.0, 300.0, 12000.0]) * torch.randn(64, 7, 3), torch.randn(64, 2))),
+])  # fmt: skip
+def test_what_a_first_layer_takes_is_standardised_where_the_model_takes_no_table(make, layer, batch):
+    torch.manual_seed(0)
+    model, batches = make(), [batch() for _ in range(3)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    here = Situation(model, timed_loss, batches, [optimizer], gradtrace.check(model, timed_loss, batches))
+    (change,) = each(here)
+    assert change.title == f"Standardise each of the 3 features that {layer} takes."
+    twin, written, seen = here.twin(), here.twin().model, []
+    apply_changes([change], twin)
+    exec(change.code, {"torch": torch, "model": written})
+    torch.testing.assert_close(written(*batches[0][:-1]), twin.model(*batches[0][:-1]))
+    twin.model.get_submodule(layer).register_forward_pre_hook(lambda _, args: seen.append(args[0].reshape(-1, 3)))
+    for batch in here.batches:
+        twin.training_loss_fn(twin.model, batch)
+    torch.testing.assert_close(torch.cat(seen).std(0), torch.ones(3), rtol=0, atol=2e-3)
+
+
 def test_of_a_script_targets_are_taken_in_units_of_what_a_constant_misses_them_by():
     here = situation(UNITS)
     called = Arguments((here.batches[0][0],), {})
@@ -92,8 +138,8 @@ def test_of_a_script_targets_are_taken_in_units_of_what_a_constant_misses_them_b
 
 @pytest.mark.parametrize(
     "here",
-    [situation(torch.full((4,), 300.0)), situation(torch.logspace(-2, 3, 65)), situation(UNITS, shape=(5,))],
-    ids=["of one scale", "too many to be written out", "no table"],
+    [situation(torch.full((4,), 300.0)), situation(torch.logspace(-2, 3, 65))],
+    ids=["of one scale", "too many to be written out"],
 )
 def test_others_are_standardised_by_one_mean(here):
     assert each(here) == []

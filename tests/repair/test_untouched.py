@@ -31,7 +31,8 @@ snapshot, assert_same = _module.snapshot, _module.assert_same
 
 CASE_OF = {
     "unsafe": "log_zero", "connect": "partial_optimizer", "loss": "sigmoid_mse", "formats": "half_underflow",
-    "scale": "raw_features", "transformer": "attention_entropy_collapse", "recurrence": "lstm_forgets",
+    "features": "raw_features", "scale": "raw_features", "recurrence": "lstm_forgets",
+    "transformer": "attention_entropy_collapse",
     "activation": "functional_sigmoid", "initialisation": "small_std", "norm": "small_std", "skip": "small_std",
     "rate": "rate_regression", "warmup": "rate_regression", "clipping": "rate_regression", "eps": "he_start",
     "placebo": "small_std", "residual": "residual_growth", "symmetry": "he_start",

@@ -38,15 +38,17 @@ class Arguments:
             raise InputError(f"the model raised {type(error).__name__} on the example input: {first}") from error
 
 
-def captured_input(model: nn.Module, loss_fn: Callable[[Any, Any], Any], batch: Any) -> Arguments:
-    """What `loss_fn(model, batch)` calls the model with first; raises `InputError` where it does not call it."""
+def captured_input(
+    model: nn.Module, loss_fn: Callable[[Any, Any], Any], batch: Any, of: nn.Module | None = None
+) -> Arguments:
+    """What `loss_fn(model, batch)` calls the model (or a part `of` it) with first; `InputError` where it does not."""
     seen: list[Arguments] = []
 
     def note(_module: nn.Module, args: Any, kwargs: Any) -> None:
         seen.append(Arguments(args, kwargs))
         raise _Captured
 
-    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    handle = (model if of is None else of).register_forward_pre_hook(note, with_kwargs=True)
     try:
         loss_fn(model, batch)
     except _Captured:

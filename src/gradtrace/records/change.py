@@ -13,8 +13,8 @@ class Edit(StrEnum):
     RENAME = "rename"
     """Another function with the same arguments."""
     CALL = "call"
-    """The whole call (or ``@``, ``+``, ``/``, ``**``); in the text ``{x}`` is its first argument (or what its method hangs on),
-    ``{1}`` and so on those behind it, ``{rest}`` all behind it as they are written, ``{call}`` itself."""
+    """The whole call (or ``@``, ``+``, ``/``, ``**``); in the text ``{x}`` is its first argument (or what its method
+    hangs on), ``{1}`` and so on those behind it, ``{rest}`` all behind it as they are written, ``{call}`` itself."""
     ARGUMENT = "argument"
     """Its first argument alone; in the text ``{x}`` is what it was."""
     LAST = "last"

@@ -1,6 +1,6 @@
 """Inputs and targets at unit scale, and a loss that is a mean: what the steps feel of the data's units is taken out.
 
-A layer in front standardises each feature by numbers measured on the batches; a head's output and the loss are taken in
+A layer in front standardises the input by numbers measured on the batches; a head's output and the loss are taken in
 units of the targets' spread, so that the network still predicts in the user's units. LeCun et al. (1998), section 4.3.
 """
 
@@ -10,13 +10,9 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
-from gradtrace.audit.arguments import captured_input
-from gradtrace.errors import InputError
 from gradtrace.measure.session import batch_size_of
-from gradtrace.measure.untouched import untouched
 from gradtrace.records.change import Change
 from gradtrace.records.vocabulary import Cause
 from gradtrace.repair.changes.kind import Kind
@@ -27,10 +23,8 @@ from gradtrace.tape.dataflow import tensors_in
 if TYPE_CHECKING:
     from gradtrace.repair.situation import Situation
 
-_SPREAD = 3.0
+SPREAD = 3.0
 """Inputs or targets whose scale is off by less than this factor are left alone."""
-MOST_FEATURES = 64
-"""More numbers than these are not written into a file."""
 
 
 def propose(situation: Situation) -> list[Change]:
@@ -48,7 +42,7 @@ def propose(situation: Situation) -> list[Change]:
 
 
 def _inputs(situation: Situation) -> list[Change]:
-    """Each feature by its own, where their scales differ; and all by one: it keeps what they say of each other."""
+    """All by one mean and spread, which keeps what features say of each other."""
     example = situation.example
     first = (
         next((x for x in tensors_in((example.args, example.kwargs)) if x.is_floating_point()), None)
@@ -60,11 +54,9 @@ def _inputs(situation: Situation) -> list[Change]:
     values = first.detach().double()
     mean, std = float(values.mean()), float(values.std())
     rms = math.hypot(mean, std)
-    if not math.isfinite(rms) or not std or (1 / _SPREAD <= rms <= _SPREAD and abs(mean) <= std):
+    if not math.isfinite(rms) or not std or (1 / SPREAD <= rms <= SPREAD and abs(mean) <= std):
         return []
-    each = _each_feature(situation)
     return [
-        *([each] if each is not None else []),
         Change(
             kind="scale",
             title=f"Standardise the input: (x - {mean:.4g}) / {std:.4g}.",
@@ -80,51 +72,6 @@ def _inputs(situation: Situation) -> list[Change]:
     ]
 
 
-def _each_feature(situation: Situation) -> Change | None:
-    """Of a table: columns in units of their own, and few enough to be written out; a constant one is taken out."""
-    tables = [table for batch in situation.batches if (table := _table(batch, situation)) is not None]
-    if len(tables) < len(situation.batches):
-        return None
-    values = torch.cat([table.detach().double().cpu() for table in tables])
-    stds, means = values.std(0), values.mean(0)
-    known = stds[stds > 0.0]
-    if not bool(torch.isfinite(values).all()) or len(known) < 2 or float(known.max() / known.min()) <= _SPREAD:
-        return None
-    divisors = torch.where(stds > 0.0, stds, torch.ones_like(stds))
-    numbers = [float(f"{x:.4g}") for x in (*means.tolist(), *divisors.tolist())]
-    width = len(stds)
-    mean, std = numbers[:width], numbers[width:]
-    return Change(
-        kind="scale",
-        title=f"Standardise each of the {width} features of the input.",
-        where=("input",),
-        reason=f"their standard deviations are {float(known.min()):.3g} to {float(known.max()):.3g}, and weights are "
-        "made for features of one scale",
-        words=(("what", "features"),),
-        numbers=tuple((f"{name}{i}", x) for name, each in (("mean", mean), ("std", std)) for i, x in enumerate(each)),
-        code=(
-            "model.register_forward_pre_hook(\n"
-            f"    lambda module, args, mean=torch.tensor({mean}), std=torch.tensor({std}):\n"
-            "    ((args[0] - mean.to(args[0])) / std.to(args[0]), *args[1:])\n"
-            ")"
-        ),
-        source="LeCun et al. 1998",
-    )
-
-
-def _table(batch: Any, situation: Situation) -> Tensor | None:
-    """[examples, features], of at most `MOST_FEATURES`: what the model is called with first on this batch."""
-    try:
-        with untouched(situation.model):
-            called = situation.called_with or captured_input(situation.model, situation.loss_fn, batch)
-    except InputError:
-        return None
-    first = called.args[0] if called.args else None
-    if not isinstance(first, Tensor) or not first.is_floating_point() or first.dim() != 2 or len(first) < 2:
-        return None
-    return first if 2 <= first.shape[1] <= MOST_FEATURES else None
-
-
 def _targets(situation: Situation) -> list[Change]:
     """For a loss whose value is off scale: a batch's last floating tensor that no input is."""
     if situation.called_with is not None:
@@ -137,7 +84,7 @@ def _targets(situation: Situation) -> list[Change]:
     values = batch[-1].detach().double()
     mean, std = float(values.mean()), float(values.std())
     rms = math.hypot(mean, std)
-    if not math.isfinite(rms) or not std or rms <= _SPREAD or not _is_squared(situation):
+    if not math.isfinite(rms) or not std or rms <= SPREAD or not _is_squared(situation):
         return []
     return [_in_units(mean, std, rms)]
 
@@ -149,7 +96,7 @@ def _targets_of_the_trace(situation: Situation) -> list[Change]:
     """
     known = [op.objective for op in situation.trace.ops if op.objective is not None]
     std = max((math.sqrt(one.constant) for one in known if one.function == "mse_loss"), default=0.0)
-    if not _SPREAD < std < math.inf:
+    if not SPREAD < std < math.inf:
         return []
     code = (
         f"model.register_forward_hook(lambda module, args, y: {std:.6g} * y)\n"
@@ -229,17 +176,6 @@ class Standardise:
         return tuple(map(change, args)), {name: change(value) for name, value in kwargs.items()}
 
 
-class StandardiseEach:
-    """A pre-hook: the first argument, feature by feature."""
-
-    def __init__(self, mean: list[float], std: list[float]) -> None:
-        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
-
-    def __call__(self, _module: nn.Module, args: Any) -> Any:
-        """The changed arguments."""
-        return ((args[0] - self.mean.to(args[0])) / self.std.to(args[0]), *args[1:])
-
-
 class Restore:
     """A hook: the output back in the user's units."""
 
@@ -258,11 +194,6 @@ def apply(change: Change, twin: Twin) -> None:
     what = change.word("what")
     if what == "mean":
         twin.divisor *= change.number("number")
-        return
-    if what == "features":
-        values = [value for _, value in change.numbers]
-        half = len(values) // 2
-        twin.model.register_forward_pre_hook(StandardiseEach(values[:half], values[half:]))
         return
     mean, std = change.number("mean"), change.number("std")
     if what == "inputs":

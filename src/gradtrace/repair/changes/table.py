@@ -12,6 +12,7 @@ from gradtrace.repair.changes import (
     connect,
     embedding,
     eps,
+    features,
     formats,
     group_norm,
     initialisation,
@@ -49,6 +50,7 @@ KINDS: dict[str, Kind] = {
     "likelihood": likelihood.KIND,
     "output": output.KIND,
     "formats": formats.KIND,
+    "features": features.KIND,
     "scale": scale.KIND,
     "embedding": embedding.KIND,
     "neighbours": neighbours.KIND,
@@ -69,11 +71,12 @@ KINDS: dict[str, Kind] = {
 }
 OF_STEPS = ("rate", "warmup", "clipping", "eps")
 """Kinds that leave the network as it is."""
-OF_THE_ENDS = ("unsafe", "connect", "log_space", "loss", "likelihood", "output", "formats", "scale", "embedding")
+OF_THE_ENDS = ("unsafe", "connect", "log_space", "loss", "likelihood", "output", "formats", "features", "scale",
+               "embedding")  # fmt: skip
 """Kinds that change what goes in, what comes out and how it is weighed, and no weight or layer between."""
 MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.ACTIVATION_DERIVATIVE: ("activation",),
-    Cause.SATURATED_PREACTIVATION: ("initialisation", "norm", "scale", "embedding"),
+    Cause.SATURATED_PREACTIVATION: ("initialisation", "norm", "features", "scale", "embedding"),
     Cause.SMALL_WEIGHTS: ("symmetry", "initialisation"),
     Cause.LARGE_WEIGHTS: ("initialisation", "embedding"),
     Cause.DEPTH_WITHOUT_SKIP: ("skip", "initialisation"),
@@ -84,7 +87,7 @@ MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.ATTENTION_SATURATION: ("transformer",),
     Cause.POST_NORM: ("transformer",),
     Cause.LEARNING_RATE: ("rate", "warmup"),
-    Cause.INPUT_SCALE: ("scale", "embedding"),
+    Cause.INPUT_SCALE: ("features", "scale", "embedding"),
     Cause.NUMERIC_FORMAT: ("formats",),
     Cause.DETACHED_GRAPH: ("connect",),
     Cause.LOSS_FUNCTION: ("log_space", "loss", "likelihood", "output"),
