@@ -50,7 +50,7 @@ def test_the_op_is_the_one_that_the_first_steps_did_at_that_line(first_step):
     (log,) = [op for op in trace.ops if op.function == "log"]
     here = situation(first_step, log.site.source)
     (change,) = unsafe.KIND.propose(here)
-    assert (change.word("function"), change.where) == ("log", (log.site.source,))
+    assert (change.word("lines"), change.where) == (f"log {log.site.source}", (log.site.source,))
     twin = here.twin()
     with torch.no_grad():
         twin.model.weight.mul_(1e4)  # every action is at +-1
@@ -114,7 +114,7 @@ def test_powers_and_divisors_are_guarded_where_they_are_born(function, op):
         diagnosis,
     )
     change = unsafe.KIND.propose(here)[0]
-    assert change.word("function") == op
+    assert change.word("lines").split()[0] == op
     twin = here.twin()
     apply_changes([change], twin)
     loss = twin.training_loss_fn(twin.model, batch)
@@ -124,7 +124,7 @@ def test_powers_and_divisors_are_guarded_where_they_are_born(function, op):
 
 
 def test_whole_powers_stay():
-    change = Change("unsafe", "", (), "", words=(("function", "pow"), ("source", "")), edits=(), code="", source="")
+    change = Change("unsafe", "", (), "", words=(("lines", "pow "),), edits=(), code="", source="")
     model = nn.Linear(3, 2)
     batch = torch.randn(4, 3)
 

@@ -28,6 +28,7 @@ from gradtrace.repair.changes import (
     residual,
     scale,
     skip,
+    stable,
     symmetry,
     transformer,
     unsafe,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from gradtrace.repair.situation import Situation
 
 KINDS: dict[str, Kind] = {
+    "stable": stable.KIND,
     "unsafe": unsafe.KIND,
     "connect": connect.KIND,
     "log_space": log_space.KIND,
@@ -71,8 +73,8 @@ KINDS: dict[str, Kind] = {
 }
 OF_STEPS = ("rate", "warmup", "clipping", "eps")
 """Kinds that leave the network as it is."""
-OF_THE_ENDS = ("unsafe", "connect", "log_space", "loss", "likelihood", "output", "formats", "features", "scale",
-               "embedding")  # fmt: skip
+OF_THE_ENDS = ("stable", "unsafe", "connect", "log_space", "loss", "likelihood", "output", "formats", "features",
+               "scale", "embedding")  # fmt: skip
 """Kinds that change what goes in, what comes out and how it is weighed, and no weight or layer between."""
 MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.ACTIVATION_DERIVATIVE: ("activation",),
@@ -91,7 +93,7 @@ MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.NUMERIC_FORMAT: ("formats",),
     Cause.DETACHED_GRAPH: ("connect",),
     Cause.LOSS_FUNCTION: ("log_space", "loss", "likelihood", "output"),
-    Cause.UNSAFE_OP: ("unsafe", "log_space"),
+    Cause.UNSAFE_OP: ("stable", "unsafe", "log_space"),
     Cause.REDUCTION_SCALE: ("scale", "neighbours"),
 }
 """Kinds that take a cause away, as `gradtrace.remedies` has them, and not what it leads to alone."""

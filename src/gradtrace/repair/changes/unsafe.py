@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradtrace.records.change import Change, Edit, SourceEdit
 from gradtrace.records.vocabulary import Cause
+from gradtrace.repair.changes import stable
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.rewriting import Rule, name_of
 from gradtrace.repair.twin import RefusalError, Twin
@@ -63,6 +64,7 @@ _OPEN_ROW = Guard(
     lambda x: x.masked_fill(x.isneginf().all(-1, keepdim=True), 0.0),
 )
 _BELOW_OVERFLOW = Guard(f"({{x}}).clamp(max={LARGEST_EXPONENT:g})", lambda x: x.clamp(max=LARGEST_EXPONENT))
+_IN_RANGE = _within(f"-{LARGEST_EXPONENT:g}", -LARGEST_EXPONENT, f"{LARGEST_EXPONENT:g}", LARGEST_EXPONENT)
 _LIFTED = Guard(f"({{x}}) + {EPS:g}", lambda x: x + EPS)
 _BY_NAMES = {
     "log log2 log10 sqrt rsqrt pow reciprocal": _above(EPS),
@@ -70,7 +72,8 @@ _BY_NAMES = {
     "acosh arccosh": Guard(f"({{x}}).clamp_min(1 + {EPS:g})", lambda x: x.clamp_min(1 + EPS)),
     "acos arccos asin arcsin atanh arctanh erfinv": _WITHIN_ONE,
     "logit": _within(f"{EPS:g}", EPS, f"1 - {EPS:g}", 1 - EPS),
-    "exp expm1 cosh sinh": _BELOW_OVERFLOW,
+    "exp expm1": _BELOW_OVERFLOW,
+    "cosh sinh": _IN_RANGE,
     "softmax log_softmax": _OPEN_ROW,
     "norm vector_norm linalg_vector_norm cdist std normalize": _LIFTED,
     "div divide truediv true_divide": Guard(
@@ -90,36 +93,47 @@ def propose(situation: Situation) -> list[Change]:
         sources, born = {birth.site.source}, base_name(birth.op).lower()
     else:  # late in a training, in the loss's own code: the line is known, and what the first steps did there
         sources, born = {finding.source for finding in situation.findings if finding.cause is Cause.UNSAFE_OP}, ""
+    exact = {line for change in stable.propose(situation) for line in change.word("lines").splitlines()}
     lines: dict[tuple[str, str], None] = {}
     for op in situation.trace.ops:  # of the same line: exp inside a log, say
         name = base_name(op.function).rstrip("_")
+        if f"{name} {op.site.source}" in exact:
+            continue  # what is the same everywhere is better than what bends at the edge
         if op.site.source in sources and name in GUARDS and (name != "pow" or born == "pow"):  # most are squares
             lines[(name, op.site.source)] = None
-    return [_guard(name, source) for name, source in sorted(lines, key=lambda line: line[0] != born) if source]
+    ordered = [line for line in sorted(lines, key=lambda line: line[0] != born) if line[1]]
+    together = [ordered] if len(ordered) > 1 else []  # log(v) and x / v: of one v, perhaps
+    return [_guard(each) for each in ([line] for line in ordered)] + [_guard(each) for each in together]
 
 
-def _guard(name: str, source: str) -> Change:
-    guard = GUARDS[name]
-    operand = "divisor" if guard.divisor else "operand"
+def _guard(lines: list[tuple[str, str]]) -> Change:
+    guards = [(name, source, GUARDS[name]) for name, source in lines]
+    operands = [f"the {'divisor' if guard.divisor else 'operand'} of {name}" for name, _, guard in guards]
+    many = len(guards) > 1
     return Change(
         kind="unsafe",
-        title=f"Keep the {operand} of {name} away from where it is singular: {guard.shown}.",
-        where=(source,),
+        title=f"Keep {' and '.join(operands)} away from where {'they are' if many else 'it is'} singular: "
+        f"{', '.join(guard.shown for _, _, guard in guards)}.",
+        where=tuple(dict.fromkeys(source for _, source in lines)),
         reason="behind the op it is too late: zero times infinity is NaN on the way back",
-        words=(("function", name), ("source", source)),
-        edits=(SourceEdit(guard.edit, name, source, guard.text),),
-        code=f"# {source}: {name}({guard.shown})",
+        words=(("lines", "\n".join(f"{name} {source}" for name, source in lines)),),
+        edits=tuple(SourceEdit(guard.edit, name, source, guard.text) for name, source, guard in guards),
+        code="\n".join(f"# {source}: {name}({guard.shown})" for name, source, guard in guards),
         source="pytorch issues 36923 and 6394",
     )
 
 
 def apply(change: Change, twin: Twin) -> None:
-    """The call with a guarded operand."""
-    name = change.word("function")
-    guard = GUARDS.get(name)
-    if guard is None:
-        raise RefusalError(f"how to make {name} safe is not known")
+    """The calls with guarded operands."""
+    for line in change.word("lines").splitlines():
+        name, source = line.split(" ", 1)
+        if name not in GUARDS:
+            raise RefusalError(f"how to make {name} safe is not known")
+        names = {name, "rdiv"} if GUARDS[name].divisor else {name}
+        twin.rules.append(Rule(frozenset(names), source, _guarded(name, GUARDS[name])))
 
+
+def _guarded(name: str, guard: Guard) -> Callable[..., Any]:
     def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if name == "pow" and _is_no_root(args[1] if len(args) > 1 else kwargs.get("exponent")):
             return function(*args, **kwargs)
@@ -128,8 +142,7 @@ def apply(change: Change, twin: Twin) -> None:
             args = (*args[:place], guard.safe(args[place]), *args[place + 1 :])
         return function(*args, **kwargs)
 
-    names = {name, "rdiv"} if guard.divisor else {name}
-    twin.rules.append(Rule(frozenset(names), change.word("source"), call))
+    return call
 
 
 def _is_no_root(exponent: Any) -> bool:
