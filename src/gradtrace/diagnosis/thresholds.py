@@ -220,6 +220,9 @@ UNCLEARED_STEPS = 2
 EFFECT_FRAC = 0.1
 """[of the unchanged network's first loss] A smaller gain is not worth an edit, and a smaller fall is no training."""
 
+LEARNT_FRAC = 0.1
+"""[of the best constant's loss] A decade below it: of a squared error, nine tenths of the targets' variance."""
+
 EFFECT_RATIO = 0.7
 """[pure number] Or of the loss that the other is left with: where both train, what counts is what is left to learn;
 three tenths are as much as a seed moves the end of a short training."""
