@@ -25,6 +25,7 @@ from gradtrace.diagnosis.timeline.held import held
 from gradtrace.diagnosis.timeline.judge import judge_run
 from gradtrace.diagnosis.timeline.learnt import beside_constant, is_no_better
 from gradtrace.diagnosis.timeline.losses import followed
+from gradtrace.diagnosis.timeline.odd_batch import odd_batch
 from gradtrace.diagnosis.timeline.pace import too_slow
 from gradtrace.diagnosis.timeline.recovery import is_as_far_behind, is_of_depth, with_recovery
 from gradtrace.diagnosis.timeline.traces import birth_in_time, in_time, in_units_of
@@ -137,6 +138,8 @@ class Judging:
             found = [start.instead(f) if start.explains(run, f) else f for f in found]
             root = start.growth if self._nonfinite is not None else start.scar(run)
             found += [root] if root is not None and root not in found else []
+        if start is None and self._of_first is not None and (odd := odd_batch(run, self.traces[0])) is not None:
+            found = [odd.instead(f) if odd.explains(run, f) else f for f in found]
         if self._of_first is not None:
             found = _instead(squared_away(self.traces[0], self._of_first, run), found)
         if self._nonfinite is not None and self._of_first is not None:
