@@ -334,3 +334,78 @@ def test_cosines_without_a_temperature(scale: float, normed: bool, axis: int, se
     told = [f for f in found if f.symptom is Symptom.LOSS_SATURATED]
     assert [(f.severity, f.where) for f in told] == ([(severity, ("tower.2",))] if severity else [])
     assert not severity or "temperature" in told[0].message
+
+
+class Cosines(nn.Module):
+    """Of features with 32 directions, written in some way, times a scale."""
+
+    def __init__(self, form: str, scale: float) -> None:
+        super().__init__()
+        self.features, self.form, self.scale = nn.Linear(16, 24), form, scale
+        self.directions = nn.Parameter(torch.randn(32, 24))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = self.features(x), self.directions
+        a, b = F.normalize(h, dim=-1), F.normalize(w, dim=-1)
+        cosines = {
+            "cosine_similarity": lambda: F.cosine_similarity(h[:, None], w[None], dim=-1),
+            "bmm": lambda: torch.bmm(a[None], b.T[None])[0],
+            "einsum": lambda: torch.einsum("nd,kd->nk", a, b),
+            "one side": lambda: torch.bmm(a[None], w.T[None])[0],
+            "over examples": lambda: torch.bmm(F.normalize(h, dim=0)[None], b.T[None])[0],
+            "other axes": lambda: (F.normalize(h, dim=1)[:, None] * F.normalize(w, dim=0)[None]).sum(-1),
+        }[self.form]()
+        return cosines if self.scale == 1.0 else cosines * self.scale
+
+
+@pytest.mark.parametrize(
+    ("form", "scale", "ill"),
+    [
+        *((form, 1.0, True) for form in ("cosine_similarity", "bmm", "einsum")),
+        *((form, 16.0, False) for form in ("cosine_similarity", "bmm", "einsum")),
+        *((form, 1.0, False) for form in ("one side", "over examples", "other axes")),
+    ],
+)
+def test_cosines_however_they_are_written(form: str, scale: float, ill: bool) -> None:
+    torch.manual_seed(0)
+
+    def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    data = [(torch.randn(64, 16), torch.randint(0, 32, (64,))) for _ in range(2)]
+    found = [f for f in check(Cosines(form, scale), loss_fn, data).findings if "they are cosines" in f.message]
+    assert bool(found) is ill
+
+
+@pytest.mark.parametrize(
+    ("affine", "mean", "deviation", "ill"),
+    [(False, 5.0, 3.0, True), (False, 0.0, 1.0, False), (False, 0.0, 9.0, True), (True, 5.0, 3.0, False)],
+)
+def test_an_output_whose_mean_and_variance_a_norm_has_fixed(
+    affine: bool, mean: float, deviation: float, ill: bool
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1), nn.BatchNorm1d(1, affine=affine))
+
+    def loss_fn(model: nn.Module, batch: Tensor) -> Tensor:
+        return F.mse_loss(model(batch), mean + deviation * batch[:, :1])
+
+    batch = torch.randn(64, 16)
+    found = [f for f in check(model, loss_fn, [batch, batch]).findings if "mean 0 and a variance" in f.message]
+    assert [f.severity for f in found] == ([Severity.CRITICAL] if ill else [])
+    if ill:  # no training goes below what is told
+        floor = next(e.value for e in found[0].evidence if e.name == "loss that the range leaves at best")
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for _ in range(300):
+            optimizer.zero_grad()
+            loss = loss_fn(model, batch)
+            loss.backward()
+            optimizer.step()
+        assert floor < loss.item() < 1.1 * floor
+
+
+def test_in_evaluation_a_norm_is_but_a_map() -> None:
+    model = nn.Sequential(nn.Linear(16, 1), nn.BatchNorm1d(1, affine=False)).eval()
+    found = reach("mse_loss", (model(torch.randn(8, 16)), 9.0 * torch.randn(8, 1)), {})
+    assert found is not None
+    assert found[1] == 0.0

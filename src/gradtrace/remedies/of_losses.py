@@ -17,6 +17,12 @@ WITHOUT_BOUND = Remedy(
     "Bishop 2006",
 )
 
+OWN_SCALE = Remedy(
+    "Take the norm behind the last layer away, or standardise the targets.",
+    "output = self.head(x)  # no norm behind it\nloss = torch.nn.functional.mse_loss(output, target)",
+    "Ioffe & Szegedy 2015, section 3",
+)
+
 AS_LOGITS = Remedy(
     "Give the loss what the last layer makes, with no activation behind it: it squashes by itself.",
     "logits = self.head(x)  # no sigmoid or tanh behind it\nloss = torch.nn.functional.cross_entropy(logits, target)",
