@@ -409,3 +409,36 @@ def test_in_evaluation_a_norm_is_but_a_map() -> None:
     found = reach("mse_loss", (model(torch.randn(8, 16)), 9.0 * torch.randn(8, 1)), {})
     assert found is not None
     assert found[1] == 0.0
+
+
+@pytest.mark.parametrize("ill", [True, False])
+def test_a_loss_of_margins_wants_targets_on_two_sides(ill: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def loss_fn(model: nn.Module, batch: Tensor) -> Tensor:
+        labels = (batch[:, :1] > 0).float()
+        return F.soft_margin_loss(model(batch), labels if ill else 2.0 * labels - 1.0)
+
+    data = [torch.randn(64, 16) for _ in range(2)]
+    found = [f for f in check(model, loss_fn, data).findings if f.severity is not Severity.INFO]
+    assert [(f.symptom, f.cause) for f in found] == ([(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)] if ill else [])
+    if not ill:
+        return
+    output = torch.randn(64, 1, requires_grad=True)  # none of those labelled 0 gets a gradient
+    labels = (torch.arange(64).view(64, 1) % 2).float()
+    (gradient,) = torch.autograd.grad(F.soft_margin_loss(output, labels), output)
+    assert not gradient[labels == 0.0].any()
+    assert bool((gradient[labels == 1.0] < 0.0).all())
+
+
+def test_what_the_best_constant_gets_in_a_loss_of_margins() -> None:
+    """log 2 of two sides that are as many."""
+    targets = torch.tensor([[-1.0], [1.0]])
+    found = reach("soft_margin_loss", (torch.zeros(2, 1, requires_grad=True), targets), {})
+    assert found is not None
+    assert found.tolist() == pytest.approx([math.log(2.0), 0.0, 0.0, 1.0])
+    smoothed = reach("soft_margin_loss", (torch.zeros(2, 1, requires_grad=True), 0.9 * targets), {})
+    assert smoothed is not None
+    assert smoothed[2] == 0.0
+    assert F.soft_margin_loss(torch.zeros(2, 1), targets).item() == pytest.approx(math.log(2.0))

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from torch.autograd.graph import Node
 
 _POWERS = {"mse_loss": 2, "l1_loss": 1}
-KNOWN = {*_POWERS, "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "nll_loss"}
+KNOWN = {
+    *_POWERS,
+    "soft_margin_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "nll_loss",
+}
 """Loss functions (of their first two operands, output and target) whose best constant is known."""
 
 AS_GOOD_AS_ONE = 0.05
@@ -79,6 +86,10 @@ def reach(name: str, args: Any, kwargs: Any) -> Tensor | None:
             return _of_unit_variance(found, t) if name == "mse_loss" and _is_standardised(output) else found
         if output.shape != target.shape or not target.dim():
             return None
+        if name == "soft_margin_loss":  # log(1 + exp(-t o)): the cross entropy of two classes, of targets -1 and 1
+            p = ((t + 1.0) / 2.0).mean(0).clamp(0.0, 1.0)
+            without = (t == 0.0).any() & (t >= 0.0).all()  # labels of 0 and 1
+            return four(_entropy(torch.stack([p, 1.0 - p])).mean(), beyond=without.float())
         beyond = torch.maximum(t.max() - 1.0, -t.min()).clamp(min=0.0)
         p = t.mean(0).clamp(0.0, 1.0)
         floor = _of_two(t, range_of(output.grad_fn)) if name.endswith("logits") else None

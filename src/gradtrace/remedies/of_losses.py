@@ -55,6 +55,11 @@ FOR_CLASSES = Remedy(
     "loss = torch.nn.functional.cross_entropy(logits, target)  # logits [batch, classes], target [batch]",
 )
 
+FOR_MARGINS = Remedy(
+    "Make labels of 0 and 1 into -1 and 1, for a loss of margins.",
+    "loss = torch.nn.functional.soft_margin_loss(output, 2.0 * target - 1.0)",
+)
+
 OVER_CLASSES = Remedy(
     "Take the softmax over the classes, or leave it to cross_entropy.",
     "loss = torch.nn.functional.cross_entropy(logits, target)  # logits [batch, classes, ...], target [batch, ...]",

@@ -21,6 +21,7 @@ from gradtrace.remedies.catalogue import remedies_for
 from gradtrace.remedies.of_losses import (
     AS_LOGITS,
     FOR_CLASSES,
+    FOR_MARGINS,
     OVER_CLASSES,
     OWN_SCALE,
     SAME_SHAPE,
@@ -170,6 +171,16 @@ def beyond(view: View) -> Finding | None:
     """Targets that the loss does not expect, or that the output's range does not reach."""
     found = [op for op in view.trace.ops if op.objective is not None]
     wrong = next((op for op in found if op.objective is not None and op.objective.beyond > 0.0), None)
+    if wrong is not None and wrong.function == "soft_margin_loss":
+        return _unreachable(
+            view,
+            wrong,
+            Symptom.LOSS_SATURATED,
+            FOR_MARGINS,
+            "soft_margin_loss expects targets of -1 and 1, and is given some of 0 and none below: it multiplies the "
+            "output by the target, so that these get no gradient whatever it is, and all others ask for one side.",
+            Evidence("targets of -1", 0.0),
+        )
     if wrong is not None and wrong.objective is not None:
         return _unreachable(
             view,
