@@ -39,6 +39,18 @@ def test_no_weights_go_below_the_floor_that_the_output_leaves(name: str, floor: 
     assert losses[-1] < losses[0]
 
 
+def test_examples_that_are_all_the_same_get_what_a_constant_gets() -> None:
+    """The entropy of the labels, whatever the weights are; the levels themselves are learnt."""
+    cut, losses = trained("levels_cut_to_zero")
+    labels = cut.batches[0][1]
+    shares = torch.bincount(labels, minlength=4) / len(labels)
+    entropy = -torch.xlogy(shares, shares).sum().item()
+    assert not cut.batches[0][0].any()
+    assert entropy - 1e-4 < losses[-1] < 1.01 * entropy
+    _, those = trained("levels")
+    assert those[-1] < 0.05 * entropy
+
+
 def test_bounds_that_are_meant_leave_next_to_nothing() -> None:
     _, losses = trained("cosine_logits")
     assert math.log1p(9 * math.exp(-32.0)) < losses[-1] < 0.05

@@ -334,3 +334,111 @@ def test_cosines_without_a_temperature(scale: float, normed: bool, axis: int, se
     told = [f for f in found if f.symptom is Symptom.LOSS_SATURATED]
     assert [(f.severity, f.where) for f in told] == ([(severity, ("tower.2",))] if severity else [])
     assert not severity or "temperature" in told[0].message
+
+
+class Cosines(nn.Module):
+    """Of features with 32 directions, written in some way, times a scale."""
+
+    def __init__(self, form: str, scale: float) -> None:
+        super().__init__()
+        self.features, self.form, self.scale = nn.Linear(16, 24), form, scale
+        self.directions = nn.Parameter(torch.randn(32, 24))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = self.features(x), self.directions
+        a, b = F.normalize(h, dim=-1), F.normalize(w, dim=-1)
+        cosines = {
+            "cosine_similarity": lambda: F.cosine_similarity(h[:, None], w[None], dim=-1),
+            "bmm": lambda: torch.bmm(a[None], b.T[None])[0],
+            "einsum": lambda: torch.einsum("nd,kd->nk", a, b),
+            "one side": lambda: torch.bmm(a[None], w.T[None])[0],
+            "over examples": lambda: torch.bmm(F.normalize(h, dim=0)[None], b.T[None])[0],
+            "other axes": lambda: (F.normalize(h, dim=1)[:, None] * F.normalize(w, dim=0)[None]).sum(-1),
+        }[self.form]()
+        return cosines if self.scale == 1.0 else cosines * self.scale
+
+
+@pytest.mark.parametrize(
+    ("form", "scale", "ill"),
+    [
+        *((form, 1.0, True) for form in ("cosine_similarity", "bmm", "einsum")),
+        *((form, 16.0, False) for form in ("cosine_similarity", "bmm", "einsum")),
+        *((form, 1.0, False) for form in ("one side", "over examples", "other axes")),
+    ],
+)
+def test_cosines_however_they_are_written(form: str, scale: float, ill: bool) -> None:
+    torch.manual_seed(0)
+
+    def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    data = [(torch.randn(64, 16), torch.randint(0, 32, (64,))) for _ in range(2)]
+    found = [f for f in check(Cosines(form, scale), loss_fn, data).findings if "they are cosines" in f.message]
+    assert bool(found) is ill
+
+
+@pytest.mark.parametrize(
+    ("affine", "mean", "deviation", "ill"),
+    [(False, 5.0, 3.0, True), (False, 0.0, 1.0, False), (False, 0.0, 9.0, True), (True, 5.0, 3.0, False)],
+)
+def test_an_output_whose_mean_and_variance_a_norm_has_fixed(
+    affine: bool, mean: float, deviation: float, ill: bool
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1), nn.BatchNorm1d(1, affine=affine))
+
+    def loss_fn(model: nn.Module, batch: Tensor) -> Tensor:
+        return F.mse_loss(model(batch), mean + deviation * batch[:, :1])
+
+    batch = torch.randn(64, 16)
+    found = [f for f in check(model, loss_fn, [batch, batch]).findings if "mean 0 and a variance" in f.message]
+    assert [f.severity for f in found] == ([Severity.CRITICAL] if ill else [])
+    if ill:  # no training goes below what is told
+        floor = next(e.value for e in found[0].evidence if e.name == "loss that the range leaves at best")
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for _ in range(300):
+            optimizer.zero_grad()
+            loss = loss_fn(model, batch)
+            loss.backward()
+            optimizer.step()
+        assert floor < loss.item() < 1.1 * floor
+
+
+def test_in_evaluation_a_norm_is_but_a_map() -> None:
+    model = nn.Sequential(nn.Linear(16, 1), nn.BatchNorm1d(1, affine=False)).eval()
+    found = reach("mse_loss", (model(torch.randn(8, 16)), 9.0 * torch.randn(8, 1)), {})
+    assert found is not None
+    assert found[1] == 0.0
+
+
+@pytest.mark.parametrize("ill", [True, False])
+def test_a_loss_of_margins_wants_targets_on_two_sides(ill: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def loss_fn(model: nn.Module, batch: Tensor) -> Tensor:
+        labels = (batch[:, :1] > 0).float()
+        return F.soft_margin_loss(model(batch), labels if ill else 2.0 * labels - 1.0)
+
+    data = [torch.randn(64, 16) for _ in range(2)]
+    found = [f for f in check(model, loss_fn, data).findings if f.severity is not Severity.INFO]
+    assert [(f.symptom, f.cause) for f in found] == ([(Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION)] if ill else [])
+    if not ill:
+        return
+    output = torch.randn(64, 1, requires_grad=True)  # none of those labelled 0 gets a gradient
+    labels = (torch.arange(64).view(64, 1) % 2).float()
+    (gradient,) = torch.autograd.grad(F.soft_margin_loss(output, labels), output)
+    assert not gradient[labels == 0.0].any()
+    assert bool((gradient[labels == 1.0] < 0.0).all())
+
+
+def test_what_the_best_constant_gets_in_a_loss_of_margins() -> None:
+    """log 2 of two sides that are as many."""
+    targets = torch.tensor([[-1.0], [1.0]])
+    found = reach("soft_margin_loss", (torch.zeros(2, 1, requires_grad=True), targets), {})
+    assert found is not None
+    assert found.tolist() == pytest.approx([math.log(2.0), 0.0, 0.0, 1.0])
+    smoothed = reach("soft_margin_loss", (torch.zeros(2, 1, requires_grad=True), 0.9 * targets), {})
+    assert smoothed is not None
+    assert smoothed[2] == 0.0
+    assert F.soft_margin_loss(torch.zeros(2, 1), targets).item() == pytest.approx(math.log(2.0))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import gradtrace
 from gradtrace.monitor.nonfinite.forward_calls import Call
-from gradtrace.monitor.nonfinite.loss_tape import SINGULARITIES, suspects
+from gradtrace.monitor.nonfinite.loss_tape import OF_VALUES, SINGULARITIES, suspects
 from gradtrace.monitor.nonfinite.replay import replay, stand_ins
 from gradtrace.monitor.statistics.transfer import Transfer
 from gradtrace.records.vocabulary import Cause, Symptom
@@ -289,10 +289,10 @@ def test_suspects_are_the_ops_behind_the_model_only() -> None:
     assert all(s.guilt is None for s in suspects(loss, -1))
 
 
-@pytest.mark.parametrize("name", SINGULARITIES)
+@pytest.mark.parametrize("name", [*SINGULARITIES, *OF_VALUES])
 def test_every_singularity_names_an_op_that_autograd_knows(name: str) -> None:
     assert any(hasattr(torch._C._functions, f"{name}Backward{i}") for i in ("", 0, 1)) or name in {
-        "Mean", "Std", "NllLoss", "NllLoss2D"
+        "Mean", "Std", "NllLoss", "NllLoss2D", "CtcLoss", "CudnnCtcLoss"
     }  # fmt: skip
 
 

@@ -42,7 +42,7 @@ _FAMILIES = {
         "detach data_attribute no_grad item argmax rounding plain_list plain_tensor replaced_head partial_optimizer"
     ),
     "loss": ("sigmoid_mse softmax_twice sigmoid_twice clamped_loss clamped_probability rounded_loss single_softmax"),
-    "pairing": "divergence_of_probabilities batch_softmax bounded_logits straight_residual",
+    "pairing": "divergence_of_probabilities batch_softmax bounded_logits straight_residual levels_cut_to_zero",
     "symmetry": "constant_weights constant_lstm",
     "numerics": "log_zero sqrt_zero self_distance zero_by_zero acos_one where_trap exp_overflow masked_row",
     "formats": (
@@ -66,7 +66,8 @@ _FAMILIES = {
         "sparse_embedding tied_weights accumulation tiny_units huge_units summed_loss_small_rate gan"
     ),
     "healthy_designs": (
-        "dropout byol straight_through actor_critic lora ignored_labels causal_mask autocast weight_norm spectral_norm"
+        "dropout byol straight_through actor_critic lora ignored_labels causal_mask autocast weight_norm levels "
+        "spectral_norm"
     ),
     "healthy_objectives": (
         "physics_informed signed_distance cosine_logits distilled variational_autoencoder contrastive_views "

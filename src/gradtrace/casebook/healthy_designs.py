@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations
 from gradtrace.casebook.case import Setup, healthy, seeded
 from gradtrace.casebook.networks import HE, Attention, Block, TokenModel, layer, mlp, scale_weights
 from gradtrace.casebook.tasks import (
+    Batch,
     cross_entropy,
     digit_batches,
     number_batches,
@@ -176,6 +177,25 @@ def spectral_norm() -> Setup:
     )
 
 
+def level_net() -> nn.Module:
+    """A row of sixteen for each level, and a layer on the rows of all twelve readings."""
+    return nn.Sequential(nn.Embedding(16, 8), nn.Flatten(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 4))
+
+
+def level_batches(size: int = 64, *, cut_first: bool = False) -> list[Batch]:
+    """Twelve readings in [0, 1) as levels from 0 to 15, and the class of their pattern."""
+    weights = torch.randn(12, 4)
+    readings = [torch.rand(size, 12) for _ in range(2)]
+    levels = [x.long() * 15 if cut_first else (x * 15).long() for x in readings]
+    return [(each, ((x - 0.5) @ weights).argmax(1)) for each, x in zip(levels, readings, strict=True)]
+
+
+@seeded
+def levels() -> Setup:
+    """Readings as levels that are looked up: integers, which no gradient goes back to."""
+    return Setup(level_net(), cross_entropy, level_batches())
+
+
 CASES = (
     healthy("dropout", dropout, "Srivastava et al. 2014"),
     healthy("byol", byol, "Grill et al. 2020"),
@@ -186,5 +206,6 @@ CASES = (
     healthy("causal_mask", causal_mask, "Vaswani et al. 2017; Radford et al. 2018"),
     healthy("autocast", autocast, "Micikevicius et al. 2018; Kalamkar et al. 2019"),
     healthy("weight_norm", weight_norm, "Salimans and Kingma 2016"),
+    healthy("levels", levels, "Gorishniy et al. 2022, section 3.2"),
     healthy("spectral_norm", spectral_norm, "Miyato et al. 2018"),
 )

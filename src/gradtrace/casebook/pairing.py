@@ -1,4 +1,4 @@
-"""Outputs that do not fit their loss: probabilities for logarithms, the wrong axis, bounds, straight lines."""
+"""What does not fit: outputs their loss (probabilities for logarithms, the wrong axis, bounds), data the network."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradtrace.casebook.case import Case, Setup, seeded
+from gradtrace.casebook.healthy_designs import level_batches, level_net
 from gradtrace.casebook.healthy_objectives import oscillator_batches, oscillator_residual, smoothed
 from gradtrace.casebook.networks import mlp
 from gradtrace.casebook.tasks import cross_entropy, digit_batches
@@ -53,6 +54,12 @@ def straight_residual() -> Setup:
     return Setup(mlp(2, nn.ReLU, width=32, inputs=1, outputs=1), oscillator_residual, oscillator_batches())
 
 
+@seeded
+def levels_cut_to_zero() -> Setup:
+    """Readings below one, cut to integers before they are scaled to levels: all of them are level 0."""
+    return Setup(level_net(), cross_entropy, level_batches(cut_first=True))
+
+
 def _unfit(name: str, build: Callable[[], Setup], source: str) -> Case:
     return Case(name, build, Symptom.LOSS_SATURATED, Cause.LOSS_FUNCTION, (), source)
 
@@ -68,5 +75,13 @@ CASES = (
         Cause.ACTIVATION_DERIVATIVE,
         ("hidden",),
         "Raissi et al. 2019; Sitzmann et al. 2020, section 1",
+    ),
+    Case(
+        "levels_cut_to_zero",
+        levels_cut_to_zero,
+        Symptom.DISCONNECTED,
+        Cause.INPUT_SCALE,
+        ("0",),
+        "pytorch documentation of Tensor.long, which truncates; numpy's of astype",
     ),
 )

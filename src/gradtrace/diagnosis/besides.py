@@ -36,11 +36,15 @@ def besides(trace: Trace, paths: Paths) -> list[str]:
 
 def dropped_frac(op: Op) -> float:
     """Of the entries that a dropout lets a gradient come to, the fraction that it drops; 0 of other ops."""
-    is_dropout = op.function.rstrip("_") in DROPOUTS or "Dropout" in op.name
     passed = next((stats for stats in op.passed if stats is not None), None)
-    if not is_dropout or op.received is None or passed is None or not op.received.zero_frac < 1.0:
+    if not is_dropout(op) or op.received is None or passed is None or not op.received.zero_frac < 1.0:
         return 0.0
     return max(0.0, 1.0 - (1.0 - passed.zero_frac) / (1.0 - op.received.zero_frac))
+
+
+def is_dropout(op: Op) -> bool:
+    """Whether it multiplies by a random mask."""
+    return op.function.rstrip("_") in DROPOUTS or "Dropout" in op.name
 
 
 def noise_of(op: Op) -> float:

@@ -1,4 +1,4 @@
-"""Which loss functions of a trace are known, and are they below what the best constant gets?"""
+"""Which loss functions of a trace are known, are they below what the best constant gets, and what is left of them?"""
 
 from __future__ import annotations
 
@@ -38,3 +38,27 @@ def has_learnt(view: View) -> bool:
     """Whether each known loss is below that of the best constant: what is flat then is flat because it is right."""
     found = objectives(view)
     return bool(found) and all(one.value < one.constant for one in found)
+
+
+def floor_words(objective: ObjectiveStats) -> str:
+    """What an output leaves that does not reach its targets, or is held against several of them."""
+    if objective.held_against > 1.0:
+        return (
+            f"The shapes of output and targets broadcast: each output is held against {objective.held_against:.0f} "
+            f"targets, and the best that it can give is their mean. The loss stays above {objective.floor:.4g} "
+            "whatever the weights are. Give both the same shape."
+        )
+    return (
+        f"The targets lie outside of the output's range: whatever the weights are, the loss stays above "
+        f"{objective.floor:.4g}, and the best constant without a range gets {objective.constant:.4g}. Scale the "
+        "targets into the range, or take the last non-linearity away."
+    )
+
+
+def variance_words(objective: ObjectiveStats) -> str:
+    """What an output leaves whose mean and variance a norm has fixed."""
+    return (
+        "The output is a batch norm's without a scale and a shift of its own: over each batch it has mean 0 and a "
+        f"variance of 1 at most, and the targets have not. Whatever the weights are, the loss stays above "
+        f"{objective.floor:.4g}, and the best constant gets {objective.constant:.4g}."
+    )

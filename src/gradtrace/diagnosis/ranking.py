@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.thresholds import UPDATE_REPLACES
-from gradtrace.diagnosis.wording import LOWEST_LOSS, NORMALISED_ALONE, STEP_RATIO, extent_of
+from gradtrace.diagnosis.wording import LOWEST_LOSS, NORMALISED_ALONE, ROWS_ALIKE, STEP_RATIO, extent_of
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 if TYPE_CHECKING:
@@ -132,10 +132,16 @@ def _explain(finding: Finding, findings: list[Finding]) -> Finding:
     return finding
 
 
+_OF_ONE_EXAMPLE = {Symptom.DEAD_UNITS, Symptom.VANISHING, Symptom.EXPLODING, Symptom.SATURATED}
+"""What a batch shows that is one example again and again."""
+
+
 def _follows(finding: Finding, other: Finding) -> str:
     zero = finding.symptom is Symptom.VANISHING and any(math.isinf(e.value) for e in finding.evidence)
     if zero and other.symptom in (Symptom.DEAD_UNITS, Symptom.DISCONNECTED, Symptom.UNDERFLOW):
         return f"this follows from the {other.symptom.value.replace('_', ' ')} above"
+    if any(e.name == ROWS_ALIKE for e in other.evidence):  # silent on one is silent on all; their variance is rounding
+        return "this follows from the rows above, which are all the same" if finding.symptom in _OF_ONE_EXAMPLE else ""
     if finding.symptom is Symptom.VANISHING and other.symptom is Symptom.DISCONNECTED:
         # (lost at one place, and there nothing goes through)
         lost = set(finding.where) <= set(other.where) or any(e.name == NORMALISED_ALONE for e in other.evidence)

@@ -75,6 +75,10 @@ ROUNDING = 4.0
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """Distance from 1 to the next number of each format (IEEE 754)."""
 
+HALF_OF_THE_DIGITS = EPSILON["float32"] ** 0.5
+"""[fraction] Rows that are equal come out of a product of matrices equal but for some units in the last place, and a
+batch norm multiplies what differs by 1 / sqrt(1e-5) at most: together these are no more than half of the digits."""
+
 TELLABLE = 0.1
 """[fraction] Where rounding alone may move a number by a tenth of itself, two codes that compute it are
 not compared."""
@@ -215,6 +219,9 @@ UNCLEARED_STEPS = 2
 
 EFFECT_FRAC = 0.1
 """[of the unchanged network's first loss] A smaller gain is not worth an edit, and a smaller fall is no training."""
+
+LEARNT_FRAC = 0.1
+"""[of the best constant's loss] A decade below it: of a squared error, nine tenths of the targets' variance."""
 
 EFFECT_RATIO = 0.7
 """[pure number] Or of the loss that the other is left with: where both train, what counts is what is left to learn;

@@ -40,6 +40,8 @@ OVER_EPS = "largest gradient (RMS) over eps"
 """Evidence of an optimizer."""
 NORMALISED_ALONE = "entries that are normalised together"
 
+ROWS_ALIKE = "rows that are one and the same"
+
 STEP_RATIO = "update to weight ratio of the first step"
 LARGEST_RATIO = "largest update to weight ratio"
 OF_OUTPUTS_ALIKE = "loss of outputs that are alike"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradtrace.measure.attention import attention_rows, fused_logits, heads, without_masked
 from gradtrace.measure.objective import KNOWN, num_elements, reach
-from gradtrace.measure.reduction import count, in_memory_order, put_sample, spread, whole_norm
+from gradtrace.measure.reduction import are_alike, count, in_memory_order, put_sample, spread, whole_norm
 from gradtrace.measure.seen import MOMENTS, SATURATED_FRAC, Seen
 from gradtrace.measure.written_out.follow import FOLLOWED, WrittenOut
 from gradtrace.tape.activations import Activation
@@ -43,6 +43,9 @@ _SCALED = set(
 
 _LAYERS = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 """Whose first operand has examples along its first axis."""
+
+_OF_DATA = {*_LAYERS, "embedding"}
+"""Of these it is asked whether the examples are one and the same, where they are data."""
 
 
 class ForwardObserver:
@@ -83,6 +86,8 @@ class ForwardObserver:
                 if call.name in _LAYERS and type(wide) is Tensor and wide.dim() > 1 and len(wide) > 1:
                     with torch.no_grad():
                         seen.spread = self.deferred.put(spread(wide))
+                if call.name in _OF_DATA and _is_data(first):
+                    seen.alike = (self.deferred.put(are_alike(first.detach())), len(first))
         if call.name in KNOWN:
             held_against = reach(call.name, args, kwargs)
             if held_against is not None:
@@ -227,6 +232,11 @@ def low_counts(x: Tensor, others: tuple[int, ...]) -> Tensor:
     x = x.float() if x.element_size() < 4 else x
     low = torch.le(x, 0.0, out=torch.empty_like(x))
     return low.sum(others) if others else low.reshape(-1)
+
+
+def _is_data(operand: Tensor) -> bool:
+    """Whether it holds several examples that nothing was computed for."""
+    return type(operand) is Tensor and not operand.requires_grad and operand.dim() > 0 and len(operand) > 1
 
 
 def _largest(size: Tensor, others: tuple[int, ...]) -> Tensor:

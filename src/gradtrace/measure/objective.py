@@ -21,12 +21,20 @@ from torch import Tensor
 
 from gradtrace.measure.broadcasting import broadcast_shape
 from gradtrace.measure.cosines import are_cosines
+from gradtrace.tape import private
 
 if TYPE_CHECKING:
     from torch.autograd.graph import Node
 
 _POWERS = {"mse_loss": 2, "l1_loss": 1}
-KNOWN = {*_POWERS, "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "nll_loss"}
+KNOWN = {
+    *_POWERS,
+    "soft_margin_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "nll_loss",
+}
 """Loss functions (of their first two operands, output and target) whose best constant is known."""
 
 AS_GOOD_AS_ONE = 0.05
@@ -74,9 +82,14 @@ def reach(name: str, args: Any, kwargs: Any) -> Tensor | None:
             return found if found is None or name == "cross_entropy" else found * are_log_probabilities(output)
         t = target.detach().float()
         if name in _POWERS:
-            return errors(t, output.shape, _POWERS[name], range_of(output.grad_fn))
+            found = errors(t, output.shape, _POWERS[name], range_of(output.grad_fn))
+            return _of_unit_variance(found, t) if name == "mse_loss" and _is_standardised(output) else found
         if output.shape != target.shape or not target.dim():
             return None
+        if name == "soft_margin_loss":  # log(1 + exp(-t o)): the cross entropy of two classes, of targets -1 and 1
+            p = ((t + 1.0) / 2.0).mean(0).clamp(0.0, 1.0)
+            without = (t == 0.0).any() & (t >= 0.0).all()  # labels of 0 and 1
+            return four(_entropy(torch.stack([p, 1.0 - p])).mean(), beyond=without.float())
         beyond = torch.maximum(t.max() - 1.0, -t.min()).clamp(min=0.0)
         p = t.mean(0).clamp(0.0, 1.0)
         floor = _of_two(t, range_of(output.grad_fn)) if name.endswith("logits") else None
@@ -100,6 +113,28 @@ def errors(t: Tensor, output: torch.Size, power: int, bounds: tuple[float, float
     constant = (t - centre).abs().pow(power).mean()
     floor = (t - t.clamp(*bounds)).abs().pow(power).mean()
     return four(constant, floor)
+
+
+def _is_standardised(output: Tensor) -> bool:
+    """Whether a batch norm without a scale and a shift of its own made it [batch, features], behind views."""
+    node: Any = output.grad_fn
+    while node is not None and output.dim() < 3 and _name(node) in _VIEWS:
+        node = node.next_functions[0][0]
+    is_norm = node is not None and _name(node) in ("NativeBatchNorm", "CudnnBatchNorm")
+    of_batch = private.saved(node, "training", None) is True if is_norm else False
+    return of_batch and output.dim() < 3 and private.saved(node, "weight", None) is None
+
+
+def _of_unit_variance(found: Tensor | None, t: Tensor) -> Tensor | None:
+    """E(o - t)^2 >= E[t]^2 + (std(t) - std(o))^2 (Cauchy and Schwarz), of outputs with mean 0 and a variance up to 1.
+
+    >>> _of_unit_variance(four(torch.tensor(4.0)), torch.tensor([[1.0], [5.0]])).tolist()
+    [4.0, 10.0, 0.0, 1.0]
+    """
+    if found is None:
+        return None
+    deviation = (t.std(0, correction=0) - 1.0).clamp(min=0.0)
+    return four(found[0], (t.mean(0).square() + deviation.square()).mean(), found[2])
 
 
 def four(constant: Tensor, floor: Tensor | None = None, beyond: Tensor | None = None, held: float = 1.0) -> Tensor:
@@ -182,7 +217,7 @@ def range_of(node: Node | None) -> tuple[float, float]:
     for _ in range(8):
         if node is None:
             break
-        name = node.name().rpartition("::")[2].partition("Backward")[0]
+        name = _name(node)
         if name == "Hardtanh":  # ReLU6 is one, too
             saved: Any = node
             return float(saved._saved_min_val), float(saved._saved_max_val)
@@ -192,3 +227,7 @@ def range_of(node: Node | None) -> tuple[float, float]:
             return _RANGES.get(name, (-math.inf, math.inf))
         node = node.next_functions[0][0]
     return -math.inf, math.inf
+
+
+def _name(node: Node) -> str:
+    return node.name().rpartition("::")[2].partition("Backward")[0]

@@ -31,6 +31,8 @@ class Seen:
     numels: tuple[int, int] = (0, 0)
     spread: int | None = None
     """Of a layer's input, from example to example."""
+    alike: tuple[int, int] | None = None
+    """Of a layer that is given data: whether all rows are one, and how many there are."""
     operands: list[int] = field(default_factory=list)
     results: list[int] = field(default_factory=list)
     objective: int | None = None
@@ -118,6 +120,7 @@ def forward_stats(seen: Seen, arrays: list[np.ndarray]) -> ForwardStats | None:
         input_rms=input_rms,
         output_rms=float(arrays[scales["output"]][0]) / math.sqrt(num_out),
         differing=differing,
+        num_alike=seen.alike[1] if seen.alike is not None and arrays[seen.alike[0]][0] else 0,
     )
 
 

@@ -130,6 +130,9 @@ class ForwardStats:
     differing: float = math.nan
     """Of a linear map or a convolution: of its input's root mean square, what differs from example to example (of a
     few of them); NaN: not known."""
+    num_alike: int = 0
+    """Of a layer that data come to: rows along the first axis that are all one and the same, entry by entry; 0 where
+    two differ, or where it was not looked at."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,19 @@ FINITE_INPUTS = Remedy(
     "x = (x - x.mean(0)) / x.std(0).clamp_min(1e-6)\nassert torch.isfinite(x).all()",
 )
 
+FIND_THE_ROW = Remedy(
+    "Find the rows that lie far from all others, and mend them or leave them out.",
+    "far = ((x - x.median(0).values).abs() / x.std(0)).amax(1)  # of all inputs, and of the targets alike\n"
+    "print(far.topk(5))",
+    "Huber 1964",
+)
+
+LOOK_AT_BATCH = Remedy(
+    "Find where the examples become equal, between the file and the network.",
+    "x, y = next(iter(loader))\nprint(x[:4], (x == x[:1]).all())\n"
+    "# of x below one, x.long() * 15 is zero, and (x * 15).long() is not",
+)
+
 CLEAR_GRADIENTS = Remedy(
     "Clear the gradients before every backward pass (or after every step).",
     "optimizer.zero_grad()\nloss.backward()\noptimizer.step()",

@@ -17,6 +17,12 @@ WITHOUT_BOUND = Remedy(
     "Bishop 2006",
 )
 
+OWN_SCALE = Remedy(
+    "Take the norm behind the last layer away, or standardise the targets.",
+    "output = self.head(x)  # no norm behind it\nloss = torch.nn.functional.mse_loss(output, target)",
+    "Ioffe & Szegedy 2015, section 3",
+)
+
 AS_LOGITS = Remedy(
     "Give the loss what the last layer makes, with no activation behind it: it squashes by itself.",
     "logits = self.head(x)  # no sigmoid or tanh behind it\nloss = torch.nn.functional.cross_entropy(logits, target)",
@@ -47,6 +53,11 @@ NO_MINUS = Remedy(
 FOR_CLASSES = Remedy(
     "Of class numbers take the cross entropy, with an output for each class; probabilities lie between 0 and 1.",
     "loss = torch.nn.functional.cross_entropy(logits, target)  # logits [batch, classes], target [batch]",
+)
+
+FOR_MARGINS = Remedy(
+    "Make labels of 0 and 1 into -1 and 1, for a loss of margins.",
+    "loss = torch.nn.functional.soft_margin_loss(output, 2.0 * target - 1.0)",
 )
 
 OVER_CLASSES = Remedy(

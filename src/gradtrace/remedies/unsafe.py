@@ -45,6 +45,14 @@ _TABLE: dict[str, tuple[str, str]] = {
     "acosh arccosh": ("Keep the operand of acosh above one.", "torch.acosh({x}.clamp_min(1 + 1e-6))"),
     "logit": ("Keep the operand of logit inside of (0, 1).", "torch.logit({x}, eps=1e-6)"),
     "atan2 arctan2": ("atan2 has no derivative at (0, 0).", "torch.atan2({x}, b + 1e-12)"),
+    "mul": (
+        "Zero times an infinite number is NaN: fill in a number for what a factor of zero leaves out.",
+        "entropy = -(p * log_p.masked_fill(p == 0, 0.0)).sum(-1)",
+    ),
+    "ctc_loss ctcloss cudnn_ctc_loss cudnnctcloss": (
+        "Give a sequence as many steps as it has labels and repeats (less pooling over time), or leave it out.",
+        "torch.nn.CTCLoss(zero_infinity=True)",
+    ),
     "mean": ("The mean of nothing is 0/0: leave out what is empty.", "{x}.mean() if {x}.numel() else {x}.sum()"),
     "softmax log_softmax logsoftmax scaled_dot_product_attention": (
         "A row that is masked whole is 0/0: mask with a large finite number, or leave one position open.",

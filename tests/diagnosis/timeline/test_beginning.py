@@ -220,3 +220,24 @@ def test_passes_that_are_added_up_and_not_divided_by_their_number(
     found = loud(watch.diagnosis)
     assert [*dict.fromkeys(f.cause for f in found)][:1] == ([] if cause is None else [cause])
     assert cause is not Cause.REDUCTION_SCALE or "loss / num_passes" in found[0].remedies[0].code
+
+
+@pytest.mark.parametrize(
+    ("draw", "rate", "cause"),
+    [
+        (nn.init.uniform_, 0.05, Cause.LARGE_WEIGHTS),
+        (nn.init.uniform_, 1e-4, Cause.LARGE_WEIGHTS),
+        (nn.init.kaiming_normal_, 1e3, Cause.LEARNING_RATE),
+        (nn.init.kaiming_normal_, 0.05, None),
+    ],
+)
+def test_weights_that_no_tenth_of_the_rate_is_small_enough_for(
+    draw: Callable[[Tensor], Tensor], rate: float, cause: Cause | None
+) -> None:
+    """Drawn from 0 to 1, a hundred of them add up to fifty times what comes in."""
+    model = nn.Sequential(nn.Linear(25, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 4))
+    for layer in (model[0], model[2], model[4]):
+        draw(layer.weight)  # type: ignore[arg-type]
+    batch = torch.rand(64, 25), torch.randint(0, 4, (64,))
+    found = loud(watched(model, torch.optim.SGD(model.parameters(), lr=rate), batch, 120))
+    assert {f.cause for f in found} == ({cause} if cause is not None else set())

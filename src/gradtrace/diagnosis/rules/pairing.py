@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.layer import is_layer, place
 from gradtrace.diagnosis.naming import told_op
+from gradtrace.diagnosis.objectives import floor_words, variance_words
 from gradtrace.diagnosis.thresholds import DOMINANT_FRAC, EFFECT_FRAC
 from gradtrace.diagnosis.wording import LOWEST_LOSS, OF_OUTPUTS_ALIKE
 from gradtrace.records.finding import Evidence, Finding
@@ -20,7 +21,9 @@ from gradtrace.remedies.catalogue import remedies_for
 from gradtrace.remedies.of_losses import (
     AS_LOGITS,
     FOR_CLASSES,
+    FOR_MARGINS,
     OVER_CLASSES,
+    OWN_SCALE,
     SAME_SHAPE,
     TEMPERATURE,
     WITHOUT_BOUND,
@@ -168,6 +171,16 @@ def beyond(view: View) -> Finding | None:
     """Targets that the loss does not expect, or that the output's range does not reach."""
     found = [op for op in view.trace.ops if op.objective is not None]
     wrong = next((op for op in found if op.objective is not None and op.objective.beyond > 0.0), None)
+    if wrong is not None and wrong.function == "soft_margin_loss":
+        return _unreachable(
+            view,
+            wrong,
+            Symptom.LOSS_SATURATED,
+            FOR_MARGINS,
+            "soft_margin_loss expects targets of -1 and 1, and is given some of 0 and none below: it multiplies the "
+            "output by the target, so that these get no gradient whatever it is, and all others ask for one side.",
+            Evidence("targets of -1", 0.0),
+        )
     if wrong is not None and wrong.objective is not None:
         return _unreachable(
             view,
@@ -185,11 +198,22 @@ def beyond(view: View) -> Finding | None:
                 view,
                 op,
                 Symptom.LOSS_SATURATED,
-                SAME_SHAPE if objective.held_against > 1.0 else WITHOUT_BOUND,
-                _floor_words(objective),
+                _for_the_range(op, view),
+                floor_words(objective) if not _is_normalised(op, view) else variance_words(objective),
                 *_of_floor(objective),
             )
     return None
+
+
+def _for_the_range(op: Op, view: View) -> Remedy:
+    if op.objective is not None and op.objective.held_against > 1.0:
+        return SAME_SHAPE
+    return OWN_SCALE if _is_normalised(op, view) else WITHOUT_BOUND
+
+
+def _is_normalised(op: Op, view: View) -> bool:
+    below = _through_views(op, view)
+    return below is not None and below.factor is Factor.NORM
 
 
 _OF_LOGITS = ("cross_entropy", "binary_cross_entropy_with_logits")
@@ -221,7 +245,7 @@ def _bound(op: Op, view: View) -> tuple[str, str, Remedy]:
     """What keeps logits in bounds, and what to do about it."""
     softmax = _through_views(op, view)
     below = _through_views(softmax, view) if softmax is not None else None
-    if below is not None and base_name(below.name) == "Mm":
+    if below is not None and base_name(below.name) in ("Mm", "Bmm", "Mul"):
         return "they are cosines, in [-1, 1]", "Divide them by a temperature.", TEMPERATURE
     return "an activation keeps them in bounds", "Take the activation away.", AS_LOGITS
 
@@ -245,20 +269,6 @@ def out_of_reach(objective: ObjectiveStats) -> bool:
     if objective.held_against > 1.0:
         return objective.constant > 0.0 and math.isclose(objective.floor, objective.constant, rel_tol=1e-3)
     return objective.floor > DOMINANT_FRAC * objective.constant
-
-
-def _floor_words(objective: ObjectiveStats) -> str:
-    if objective.held_against > 1.0:
-        return (
-            f"The shapes of output and targets broadcast: each output is held against {objective.held_against:.0f} "
-            f"targets, and the best that it can give is their mean. The loss stays above {objective.floor:.4g} "
-            "whatever the weights are. Give both the same shape."
-        )
-    return (
-        f"The targets lie outside of the output's range: whatever the weights are, the loss stays above "
-        f"{objective.floor:.4g}, and the best constant without a range gets {objective.constant:.4g}. Scale the "
-        "targets into the range, or take the last non-linearity away."
-    )
 
 
 def _unreachable(view: View, op: Op, symptom: Symptom, remedy: Remedy, message: str, *evidence: Evidence) -> Finding:

@@ -20,7 +20,7 @@ from gradtrace.diagnosis.layer import is_layer, owner, place
 from gradtrace.diagnosis.ranking import GROWTH
 from gradtrace.diagnosis.rules.loss import OF_CONSTANT
 from gradtrace.diagnosis.scene import is_finite, make_scene
-from gradtrace.diagnosis.step_cause import cause_of_steps
+from gradtrace.diagnosis.step_cause import cause_of_steps, large_layers
 from gradtrace.diagnosis.thresholds import (
     FALLEN_FACTOR,
     FITTED_FRAC,
@@ -126,6 +126,15 @@ def beginning(trace: Trace, found: Sequence[Finding], run: Run) -> Beginning | N
         what = f"The input has a root mean square of {size:.3g}" if inputs else "The targets are far from the output"
         where = tuple(place(op, view.paths) for op in inputs) or ("targets",)
         return Beginning(Cause.INPUT_SCALE, where, f"{what}, where about 1 is expected: the gradient grows with it.")
+    large = large_layers(view)
+    if large and ratio / 10.0 > UPDATE_REPLACES:  # (a step of this kind is as long as the rate)
+        output = next(op.forward.output_rms for op in view.trace.ops if is_layer(op) and op.forward is not None)
+        told = (
+            f"The weights are too large, layer by layer: they make an output of {output:.3g} of what comes in, and a "
+            f"tenth of the rate would have replaced them as well (the first step moved them by {ratio:.2g} times their "
+            "size)."
+        )
+        return Beginning(Cause.LARGE_WEIGHTS, tuple(place(op, view.paths) for op in reversed(large)), told)
     return None
 
 

@@ -87,13 +87,13 @@ _WHY = (
 )
 
 
-def of_best_constant(run: Run, traces: Sequence[tuple[int, Trace]]) -> float:
+def of_best_constant(run: Run, traces: Sequence[tuple[int, Trace]], *, at_least: bool = True) -> float:
     """The latest losses over what the best constant gets; NaN where that is not known of a single, known loss.
 
-    Over what it gets at most, where each batch is too small to tell more.
+    Over what it gets at most, where each batch is too small to tell more: `at_least` so much it is then.
     """
     constants, bounds = [], []
-    for step, trace in traces:
+    for step, trace in traces if len(run.steps.first) else ():
         known = [op for op in trace.ops if op.objective is not None]
         found = known[0].objective if len(known) == 1 else None
         if found is None or not found.constant > 0.0 or not found.value > 0.0:
@@ -106,7 +106,16 @@ def of_best_constant(run: Run, traces: Sequence[tuple[int, Trace]]) -> float:
     now = latest(run)
     if constants:
         return now / float(np.median(constants))
-    return now / _bound(bounds) if len(bounds) > 1 else math.nan
+    is_bound = at_least and len(bounds) > 1 and bool(np.isfinite(bounds).all())
+    return now / _bound(bounds) if is_bound else math.nan
+
+
+def measured_share(run: Run, traces: Sequence[tuple[int, Trace]]) -> float:
+    """The latest losses over what the best constant gets, where that is a measure of one data set; else NaN."""
+    known = [[op for op in trace.ops if op.objective is not None] for _, trace in traces]
+    if not known or any(len(ops) != 1 for ops in known) or any(trace.severed for _, trace in traces):
+        return math.nan
+    return math.nan if _moves([ops[0] for ops in known]) else of_best_constant(run, traces, at_least=False)
 
 
 def _scale(run: Run, step: int) -> float:

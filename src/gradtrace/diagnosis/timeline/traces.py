@@ -63,8 +63,13 @@ _OF_LOSS = OF_CONSTANT, OF_OUTPUTS_ALIKE
 _FLAT = {Cause.SATURATED_PREACTIVATION, Cause.ATTENTION_SATURATION}
 
 
-def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequence[Finding]) -> Finding:
-    """A finding of a trace; `traced` are the steps of those that were judged, `over_time` is what the numbers say."""
+def in_time(
+    finding: Finding, run: Run, traced: Sequence[int], over_time: Sequence[Finding], *, is_no_better: bool = False
+) -> Finding:
+    """A finding of a trace; `traced` are the steps of those that were judged, `over_time` is what the numbers say.
+
+    `is_no_better`: the loss is known not to be below the best constant's, however far it has fallen to come there.
+    """
     earlier = [step for step in traced if finding.step is not None and step < finding.step]
     end = followed(run) + (int(run.steps.first[0]) if len(run.steps.first) else 0)
     if earlier:
@@ -77,7 +82,7 @@ def in_time(finding: Finding, run: Run, traced: Sequence[int], over_time: Sequen
     elif finding.step is not None and _leaves_room(finding) and falls_since(run, finding.step):
         note = "The loss has kept falling since."
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
-    elif _is_mild_vanishing(finding) and fallen_before(run, end):
+    elif _is_mild_vanishing(finding) and not is_no_better and fallen_before(run, end):
         note = "The loss has halved all the same, at least: with what the early layers get, this data is learnt."
         finding = replace(finding, severity=Severity.INFO, message=f"{finding.message} {note}")
     elif _is_saturation(finding) and fallen_before(run, end, 10**HEALTHY_DECADES):

@@ -93,7 +93,7 @@ class BirthRecorder:
         None: whether it is finite is not known.
         """
         if is_finite is False:
-            self._suspects = [suspect for root in roots for suspect in suspects(root, -1, most=None)]
+            self._suspects = [suspect for root in roots for suspect in suspects(root, -1, most=None, is_finite=False)]
             return
         self._suspects, last = [], self._calls.last_number
         for root in roots if last >= 0 else ():
@@ -102,7 +102,7 @@ class BirthRecorder:
             key = root.grad_fn.name(), node_sequence_nr(root.grad_fn) - last
             if key in self._unsuspected:  # as a rule a loss is the same one at every step
                 continue
-            found = suspects(root, last, is_finite=is_finite is True)
+            found = suspects(root, last, is_finite=is_finite)
             self._suspects += found
             if not found and len(self._unsuspected) < MOST_LOSSES:
                 self._unsuspected.add(key)
@@ -198,9 +198,10 @@ def _in_the_loss(passage: Passage, ops: Sequence[Op], why: str, between: str) ->
     if why and site.module is None and not site.source and passage.calls:
         return _unexplained(passage, why)
     found = _of_the_loss(
-        passage, f"{suspect.function}, {guilt.words}", site, guilt.cause, is_behind=not why, fed_by=fed_by
+        passage, f"{suspect.function}, {suspect.words}", site, guilt.cause, is_behind=not why, fed_by=fed_by
     )
-    return replace(found, remedies=(remedy_of(suspect.function),)) if guilt.cause is Cause.UNSAFE_OP else found
+    remedy = guilt.remedy or remedy_of(suspect.function)
+    return replace(found, remedies=(remedy,)) if guilt.cause is Cause.UNSAFE_OP else found
 
 
 def _replayed(call: Call, *, seeds: bool, weights: Mapping[int, Tensor]) -> tuple[Trace, bool] | None:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause
+from gradtrace.remedies.catalogue import FINITE_CONSTANT
 from gradtrace.tape.graph import release, walk
 from gradtrace.tape.kinds import base_name
 from gradtrace.tape.private import is_packed, node_sequence_nr
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from torch.autograd.graph import Node
 
+    from gradtrace.records.finding import Remedy
     from gradtrace.records.trace import Op
 
 MOST_NODES = 64
@@ -39,10 +42,13 @@ class Singularity:
     saved: tuple[str, ...]
     holds: Callable[..., bool]
     """Whether it stands there, given what was saved."""
-    words: str
+    words: str | Callable[..., str]
+    """What is wrong there; where it is a function, by what was saved."""
     cause: Cause = Cause.UNSAFE_OP
     shows: bool = False
     """Whether the op's own value, and not only its derivative, is no number there."""
+    remedy: Remedy | None = None
+    """None: that of the op."""
 
 
 def _any(condition: Tensor) -> bool:
@@ -99,6 +105,51 @@ SINGULARITIES: dict[str, Singularity] = {
 """By name of the node without ``Backward0``."""
 
 
+def _is_zero_times_infinity(one: Tensor, other: Tensor) -> bool:
+    return _any(((one == 0) & other.isinf()) | (one.isinf() & (other == 0)))
+
+
+def _weight_told(weight: Tensor) -> str:
+    bad = [str(i) for i in (~torch.isfinite(weight)).flatten().nonzero().flatten().tolist()]
+    entries = f" (entry {', '.join(bad[:4])}{', ...' if len(bad) > 4 else ''} of {weight.numel()})"
+    return f"its pos_weight holds NaN or Inf{entries}, as a class without an example gives"
+
+
+def _alignments_told(losses: Tensor, targets: Tensor, given: Any, lengths: Any) -> str:
+    """The labels of a sequence need a step each, and one more between two that are the same (Graves et al. 2006)."""
+    bad = (~torch.isfinite(losses)).flatten().nonzero().flatten().tolist()
+    steps, lengths = [int(n) for n in given], [int(n) for n in lengths]
+    start = sum(lengths[: bad[0]])
+    labels = (targets[bad[0]] if targets.dim() > 1 else targets[start:])[: lengths[bad[0]]]
+    repeats = int((labels[1:] == labels[:-1]).sum())
+    which = f"{len(bad)} of {losses.numel()} sequences cannot be aligned"
+    if len(labels) + repeats <= steps[bad[0]]:
+        return f"{which}: a label has probability zero"
+    blanks = f" with {counted(repeats, 'blank')} between equal ones" if repeats else ""
+    return f"{which}: {counted(len(labels), 'label')}{blanks} do not fit into {counted(steps[bad[0]], 'step')}"
+
+
+_CTC = Singularity(
+    ("_saved_result0", "_saved_targets", "_saved_input_lengths", "_saved_target_lengths"),
+    lambda losses, *_: _bad(losses),
+    _alignments_told,
+)
+
+OF_VALUES: dict[str, Singularity] = {
+    "Mul": Singularity(
+        ("_saved_self", "_saved_other"),
+        _is_zero_times_infinity,
+        "a product of zero and an infinite number, as of a probability of zero and its logarithm",
+    ),
+    "BinaryCrossEntropyWithLogits": Singularity(
+        ("_saved_pos_weight",), _bad, _weight_told, shows=True, remedy=FINITE_CONSTANT
+    ),
+    "CtcLoss": _CTC,
+    "CudnnCtcLoss": _CTC,
+}
+"""The same of what makes the loss itself no number: asked only where it is none, for products are in many a loss."""
+
+
 def function_of(name: str) -> str:
     """An op's name as one calls it.
 
@@ -116,6 +167,7 @@ class Suspect:
     number: int
     """Its place in the order of the forward pass."""
     saved: tuple[Any, ...]
+    singularity: Singularity
 
     @property
     def function(self) -> str:
@@ -125,18 +177,26 @@ class Suspect:
     @property
     def guilt(self) -> Singularity | None:
         """What is wrong with it, if anything."""
-        singularity = SINGULARITIES[base_name(self.name)]
-        with contextlib.suppress(RuntimeError, TypeError, ValueError):
-            if singularity.holds(*self.saved):
-                return singularity
+        with contextlib.suppress(AttributeError, RuntimeError, TypeError, ValueError):
+            if self.singularity.holds(*self.saved):
+                return self.singularity
         return None
 
+    @property
+    def words(self) -> str:
+        """What is wrong with it."""
+        words = self.singularity.words
+        return words if isinstance(words, str) else words(*self.saved)
 
-def suspects(loss: Tensor, since: int, *, most: int | None = MOST_NODES, is_finite: bool = False) -> list[Suspect]:
+
+def suspects(
+    loss: Tensor, since: int, *, most: int | None = MOST_NODES, is_finite: bool | None = None
+) -> list[Suspect]:
     """The ops behind `loss` that can go wrong and were recorded after number `since`, in the order of backward.
 
-    Of a loss that `is_finite` the last op is none of them where it would show.
+    Of a loss that `is_finite` the last op is none of them where it would show; None: nobody has looked.
     """
+    tables = (SINGULARITIES, OF_VALUES) if is_finite is False else (SINGULARITIES,)
     found: list[Suspect] = []
     seen: set[Node] = set()
     stack = [loss.grad_fn]
@@ -147,12 +207,14 @@ def suspects(loss: Tensor, since: int, *, most: int | None = MOST_NODES, is_fini
         seen.add(node)
         stack.extend(child for child, _ in node.next_functions)
         name = node.name()
-        singularity = SINGULARITIES.get(base_name(name))
-        if singularity is not None and not (is_finite and singularity.shows and node is loss.grad_fn):
+        for singularity in [table[base_name(name)] for table in tables if base_name(name) in table]:
+            if is_finite and singularity.shows and node is loss.grad_fn:
+                continue
             if any(is_packed(node, key) for key in singularity.saved):
                 continue  # looking would run a checkpointed part again
             with contextlib.suppress(AttributeError, RuntimeError):  # not saved, or freed already
-                found.append(Suspect(name, number, tuple(getattr(node, key) for key in singularity.saved)))
+                saved = tuple(getattr(node, key) for key in singularity.saved)
+                found.append(Suspect(name, number, saved, singularity))
     release(list(seen))
     return sorted(found, key=lambda suspect: -suspect.number)
 

@@ -14,16 +14,18 @@ from gradtrace.diagnosis.besides import with_masks
 from gradtrace.diagnosis.judge import judge
 from gradtrace.diagnosis.moved import limits_of, weigh
 from gradtrace.diagnosis.ranking import rank
-from gradtrace.diagnosis.thresholds import FOLLOWED_STEPS
+from gradtrace.diagnosis.thresholds import EFFECT_FRAC, FOLLOWED_STEPS
 from gradtrace.diagnosis.timeline.alike import look_alike
 from gradtrace.diagnosis.timeline.beginning import beginning, clear_before, raw_inputs, squared_away
-from gradtrace.diagnosis.timeline.constant import no_better, no_further
+from gradtrace.diagnosis.timeline.constant import measured_share, no_better, no_further, of_best_constant
 from gradtrace.diagnosis.timeline.distance import still_far_off
 from gradtrace.diagnosis.timeline.drowned import drowned
 from gradtrace.diagnosis.timeline.factors import with_factors
 from gradtrace.diagnosis.timeline.held import held
 from gradtrace.diagnosis.timeline.judge import judge_run
+from gradtrace.diagnosis.timeline.learnt import beside_constant, is_no_better
 from gradtrace.diagnosis.timeline.losses import followed
+from gradtrace.diagnosis.timeline.odd_batch import odd_batch
 from gradtrace.diagnosis.timeline.pace import too_slow
 from gradtrace.diagnosis.timeline.recovery import is_as_far_behind, is_of_depth, with_recovery
 from gradtrace.diagnosis.timeline.traces import birth_in_time, in_time, in_units_of
@@ -136,6 +138,8 @@ class Judging:
             found = [start.instead(f) if start.explains(run, f) else f for f in found]
             root = start.growth if self._nonfinite is not None else start.scar(run)
             found += [root] if root is not None and root not in found else []
+        if start is None and self._of_first is not None and (odd := odd_batch(run, self.traces[0])) is not None:
+            found = [odd.instead(f) if odd.explains(run, f) else f for f in found]
         if self._of_first is not None:
             found = _instead(squared_away(self.traces[0], self._of_first, run), found)
         if self._nonfinite is not None and self._of_first is not None:
@@ -167,9 +171,12 @@ class Judging:
         """What gradients that are well do not tell."""
         if any(_is_grave(finding) for finding in findings):
             return ()
+        kept = self._kept(next(iter(self._latest))) if len(self._latest) == 1 else []  # of several the loss is a sum
+        if kept and measured_share(run, kept) < 1.0 - EFFECT_FRAC:
+            return ()  # the losses since the latest trace know better
         told = [no_further([(step - self._first_step, t) for step, t in self._kept(kind)]) for kind in self._latest]
-        if len(self._latest) == 1:  # of several the run's loss is the sum
-            told.append(no_better(run, self._kept(next(iter(self._latest)))))
+        if kept:
+            told.append(no_better(run, kept))
         return tuple(filter(None, told))[:1]
 
     def _kept(self, kind: Kind) -> list[tuple[int, Trace]]:
@@ -182,9 +189,13 @@ class Judging:
         found = []
         for kind, traced in self._traced.items():
             step, trace = self._latest[kind]
+            kept = self._kept(kind) if len(self._latest) == 1 else []
+            share = measured_share(run, kept)
+            least = of_best_constant(run, kept)
             for finding in self._shown_by(kind):
-                placed = in_time(finding, run, traced, over_time)
-                found.append(with_recovery(placed, trace, run, step, self._limits.vanishing_decades))
+                placed = in_time(finding, run, traced, over_time, is_no_better=is_no_better(least))
+                recovered = with_recovery(placed, trace, run, step, self._limits.vanishing_decades)
+                found.append(beside_constant(recovered, run, share))
         return found
 
     def _shown_by(self, kind: Kind) -> Sequence[Finding]:
