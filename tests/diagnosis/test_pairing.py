@@ -334,3 +334,18 @@ def test_cosines_without_a_temperature(scale: float, normed: bool, axis: int, se
     told = [f for f in found if f.symptom is Symptom.LOSS_SATURATED]
     assert [(f.severity, f.where) for f in told] == ([(severity, ("tower.2",))] if severity else [])
     assert not severity or "temperature" in told[0].message
+
+
+@pytest.mark.parametrize("loss", [F.huber_loss, F.smooth_l1_loss])
+@pytest.mark.parametrize("column", [True, False])
+def test_a_huber_error_of_a_column_against_a_row(loss: Any, column: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 8)
+    target = x[:, 0] - 2.0 * x[:, 1]
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # (torch warns of the shapes, too)
+        found = check(model, lambda m, b: loss(m(b[0]), b[1]), [(x, target[:, None] if column else target)]).findings
+    told = [f for f in found if f.severity is not Severity.INFO]
+    assert [f.cause for f in told] == ([] if column else [Cause.LOSS_FUNCTION])
+    assert column or "broadcast" in told[0].message
