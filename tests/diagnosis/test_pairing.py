@@ -442,3 +442,18 @@ def test_what_the_best_constant_gets_in_a_loss_of_margins() -> None:
     assert smoothed is not None
     assert smoothed[2] == 0.0
     assert F.soft_margin_loss(torch.zeros(2, 1), targets).item() == pytest.approx(math.log(2.0))
+
+
+@pytest.mark.parametrize("loss", [F.huber_loss, F.smooth_l1_loss])
+@pytest.mark.parametrize("column", [True, False])
+def test_a_huber_error_of_a_column_against_a_row(loss: Any, column: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 8)
+    target = x[:, 0] - 2.0 * x[:, 1]
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # (torch warns of the shapes, too)
+        found = check(model, lambda m, b: loss(m(b[0]), b[1]), [(x, target[:, None] if column else target)]).findings
+    told = [f for f in found if f.severity is not Severity.INFO]
+    assert [f.cause for f in told] == ([] if column else [Cause.LOSS_FUNCTION])
+    assert column or "broadcast" in told[0].message

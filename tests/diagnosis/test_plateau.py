@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -131,3 +132,37 @@ def test_a_policy_that_has_settled() -> None:
         return -(torch.log(1 - torch.sigmoid(model(batch[0]))) * advantage).mean()
 
     assert loud(findings(model, loss, data)) == []
+
+
+def squashed_policy(of_density: Callable[[Tensor], Tensor]) -> list[tuple[Symptom, Cause]]:
+    """What is found where squashed actions, most of them at their bounds, are to lie nearer to the middle."""
+    torch.manual_seed(0)
+    model = nn.Linear(16, 2)
+    with torch.no_grad():
+        model.weight.mul_(20.0)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        before = model(batch[0])
+        return (torch.tanh(before) - 0.5 * torch.tanh(batch[0][:, :2])).square().mean() + 0.05 * of_density(before)
+
+    found = check(model, loss, batches()).findings
+    return [(f.symptom, f.cause) for f in found if f.severity is not Severity.INFO]
+
+
+def log_density_of_squashing(before: Tensor) -> Tensor:
+    """-log(1 - tanh(u)^2) written in u (Haarnoja et al. 2018, appendix C)."""
+    return -2.0 * (math.log(2.0) - before - F.softplus(-2.0 * before)).mean()
+
+
+def test_actions_at_their_bounds_are_flat_where_nothing_else_moves_them() -> None:
+    found = squashed_policy(lambda before: torch.zeros(()))
+    assert FLAT in found
+
+
+def test_actions_at_their_bounds_whose_density_moves_them() -> None:
+    assert FLAT not in squashed_policy(log_density_of_squashing)
+
+
+def test_another_way_that_brings_less_than_the_slope_lets_through() -> None:
+    found = squashed_policy(lambda before: 1e-20 * log_density_of_squashing(before))
+    assert FLAT in found

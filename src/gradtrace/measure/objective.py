@@ -3,6 +3,8 @@
 A network that has learnt anything beats the best output that does not look at the input at all:
 
     squared error: Var(t)    absolute error: E|t - median(t)|    cross entropy: the entropy of the mean target
+    Huber's error, square within its knee and straight beyond: that of its centre, sum(w t) / sum(w) with
+    w = 1 / max(|t - centre|, knee) (Huber 1964), found by iteration
 
 per output, over the batch. An output behind a squashing function lies in its range R, so that no weights bring a
 squared or absolute error below E|t - clip(t, R)|^p: targets beyond the range are out of reach. Shapes that broadcast
@@ -26,7 +28,11 @@ from gradtrace.tape import private
 if TYPE_CHECKING:
     from torch.autograd.graph import Node
 
-_POWERS = {"mse_loss": 2, "l1_loss": 1}
+_POWERS = {"mse_loss": 2, "l1_loss": 1, "smooth_l1_loss": 2, "huber_loss": 2}
+_KNEES = {"smooth_l1_loss": "beta", "huber_loss": "delta"}
+_ITERATIONS = 20
+"""Of a centre: started at the median, each step lessens what is left, and a thousandth of the spread is enough."""
+
 KNOWN = {
     *_POWERS,
     "soft_margin_loss",
@@ -82,8 +88,13 @@ def reach(name: str, args: Any, kwargs: Any) -> Tensor | None:
             return found if found is None or name == "cross_entropy" else found * are_log_probabilities(output)
         t = target.detach().float()
         if name in _POWERS:
-            found = errors(t, output.shape, _POWERS[name], range_of(output.grad_fn))
-            return _of_unit_variance(found, t) if name == "mse_loss" and _is_standardised(output) else found
+            knee = _knee(name, args, kwargs)
+            found = errors(t, output.shape, 1 if knee == 0.0 else _POWERS[name], range_of(output.grad_fn), knee or None)
+            if name == "mse_loss" and _is_standardised(output):
+                return _of_unit_variance(found, t)
+            if found is None or not knee or name == "huber_loss":
+                return found
+            return found / found.new_tensor([knee, knee, 1.0, 1.0])  # (torch's smooth one is Huber's over its knee)
         if output.shape != target.shape or not target.dim():
             return None
         if name == "soft_margin_loss":  # log(1 + exp(-t o)): the cross entropy of two classes, of targets -1 and 1
@@ -103,16 +114,43 @@ def num_elements(name: str, operands: list[Tensor]) -> int:
     return math.prod(broadcast_shape(*(operand.shape for operand in operands[:2])))
 
 
-def errors(t: Tensor, output: torch.Size, power: int, bounds: tuple[float, float]) -> Tensor | None:
-    """|o - t|^p of outputs of shape `output` in `bounds`: [4] as `reach` says."""
+def _knee(name: str, args: Any, kwargs: Any) -> float | None:
+    """Where Huber's error turns from a square into a straight line; its torch functions differ in where it stands."""
+    if name not in _KNEES:
+        return None
+    place = 5 if name == "smooth_l1_loss" else 3
+    return float(kwargs.get(_KNEES[name], args[place] if len(args) > place else 1.0))
+
+
+def errors(
+    t: Tensor, output: torch.Size, power: int, bounds: tuple[float, float], knee: float | None = None
+) -> Tensor | None:
+    """|o - t|^p of outputs of shape `output` in `bounds`, Huber's error with a `knee`: [4] as `reach` says."""
     if output != t.shape and len(output):
-        return _broadcast(output, t, power)
+        return _broadcast(output, t, power, knee)
     if output != t.shape or not t.dim():
         return None
-    centre = t.mean(0) if power == 2 else t.median(0).values
-    constant = (t - centre).abs().pow(power).mean()
-    floor = (t - t.clamp(*bounds)).abs().pow(power).mean()
-    return four(constant, floor)
+    constant = _error(t - _centre(t, power, knee), power, knee)
+    return four(constant, _error(t - t.clamp(*bounds), power, knee))
+
+
+def _error(residual: Tensor, power: int, knee: float | None) -> Tensor:
+    """The mean error, in the units of torch's mse_loss, l1_loss or huber_loss (where delta is the knee)."""
+    size = residual.abs()
+    if knee is None:
+        return size.pow(power).mean()
+    return torch.where(size < knee, 0.5 * size.square(), knee * (size - 0.5 * knee)).mean()
+
+
+def _centre(t: Tensor, power: int, knee: float | None) -> Tensor:
+    """Over the first axis, what the mean error is least from."""
+    if knee is None and power == 2:
+        return t.mean(0)
+    centre = t.median(0).values
+    for _ in range(_ITERATIONS if knee else 0):
+        weight = 1.0 / (t - centre).abs().clamp(min=knee)
+        centre = (weight * t).sum(0) / weight.sum(0)
+    return centre
 
 
 def _is_standardised(output: Tensor) -> bool:
@@ -143,7 +181,7 @@ def four(constant: Tensor, floor: Tensor | None = None, beyond: Tensor | None = 
     return torch.stack([constant, zero if floor is None else floor, zero if beyond is None else beyond, zero + held])
 
 
-def _broadcast(output: torch.Size, target: Tensor, power: int) -> Tensor | None:
+def _broadcast(output: torch.Size, target: Tensor, power: int, knee: float | None) -> Tensor | None:
     """Along the axes where an output is repeated it meets several targets: their spread is the least it can reach."""
     try:
         shape = broadcast_shape(output, target.shape)
@@ -152,16 +190,15 @@ def _broadcast(output: torch.Size, target: Tensor, power: int) -> Tensor | None:
     missing = len(shape) - len(output)
     repeated = [i for i, size in enumerate(shape) if size > 1 and (i < missing or output[i - missing] == 1)]
     t = target.expand(shape)
-    constant = _spread(t, sorted({0, *repeated}), power)
+    constant = _spread(t, sorted({0, *repeated}), power, knee)
     held = math.prod(shape[i] for i in repeated)
-    return four(constant, _spread(t, repeated, power) if repeated else None, held=float(held))
+    return four(constant, _spread(t, repeated, power, knee) if repeated else None, held=float(held))
 
 
-def _spread(t: Tensor, dims: list[int], power: int) -> Tensor:
+def _spread(t: Tensor, dims: list[int], power: int, knee: float | None) -> Tensor:
     """E|t - centre|^p, the centre being that over `dims`."""
     rows = t.movedim(dims, list(range(len(dims)))).flatten(0, len(dims) - 1)
-    centre = rows.mean(0) if power == 2 else rows.median(0).values
-    return (rows - centre).abs().pow(power).mean()
+    return _error(rows - _centre(rows, power, knee), power, knee)
 
 
 def _of_two(t: Tensor, bounds: tuple[float, float]) -> Tensor | None:

@@ -6,6 +6,9 @@ whose fakes the discriminator tells apart, or a squared error of confident and w
 
 The value of such a loss says nothing (log(1 - D) is near zero, its maximum), and where outputs are about right the
 pull is noise, off the flat side as often as further in. So nearly all of what is flat must be pulled off it.
+
+And the way through the slope must be the only one: the density of a squashed action, log(1 - tanh(u)^2) written in u,
+moves u however flat tanh is there (Haarnoja et al. 2018, appendix C).
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ from gradtrace.remedies.of_losses import LIKELIHOOD
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
-    from gradtrace.records.trace import Op
+    from gradtrace.measure.path import Paths
+    from gradtrace.records.trace import Op, TensorStats
 
 
 def uncompensated(scene: Scene) -> list[Finding]:
@@ -65,7 +69,7 @@ def uncompensated(scene: Scene) -> list[Finding]:
 
 
 def _worst(view: View) -> Op | None:
-    found = [op for op in view.trace.ops if _is_uncompensated(op)]
+    found = [op for op in view.trace.ops if _is_uncompensated(op) and not _is_led_past(op, view.paths)]
     return max(found, key=_lost, default=None)
 
 
@@ -80,3 +84,23 @@ def _is_uncompensated(op: Op) -> bool:
         return False
     most = stats.off_frac > SATURATED_MAJORITY and stats.off_of_flat >= 1.0 - TRAPPED_FRAC
     return most and stats.left >= DOMINANT_FRAC and _lost(op) >= HEALTHY_DECADES
+
+
+def _is_led_past(op: Op, paths: Paths) -> bool:
+    """Whether the operand of the squashing function gets, on some way around it, more than the slope lets through.
+
+    On the flat side that is the gradient that arrives times the slope there, 10^-lost of the steepest.
+    """
+    below = op.targets[0] if op.targets else None
+    if below is None or op.plateau is None or op.received is None:
+        return False
+    let_through = op.received.rms * 10.0**-op.plateau.lost_decades
+    others = [paths.ops[index].passed[slot] for index, slot in paths.arrivals[below[0]] if index != op.index]
+    return any(other is not None and _nearly_all_above(other, let_through) for other in others)
+
+
+def _nearly_all_above(gradient: TensorStats, level: float) -> bool:
+    """Whether all but a few entries of a gradient are larger than `level`, by its histogram of powers of two."""
+    counted = sum(count for _, count in gradient.log2_counts)
+    above = sum(count for exponent, count in gradient.log2_counts if 2.0**exponent >= level)
+    return counted > 0 and (1.0 - gradient.zero_frac) * above / counted >= 1.0 - TRAPPED_FRAC

@@ -37,7 +37,7 @@ _KEEPS_SIGN = {"Mean", "Sum", "Div", "ToCopy"}
 
 _PICKS = {"Index", "Gather"}
 
-_NO_LIKELIHOODS = {"mse_loss", "l1_loss"}
+_NO_LIKELIHOODS = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"}
 """Errors that are not what a policy multiplies by what was earned, of which -1 may be one."""
 
 
