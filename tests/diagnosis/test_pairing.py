@@ -182,7 +182,7 @@ def test_a_cross_entropy_of_one_class_wants_an_output_for_each(num_outputs: int)
 
 
 @pytest.mark.parametrize("log_target", [False, True])
-@pytest.mark.parametrize("given", ["logarithms", "probabilities", "raw"])
+@pytest.mark.parametrize("given", ["logarithms", "probabilities", "raw", "raw over a temperature"])
 def test_a_divergence_wants_log_probabilities(given: str, log_target: bool) -> None:
     """kl_div is sum t (log t - x): of probabilities x it has no slope to speak of, of raw numbers no minimum."""
     torch.manual_seed(0)
@@ -192,6 +192,8 @@ def test_a_divergence_wants_log_probabilities(given: str, log_target: bool) -> N
         out = model(batch[0])
         target = F.log_softmax(batch[0][:, :4], dim=1)
         x = make[given](out, dim=1) if given in make else out
+        if "temperature" in given:
+            x = x / 3.0
         return F.kl_div(x, target if log_target else target.exp(), reduction="batchmean", log_target=log_target)
 
     found = [f for f in findings(nn.Linear(16, 4), loss, batches()) if f.severity is not Severity.INFO]
@@ -201,7 +203,7 @@ def test_a_divergence_wants_log_probabilities(given: str, log_target: bool) -> N
     for one in found:
         assert one.message.startswith("kl_div expects log-probabilities")
         assert "log_softmax" in one.remedies[0].code
-        assert one.severity is (Severity.CRITICAL if given == "raw" else Severity.WARNING)
+        assert one.severity is (Severity.CRITICAL if given.startswith("raw") else Severity.WARNING)
 
 
 def test_a_divergence_between_two_that_both_learn_has_probabilities_on_one_side() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from gradtrace.tape.kinds import base_name
+
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import View
-    from gradtrace.records.trace import ObjectiveStats
+    from gradtrace.records.trace import ObjectiveStats, Op
 
 
 def objectives(view: View) -> list[ObjectiveStats]:
@@ -62,3 +64,13 @@ def variance_words(objective: ObjectiveStats) -> str:
         f"variance of 1 at most, and the targets have not. Whatever the weights are, the loss stays above "
         f"{objective.floor:.4g}, and the best constant gets {objective.constant:.4g}."
     )
+
+
+def unscaled(op: Op, view: View) -> Op:
+    """What it is a multiple of, by numbers: a temperature makes no log-probabilities of raw outputs."""
+    while base_name(op.name) in ("Div", "Mul", "Neg"):
+        below = [target[0] for target in op.targets if target is not None]
+        if len(below) != 1:
+            break
+        op = view.trace.ops[below[0]]
+    return op

@@ -50,6 +50,12 @@ NO_MINUS = Remedy(
     "loss = torch.nn.functional.cross_entropy(logits, target)  # which is a negative log likelihood already",
 )
 
+BOUNDED = Remedy(
+    "Give the loss a bound below: log probabilities in place of scores, a margin for distances, no minus of an error.",
+    "loss = torch.nn.functional.cross_entropy(logits, target)  # of scores; nll_loss, kl_div take their log_softmax\n"
+    "loss = torch.relu(near - far + margin).mean()  # of distances",
+)
+
 FOR_CLASSES = Remedy(
     "Of class numbers take the cross entropy, with an output for each class; probabilities lie between 0 and 1.",
     "loss = torch.nn.functional.cross_entropy(logits, target)  # logits [batch, classes], target [batch]",

@@ -74,6 +74,27 @@ def test_a_loss_that_runs_away_is_told_with_its_onset(scale: float) -> None:
     assert "Updates of up to 2 times the weights" in found.message
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize(("fall", "is_told"), [
+    (lambda t: 1.0 - 1e-6 * t**4, True),  # as a triplet without its margin: of squares of what grows
+    (lambda t: 1.0 - 1e5 * np.log1p(t), False),  # ever more slowly, as a likelihood of ever smaller variances
+    (lambda t: 1.0 - 1e5 * (1.0 - np.exp(-t / 100)), False),  # to a minimum, however far below zero
+    (lambda t: 1.0 - 1e-1 * t, False),  # not far by what it began with
+])  # fmt: skip
+def test_a_loss_that_falls_faster_and_faster_has_no_minimum(fall, is_told: bool, scale: float) -> None:
+    def change(arrays: Arrays) -> None:
+        arrays["loss"] = scale * fall(np.arange(NUM_STEPS)) * (1.0 + 0.05 * np.sin(np.arange(NUM_STEPS)))
+
+    run = made(change)
+    told = [finding for finding in loud(run) if "without an end" in finding.message]
+    assert len(told) == is_told
+    assert all((one.symptom, one.cause) == (Symptom.EXPLODING, Cause.LOSS_FUNCTION) for one in told)
+    half = NUM_LAYERS // 2
+    parameters = tuple(replace(p, optimizer=int(i < half)) for i, p in enumerate(run.header.parameters))
+    game = Run(replace(run.header, parameters=parameters), run.steps)
+    assert not [finding for finding in loud(game) if "without an end" in finding.message]
+
+
 @pytest.mark.parametrize(("joins", "num"), [(False, 0), (True, 1)])
 def test_the_loss_of_a_second_network_is_not_held_against_the_first_ones(joins: bool, num: int) -> None:
     """One trained after the other, as in a search; one that joins another's training makes its loss run away."""

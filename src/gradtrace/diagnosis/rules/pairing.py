@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.layer import is_layer, place
 from gradtrace.diagnosis.naming import told_op
-from gradtrace.diagnosis.objectives import floor_words, variance_words
+from gradtrace.diagnosis.objectives import floor_words, unscaled, variance_words
 from gradtrace.diagnosis.thresholds import DOMINANT_FRAC, EFFECT_FRAC
 from gradtrace.diagnosis.wording import LOWEST_LOSS, OF_OUTPUTS_ALIKE
 from gradtrace.records.finding import Evidence, Finding
@@ -85,7 +85,7 @@ def _given_no_logarithms(name: str, below: Op | None, view: View) -> Finding | N
             "the loss is then minus the probability, and next to flat where that is small, which is where it matters."
         )
         return replace(_mismatch(view, below, given + flat), remedies=log_probabilities(name))
-    if below.weights or fed == "Relu":
+    if unscaled(below, view).weights or fed == "Relu":
         endless = "the loss is then linear in it and has no minimum: it falls for ever, whatever is learnt."
         evidence = (Evidence(LOWEST_LOSS, -math.inf),)
         found = replace(_mismatch(view, below, given + endless), severity=Severity.CRITICAL, evidence=evidence)

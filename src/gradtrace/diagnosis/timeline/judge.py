@@ -16,6 +16,7 @@ from gradtrace.diagnosis.timeline import (
     losses,
     plateau,
     reach,
+    sinking,
     spikes,
     steps,
     stillness,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 RULES = (
     losses.judge,
+    sinking.judge,
     undone.judge,
     plateau.judge,
     steps.judge,
