@@ -315,6 +315,37 @@ def test_where_samples_look_alike_a_layer_must_be_silent_beyond_luck_among_many(
     assert not [f for f in findings(Residual(), data=data) if f.symptom is Symptom.DEAD_UNITS]
 
 
+class Squeezed(nn.Module):
+    """A network whose features are weighed by a gate over a few units, all of which are silent; or made of them."""
+
+    def __init__(self, units: int, beside: bool) -> None:
+        super().__init__()
+        self.first, self.squeeze, self.gate = nn.Linear(16, 32), nn.Linear(32, units), nn.Linear(units, 32)
+        self.head, self.beside = nn.Linear(32, 4), beside
+        nn.init.constant_(self.squeeze.bias, -20.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = torch.tanh(self.first(x))
+        gate = torch.sigmoid(self.gate(torch.relu(self.squeeze(features))))
+        return self.head(features * gate if self.beside else gate)
+
+
+@pytest.mark.parametrize(
+    ("units", "beside", "severity"),
+    [
+        (4, True, Severity.INFO),  # one start in 16
+        (32, True, Severity.CRITICAL),  # by no chance
+        (4, False, Severity.CRITICAL),  # there is no other way
+    ],
+)
+def test_a_few_units_of_a_side_way_are_silent_by_chance(units: int, beside: bool, severity: Severity) -> None:
+    torch.manual_seed(0)
+    diagnosis = gradtrace.check(Squeezed(units, beside), cross_entropy, batches())
+    (told,) = [f for f in diagnosis.findings if f.symptom is Symptom.DEAD_UNITS]
+    assert told.severity is severity
+    assert ("by chance" in told.message) is (severity is Severity.INFO)
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_gate_that_is_fed_by_a_norm_which_starts_at_zero_is_not_dead(frozen: bool) -> None:
     class Excited(nn.Module):

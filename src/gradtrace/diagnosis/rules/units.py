@@ -8,6 +8,7 @@ maxima. While a tenth is left (of a wide first layer, say) it is a remark.
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.attribution import HALF_FLAT, RECURRENT_FUNCTIONS, ROWS
@@ -17,9 +18,10 @@ from gradtrace.diagnosis.gate import BOUNDED, divides_its_own, gate_sites, is_cl
 from gradtrace.diagnosis.layer import layer_below, places
 from gradtrace.diagnosis.naming import told_op
 from gradtrace.diagnosis.scales import starts_at_zero
-from gradtrace.diagnosis.silence import DEADLY, Key, by_key, dead_layers, samples_alike
+from gradtrace.diagnosis.silence import DEADLY, Key, by_key, dead_layers, deadly_units, samples_alike
 from gradtrace.diagnosis.thresholds import (
     ATTENTION_MIN_ROWS,
+    DEAD_SIGMAS,
     HEALTHY_DECADES,
     INPUT_RMS,
     LETS_THROUGH,
@@ -60,13 +62,17 @@ def _dead(scene: Scene) -> Finding | None:
     nothing = op.activation.preactivation_quantiles and not any(op.activation.preactivation_quantiles)
     # all exactly zero: so are the weights; and where next to nothing of the data arrives, the biases alone decide
     cause = Cause.SMALL_WEIGHTS if nothing or _has_faded(op, view) else Cause.SATURATED_PREACTIVATION
+    severity, note = Severity.CRITICAL if frac == 1.0 else Severity.WARNING, ""
+    if all(each == 1.0 and _is_closed_by_chance(one, view) for one, each in layers):
+        severity = Severity.INFO
+        note = " So few units fall silent together by chance, and the gradient goes past them."
     found = Finding(
         symptom=Symptom.DEAD_UNITS,
         cause=_input_or(cause, op, scene.views[0]),
         where=_where([op for op, _ in layers], scene.views[0]),
-        severity=Severity.CRITICAL if frac == 1.0 else Severity.WARNING,
+        severity=severity,
         message=f"{percent(frac)} of the {op.activation.num_units} units of {told_op(op, view.trace, view.paths)} are "
-        f"zero on every sample and learn nothing; {_preactivations(op.activation)}.",
+        f"zero on every sample and learn nothing; {_preactivations(op.activation)}.{note}",
         evidence=(
             Evidence("dead units", frac, "fraction"),
             Evidence("layers with dead units", len(layers), "layers"),
@@ -76,6 +82,32 @@ def _dead(scene: Scene) -> Finding | None:
         source=op.site.source,
     )
     return with_masks(found, view.trace)
+
+
+def _is_closed_by_chance(op: Op, view: View) -> bool:
+    """A narrow side way, as a squeeze of 4 units: where samples look alike each is silent at every second start.
+
+    One of k such layers is wholly silent with the odds of k 2^-units; and what lies in front of it learns.
+    """
+    if op.activation is None:
+        return False
+    odds = len(deadly_units(view.trace)) * 2.0**-op.activation.num_units
+    if odds < NormalDist().cdf(-DEAD_SIGMAS):
+        return False
+    learning = {p.name for p in view.trace.parameters if p.gradient is not None and p.gradient.norm > 0.0}
+    return bool(learning & _weights_in_front(op.index, view))
+
+
+def _weights_in_front(index: int, view: View) -> set[str]:
+    """Of all layers that what arrives at an op was made by."""
+    found, stack, seen = set[str](), [index], set[int]()
+    while stack:
+        op = view.trace.ops[stack.pop()]
+        if op.index not in seen:
+            seen.add(op.index)
+            found |= set(op.weights)
+            stack += [target[0] for target in op.targets if target is not None]
+    return found
 
 
 def _has_faded(op: Op, view: View) -> bool:
