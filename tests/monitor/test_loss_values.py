@@ -54,7 +54,7 @@ def test_zero_times_infinity() -> None:
     (found,) = told(lambda logits: entropy(logits, left_out=False))
     assert (found.symptom, found.cause) == (Symptom.NONFINITE, Cause.UNSAFE_OP)
     assert "mul, a product of zero and an infinite number" in found.message
-    assert "masked_fill(p == 0, 0.0)" in found.remedies[0].code
+    assert "masked_fill(a == 0, 0.0)" in found.remedies[0].code
     assert not told(lambda logits: entropy(logits, left_out=True))
 
 

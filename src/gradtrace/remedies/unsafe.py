@@ -47,7 +47,7 @@ _TABLE: dict[str, tuple[str, str]] = {
     "atan2 arctan2": ("atan2 has no derivative at (0, 0).", "torch.atan2({x}, b + 1e-12)"),
     "mul": (
         "Zero times an infinite number is NaN: fill in a number for what a factor of zero leaves out.",
-        "entropy = -(p * log_p.masked_fill(p == 0, 0.0)).sum(-1)",
+        "a * {x}.masked_fill(a == 0, 0.0)",
     ),
     "ctc_loss ctcloss cudnn_ctc_loss cudnnctcloss": (
         "Give a sequence as many steps as it has labels and repeats (less pooling over time), or leave it out.",
