@@ -346,6 +346,19 @@ def test_a_few_units_of_a_side_way_are_silent_by_chance(units: int, beside: bool
     assert ("by chance" in told.message) is (severity is Severity.INFO)
 
 
+def test_a_side_way_is_found_in_graphs_that_grow_from_batch_to_batch() -> None:
+    def loss_fn(model: nn.Module, batch: Any) -> torch.Tensor:
+        loss = cross_entropy(model, batch)
+        for _ in range(batch[2]):
+            loss = loss * 1.0
+        return loss
+
+    data = [(*batch, count) for batch, count in zip(batches(), (0, 60), strict=True)]
+    torch.manual_seed(0)
+    told = [f for f in gradtrace.check(Squeezed(4, True), loss_fn, data).findings if f.symptom is Symptom.DEAD_UNITS]
+    assert [one.severity for one in told] == [Severity.INFO]
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_gate_that_is_fed_by_a_norm_which_starts_at_zero_is_not_dead(frozen: bool) -> None:
     class Excited(nn.Module):

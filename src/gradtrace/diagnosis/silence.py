@@ -49,7 +49,7 @@ def dead_by_key(
         for key, units in deadly_units(trace).items():
             common[key] = common.get(key, units.silent) & units.silent
             fired[key] += round((1.0 - units.zero_frac) * units.num_samples * units.num_units)
-            found[key] = units
+            found.setdefault(key, units)  # of the first trace, which is looked at
     fracs = {key: len(common[key]) / units.num_units for key, units in found.items()}
     num_alike = sum(samples_alike(fracs[key], units.num_units) for key, units in found.items())
     layers = {}
