@@ -38,7 +38,7 @@ CASE_OF = {
     "placebo": "small_std", "residual": "residual_growth", "symmetry": "he_start",
     "output": "targets_out_of_range", "embedding": "unscaled_attention", "log_space": "log_zero",
     "neighbours": "neighbours", "likelihood": "minimax_game", "group_norm": "batchnorm_mlp",
-    "stable": "exp_overflow",
+    "stable": "exp_overflow", "objective": "counts_as_probabilities",
 }  # fmt: skip
 """Kind -> a case for which it proposes itself."""
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.thresholds import UPDATE_REPLACES
-from gradtrace.diagnosis.wording import LOWEST_LOSS, NORMALISED_ALONE, ROWS_ALIKE, STEP_RATIO, extent_of
+from gradtrace.diagnosis.wording import NORMALISED_ALONE, ROWS_ALIKE, STEP_RATIO, extent_of, has_no_minimum
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 
 if TYPE_CHECKING:
@@ -152,8 +152,8 @@ def _follows(finding: Finding, other: Finding) -> str:
         return "this follows from what is cut off above" if nothing and here else ""
     if finding.symptom is Symptom.DEAD_UNITS and other.symptom is Symptom.NONFINITE:
         return "this follows from the non-finite numbers above"
-    grows = finding.symptom is Symptom.EXPLODING and not _is_without_minimum(finding)
-    if grows and finding.step and _is_without_minimum(other):
+    grows = finding.symptom is Symptom.EXPLODING and not has_no_minimum(finding)
+    if grows and finding.step and has_no_minimum(other):
         return "this follows from the loss above: it has no minimum, and the weights grow for ever"
     if finding.cause is Cause.LOSS_FUNCTION and other.symptom is Symptom.UNDERFLOW:
         return "this follows from the underflow above"
@@ -163,7 +163,3 @@ def _follows(finding: Finding, other: Finding) -> str:
     ):
         return "this follows from the loss above, which has no minimum" if _was_there(other) else ""
     return ""
-
-
-def _is_without_minimum(finding: Finding) -> bool:
-    return any(e.name == LOWEST_LOSS and math.isinf(e.value) for e in finding.evidence)

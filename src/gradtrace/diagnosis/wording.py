@@ -20,6 +20,11 @@ NUM_STEPS = "sequence length"
 """Evidence of a recurrence."""
 
 
+def has_no_minimum(finding: Finding) -> bool:
+    """Whether it is of a loss that falls for ever."""
+    return any(e.name == LOWEST_LOSS and math.isinf(e.value) for e in finding.evidence)
+
+
 def extent_of(finding: Finding) -> float:
     """[decades] Between the ends of the path, through layers or time, that a finding is about; 0: it is about none."""
     found = {e.name: e.value for e in finding.evidence}

@@ -19,10 +19,18 @@ class Edit(StrEnum):
     """Its first argument alone; in the text ``{x}`` is what it was."""
     LAST = "last"
     """Its last argument alone; the text as of `CALL`."""
+    SECOND = "second"
+    """Its second argument alone; in the text ``{1}`` is what it was."""
     FIRST_TWO = "first_two"
     """Its first two arguments, each as the first of `ARGUMENT`."""
+    UNSIGNED = "unsigned"
+    """The minus before it is gone."""
     UNWRAP = "unwrap"
     """The ``with`` statement that it stands in is gone, and what was within stands in its place."""
+
+
+OBJECTIVE = "objective"
+"""Kind of a change by which the loss is a measure again: all trials are measured by it."""
 
 
 @dataclass(frozen=True, slots=True)

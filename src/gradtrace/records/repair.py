@@ -13,7 +13,7 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradtrace.records.change import Change
+from gradtrace.records.change import OBJECTIVE, Change
 from gradtrace.records.finding import Diagnosis
 from gradtrace.records.shown import Columns, Kept, counted, rendered
 from gradtrace.records.vocabulary import Factor, StrEnum
@@ -40,7 +40,7 @@ class Outcome:
 
     seed: int
     curve: tuple[tuple[int, float], ...]
-    """(step, loss as the unchanged loss function measures it) from before the first step to the end."""
+    """(step, loss as `Repair.measure` has it) from before the first step to the end."""
     held_out: float | None = None
     first_layer_ratio: float | None = None
     """Median |update| / |weight| of a step at the first layer."""
@@ -194,6 +194,12 @@ class Repair(Kept):
     """The optimizer in words; says so where none was given."""
     notes: tuple[str, ...] = ()
     title: str = ""
+
+    @property
+    def measure(self) -> str:
+        """What the losses are of: the loss function that was given, or the mended one where that is no measure."""
+        mended = any(change.kind == OBJECTIVE for trial in self.trials for change in trial.changes)
+        return "the mended loss function" if mended else "the unchanged loss function"
 
     @property
     def best(self) -> Trial | None:

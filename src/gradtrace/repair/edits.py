@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import libcst as cst
@@ -23,7 +24,10 @@ _OPERATORS: dict[type[cst.BaseBinaryOp], str] = {cst.MatrixMultiply: "matmul", c
 """What torch calls them."""
 
 _AS_MODULES = {"mse_loss": "MSELoss", "l1_loss": "L1Loss", "smooth_l1_loss": "SmoothL1Loss",
-               "binary_cross_entropy": "BCELoss"}  # fmt: skip
+               "huber_loss": "HuberLoss", "binary_cross_entropy": "BCELoss",
+               "binary_cross_entropy_with_logits": "BCEWithLogitsLoss", "nll_loss": "NLLLoss",
+               "cross_entropy": "CrossEntropyLoss", "kl_div": "KLDivLoss", "soft_margin_loss": "SoftMarginLoss",
+               "poisson_nll_loss": "PoissonNLLLoss"}  # fmt: skip
 """Losses, as classes of ``torch.nn`` that take and return the same."""
 
 
@@ -33,21 +37,28 @@ def edit_calls(tree: cst.Module, at_lines: Sequence[tuple[int, SourceEdit]], nam
     edited = MetadataWrapper(tree).visit(editor)
     for line, edit in at_lines:
         if (line, edit) not in editor.done:
-            edited = _made_once(edited, edit)
+            edited = _made_once(edited, line, edit)
             if edited is None:
-                raise NoPatchError(f"no call of {edit.function} was found at line {line}")
+                before = "minus before a" if edit.edit is Edit.UNSIGNED else ""
+                raise NoPatchError(f"no {before} call of {edit.function} was found at line {line}".replace("  ", " "))
     if names and not editor.renamed >= set(names):
         raise NoPatchError(f"the file does not name {', '.join(sorted(set(names) - editor.renamed))}")
     return edited
 
 
-def _made_once(tree: cst.Module, edit: SourceEdit) -> cst.Module | None:
-    """With the class renamed of a loss that the file makes once, and calls by another name; None for any other."""
+def _made_once(tree: cst.Module, line: int, edit: SourceEdit) -> cst.Module | None:
+    """Of a loss that the file makes once, and calls by another name: its class renamed, or that call edited."""
     old, new = (_AS_MODULES.get(name.rpartition(".")[2], "") for name in (edit.function, edit.text))
     made = [call for call in m.findall(tree, m.Call()) if isinstance(call, cst.Call) and _called(call) == old]
-    if edit.edit is not Edit.RENAME or not (old and new) or len(made) != 1:
+    if not old or len(made) != 1:
         return None
-    if any(arg.keyword is None or arg.keyword.value != "reduction" for arg in made[0].args):
+    if edit.edit is not Edit.RENAME:
+        kept = [one for one in m.findall(tree, m.Assign()) if isinstance(one, cst.Assign) and one.value is made[0]]
+        names = [code_of(target.target).rpartition(".")[2] for one in kept for target in one.targets]
+        editor = _Editor([(line, replace(edit, function=name)) for name in names[:1]], {}, hangs_on_modules=True)
+        edited = MetadataWrapper(tree, unsafe_skip_copy=True).visit(editor)
+        return edited if editor.done else None
+    if not new or any(arg.keyword is None or arg.keyword.value != "reduction" for arg in made[0].args):
         return None  # what else it takes, the other does not know
     editor = _Editor([], {old: new})
     edited = MetadataWrapper(tree).visit(editor)
@@ -57,9 +68,12 @@ def _made_once(tree: cst.Module, edit: SourceEdit) -> cst.Module | None:
 class _Editor(cst.CSTTransformer):  # type: ignore[misc]
     METADATA_DEPENDENCIES = (PositionProvider,)
 
-    def __init__(self, at_lines: Sequence[tuple[int, SourceEdit]], names: dict[str, str]) -> None:
+    def __init__(
+        self, at_lines: Sequence[tuple[int, SourceEdit]], names: dict[str, str], *, hangs_on_modules: bool = False
+    ) -> None:
         super().__init__()
         self._at_lines, self._names = at_lines, names
+        self._hangs_on_modules = hangs_on_modules
         self.done: set[tuple[int, SourceEdit]] = set()
         self.renamed: set[str] = set()
 
@@ -73,10 +87,23 @@ class _Editor(cst.CSTTransformer):  # type: ignore[misc]
     def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> cst.BaseExpression:
         name = _called(original_node)
         found = self._edit_at(original_node, name) if name else None
-        if found is None or found[1].edit is Edit.UNWRAP:
+        if found is None or found[1].edit in (Edit.UNWRAP, Edit.UNSIGNED):
             return updated_node
         self.done.add(found)
-        return _edit(found[1], updated_node)
+        return _edit(found[1], updated_node, hangs_on_modules=self._hangs_on_modules)
+
+    def leave_UnaryOperation(
+        self, original_node: cst.UnaryOperation, updated_node: cst.UnaryOperation
+    ) -> cst.BaseExpression:
+        """The minus before a call, or before what is made of it by methods."""
+        call: cst.BaseExpression = original_node.expression
+        while isinstance(call, cst.Call) and not self._edit_at(call, _called(call)):
+            call = call.func.value if isinstance(call.func, cst.Attribute) else call.func
+        found = self._edit_at(call, _called(call)) if isinstance(call, cst.Call) else None
+        if found is None or found[1].edit is not Edit.UNSIGNED or not isinstance(original_node.operator, cst.Minus):
+            return updated_node
+        self.done.add(found)
+        return updated_node.expression
 
     def leave_BinaryOperation(
         self, original_node: cst.BinaryOperation, updated_node: cst.BinaryOperation
@@ -140,9 +167,11 @@ def _is_module(node: cst.BaseExpression) -> bool:
     return isinstance(node, cst.Name) and node.value in _MODULES
 
 
-def _edit(edit: SourceEdit, call: cst.Call) -> cst.BaseExpression:
+def _edit(edit: SourceEdit, call: cst.Call, *, hangs_on_modules: bool = False) -> cst.BaseExpression:
     """The call as it is to be."""
-    method = isinstance(call.func, cst.Attribute) and not _is_module(call.func.value)
+    if edit.edit is Edit.SECOND:
+        return _second(edit, call)
+    method = isinstance(call.func, cst.Attribute) and not hangs_on_modules and not _is_module(call.func.value)
     if method:
         assert isinstance(call.func, cst.Attribute)
         argument: cst.BaseExpression = call.func.value
@@ -207,6 +236,17 @@ def _operands(node: cst.BinaryOperation) -> list[cst.BaseExpression]:
         return [node.left, node.right]
     numbers = [one for one in (node.left, node.right) if isinstance(one, cst.Float | cst.Integer)]
     return [node.right if numbers[0] is node.left else node.left, numbers[0]] if numbers else []
+
+
+def _second(edit: SourceEdit, call: cst.Call) -> cst.Call:
+    """Of a function: by its place or as ``target``."""
+    places = [i for i, arg in enumerate(call.args) if (arg.keyword.value == "target" if arg.keyword else i == 1)]
+    if not places or any(arg.star for arg in call.args):
+        raise NoPatchError(f"the second argument of {edit.function} is not written out in its place")
+    old = call.args[places[0]]
+    first = old if places[0] == 0 else call.args[0]
+    new = cst.parse_expression(_filled(edit.text, call, [first.value, old.value]))
+    return call.with_changes(args=[arg.with_changes(value=new) if arg is old else arg for arg in call.args])
 
 
 def _first_two(edit: SourceEdit, call: cst.Call) -> cst.Call:

@@ -17,7 +17,7 @@ from gradtrace.measure.trace import check_model
 from gradtrace.measure.untouched import fixed_random_state, untouched
 from gradtrace.records.repair import Repair, Role, Shares, Trial
 from gradtrace.repair.before import first_layer_of, levels_of, measured
-from gradtrace.repair.changes import placebo
+from gradtrace.repair.changes import objective, placebo
 from gradtrace.repair.changes.table import OF_STEPS, OF_THE_NETWORK, propose_all
 from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.correction import with_shares
@@ -140,6 +140,7 @@ def _proven(
     guess = choose_pace((USUAL_CANDIDATES, 1, repair.seeds), cost, _left(timing, math.inf), steps=steps)
     situation = replace(situation, steps=guess.steps)
     changes, notes = propose_all(situation, OF_THE_NETWORK)
+    situation = replace(situation, measured_by=objective.measured_by(changes))
     candidates = _trials(changes, Role.CANDIDATE, situation, shares)
     rates: RangeTest | None = None
     if situation.is_rate_ours:
@@ -151,6 +152,8 @@ def _proven(
         notes += rates.notes()
     of_steps, more = propose_all(situation, OF_STEPS)
     candidates, notes = [*candidates, *_that_move_nothing(of_steps, situation, shares)], [*notes, *more]
+    if situation.measured_by:
+        notes.append(objective.NOTE)
     if not candidates:
         return replace(repair, notes=(*notes, "no change that could be tried fits these findings"))
     usable = [trial for trial in candidates if not trial.refused]
@@ -174,10 +177,9 @@ def _proven(
     def costs_s(pace: Pace, seen: Sequence[Trial]) -> float:
         return pace.cost_s(numbers, cost_seen(seen, cost))
 
+    constant = constant_of(repair.diagnosis.traces) if not situation.measured_by else math.inf
     try:
-        ranked, pace = run_until_told(
-            run, course, pace, costs_s, steps or math.inf, constant_of(repair.diagnosis.traces)
-        )
+        ranked, pace = run_until_told(run, course, pace, costs_s, steps or math.inf, constant)
     except OutOfTime:
         needed = _spent(timing) + pace.cost_s(numbers, cost)
         told = f"the time did not suffice for the unchanged network and the placebo; about {needed:.0f} s would"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from gradtrace.records.finding import Diagnosis, Finding
     from gradtrace.records.trace import Op, Trace
+    from gradtrace.repair.rewriting import Rule
 
 
 USUAL_STEPS = 64
@@ -45,9 +46,14 @@ class Situation:
     is_rate_ours: bool = False
     """No optimizer was given: the learning rate is one that a range test finds."""
 
+    measured_by: tuple[Rule, ...] = ()
+    """What the loss is rewritten by where networks are held against each other."""
+
     def twin(self, seed: int = 0) -> Twin:
         """A fresh copy."""
-        return make_twin(self.model, self.loss_fn, self.optimizers, seed)
+        twin = make_twin(self.model, self.loss_fn, self.optimizers, seed)
+        twin.measured_by = self.measured_by
+        return twin
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:

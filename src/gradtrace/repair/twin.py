@@ -43,6 +43,9 @@ class Twin:
     scored_with: list[tuple[nn.Module, nn.Module]] = field(default_factory=list)
     """(module that trains, module that the unchanged loss function is to meet in its place)."""
 
+    measured_by: tuple[Rule, ...] = ()
+    """Where the loss as it came is no measure: what makes it one, for whoever is held against each other."""
+
     @property
     def training_loss_fn(self) -> Callable[[Any, Any], Any]:
         """The loss function with the changes in."""
@@ -51,8 +54,8 @@ class Twin:
         return ChangedLoss(self.loss_fn, tuple(self.rules), self.divisor, self.is_autocast_wide)
 
     def score(self, batch: Any) -> Tensor:
-        """The unchanged loss function's value of the changed network."""
-        rules = tuple(rule for rule in self.rules if not rule.training_only)
+        """The unchanged loss function's value of the changed network, by `measured_by` where that is given."""
+        rules = (*self.measured_by, *(rule for rule in self.rules if not rule.training_only))
         is_changed = bool(rules) or self.is_autocast_wide
         loss_fn = ChangedLoss(self.loss_fn, rules, 1.0, self.is_autocast_wide) if is_changed else self.loss_fn
         for trained, scored in self.scored_with:

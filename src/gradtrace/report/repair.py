@@ -67,7 +67,7 @@ def _lines(repair: Repair, width: int) -> Iterator[str]:
     if repair.trials:
         yield from wrapped(
             f"Trained on copies: {counted(repair.steps, 'step')}, {repair.seeds} seeds, {clean(repair.optimizer)}. "
-            "From, to: the loss, as the unchanged loss function measures it; decades: by how much the change moves the "
+            f"From, to: the loss, as {repair.measure} measures it; decades: by how much the change moves the "
             "first layer's gradient; update: of a step there, over |W|.",
             width,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -9,11 +11,11 @@ from torch.nn import functional as F
 
 import gradtrace
 from gradtrace.repair.applying import apply_changes
-from gradtrace.repair.changes import loss
+from gradtrace.repair.changes import loss, objective
 from gradtrace.repair.rewriting import Rewriting
 from gradtrace.repair.situation import Situation
 from gradtrace.repair.twin import make_twin
-from gradtrace.runner.fixing.objective import for_a_script, keep_the_measure
+from gradtrace.runner.fixing.objective import for_a_script, keep_the_measure, measuring
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
 X = torch.linspace(-2.0, 3.0, 8 * 5).reshape(8, 5)
@@ -64,18 +66,22 @@ SOFTMAX = {"function": lambda: Ended(lambda z: torch.softmax(z, dim=1)), "module
 
 def proposed(model, loss_fn, what):
     """The change as a script's probe would hand it on."""
-    diagnosis = gradtrace.check(model, loss_fn, [(X, LABELS)])
-    here = Situation(model, loss_fn, [(X, LABELS)], [], diagnosis)
+    here = situation_of(model, loss_fn)
     found = [change for change in loss.KIND.propose(here) if change.word("what") == what]
     return [kept for change in found if (kept := for_a_script(change, here)) is not None], found
 
 
-def value_and_slope(model, loss_fn, change=None):
+def situation_of(model, loss_fn):
+    return Situation(model, loss_fn, [(X, LABELS)], [], gradtrace.check(model, loss_fn, [(X, LABELS)]))
+
+
+def value_and_slope(model, loss_fn, change=None, *, is_kept=True):
     """As in a script: the rules are there whoever calls."""
     twin = make_twin(model, None, [])
     if change is not None:
         apply_changes([change], twin)
-        keep_the_measure(change, twin, 0)
+        if is_kept:
+            keep_the_measure(change, twin, 0)
     with Rewriting(tuple(twin.rules)):
         value = loss_fn(twin.model, (X, LABELS))
         value.backward()
@@ -132,3 +138,40 @@ def test_another_loss_in_another_line_is_the_script_s():
         model(X)
         elsewhere = F.cross_entropy(X, LABELS)
     torch.testing.assert_close(elsewhere, F.cross_entropy(X, LABELS))
+
+
+def halved_and_turned(model, batch):
+    return -F.cross_entropy(model(batch[0]), batch[1]) / 2
+
+
+def rooted_and_turned(model, batch):
+    return 4.0 - F.cross_entropy(model(batch[0]), batch[1]).sqrt()
+
+
+def test_where_the_script_s_loss_is_no_measure_its_value_is_the_mended_one_s_and_its_derivative_stays():
+    torch.manual_seed(0)
+    model = Ended(lambda z: z)
+    here = situation_of(model, halved_and_turned)
+    (change,) = objective.propose(here)
+    assert for_a_script(change, here) is change
+    own, slope, _ = value_and_slope(model, halved_and_turned)
+    with Rewriting(tuple(measuring([change]))):
+        model.zero_grad()
+        value = halved_and_turned(model, (X, LABELS))
+        value.backward()
+    torch.testing.assert_close(value.detach(), -own)
+    torch.testing.assert_close(model.hidden.weight.grad, slope, rtol=0.0, atol=0.0)
+    model.zero_grad()
+    mended, changed, _ = value_and_slope(model, halved_and_turned, change, is_kept=False)
+    torch.testing.assert_close(mended, -own)
+    torch.testing.assert_close(changed, -slope)
+
+
+def test_behind_a_root_the_mended_value_would_bend_the_script_s_own_derivative():
+    torch.manual_seed(0)
+    model = Ended(lambda z: z)
+    (change,) = objective.propose(situation_of(model, halved_and_turned))
+    rooted = situation_of(model, rooted_and_turned)
+    line = next(op.site.source for op in rooted.trace.ops if op.function == "cross_entropy")
+    there = replace(change, words=(("how", "turned"), ("function", "cross_entropy"), ("source", line)))
+    assert for_a_script(there, rooted) is None

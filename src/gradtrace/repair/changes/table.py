@@ -21,6 +21,7 @@ from gradtrace.repair.changes import (
     loss,
     neighbours,
     norm,
+    objective,
     output,
     placebo,
     rate,
@@ -48,6 +49,7 @@ KINDS: dict[str, Kind] = {
     "unsafe": unsafe.KIND,
     "connect": connect.KIND,
     "log_space": log_space.KIND,
+    "objective": objective.KIND,
     "loss": loss.KIND,
     "likelihood": likelihood.KIND,
     "output": output.KIND,
@@ -73,8 +75,8 @@ KINDS: dict[str, Kind] = {
 }
 OF_STEPS = ("rate", "warmup", "clipping", "eps")
 """Kinds that leave the network as it is."""
-OF_THE_ENDS = ("stable", "unsafe", "connect", "log_space", "loss", "likelihood", "output", "formats", "features",
-               "scale", "embedding")  # fmt: skip
+OF_THE_ENDS = ("stable", "unsafe", "connect", "log_space", "objective", "loss", "likelihood", "output", "formats",
+               "features", "scale", "embedding")  # fmt: skip
 """Kinds that change what goes in, what comes out and how it is weighed, and no weight or layer between."""
 MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.ACTIVATION_DERIVATIVE: ("activation",),
@@ -92,7 +94,7 @@ MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.INPUT_SCALE: ("features", "scale", "embedding"),
     Cause.NUMERIC_FORMAT: ("formats",),
     Cause.DETACHED_GRAPH: ("connect",),
-    Cause.LOSS_FUNCTION: ("log_space", "loss", "likelihood", "output"),
+    Cause.LOSS_FUNCTION: ("log_space", "objective", "loss", "likelihood", "output"),
     Cause.UNSAFE_OP: ("stable", "unsafe", "log_space"),
     Cause.REDUCTION_SCALE: ("scale", "neighbours"),
 }

@@ -88,7 +88,7 @@ def _curves(repair: Repair) -> Plot:
         "controls": False,
     }
     reading = (
-        f"Loss over the steps as the unchanged loss function measures it: {repair.seeds} seeds, "
+        f"Loss over the steps as {repair.measure} measures it: {repair.seeds} seeds, "
         f"{clean(repair.optimizer)}. The band reaches from the lowest seed to the highest."
     )
     return Plot("trials", "steps", "Trials", reading, data, _table(repair))

@@ -104,10 +104,11 @@ class Following:
         stepping = found.stepping
         found = find_all() if found.others else found  # a GAN's second half is called, and changed, in the same step
         model = Watched(found.models, found.optimizers).whole
-        if order.changes:
-            if discovery.num_backwards or discovery.num_steps:
+        too_late = bool(discovery.num_backwards or discovery.num_steps)
+        if order.changes or (order.measured_by and not too_late):
+            if too_late:
                 raise InputError("the network is found after its first forward pass only: too late for a change")
-            change_in_place(order.changes, model, found.optimizers, order.seed)
+            change_in_place(order.changes, model, found.optimizers, order.seed, order.measured_by)
         self._shape = shape_of(model)
         if order.is_shape_only:
             self._answer(Answer(shape=self._shape))

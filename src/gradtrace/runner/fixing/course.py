@@ -22,6 +22,7 @@ from gradtrace.runner.fixing.exchange import Answer, Order
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from gradtrace.records.change import Change
     from gradtrace.records.finding import Finding
     from gradtrace.records.vocabulary import Cause
     from gradtrace.runner.script import Script
@@ -49,6 +50,8 @@ class ScriptCourse:
     healed: tuple[Finding, ...] = ()
     """Of the unchanged script, before it is trained."""
     notes: list[str] = field(default_factory=list)
+    measured_by: tuple[Change, ...] = ()
+    """Where the script's loss is no measure: what all are measured by."""
     answers: dict[tuple[str, int], Answer] = field(default_factory=dict)
     """By title and seed."""
 
@@ -94,7 +97,7 @@ class ScriptCourse:
         usual = self.start_s + wanted * self.step_s
         if left < usual:
             raise OutOfTime
-        order = Order(self.script, wanted, seed, trial.changes, first_layer=self.first_layer)
+        order = Order(self.script, wanted, seed, trial.changes, self.measured_by, first_layer=self.first_layer)
         begun = time.perf_counter()
         patience_s = max(LEAST_PATIENCE_S, PATIENCE * usual)
         try:

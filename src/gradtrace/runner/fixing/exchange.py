@@ -23,6 +23,8 @@ class Order:
     seed: int = 0
     """0 leaves the script's own seeds as they are."""
     changes: tuple[Change, ...] = ()
+    measured_by: tuple[Change, ...] = ()
+    """Where the script's loss is no measure: what its value is to be that of."""
     is_probe: bool = False
     """Also look for what could be changed."""
     is_shape_only: bool = False

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradtrace.errors import InputError
+from gradtrace.records.change import OBJECTIVE
 from gradtrace.records.repair import Repair, Role, Trial
 from gradtrace.records.shown import counted
+from gradtrace.repair.changes import objective
 from gradtrace.repair.confirmation import confirmed
 from gradtrace.repair.longer import constant_of, run_until_told
 from gradtrace.repair.pace import FEWEST_STEPS, Pace, choose_pace
@@ -107,7 +109,7 @@ def _repaired(
         return pace.cost_s(numbers, cost_seen(seen, course.step_s), course.start_s)
 
     try:
-        constant = constant_of(probed.diagnosis.traces)
+        constant = constant_of(probed.diagnosis.traces) if not course.measured_by else math.inf
         ranked, pace = run_until_told(run, course, pace, costs_s, steps or _most(answer), constant)
         so_far_s = time_budget_s - (deadline - time.perf_counter())
         tell_how_long(course.notes, max(before_s + costs_s(pace, ranked), so_far_s))
@@ -172,6 +174,8 @@ def _course(
         probed.diagnosis.findings,
         list(probed.notes),
     )
+    course.measured_by = tuple(change for change in probed.candidates if change.kind == OBJECTIVE)
+    course.notes += [objective.NOTE] * bool(course.measured_by)
     course.run(Trial(ORIGINAL, Role.ORIGINAL), seeds=[0], steps=course.steps)
     numbers = len(probed.candidates), len(probed.placebos), seeds
     left = deadline - time.perf_counter()

@@ -18,7 +18,7 @@ from gradtrace.repair.autocast import autocast_in_bfloat16
 from gradtrace.repair.changes.warmup import factor_at
 from gradtrace.repair.rewriting import Rewriting
 from gradtrace.repair.twin import RefusalError, Twin
-from gradtrace.runner.fixing.objective import OF_THE_LOSS, keep_the_measure
+from gradtrace.runner.fixing.objective import OF_THE_LOSS, keep_the_measure, measuring
 from gradtrace.tape.private import sink_mode
 
 if TYPE_CHECKING:
@@ -30,8 +30,14 @@ if TYPE_CHECKING:
     from gradtrace.records.change import Change
 
 
-def change_in_place(changes: Sequence[Change], model: nn.Module, optimizers: Sequence[Optimizer], seed: int) -> None:
-    """All of them, in order; raises `InputError`. Until the process ends."""
+def change_in_place(
+    changes: Sequence[Change], model: nn.Module, optimizers: Sequence[Optimizer], seed: int,
+    measured_by: Sequence[Change] = (),
+) -> None:  # fmt: skip
+    """All of them, in order, and the value of the loss as of `measured_by`; raises `InputError`.
+
+    Until the process ends.
+    """
     twin = Twin(model, no_loss, list(optimizers), torch.Generator().manual_seed(seed))
     roots = list(model.children())
     for change in changes:
@@ -44,6 +50,7 @@ def change_in_place(changes: Sequence[Change], model: nn.Module, optimizers: Seq
             apply_changes([change], twin)
             if change.kind in OF_THE_LOSS:
                 keep_the_measure(change, twin, known)
+    twin.rules += measuring([change for change in measured_by if change not in changes])
     _refuse_what_needs_a_copy(twin, roots, is_umbrella=type(model) is torch.nn.Module)
     if twin.rules:
         mode = Rewriting(tuple(twin.rules))

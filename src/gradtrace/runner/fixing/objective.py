@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gradtrace.records.change import OBJECTIVE
+from gradtrace.repair.changes.objective import measured_by
 from gradtrace.repair.rewriting import Rule
 from gradtrace.repair.twin import RefusalError
 
@@ -42,6 +44,8 @@ LOSS_LINE = "loss_line"
 
 def for_a_script(change: Change, situation: Situation) -> Change | None:
     """The change, with the line of the loss where that is asked for; None where the script's loss cannot be kept."""
+    if change.kind == OBJECTIVE:
+        return change if _is_proportional_behind(change, situation) else None
     if change.kind not in OF_THE_LOSS:
         return change
     what = dict(change.words).get("what", "bce")
@@ -52,11 +56,17 @@ def for_a_script(change: Change, situation: Situation) -> Change | None:
         lines = {op.site.source for op in ends}
         return replace(change, words=(*change.words, (LOSS_LINE, lines.pop()))) if len(lines) == 1 else None
     if what in ("bce", "huber"):
-        call = [op for op in ops if (op.function, op.site.source) == (change.word("function"), change.word("source"))]
-        within = {target[0] for op in call for target in op.targets if target is not None}
-        ends = [op for op in call if op.index not in within]
-        return change if ends and not bent.intersection(op.index for op in ends) else None
+        return change if _is_proportional_behind(change, situation) else None
     return change
+
+
+def _is_proportional_behind(change: Change, situation: Situation) -> bool:
+    """Whether no more than sums and factors stand between the call that is changed and the loss."""
+    ops = situation.trace.ops
+    call = [op for op in ops if (op.function, op.site.source) == (change.word("function"), change.word("source"))]
+    within = {target[0] for op in call for target in op.targets if target is not None}
+    ends = [op for op in call if op.index not in within]
+    return bool(ends) and not _bent(ops).intersection(op.index for op in ends)
 
 
 def _bent(ops: Sequence[Op]) -> set[int]:
@@ -94,6 +104,20 @@ def keep_the_measure(change: Change, twin: Twin, known: int) -> None:
     twin.scored_with.clear()
     twin.rules += [replace(one, replacement=squash.remembering(one.replacement), training_only=False) for one in added]
     twin.rules.append(Rule(frozenset(_OF_LOGITS), line, squash.loss))
+
+
+def measuring(changes: Sequence[Change]) -> list[Rule]:
+    """The loss as it came, with the value of the mended one: by it the networks are held against each other."""
+    return [_with_value_of(rule) for rule in measured_by(changes)]
+
+
+def _with_value_of(rule: Rule) -> Rule:
+    def both(function: Any, args: Any, kwargs: Any) -> Any:
+        with torch.no_grad():
+            mended = rule.replacement(function, args, kwargs)
+        return _valued(function(*args, **kwargs), mended)
+
+    return replace(rule, replacement=both)
 
 
 def _with_old_value(rule: Rule, measure: Callable[..., Any] | None) -> Rule:
