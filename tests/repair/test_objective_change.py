@@ -60,6 +60,10 @@ LOSSES = {
         lambda m, b: F.binary_cross_entropy_with_logits(first(m, b), b[0].sum(1)),
         lambda m, b: F.mse_loss(first(m, b), b[0].sum(1)),
     ),
+    "batch": (
+        lambda m, b: F.nll_loss(F.log_softmax(m(b[0]), dim=0), b[1]),
+        lambda m, b: F.cross_entropy(m(b[0]), b[1]),
+    ),
     "margins": (
         lambda m, b: F.soft_margin_loss(first(m, b), upper(b)),
         lambda m, b: F.soft_margin_loss(first(m, b), 2 * upper(b) - 1),
@@ -140,6 +144,7 @@ ask = torch.nn.BCEWithLogitsLoss()
 class Step:
     def __init__(self):
         self.margin = torch.nn.SoftMarginLoss()
+        self.over = torch.nn.Softmax(0)
     def loss(self, x, y):
         a = -F.mse_loss(x, y)
         b = (-F.mse_loss(x, y, reduction='none').sum(1)).mean()
@@ -147,6 +152,8 @@ class Step:
         d = ask(x, target=y)
         e = F.kl_div(x, y)
         f = (x * y).mean()
+        g = self.over(x).log()
+        h = F.log_softmax(x, dim=0)
         return F.binary_cross_entropy_with_logits(x, y)
 """
 
@@ -164,15 +171,16 @@ def edited(name, line):
 @pytest.mark.parametrize(
     ("name", "line", "after"),
     [
-        ("minus_mse", 8, "a = F.mse_loss(x, y)"),
-        ("minus_mse", 9, "b = F.mse_loss(x, y, reduction='none').sum(1).mean()"),
-        ("margins", 10, "c = self.margin(x, 2.0 * y - 1.0)"),
-        ("signs", 11, "d = ask(x, target=(y + 1) / 2)"),
-        ("kl", 12, "e = F.kl_div(torch.nn.functional.log_softmax(x, dim=-1), y)"),
-        ("no_minus", 13, "f = -(x * y).mean()"),
-        ("bytes", 14, "return F.binary_cross_entropy_with_logits(x, y / 255)"),
-        ("counts", 14, "return torch.nn.functional.poisson_nll_loss(x, y)"),
-        ("counts", 11, "ask = torch.nn.PoissonNLLLoss()"),
+        ("minus_mse", 9, "a = F.mse_loss(x, y)"),
+        ("minus_mse", 10, "b = F.mse_loss(x, y, reduction='none').sum(1).mean()"),
+        ("margins", 11, "c = self.margin(x, 2.0 * y - 1.0)"),
+        ("signs", 12, "d = ask(x, target=(y + 1) / 2)"),
+        ("kl", 13, "e = F.kl_div(torch.nn.functional.log_softmax(x, dim=-1), y)"),
+        ("no_minus", 14, "f = -(x * y).mean()"),
+        ("batch", 16, "h = torch.nn.functional.log_softmax(x, dim=1)"),
+        ("bytes", 17, "return F.binary_cross_entropy_with_logits(x, y / 255)"),
+        ("counts", 17, "return torch.nn.functional.poisson_nll_loss(x, y)"),
+        ("counts", 12, "ask = torch.nn.PoissonNLLLoss()"),
     ],
 )
 def test_the_patch_is_what_was_tried(name, line, after):
@@ -180,5 +188,5 @@ def test_the_patch_is_what_was_tried(name, line, after):
 
 
 def test_a_minus_that_is_elsewhere_is_said():
-    with pytest.raises(NoPatchError, match="no minus before a call of mse_loss was found at line 12"):
-        edited("minus_mse", 12)
+    with pytest.raises(NoPatchError, match="no minus before a call of mse_loss was found at line 13"):
+        edited("minus_mse", 13)

@@ -109,3 +109,11 @@ EXPLODING = ill(Symptom.EXPLODING, 6.0)
 def test_a_price_is_an_ill_that_was_not_there_and_is_no_smaller_than_what_was_healed(found, paid):
     assert bool(prices([found], [EXPLODING], [])) is paid
     assert not prices([found], [EXPLODING], [found])
+
+
+def test_what_a_gradient_that_is_not_finite_has_hidden_is_no_price_of_its_mend():
+    found = ill(Symptom.DEAD_UNITS)
+    hides = ill(Symptom.NONFINITE)
+    assert not prices([found], [hides], [])
+    assert prices([found], [replace(hides, step=30)], [])
+    assert prices([found], [], [hides])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.wording import extent_of
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Difference, Role, Trial
-from gradtrace.records.vocabulary import Cause, Severity
+from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.repair.changes.table import mends
 from gradtrace.repair.evidence import against, as_good, difference, fell, gained, has_learnt
 
@@ -150,8 +150,11 @@ def ills_of(trial: Trial, course: Course) -> tuple[str, ...]:
 def prices(found: Iterable[Finding], healed: Sequence[Finding], trained: Iterable[Finding]) -> tuple[str, ...]:
     """Critical findings after a change that the unchanged network does not have, before (`healed`) or after training.
 
-    Of two ills that are both decades between the ends of a path, the smaller one is no price for the larger.
+    Of two ills that are both decades between the ends of a path, the smaller one is no price for the larger. Behind a
+    gradient that is not finite from the start nothing could be seen: what comes to light when it is may have been there.
     """
+    if any(f.symptom is Symptom.NONFINITE and f.step is None and f.severity is Severity.CRITICAL for f in healed):
+        return ()
     known = {finding.symptom for finding in (*healed, *trained)}
     most = max((abs(extent_of(finding)) for finding in healed), default=0.0)
     return tuple(

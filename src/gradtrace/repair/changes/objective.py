@@ -19,7 +19,7 @@ from gradtrace.diagnosis.wording import has_no_minimum
 from gradtrace.errors import InputError
 from gradtrace.measure.untouched import untouched
 from gradtrace.records.change import OBJECTIVE, Change, Edit, SourceEdit
-from gradtrace.remedies.of_losses import FOR_CLASSES, FOR_MARGINS, NO_MINUS, log_probabilities
+from gradtrace.remedies.of_losses import FOR_CLASSES, FOR_MARGINS, NO_MINUS, OVER_CLASSES, log_probabilities
 from gradtrace.repair.changes.kind import Kind
 from gradtrace.repair.rewriting import Rewriting, Rule
 from gradtrace.repair.twin import RefusalError
@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from gradtrace.repair.twin import Twin
 
 _OF_LOGITS, _OF_PROBABILITIES = "binary_cross_entropy_with_logits", "binary_cross_entropy"
+_SOFTMAXES = "log_softmax", "softmax"
 _FUNCTIONAL = "torch.nn.functional"
 NOTE = "the loss as it came is no measure of what is learnt: all networks are measured by the mended one"
+CLASSES = 1
+"""Axis of the classes, for `nll_loss`: [batch, classes, ...]."""
 BRIGHTEST = 255.0
 """Of eight bits."""
 
@@ -87,6 +90,8 @@ def _change(form: _Form) -> Change:
 def _how(edit: SourceEdit) -> str:
     if edit.edit is Edit.UNSIGNED or edit.text == "-{call}":
         return "turned"
+    if edit.function in _SOFTMAXES:
+        return "classes"
     return "targets" if edit.edit is Edit.SECOND else "scores" if edit.edit is Edit.ARGUMENT else "other"
 
 
@@ -116,6 +121,8 @@ def _forms(finding: Finding, situation: Situation) -> list[_Form]:
         found += _turned(source, situation)
     if FOR_CLASSES in remedies:
         found += _of_targets(source, situation)
+    if OVER_CLASSES in remedies:
+        found += _over_classes(source, situation)
     if FOR_MARGINS in remedies:
         found.append(
             _Form(
@@ -161,6 +168,20 @@ def _turned(source: str, situation: Situation) -> list[_Form]:
         edit.edit, "Minimise minus the log likelihood: it wants a minus."
     )
     return [_Form(title, "the error has no upper bound, and each step makes it larger", edit)]
+
+
+def _over_classes(source: str, situation: Situation) -> list[_Form]:
+    at_line = {op.function for op in situation.trace.ops if op.site.source == source}
+    return [
+        _Form(
+            f"Take the {function} over the classes, dim={CLASSES}.",
+            "samples (or positions) compete for each class, and the loss cannot come near zero",
+            SourceEdit(Edit.CALL, function, source, f"{_name(function)}({{x}}, dim={CLASSES})"),
+            source="documentation of torch.nn.NLLLoss",
+        )
+        for function in _SOFTMAXES
+        if function in at_line
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------ targets
@@ -239,6 +260,9 @@ def _replacement(change: Change) -> Callable[..., Any]:
         return lambda function, args, kwargs: -function(*args, **kwargs)
     if how == "scores":
         return lambda function, args, kwargs: function(F.log_softmax(args[0], dim=-1), *args[1:], **kwargs)
+    if how == "classes":
+        function = getattr(F, edit.function)
+        return lambda _function, args, kwargs: function(args[0] if args else kwargs["input"], dim=CLASSES)
     if how == "targets":
         low, span = change.number("low"), change.number("span")
         return lambda function, args, kwargs: _with_targets(function, args, kwargs, low, span)
