@@ -17,6 +17,7 @@ cst = pytest.importorskip("libcst")
 from gradtrace.repair.edits import edit_calls  # noqa: E402
 from gradtrace.repair.no_patch import NoPatchError  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using a target size")
 CRITERION = nn.BCEWithLogitsLoss()
 
 
@@ -63,6 +64,14 @@ LOSSES = {
     "batch": (
         lambda m, b: F.nll_loss(F.log_softmax(m(b[0]), dim=0), b[1]),
         lambda m, b: F.cross_entropy(m(b[0]), b[1]),
+    ),
+    "columns": (
+        lambda m, b: F.smooth_l1_loss(m(b[0])[:, :1], b[0].sum(1)),
+        lambda m, b: F.smooth_l1_loss(first(m, b), b[0].sum(1)),
+    ),
+    "columns_by_hand": (
+        lambda m, b: ((m(b[0])[:, :1] - b[0].sum(1)) ** 2).mean(),
+        lambda m, b: F.mse_loss(first(m, b), b[0].sum(1)),
     ),
     "margins": (
         lambda m, b: F.soft_margin_loss(first(m, b), upper(b)),
@@ -154,6 +163,7 @@ class Step:
         f = (x * y).mean()
         g = self.over(x).log()
         h = F.log_softmax(x, dim=0)
+        i = ((x - y) ** 2).mean() + F.smooth_l1_loss(x, y.float())
         return F.binary_cross_entropy_with_logits(x, y)
 """
 
@@ -178,8 +188,10 @@ def edited(name, line):
         ("kl", 13, "e = F.kl_div(torch.nn.functional.log_softmax(x, dim=-1), y)"),
         ("no_minus", 14, "f = -(x * y).mean()"),
         ("batch", 16, "h = torch.nn.functional.log_softmax(x, dim=1)"),
-        ("bytes", 17, "return F.binary_cross_entropy_with_logits(x, y / 255)"),
-        ("counts", 17, "return torch.nn.functional.poisson_nll_loss(x, y)"),
+        ("columns_by_hand", 17, "i = ((x - y.view_as(x)) ** 2).mean() + F.smooth_l1_loss(x, y.float())"),
+        ("columns", 17, "i = ((x - y) ** 2).mean() + F.smooth_l1_loss(x, y.float().view_as(x))"),
+        ("bytes", 18, "return F.binary_cross_entropy_with_logits(x, y / 255)"),
+        ("counts", 18, "return torch.nn.functional.poisson_nll_loss(x, y)"),
         ("counts", 12, "ask = torch.nn.PoissonNLLLoss()"),
     ],
 )

@@ -19,8 +19,8 @@ from gradtrace.repair.no_patch import NoPatchError
 
 _MODULES = {"torch", "F", "nn", "np", "math", "functional"}
 """Names that are modules: what hangs on them is a function, and no method of a tensor."""
-_OPERATORS: dict[type[cst.BaseBinaryOp], str] = {cst.MatrixMultiply: "matmul", cst.Add: "add", cst.Divide: "div",
-                                                cst.Power: "pow"}  # fmt: skip
+_OPERATORS: dict[type[cst.BaseBinaryOp], str] = {cst.MatrixMultiply: "matmul", cst.Add: "add", cst.Subtract: "sub",
+                                                cst.Divide: "div", cst.Power: "pow"}  # fmt: skip
 """What torch calls them."""
 
 _AS_MODULES = {"mse_loss": "MSELoss", "l1_loss": "L1Loss", "smooth_l1_loss": "SmoothL1Loss",

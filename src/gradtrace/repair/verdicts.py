@@ -151,7 +151,7 @@ def prices(found: Iterable[Finding], healed: Sequence[Finding], trained: Iterabl
     """Critical findings after a change that the unchanged network does not have, before (`healed`) or after training.
 
     Of two ills that are both decades between the ends of a path, the smaller one is no price for the larger. Behind a
-    gradient that is not finite from the start nothing could be seen: what comes to light when it is may have been there.
+    gradient that is not finite from the start nothing could be seen: what comes to light may have been there.
     """
     if any(f.symptom is Symptom.NONFINITE and f.step is None and f.severity is Severity.CRITICAL for f in healed):
         return ()

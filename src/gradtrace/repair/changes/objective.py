@@ -8,46 +8,29 @@ nothing. The network as it came and its placebos are trained on it, and held aga
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from gradtrace.diagnosis.wording import has_no_minimum
-from gradtrace.errors import InputError
-from gradtrace.measure.untouched import untouched
 from gradtrace.records.change import OBJECTIVE, Change, Edit, SourceEdit
-from gradtrace.remedies.of_losses import FOR_CLASSES, FOR_MARGINS, NO_MINUS, OVER_CLASSES, log_probabilities
+from gradtrace.remedies.of_losses import FOR_CLASSES, FOR_MARGINS, NO_MINUS, OVER_CLASSES, SAME_SHAPE, log_probabilities
 from gradtrace.repair.changes.kind import Kind
-from gradtrace.repair.rewriting import Rewriting, Rule
+from gradtrace.repair.changes.targets import VIEWED, Form, named, of_one_shape, of_targets, second
+from gradtrace.repair.rewriting import Rule
 from gradtrace.repair.twin import RefusalError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gradtrace.records.finding import Finding
     from gradtrace.repair.situation import Situation
     from gradtrace.repair.twin import Twin
 
-_OF_LOGITS, _OF_PROBABILITIES = "binary_cross_entropy_with_logits", "binary_cross_entropy"
 _SOFTMAXES = "log_softmax", "softmax"
-_FUNCTIONAL = "torch.nn.functional"
 NOTE = "the loss as it came is no measure of what is learnt: all networks are measured by the mended one"
 CLASSES = 1
 """Axis of the classes, for `nll_loss`: [batch, classes, ...]."""
-BRIGHTEST = 255.0
-"""Of eight bits."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """One way of asking for the wrong thing."""
-
-    title: str
-    reason: str
-    edit: SourceEdit
-    numbers: tuple[tuple[str, float], ...] = ()
-    source: str = ""
 
 
 def propose(situation: Situation) -> list[Change]:
@@ -72,7 +55,7 @@ def rule_of(change: Change) -> Rule:
     return Rule(frozenset({edit.function}), edit.source, _replacement(change))
 
 
-def _change(form: _Form) -> Change:
+def _change(form: Form) -> Change:
     edit = form.edit
     return Change(
         kind=OBJECTIVE,
@@ -92,6 +75,8 @@ def _how(edit: SourceEdit) -> str:
         return "turned"
     if edit.function in _SOFTMAXES:
         return "classes"
+    if edit.text == VIEWED:
+        return "shape"
     return "targets" if edit.edit is Edit.SECOND else "scores" if edit.edit is Edit.ARGUMENT else "other"
 
 
@@ -107,25 +92,27 @@ def _code(edit: SourceEdit) -> str:
     return text
 
 
-def _forms(finding: Finding, situation: Situation) -> list[_Form]:
+def _forms(finding: Finding, situation: Situation) -> list[Form]:
     remedies, source = finding.remedies, finding.source
-    found: list[_Form] = []
+    found: list[Form] = []
     if has_no_minimum(finding) and remedies == log_probabilities("nll_loss"):
-        edit = SourceEdit(Edit.RENAME, "nll_loss", _line_of("nll_loss", source, situation), _name("cross_entropy"))
+        edit = SourceEdit(Edit.RENAME, "nll_loss", _line_of("nll_loss", source, situation), named("cross_entropy"))
         found.append(_of_scores("nll_loss", "cross_entropy in place of nll_loss, which does not normalise", edit))
     if has_no_minimum(finding) and remedies == log_probabilities("kl_div"):
         line = _line_of("kl_div", source, situation)
-        edit = SourceEdit(Edit.ARGUMENT, "kl_div", line, f"{_name('log_softmax')}({{x}}, dim=-1)")
+        edit = SourceEdit(Edit.ARGUMENT, "kl_div", line, f"{named('log_softmax')}({{x}}, dim=-1)")
         found.append(_of_scores("kl_div", "the log_softmax of the scores to kl_div", edit))
     if NO_MINUS in remedies:
         found += _turned(source, situation)
     if FOR_CLASSES in remedies:
-        found += _of_targets(source, situation)
+        found += of_targets(source, situation)
     if OVER_CLASSES in remedies:
         found += _over_classes(source, situation)
+    if SAME_SHAPE in remedies:
+        found += of_one_shape(source, situation)
     if FOR_MARGINS in remedies:
         found.append(
-            _Form(
+            Form(
                 "Make the labels of 0 and 1 into -1 and 1, as a loss of margins expects.",
                 "a label of 0 takes the output out of the loss, whatever it is",
                 SourceEdit(Edit.SECOND, "soft_margin_loss", source, "2.0 * ({1}) - 1.0"),
@@ -136,12 +123,8 @@ def _forms(finding: Finding, situation: Situation) -> list[_Form]:
     return found
 
 
-def _name(function: str) -> str:
-    return f"{_FUNCTIONAL}.{function}"
-
-
-def _of_scores(function: str, what: str, edit: SourceEdit) -> _Form:
-    return _Form(
+def _of_scores(function: str, what: str, edit: SourceEdit) -> Form:
+    return Form(
         f"Give {what}.", f"{function} of scores is linear in them, and falls for ever", edit,
         source="documentation of torch.nn.NLLLoss and torch.nn.KLDivLoss",
     )  # fmt: skip
@@ -153,7 +136,7 @@ def _line_of(function: str, source: str, situation: Situation) -> str:
     return source if source in lines or len(lines) != 1 else lines.pop()
 
 
-def _turned(source: str, situation: Situation) -> list[_Form]:
+def _turned(source: str, situation: Situation) -> list[Form]:
     """An error behind a minus, or log probabilities without one."""
     at_line = [op for op in situation.trace.ops if op.site.source == source]
     known = next((op for op in at_line if op.objective is not None), None)
@@ -167,88 +150,21 @@ def _turned(source: str, situation: Situation) -> list[_Form]:
     title = {Edit.UNSIGNED: f"Minimise {function} itself: take the minus before it away."}.get(
         edit.edit, "Minimise minus the log likelihood: it wants a minus."
     )
-    return [_Form(title, "the error has no upper bound, and each step makes it larger", edit)]
+    return [Form(title, "the error has no upper bound, and each step makes it larger", edit)]
 
 
-def _over_classes(source: str, situation: Situation) -> list[_Form]:
+def _over_classes(source: str, situation: Situation) -> list[Form]:
     at_line = {op.function for op in situation.trace.ops if op.site.source == source}
     return [
-        _Form(
+        Form(
             f"Take the {function} over the classes, dim={CLASSES}.",
             "samples (or positions) compete for each class, and the loss cannot come near zero",
-            SourceEdit(Edit.CALL, function, source, f"{_name(function)}({{x}}, dim={CLASSES})"),
+            SourceEdit(Edit.CALL, function, source, f"{named(function)}({{x}}, dim={CLASSES})"),
             source="documentation of torch.nn.NLLLoss",
         )
         for function in _SOFTMAXES
         if function in at_line
     ]
-
-
-# ------------------------------------------------------------------------------------------------------------ targets
-
-
-def _of_targets(source: str, situation: Situation) -> list[_Form]:
-    """Targets that are no probabilities: what they are is seen from their values."""
-    at_line = [op.function for op in situation.trace.ops if op.site.source == source]
-    function = next((name for name in (_OF_LOGITS, _OF_PROBABILITIES) if name in at_line), "")
-    values = _targets_seen(function, source, situation) if function else None
-    if values is None or not len(values):
-        return []
-    low, high = float(values.min()), float(values.max())
-    if len(values) == 2 or (high == BRIGHTEST and low >= 0.0):
-        low = low if len(values) == 2 else 0.0
-        return [
-            _Form(
-                f"Bring the targets from [{low:g}, {high:g}] to [0, 1].",
-                f"{function} expects probabilities; of others it has no minimum",
-                SourceEdit(Edit.SECOND, function, source, _affine(low, high)),
-                (("low", low), ("span", high - low)),
-                f"documentation of {_name(function)}",
-            )
-        ]
-    if function != _OF_LOGITS:
-        return []  # an output between 0 and 1 reaches no other targets, whatever the loss
-    counts = low >= 0.0 and bool((values == values.round()).all())
-    other = "poisson_nll_loss" if counts else "mse_loss"
-    what = "whole numbers, of which the output is the rate's logarithm" if counts else "numbers of any size"
-    return [
-        _Form(
-            f"Take {other} in place of {function}: the targets are {what}.",
-            f"{function} expects probabilities; of others it has no minimum"
-            + ("; class numbers would want an output for each class, and cross_entropy" if counts else ""),
-            SourceEdit(Edit.RENAME, function, source, _name(other)),
-            source=f"documentation of {_name(other)}",
-        )
-    ]
-
-
-def _affine(low: float, high: float) -> str:
-    shifted = f"({{1}}) - {low:g}" if low > 0.0 else f"({{1}}) + {-low:g}" if low < 0.0 else "({1})"
-    span = high - low
-    return shifted if span == 1.0 else f"({shifted}) / {span:g}" if low else f"{shifted} / {span:g}"
-
-
-def _targets_seen(function: str, source: str, situation: Situation) -> Tensor | None:
-    """The values that occur, each once; None where they could not be looked at."""
-    seen: list[Tensor] = []
-
-    def look(called: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        seen.append(_second(args, kwargs).detach().flatten().float().unique())
-        return called(*args, **kwargs)
-
-    rules = (Rule(frozenset({function}), source, look),)
-    try:
-        with untouched(situation.model), torch.no_grad(), Rewriting(rules):
-            for batch in situation.batches:
-                situation.loss_fn(situation.model, batch)
-    except (InputError, RuntimeError, ValueError, TypeError, LookupError):
-        return None
-    return torch.cat(seen).unique() if seen else None
-
-
-def _second(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    target: Tensor = args[1] if len(args) > 1 else kwargs["target"]
-    return target
 
 
 # -------------------------------------------------------------------------------------------------------- rewritten
@@ -263,15 +179,18 @@ def _replacement(change: Change) -> Callable[..., Any]:
     if how == "classes":
         function = getattr(F, edit.function)
         return lambda _function, args, kwargs: function(args[0] if args else kwargs["input"], dim=CLASSES)
+    if how == "shape":
+        return lambda function, args, kwargs: _with_second(
+            function, args, kwargs, second(args, kwargs).view_as(args[0] if args else kwargs["input"])
+        )
     if how == "targets":
         low, span = change.number("low"), change.number("span")
-        return lambda function, args, kwargs: _with_targets(function, args, kwargs, low, span)
+        return lambda function, args, kwargs: _with_second(function, args, kwargs, (second(args, kwargs) - low) / span)
     other = getattr(F, edit.text.rpartition(".")[2])
     return lambda _function, args, kwargs: _as_other(other, args, kwargs)
 
 
-def _with_targets(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], low: float, span: float) -> Any:
-    new = (_second(args, kwargs) - low) / span
+def _with_second(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], new: Tensor) -> Any:
     if len(args) > 1:
         return function(args[0], new, *args[2:], **kwargs)
     return function(*args, **{**kwargs, "target": new})
