@@ -73,6 +73,10 @@ LOSSES = {
         lambda m, b: ((m(b[0])[:, :1] - b[0].sum(1)) ** 2).mean(),
         lambda m, b: F.mse_loss(first(m, b), b[0].sum(1)),
     ),
+    "one_output": (
+        lambda m, b: nn.CrossEntropyLoss()(m(b[0])[:, :1], upper(b)[:, None]),
+        lambda m, b: F.binary_cross_entropy_with_logits(first(m, b), upper(b)),
+    ),
     "margins": (
         lambda m, b: F.soft_margin_loss(first(m, b), upper(b)),
         lambda m, b: F.soft_margin_loss(first(m, b), 2 * upper(b) - 1),

@@ -13,7 +13,7 @@ import torch
 import gradtrace
 from gradtrace.casebook import CASES
 from gradtrace.casebook.case import Setup
-from gradtrace.casebook.tasks import cross_entropy
+from gradtrace.casebook.tasks import cross_entropy, squared_error
 from gradtrace.checkup.batches import summed_over
 from gradtrace.errors import InputError
 from gradtrace.records.repair import Role, Trial
@@ -39,6 +39,7 @@ CASE_OF = {
     "output": "targets_out_of_range", "embedding": "unscaled_attention", "log_space": "log_zero",
     "neighbours": "neighbours", "likelihood": "minimax_game", "group_norm": "batchnorm_mlp",
     "stable": "exp_overflow", "objective": "counts_as_probabilities",
+    "decay": "decayed", "lone_norm": "one_entry",
 }  # fmt: skip
 """Kind -> a case for which it proposes itself."""
 
@@ -49,6 +50,25 @@ def graph():
     sources = torch.randint(0, 64, (64 * 40,))
     model = torch.nn.Sequential(*(Sums(sources) for _ in range(6)), torch.nn.Linear(16, 4))
     return Setup(model, cross_entropy, [(torch.randn(64, 16), torch.randint(4, (64,)))])
+
+
+def decayed():
+    """Weight decay far stronger than the loss."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=3.0)
+    batches = [(torch.randn(64, 16), torch.randint(4, (64,))) for _ in range(2)]
+    return Setup(model, cross_entropy, batches, optimizer)
+
+
+def one_entry():
+    """A layer norm behind a single output."""
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1), torch.nn.LayerNorm(1)
+    return Setup(torch.nn.Sequential(*layers), squared_error, [(x, x[:, :1]) for x in torch.randn(2, 64, 16)])
+
+
+MADE = {"neighbours": graph, "decayed": decayed, "one_entry": one_entry}
 
 
 class Sums(torch.nn.Linear):
@@ -76,7 +96,7 @@ class Divided:
 @cache
 def _proposed(case_name):
     """A set-up that has been trained for a step, with gradients, hooks and an optimizer's state; and its situation."""
-    setup = graph() if case_name == CASE_OF["neighbours"] else CASES[case_name].build()
+    setup = MADE[case_name]() if case_name in MADE else CASES[case_name].build()
     if case_name == CASE_OF["eps"]:
         setup = replace(setup, loss_fn=Divided(setup.loss_fn), optimizer=None)
     if case_name == CASE_OF["symmetry"]:

@@ -43,6 +43,7 @@ def between_ends(num_steps: float) -> float:
 
 OVER_EPS = "largest gradient (RMS) over eps"
 """Evidence of an optimizer."""
+PULL = "decay over the gradient of the loss"
 NORMALISED_ALONE = "entries that are normalised together"
 
 ROWS_ALIKE = "rows that are one and the same"

@@ -126,9 +126,10 @@ def shape_of(model: Any, optimizer: Any = None) -> Shape:
 
 
 def _steps_with(optimizer: Any) -> tuple[str, ...]:
-    """Rates and eps as they are told, how many parameters it holds, hooks around its steps."""
+    """Rates, eps and decay as they are told, how many parameters it holds, hooks around its steps."""
     groups = optimizer.param_groups
-    told = [f"{key}={group[key]:.4g}" for group in groups for key in ("lr", "eps") if isinstance(group.get(key), float)]
+    keys = "lr", "eps", "weight_decay"
+    told = [f"{key}={group[key]:.4g}" for group in groups for key in keys if isinstance(group.get(key), float)]
     hooks = tuple(map(len, step_hooks_of(optimizer)))
     return (type(optimizer).__name__, *told, str(sum(len(group["params"]) for group in groups)), str(hooks))
 

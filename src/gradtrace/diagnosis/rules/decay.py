@@ -15,7 +15,7 @@ from gradtrace.diagnosis.layer import gradient_parts, owner
 from gradtrace.diagnosis.objectives import has_learnt, objectives
 from gradtrace.diagnosis.scene import is_finite, make_view
 from gradtrace.diagnosis.thresholds import DROWNED, FOLLOWED_STEPS
-from gradtrace.diagnosis.wording import steps
+from gradtrace.diagnosis.wording import PULL, steps
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import less_decay
@@ -53,7 +53,7 @@ def judge(scene: Scene) -> list[Finding]:
             f"{pull:.3g} times as hard as the loss, and at every other weight alike, so that steps follow it alone."
             f"{told if after is not None else ' And'} the loss is no better than a constant's.",
             evidence=(
-                Evidence("decay over the gradient of the loss", pull),
+                Evidence(PULL, pull),
                 Evidence("weights after steps on a copy, of before", left, "fraction"),
             ),
             remedies=less_decay(adaptive=is_adaptive),

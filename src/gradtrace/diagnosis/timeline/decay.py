@@ -16,6 +16,7 @@ from gradtrace.diagnosis.rules.decay import of_decay
 from gradtrace.diagnosis.thresholds import DROWNED, HEALTHY_DECADES, SUSTAINED_ROWS
 from gradtrace.diagnosis.timeline.before import matrices
 from gradtrace.diagnosis.timeline.losses import falls_since, last_rows
+from gradtrace.diagnosis.wording import PULL
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.run import Series
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
@@ -57,7 +58,7 @@ def judge(run: Run) -> list[Finding]:
             f"weight is more than {left:.2g} times as large as at the start, the gradient has gone with them, and the "
             "loss has not halved.",
             evidence=(
-                Evidence("decay over the gradient of the loss", pull),
+                Evidence(PULL, pull),
                 Evidence("weights now, of before", left, "fraction"),
             ),
             remedies=less_decay(adaptive=optimizers[names[columns[0]]].adaptive),

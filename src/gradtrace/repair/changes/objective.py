@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gradtrace.repair.situation import Situation
     from gradtrace.repair.twin import Twin
 
+_DEFAULTS = {"ignore_index": -100, "label_smoothing": 0.0}
 _SOFTMAXES = "log_softmax", "softmax"
 NOTE = "the loss as it came is no measure of what is learnt: all networks are measured by the mended one"
 CLASSES = 1
@@ -197,7 +198,7 @@ def _with_second(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], n
 
 
 def _as_other(other: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    left = {name: value for name, value in kwargs.items() if value is not None}
+    left = {name: value for name, value in kwargs.items() if value is not None and _DEFAULTS.get(name) != value}
     known = {"input", "target", "reduction", *(("weight", "ignore_index") if other is F.cross_entropy else ())}
     if any(arg is not None for arg in args[2:]) or set(left) - known:
         raise RefusalError("the call has arguments that the other loss does not know")

@@ -10,6 +10,7 @@ from gradtrace.repair.changes import (
     activation,
     clipping,
     connect,
+    decay,
     embedding,
     eps,
     features,
@@ -18,6 +19,7 @@ from gradtrace.repair.changes import (
     initialisation,
     likelihood,
     log_space,
+    lone_norm,
     loss,
     neighbours,
     norm,
@@ -48,6 +50,7 @@ KINDS: dict[str, Kind] = {
     "stable": stable.KIND,
     "unsafe": unsafe.KIND,
     "connect": connect.KIND,
+    "lone_norm": lone_norm.KIND,
     "log_space": log_space.KIND,
     "objective": objective.KIND,
     "loss": loss.KIND,
@@ -71,9 +74,10 @@ KINDS: dict[str, Kind] = {
     "warmup": warmup.KIND,
     "clipping": clipping.KIND,
     "eps": eps.KIND,
+    "decay": decay.KIND,
     "placebo": placebo.KIND,
 }
-OF_STEPS = ("rate", "warmup", "clipping", "eps")
+OF_STEPS = ("rate", "warmup", "clipping", "eps", "decay")
 """Kinds that leave the network as it is."""
 OF_THE_ENDS = ("stable", "unsafe", "connect", "log_space", "objective", "loss", "likelihood", "output", "formats",
                "features", "scale", "embedding")  # fmt: skip
@@ -81,7 +85,7 @@ OF_THE_ENDS = ("stable", "unsafe", "connect", "log_space", "objective", "loss", 
 MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.ACTIVATION_DERIVATIVE: ("activation",),
     Cause.SATURATED_PREACTIVATION: ("initialisation", "norm", "features", "scale", "embedding"),
-    Cause.SMALL_WEIGHTS: ("symmetry", "initialisation"),
+    Cause.SMALL_WEIGHTS: ("symmetry", "initialisation", "decay"),
     Cause.LARGE_WEIGHTS: ("initialisation", "embedding"),
     Cause.DEPTH_WITHOUT_SKIP: ("skip", "initialisation"),
     Cause.RECURRENT_CONTRACTION: ("recurrence",),
@@ -93,7 +97,7 @@ MENDS: dict[Cause, tuple[str, ...]] = {
     Cause.LEARNING_RATE: ("rate", "warmup"),
     Cause.INPUT_SCALE: ("features", "scale", "embedding"),
     Cause.NUMERIC_FORMAT: ("formats",),
-    Cause.DETACHED_GRAPH: ("connect",),
+    Cause.DETACHED_GRAPH: ("connect", "lone_norm"),
     Cause.LOSS_FUNCTION: ("log_space", "objective", "loss", "likelihood", "output"),
     Cause.UNSAFE_OP: ("stable", "unsafe", "log_space"),
     Cause.REDUCTION_SCALE: ("scale", "neighbours"),

@@ -58,6 +58,8 @@ def of_one_shape(source: str, situation: Situation) -> list[Form]:
 def of_targets(source: str, situation: Situation) -> list[Form]:
     """Targets that are no probabilities: what they are is seen from their values."""
     at_line = [op.function for op in situation.trace.ops if op.site.source == source]
+    if "cross_entropy" in at_line:
+        return _of_one_output(source, situation)
     function = next((name for name in (_OF_LOGITS, _OF_PROBABILITIES) if name in at_line), "")
     values = _targets_seen(function, source, situation) if function else None
     if values is None or not len(values):
@@ -86,6 +88,24 @@ def of_targets(source: str, situation: Situation) -> list[Form]:
             + ("; class numbers would want an output for each class, and cross_entropy" if counts else ""),
             SourceEdit(Edit.RENAME, function, source, named(other)),
             source=f"documentation of {named(other)}",
+        )
+    ]
+
+
+def _of_one_output(source: str, situation: Situation) -> list[Form]:
+    """Cross entropy over a single class, which is nought: class numbers say nothing then, probabilities do."""
+    pairs = _seen("cross_entropy", source, situation)
+    if not pairs or any(len(pair) != 2 or pair[0].shape != pair[1].shape for pair in pairs):
+        return []
+    low, high = (float(of([of([pair[1].min(), pair[1].max()]) for pair in pairs])) for of in (min, max))
+    if low < 0.0 or high > 1.0 or low == high:
+        return []
+    return [
+        Form(
+            f"Take {_OF_LOGITS} in place of cross_entropy: there is a single output.",
+            "a softmax over one entry is one, whatever comes in",
+            SourceEdit(Edit.RENAME, "cross_entropy", source, named(_OF_LOGITS)),
+            source=f"documentation of {named('cross_entropy')}",
         )
     ]
 
