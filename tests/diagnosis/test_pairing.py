@@ -181,6 +181,22 @@ def test_a_cross_entropy_of_one_class_wants_an_output_for_each(num_outputs: int)
     assert all("an output for each class" in f.remedies[0].title for f in told)
 
 
+@pytest.mark.parametrize("is_raw", [False, True])
+def test_alignments_want_log_probabilities(*, is_raw: bool) -> None:
+    """ctc_loss sums paths of scores: it falls for ever with them, where they are not normalised."""
+    torch.manual_seed(0)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        out = model(batch[0].view(4, 16, 16)).transpose(0, 1)  # sequences of 16, and time first
+        lengths = torch.full((4,), 16), torch.full((4,), 5)
+        return F.ctc_loss(out if is_raw else out.log_softmax(2), torch.arange(20).view(4, 5) % 4 + 1, *lengths)
+
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5))
+    found = [f for f in findings(model, loss, [batches()[0]]) if f.severity is not Severity.INFO]
+    assert [f.cause for f in found] == [Cause.LOSS_FUNCTION] * is_raw
+    assert all(f.message.startswith("ctc_loss expects log-probabilities") for f in found)
+
+
 @pytest.mark.parametrize("log_target", [False, True])
 @pytest.mark.parametrize("given", ["logarithms", "probabilities", "raw", "raw over a temperature"])
 def test_a_divergence_wants_log_probabilities(given: str, log_target: bool) -> None:

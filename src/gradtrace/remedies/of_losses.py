@@ -84,5 +84,9 @@ def log_probabilities(loss: str) -> tuple[Remedy, ...]:
     >>> log_probabilities("kl_div")[0].code.splitlines()[0]
     'log_p = torch.nn.functional.log_softmax(logits, dim=1)'
     """
-    code = f"log_p = torch.nn.functional.log_softmax(logits, dim=1)\nloss = torch.nn.functional.{loss}(log_p, target)"
+    dim, lengths = (-1, ", input_lengths, target_lengths") if loss == "ctc_loss" else (1, "")
+    code = (
+        f"log_p = torch.nn.functional.log_softmax(logits, dim={dim})\n"
+        f"loss = torch.nn.functional.{loss}(log_p, target{lengths})"
+    )
     return (Remedy("Give the loss logarithms of probabilities.", code),)

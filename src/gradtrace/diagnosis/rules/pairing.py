@@ -48,6 +48,8 @@ def pairing(view: View) -> Finding | None:
             continue
         if op.function == "kl_div":
             found = _given_no_logarithms("kl_div", _divergence_of(op, view), view)
+        elif kind == "CtcLoss":
+            found = _given_no_logarithms("ctc_loss", _through_views(op, view), view)
         elif kind.startswith("NllLoss"):
             below = _through_views(op, view)
             found = _given_no_logarithms("nll_loss", below, view) or _over_another_axis(op, below, view)
@@ -86,7 +88,8 @@ def _given_no_logarithms(name: str, below: Op | None, view: View) -> Finding | N
         )
         return replace(_mismatch(view, below, given + flat), remedies=log_probabilities(name))
     if unscaled(below, view).weights or fed == "Relu":
-        endless = "the loss is then linear in it and has no minimum: it falls for ever, whatever is learnt."
+        linear = "" if name == "ctc_loss" else "is then linear in it and "
+        endless = f"the loss {linear}has no minimum: it falls for ever, whatever is learnt."
         evidence = (Evidence(LOWEST_LOSS, -math.inf),)
         found = replace(_mismatch(view, below, given + endless), severity=Severity.CRITICAL, evidence=evidence)
         return replace(found, remedies=log_probabilities(name))
@@ -153,6 +156,8 @@ def _mismatch(view: View, op: Op, message: str) -> Finding:
 def _through_views(op: Op, view: View) -> Op | None:
     for _ in range(8):
         ways = [t[0] for t in op.targets if t is not None]
+        if op.function == "linear" and base_name(op.name) == "Add":  # and the layer's own bias
+            ways = [way for way in ways if view.trace.ops[way].targets]
         if len(ways) != 1:
             return None
         op = view.trace.ops[ways[0]]

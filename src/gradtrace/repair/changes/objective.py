@@ -99,10 +99,11 @@ def _forms(finding: Finding, situation: Situation) -> list[Form]:
     if has_no_minimum(finding) and remedies == log_probabilities("nll_loss"):
         edit = SourceEdit(Edit.RENAME, "nll_loss", _line_of("nll_loss", source, situation), named("cross_entropy"))
         found.append(_of_scores("nll_loss", "cross_entropy in place of nll_loss, which does not normalise", edit))
-    if has_no_minimum(finding) and remedies == log_probabilities("kl_div"):
-        line = _line_of("kl_div", source, situation)
-        edit = SourceEdit(Edit.ARGUMENT, "kl_div", line, f"{named('log_softmax')}({{x}}, dim=-1)")
-        found.append(_of_scores("kl_div", "the log_softmax of the scores to kl_div", edit))
+    for name in ("kl_div", "ctc_loss"):
+        if has_no_minimum(finding) and remedies == log_probabilities(name):
+            line = _line_of(name, source, situation)
+            edit = SourceEdit(Edit.ARGUMENT, name, line, f"{named('log_softmax')}({{x}}, dim=-1)")
+            found.append(_of_scores(name, f"the log_softmax of the scores to {name}", edit))
     if NO_MINUS in remedies:
         found += _turned(source, situation)
     if FOR_CLASSES in remedies:
