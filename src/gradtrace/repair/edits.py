@@ -27,7 +27,8 @@ _AS_MODULES = {"mse_loss": "MSELoss", "l1_loss": "L1Loss", "smooth_l1_loss": "Sm
                "huber_loss": "HuberLoss", "binary_cross_entropy": "BCELoss",
                "binary_cross_entropy_with_logits": "BCEWithLogitsLoss", "nll_loss": "NLLLoss",
                "cross_entropy": "CrossEntropyLoss", "kl_div": "KLDivLoss", "ctc_loss": "CTCLoss",
-               "soft_margin_loss": "SoftMarginLoss", "poisson_nll_loss": "PoissonNLLLoss", "softmax": "Softmax", "log_softmax": "LogSoftmax"}  # fmt: skip
+               "soft_margin_loss": "SoftMarginLoss", "poisson_nll_loss": "PoissonNLLLoss",
+               "softmax": "Softmax", "log_softmax": "LogSoftmax"}  # fmt: skip
 """Losses and what stands before them, as classes of ``torch.nn`` that take and return the same."""
 
 
