@@ -282,6 +282,41 @@ optimizer = torch.optim.SGD(model.parameters(), 0.1)
 model = torch.nn.Linear(2, 1)
 model(torch.ones(1, 2)).sum().backward()
 optimizer.step()""",
+            (
+                "no torch.nn.Module was found that holds what the optimizers of train.py train. Nothing learns: "
+                "backward() brings gradients to 2 parameters of the same shapes as those that an optimizer holds"
+            ),
+        ),
+        (
+            """import copy, torch
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+fast = [copy.deepcopy(model) for _ in range(2)]
+sum(one(torch.ones(1, 2)) for one in fast).sum().backward()
+optimizer.step()""",
+            (
+                "no torch.nn.Module was found that holds what the optimizers of train.py train. Nothing learns: "
+                "backward() brings gradients to 4 parameters of the same shapes"
+            ),
+        ),
+        (
+            """import torch
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+params = {name: one.detach() for name, one in model.named_parameters()}
+torch.func.grad(lambda p: torch.func.functional_call(model, p, (torch.ones(1, 2),)).sum())(params)
+optimizer.step()""",
+            (
+                "no torch.nn.Module was found that holds what the optimizers of train.py train. Nothing learns: "
+                "backward() was never called, and none of what they hold had a gradient"
+            ),
+        ),
+        (
+            """import torch
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+torch.nn.Linear(3, 1)(torch.ones(1, 3)).sum().backward()
+optimizer.step()""",
             "no torch.nn.Module was found that holds what the optimizers of train.py train; those that are called hold",
         ),
     ],

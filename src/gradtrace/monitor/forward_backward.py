@@ -95,6 +95,7 @@ class ForwardBackward:
             self._rooms.uncleared.before_backward(looks=wanted and self._passes.is_first)
         with self._spending("walks"):
             self._rooms.strangers.before_backward(self._row.count.expected, roots)
+            self._rooms.astray.before_backward(roots, is_known=self._passes.is_known)
         with self._spending("hooks"):
             self._detector.before_backward(roots, self._rooms.loss_scale.of_loss)
             if self._passes.is_known:

@@ -41,6 +41,8 @@ class OptimizerStep:
             self._detector.before_step(optimizer, self._row.number, has_closure=has_closure)
             self._passes.begin_closure(optimizer if has_closure else None)
         if not has_closure:
+            with self._schedule.spending("walks"):
+                self._rooms.astray.before_step(optimizer, self._row.number)
             self._take_passes(optimizer)
             self._detector.leave_out_if_spoilt(optimizer, self._row.number)
         if self._row.is_measured and self._schedule.wants_updates(count.number) and not self._row.is_holding_weights:

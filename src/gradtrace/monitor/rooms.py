@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gradtrace.monitor.astray import Astray
 from gradtrace.monitor.loss_scale import LossScale
 from gradtrace.monitor.nonfinite.detector import Detector
 from gradtrace.monitor.nonfinite.forward_calls import Calls
@@ -59,6 +60,7 @@ class Rooms:
         self.sampler = Sampler(watched, recording, schedule)
         self.uncleared = Uncleared(watched, recording)
         self.strangers = Strangers(watched)
+        self.astray = Astray(watched, recording)
         self.rest = Rest(self.row.count, schedule, self.owner, self.detector, woken)
 
     @property

@@ -15,6 +15,13 @@ OWN_OPTIMIZER = Remedy(
     "optimizer_g = torch.optim.Adam(generator.parameters())",
 )
 
+KEEP_THE_MODEL = Remedy(
+    "Load weights into the model that the optimizer was made for, and put no other in its place; or make the optimizer "
+    "anew with the model.",
+    "best = copy.deepcopy(model.state_dict())\n...\nmodel.load_state_dict(best)",
+    "torch.optim: constructing an optimizer",
+)
+
 DIVIDE_LOSS = Remedy(
     "Divide each loss by the number of backward passes that are added up before a step.",
     "(loss / num_passes).backward()",

@@ -28,6 +28,7 @@ from gradtrace.runner.anatomy import named_parameters
 from gradtrace.runner.by_hand import ByHand
 from gradtrace.runner.names import label_models, name_tensors
 from gradtrace.runner.ownership import owners
+from gradtrace.runner.unreached import Unreached
 from gradtrace.tape.callers import call_from
 from gradtrace.tape.graph import reached_leaves
 from gradtrace.tape.private import inside_tracing
@@ -62,6 +63,7 @@ class Discovery:
         """Of several threads that begin to train at once, one finds it; the others wait until that is done."""
         self._has_optimizers = bool(living()[1])
         self._by_hand = ByHand()
+        self.unreached = Unreached()
         self._looked: set[int] = set()
         """Modules that no optimizer held anything of when they were called."""
         self._calls = interpose(nn.Module, "__call__", self._at_call)
@@ -131,6 +133,7 @@ class Discovery:
 
     def _reached(self, leaves: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         self._by_hand.note(leaves)
+        self.unreached.reached(leaves)
         return leaves
 
     def _at_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -138,7 +141,7 @@ class Discovery:
         if not self._is_over:
             self.num_steps += 1
             if _is_power_of_two(self.num_steps):
-                self._look(lambda: [leaf for leaf in held_by(optimizer) if leaf.grad is not None])
+                self._look(lambda: self.unreached.stepped(held_by(optimizer)))
             self._stepping = optimizer if takes_closure(args, kwargs) else None
 
     def _after_step(self, _optimizer: Optimizer) -> None:

@@ -111,11 +111,30 @@ def why_nothing(script: Watchable, discovery: Discovery | None, *, failed: bool)
             f"{script.name} called backward() {_times(discovery.num_backwards)}, "
             f"but no optimizer of torch.optim ever made a step{_by_hand(discovery)}"
         )
-    replaced = "; those that are called hold other weights: were they replaced after the optimizers were made?"
     return (
         f"no torch.nn.Module was found that holds what the optimizers of {script.name} train"
-        f"{replaced if discovery.has_called_others else ''}"
+        f"{_why_no_gradient(discovery)}"
     )
+
+
+def _why_no_gradient(discovery: Discovery) -> str:
+    """What is known of why optimizers step, and nothing that they hold is used; '' where nothing is."""
+    has_gradients = discovery.unreached.has_gradients
+    if (num := discovery.unreached.num_alike) and not has_gradients:
+        return (
+            f". Nothing learns: backward() brings gradients to {num} parameters of the same shapes as "
+            "those that an optimizer holds, and none to these. A copy of the model (copy.deepcopy), or one made anew, "
+            "stands in its place: no gradient goes through a copy to what it was copied from"
+        )
+    if not discovery.num_backwards and not has_gradients:
+        return (
+            ". Nothing learns: backward() was never called, and none of what they hold had a gradient (.grad) when "
+            "they stepped. Gradients of torch.autograd.grad and torch.func.grad are returned, and no optimizer sees "
+            "them until they are written there: parameter.grad = gradient"
+        )
+    if discovery.has_called_others:
+        return "; those that are called hold other weights: were they replaced after the optimizers were made?"
+    return ""
 
 
 def _by_hand(discovery: Discovery) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradtrace.diagnosis.timeline import (
+    astray,
     decay,
     growth,
     idle,
@@ -57,7 +58,7 @@ def judge_run(run: Run) -> list[Finding]:
     unreached = reach.judge(run)
     if unreached:  # no gradient is left of something that never had one
         found = [f for f in found if f.symptom is not Symptom.LOSS_SATURATED]
-    return [*alone, *idle.judge(run), *summed, *decayed, *unreached, *found]
+    return [*astray.judge(run), *alone, *idle.judge(run), *summed, *decayed, *unreached, *found]
 
 
 _OF_NO_WEIGHTS = Symptom.VANISHING, Symptom.DEAD_UNITS
