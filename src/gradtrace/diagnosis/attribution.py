@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.layer import is_shared_out, places
+from gradtrace.diagnosis.layer import is_shared_out, owner, parameters_behind, places
 from gradtrace.diagnosis.profile import Link, Profile, mean_loss
 from gradtrace.diagnosis.sums import after_merge, branches, is_one_map, is_sum, skip_share
 from gradtrace.diagnosis.thresholds import (
@@ -145,6 +145,25 @@ def _recurrent(profile: Profile, paths: Paths, cause: Cause) -> Blame | None:
         ops = [link.op for link in fused if link.op.site.module == module]
         if len(ops) >= RECURRENCE_CALLS and share >= DOMINANT_FRAC and module is not None:
             return Blame(cause, (module,), ops[0], None, len(ops))
+    return _computed_once(profile, paths, cause, total)
+
+
+def _computed_once(profile: Profile, paths: Paths, cause: Cause, total: float) -> Blame | None:
+    """The same weight again and again that is computed from parameters before the loop, as exp(dt A) of a state space.
+
+    The ops that apply it have no parameter of their own.
+    """
+    applied: dict[int, list[Link]] = {}
+    for link in profile.links:
+        if link.factor is Factor.WEIGHT and not link.op.weights and base_name(link.op.name) in _PRODUCTS:
+            for target in link.op.targets:
+                if target is not None and len(paths.arrivals[target[0]]) >= RECURRENCE_CALLS:
+                    applied.setdefault(target[0], []).append(link)
+    for index, links in applied.items():
+        parameters = parameters_behind(paths.ops[index], paths.ops) if len(links) >= RECURRENCE_CALLS else ()
+        if parameters and total and math.isfinite(total) and _sum(links) / total >= DOMINANT_FRAC:
+            where = tuple(dict.fromkeys(owner(name) for name in parameters))
+            return Blame(cause, where, links[0].op, None, len(links))
     return None
 
 
