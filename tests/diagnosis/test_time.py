@@ -285,3 +285,36 @@ def test_either_end_is_far_from_the_middle_of_a_window(forget, read, severity):
         assert "of 21 steps" in found[0].message
     elif found:
         assert "what lies between" in found[0].message
+
+
+class StateSpace(nn.Module):
+    """h = exp(sign dt a) h + dt u, a linear state space whose eigenvalues are above one where the minus is missing."""
+
+    def __init__(self, sign):
+        super().__init__()
+        torch.manual_seed(0)
+        self.read, self.rate, self.head = nn.Linear(1, 16), nn.Parameter(torch.linspace(-2, -0.5, 16)), nn.Linear(16, 1)
+        self.step, self.sign = nn.Parameter(torch.full((16,), -1.0)), sign
+
+    def forward(self, x):
+        u, dt = self.read(x), nn.functional.softplus(self.step)
+        decay, h = torch.exp(self.sign * dt * self.rate.exp()), 0.0
+        for t in range(x.shape[1]):
+            h = decay * h + dt * u[:, t]
+        return self.head(h)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_state_space_without_its_minus_expands(sign):
+    model, x = StateSpace(sign), torch.randn(32, 64, 1)
+    target = x[:, -8:].mean(1)
+    loss = lambda model, x: (model(x) - target).square().mean()  # noqa: E731
+    findings = [f for f in gradtrace.check(model, loss, [x]).findings if f.severity is not Severity.INFO]
+    if sign < 0:
+        assert findings == []
+        return
+    (finding,) = findings
+    assert (finding.symptom, finding.cause, finding.where) == (
+        Symptom.EXPLODING, Cause.RECURRENT_EXPANSION, ("step",),
+    )  # fmt: skip
+    assert any("below one" in remedy.title for remedy in finding.remedies)

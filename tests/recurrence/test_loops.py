@@ -80,6 +80,27 @@ def test_a_masked_weight():
     assert chain.module == "W"
 
 
+def test_two_weights_made_of_one_parameter_are_two():
+    class StateSpace(nn.Module):
+        """h = exp(-dt) h + dt x: what comes in is scaled by the same step size that the decay is made of."""
+
+        def __init__(self):
+            super().__init__()
+            self.step, self.read = nn.Parameter(torch.zeros(6)), nn.Linear(3, 6)
+
+        def forward(self, x):
+            x, h = self.read(x), torch.zeros(len(x), 6)
+            dt = nn.functional.softplus(self.step)
+            decay = torch.exp(-dt)
+            for t in range(x.shape[1]):
+                h = decay * h + dt * x[:, t]
+            return h
+
+    (chain,) = chains(StateSpace(), torch.randn(2, 9, 3))
+    assert (chain.module, chain.inputs, chain.num_steps) == ("step", "varying", 7)  # (the first h knows no gradient)
+    assert chain.recurrent[-1] / chain.linear[-1] == pytest.approx(0.5)
+
+
 def test_in_place_non_linearities_do_not_mix_up_the_factors():
     x = torch.randn(2, 9, 3)
     torch.manual_seed(0)

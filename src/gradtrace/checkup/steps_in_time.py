@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from gradtrace.diagnosis.layer import parameters_behind
 from gradtrace.diagnosis.scene import is_finite
 from gradtrace.diagnosis.thresholds import RECURRENCE_CALLS
 from gradtrace.errors import InputError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from gradtrace.records.trace import Trace
+    from gradtrace.records.trace import Op, Trace
 
 NUM_EXPONENTS = 8
 """Largest Lyapunov exponents that a check measures; `gradtrace.lyapunov` gives the whole spectrum."""
@@ -30,11 +31,17 @@ def is_recurrent(model: nn.Module, trace: Trace) -> bool:
     """Whether the model has a recurrent module or function, or a weight that is applied again and again."""
     if any(isinstance(module, nn.RNNBase | nn.RNNCellBase) for module in model.modules()):
         return True
-    leaves = (trace.ops[target[0]].parameter for op in trace.ops for target in op.targets if target is not None)
-    counts = Counter(op.weights for op in trace.ops if op.weights), Counter(name for name in leaves if name)
+    applied = Counter(op.weights for op in trace.ops if op.weights)
+    used = Counter(name for op in trace.ops for name in _weights_used(op, trace))
     return any(op.function in _FUNCTIONS for op in trace.ops) or any(
-        max(applied.values(), default=0) >= RECURRENCE_CALLS for applied in counts
+        max(times.values(), default=0) >= RECURRENCE_CALLS for times in (applied, used)
     )
+
+
+def _weights_used(op: Op, trace: Trace) -> set[str | int]:
+    """Parameters that an op takes in, and what is computed from parameters alone, by its place."""
+    used = [trace.ops[target[0]] for target in op.targets if target is not None]
+    return {one.parameter or one.index for one in used if parameters_behind(one, trace.ops)}
 
 
 def with_time(

@@ -14,10 +14,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradtrace.diagnosis.layer import is_shared_out, places
+from gradtrace.diagnosis.layer import is_shared_out, owner, parameters_behind, places
 from gradtrace.diagnosis.profile import Link, Profile, mean_loss
 from gradtrace.diagnosis.sums import after_merge, branches, is_one_map, is_sum, skip_share
 from gradtrace.diagnosis.thresholds import (
+    CLEAR_DECADES,
     DOMINANT_FRAC,
     HEALTHY_DECADES,
     LAYERS_PER_BLOCK,
@@ -89,6 +90,9 @@ def blame_growth(profile: Profile, paths: Paths) -> Blame:
     skips = [op for op in merges if skip_share(op, paths) is not None]
     norms = [link for link in profile.links if link.factor is Factor.NORM]
     batch = [link for link in norms if "BatchNorm" in link.op.name]
+    divisions = [link for link in profile.links if link.decades > 0.0 and is_division_near_zero(link.op, paths)]
+    if divisions and _sum(divisions) >= DOMINANT_FRAC * total:
+        return _by_size(paths, Cause.UNSAFE_OP, divisions, sign=1)
     copies = [link for link in profile.links if link.factor is Factor.RESHAPE and link.decades > 0.0]
     if copies and _sum(copies) >= DOMINANT_FRAC * total:
         return _by_size(paths, Cause.REDUCTION_SCALE, copies, sign=1)
@@ -103,6 +107,21 @@ def blame_growth(profile: Profile, paths: Paths) -> Blame:
     if len(batch) * 2 >= profile.num_spans and not skips:
         return _by_size(paths, Cause.BATCHNORM_EXPLOSION, batch, sign=1)
     return _blame_scale(profile, paths, total)
+
+
+def is_division_near_zero(op: Op, paths: Paths) -> bool:
+    """Whether zero lies between the divisors, or within `CLEAR_DECADES` of the largest.
+
+    d(a/b) = da / b - a db / b^2: of divisors with a density at zero 1/b has no mean, let alone 1/b^2, and the smallest
+    of a batch decides on its gradient.
+    """
+    above = [paths.ops[source] for source, _ in paths.arrivals[op.index]]
+    if op.divisor is None and base_name(op.name) == "Reciprocal":  # 1 / b is a reciprocal times one
+        op = next((other for other in above if other.site == op.site and other.divisor is not None), op)
+    if op.divisor is None:
+        return False
+    low, high = op.divisor
+    return low <= 0.0 <= high or min(abs(low), abs(high)) <= 10**-CLEAR_DECADES * max(abs(low), abs(high))
 
 
 def _makers(link: Link, profile: Profile, paths: Paths) -> list[Op]:
@@ -145,6 +164,25 @@ def _recurrent(profile: Profile, paths: Paths, cause: Cause) -> Blame | None:
         ops = [link.op for link in fused if link.op.site.module == module]
         if len(ops) >= RECURRENCE_CALLS and share >= DOMINANT_FRAC and module is not None:
             return Blame(cause, (module,), ops[0], None, len(ops))
+    return _computed_once(profile, paths, cause, total)
+
+
+def _computed_once(profile: Profile, paths: Paths, cause: Cause, total: float) -> Blame | None:
+    """The same weight again and again that is computed from parameters before the loop, as exp(dt A) of a state space.
+
+    The ops that apply it have no parameter of their own.
+    """
+    applied: dict[int, list[Link]] = {}
+    for link in profile.links:
+        if link.factor is Factor.WEIGHT and not link.op.weights and base_name(link.op.name) in _PRODUCTS:
+            for target in link.op.targets:
+                if target is not None and len(paths.arrivals[target[0]]) >= RECURRENCE_CALLS:
+                    applied.setdefault(target[0], []).append(link)
+    for index, links in applied.items():
+        parameters = parameters_behind(paths.ops[index], paths.ops) if len(links) >= RECURRENCE_CALLS else ()
+        if parameters and total and math.isfinite(total) and _sum(links) / total >= DOMINANT_FRAC:
+            where = tuple(dict.fromkeys(owner(name) for name in parameters))
+            return Blame(cause, where, links[0].op, None, len(links))
     return None
 
 

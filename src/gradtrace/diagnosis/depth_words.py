@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from gradtrace.diagnosis.layer import owner
 from gradtrace.diagnosis.wording import CAUSES, EXTENT, EXTENT_PER_UNIT, decades, times
 from gradtrace.records.finding import Evidence
-from gradtrace.records.vocabulary import Factor, Symptom
+from gradtrace.records.vocabulary import Cause, Factor, Symptom
+from gradtrace.tape.kinds import base_name
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.attribution import Blame
@@ -34,10 +35,20 @@ def message(symptom: Symptom, profile: Profile, blame: Blame, extent: float, nam
             head += f", {decades(abs(blame.decades_here))} of it at {names.told(blame.at or blame.where[0])} alone."
         else:
             head += f"{_pace(profile, blame, extent)}."
-    told = f"{head} {CAUSES[blame.cause].format(where=names.listed(blame.where))}"
+    told = f"{head} {CAUSES[blame.cause].format(where=_op_told(blame) + names.listed(blame.where))}"
     if blame.one_branch:
         told += f" All {blame.num_sums} of them add what one and the same map makes."
     return told
+
+
+def _op_told(blame: Blame) -> str:
+    """Where it is one op that does it and not the layers: which, at which line, and by what it divides."""
+    op = blame.op
+    if blame.cause is not Cause.UNSAFE_OP:
+        return ""
+    by = f" by {op.divisor[0]:.2g} to {op.divisor[1]:.2g}" if op.divisor is not None else ""
+    at = f" at {op.site.source}" if op.site.source else ""
+    return f"{op.function or base_name(op.name).lower()}{by}{at}, behind "
 
 
 def _pace(profile: Profile, blame: Blame, extent: float) -> str:

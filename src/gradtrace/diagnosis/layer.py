@@ -93,6 +93,21 @@ def leaf_of(op: Op, ops: Sequence[Op]) -> Op | None:
     return op if op.parameter is not None else None
 
 
+def parameters_behind(op: Op, ops: Sequence[Op]) -> tuple[str, ...]:
+    """The parameters that a value is computed from, if it is from these alone and by a few ops; () if not."""
+    below = [op]
+    for one in below:
+        targets = [ops[target[0]] for target in one.targets if target is not None]
+        if len(below) > LONGEST_RECIPE or (not targets and one.parameter is None):
+            return ()
+        below += [target for target in targets if target not in below]
+    return tuple(dict.fromkeys(one.parameter for one in below if one.parameter is not None))
+
+
+LONGEST_RECIPE = 16
+"""Ops that a weight may be computed from its parameters by."""
+
+
 def gradient_parts(parameter: ParameterStats, view: View) -> tuple[float, float]:
     """|gradient| that came to a parameter through layers of the network, and past all of them (a penalty in the loss).
 

@@ -69,7 +69,7 @@ def _because(finding: Finding, why: str) -> Finding:
 
 
 GROWTH = {Cause.LARGE_WEIGHTS, Cause.RESIDUAL_GROWTH, Cause.BATCHNORM_EXPLOSION, Cause.RECURRENT_EXPANSION,
-          Cause.REDUCTION_SCALE}  # fmt: skip
+          Cause.REDUCTION_SCALE, Cause.UNSAFE_OP}  # fmt: skip
 """Why a gradient grows on its way."""
 
 

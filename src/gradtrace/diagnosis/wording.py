@@ -72,6 +72,7 @@ CAUSES: dict[Cause, str] = {
     Cause.RESIDUAL_GROWTH: "The residual sum grows block by block: its branches are neither normalised nor scaled.",
     Cause.ATTENTION_SATURATION: "The attention softmax is one-hot: its logits are too large ({where}).",
     Cause.REDUCTION_SCALE: "Sums over many entries make it grow ({where}): divide each by how many there are.",
+    Cause.UNSAFE_OP: "It divides by numbers that come near zero ({where}), where the derivative of 1/x has no bound.",
     Cause.INPUT_SCALE: "It is that steep there because the inputs are far from unit scale ({where}).",
     Cause.POST_NORM: "Layer norm stands behind the residual sum and scales the skip path down in each block ({where}).",
 }

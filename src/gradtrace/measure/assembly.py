@@ -122,10 +122,18 @@ def _ops(backward: Backward, tape: Description, numbers: Statistics) -> tuple[Op
                 trapped_frac=float(numbers.arrays[tap.trapped[index]][0]) if index in tap.trapped else 0.0,
                 objective=objective_stats(info.seen, numbers.arrays, info.factor, info.function) if info.seen else None,
                 attention=_attention(info, numbers),
+                divisor=_divisor(info, numbers),
                 plateau=_plateau(numbers.arrays[tap.plateaus[index]]) if index in tap.plateaus else None,
             )
         )
     return tuple(ops)
+
+
+def _divisor(info: NodeInfo, numbers: Statistics) -> tuple[float, float] | None:
+    if info.seen is None or info.seen.divisor is None:
+        return None
+    low, high = numbers.arrays[info.seen.divisor]
+    return float(low), float(high)
 
 
 def _attention(info: NodeInfo, numbers: Statistics) -> AttentionStats | None:

@@ -48,6 +48,11 @@ _OF_DATA = {*_LAYERS, "embedding"}
 """Of these it is asked whether the examples are one and the same, where they are data."""
 
 
+_DIVISORS = dict.fromkeys(("div", "div_", "divide", "divide_", "true_divide", "__truediv__", "__itruediv__"), 1)
+_DIVISORS |= dict.fromkeys(("reciprocal", "reciprocal_", "__rdiv__", "__rtruediv__"), 0)
+"""Functions that divide, and which of their arguments they divide by."""
+
+
 class ForwardObserver:
     """Measures operands and results of torch functions; with `values`, the range of every one of them."""
 
@@ -93,6 +98,8 @@ class ForwardObserver:
             if held_against is not None:
                 seen.objective = self.deferred.put(held_against)
                 seen.num_summed = num_elements(call.name, operands) if kwargs.get("reduction") == "sum" else 1
+        if call.name in _DIVISORS:
+            seen.divisor = self._divisor(args, _DIVISORS[call.name])
         if call.name in FOLLOWED:
             seen.arguments = (args, kwargs)
         if self._values:
@@ -126,6 +133,13 @@ class ForwardObserver:
         handle = self.deferred.put(whole_norm(tensor))
         self._norms[id(tensor)] = (weakref.ref(tensor), version, handle)
         return handle
+
+    def _divisor(self, args: Any, place: int) -> int | None:
+        """The range of what is divided by, where that is several numbers."""
+        divisor = args[place] if len(args) > place else None
+        if not isinstance(divisor, Tensor) or divisor.numel() < 2 or divisor.is_complex():
+            return None
+        return self._extremes(divisor)
 
     def _extremes(self, tensor: Tensor) -> int | None:
         values = tensor.detach()

@@ -33,6 +33,8 @@ class Seen:
     """Of a layer's input, from example to example."""
     alike: tuple[int, int] | None = None
     """Of a layer that is given data: whether all rows are one, and how many there are."""
+    divisor: int | None = None
+    """Of a division by a tensor: its smallest and largest divisor."""
     operands: list[int] = field(default_factory=list)
     results: list[int] = field(default_factory=list)
     objective: int | None = None

@@ -210,6 +210,8 @@ class Op:
     """Of a softmax of attention."""
     plateau: PlateauStats | None = None
     """Of a squashing function behind the last layer."""
+    divisor: tuple[float, float] | None = None
+    """Of a division by a tensor of several numbers: the smallest and the largest of them."""
 
     def gain(self, slot: int) -> float:
         """|gradient passed to input `slot`| / |gradient received|; NaN without either."""

@@ -83,8 +83,8 @@ class Recurrences:
         index = {node: i for i, node in enumerate(nodes)}
         numbers = by_number(nodes)
         uses = {
-            name: [found for use in applied if (found := _on_graph(use, numbers)) is not None]
-            for name, applied in self._uses.found.items()
+            weight: [found for use in applied if (found := _on_graph(use, numbers)) is not None]
+            for weight, applied in self._uses.found.items()
             if len(applied) >= MIN_CALLS
         }
         chains = [_on_tape(loop, n, index, ops) for n, loop in enumerate(loops(uses, self._uses.origins))]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.autograd.graph import Node
 
     from gradtrace.recurrence.origins import Origins
-    from gradtrace.recurrence.uses import Use
+    from gradtrace.recurrence.uses import Use, Weight
 
 MIN_CALLS = 4
 """The same weight met that often in a row is a recurrence, in time or in shared depth."""
@@ -49,9 +49,9 @@ class Loop:
         return min(map(len, self.readers)) - 1
 
 
-def loops(uses: Mapping[str, Sequence[Use]], origins: Origins) -> list[Loop]:
+def loops(uses: Mapping[Weight, Sequence[Use]], origins: Origins) -> list[Loop]:
     """The user's own, in the order of their first steps."""
-    runs = [(name, run) for name, applied in uses.items() if len(applied) >= MIN_CALLS
+    runs = [(weight.name, run) for weight, applied in uses.items() if len(applied) >= MIN_CALLS
             for run in _runs(applied)]  # fmt: skip
     runs.sort(key=lambda pair: pair[1][0].order)
     groups: list[list[tuple[str, list[Use]]]] = []

@@ -10,7 +10,7 @@ import sys
 import weakref
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +46,15 @@ _LINEAR: dict[str, tuple[tuple[int, int], ...]] = {  # name -> places of (data, 
 _ELEMENTWISE = {"mul", "__mul__", "__rmul__"}
 
 
+class Weight(NamedTuple):
+    """Which one: two that are made of one parameter are two, and one that each turn makes anew is the same."""
+
+    name: str
+    """Of the parameter, or of the first that it is computed from."""
+    made: int = 0
+    """By what it is computed from parameters; 0: it is one, or a view of one."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Use:
     """One application of a weight."""
@@ -74,26 +83,27 @@ class Uses:
 
     def __init__(self, model: nn.Module, *, holds: bool = True) -> None:
         named = [*model.named_buffers(), *model.named_parameters()]
-        self._names = {id(tensor): (name, weakref.ref(tensor)) for name, tensor in named}
+        self._weights = {id(tensor): (Weight(name), weakref.ref(tensor)) for name, tensor in named}
+        self._recipes: dict[tuple[Any, ...], int] = {}
         self._holds = holds
         self._order = 0
         self.origins = Origins()
-        self.found: dict[str, list[Use]] = defaultdict(list)
+        self.found: dict[Weight, list[Use]] = defaultdict(list)
 
-    def place(self, function: str, args: Any) -> tuple[int, str] | None:
-        """Where the data stands, and the weight's name, where a weight is applied to data that carries gradient."""
+    def place(self, function: str, args: Any) -> tuple[int, Weight] | None:
+        """Where the data stands, and the weight, where one is applied to data that carries gradient."""
         for place, other in _LINEAR.get(function, ()):
             if max(place, other) >= len(args) or not torch.is_grad_enabled():
                 continue
             data, weight = args[place], args[other]
-            name = self._name_of(weight)
-            if not (name and _is_plain(data) and data.requires_grad):
+            known = self._weight(weight)
+            if known is None or not _is_plain(data) or not data.requires_grad:
                 continue
             if function in _ELEMENTWISE:  # where any tensor may stand: a weight times a weight is a weight
-                if not self._name_of(data) and data.dim() >= weight.dim():
-                    return place, name
+                if self._weight(data) is None and data.dim() >= weight.dim():
+                    return place, known
             elif weight.dim() > 1:
-                return place, name
+                return place, known
         return None
 
     def made(
@@ -102,45 +112,47 @@ class Uses:
         args: Any,
         kwargs: Any,
         result: Any,
-        place: tuple[int, str] | None,
+        place: tuple[int, Weight] | None,
         fed: Tensor | None = None,
     ) -> None:
         """`function` made `result`; `fed` is the data as the weight alone meets it, if that is a tensor of its own."""
         if place is not None:
             self._note(place[1], args[place[0]], fed, result)
         elif function not in _LINEAR or function in _ELEMENTWISE:
-            self._derive(args, result)
-        self.origins.record(function, (args, tuple((kwargs or {}).values())), result, lambda x: bool(self._name_of(x)))
+            self._derive(function, args, result)
+        operands = (args, tuple((kwargs or {}).values()))
+        self.origins.record(function, operands, result, lambda x: self._weight(x) is not None)
 
-    def _note(self, name: str, x: Tensor, fed: Tensor | None, y: Any) -> None:
+    def _note(self, weight: Weight, x: Tensor, fed: Tensor | None, y: Any) -> None:
         if isinstance(y, Tensor) and y.grad_fn is not None:
             value, began = self.origins.number(x), self.origins.count
             made = (self._op(x.grad_fn), x.output_nr) if x.grad_fn is not None else None
             held, result = x if self._holds else None, (self._op(y.grad_fn), y.output_nr)
-            self.found[name].append(Use(held, fed, made, result, self._order, value, began))
+            self.found[weight].append(Use(held, fed, made, result, self._order, value, began))
             self._order += 1
 
     def _op(self, node: Node) -> Any:
         return node if self._holds else node_sequence_nr(node)
 
-    def _derive(self, args: Any, result: Any) -> None:
-        """What is computed from weights alone is a weight, under the name of its first parameter."""
-        if not args or not isinstance(result, Tensor):
+    def _derive(self, function: str, args: Any, result: Any) -> None:
+        """What is computed from weights alone is a weight, under the name of its first parameter; a view is itself."""
+        if not args or not isinstance(result, Tensor) or self._weight(base_of(result)) is not None:
             return
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        names = [self._name_of(tensor) for tensor in tensors]
-        if names and all(names) and result.requires_grad:
-            first = next((n for n, t in zip(names, tensors, strict=True) if t.requires_grad), names[0])
-            self._names[id(result)] = (first, weakref.ref(result))
+        weights = [weight for tensor in tensors if (weight := self._weight(tensor)) is not None]
+        if weights and len(weights) == len(tensors) and result.requires_grad:
+            learnt = [weight for weight, tensor in zip(weights, tensors, strict=True) if tensor.requires_grad]
+            made = self._recipes.setdefault((function, *weights), len(self._recipes) + 1)
+            self._weights[id(result)] = (Weight((learnt or weights)[0].name, made), weakref.ref(result))
 
-    def _name_of(self, weight: Any) -> str:
-        if not isinstance(weight, Tensor):
-            return ""
-        for tensor in (weight, base_of(weight)):
-            known = self._names.get(id(tensor)) if tensor is not None else None
-            if known is not None and known[1]() is tensor:
+    def _weight(self, tensor: Any) -> Weight | None:
+        if not isinstance(tensor, Tensor):
+            return None
+        for one in (tensor, base_of(tensor)):
+            known = self._weights.get(id(one)) if one is not None else None
+            if known is not None and known[1]() is one:
                 return known[0]
-        return ""
+        return None
 
 
 class Watched(Unrolled):

@@ -52,6 +52,12 @@ LESS_DROPOUT = Remedy(
     "Srivastava et al. 2014",
 )
 
+FACTOR_BELOW_ONE = Remedy(
+    "Where each entry of the state has a factor of its own, keep it below one.",
+    "a = torch.exp(-torch.nn.functional.softplus(rate))",
+    "Gu et al. 2022; Orvieto et al. 2023",
+)
+
 ALIKE_IN_SIZE = Remedy(
     "Draw what is added up at one scale, tokens and positions alike.",
     "torch.nn.init.normal_(model.positions.weight, std=0.02)",

@@ -30,6 +30,7 @@ from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.shown import counted
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
 from gradtrace.remedies.catalogue import MEAN_OF_EACH, remedies_for, step_of
+from gradtrace.remedies.unsafe import remedy_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,6 +161,8 @@ def _or_inputs(blame: Blame, view: View) -> Blame:
 def _remedies(symptom: Symptom, blame: Blame, profile: Profile) -> tuple[Remedy, ...]:
     if blame.cause is Cause.REDUCTION_SCALE:  # (within the network, not in the loss)
         return (MEAN_OF_EACH,)
+    if blame.cause is Cause.UNSAFE_OP:
+        return (remedy_of("div"),)
     if blame.one_branch:
         return (step_of(blame.num_sums),)
     return remedies_for(symptom, blame.cause, commonest_activation(profile))

@@ -24,7 +24,15 @@ from gradtrace.diagnosis.wording import EXTENT_STEPS, NUM_STEPS, between_ends, d
 from gradtrace.measure.names import python_of
 from gradtrace.records.finding import Evidence, Finding
 from gradtrace.records.vocabulary import Cause, Severity, Symptom
-from gradtrace.remedies.catalogue import at_hand, clip_at, detach_less, of_weight, remedies_for, remedies_in_time
+from gradtrace.remedies.catalogue import (
+    FACTOR_BELOW_ONE,
+    at_hand,
+    clip_at,
+    detach_less,
+    of_weight,
+    remedies_for,
+    remedies_in_time,
+)
 
 if TYPE_CHECKING:
     from gradtrace.diagnosis.scene import Scene, View
@@ -168,9 +176,15 @@ def _change(measured: _Measured, sign: int) -> Finding:
         severity=Severity.CRITICAL if size >= CLEAR_DECADES else Severity.WARNING,
         message=head + tail,
         evidence=(*_evidence(measured), *([] if lost else [Evidence("clipping threshold", threshold)])),
-        remedies=_remember(measured) if lost else (clip_at(threshold), *remedies_for(symptom, cause)[1:]),
+        remedies=_remember(measured) if lost else (clip_at(threshold), *_grow_less(chain)),
         source=measured.source,
     )
+
+
+def _grow_less(chain: Chain) -> tuple[Remedy, ...]:
+    """What keeps a step from multiplying: a loop of the user's may have a factor for each entry, and no matrix."""
+    found = remedies_for(Symptom.EXPLODING, Cause.RECURRENT_EXPANSION)[1:]
+    return (FACTOR_BELOW_ONE, *found) if chain.kind == "loop" else found
 
 
 def _remember(measured: _Measured) -> tuple[Remedy, ...]:
